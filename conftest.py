@@ -1,0 +1,15 @@
+"""Strictness for every test and doctest: nothing broadcasts across ranks, promotes or reuses a key."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def x64():
+    """Float64 for one test: what is exact is then held to 1e-9 or better."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,177 @@
+"""The objectives. Each is a function `(model, key, x, *, hyper) -> (bound, aux)` of ONE example.
+
+A bound is to be maximised and is in nats; a loss is its negative. Within one example everything is
+summed, over pixels and over latents; over a batch everything is averaged. Always.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.divergences import auto_kl
+from jaxvae.gradients import pathwise
+from jaxvae.protocols import Model, log_likelihood, mean_of, posterior, sample_and_log_prob
+from jaxvae.weights import log_mean_exp
+
+Array = jax.Array
+Objective = Callable[..., tuple[Array, Any]]
+
+
+class Terms(NamedTuple):
+    """The two halves of the ELBO of one example, in nats and unweighted by beta.
+
+    Args:
+      distortion: -log p(x|z), the price of describing x given its code.
+      rate: KL(q(z|x) || p(z)), the price of the code, exact or at one sample.
+
+    Alemi et al. 2018, "Fixing a broken ELBO".
+    """
+
+    distortion: Array
+    rate: Array
+
+
+def elbo(
+    model: Model, key: Array, x: Any, *, beta: Any = 1.0, rate: Callable[..., Array] = auto_kl
+) -> tuple[Array, Terms]:
+    """The evidence lower bound: log p(x) >= E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), one draw z.
+
+    At beta = 1 the gap is KL(q(z|x) || p(z|x)). beta > 1 buys a cheaper code with distortion;
+    beta = 0 is reconstruction alone, and with sigma -> 0 the deterministic `autoencoder`.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      beta: weight of the rate, traced: anneal it, or vmap over it.
+      rate: `auto_kl`, `analytic_kl`, `sampled_kl` or `sticking_kl`.
+
+    Returns:
+      The bound, a scalar in nats, and its `Terms`, which beta does not touch.
+
+    Raises:
+      TypeError: `encode` or `decode` returned something that is no distribution.
+      ValueError: a log-probability is no scalar, or an event has not its distribution's shape.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))
+    >>> bool(jnp.isclose(bound, -(terms.distortion + terms.rate)))
+    True
+
+    Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
+    """
+    q = posterior(model, x)
+    z, log_q = sample_and_log_prob(q, key)
+    terms = Terms(
+        distortion=-log_likelihood(model, x, z),
+        rate=rate(q, model.prior, z, log_q),
+    )
+    return -(terms.distortion + beta * terms.rate), terms
+
+
+def iwae(
+    model: Model, key: Array, x: Any, *, num_samples: int, gradient: Callable[..., Any] = pathwise
+) -> tuple[Array, Array]:
+    """The importance-weighted bound: log p(x) >= E[log 1/K sum_k w_k], tighter as K grows.
+
+    K = 1 is the ELBO with a sampled rate. K (log p(x) - IWAE_K) tends to half the chi-squared
+    divergence of the posterior from q.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      gradient: the gradient estimator, `pathwise` by default.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, log_w = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=5)
+    >>> bound.shape, log_w.shape
+    ((), (5,))
+
+    Burda, Grosse & Salakhutdinov 2016, equation 8.
+    """
+    return gradient(log_mean_exp, model, key, x, num_samples=num_samples)
+
+
+def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:
+    """The deterministic autoencoder: -|x - x'|^2, x' = E[p(x|z)] at the mean z of q(z|x).
+
+    Nothing is drawn and nothing is paid for the code, so the codes may lie anywhere, and decoding a
+    draw of the prior need not give anything like the data. It is the limit of `elbo` at beta = 0,
+    sigma -> 0 under a Gaussian likelihood of variance 1/2, up to a constant.
+
+    Args:
+      model: any `Model` whose distributions have `mean()`.
+      key: not used; every objective has it.
+      x: one example, an array.
+
+    Returns:
+      The negative squared error, summed over x, and `Terms` with that distortion and rate 0.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))
+    >>> round(float(autoencoder(model, jax.random.key(0), jnp.ones(3))[0]), 5)  # -3 (1/4)^2
+    -0.1875
+
+    Hinton & Salakhutdinov 2006; the limit: Kingma & Welling 2014, section 2.3.
+    """
+    del key
+    x_mean = mean_of(model.decode(mean_of(posterior(model, x))))
+    squared_error = jnp.sum(jnp.square(x - x_mean))
+    return -squared_error, Terms(squared_error, jnp.zeros_like(squared_error))
+
+
+def batched(objective: Objective) -> Objective:
+    """Lift an objective of one example to a batch: the mean bound, and every example's aux.
+
+    The key is split inside, one for each example. The model is not mapped, so what it computes from
+    its parameters alone (a VampPrior's components) is computed once for the whole batch.
+
+    Args:
+      objective: `(model, key, x, **hyper) -> (bound, aux)`.
+
+    Returns:
+      `(model, key, xs, **hyper) -> (mean bound, aux)`, where the leaves of `xs` and of `aux` have
+      the batch as their leading axis; hyper-parameters are shared.
+
+    Raises:
+      ValueError: the leaves of `xs` do not agree in a leading axis of at least one.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, terms = batched(elbo)(model, jax.random.key(0), jnp.ones((7, 3)), beta=2.0)
+    >>> bound.shape, terms.rate.shape
+    ((), (7,))
+    """
+
+    def batch_objective(model: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Array, Any]:
+        keys = jax.random.split(key, batch_size(xs))
+        bounds, aux = jax.vmap(lambda k, x: objective(model, k, x, **hyper))(keys, xs)
+        return jnp.mean(bounds), aux
+
+    return batch_objective
+
+
+def batch_size(xs: Any) -> int:
+    """The length of the leading axis that all leaves of a batch share.
+
+    Raises:
+      ValueError: they do not share one, or it is empty.
+    """
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
+    if len(sizes) != 1 or not all(sizes) or not all(size[0] for size in sizes):
+        raise ValueError(
+            f"xs has leading axes {sorted(sizes)}, expected one common batch axis of at least 1"
+        )
+    return sizes.pop()[0]

@@ -1,0 +1,199 @@
+"""Probabilistic PCA: the linear VAE, where the posterior, log p(x) and EM are all exact.
+
+p(z) = N(0, I),   p(x|z) = N(W z + mu, s2 I)
+
+Everything a VAE approximates can be had here in closed form, which makes it the yardstick for the
+rest of the library. Nothing is iterated or sampled but the EM steps themselves.
+
+Tipping & Bishop 1999, "Probabilistic principal component analysis".
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+from jaxvae.distributions import MultivariateNormal, Normal, StandardNormal
+from jaxvae.model import VAE
+
+Array = jax.Array
+
+
+class PPCA(NamedTuple):
+    """Parameters of the linear-Gaussian model.
+
+    Args:
+      weight: W, shape [d, k].
+      mean: mu, shape [d].
+      variance: s2 >= 0, a scalar.
+    """
+
+    weight: Any
+    mean: Any
+    variance: Any
+
+
+class Moments(NamedTuple):
+    """What the E-step hands to the M-step: posterior moments of every example.
+
+    Args:
+      mean: E[z_n | x_n], shape [n, k].
+      second: E[z_n z_n' | x_n], shape [n, k, k].
+    """
+
+    mean: Array
+    second: Array
+
+
+def posterior(params: PPCA, x: Array) -> MultivariateNormal:
+    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I, exactly.
+
+    Args:
+      params: the model.
+      x: one example, shape [d].
+
+    Returns:
+      A `MultivariateNormal` over z, shape [k].
+
+    Tipping & Bishop 1999, equations 6 to 8.
+    """
+    chol = _cholesky_m(params)
+    loc = cho_solve((chol, True), params.weight.T @ (x - params.mean))
+    # s2 M^-1 = s2 C^-T C^-1 needs a lower factor: the Cholesky factor of the inverse
+    inverse = cho_solve((chol, True), jnp.eye(loc.size, dtype=loc.dtype))
+    return MultivariateNormal(loc, jnp.sqrt(params.variance) * jnp.linalg.cholesky(inverse))
+
+
+def log_marginal(params: PPCA, x: Array) -> Array:
+    """log p(x) = log N(x; mu, W W' + s2 I), exactly, at the cost of a k x k factorisation.
+
+    -1/2 [ d log 2 pi + (d - k) log s2 + log|M| + (|r|^2 - |C^-1 W'r|^2) / s2 ],
+    r = x - mu, M = C C'
+
+    Args:
+      params: the model, with s2 > 0.
+      x: one example, shape [d].
+
+    Returns:
+      A scalar in nats.
+
+    >>> params = PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0))
+    >>> round(float(log_marginal(params, jnp.zeros(2))), 5)  # -log 2 pi - 1/2 log 3
+    -2.38718
+    """
+    d, k = params.weight.shape
+    chol = _cholesky_m(params)
+    r = x - params.mean
+    explained = solve_triangular(chol, params.weight.T @ r, lower=True)
+    log_det = (d - k) * jnp.log(params.variance) + 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol)))
+    mahalanobis = (jnp.sum(r**2) - jnp.sum(explained**2)) / params.variance
+    return -0.5 * (d * jnp.log(2.0 * jnp.pi) + log_det + mahalanobis)
+
+
+def e_step(params: PPCA, xs: Array) -> Moments:
+    """Posterior moments of z for every example, at the present parameters.
+
+    Args:
+      params: the model.
+      xs: examples, shape [n, d].
+
+    Returns:
+      `Moments`.
+
+    Tipping & Bishop 1999, equations 25 and 26.
+    """
+
+    def moments(x: Array) -> Moments:
+        q = posterior(params, x)
+        return Moments(q.loc, jnp.outer(q.loc, q.loc) + q.scale_tril @ q.scale_tril.T)
+
+    return jax.vmap(moments)(xs)
+
+
+def m_step(xs: Array, moments: Moments) -> PPCA:
+    """The parameters that maximise the expected complete log-likelihood, given the moments.
+
+    W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
+    residual, 1/(nd) sum_n ( |x_n - mu|^2 - 2 E z_n' W'(x_n - mu) + tr(E z_n z_n' W'W) ).
+
+    Args:
+      xs: examples, shape [n, d].
+      moments: of the E-step.
+
+    Returns:
+      New parameters.
+
+    Tipping & Bishop 1999, equations 27 and 28.
+    """
+    n, d = xs.shape
+    mean = jnp.mean(xs, axis=0)
+    r = xs - mean[None]
+    second = jnp.sum(moments.second, axis=0)
+    cross = r.T @ moments.mean
+    weight = jnp.linalg.solve(second, cross.T).T
+    residual = jnp.sum(r**2) - 2.0 * jnp.sum(weight * cross) + jnp.sum(second * (weight.T @ weight))
+    return PPCA(weight, mean, residual / (n * d))
+
+
+def em_step(params: PPCA, xs: Array) -> PPCA:
+    """One step of EM: `m_step` after `e_step`. The log-likelihood never falls.
+
+    >>> xs = jax.random.normal(jax.random.key(0), (50, 3))
+    >>> params = PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0))
+    >>> before, after = (
+    ...     jax.vmap(log_marginal, (None, 0))(p, xs).mean() for p in (params, em_step(params, xs))
+    ... )
+    >>> bool(after > before)
+    True
+    """
+    return m_step(xs, e_step(params, xs))
+
+
+def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
+    """The optimum in closed form: W = U (L - s2)^(1/2), s2 the mean of the discarded eigenvalues.
+
+    U and L are the leading eigenvectors and eigenvalues of the data's covariance. Any W R with R
+    orthogonal is as good.
+
+    Args:
+      xs: examples, shape [n, d].
+      num_latents: k, with 1 <= k < d.
+
+    Returns:
+      The parameters of highest likelihood.
+
+    Raises:
+      ValueError: k is not between 1 and d - 1.
+
+    Tipping & Bishop 1999, equations 15 and 16.
+    """
+    n, d = xs.shape
+    if not 1 <= num_latents < d:
+        raise ValueError(f"num_latents is {num_latents}, expected 1 <= num_latents < {d}")
+    mean = jnp.mean(xs, axis=0)
+    r = xs - mean[None]
+    eigenvalues, vectors = jnp.linalg.eigh(r.T @ r / n)  # ascending
+    variance = jnp.mean(eigenvalues[: d - num_latents])
+    leading = slice(None, d - num_latents - 1, -1)
+    weight = vectors[:, leading] * jnp.sqrt(eigenvalues[leading] - variance)[None]
+    return PPCA(weight, mean, variance)
+
+
+def as_vae(params: PPCA) -> VAE:
+    """The model as a `VAE` whose encoder is the exact posterior: every bound equals log p(x)."""
+    return VAE(
+        encode=jax.tree_util.Partial(posterior, params),
+        decode=jax.tree_util.Partial(_likelihood, params),
+        prior=StandardNormal((params.weight.shape[1],)),
+    )
+
+
+def _likelihood(params: PPCA, z: Array) -> Normal:
+    return Normal(params.weight @ z + params.mean, jnp.sqrt(params.variance))
+
+
+def _cholesky_m(params: PPCA) -> Array:
+    """C with C C' = M = W'W + s2 I."""
+    m = params.weight.T @ params.weight
+    return jnp.linalg.cholesky(m + params.variance * jnp.eye(m.shape[0], dtype=m.dtype))

@@ -1,0 +1,119 @@
+"""What is asked of a distribution and of a model: methods, never a base class.
+
+The functions here are how the rest of the library calls both, with a clear error where an object
+does not do what is asked.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from jaxvae.checks import check_log_prob
+
+Array = jax.Array
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What every bound asks of a prior, a posterior or a likelihood."""
+
+    def sample(self, key: Array) -> Any: ...
+
+    def log_prob(self, event: Any, /) -> Array: ...
+
+
+def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
+    """Draw an event and its log-density in one pass, `(z, log d(z))`.
+
+    Uses `d.sample_and_log_prob(key)` where the distribution has it, as all of jaxvae's do (a flow
+    then never inverts itself), and `sample` followed by `log_prob` for any other, numpyro's say.
+
+    Args:
+      d: the distribution of one event.
+      key: a PRNG key.
+
+    Returns:
+      The event and its log-density, a scalar in nats.
+
+    Raises:
+      ValueError: if the log-density is no scalar.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import Normal
+    >>> z, log_q = sample_and_log_prob(Normal(jnp.zeros(3), jnp.ones(3)), jax.random.key(0))
+    >>> z.shape, log_q.shape
+    ((3,), ())
+    """
+    one_pass = getattr(d, "sample_and_log_prob", None)
+    if one_pass is not None:
+        z, log_q = one_pass(key)
+    else:
+        z = d.sample(key)
+        log_q = d.log_prob(z)
+    check_log_prob(type(d).__name__, log_q)
+    return z, log_q
+
+
+def mean_of(d: Distribution) -> Any:
+    """The mean of a distribution that has one, `mean()` here and a property in numpyro.
+
+    Raises:
+      TypeError: it has none, as a `Categorical`.
+    """
+    mean = getattr(d, "mean", None)
+    if mean is None:
+        raise TypeError(f"{type(d).__name__} has no mean; use a distribution that has one")
+    return mean() if callable(mean) else mean
+
+
+class Model(Protocol):
+    """Any object with these three is a model. Data and latents may be any pytree."""
+
+    @property
+    def encode(self) -> Callable[[Any], Distribution]:
+        """x -> q(z|x)"""
+        ...
+
+    @property
+    def decode(self) -> Callable[[Any], Distribution]:
+        """z -> p(x|z)"""
+        ...
+
+    @property
+    def prior(self) -> Distribution:
+        """p(z)"""
+        ...
+
+
+def log_likelihood(model: Model, x: Any, z: Any) -> Array:
+    """log p(x|z), a scalar in nats.
+
+    Raises:
+      TypeError: `decode` returned something that is no distribution (an array, say).
+      ValueError: its log_prob is no scalar.
+    """
+    p = model.decode(z)
+    check_distribution("decode", p)
+    log_p = p.log_prob(x)
+    check_log_prob("decode(z)", log_p)
+    return log_p
+
+
+def posterior(model: Model, x: Any) -> Distribution:
+    """q(z|x), having checked that it is a distribution.
+
+    Raises:
+      TypeError: `encode` returned something that is no distribution (an array, say).
+    """
+    q = model.encode(x)
+    check_distribution("encode", q)
+    return q
+
+
+def check_distribution(name: str, d: Any) -> None:
+    if not hasattr(d, "log_prob"):
+        raise TypeError(
+            f"model.{name} returned {type(d).__name__}, expected a distribution "
+            "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
+        )

@@ -1,0 +1,265 @@
+"""Training as a fold: `step(state, key, xs) -> (state, metrics)`, scanned over an epoch.
+
+A whole run is a pure function of (key, hyper-parameters), so a sweep is `jax.vmap` of a run. One
+key names a run; step t draws from `fold_in(key, t)`, so a resumed run draws what it
+would have drawn.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvae.bounds import Objective, batched
+from jaxvae.bounds import batch_size as size_of
+from jaxvae.checks import check_positive
+
+Array = jax.Array
+Metrics = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step; a pytree.
+
+    Args:
+      model: the model, whose float leaves are the parameters.
+      opt_state: the optimiser's state.
+      step: how many updates have been made, an int32 scalar.
+    """
+
+    model: Any
+    opt_state: Any
+    step: Array
+
+
+Step = Callable[..., tuple[TrainState, Metrics]]
+
+
+def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: a pytree of float arrays.
+      optimizer: any optax optimiser.
+
+    Raises:
+      TypeError: a leaf of the model is no array, a bare function say.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
+        if not isinstance(leaf, (jax.Array, np.ndarray, float)):
+            raise TypeError(
+                f"init_state: model{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, "
+                "expected an array; wrap a plain function in jax.tree_util.Partial, and what must "
+                "not train in jaxvae.Constant"
+            )
+    return TrainState(model, optimizer.init(model), jnp.zeros((), jnp.int32))
+
+
+def train_step(objective: Objective, optimizer: optax.GradientTransformation) -> Step:
+    """Make `step(state, key, xs, **hyper) -> (state, metrics)`: one update on one batch.
+
+    The step is pure and not jitted: jit it, scan it or vmap it. `key` is the run's key, the same at
+    every step. A hyper-parameter is a number, traced, or a schedule, called with the step count;
+    bind schedules with `functools.partial(step, beta=schedule)`, as jit takes no functions.
+
+    Args:
+      objective: of one example, `(model, key, x, **hyper) -> (bound, aux)`; to be maximised.
+      optimizer: any optax optimiser.
+
+    Returns:
+      The step. Its metrics are scalars: `loss` (minus the mean bound, in nats), `gradient_norm`,
+      the mean of every field of aux where that is a NamedTuple (`distortion` and `rate`, for the
+      ELBO), and each hyper-parameter as it was used.
+
+    >>> from jaxvae import elbo, ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> optimizer = optax.adam(1e-3)
+    >>> step = jax.jit(train_step(elbo, optimizer))
+    >>> state, metrics = step(
+    ...     init_state(model, optimizer), jax.random.key(0), jnp.ones((7, 3)), beta=0.5
+    ... )
+    >>> int(state.step), sorted(metrics)
+    (1, ['beta', 'distortion', 'gradient_norm', 'loss', 'rate'])
+    """
+
+    def loss(model: Any, key: Array, xs: Any, hyper: Metrics) -> tuple[Array, Any]:
+        bound, aux = batched(objective)(model, key, xs, **hyper)
+        return -bound, aux
+
+    def step(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
+        hyper = {name: h(state.step) if callable(h) else h for name, h in hyper.items()}
+        step_key = jax.random.fold_in(key, state.step)
+        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.model, step_key, xs, hyper
+        )
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
+        model: Any = optax.apply_updates(state.model, updates)
+        terms = aux._asdict() if hasattr(aux, "_asdict") else {}
+        metrics = {
+            "loss": value,
+            "gradient_norm": optax.tree.norm(gradient),
+            **{name: jnp.mean(term) for name, term in terms.items()},
+            **{name: jnp.asarray(h) for name, h in hyper.items()},
+        }
+        return TrainState(model, opt_state, state.step + 1), metrics
+
+    return step
+
+
+def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> Array:
+    """A fresh shuffle of the rows, cut into batches.
+
+    The rows left over sit this epoch out; the next shuffle draws others.
+
+    Args:
+      key: the run's key.
+      epoch: which epoch, an integer, traced or not.
+      num_examples: rows of data.
+      batch_size: rows a batch.
+
+    Returns:
+      Row numbers, int array [num_examples // batch_size, batch_size].
+
+    Raises:
+      ValueError: `batch_size` is no integer between 1 and `num_examples`.
+    """
+    check_positive("epoch_order", "batch_size", batch_size)
+    if batch_size > num_examples:
+        raise ValueError(
+            f"batch_size is {batch_size} and the data have {num_examples} rows; "
+            "expected no more than the rows"
+        )
+    num_steps = num_examples // batch_size
+    # steps fold in 0, 1, ... below 2^31, so the shuffles' keys begin there
+    shuffle_key = jax.random.fold_in(key, jnp.uint32(2**31) + jnp.asarray(epoch, jnp.uint32))
+    order = jax.random.permutation(shuffle_key, num_examples)
+    return order[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+
+def scan_steps(step: Step) -> Step:
+    """Lift a step to many: `steps(state, key, data, order, **hyper)`, as one `lax.scan`.
+
+    Rows are gathered on the device inside the scan, so data go there once, as stored.
+
+    Args:
+      step: as `train_step` makes it.
+
+    Returns:
+      The function; `order` is int [num_steps, batch_size], and its metrics are [num_steps].
+    """
+
+    def steps(
+        state: TrainState, key: Array, data: Any, order: Array, **hyper: Any
+    ) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, rows: Array) -> tuple[TrainState, Metrics]:
+            return step(state, key, jax.tree.map(lambda leaf: leaf[rows], data), **hyper)
+
+        return jax.lax.scan(body, state, order)
+
+    return steps
+
+
+def train_epoch(step: Step, *, batch_size: int) -> Step:
+    """Make `epoch(state, key, data, **hyper) -> (state, metrics)`: shuffle once, visit every batch.
+
+    Pure, so that a whole run is `jax.lax.scan` of it and a sweep is `jax.vmap` of that:
+
+    >>> from functools import partial
+    >>> from jaxvae import elbo, ppca
+    >>> data, optimizer = jnp.ones((20, 3)), optax.adam(1e-3)
+    >>> epoch = train_epoch(train_step(elbo, optimizer), batch_size=10)
+    >>> def run(key, beta):
+    ...     weight = jax.random.normal(jax.random.fold_in(key, 0), (3, 1))
+    ...     model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
+    ...     one = lambda state, _: epoch(state, key, data, beta=beta)
+    ...     return jax.lax.scan(one, init_state(model, optimizer), length=3)
+    >>> seeds, betas = jax.random.split(jax.random.key(0), 4), jnp.array([0.5, 1.0])
+    >>> states, history = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(seeds, betas)
+    >>> history["loss"].shape  # seeds, betas, epochs, steps
+    (4, 2, 3, 2)
+
+    Args:
+      step: as `train_step` makes it.
+      batch_size: rows a batch, a Python integer.
+
+    Returns:
+      The epoch; its metrics have one entry a step.
+    """
+
+    def epoch(state: TrainState, key: Array, data: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
+        num_examples = size_of(data)
+        index = state.step // max(num_examples // batch_size, 1)
+        order = epoch_order(key, index, num_examples, batch_size)
+        return scan_steps(step)(state, key, data, order, **hyper)
+
+    return epoch
+
+
+def fit(
+    step: Step,
+    state: TrainState,
+    key: Array,
+    data: Any,
+    *,
+    epochs: int,
+    batch_size: int,
+    steps_per_call: int | None = None,
+    callbacks: Iterable[Callable[[TrainState, Metrics], None]] = (),
+    **hyper: Any,
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Train for some epochs; the same numbers as scanning `train_epoch`, with a look now and then.
+
+    Each call of the compiled program makes `steps_per_call` steps on the device. After each call
+    every callback gets `(state, metrics)`, metrics having one entry a step; to stop early, raise.
+
+    Args:
+      step: as `train_step` makes it; not jitted.
+      state: where to start. It stays usable: the run works on a copy.
+      key: the run's key.
+      data: arrays whose leading axis is the example, uint8 as stored for instance.
+      epochs: how many passes.
+      batch_size: rows a batch.
+      steps_per_call: steps between looks; a whole epoch by default.
+      callbacks: functions of (state, metrics).
+      **hyper: hyper-parameters of the objective: numbers, or schedules of the step count.
+
+    Returns:
+      The last state, and the metrics of every step as NumPy arrays.
+
+    Raises:
+      ValueError: `epochs` or `batch_size` is out of range.
+
+    >>> from jaxvae import elbo, ppca
+    >>> optimizer = optax.adam(1e-2)
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> state, history = fit(
+    ...     train_step(elbo, optimizer), init_state(model, optimizer), jax.random.key(0),
+    ...     jnp.ones((20, 3)), epochs=3, batch_size=10,
+    ... )
+    >>> int(state.step), history["loss"].shape
+    (6, (6,))
+    """
+    check_positive("fit", "epochs", epochs)
+    num_examples = size_of(data)
+
+    def steps(state: TrainState, key: Array, data: Any, order: Array) -> Any:
+        return scan_steps(step)(state, key, data, order, **hyper)
+
+    run = jax.jit(steps, donate_argnums=0)
+    state = jax.tree.map(jnp.copy, state)
+    data = jax.device_put(data)
+    history: list[Metrics] = []
+    for _ in range(epochs):
+        index = int(state.step) // max(num_examples // batch_size, 1)
+        order = epoch_order(key, index, num_examples, batch_size)
+        size = steps_per_call or len(order)
+        for start in range(0, len(order), size):
+            state, metrics = run(state, key, data, order[start : start + size])
+            history.append(jax.device_get(metrics))
+            for callback in callbacks:
+                callback(state, history[-1])
+    return state, {name: np.concatenate([h[name] for h in history]) for name in history[0]}
