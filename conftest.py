@@ -1,4 +1,4 @@
-"""Strictness for every test and doctest: nothing broadcasts across ranks, promotes or reuses a key."""
+"""Strictness for all tests: nothing broadcasts across ranks, promotes or reuses a key."""
 
 import jax
 import pytest

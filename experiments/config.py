@@ -1,0 +1,104 @@
+"""What the main job is asked to do, and every reason to refuse it, each one line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from experiments.data import Dataset
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained and how."""
+
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, binarized_mnist, omniglot, or a .npy file of images"""
+    latent: int = 8
+    """dimension of z"""
+    network: Literal["mlp", "conv"] = "mlp"
+    hidden: int = 400
+    """width of the dense hidden layer"""
+    posterior: Literal["diagonal", "full"] = "diagonal"
+    """covariance of q(z|x)"""
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    """p(x|z): densities of pixels in [0, 1], or probabilities of binary pixels"""
+    sigma: float = 0.2
+    """fixed scale of the gaussian likelihood"""
+    binarization: Literal["dynamic", "threshold"] | None = None
+    """how grey images become binary: afresh at every visit, or at 1/2"""
+    bound: Literal["elbo", "iwae"] = "elbo"
+    num_samples: int = 5
+    """samples of the iwae bound"""
+    beta: float = 1.0
+    """weight of the rate in the elbo"""
+    epochs: int = 200
+    batch: int = 64
+    learning_rate: float = 1e-3
+    seed: int = 0
+    validation: int | None = None
+    """rows held out of train; by default as many as the data set publishes or suggests"""
+    eval_images: int = 1000
+    """test images whose log p(x) is estimated, drawn at random"""
+    eval_samples: int = 500
+    """importance samples for each of them"""
+    output: Path = Path("runs")
+    name: str | None = None
+    """folder in the output folder; by default the data set's name, numbered if it exists"""
+    data_dir: Path | None = None
+    """where TFDS keeps its data"""
+    download: bool = False
+    """let TFDS download the data set"""
+
+
+class Refused(Exception):
+    """Input that can't be trained on; the message says what to do."""
+
+
+def flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def check_config(c: Config) -> None:
+    """Raise Refused for the first value out of range."""
+    at_least = {"latent": 1, "hidden": 1, "num_samples": 1, "epochs": 1, "batch": 1, "seed": 0}
+    at_least |= {"beta": 0, "eval_images": 1, "eval_samples": 1}
+    for name, least in at_least.items():
+        if not least <= getattr(c, name) < np.inf:
+            raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected at least {least}")
+    for name in ("learning_rate", "sigma"):
+        if not 0 < getattr(c, name) < np.inf:
+            raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected a positive number")
+    if c.name is not None and Path(c.name).name != c.name:
+        raise Refused(f"--name is {c.name!r}, expected a plain folder name; --output says where")
+    if c.bound == "iwae" and c.beta != 1:
+        raise Refused(f"--beta is {c.beta} but the iwae bound has no beta; use --bound elbo")
+
+
+def check_data(c: Config, data: Dataset) -> None:
+    """Raise Refused for a batch or a likelihood that the images don't allow."""
+    if c.batch > len(data.train.images):
+        raise Refused(f"--batch is {c.batch} but train has {len(data.train.images)} images")
+    binary = np.isin(data.train.images, (0, data.max_value)).all()
+    if c.likelihood == "bernoulli" and not binary and c.binarization is None:
+        raise Refused(
+            f"{data.name} is grey and a Bernoulli likelihood is of binary pixels: choose "
+            "--binarization dynamic or threshold, or --likelihood gaussian"
+        )
+
+
+def make_folder(c: Config) -> Path:
+    """A folder of its own for this run; an earlier run is never written over."""
+    name = c.name or Path(c.dataset).stem
+    candidates = [name] if c.name else [name, *(f"{name}-{i}" for i in range(2, 10_000))]
+    for candidate in candidates:
+        try:
+            (c.output / candidate).mkdir(parents=True)
+            return c.output / candidate
+        except FileExistsError:
+            if c.output.exists() and not c.output.is_dir():
+                raise Refused(f"--output {c.output} is a file, expected a folder") from None
+        except OSError as error:
+            raise Refused(f"--output {c.output} can't be written: {error.strerror}") from None
+    raise Refused(f"{c.output / name} exists; choose another --name, or none")

@@ -1,0 +1,72 @@
+"""What a trained model is worth on a data set: means over images, in nats an image."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxvae
+from jaxvae.protocols import mean_of
+
+Array = jax.Array
+
+
+class Evaluation(NamedTuple):
+    """Means over images: ELBO = -(rate + distortion), whatever beta the model was trained with."""
+
+    elbo: Array
+    rate: Array
+    distortion: Array
+
+
+@partial(jax.jit, static_argnames="transform")
+def evaluate(model: Any, key: Array, images: Array, transform: Any) -> Evaluation:
+    """ELBO, rate and distortion over images as stored, one sample of z for each.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      images: as stored, leading axis n.
+      transform: `(key, image) -> x`, such as `jaxvae.rescale`.
+    """
+    objective = jaxvae.preprocessed(jaxvae.elbo, transform)
+    keys = jax.random.split(key, len(images))
+    bounds, terms = jax.lax.map(lambda kx: objective(model, *kx), (keys, images), batch_size=500)
+    return Evaluation(jnp.mean(bounds), jnp.mean(terms.rate), jnp.mean(terms.distortion))
+
+
+@partial(jax.jit, static_argnames=("transform", "num_samples"))
+def log_marginals(
+    model: Any, key: Array, images: Array, transform: Any, num_samples: int
+) -> jaxvae.LogMarginal:
+    """log p(x) of every image by importance sampling, leaves of shape [n]."""
+
+    def one(key: Array, image: Array) -> jaxvae.LogMarginal:
+        transform_key, key = jax.random.split(key)
+        x = transform(transform_key, image)
+        return jaxvae.log_marginal(model, key, x, num_samples=num_samples)
+
+    keys = jax.random.split(key, len(images))
+    return jax.lax.map(lambda kx: one(*kx), (keys, images), batch_size=20)
+
+
+@partial(jax.jit, static_argnames="transform")
+def inputs(key: Array, images: Array, transform: Any) -> Array:
+    """What the model sees of each image, [n, ...]."""
+    return jax.vmap(transform)(jax.random.split(key, len(images)), images)
+
+
+@jax.jit
+def posterior_means(model: Any, xs: Array) -> Array:
+    """E[z|x] for each x, shape [n, d]."""
+    return jax.vmap(lambda x: mean_of(model.encode(x)))(xs)
+
+
+@jax.jit
+def largest_log_scale(model: Any, xs: Array) -> Array:
+    """max log sigma over latents and examples: where an overflow usually begins."""
+    q = jax.vmap(model.encode)(xs)
+    if isinstance(q, jaxvae.MultivariateNormal):
+        return jnp.max(jnp.log(jnp.diagonal(q.scale_tril, axis1=-2, axis2=-1)))
+    return jnp.max(jnp.log(q.scale))
