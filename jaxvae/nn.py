@@ -15,6 +15,7 @@ from itertools import pairwise
 from math import isqrt, prod
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -96,6 +97,9 @@ class Conditional(nnx.Module):
       event_shape: shape of an event of the distribution.
       rngs: keys of the initial parameters.
 
+    Raises:
+      AssertionError: when called, if the network's output has not the shape that the head needs.
+
     >>> rngs = nnx.Rngs(0)
     >>> encode = Conditional(MLP, NormalHead(), (28, 28, 1), (20,), rngs=rngs)
     >>> decode = Conditional(MLP, BernoulliHead(), (20,), (28, 28, 1), rngs=rngs)
@@ -113,11 +117,16 @@ class Conditional(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.network = network(in_shape, head.raw_shape(event_shape), rngs=rngs)
+        self.raw_shape = head.raw_shape(event_shape)
+        self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
         self.head = head
 
     def __call__(self, x: Array) -> Any:
-        return self.head(self.network(x))  # type: ignore[operator]
+        raw = self.network(x)
+        chex.assert_shape(
+            raw, self.raw_shape, custom_message="a network's output is what its head needs"
+        )
+        return self.head(raw)
 
 
 class MLP(nnx.Module):

@@ -1,0 +1,22 @@
+.PHONY: test slow lint format docs story
+
+test:            ## everything under ten minutes
+	uv run pytest
+
+slow:            ## the checks that take longer
+	uv run pytest -m slow
+
+lint:
+	uv run ruff check .
+	uv run ruff format --check .
+	uv run pyright
+
+format:
+	uv run ruff check --fix .
+	uv run ruff format .
+
+docs:            ## docs/_build/index.html
+	uv run --group docs sphinx-build -W -q docs docs/_build
+
+story:           ## the theory, each step run
+	uv run python -m experiments.story
