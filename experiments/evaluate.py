@@ -32,7 +32,7 @@ def evaluate(model: Any, key: Array, images: Array, transform: Any) -> Evaluatio
     """
     objective = jaxvae.preprocessed(jaxvae.elbo, transform)
     keys = jax.random.split(key, len(images))
-    bounds, terms = jax.lax.map(lambda kx: objective(model, *kx), (keys, images), batch_size=500)
+    bounds, terms = jax.lax.map(lambda kx: objective(model, *kx), (keys, images), batch_size=100)
     return Evaluation(jnp.mean(bounds), jnp.mean(terms.rate), jnp.mean(terms.distortion))
 
 
@@ -48,7 +48,8 @@ def log_marginals(
         return jaxvae.log_marginal(model, key, x, num_samples=num_samples)
 
     keys = jax.random.split(key, len(images))
-    return jax.lax.map(lambda kx: one(*kx), (keys, images), batch_size=20)
+    # an image at a time: its samples already fill the cores, and more at once would leave the cache
+    return jax.lax.map(lambda kx: one(*kx), (keys, images))
 
 
 @partial(jax.jit, static_argnames="transform")

@@ -58,9 +58,11 @@ def learning_curves(path: Path, lines: list[dict[str, float]]) -> None:
         for axis, name in zip(axes, ("ELBO", "rate", "distortion"), strict=True):
             shown = []
             for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
-                values = [line.get(f"{split}_{name.lower()}", np.nan) for line in lines]
-                axis.plot(epochs, values, color=colour, label=split)
-                shown += [value for value in values[settled:] if np.isfinite(value)]
+                key = f"{split}_{name.lower()}"
+                if key in lines[0]:
+                    values = [line[key] for line in lines]
+                    axis.plot(epochs, values, color=colour, label=split)
+                    shown += values[settled:]
             if shown:
                 margin = 0.05 * (max(shown) - min(shown)) or 1.0
                 axis.set_ylim(min(shown) - margin, max(shown) + margin)

@@ -6,8 +6,8 @@
     python -m experiments.train --dataset my_images.npy     # [N, H, W] or [N, H, W, C]
 
 Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), result.json and five pictures,
-and ends with a table of the test set. All numbers are nats an image: summed over pixels and latents,
-averaged over images.
+and ends with a table of the test set. All numbers are nats an image: summed over pixels and
+latents, averaged over images.
 
 Exit code 2: the input was refused; 1: the loss became non-finite; 130: interrupted.
 """
@@ -15,6 +15,7 @@ Exit code 2: the input was refused; 1: the loss became non-finite; 130: interrup
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def train(c: Config) -> Path:
     def validate(model: Any) -> dict[str, float]:
         if not held_out.size:
             return {}
-        numbers = evaluate(model, eval_key, held_out, transform)
+        same_noise = jax.random.clone(eval_key)  # at every epoch, so that epochs compare
+        numbers = evaluate(model, same_noise, held_out, transform)
         return {f"validation_{name}": float(value) for name, value in numbers._asdict().items()}
 
     steps_per_epoch = len(images) // c.batch
@@ -97,7 +99,8 @@ def train(c: Config) -> Path:
         rows = order[: bad_step - int(state.step)]
         for batch in rows[:-1]:
             state, _ = jax.jit(step)(state, run_key, images[batch])
-        scale = largest_log_scale(state.model, inputs(eval_key, images[rows[-1]], transform))
+        xs = inputs(jax.random.clone(eval_key), images[rows[-1]], transform)
+        scale = largest_log_scale(state.model, xs)
         return (
             f"largest log-scale of q(z|x) {scale:g}; try a smaller --learning-rate; "
             f"what was written stays in {folder}"
@@ -191,8 +194,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def main() -> int:
-    config = tyro.cli(Config, description=__doc__)
+def main(args: Sequence[str] | None = None) -> int:
+    config = tyro.cli(Config, description=__doc__, args=args)
     try:
         train(config)
     except (Refused, DataError) as error:

@@ -1,0 +1,212 @@
+"""The main job: what it writes, what it refuses, and how it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.config import Config
+from experiments.evaluate import evaluate, log_marginals
+from experiments.train import main, make_model
+
+QUICK = ["--epochs", "2", "--hidden", "16", "--eval-samples", "20", "--eval-images", "50"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return ["--data-dir", str(tmp_path_factory.mktemp("data"))]
+
+
+@pytest.fixture
+def run(tmp_path, data_dir, capsys):
+    def call(*args):
+        code = main([*QUICK, *data_dir, "--output", str(tmp_path / "runs"), *map(str, args)])
+        return code, capsys.readouterr()
+
+    return call
+
+
+def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_five_pictures(run, tmp_path):
+    code, printed = run()
+    folder = tmp_path / "runs" / "digits"
+    assert code == 0
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 2
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        total = line["validation_rate"] + line["validation_distortion"]
+        assert line["validation_elbo"] == pytest.approx(-total, rel=1e-5)
+        assert line["train_loss"] == pytest.approx(-line["train_elbo"], rel=1e-5)
+    assert lines[1]["train_loss"] < lines[0]["train_loss"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["log_marginal"] > result["elbo"]
+    assert f"{result['elbo']:.2f}" in printed.out
+    pictures = {p.stem for p in folder.glob("*.png") if p.stat().st_size > 5000}
+    assert pictures == {
+        "learning_curves",
+        "reconstructions",
+        "samples",
+        "latent_map",
+        "traversals",
+    }
+
+
+def test_a_run_is_a_function_of_its_config(run, tmp_path):
+    """The same seed gives the same numbers; a second run gets a folder of its own."""
+    for _ in range(2):
+        run("--seed", 7, "--network", "conv", "--posterior", "full", "--latent", 1)
+    first, second = (
+        (tmp_path / "runs" / name / "result.json").read_text() for name in ("digits", "digits-2")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--bound iwae --num-samples 3 --likelihood bernoulli --binarization dynamic",
+        "--likelihood bernoulli --binarization threshold --beta 0 --validation 0",
+    ],
+)
+def test_options_compose(run, options):
+    assert run(*options.split())[0] == 0
+
+
+def array(path, change=lambda images: images, dtype=np.float32):
+    images = np.random.default_rng(0).uniform(size=(40, 6, 7)).astype(dtype)
+    np.save(path, change(images))
+    return path
+
+
+def test_own_images_train(run, tmp_path):
+    code, _ = run("--dataset", array(tmp_path / "mine.npy"), "--batch", 8)
+    assert code == 0
+    assert (tmp_path / "runs" / "mine" / "result.json").exists()
+
+
+def put(value):
+    def change(images):
+        images[3, 2, 1] = value
+        return images
+
+    return change
+
+
+REFUSED = {
+    "--dataset mnits": "did you mean mnist",
+    "--dataset fashion_mnist": "experiments.prepare fashion_mnist",
+    "--latent 0": "--latent is 0, expected at least 1",
+    "--beta -1": "--beta is -1.0",
+    "--beta nan": "--beta is nan",
+    "--learning-rate -0.1": "--learning-rate is -0.1, expected a positive number",
+    "--learning-rate inf": "--learning-rate is inf",
+    "--sigma 0": "--sigma is 0.0",
+    "--batch 5000": "--batch is 5000 but train has 1297",
+    "--likelihood bernoulli": "choose --binarization",
+    "--bound iwae --beta 2": "iwae bound has no beta",
+    "--name a/b": "expected a plain folder name",
+    "--validation 1497": "rows to train",
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_bad_input_is_one_clear_line_and_exit_code_2(run, tmp_path, options):
+    code, printed = run(*options.split())
+    assert code == 2
+    assert REFUSED[options] in printed.err
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_arrays_are_refused(run, tmp_path):
+    for change, said in {
+        put(np.nan): "image 3 holds nan at (2, 1, 0)",
+        put(1.5): "image 3 holds 1.5",
+        put(-0.5): "image 3 holds -0.5",
+        lambda images: images[0]: "has shape (6, 7)",
+        lambda images: (images * 9).astype(np.int64): "holds int64",
+    }.items():
+        code, printed = run("--dataset", array(tmp_path / "bad.npy", change))
+        assert code == 2
+        assert said in printed.err
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "bad.npy").read_bytes()[:200])
+    code, printed = run("--dataset", tmp_path / "cut.npy")
+    assert code == 2
+    assert "can't be read" in printed.err
+
+
+def test_an_output_that_cannot_be_written_is_refused(run, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "runs"):
+        code, printed = run("--output", output)
+        assert code == 2
+        assert "--output" in printed.err
+
+
+def test_an_earlier_run_is_never_written_over(run, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    code, printed = run("--name", "mine")
+    assert code == 2
+    assert "exists" in printed.err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(run, tmp_path):
+    code, printed = run("--learning-rate", "1e6")
+    assert code == 1
+    for word in ("step 2:", "rate", "distortion", "largest log-scale", "learning-rate"):
+        assert word in printed.err
+    assert (tmp_path / "runs" / "digits" / "config.json").exists()
+
+
+def test_what_was_written_before_a_loss_became_non_finite_stays(run, tmp_path):
+    """With one step an epoch, step 1 is finite and step 2 is not: the line of epoch 1 is kept."""
+    code, _ = run("--learning-rate", "1e6", "--batch", 1297, "--epochs", 5)
+    lines = (tmp_path / "runs" / "digits" / "metrics.jsonl").read_text().splitlines()
+    assert code == 1
+    assert [json.loads(line)["epoch"] for line in lines] == [1]
+
+
+def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
+    command = [sys.executable, "-m", "experiments.train", "--epochs", "100000", "--hidden", "8"]
+    metrics = tmp_path / "digits" / "metrics.jsonl"
+    with subprocess.Popen(
+        [*command, *data_dir, "--output", str(tmp_path)], stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not metrics.exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert json.loads(metrics.read_text().splitlines()[0])["epoch"] == 1
+
+
+def test_evaluation_averages_over_images_and_draws_a_key_for_each():
+    model = make_model(Config(latent=2, hidden=8), (4, 4, 1), nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(1), (7, 4, 4, 1))
+    key = jax.random.key(2)
+    whole = evaluate(model, key, images, identity)
+    assert float(whole.elbo) == pytest.approx(-float(whole.rate + whole.distortion), rel=1e-5)
+    repeated = log_marginals(
+        model, jax.random.key(3), jnp.repeat(images[:1], 5, axis=0), identity, 3
+    )
+    assert len(set(repeated.value.tolist())) == 5
+
+
+def identity(key, x):
+    return x
+
+
+def test_the_two_commands_of_the_readme_come_first():
+    root = os.path.dirname(os.path.dirname(__file__))
+    with open(os.path.join(root, "README.md")) as file:
+        head = file.read().split("```")[1]
+    assert "uv run python -m experiments.train" in head
+    assert "uv run pytest" in head
