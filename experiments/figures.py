@@ -3,35 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from experiments.plotting import BLUE, RED, figure, save, styled
 from jaxvae import generate, reconstruct
 from jaxvae.protocols import mean_of
-
-STYLE: Any = {
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 110,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "font.size": 9,
-    "legend.frameon": False,
-}
-TRAIN, VALIDATION = "#0072b2", "#d55e00"  # told apart by the colour-blind
-
-
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path)
-    plt.close(figure)
 
 
 def show(axes: Axes, images: Any, columns: int, gap: int = 1) -> None:
@@ -49,52 +29,56 @@ def show(axes: Axes, images: Any, columns: int, gap: int = 1) -> None:
     axes.set_axis_off()
 
 
+@styled
 def learning_curves(path: Path, lines: list[dict[str, float]]) -> None:
     """Bound, rate and distortion against the epoch, on train and validation."""
     epochs = [line["epoch"] for line in lines]
     settled = len(lines) // 20  # the first epochs would squeeze all others into a line
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
-        for axis, name in zip(axes, ("ELBO", "rate", "distortion"), strict=True):
-            shown = []
-            for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
-                key = f"{split}_{name.lower()}"
-                if key in lines[0]:
-                    values = [line[key] for line in lines]
-                    axis.plot(epochs, values, color=colour, label=split)
-                    shown += values[settled:]
-            if shown:
-                margin = 0.05 * (max(shown) - min(shown)) or 1.0
-                axis.set_ylim(min(shown) - margin, max(shown) + margin)
-            axis.set(title=name, xlabel="epoch")
-        axes[0].set_ylabel("nats an image")
-        axes[0].legend()
-        save(figure, path)
+    picture = figure(9, 2.8)
+    axes = picture.subplots(1, 3)
+    for axis, name in zip(axes, ("ELBO", "rate", "distortion"), strict=True):
+        shown = []
+        for split, colour in (("train", BLUE), ("validation", RED)):
+            key = f"{split}_{name.lower()}"
+            if key in lines[0]:
+                values = [line[key] for line in lines]
+                axis.plot(epochs, values, color=colour, label=split)
+                shown += values[settled:]
+        if shown:
+            margin = 0.05 * (max(shown) - min(shown)) or 1.0
+            axis.set_ylim(min(shown) - margin, max(shown) + margin)
+        axis.set(title=name, xlabel="epoch")
+    axes[0].set_ylabel("nats an image")
+    axes[0].legend()
+    save(picture, path)
 
 
+@styled
 def reconstructions(path: Path, model: Any, key: jax.Array, xs: jax.Array) -> None:
     """Test images beside the means of their reconstructions."""
     keys = jax.random.split(key, len(xs))
     means = jax.vmap(lambda k, x: mean_of(reconstruct(model, k, x)))(keys, xs)
     pairs = np.concatenate([xs, means], axis=2)  # side by side
-    with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 6.6 * len(xs) / 8 / 8 * 0.5 + 0.4))
-        show(axis, pairs, columns=8)
-        axis.set_title("test images (left of each pair) and their reconstructions (right)")
-        save(figure, path)
+    picture = figure(6.4, 0.41 * len(xs) / 8 + 0.4)
+    axis = picture.subplots()
+    show(axis, pairs, columns=8)
+    axis.set_title("test images (left of each pair) and their reconstructions (right)")
+    save(picture, path)
 
 
+@styled
 def samples(path: Path, model: Any, key: jax.Array, count: int = 100) -> None:
     """Means of p(x|z) at draws z ~ p(z)."""
     keys = jax.random.split(key, count)
     means = jax.vmap(lambda k: mean_of(generate(model, k)))(keys)
-    with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(4.6, 4.9))
-        show(axis, means, columns=10)
-        axis.set_title("decoded draws of the prior")
-        save(figure, path)
+    picture = figure(4.6, 4.9)
+    axis = picture.subplots()
+    show(axis, means, columns=10)
+    axis.set_title("decoded draws of the prior")
+    save(picture, path)
 
 
+@styled
 def latent_map(path: Path, means: Any, labels: Any) -> None:
     """Posterior means [n, d] of test images, coloured by label: the two leading principal axes."""
     means = np.asarray(means)
@@ -102,27 +86,29 @@ def latent_map(path: Path, means: Any, labels: Any) -> None:
     _, spread, axes = np.linalg.svd(np.pad(means, ((0, 0), (0, 1))), full_matrices=False)
     share = (spread[:2] ** 2).sum() / (spread**2).sum()
     first, second = (means @ axes[:2, :-1].T).T
-    with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.2, 4.6))
-        if labels is None:
-            axis.scatter(first, second, s=6, color=TRAIN, linewidths=0)
-        else:
-            classes = np.unique(labels)
-            colours = plt.get_cmap("tab10" if len(classes) <= 10 else "turbo", len(classes))
-            for i, c in enumerate(classes):
-                at, colour = labels == c, colours(i)
-                axis.scatter(first[at], second[at], s=9, color=colour, label=c, linewidths=0)
-            if len(classes) <= 10:
-                axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-        axis.set(
-            title=f"posterior means of test images ({share:.0%} of their variance)",
-            xlabel="1st principal axis of E[z|x]",
-            ylabel="2nd principal axis of E[z|x]",
-            aspect="equal",
-        )
-        save(figure, path)
+    picture = figure(5.2, 4.6)
+    axis = picture.subplots()
+    if labels is None:
+        axis.scatter(first, second, s=6, color=BLUE, linewidths=0)
+    else:
+        classes = np.unique(labels)
+        colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        for i, c in enumerate(classes):
+            at = labels == c
+            colour = colours(i if len(classes) <= 10 else i / len(classes))
+            axis.scatter(first[at], second[at], s=9, color=colour, label=c, linewidths=0)
+        if len(classes) <= 10:
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+    axis.set(
+        title=f"posterior means of test images ({share:.0%} of their variance)",
+        xlabel="1st principal axis of E[z|x]",
+        ylabel="2nd principal axis of E[z|x]",
+        aspect="equal",
+    )
+    save(picture, path)
 
 
+@styled
 def traversals(path: Path, model: Any, z: Any, order: Any, count: int = 8) -> None:
     """One latent at a time moved from -3 to 3 while the others stay at z; most active first."""
     steps = jnp.linspace(-3, 3, 11)
@@ -130,17 +116,18 @@ def traversals(path: Path, model: Any, z: Any, order: Any, count: int = 8) -> No
     grid = jax.vmap(lambda i: jax.vmap(lambda value: z.at[i].set(value))(steps))(rows)
     means = jax.vmap(jax.vmap(lambda z: mean_of(model.decode(z))))(grid)
     images = np.asarray(means).reshape(-1, *means.shape[2:])
-    with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.2, 0.45 * len(rows) + 0.9))
-        show(axis, images, columns=len(steps))
-        height = means.shape[2] + 1
-        axis.set_axis_on()
-        axis.spines[:].set_visible(False)
-        axis.tick_params(length=0)
-        axis.set_yticks(
-            [height * i + height / 2 for i in range(len(rows))], [f"z{int(i)}" for i in rows]
-        )
-        width = means.shape[3] + 1
-        axis.set_xticks([width / 2, width * 5.5, width * 10.5], ["-3", "0", "3"])
-        axis.set_title("one latent moved at a time, the most active first")
-        save(figure, path)
+    picture = figure(5.2, 0.45 * len(rows) + 0.9)
+    axis = picture.subplots()
+    show(axis, images, columns=len(steps))
+    height = means.shape[2] + 1
+    axis.set_axis_on()
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    axis.set_yticks(
+        [height * i + height / 2 for i in range(len(rows))], [f"z{int(i)}" for i in rows]
+    )
+    width = means.shape[3] + 1
+    axis.set_xticks([width / 2, width * 5.5, width * 10.5], ["-3", "0", "3"])
+    axis.set_title("one latent moved at a time, the most active first")
+    save(picture, path)
