@@ -80,8 +80,7 @@ def check_data(c: Config, data: Dataset) -> None:
     """Raise Refused for a batch or a likelihood that the images don't allow."""
     if c.batch > len(data.train.images):
         raise Refused(f"--batch is {c.batch} but train has {len(data.train.images)} images")
-    binary = np.isin(data.train.images, (0, data.max_value)).all()
-    if c.likelihood == "bernoulli" and not binary and c.binarization is None:
+    if c.likelihood == "bernoulli" and not data.binary and c.binarization is None:
         raise Refused(
             f"{data.name} is grey and a Bernoulli likelihood is of binary pixels: choose "
             "--binarization dynamic or threshold, or --likelihood gaussian"

@@ -15,16 +15,17 @@ from typing import Annotated
 
 import tyro
 
-from experiments.data import DataError, data_root, find, find_spec, how_to_prepare, read_info
+from experiments.datasets.reading import read_info
+from experiments.datasets.specs import DataError, data_root, find, find_spec, how_to_prepare
 
 
 @dataclass
 class Args:
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """digits, mnist, fashion_mnist, binarized_mnist or omniglot."""
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="DIR")] = None
     """Folder with the published files."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """TFDS's data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let TFDS download the files."""
@@ -40,13 +41,13 @@ def prepare(args: Args) -> str:
         if args.source and args.name in ("digits", "omniglot"):
             raise DataError(f"{args.name} takes no --from: run {how_to_prepare(args.name, root)}")
         if args.name != "digits" and bool(args.source) == args.download:
-            raise DataError(f"either --from or --download: {how_to_prepare(args.name, root)}")
-        from experiments import builders
+            raise DataError(f"say where from: {how_to_prepare(args.name, root)}")
+        from experiments.datasets import builders
 
         folder = builders.build(args.name, root, args.source)
     sizes = read_info(args.name, folder)["sizes"]
     splits = ", ".join(f"{split} {size}" for split, size in sizes.items())
-    train = f"python -m experiments.train --data {args.name}"
+    train = f"python -m experiments.train --dataset {args.name}"
     if root != data_root():
         train += f" --data-dir {root}"
     total = sum(sizes.values())
@@ -55,7 +56,8 @@ def prepare(args: Args) -> str:
 
 def main() -> int:
     try:
-        print(prepare(tyro.cli(Args, description=__doc__)))
+        program = "python -m experiments.prepare"
+        print(prepare(tyro.cli(Args, prog=program, description=__doc__)))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

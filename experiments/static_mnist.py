@@ -5,10 +5,11 @@
 
 Model and protocol of the VAE example in Flax's repository: 784-500-z20-500-784, ReLU, Bernoulli
 pixels, Adam 1e-3, batch 128, 10 epochs of the 50,000 training images of Larochelle's fixed
-binarization. Published there: test ELBO about -104 (the figure is a loss of 104). Never compare with
-dynamic binarization, which is about 2 nats better.
+binarization. Published there: a test loss (-ELBO) of about 104. Never compare with dynamic
+binarization, which is about 2 nats better.
 
-RESULT
+Ours: test -ELBO 103.78 +- 0.11 nats (mean and standard deviation of seeds 0, 1, 2: 103.89, 103.66,
+103.79; one sample of z an image). 71 s of processor time for the three seeds on two x86-64 cores.
 """
 
 from functools import partial

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data import DataError, Split
+from experiments.datasets.specs import DataError, Split
 
 # Of the files once uncompressed, so that they may come with or without .gz.
 MNIST_MD5 = {
@@ -52,15 +52,16 @@ def read_files(name: str, folder: Path, sha256: Mapping[str, str]) -> dict[str, 
     if not folder.is_dir():
         raise DataError(f"no such directory: {folder}")
     if name == "mnist":
-        return {stem: _read_mnist(folder, stem, md5) for stem, md5 in MNIST_MD5.items()}
+        return {stem: _read_mnist(folder, stem) for stem in MNIST_MD5}
     pickled = folder / PICKLE
+    needed = ", ".join(sha256) + (f"; or {PICKLE}" if name == "binarized_mnist" else "")
     if name == "binarized_mnist" and pickled.exists():
-        data = _read(pickled)
+        data = _read(pickled, needed)
         _verify(pickled, hashlib.md5(data).hexdigest(), PICKLE_MD5, "md5")  # before unpickling
         return amat_files(data)
     files = {}
     for filename, expected in sha256.items():
-        data = _read(folder / filename)
+        data = _read(folder / filename, needed)
         if name == "fashion_mnist":
             time = FASHION_TIMES[filename.split("-")[0]]
             restored = restore_gzip_header(data, filename.removesuffix(".gz"), time)
@@ -146,14 +147,14 @@ def omniglot_examples(zipped: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
                 )
 
 
-def _read_mnist(folder: Path, stem: str, md5: str) -> bytes:
+def _read_mnist(folder: Path, stem: str) -> bytes:
     gzipped = folder / f"{stem}.gz"
     path = gzipped if gzipped.exists() else folder / stem
     try:
-        data = _gunzip(_read(path))
+        data = _gunzip(_read(path, ", ".join(MNIST_MD5) + ", each with or without .gz"))
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from error
-    _verify(path, hashlib.md5(data).hexdigest(), md5, "md5 of its uncompressed content")
+    _verify(path, hashlib.md5(data).hexdigest(), MNIST_MD5[stem], "md5 once uncompressed")
     return data
 
 
@@ -161,11 +162,11 @@ def _gunzip(data: bytes) -> bytes:
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, needed: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
+        raise DataError(f"{path} is missing; needed are {needed}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 

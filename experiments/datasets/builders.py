@@ -7,10 +7,11 @@ keys, recorded checksums) and replaces the reading, so that the result is the ge
 
 import contextlib
 import io
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,8 +19,9 @@ from PIL import Image
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-from experiments import raw
-from experiments.data import DataError, Split, find, progress
+from experiments.datasets import raw
+from experiments.datasets.reading import progress
+from experiments.datasets.specs import DataError, Split, find
 
 Examples = Iterator[tuple[int | str, dict[str, Any]]]
 
@@ -30,20 +32,20 @@ class _Published:
     name: str
     url_infos: Mapping[str, Any]  # TFDS's {url: size, checksum, file name}
     files: Mapping[str, bytes] | None = None
+    report: TextIO | None = None  # where to show progress
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         files = self.files
         if files is None:
             urls = {info.filename: url for url, info in self.url_infos.items()}
-            paths: dict[str, Path] = dl_manager.download(urls)
+            paths: Any = dl_manager.download(urls)
             files = {name: path.read_bytes() for name, path in paths.items()}
         return self._splits(files)
 
     def _splits(self, files: Mapping[str, bytes]) -> dict[str, Examples]:
-        splits = raw.decode(files)
-        return {
-            name: _examples(rows, f"writing {self.name} {name}") for name, rows in splits.items()
-        }
+        splits = raw.decode(files).items()
+        what = f"writing {self.name}"
+        return {split: _examples(rows, f"{what} {split}", self.report) for split, rows in splits}
 
 
 class _Omniglot(_Published):
@@ -94,7 +96,7 @@ with registered.skip_registration():
             images = images.astype(np.uint8).reshape(-1, 8, 8, 1)
             order = np.random.RandomState(1).permutation(len(images))  # a frozen stream
             rows = zip(("train", "validation", "test"), np.split(order, [1297, 1497]), strict=True)
-            return {name: _examples(Split(images[i], labels[i]), name) for name, i in rows}
+            return {split: _examples(Split(images[i], labels[i])) for split, i in rows}
 
         def _generate_examples(self, **_: Any) -> Any:
             raise NotImplementedError  # abstract in TFDS, but the splits above are all it needs
@@ -115,7 +117,7 @@ def builder_class(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
     # By its module, written into dataset_info.json, TFDS finds the checksums it has recorded.
     attributes = {"name": name, "__module__": genuine.__module__}
     with registered.skip_registration():
-        return type(genuine.__name__, (mixin, genuine), attributes)
+        return cast(Any, type(genuine.__name__, (mixin, genuine), attributes))
 
 
 def build(name: str, root: Path, source: Path | None = None) -> Path:
@@ -138,27 +140,31 @@ def build(name: str, root: Path, source: Path | None = None) -> Path:
     files = None if source is None else raw.read_files(name, source, published_sha256(name))
     _require_writable(root)
     builder: Any = builder_class(name)(data_dir=root)
-    builder.files = files
+    builder.files, builder.report = files, None if files is None else sys.stderr
     config = tfds.download.DownloadConfig(force_checksums_validation=True)
+    local = files is not None or name == "digits"
+    if not local:
+        print(f"downloading {name}; without a network TFDS tries for minutes", file=sys.stderr)
     try:
         # TFDS prints where the data goes, and shows bars that only a download needs.
         with contextlib.ExitStack() as quiet:
             quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            if files is not None or name == "digits":
+            if local:
                 quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
             builder.download_and_prepare(file_format="array_record", download_config=config)
     except (OSError, NonMatchingChecksumError, tfds.download.DownloadError) as error:
         if folder := find(name, root):  # another process was faster
             return folder
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise DataError(f"{name} could not be prepared in {root}: {reason}") from error
     if folder := find(name, root):
         return folder
     raise DataError(f"{builder.data_dir} exists but holds no data set: delete it and try again")
 
 
-def _examples(rows: Split, what: str) -> Examples:
-    for i, image in enumerate(progress(rows.images, len(rows.images), what)):
+def _examples(rows: Split, what: str = "", report: TextIO | None = None) -> Examples:
+    images: Any = rows.images if report is None else progress(cast(Any, rows.images), what, report)
+    for i, image in enumerate(images):
         png = io.BytesIO()
         Image.fromarray(image[..., 0]).save(png, "PNG")
         example: dict[str, Any] = {"image": png.getvalue()}
@@ -174,4 +180,4 @@ def _require_writable(root: Path) -> None:
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(f"{root} cannot be written ({reason}): choose another data_dir") from error
+        raise DataError(f"{root} cannot be written ({reason}): choose another") from error

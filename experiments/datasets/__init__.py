@@ -1,0 +1,1 @@
+"""The machinery behind `experiments.data`: published files, TFDS builders, reading and caching."""

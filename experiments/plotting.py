@@ -1,0 +1,60 @@
+"""How pictures look here: one style, colours that colour-blind readers can tell apart, ink dark."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette; lines differ in dash or marker too
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+BLACK, GREY = "#222222", "#8c8c8c"
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+}
+styled: Any = matplotlib.rc_context(STYLE)  # also a decorator, for functions that draw
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty `Figure` of so many inches; it belongs to no window and no global state."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(picture: Figure, path: Path) -> None:
+    picture.savefig(path, dpi=110)
+
+
+def show_images(ax: Axes, images: Any, label: str = "", *, rows: int = 1) -> None:
+    """Images [n, side * side] in so many rows, ink (1) dark on white (0), clipped to that range."""
+    images = np.asarray(images)
+    side = round(images.shape[1] ** 0.5)
+    cells = images.reshape(rows, -1, side, side)
+    cells = np.pad(cells, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    sheet = cells.transpose(0, 2, 1, 3).reshape(rows * (side + 2), -1)
+    ax.imshow(sheet, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel(label, rotation=0, ha="right", va="center")
+
+
+def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
+    """The ellipse mu + radius L u, |u| = 1, of a Gaussian in the plane, shape [2, 100]."""
+    angle = np.linspace(0.0, 2.0 * np.pi, 100)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    return np.asarray(loc)[:, None] + radius * np.asarray(scale_tril) @ circle
