@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from jaxvae.divergences import auto_kl
 from jaxvae.gradients import pathwise
-from jaxvae.protocols import Model, log_likelihood, mean_of, posterior, sample_and_log_prob
+from jaxvae.protocols import (
+    Model,
+    likelihood,
+    log_likelihood,
+    mean_of,
+    posterior,
+    prior,
+    sample_and_log_prob,
+)
 from jaxvae.weights import log_mean_exp
 
 Array = jax.Array
@@ -67,7 +75,7 @@ def elbo(
     z, log_q = sample_and_log_prob(q, key)
     terms = Terms(
         distortion=-log_likelihood(model, x, z),
-        rate=rate(q, model.prior, z, log_q),
+        rate=rate(q, prior(model), z, log_q),
     )
     return -(terms.distortion + beta * terms.rate), terms
 
@@ -127,7 +135,7 @@ def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:
     Hinton & Salakhutdinov 2006; the limit: Kingma & Welling 2014, section 2.3.
     """
     del key
-    x_mean = mean_of(model.decode(mean_of(posterior(model, x))))
+    x_mean = mean_of(likelihood(model, mean_of(posterior(model, x))))
     squared_error = jnp.sum(jnp.square(x - x_mean))
     return -squared_error, Terms(squared_error, jnp.zeros_like(squared_error))
 

@@ -17,6 +17,15 @@ def check_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> No
         )
 
 
+def check_scale(owner: str, loc: Any, scale: Any) -> None:
+    """Raise ValueError unless `scale` is one number or has the shape of `loc`."""
+    if jnp.shape(scale) not in ((), jnp.shape(loc)):
+        raise ValueError(
+            f"{owner}: scale has shape {jnp.shape(scale)} and loc {jnp.shape(loc)}, expected one "
+            "shape or a scalar scale"
+        )
+
+
 def check_log_prob(owner: str, value: Any) -> None:
     """Raise ValueError unless `value`, a log-probability, is a scalar."""
     if jnp.shape(value) != ():

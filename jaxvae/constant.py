@@ -32,7 +32,7 @@ class Constant:
     """
 
     def __init__(self, value: Any):
-        leaves, self._treedef = jax.tree.flatten(value)
+        leaves, treedef = jax.tree.flatten(value)
         for leaf in leaves:
             if isinstance(leaf, Tracer):
                 raise TypeError(
@@ -40,7 +40,10 @@ class Constant:
                     "it outside jit and vmap or from NumPy arrays, and pass a value that varies as "
                     "a hyper-parameter of the objective"
                 )
-        self._leaves = [np.asarray(x) if isinstance(x, jax.Array) else x for x in leaves]
+        # copies, as an array of the caller's may be written to
+        arrays = (jax.Array, np.ndarray, np.generic)
+        leaves = [np.array(x) if isinstance(x, arrays) else x for x in leaves]
+        vars(self).update(_treedef=treedef, _leaves=leaves)
 
     @property
     def value(self) -> Any:
@@ -56,6 +59,9 @@ class Constant:
             raise AttributeError(name)
         return getattr(self.value, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"Constant: cannot assign to {name!r}; make another Constant")
+
     def __repr__(self) -> str:
         return f"Constant({self.value!r})"
 
@@ -63,10 +69,11 @@ class Constant:
 
     def _contents(self) -> tuple[Any, ...]:
         arrays = [
-            (x.shape, x.dtype.str, x.tobytes()) if isinstance(x, np.ndarray) else x
+            (x.shape, x.dtype, x.tobytes()) if isinstance(x, np.ndarray) else (type(x), x)
             for x in self._leaves
         ]
-        return (self._treedef, *arrays)
+        # structures of two dataclasses may compare equal (see `pytree`); their hashes differ
+        return (hash(self._treedef), self._treedef, *arrays)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
@@ -75,8 +82,11 @@ class Constant:
 
     def __hash__(self) -> int:
         if "_hash" not in self.__dict__:
-            self._hash = hash(self._contents())
+            vars(self)["_hash"] = hash(self._contents())
         return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:  # a hash holds in one process only
+        return {name: x for name, x in vars(self).items() if name != "_hash"}
 
     def tree_flatten(self) -> tuple[tuple[()], "Constant"]:
         return (), self

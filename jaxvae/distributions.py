@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import check_scale, check_shape
+from jaxvae.pytrees import pytree
 
 Array = jax.Array
 LOG_2PI = 1.8378770664093453
@@ -56,7 +57,7 @@ def reparameterize_tril(key: Array, loc: Any, scale_tril: Any) -> Array:
     return MultivariateNormal(loc, scale_tril).sample(key)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class StandardNormal:
     """N(0, I). It has no leaves, so it cannot train by accident.
@@ -96,7 +97,7 @@ class StandardNormal:
         return jnp.zeros(self.shape)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Normal:
     """N(mu, diag sigma^2), the diagonal Gaussian.
@@ -117,7 +118,8 @@ class Normal:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.broadcast_shapes(jnp.shape(self.loc), jnp.shape(self.scale))
+        check_scale("Normal", self.loc, self.scale)
+        return jnp.shape(self.loc)
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
@@ -138,7 +140,7 @@ class Normal:
         return -jnp.sum(0.5 * jnp.square(eps) + jnp.log(self.scale) + 0.5 * LOG_2PI)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class MultivariateNormal:
     """N(mu, L L'), the Gaussian with full covariance.
@@ -147,7 +149,8 @@ class MultivariateNormal:
 
     Args:
       loc: mu, shape [d].
-      scale_tril: L, shape [d, d], lower triangular with a positive diagonal.
+      scale_tril: L, shape [d, d], lower triangular with a positive diagonal; what stands above the
+        diagonal is ignored.
 
     >>> d = MultivariateNormal(jnp.zeros(2), jnp.array([[1.0, 0.0], [0.5, 2.0]]))
     >>> round(float(d.log_prob(jnp.zeros(2))), 5)  # -log 2 - log 2 pi
@@ -159,7 +162,9 @@ class MultivariateNormal:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.loc)
+        shape = jnp.shape(self.loc)
+        check_shape("MultivariateNormal", "scale_tril", self.scale_tril, 2 * shape)
+        return shape
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
@@ -169,9 +174,8 @@ class MultivariateNormal:
         return self._log_density(solve_triangular(self.scale_tril, z - self.loc, lower=True))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        check_shape("MultivariateNormal", "scale_tril", self.scale_tril, 2 * self.shape)
         eps = jax.random.normal(key, self.shape, jnp.result_type(self.loc, self.scale_tril))
-        return self.loc + self.scale_tril @ eps, self._log_density(eps)
+        return self.loc + jnp.tril(self.scale_tril) @ eps, self._log_density(eps)
 
     def mean(self) -> Array:
         return self.loc
@@ -181,7 +185,7 @@ class MultivariateNormal:
         return -jnp.sum(0.5 * jnp.square(eps) + log_diagonal + 0.5 * LOG_2PI)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Bernoulli:
     """Independent coins with logits l: the likelihood of binary pixels.
@@ -220,7 +224,7 @@ class Bernoulli:
         return jax.nn.sigmoid(self.logits)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Categorical:
     """Independent choices among K: log p(z) = sum_i [ l_{i, z_i} - log sum_k exp l_ik ].
@@ -259,7 +263,7 @@ class Categorical:
         return z, self.log_prob(z)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Laplace:
     """Independent Laplace: log p(z) = -sum_i [ |z_i - m_i| / b_i + log 2 b_i ].
@@ -277,7 +281,8 @@ class Laplace:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.broadcast_shapes(jnp.shape(self.loc), jnp.shape(self.scale))
+        check_scale("Laplace", self.loc, self.scale)
+        return jnp.shape(self.loc)
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]

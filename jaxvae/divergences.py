@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import check_log_prob, check_scale, check_shape
 from jaxvae.constant import Constant
 from jaxvae.distributions import (
     Bernoulli,
@@ -40,6 +40,7 @@ def kl_standard_normal(loc: Any, scale: Any) -> Array:
 
     Kingma & Welling 2014, appendix B.
     """
+    check_scale("kl_standard_normal", loc, scale)
     return 0.5 * jnp.sum(jnp.square(scale) + jnp.square(loc) - 1.0 - 2.0 * jnp.log(scale))
 
 
@@ -65,6 +66,7 @@ def kl_divergence(q: Any, p: Any) -> Array:
     >>> round(float(kl_divergence(q, p)), 6)
     1.344535
     """
+    q, p = _value(q), _value(p)
     kl = _closed_form(q, p)
     if kl is None:
         raise NotImplementedError(
@@ -76,21 +78,20 @@ def kl_divergence(q: Any, p: Any) -> Array:
 
 def _closed_form(q: Any, p: Any) -> Array | None:
     """The divergence, or None where no closed form is known."""
-    q = q.value if isinstance(q, Constant) else q
-    p = p.value if isinstance(p, Constant) else p
+    q, p = _value(q), _value(p)
     match q, p:
         case Normal(), StandardNormal():
             _check_events(q, p)
             return kl_standard_normal(q.mean(), q.scale)
         case ((Normal() | StandardNormal()), (Normal() | StandardNormal())):
             _check_events(q, p)
-            return _kl_normal(*_loc_scale(q), *_loc_scale(p))
+            return _kl_normal(*_loc_scale(q, p), *_loc_scale(p, q))
         case (
             (Normal() | StandardNormal() | MultivariateNormal()),
             (Normal() | StandardNormal() | MultivariateNormal()),
         ):
             _check_events(q, p)
-            return _kl_multivariate_normal(*_loc_tril(q), *_loc_tril(p))
+            return _kl_multivariate_normal(*_loc_tril(q, p), *_loc_tril(p, q))
         case Categorical(), Categorical():
             check_shape("kl_divergence", "p.logits", p.logits, jnp.shape(q.logits))
             return _kl_categorical(q.log_probs, p.log_probs)
@@ -102,8 +103,15 @@ def _closed_form(q: Any, p: Any) -> Array | None:
             return _kl_laplace(q.loc, q.scale, p.loc, p.scale)
         case Normal(), Laplace():
             _check_events(q, p)
-            return _kl_normal_laplace(*_loc_scale(q), *_loc_scale(p))
+            return _kl_normal_laplace(*_loc_scale(q, p), *_loc_scale(p, q))
     return None
+
+
+def _value(d: Any) -> Any:
+    """What a `Constant` holds."""
+    while isinstance(d, Constant):
+        d = d.value
+    return d
 
 
 def _check_events(q: Any, p: Any) -> None:
@@ -114,18 +122,19 @@ def _check_events(q: Any, p: Any) -> None:
         )
 
 
-def _loc_scale(d: Any) -> tuple[Array, Array]:
-    """(mu, sigma) at the event's shape; N(0, I) is (0, 1)."""
+def _loc_scale(d: Any, other: Any) -> tuple[Array, Array]:
+    """(mu, sigma) at the event's shape; N(0, I) is (0, 1) in the other distribution's precision."""
     if isinstance(d, StandardNormal):
-        return jnp.zeros(d.shape), jnp.ones(d.shape)
+        dtype = jnp.result_type(0.0, *jax.tree.leaves(other))
+        return jnp.zeros(d.shape, dtype), jnp.ones(d.shape, dtype)
     return jnp.broadcast_to(d.loc, d.shape), jnp.broadcast_to(d.scale, d.shape)
 
 
-def _loc_tril(d: Any) -> tuple[Array, Array]:
+def _loc_tril(d: Any, other: Any) -> tuple[Array, Array]:
     """(mu, L) of any Gaussian over a vector."""
     if isinstance(d, MultivariateNormal):
-        return d.loc, d.scale_tril
-    loc, scale = _loc_scale(d)
+        return d.loc, jnp.tril(d.scale_tril)
+    loc, scale = _loc_scale(d, other)
     return loc, jnp.diag(scale)
 
 
@@ -145,8 +154,9 @@ def _kl_multivariate_normal(loc_q: Array, tril_q: Array, loc_p: Array, tril_p: A
 def _kl_categorical(log_q: Array, log_p: Array) -> Array:
     # sum_k q_k log(q_k / p_k), where a class that q never draws adds 0 log 0 = 0
     drawn = log_q > -jnp.inf
-    ratio = jnp.where(drawn, log_q, 0.0) - jnp.where(drawn, log_p, 0.0)
-    return jnp.sum(jnp.exp(log_q) * ratio)
+    absent = log_p == -jnp.inf  # and a class that q may draw and p never does costs infinitely
+    ratio = jnp.where(drawn, log_q, 0.0) - jnp.where(drawn & ~absent, log_p, 0.0)
+    return jnp.sum(jnp.where(drawn & absent, jnp.inf, jnp.exp(log_q) * ratio))
 
 
 def _kl_bernoulli(logits_q: Any, logits_p: Any) -> Array:
@@ -183,10 +193,16 @@ def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     return kl_divergence(q, p)
 
 
+def _log_prior(p: Any, z: Any) -> Array:
+    log_p = p.log_prob(z)
+    check_log_prob(f"prior {type(p).__name__}", log_p)
+    return log_p
+
+
 def sampled_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     """The rate log q(z) - log p(z) at one sample z ~ q: unbiased for KL(q || p), for any pair."""
     del q
-    return log_q - p.log_prob(z)
+    return log_q - _log_prior(p, z)
 
 
 def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
@@ -198,7 +214,7 @@ def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     Roeder, Wu & Duvenaud 2017, "Sticking the landing".
     """
     del log_q
-    return jax.lax.stop_gradient(q).log_prob(z) - p.log_prob(z)
+    return jax.lax.stop_gradient(q).log_prob(z) - _log_prior(p, z)
 
 
 def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:

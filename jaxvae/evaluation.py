@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_positive
-from jaxvae.protocols import Model, log_likelihood, mean_of, posterior
+from jaxvae.protocols import Model, log_likelihood, mean_of, posterior, prior
 from jaxvae.weights import log_weight
 
 Array = jax.Array
@@ -87,7 +87,7 @@ def prior_sampling(
     """
 
     def log_p_x_given_z(key: Array) -> Array:  # the weight at q = p(z)
-        return log_likelihood(model, x, model.prior.sample(key))
+        return log_likelihood(model, x, prior(model).sample(key))
 
     return _estimate(log_p_x_given_z, key, num_samples, chunk)
 

@@ -1,5 +1,7 @@
 """Other libraries' distributions as ours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import check_shape
 from jaxvae.protocols import mean_of
+from jaxvae.pytrees import pytree
 
 Array = jax.Array
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, eq=False)
 class Adapted:
     """A foreign distribution over one event; made by `adapt`."""
@@ -20,19 +24,40 @@ class Adapted:
     distribution: Any
 
     def sample(self, key: Array) -> Any:
-        if "seed" in signature(self.distribution.sample).parameters:
-            return self.distribution.sample(seed=key)
-        return self.distribution.sample(key)
+        with _default_promotion():
+            if "seed" in signature(self.distribution.sample).parameters:
+                return self.distribution.sample(seed=key)
+            return self.distribution.sample(key)
 
     def log_prob(self, event: Any) -> Array:
-        return jnp.sum(self.distribution.log_prob(event))
+        shape = _event_shape(self.distribution)
+        if shape is not None:
+            check_shape("adapt(...).log_prob", "event", event, shape)
+        with _default_promotion():
+            return jnp.sum(self.distribution.log_prob(event))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
         z = self.sample(key)
         return z, self.log_prob(z)
 
     def mean(self) -> Any:
-        return mean_of(self.distribution)
+        with _default_promotion():
+            return mean_of(self.distribution)
+
+
+@contextmanager
+def _default_promotion() -> Iterator[None]:
+    """JAX's default rules: other libraries broadcast and promote, whatever the caller forbids."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _event_shape(distribution: Any) -> tuple[int, ...] | None:
+    """Shape of a draw, or None where that is no one array or is not said."""
+    try:
+        return tuple(int(n) for n in (*distribution.batch_shape, *distribution.event_shape))
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def adapt(distribution: Any) -> Adapted:

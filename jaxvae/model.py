@@ -1,11 +1,10 @@
 """A model is three things: a prior p(z), a posterior q(z|x) and a likelihood p(x|z)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxvae.protocols import Distribution, Model, posterior
+from jaxvae.protocols import Conditional, Distribution, Model, likelihood, posterior, prior
 
 Array = jax.Array
 
@@ -34,8 +33,8 @@ class VAE(NamedTuple):
     (2,)
     """
 
-    encode: Callable[[Any], Distribution]
-    decode: Callable[[Any], Distribution]
+    encode: Conditional
+    decode: Conditional
     prior: Distribution
 
 
@@ -50,7 +49,7 @@ def reconstruct(model: Model, key: Array, x: Any) -> Distribution:
     Returns:
       The distribution of a reconstruction.
     """
-    return model.decode(posterior(model, x).sample(key))
+    return likelihood(model, posterior(model, x).sample(key))
 
 
 def generate(model: Model, key: Array) -> Distribution:
@@ -63,4 +62,4 @@ def generate(model: Model, key: Array) -> Distribution:
     Returns:
       The distribution of a new example.
     """
-    return model.decode(model.prior.sample(key))
+    return likelihood(model, prior(model).sample(key))

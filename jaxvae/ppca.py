@@ -147,7 +147,8 @@ def em_step(params: PPCA, xs: Array) -> PPCA:
     >>> bool(after > before)
     True
     """
-    return m_step(xs, e_step(params, xs))
+    # the likelihood is highest at the data's mean whatever W and s2, and the M-step presumes it
+    return m_step(xs, e_step(params._replace(mean=jnp.mean(xs, axis=0)), xs))
 
 
 def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
@@ -176,7 +177,8 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
     eigenvalues, vectors = jnp.linalg.eigh(r.T @ r / n)  # ascending
     variance = jnp.mean(eigenvalues[: d - num_latents])
     leading = slice(None, d - num_latents - 1, -1)
-    weight = vectors[:, leading] * jnp.sqrt(eigenvalues[leading] - variance)[None]
+    excess = jnp.maximum(eigenvalues[leading] - variance, 0.0)  # negative only by rounding
+    weight = vectors[:, leading] * jnp.sqrt(excess)[None]
     return PPCA(weight, mean, variance)
 
 

@@ -4,7 +4,6 @@ The functions here are how the rest of the library calls both, with a clear erro
 does not do what is asked.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -67,16 +66,22 @@ def mean_of(d: Distribution) -> Any:
     return mean() if callable(mean) else mean
 
 
+class Conditional(Protocol):
+    """A callable that returns a distribution: q(z|x) of x, or p(x|z) of z."""
+
+    def __call__(self, event: Any, /) -> Distribution: ...
+
+
 class Model(Protocol):
     """Any object with these three is a model. Data and latents may be any pytree."""
 
     @property
-    def encode(self) -> Callable[[Any], Distribution]:
+    def encode(self) -> Conditional:
         """x -> q(z|x)"""
         ...
 
     @property
-    def decode(self) -> Callable[[Any], Distribution]:
+    def decode(self) -> Conditional:
         """z -> p(x|z)"""
         ...
 
@@ -93,11 +98,31 @@ def log_likelihood(model: Model, x: Any, z: Any) -> Array:
       TypeError: `decode` returned something that is no distribution (an array, say).
       ValueError: its log_prob is no scalar.
     """
-    p = model.decode(z)
-    check_distribution("decode", p)
-    log_p = p.log_prob(x)
+    log_p = likelihood(model, z).log_prob(x)
     check_log_prob("decode(z)", log_p)
     return log_p
+
+
+def likelihood(model: Model, z: Any) -> Distribution:
+    """p(x|z), having checked that it is a distribution.
+
+    Raises:
+      TypeError: `decode` returned something that is no distribution (an array, say).
+    """
+    p = model.decode(z)
+    check_distribution("decode returned", p)
+    return p
+
+
+def prior(model: Model) -> Distribution:
+    """p(z), having checked that it is a distribution.
+
+    Raises:
+      TypeError: it is something else (an array, say).
+    """
+    p = model.prior
+    check_distribution("prior is", p)
+    return p
 
 
 def posterior(model: Model, x: Any) -> Distribution:
@@ -107,13 +132,13 @@ def posterior(model: Model, x: Any) -> Distribution:
       TypeError: `encode` returned something that is no distribution (an array, say).
     """
     q = model.encode(x)
-    check_distribution("encode", q)
+    check_distribution("encode returned", q)
     return q
 
 
 def check_distribution(name: str, d: Any) -> None:
     if not hasattr(d, "log_prob"):
         raise TypeError(
-            f"model.{name} returned {type(d).__name__}, expected a distribution "
+            f"model.{name} {type(d).__name__}, expected a distribution "
             "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
         )

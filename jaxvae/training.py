@@ -55,6 +55,8 @@ def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainStat
                 "expected an array; wrap a plain function in jax.tree_util.Partial, and what must "
                 "not train in jaxvae.Constant"
             )
+    # a Python float is weakly typed, its update is not: a step would be traced again and again
+    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), model)
     return TrainState(model, optimizer.init(model), jnp.zeros((), jnp.int32))
 
 
@@ -191,6 +193,7 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
     """
 
     def epoch(state: TrainState, key: Array, data: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
+        check_positive("train_epoch", "batch_size", batch_size)
         num_examples = size_of(data)
         index = state.step // max(num_examples // batch_size, 1)
         order = epoch_order(key, index, num_examples, batch_size)
@@ -244,7 +247,11 @@ def fit(
     (6, (6,))
     """
     check_positive("fit", "epochs", epochs)
+    check_positive("fit", "batch_size", batch_size)
+    if steps_per_call is not None:
+        check_positive("fit", "steps_per_call", steps_per_call)
     num_examples = size_of(data)
+    callbacks = tuple(callbacks)
 
     def steps(state: TrainState, key: Array, data: Any, order: Array) -> Any:
         return scan_steps(step)(state, key, data, order, **hyper)
@@ -254,12 +261,12 @@ def fit(
     data = jax.device_put(data)
     history: list[Metrics] = []
     for _ in range(epochs):
-        index = int(state.step) // max(num_examples // batch_size, 1)
-        order = epoch_order(key, index, num_examples, batch_size)
+        index, done = divmod(int(state.step), max(num_examples // batch_size, 1))
+        order = epoch_order(key, index, num_examples, batch_size)[done:]
         size = steps_per_call or len(order)
         for start in range(0, len(order), size):
             state, metrics = run(state, key, data, order[start : start + size])
             history.append(jax.device_get(metrics))
             for callback in callbacks:
-                callback(state, history[-1])
+                callback(jax.tree.map(jnp.copy, state), history[-1])  # ours is donated next
     return state, {name: np.concatenate([h[name] for h in history]) for name in history[0]}

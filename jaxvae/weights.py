@@ -12,6 +12,7 @@ from jaxvae.protocols import (
     Model,
     log_likelihood,
     posterior,
+    prior,
     sample_and_log_prob,
 )
 
@@ -60,7 +61,7 @@ def log_weight(model: Model, key: Array, x: Any, q: Distribution) -> Array:
       A scalar in nats.
     """
     z, log_q = sample_and_log_prob(q, key)
-    log_p_z = model.prior.log_prob(z)
+    log_p_z = prior(model).log_prob(z)
     check_log_prob("model.prior", log_p_z)
     return log_likelihood(model, x, z) + log_p_z - log_q
 

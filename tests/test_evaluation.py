@@ -1,0 +1,250 @@
+"""Estimates of log p(x), their error and memory, and the count of active units."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import close, draws, standard_errors_off
+from jax.tree_util import Partial
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from jaxvae import (
+    VAE,
+    Normal,
+    StandardNormal,
+    active_units,
+    log_marginal,
+    log_mean_exp,
+    log_weights,
+    prior_sampling,
+)
+
+X, LOG_P = 1.5, -1.828012123
+LADDER = VAE(  # p(x) = N(0, 2)
+    encode=Partial(lambda x: Normal(0.25, 1.0)),
+    decode=Partial(lambda z: Normal(z, jnp.ones_like(z))),
+    prior=StandardNormal(()),
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Score:
+    """A likelihood that is whatever number it is given."""
+
+    value: Any
+
+    def sample(self, key):
+        return self.value
+
+    def log_prob(self, event, /):
+        return self.value
+
+
+def weighing(score):
+    """A model whose log-weights are score(z), z ~ N(0, 1): posterior and prior cancel exactly."""
+    standard = StandardNormal(())
+    return VAE(Partial(lambda x: standard), Partial(lambda z: Score(score(z))), standard)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
+def test_log_marginal_is_the_mean_of_the_weights(chunk, x64):
+    # value, standard error and ess of log_weights with the same key, whatever the chunk
+    log_w = np.asarray(log_weights(LADDER, jax.random.key(0), X, num_samples=250))
+    w = np.exp(log_w)
+    value, error, ess = log_marginal(LADDER, jax.random.key(0), X, num_samples=250, chunk=chunk)
+    assert close(value, logsumexp(log_w) - np.log(250))
+    assert close(error, np.std(w, ddof=1) / np.mean(w) / 250**0.5)
+    assert close(ess, w.sum() ** 2 / (w**2).sum())
+
+
+def test_default_chunk_changes_nothing(x64):
+    # and jaxvae's own reduction agrees
+    key = jax.random.key(1)
+    estimate = log_marginal(LADDER, key, X, num_samples=333)
+    log_w = log_weights(LADDER, jax.random.key(1), X, num_samples=333)
+    assert close(estimate.value, log_mean_exp(log_w))
+
+
+def test_one_sample_is_one_sample(x64):
+    # num_samples below the chunk is honoured; one weight says nothing of its own error
+    estimate = log_marginal(LADDER, jax.random.key(2), X, num_samples=1)
+    assert close(estimate.value, log_weights(LADDER, jax.random.key(2), X, num_samples=1)[0])
+    assert estimate.standard_error == jnp.inf
+    assert close(estimate.ess, 1.0)
+
+
+def test_standard_error_is_the_spread():
+    # over 2000 keys: the spread of the values, itself known to 1/sqrt(4000) = 1.6 %
+    estimates = draws(lambda key: log_marginal(LADDER, key, X, num_samples=400), 2_000, 3)
+    spread = jnp.std(estimates.value)
+    assert abs(jnp.mean(estimates.standard_error) / spread - 1) < 4 * 0.016 + 0.01
+    # low by about standard_error^2 / 2: chi^2 = .364 here
+    assert standard_errors_off(estimates.value, LOG_P - 0.364118 / 2 / 400) < 4
+    assert bool(jnp.all((estimates.ess > 1) & (estimates.ess < 400)))
+
+
+@pytest.mark.parametrize("log_w", [0.0, 1e4, -1e4])
+def test_equal_weights(log_w):
+    # value the weight itself, no error, ess = N; nothing overflows
+    model = weighing(lambda z: jnp.full_like(z, log_w))
+    value, error, ess = log_marginal(model, jax.random.key(4), X, num_samples=50, chunk=8)
+    assert close(value, log_w)
+    assert error < 1e-3
+    assert close(ess, 50.0)
+
+
+def test_extreme_weights():
+    # +-1e4 by the sign of z: the half above carries everything
+    model = weighing(lambda z: jnp.where(z > 0, 1e4, -1e4))
+    log_w = log_weights(model, jax.random.key(5), X, num_samples=50)
+    above = int(np.sum(np.asarray(log_w) > 0))
+    for chunk in (1, 8, 50):
+        value, error, ess = log_marginal(model, jax.random.key(5), X, num_samples=50, chunk=chunk)
+        assert close(value, 1e4 + np.log(above / 50))
+        assert close(error, ((50 / above - 1) / 49) ** 0.5)
+        assert close(ess, float(above))
+
+
+def test_zero_weights():
+    # -inf log-weights count among N, at the beginning (chunk 1 meets them alone) as at the end
+    model = weighing(lambda z: jnp.where(z > 0.6, 0.0, -jnp.inf))
+    log_w = np.asarray(log_weights(model, jax.random.key(13), X, num_samples=60))
+    assert np.isneginf(log_w[0])
+    above = int(np.sum(log_w == 0))
+    for chunk in (1, 7, 60):
+        value, error, ess = log_marginal(model, jax.random.key(13), X, num_samples=60, chunk=chunk)
+        assert close(value, np.log(above / 60))
+        assert close(error, ((60 / above - 1) / 59) ** 0.5)
+        assert close(ess, float(above))
+
+
+def test_all_weights_zero():
+    # nothing explains x: log 0, and no number to believe
+    model = weighing(lambda z: jnp.full_like(z, -jnp.inf))
+    value, error, ess = log_marginal(model, jax.random.key(7), X, num_samples=10, chunk=4)
+    assert value == -jnp.inf
+    assert not jnp.isfinite(error)
+    assert not ess > 1
+
+
+def test_memory_does_not_grow_with_samples():
+    # N and 10 N compile to the same working memory; one chunk of all to ten times as much
+    model = VAE(
+        encode=Partial(lambda x: Normal(x, jnp.ones(500))),
+        decode=Partial(lambda z: Normal(jnp.sin(z), jnp.ones(500))),
+        prior=StandardNormal((500,)),
+    )
+
+    def memory(n, chunk):
+        function = jax.jit(partial(log_marginal, model, num_samples=n, chunk=chunk))
+        compiled = function.lower(jax.random.key(0), jnp.ones(500)).compile()
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    assert memory(10_000, 100) < 1.1 * memory(1_000, 100)
+    assert memory(1_000, 1_000) > 5 * memory(1_000, 100)
+
+
+def test_a_data_set_goes_through_map(x64):
+    # jax.lax.map over keys and examples, in batches of any size, is the loop
+    xs, keys = jnp.linspace(-2.0, 3.0, 7), jax.random.split(jax.random.key(8), 7)
+    one = jax.jit(partial(log_marginal, LADDER, num_samples=30, chunk=8))
+    looped = [one(key, x) for key, x in zip(keys, xs, strict=True)]
+    for batch_size in (1, 3, 10):
+        keys = jax.random.split(jax.random.key(8), 7)
+        mapped = jax.lax.map(lambda kx: one(*kx), (keys, xs), batch_size=batch_size)
+        for field, values in zip(mapped, zip(*looped, strict=True), strict=True):
+            assert close(field, jnp.stack(values))
+
+
+@pytest.mark.parametrize("estimate", [log_marginal, prior_sampling])
+@pytest.mark.parametrize(
+    ("hyper", "message"),
+    [
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"num_samples": 2.5}, "num_samples is 2.5"),
+        ({"num_samples": True}, "num_samples is True"),
+        ({"num_samples": 5, "chunk": 0}, "chunk is 0"),
+    ],
+)
+def test_counts_are_positive_integers(estimate, hyper, message):
+    # refused by name
+    with pytest.raises(ValueError, match=message):
+        estimate(LADDER, jax.random.key(0), X, **hyper)
+
+
+# prior sampling
+
+
+def test_prior_sampling_is_unbiased():
+    # E[p(x|z)] = p(x): right in the limit
+    estimates = draws(lambda key: prior_sampling(LADDER, key, X, num_samples=3), 20_000, 9)
+    assert standard_errors_off(jnp.exp(estimates.value), norm.pdf(X, scale=2**0.5)) < 4
+
+
+def test_prior_sampling_draws_from_the_prior(x64):
+    # the mean of p(x|z) at the prior's own draws, the encoder not looked at
+    model = LADDER._replace(encode=Partial(lambda x: None), prior=Normal(2.0, 0.5))
+    keys = [jax.random.fold_in(jax.random.key(10), i) for i in range(9)]
+    log_p = norm.logpdf(X, [model.prior.sample(key) for key in keys])
+    estimate = prior_sampling(model, jax.random.key(10), X, num_samples=9, chunk=4)
+    assert close(estimate.value, logsumexp(log_p) - np.log(9))
+
+
+def narrow(d):
+    """p(x|z) = N(z, .01 I), encoded by its exact posterior."""
+    return VAE(
+        encode=Partial(lambda x: Normal(x / 1.01, jnp.full(d, (0.01 / 1.01) ** 0.5))),
+        decode=Partial(lambda z: Normal(z, jnp.full(d, 0.1))),
+        prior=StandardNormal((d,)),
+    )
+
+
+@pytest.mark.parametrize(("n", "once"), [(100, 300), (10_000, 106)])
+def test_prior_sampling_fails_exponentially(n, once):
+    # D = 10: short by hundreds of nats, in mean as much as an independent simulation (NumPy);
+    # targets' number of one run lies within the runs here
+    def shortfall(key):
+        x_key, key = jax.random.split(key)
+        x = 1.01**0.5 * jax.random.normal(x_key, (10,))
+        exact = -0.5 * (jnp.sum(x**2) / 1.01 + 10 * jnp.log(2 * jnp.pi * 1.01))
+        return exact - prior_sampling(narrow(10), key, x, num_samples=n).value
+
+    ours = np.asarray(draws(shortfall, 60, 11))
+    assert ours.min() < once < ours.max()
+
+    rng, theirs = np.random.default_rng(0), []
+    for _ in range(60):
+        x = 1.01**0.5 * rng.normal(size=10)
+        log_p = norm.logpdf(x, rng.normal(size=(n, 10)), 0.1).sum(axis=1)
+        exact = norm.logpdf(x, scale=1.01**0.5).sum()
+        theirs.append(exact - logsumexp(log_p) + np.log(n))
+    error = ((ours.var() + np.var(theirs)) / 60) ** 0.5
+    assert abs(ours.mean() - np.mean(theirs)) < 4 * error
+    assert ours.mean() > 50
+
+
+def test_exact_posterior_needs_one_sample(x64):
+    # the same model, the right proposal
+    x = jnp.linspace(-2.0, 2.0, 10)
+    estimate = log_marginal(narrow(10), jax.random.key(12), x, num_samples=1)
+    assert close(estimate.value, norm.logpdf(x, scale=1.01**0.5).sum())
+
+
+# collapse
+
+
+def test_active_units():
+    # posterior means of variance 1, .0101, .0099 and 0 over the data, whatever the posterior's own
+    slopes = jnp.sqrt(jnp.array([1.0, 0.0101, 0.0099, 0.0]))
+    xs = jnp.array([-1.0, 1.0, -1.0, 1.0]) + 5.0
+    model = LADDER._replace(encode=Partial(lambda x: Normal(slopes * x, jnp.full(4, 3.0))))
+    assert active_units(model, xs).tolist() == [True, True, False, False]
+    assert active_units(model, xs, threshold=0.5).tolist() == [True, False, False, False]

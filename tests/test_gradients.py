@@ -1,0 +1,105 @@
+"""The gradients that bounds carry, on the ladder where their means and spreads are known.
+
+p(z) = N(0, 1), p(x|z) = N(z, 1), x = 1.5, q = N(m, s^2) at m = .25, s = 1; in (m, log s).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import close, draws, standard_errors_off
+from jax.tree_util import Partial
+
+from jaxvae import (
+    VAE,
+    Normal,
+    StandardNormal,
+    elbo,
+    iwae,
+    log_mean_exp,
+    log_weights,
+    pathwise,
+    sampled_kl,
+    sticking_kl,
+)
+
+X, AT = 1.5, (0.25, 0.0)
+
+
+def model(m, log_s):
+    return VAE(
+        encode=Partial(lambda q, x: Normal(q[0], jnp.exp(q[1])), (m, log_s)),
+        decode=Partial(lambda z: Normal(z, jnp.ones_like(z))),
+        prior=StandardNormal(()),
+    )
+
+
+def gradients(objective, num, seed=0, **hyper):
+    """Draws [num, 2] of the gradient in (m, log s)."""
+
+    def gradient(key):
+        bound = lambda q: objective(model(*q), key, X, **hyper)[0]  # noqa: E731
+        return jnp.stack(jax.grad(bound)(AT))
+
+    return draws(gradient, num, seed)
+
+
+@pytest.mark.parametrize(("k", "exact"), [(1, (1.0, -1.0)), (2, (0.3858458685, -0.2274734570))])
+def test_pathwise_means(k, exact):
+    # targets: the gradient of IWAE_K
+    assert standard_errors_off(gradients(iwae, 100_000, k, num_samples=k), np.array(exact)) < 4
+
+
+def test_pathwise_spread():
+    # targets: one draw of d/dm at K = 2 has standard deviation 1.32703
+    d_m = gradients(iwae, 100_000, 3, num_samples=2)[:, 0]
+    assert standard_errors_off((d_m - 0.3858458685) ** 2, 1.32703**2) < 4
+
+
+def test_pathwise_means_by_quadrature(x64):
+    # targets' numbers are the slopes of the quadrature of IWAE_2 in m and log s
+    node, weight = np.polynomial.hermite_e.hermegauss(60)
+    weight = np.outer(weight, weight) / (2 * np.pi)
+
+    def iwae_2(m, log_s):
+        z = m + np.exp(log_s) * node
+        log_w = -0.5 * (np.log(2 * np.pi) + z**2 + (X - z) ** 2 - node**2) + log_s
+        return np.sum(weight * (np.logaddexp(log_w[:, None], log_w[None]) - np.log(2)))
+
+    h = 1e-5
+    d_m = (iwae_2(0.25 + h, 0) - iwae_2(0.25 - h, 0)) / (2 * h)
+    d_log_s = (iwae_2(0.25, h) - iwae_2(0.25, -h)) / (2 * h)
+    assert np.allclose([d_m, d_log_s], [0.3858458685, -0.2274734570], atol=1e-8)
+
+
+@pytest.mark.parametrize("rate", [sampled_kl, sticking_kl])
+def test_sampled_rates_have_the_gradient_of_the_elbo(rate):
+    # (1, -1) in mean; targets: without the score term d/dm spreads by .66352 sqrt(K) at K = 1
+    assert standard_errors_off(gradients(elbo, 100_000, 4, rate=rate), np.array([1.0, -1.0])) < 4
+
+
+def test_analytic_rate_has_the_gradient_of_the_elbo():
+    # d/dm = 1.25 - m, and the KL's part is -m = -.25 without noise
+    d = gradients(elbo, 100_000, 5)
+    assert standard_errors_off(d, np.array([1.0, -1.0])) < 4
+    free = gradients(elbo, 100_000, 5, beta=0.0)
+    assert np.allclose(free - d, [[0.25, 0.0]], atol=1e-5)
+
+
+def test_estimator_returns_the_reduction_and_the_weights():
+    # the value is the reduction of log_weights with the same key
+    log_w = log_weights(model(*AT), jax.random.key(6), X, num_samples=5)
+    for reduction in (log_mean_exp, jnp.mean, jnp.max):
+        key = jax.random.key(6)
+        bound, aux = pathwise(reduction, model(*AT), key, X, num_samples=5)
+        assert close(aux, log_w)
+        assert close(bound, reduction(log_w))
+
+
+def test_bounds_take_an_estimator():
+    # iwae(gradient=...) hands over log_mean_exp and returns what it is given
+    def estimator(reduction, model, key, x, *, num_samples):
+        return reduction(jnp.array([1.0, 1.0])), (x, num_samples)
+
+    answer = iwae(model(*AT), jax.random.key(0), X, num_samples=7, gradient=estimator)
+    assert answer == (1.0, (X, 7))

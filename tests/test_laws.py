@@ -1,0 +1,344 @@
+"""Every law on every public distribution. A new distribution joins by its rows in `OBJECTS`."""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as nd
+import pytest
+
+import jaxvae as jv
+from jaxvae.interop import Adapted
+from tests.common import close, draws, grid, is_differentiable, standard_errors_off
+
+
+class Case(NamedTuple):
+    """A distribution and its events.
+
+    `make` is called inside the test, whose precision it then has. `support` gives every event
+    [m, ...] of a discrete distribution, or nodes and weights for another sum over the event space;
+    None is the plane or less, about the mean.
+    """
+
+    make: Callable[[], Any]
+    support: Callable[[], tuple[Any, Any]] | None = None
+    discrete: bool = False
+
+
+def every(*choices, shape=None, dtype: Any = float):
+    """All combinations of the choices as events, each with weight 1."""
+    events = np.array(list(product(*choices)))
+    events = events.reshape(-1, *((len(choices),) if shape is None else shape))
+    return lambda: (jnp.asarray(events, jnp.result_type(dtype)), np.ones(len(events)))
+
+
+OBJECTS = {
+    "standard normal": Case(lambda: jv.StandardNormal((2,))),
+    "standard normal, scalar": Case(lambda: jv.StandardNormal(())),
+    "normal": Case(lambda: jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0]))),
+    "normal, one scale": Case(lambda: jv.Normal(jnp.array([[0.3], [-1.0]]), jnp.array(0.7))),
+    "normal, Python numbers": Case(lambda: jv.Normal(0.3, 0.5)),
+    "multivariate normal": Case(
+        lambda: jv.MultivariateNormal(jnp.array([0.3, -1.0]), jnp.array([[0.5, 0.0], [-0.8, 1.2]]))
+    ),
+    "bernoulli": Case(
+        lambda: jv.Bernoulli(jnp.array([0.2, -1.5, 0.9])), every(*3 * [(0, 1)]), discrete=True
+    ),
+    "bernoulli, matrix": Case(
+        lambda: jv.Bernoulli(jnp.array([[0.2, -1.5]])),
+        every((0, 1), (0, 1), shape=(1, 2)),
+        discrete=True,
+    ),
+    "categorical": Case(
+        lambda: jv.Categorical(jnp.array([0.2, -0.3, 0.5])),
+        every(range(3), shape=(), dtype=int),
+        discrete=True,
+    ),
+    "categorical, two": Case(
+        lambda: jv.Categorical(jnp.array([[0.2, -0.3, 0.5], [1.0, 0.0, -1.0]])),
+        every(range(3), range(3), dtype=int),
+        discrete=True,
+    ),
+    "laplace": Case(lambda: jv.Laplace(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0]))),
+    "constant": Case(lambda: jv.Constant(jv.Laplace(jnp.array([0.3, -1.0]), jnp.array(0.5)))),
+    "adapted": Case(
+        lambda: jv.adapt(nd.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0])).to_event(1))
+    ),
+}
+
+
+def rows(chosen):
+    names = [name for name, case in OBJECTS.items() if chosen(case)]
+    return pytest.mark.parametrize("case", [OBJECTS[name] for name in names], ids=names)
+
+
+everyone = rows(lambda case: True)
+continuous = rows(lambda case: not case.discrete)
+discrete = rows(lambda case: case.discrete)
+
+
+@cache
+def support(case):
+    """In float64: all events or nodes [m, ...], log p [m], and weights p [m], whose sum is 1."""
+    d = case.make()
+    if case.support is None:
+        center = d.mean() if hasattr(d, "mean") else np.zeros(jnp.shape(d.sample(key())))
+        events, weights = grid(center)
+        events = jnp.asarray(events)
+    else:
+        events, weights = case.support()
+    log_prob = jax.jit(jax.vmap(d.log_prob))(events)
+    return events, log_prob, weights * np.exp(np.asarray(log_prob, np.float64))
+
+
+def key(seed=0):
+    return jax.random.key(seed)
+
+
+def as_float(event):
+    return jnp.asarray(event, jnp.result_type(float))
+
+
+def same(a, b):
+    """The same tree of numbers, but for rounding."""
+    a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+    dtype = "float32" if any(jnp.asarray(leaf).dtype == jnp.float32 for leaf in a) else "float64"
+    return len(a) == len(b) and all(close(x, y, dtype=dtype) for x, y in zip(a, b, strict=True))
+
+
+def test_every_public_distribution_has_a_row():
+    """A class exported from jaxvae that can be sampled and scored obeys the laws."""
+    public = {
+        thing
+        for name, thing in vars(jv).items()
+        if inspect.isclass(thing) and hasattr(thing, "sample") and hasattr(thing, "log_prob")
+    } - {jv.Distribution}
+    assert public <= {type(case.make()) for case in OBJECTS.values()}
+    assert len(public) >= 6
+
+
+@everyone
+def test_probability_sums_to_one(case, x64):
+    """The sum, or the integral by quadrature, of exp log_prob is 1."""
+    *_, probability = support(case)
+    assert close(probability.sum(), 1.0)
+
+
+@everyone
+def test_mean_is_the_expectation(case, x64):
+    """E[z] under log_prob is mean(), where there is one."""
+    d = case.make()
+    events, _, probability = support(case)
+    if isinstance(d, jv.Categorical):
+        assert not hasattr(d, "mean")
+        return
+    assert close(np.tensordot(probability, np.asarray(events), 1), d.mean(), dtype="float64")
+
+
+@cache
+def drawn(case):
+    """In float64: 20,000 events and their log_prob."""
+    z, log_p = draws(case.make().sample_and_log_prob, 20_000)
+    return np.asarray(z), np.asarray(log_p)
+
+
+def statistics(events, log_prob):
+    """z, z z', cos and sin sum z, and log p(z): bounded and unbounded, odd and even, and joint."""
+    z = np.asarray(events, np.float64).reshape(len(events), -1)
+    total, log_prob = z.sum(axis=1), np.asarray(log_prob)
+    products = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
+    return np.column_stack([z, products, np.cos(total), np.sin(total), log_prob])
+
+
+@everyone
+def test_draws_follow_log_prob(case, x64):
+    """Moments, characteristic function and entropy of the draws are those of the density."""
+    events, log_prob, probability = support(case)
+    exact = probability @ statistics(events, log_prob)
+    assert standard_errors_off(statistics(*drawn(case)), exact) < 4
+
+
+@discrete
+def test_each_event_is_drawn_as_often_as_it_is_probable(case, x64):
+    """Frequencies of all events of a discrete distribution, within four standard errors."""
+    events, _, probability = (np.asarray(part) for part in support(case))
+    matches = drawn(case)[0][:, None] == events[None]
+    matches = matches.reshape(*matches.shape[:2], -1).all(axis=-1)
+    assert standard_errors_off(matches.astype(np.float64), probability) < 4
+
+
+@everyone
+def test_sample_and_log_prob_is_one_draw(case, x64):
+    """sample_and_log_prob(key) = (z, log_prob(z)) with z = sample(key)."""
+    d = case.make()
+    for seed in range(5):
+        z, log_p = d.sample_and_log_prob(key(seed))
+        assert np.array_equal(z, d.sample(key(seed)))
+        assert close(log_p, d.log_prob(z))
+        assert log_p.shape == ()
+
+
+@everyone
+def test_key_is_required_and_decides(case):
+    """No default key; equal keys draw equal events and other keys others."""
+    d = case.make()
+    for method in (d.sample, d.sample_and_log_prob):
+        with pytest.raises(TypeError):
+            method()
+    zs = np.asarray([d.sample(key(seed)) for seed in range(10)])
+    assert len(np.unique(zs, axis=0)) > 1
+    assert np.array_equal(zs[3], d.sample(key(3)))
+
+
+def everything(d, k, event):
+    """All that a distribution computes."""
+    mean = d.mean() if hasattr(d, "mean") else ()
+    return d.sample_and_log_prob(k), d.log_prob(event), mean
+
+
+@everyone
+def test_jit_is_eager(case):
+    """Compiling changes nothing, with the distribution as an argument and as a result."""
+    d, z = case.make(), case.make().sample(key(1))
+    assert same(jax.jit(everything)(d, key(), z), everything(d, key(), z))
+    assert same(jax.jit(lambda d: d)(d).log_prob(z), d.log_prob(z))
+
+
+def stretched(d, factor):
+    return jax.tree.map(lambda leaf: leaf * factor, d)
+
+
+@everyone
+def test_vmap_is_a_loop(case):
+    """A batch of distributions is a stack of leaves, mapped."""
+    d = case.make()
+    ds = [stretched(d, 1.0 + 0.2 * i) for i in range(3)]
+    zs = [d.sample(key(10 + i)) for i, d in enumerate(ds)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(jnp.broadcast_arrays(*leaves)), *ds)
+    mapped = jax.vmap(everything)(stacked, jax.random.split(key(), 3), jnp.stack(zs))
+    looped = [
+        everything(d, k, z) for d, k, z in zip(ds, jax.random.split(key(), 3), zs, strict=True)
+    ]
+    for i in range(3):
+        assert same(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), looped[i])
+    made = jax.vmap(lambda factor: stretched(d, factor))(jnp.array([1.0, 1.2, 1.4]))
+    assert same(jax.vmap(lambda d, z: d.log_prob(z), (0, 0))(made, jnp.stack(zs)), mapped[1])
+
+
+@everyone
+def test_it_scans(case):
+    """A distribution is the carry of a scan."""
+    d, z = case.make(), case.make().sample(key(1))
+    d = jax.tree.map(jnp.asarray, d)
+    last, log_probs = jax.lax.scan(lambda d, _: (d, d.log_prob(z)), d, length=3)
+    assert same(log_probs, jnp.stack(3 * [d.log_prob(z)]))
+    assert type(last) is type(d)
+
+
+@everyone
+def test_it_is_a_pytree(case):
+    """Flattening loses nothing, whatever stands in for the leaves meanwhile."""
+    d, z = case.make(), case.make().sample(key(1))
+    leaves, treedef = jax.tree.flatten(d)
+    assert same(jax.tree.unflatten(treedef, leaves).log_prob(z), d.log_prob(z))
+    hollow = jax.tree.unflatten(treedef, [object() for _ in leaves])
+    assert type(hollow) is type(d)
+    assert jax.tree.structure(d) == jax.tree.structure(case.make())
+    assert hash(treedef) == hash(jax.tree.structure(case.make()))
+
+
+def test_structures_of_different_kinds_differ():
+    """jit, scan and cond tell distributions apart by their tree's structure alone.
+
+    `register_dataclass` does not see to that in jaxlib 0.10.2: of 2,000 classes with one field jit
+    took hundreds for each other.
+    """
+    kinds = {}
+    for case in OBJECTS.values():
+        d = case.make()
+        kinds.setdefault(type(d), jax.tree.structure(jax.tree.map(lambda _: 0, d)))
+    for (kind, structure), (other, another) in combinations(kinds.items(), 2):
+        assert structure != another, (kind, other)
+
+
+@everyone
+def test_it_is_frozen(case):
+    """Nothing can be assigned: a change makes another object."""
+    d = case.make()
+    for name in [*vars(d), "loc", "another"]:
+        with pytest.raises(AttributeError):
+            setattr(d, name, 0.0)
+
+
+@everyone
+def test_precision_is_the_parameters(case, x64):
+    """Float32 parameters give float32 numbers even where float64 is on; float64 ones float64."""
+    d = case.make()
+    if isinstance(d, Adapted):  # another library's precision is its own affair
+        return
+    if not jax.tree.leaves(d):  # nothing to take the precision from: the default
+        assert d.sample_and_log_prob(key())[1].dtype == jnp.float64
+        return
+    for dtype in (jnp.float32, jnp.float64):
+        typed = jax.tree.map(lambda leaf, t=dtype: jnp.asarray(leaf, t), d)
+        z, log_p = typed.sample_and_log_prob(key())
+        assert log_p.dtype == dtype
+        assert z.dtype == dtype or jnp.issubdtype(z.dtype, jnp.integer)
+
+
+def with_leaves(d):
+    """A distribution's arrays, and how to make another of it from others."""
+    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, d))
+    return leaves, lambda leaves: jax.tree.unflatten(treedef, leaves)
+
+
+@everyone
+def test_gradients_are_finite_differences(case, x64):
+    """Of log_prob in the parameters and in the event."""
+    z = case.make().sample(key(1))
+    leaves, make = with_leaves(case.make())
+    if leaves:
+        assert is_differentiable(lambda leaves: make(leaves).log_prob(z), leaves)
+    if not case.discrete:
+        assert is_differentiable(lambda z: make(leaves).log_prob(z), z)
+
+
+@continuous
+def test_draws_are_differentiable(case, x64):
+    """The event and log q at it, as functions of the parameters, against finite differences."""
+    leaves, make = with_leaves(case.make())
+    if leaves:
+        assert is_differentiable(lambda leaves: make(leaves).sample_and_log_prob(key(3)), leaves)
+
+
+@everyone
+def test_gradient_of_a_draw_is_finite(case):
+    """Also where it is zero: no distribution poisons a gradient that passes through its draw."""
+    d = jax.tree.map(jnp.asarray, case.make())
+
+    def value(d):
+        z, log_p = d.sample_and_log_prob(key())
+        return jnp.sum(as_float(z)) + log_p
+
+    gradient = jax.grad(value)(d)
+    assert type(gradient) is type(d)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+@everyone
+def test_an_event_of_another_shape_is_an_error(case):
+    """A batch, a part or a scalar in an event's place is never broadcast."""
+    d, z = case.make(), case.make().sample(key(1))
+    wrongs = [jnp.stack([z]), jnp.stack(3 * [z])]
+    if z.ndim:
+        wrongs += [jnp.zeros((), z.dtype), jnp.zeros((*z.shape[:-1], z.shape[-1] + 1), z.dtype)]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="log_prob") as error:
+            d.log_prob(wrong)
+        for shape in (wrong.shape, z.shape):
+            assert str(shape) in str(error.value)

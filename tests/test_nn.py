@@ -1,0 +1,396 @@
+"""The reference networks: plain pytrees, with convolutions that equal flax's and jax.lax's own."""
+
+from functools import partial
+from math import prod
+from typing import Any
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import close
+from flax import linen, nnx
+from jax.tree_util import Partial
+
+from jaxvae import VAE, Bernoulli, MultivariateNormal, Normal, StandardNormal, elbo
+from jaxvae.nn import (
+    MLP,
+    BernoulliHead,
+    Conditional,
+    ConvDecoder,
+    ConvEncoder,
+    Down,
+    MultivariateNormalHead,
+    NormalHead,
+    Up,
+    positive,
+)
+
+SIZES = [(28, 28), (7, 7), (5, 8), (1, 3)]
+
+
+def rngs(seed=0):
+    return nnx.Rngs(seed)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+CONVOLUTIONAL = (
+    partial(ConvEncoder, channels=(2, 3), hidden=(4,), activation=jnp.tanh),
+    partial(ConvDecoder, channels=(3, 2), hidden=(4,), activation=jnp.tanh),
+)
+
+
+def image_vae(seed=0, networks=CONVOLUTIONAL, head=None):
+    """Images [6, 5, 1], latents [2]."""
+    r, (encoder, decoder), shape = rngs(seed), networks, (6, 5, 1)
+    return VAE(
+        encode=Conditional(encoder, head or NormalHead(), shape, (2,), rngs=r),
+        decode=Conditional(decoder, BernoulliHead(), (2,), shape, rngs=r),
+        prior=StandardNormal((2,)),
+    )
+
+
+# any network library
+
+
+def test_every_library_gives_one_number():
+    # NNX, Linen, Equinox and a plain function with the same weights, through the ELBO
+    encode, decode = (
+        Conditional(partial(MLP, hidden=(7,), activation=jnp.tanh), head, a, b, rngs=rngs(i))
+        for i, (head, a, b) in enumerate(
+            [(NormalHead(), (5,), (2,)), (NormalHead(scale=0.5), (2,), (5,))]
+        )
+    )
+    weights = [
+        [(layer.kernel[...], layer.bias[...] + 0.1) for layer in c.network.layers]
+        for c in (encode, decode)
+    ]
+    for conditional, arrays in zip((encode, decode), weights, strict=True):
+        for layer, (_, bias) in zip(conditional.network.layers, arrays, strict=True):
+            layer.bias[...] = bias
+
+    def plain(arrays, v):
+        (w0, b0), (w1, b1) = arrays
+        return jnp.tanh(v @ w0 + b0) @ w1 + b1
+
+    class Linen(linen.Module):
+        width: int
+
+        @linen.compact
+        def __call__(self, v):
+            h = jnp.tanh(linen.Dense(7)(v))
+            return linen.Dense(self.width)(h)
+
+    def linen_apply(arrays):
+        dense = [{"kernel": w, "bias": b} for w, b in arrays]
+        variables = {"params": {"Dense_0": dense[0], "Dense_1": dense[1]}}
+        return Partial(Linen(arrays[1][1].size).apply, variables)
+
+    class Equinox(equinox.Module):
+        layers: list
+
+        def __init__(self, arrays):
+            self.layers = [
+                equinox.tree_at(
+                    lambda layer: (layer.weight, layer.bias),
+                    equinox.nn.Linear(*w.shape, key=jax.random.key(0)),
+                    (w.T, b),
+                )
+                for w, b in arrays
+            ]
+
+        def __call__(self, v):
+            return self.layers[1](jnp.tanh(self.layers[0](v)))
+
+    def gaussian(network, v):
+        loc, raw = jnp.split(network(v), 2)
+        return Normal(loc, positive(raw))
+
+    def fixed(network, v):
+        return Normal(network(v), 0.5)
+
+    makers = [Equinox, linen_apply, lambda arrays: Partial(plain, arrays)]
+    prior = StandardNormal((2,))
+    models = [
+        VAE(encode, decode, prior),
+        *(
+            VAE(Partial(gaussian, make(weights[0])), Partial(fixed, make(weights[1])), prior)
+            for make in makers
+        ),
+    ]
+    objective = jax.jit(jax.value_and_grad(lambda m: elbo(m, jax.random.key(1), normal(2, 5))[0]))
+    values, gradients = zip(*map(objective, models), strict=True)
+    assert np.allclose(values, values[0], rtol=1e-5)
+    norms = jnp.stack([optax.tree.norm(gradient) for gradient in gradients])
+    assert np.allclose(norms, norms[0], rtol=1e-4)
+
+
+# plain pytrees
+
+
+def test_state_is_parameters_alone():
+    # Param, float, no stored keys: what jax.grad and optax take as they are
+    for networks in (CONVOLUTIONAL, (MLP, MLP)):
+        model = jax.jit(lambda: image_vae(networks=networks))()  # noqa: B023
+        for part in (model.encode, model.decode):
+            state = nnx.state(part)
+            leaves = jax.tree.leaves(state, is_leaf=lambda v: isinstance(v, nnx.Variable))
+            assert leaves
+            assert all(type(leaf) is nnx.Param for leaf in leaves)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model))
+
+
+def test_models_built_alike_share_a_treedef():
+    # so that one can stand in for the other in scan, tree.map and a checkpoint
+    build = jax.jit(image_vae)
+    one, other, again = (build(jax.random.key(seed)) for seed in (0, 1, 0))
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert not all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+    assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(again)))
+
+
+def test_construction_is_vmapped_over_keys():
+    # an ensemble: each member is the model of its own key
+    def bound(key):
+        return elbo(image_vae(key, (MLP, MLP)), jax.random.key(1), jnp.ones((6, 5, 1)))[0]
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    models = jax.jit(jax.vmap(lambda key: image_vae(key, (MLP, MLP))))(keys)
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(models))
+    bounds = jax.vmap(lambda m: elbo(m, jax.random.key(1), jnp.ones((6, 5, 1)))[0])(models)
+    looped = [jax.jit(bound)(key) for key in jax.random.split(jax.random.key(0), 3)]
+    assert np.allclose(bounds, looped, rtol=1e-5)
+    assert len(np.unique(bounds)) == 3
+
+
+# convolutions
+
+
+def value_and_gradients(function, *args):
+    """`function(*args)`, and the gradients in every argument of a random weighing of it."""
+
+    def weighed(*args):
+        y = function(*args)
+        return jnp.sum(y * normal(3, *y.shape)), y
+
+    argnums = tuple(range(len(args)))
+    gradients, y = jax.jit(jax.grad(weighed, argnums, has_aux=True))(*args)
+    return y, *gradients
+
+
+def module_of(module):
+    """A convolution as a function of (kernel, bias, x)."""
+    treedef = jax.tree.structure(module)
+    return lambda kernel, bias, x: jax.tree.unflatten(treedef, [bias, kernel])(x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_down_is_a_strided_convolution(size, x64):
+    # nnx.Conv with a 4x4 kernel, stride 2, SAME: values and every gradient
+    down = Down(3, 5, rngs=rngs())
+    conv = nnx.Conv(3, 5, (4, 4), strides=2, padding="SAME", param_dtype=jnp.float64, rngs=rngs())
+    args = normal(0, *down.kernel.shape), normal(1, 5), normal(2, *size, 3)
+    ours, theirs = (value_and_gradients(module_of(m), *args) for m in (down, conv))
+    assert ours[0].dtype == jnp.float64
+    assert all(map(close, ours, theirs))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_up_is_a_transposed_convolution(size, x64):
+    # jax.lax's, of stride 2, cropped at the end to an odd size: values and every gradient.
+    # transpose_kernel flips the kernel and swaps its channels; ours is swapped beforehand
+    def theirs(kernel, bias, x):
+        y = jax.lax.conv_transpose(
+            x[None], kernel.swapaxes(2, 3), (2, 2), [(2, 2), (2, 2)], transpose_kernel=True
+        )
+        return y[0, : size[0], : size[1]] + bias[None, None]
+
+    up = Up(3, 5, size, rngs=rngs())
+    x = normal(2, *(-(-n // 2) for n in size), 3)
+    args = normal(0, *up.kernel.shape), normal(1, 5), x
+    ours = value_and_gradients(module_of(up), *args)
+    assert ours[0].shape == (*size, 5)
+    assert all(map(close, ours, value_and_gradients(theirs, *args)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_up_is_the_transpose_of_down(size, x64):
+    # <down(x), y> = <x, up(y)> with one kernel, its channels swapped, and no bias; on odd sizes too
+    down, up = Down(3, 5, rngs=rngs()), Up(5, 3, size, rngs=rngs())
+    up.kernel[...] = down.kernel[...].swapaxes(2, 3)
+    x = normal(1, *size, 3)
+    y = normal(2, *(-(-n // 2) for n in size), 5)
+    assert close(jnp.sum(jax.jit(down)(x) * y), jnp.sum(x * jax.jit(up)(y)))
+
+
+def test_initial_scale():
+    # unit variance in, within a factor 3 of it out: nothing vanishes or explodes with depth
+    down, up = Down(32, 64, rngs=rngs()), Up(64, 32, (64, 64), rngs=rngs())
+    for module in (down, up):
+        y = jax.jit(module)(normal(4, 32, 32, module.kernel.shape[2]))
+        assert 1 / 3 < float(jnp.var(y[2:-2, 2:-2])) < 3
+        assert not jnp.any(module.bias[...])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("size", [(28, 28, 1), (32, 32, 3), (5, 8, 2), (1, 3, 1), (7, 9, 1)])
+def test_shapes_of_convolutional_networks(size, depth):
+    # any image size and depth comes back to itself, through ceil(n / 2^depth) in the middle
+    channels = (3, 4, 2)[:depth]
+
+    def encode(x):
+        encoder = ConvEncoder(size, (6,), channels=channels, hidden=(5,), rngs=rngs())
+        assert len(encoder.convolutions) == depth
+        return encoder(x), encoder.dense.layers[0].kernel[...]
+
+    def decode(z):
+        decoder = ConvDecoder((2,), size, channels=channels, hidden=(5,), rngs=rngs())
+        assert len(decoder.convolutions) == depth
+        return decoder(z), decoder.dense.layers[-1].kernel[...]
+
+    z, into = jax.eval_shape(encode, jax.ShapeDtypeStruct(size, jnp.float32))
+    x, out_of = jax.eval_shape(decode, jax.ShapeDtypeStruct((2,), jnp.float32))
+    pixels = prod(int(np.ceil(n / 2**depth)) for n in size[:2])
+    assert (z.shape, x.shape) == ((6,), size)
+    assert into.shape == (pixels * channels[-1], 5)
+    assert out_of.shape == (5, pixels * channels[0])
+
+
+def test_convolutional_networks_are_their_layers():
+    # convolutions and dense layers with the activation between any two, and none at the end
+    encoder = ConvEncoder(
+        (5, 8, 1), (2,), channels=(3, 4), hidden=(6,), activation=jnp.sin, rngs=rngs()
+    )
+    decoder = ConvDecoder(
+        (2,), (5, 8, 1), channels=(4, 3), hidden=(6,), activation=jnp.sin, rngs=rngs()
+    )
+
+    @jax.jit
+    def by_hand(x, z):
+        for convolution in encoder.convolutions:
+            x = jnp.sin(convolution(x))
+        z = decoder.dense(z)
+        for convolution in decoder.convolutions:
+            z = convolution(jnp.sin(z))
+        return encoder.dense(x), z
+
+    x, z = normal(0, 5, 8, 1), normal(1, 2)
+    (into, out_of), theirs = (jax.jit(encoder)(x), jax.jit(decoder)(z)), by_hand(x, z)
+    assert np.allclose(into, theirs[0], atol=1e-5)
+    assert np.allclose(out_of, theirs[1], atol=1e-5)
+
+
+def test_gradients_reach_every_parameter():
+    # of a convolutional model with a full-covariance posterior, end to end
+    model = image_vae(head=MultivariateNormalHead())
+    x = jnp.asarray(np.arange(30).reshape(6, 5, 1) % 2, jnp.float32)
+    bound = jax.jit(jax.value_and_grad(lambda m: elbo(m, jax.random.key(1), x)[0]))
+    value, gradient = bound(model)
+    assert jnp.isfinite(value)
+    assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient))
+
+
+# dense layers and heads
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+def test_mlp_layers(hidden):
+    # activation between layers and none at the end; depth 0 is affine; shapes are flattened
+    mlp: Any = MLP((2, 3), (4, 1), hidden=hidden, activation=jnp.sin, rngs=rngs())
+    assert [layer.kernel.shape for layer in mlp.layers] == list(
+        zip((6, *hidden), (*hidden, 4), strict=True)
+    )
+    for i, layer in enumerate(mlp.layers):
+        layer.bias[...] = normal(i, *layer.bias.shape)
+    x = normal(9, 2, 3)
+    h = np.ravel(x)
+    for layer in mlp.layers:
+        h = np.asarray(h) @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+        h = np.sin(h) if layer is not mlp.layers[-1] else h
+    assert mlp(x).shape == (4, 1)
+    assert np.allclose(np.ravel(mlp(x)), h, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("head", "shape", "raw", "kind"),
+    [
+        (NormalHead(), (3,), (6,), Normal),
+        (NormalHead(), (4, 5, 3), (4, 5, 6), Normal),
+        (NormalHead(scale=0.5), (4, 5, 3), (4, 5, 3), Normal),
+        (BernoulliHead(), (4, 5, 1), (4, 5, 1), Bernoulli),
+        (MultivariateNormalHead(), (1,), (2,), MultivariateNormal),
+        (MultivariateNormalHead(), (4,), (14,), MultivariateNormal),
+    ],
+)
+def test_heads(head, shape, raw, kind):
+    # raw parameters in the stated shape make a distribution over events of the shape asked for,
+    # from which finite draws of finite density come, for however large raw values
+    assert head.raw_shape(shape) == raw
+    for size in (1.0, 30.0):
+        d = head(size * normal(0, *raw))
+        assert isinstance(d, kind)
+        assert d.shape == shape
+        x = d.sample(jax.random.key(1))
+        assert x.shape == shape
+        assert jnp.isfinite(d.log_prob(x))
+
+
+def test_normal_head_reads_loc_then_scale():
+    # the last axis: mu, then softplus^-1 sigma; a fixed sigma stays itself
+    d = NormalHead()(jnp.array([[1.0, 2.0, 0.0, -100.0], [3.0, 4.0, 100.0, 1.0]]))
+    assert d.loc.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    expected = np.log1p(np.exp(np.array([[0.0, -100.0], [100.0, 1.0]])))
+    assert np.allclose(d.scale, expected, rtol=1e-5, atol=2e-6)
+    assert jnp.min(d.scale) > 0
+    assert NormalHead(scale=0.5)(jnp.ones(2)).scale == 0.5
+
+
+def test_fixed_scale_never_trains():
+    # it is no leaf of the network
+    conditional = Conditional(MLP, NormalHead(scale=0.5), (2,), (3,), rngs=rngs())
+    assert [leaf.ndim for leaf in jax.tree.leaves(conditional)] == [1, 2, 1, 2]
+
+
+def test_multivariate_head_fills_a_triangle():
+    # lower triangular, row by row, with a positive diagonal; whatever the raw values
+    raw = jnp.arange(9.0) - 5
+    d = MultivariateNormalHead()(raw)
+    assert d.loc.tolist() == [-5.0, -4.0, -3.0]
+    tril = np.asarray(d.scale_tril)
+    assert np.array_equal(tril, np.tril(tril))
+    assert tril[[1, 2, 2], [0, 0, 1]].tolist() == [-1.0, 1.0, 2.0]
+    assert np.allclose(np.diag(tril), np.log1p(np.exp([-2.0, 0.0, 3.0])), rtol=1e-5, atol=2e-6)
+
+
+# errors
+
+
+@pytest.mark.parametrize("network", [MLP, ConvEncoder])
+def test_wrong_input_shape(network):
+    # a batch, say, is refused by shape
+    module = network((4, 4, 1), (2,), rngs=rngs())
+    with pytest.raises(ValueError, match=r"input has shape \(7, 4, 4, 1\), expected \(4, 4, 1\)"):
+        module(jnp.ones((7, 4, 4, 1)))
+
+
+def test_wrong_latent_shape():
+    # of the decoder too
+    module = ConvDecoder((2,), (4, 4, 1), rngs=rngs())
+    with pytest.raises(ValueError, match=r"input has shape \(3,\), expected \(2,\)"):
+        module(jnp.ones(3))
+
+
+def test_network_that_does_not_fit_its_head():
+    # an output other than the head's raw shape is refused
+    def network(in_shape, out_shape, *, rngs):
+        return MLP(in_shape, (prod(out_shape) + 1,), rngs=rngs)
+
+    conditional = Conditional(network, BernoulliHead(), (2,), (3,), rngs=rngs())
+    with pytest.raises(AssertionError, match="what its head needs"):
+        conditional(jnp.ones(2))

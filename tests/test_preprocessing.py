@@ -1,0 +1,71 @@
+"""From stored bytes to model input."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import close, draws, standard_errors_off
+
+from jaxvae import binarize, preprocessed, rescale, threshold
+
+BYTES = np.array([0, 1, 64, 127, 128, 254, 255], np.uint8)
+
+
+@pytest.mark.parametrize("transform", [rescale, binarize, threshold])
+@pytest.mark.parametrize("max_value", [255, 16, 1])
+def test_both_ends_are_exact(transform, max_value):
+    # 0 is 0. and the largest value is 1., in floats of the data's shape, whatever is drawn
+    x = jnp.array([[0, max_value]] * 50, jnp.uint8)
+    y = transform(jax.random.key(0), x, max_value=float(max_value))
+    assert y.dtype == jnp.float32
+    assert np.array_equal(y, np.array([[0.0, 1.0]] * 50))
+
+
+def test_rescale_is_division():
+    # x / 255 (or 16, for scikit-learn's digits)
+    assert close(rescale(jax.random.key(0), BYTES), np.asarray(BYTES) / np.float32(255))
+    digit = jnp.arange(17, dtype=jnp.uint8)
+    assert close(rescale(jax.random.key(0), digit, max_value=16.0), np.arange(17) / np.float32(16))
+
+
+def test_threshold_is_one_above_the_middle():
+    # x / 255 > 1/2: from 128 on
+    assert threshold(jax.random.key(0), BYTES).tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert threshold(jax.random.key(0), jnp.array([8, 9]), max_value=16.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("max_value", [255.0, 16.0])
+def test_binarize_is_one_at_the_rate_of_the_pixel(max_value):
+    # P(1) = x / max_value (not 1 - that: inverted images)
+    x = jnp.array([1, 4, 8, 15], jnp.uint8) * (1 if max_value == 16 else 16)
+    y = draws(partial(binarize, x=x, max_value=max_value), 20_000)
+    assert set(np.unique(y)) == {0.0, 1.0}
+    assert standard_errors_off(y, np.asarray(x) / np.float32(max_value)) < 4
+
+
+def test_binarize_draws_afresh():
+    # every key and every pixel of its own; the same key gives the same image
+    x = jnp.full((40, 40), 128, jnp.uint8)
+    one, two, again = (binarize(jax.random.key(seed), x) for seed in (0, 1, 0))
+    assert np.array_equal(one, again)
+    assert 0.4 < np.mean(one != two) < 0.6
+    assert 0.4 < np.mean(one[1:] != one[:-1]) < 0.6
+
+
+def test_preprocessed_splits_the_key():
+    # transform and objective draw from two keys, neither of them the caller's; hyper goes on
+    def transform(key, x):
+        return x, jax.random.uniform(key)
+
+    def objective(model, key, x, *, beta):
+        return model * beta, (x, jax.random.uniform(key))
+
+    bound, ((x, first), second) = preprocessed(objective, transform)(
+        2.0, jax.random.key(3), 7.0, beta=0.5
+    )
+    assert (bound, x) == (1.0, 7.0)
+    a, b = jax.random.split(jax.random.key(3))
+    assert (first, second) == (jax.random.uniform(a), jax.random.uniform(b))
+    assert len({float(first), float(second), float(jax.random.uniform(jax.random.key(3)))}) == 3

@@ -1,0 +1,252 @@
+"""What is asked of a distribution and of a model, and what is said when they do not do it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxvae as jv
+from jaxvae.protocols import log_likelihood, mean_of, posterior
+from tests.common import close
+
+
+def key(seed=0):
+    return jax.random.key(seed)
+
+
+def normal():
+    return jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0]))
+
+
+class Minimal:
+    """The least a distribution can be: two methods, no base class, no registration."""
+
+    def sample(self, key):
+        return jax.random.normal(key, (2,))
+
+    def log_prob(self, event):
+        return -0.5 * jnp.sum(event**2) - jnp.log(2 * jnp.pi)
+
+
+class OnePass(Minimal):
+    """A distribution whose one pass is not sample followed by log_prob, as a flow's may be."""
+
+    def sample_and_log_prob(self, key):
+        return jnp.ones(2), jnp.array(7.0)
+
+
+class ByParts(Minimal):
+    def __init__(self, log_prob):
+        self._log_prob = log_prob
+
+    def log_prob(self, event):
+        return self._log_prob
+
+
+def model(**parts) -> Any:
+    whole = {"encode": lambda x: normal(), "decode": lambda z: normal(), "prior": normal(), **parts}
+    return SimpleNamespace(**whole)
+
+
+X = np.array([0.1, 0.2], np.float32)
+OBJECTIVES = {
+    "elbo": lambda m: jv.elbo(m, key(), jnp.asarray(X)),
+    "iwae": lambda m: jv.iwae(m, key(), jnp.asarray(X), num_samples=3),
+    "log_weights": lambda m: jv.log_weights(m, key(), jnp.asarray(X), num_samples=3),
+    "log_marginal": lambda m: jv.log_marginal(m, key(), jnp.asarray(X), num_samples=3),
+    "prior_sampling": lambda m: jv.prior_sampling(m, key(), jnp.asarray(X), num_samples=3),
+    "autoencoder": lambda m: jv.autoencoder(m, key(), jnp.asarray(X)),
+    "reconstruct": lambda m: jv.reconstruct(m, key(), jnp.asarray(X)),
+    "generate": lambda m: jv.generate(m, key()),
+    "active_units": lambda m: jv.active_units(m, jnp.stack(3 * [jnp.asarray(X)])),
+}
+SCORED = {  # the parts whose log_prob each looks at
+    "elbo": ("prior", "encode", "decode"),
+    "iwae": ("prior", "encode", "decode"),
+    "log_weights": ("prior", "encode", "decode"),
+    "log_marginal": ("prior", "encode", "decode"),
+    "prior_sampling": ("decode",),
+}
+CALLED = {  # the networks each calls
+    **dict.fromkeys(OBJECTIVES, ("encode", "decode")),
+    "prior_sampling": ("decode",),
+    "generate": ("decode",),
+    "active_units": ("encode",),
+}
+
+
+def with_parts(table):
+    return [(objective, part) for objective, parts in table.items() for part in parts]
+
+
+def test_one_pass_is_used_where_there_is_one():
+    """A flow that draws never inverts itself: its own sample_and_log_prob is what is called."""
+    z, log_q = jv.sample_and_log_prob(OnePass(), key())
+    assert close(z, [1.0, 1.0])
+    assert log_q == 7.0
+
+
+def test_two_methods_are_enough():
+    """Without it: sample, then log_prob at the sample."""
+    z, log_q = jv.sample_and_log_prob(Minimal(), key())
+    assert close(z, Minimal().sample(key()))
+    assert close(log_q, jv.StandardNormal((2,)).log_prob(z))
+
+
+def test_protocols_are_structural():
+    """isinstance sees methods: ours, a class of two methods, and not an array or a network."""
+    assert isinstance(normal(), jv.Distribution)
+    assert isinstance(Minimal(), jv.Distribution)
+    assert not isinstance(jnp.zeros(2), jv.Distribution)
+    assert not isinstance(model(), jv.Distribution)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 2)])
+def test_a_log_prob_that_is_no_scalar_is_an_error(shape):
+    """The message has the owner, the shape and the way out."""
+    with pytest.raises(ValueError, match="ByParts: log_prob has shape") as error:
+        jv.sample_and_log_prob(ByParts(jnp.zeros(shape)), key())
+    assert str(shape) in str(error.value)
+    assert "to_event" in str(error.value)
+    assert "adapt" in str(error.value)
+
+
+@pytest.mark.parametrize(("objective", "part"), with_parts(SCORED))
+def test_no_bound_takes_a_log_prob_that_is_no_scalar(objective, part):
+    """A vector of log-probabilities would broadcast into a bound and be averaged with the batch."""
+    wrong = ByParts(jnp.zeros(2))
+    parts = {part: wrong if part == "prior" else lambda _: wrong}
+    with pytest.raises(ValueError, match=r"log_prob has shape \(2,\), expected a scalar"):
+        OBJECTIVES[objective](model(**parts))
+
+
+@pytest.mark.parametrize("rate", [jv.auto_kl, jv.sampled_kl, jv.sticking_kl])
+def test_no_rate_takes_a_prior_that_is_no_scalar(rate):
+    """Whichever the rate, alone and inside a batch."""
+    wrong = model(prior=ByParts(jnp.zeros(2)))
+    with pytest.raises(ValueError, match="expected a scalar"):
+        jv.elbo(wrong, key(), jnp.asarray(X), rate=rate)
+    with pytest.raises(ValueError, match="expected a scalar"):
+        jv.batched(jv.elbo)(wrong, key(), jnp.stack(3 * [jnp.asarray(X)]), rate=rate)
+
+
+@pytest.mark.parametrize(("objective", "part"), with_parts(CALLED))
+@pytest.mark.parametrize("thing", [jnp.zeros(2), (jnp.zeros(2), jnp.ones(2))])
+def test_a_network_that_returns_no_distribution_is_named(objective, part, thing):
+    """encode or decode returned an array or a pair (the usual (mu, sigma)): TypeError."""
+    with pytest.raises(TypeError, match=f"model.{part} returned {type(thing).__name__}"):
+        OBJECTIVES[objective](model(**{part: lambda _: thing}))
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae", "prior_sampling", "generate"])
+@pytest.mark.parametrize("thing", [jnp.zeros(2), None])
+def test_a_prior_that_is_no_distribution_is_named(objective, thing):
+    """TypeError: the prior is an array, or nothing."""
+    with pytest.raises(TypeError, match=f"model.prior is {type(thing).__name__}"):
+        OBJECTIVES[objective](model(prior=thing))
+
+
+def test_mean_is_a_method_or_a_property():
+    """Ours, numpyro's way, and none at all."""
+    assert close(mean_of(normal()), normal().loc)
+    with_property: Any = SimpleNamespace(mean=3.0)
+    assert mean_of(with_property) == 3.0
+    for without in (jv.Categorical(jnp.zeros(3)), Minimal()):
+        with pytest.raises(TypeError, match=f"{type(without).__name__} has no mean"):
+            mean_of(without)
+
+
+def test_parts_are_called_once_and_scored_where_drawn():
+    """log_likelihood decodes its z and scores its x; posterior encodes its x."""
+    seen = []
+
+    def decode(z):
+        seen.append(z)
+        return jv.Normal(2 * z, jnp.ones(2))
+
+    x, z = jnp.asarray(X), jnp.array([1.0, 2.0])
+    exact = jv.Normal(2 * z, jnp.ones(2)).log_prob(x)
+    assert close(log_likelihood(model(decode=decode), x, z), exact)
+    assert len(seen) == 1
+    assert close(mean_of(posterior(model(encode=lambda x: jv.Normal(x, 1.0)), x)), x)
+
+
+class Class:
+    """A model that is a class, with a prior that is a property."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def encode(self, x):
+        return jv.Normal(self.weight * x, 0.5)
+
+    def decode(self, z):
+        return jv.Normal(z, jnp.ones_like(z))
+
+    @property
+    def prior(self):
+        return jv.Normal(jnp.zeros(2), jnp.ones(2))
+
+
+def test_any_object_with_the_three_is_a_model(x64):
+    """A class, a namespace and the stock VAE give one bound."""
+    m, x = Class(0.7), jnp.array([0.1, 0.2])
+    others = [
+        jv.VAE(encode=m.encode, decode=m.decode, prior=m.prior),
+        SimpleNamespace(encode=m.encode, decode=m.decode, prior=m.prior),
+    ]
+
+    def bounds(m):
+        return jnp.stack([jv.elbo(m, key(), x)[0], jv.iwae(m, key(), x, num_samples=4)[0]])
+
+    exact = jax.jit(lambda: bounds(m))()
+    assert all(close(jax.jit(lambda o=other: bounds(o))(), exact) for other in others)
+
+
+class Pair:
+    """A distribution over a pytree: a dict of two independent events."""
+
+    def __init__(self, a, b):
+        self.parts = {"a": a, "b": b}
+
+    def sample(self, key):
+        ks = jax.random.split(key)
+        return {name: self.parts[name].sample(ks[i]) for i, name in enumerate("ab")}
+
+    def log_prob(self, event):
+        return sum((d.log_prob(event[name]) for name, d in self.parts.items()), jnp.zeros(()))
+
+    def mean(self):
+        return {name: d.mean() for name, d in self.parts.items()}
+
+
+def test_data_and_latents_may_be_trees(x64):
+    """Dicts in the place of vectors: the bound is the sum over their parts."""
+    a, b = jv.Normal(jnp.zeros(2), jnp.ones(2)), jv.Laplace(jnp.zeros(()), jnp.ones(()))
+    tree = jv.VAE(
+        encode=lambda x: Pair(jv.Normal(x["a"], 0.5), jv.Laplace(x["b"], 0.5)),
+        decode=lambda z: Pair(jv.Normal(z["a"], 0.5), jv.Laplace(z["b"], 0.5)),
+        prior=Pair(a, b),
+    )
+    x = {"a": jnp.array([0.3, -1.0]), "b": jnp.array(0.2)}
+
+    @jax.jit
+    def numbers(x):
+        z = tree.encode(x).sample(key())
+        exact = tree.decode(z).log_prob(x) + tree.prior.log_prob(z) - tree.encode(x).log_prob(z)
+        reconstruction = mean_of(jv.reconstruct(tree, key(), x))
+        log_w = jv.log_weights(tree, key(), x, num_samples=5)
+        estimate = jv.log_marginal(tree, key(), x, num_samples=5)
+        return jv.elbo(tree, key(), x), exact, (reconstruction, z), (log_w, estimate.value)
+
+    (bound, terms), exact, (reconstruction, z), (log_w, value) = numbers(x)
+    assert close(bound, exact)
+    assert close(bound, -(terms.distortion + terms.rate))
+    assert close(reconstruction["a"], z["a"])
+    assert close(reconstruction["b"], z["b"])
+    assert close(value, np.log(np.mean(np.exp(log_w))))
+    xs = jax.tree.map(lambda leaf: jnp.stack(4 * [leaf]), x)
+    assert jv.batched(jv.elbo)(tree, key(), xs)[1].rate.shape == (4,)

@@ -1,0 +1,194 @@
+"""Every step of the story in its small form, and the identities that its numbers must obey."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.story import (
+    __main__,
+    autoencoder,
+    beta,
+    covariance,
+    em,
+    evidence,
+    gradients,
+    lower_bound,
+)
+from experiments.story.common import SIGMA, load_digits, make_vae, with_posterior
+from jaxvae import Normal, elbo, ppca
+from jaxvae import autoencoder as squared_error
+
+PAGE = Path(__file__).parent.parent / "docs" / "story.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Nearly all the time here is XLA's: it may leave the programs as they are."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+def run(step, digits):
+    """The step's numbers, as story.json would hold them; its picture has been drawn."""
+    found = step.step(digits, jax.random.key(0), fast=True)
+    assert found.picture.axes
+    numbers = json.loads(json.dumps(found.numbers, allow_nan=False))
+    return {name: np.array(value) for name, value in numbers.items()}
+
+
+def test_the_autoencoder_reconstructs_and_cannot_be_sampled(digits):
+    n = run(autoencoder, digits)
+    spread = np.sum(np.var(digits.test, axis=0))  # the squared error of the best constant
+    for name in ("autoencoder", "vae"):
+        assert n[f"squared_error_{name}_8_latents"] < 0.25 * spread
+    distance = "nearest_distance_samples_{}_8_latents"
+    assert n[distance.format("autoencoder")] > 1.5 * n[distance.format("vae")]
+    assert n["nearest_distance_test_images"] < n[distance.format("vae")]
+
+
+def test_nearest_distance_is_zero_on_a_copy_and_the_norm_of_a_shift():
+    rows = 10.0 * np.eye(4, 64)
+    shift = 0.3 * np.eye(1, 64, 10)
+    assert np.allclose(autoencoder.nearest_distance(rows, rows), 0.0)
+    assert np.allclose(autoencoder.nearest_distance(rows + shift, rows), 0.3, atol=1e-5)
+
+
+def test_prior_sampling_falls_short_and_the_posterior_needs_one_draw(digits):
+    n = run(evidence, digits)
+    exact = n["log_p_exact"]
+    assert abs(n["log_p_posterior_one_draw"] - exact) < 1e-9
+    assert n["log_p_prior_median"][0] < exact - 10.0
+    assert np.all(np.diff(n["log_p_prior_median"]) > 0.0)
+    assert abs(n["log_p_wide_median"][-1] - exact) < 0.2
+    for name in ("prior", "wide"):
+        ess = n[f"ess_{name}_median"]
+        assert np.all(ess >= 1.0 - 1e-9)
+        assert np.all(ess <= n["sizes"] + 1e-9)
+    # a Gaussian c times too wide counts for ((2 - c^-2)^(1/2) / c)^k of its draws
+    share = ((2.0 - evidence.WIDER**-2) ** 0.5 / evidence.WIDER) ** 8
+    assert abs(n["ess_wide_median"][-1] / n["sizes"][-1] - share) < 0.2 * share
+
+
+def test_em_climbs_to_the_closed_form_optimum(digits):
+    n = run(em, digits)
+    assert abs(n["em_optimum_closed_form"] - 14.209788) < 1e-6
+    assert n["em_smallest_step_up"] > 0.0  # far from the optimum it still rises at every step
+    assert n["em_at_start"] < n["em_at_end"] < n["em_optimum_closed_form"]
+    assert n["em_optimum_closed_form"] - n["em_at_end"] < 0.5
+    # the nonlinear model
+    assert np.all(np.diff(n["grid_error_against_finest"]) < 0.0)
+    assert n["nonlinear_elbo"] < n["nonlinear_log_p_by_grid"]
+    assert n["nonlinear_gap_median"] > n["nonlinear_gap_median_nearest_gaussian"] > 0.0
+    assert n["kl_to_nearest_gaussian_median"] > -1e-3  # a KL, but for float32 and the grid
+    assert abs(n["importance_sampling_short_median"]) < 0.5
+
+
+def test_quadrature_is_exact_in_the_linear_model(x64, digits):
+    xs = jnp.asarray(digits.all)
+    linear = ppca.maximum_likelihood(xs, 2)
+    linear = linear._replace(weight=linear.weight @ jnp.array([[0.8, -0.6], [0.6, 0.8]]))
+    grid = em.grid_over(200)
+    for x in xs[:3]:
+        log_p_x, _ = em.on_grid(ppca.as_vae(linear), grid, x)
+        assert abs(log_p_x - ppca.log_marginal(linear, x)) < 1e-9
+        nearest, divergence = em.nearest_gaussian(ppca.as_vae(linear), grid, x)
+        posterior = ppca.posterior(linear, x)
+        assert abs(divergence) < 1e-9
+        assert np.allclose(nearest.loc, posterior.loc)
+        assert np.allclose(nearest.scale_tril, posterior.scale_tril)
+
+
+def test_elbo_and_gap_make_log_p(digits):
+    n = run(lower_bound, digits)
+    assert n["largest_error_of_elbo_plus_gap"] < 1e-12
+    assert abs(n["gap_at_shift_1"] - 0.5) < 1e-12
+    assert abs(n["gap_at_scale_2"] - 4.0 * (3.0 - 2.0 * np.log(2.0))) < 1e-12
+    off = n["elbo_at_shift_1_draws_mean"] - n["elbo_at_shift_1_exact"]
+    assert abs(off) < 4.0 * n["elbo_at_shift_1_draws_standard_error"]
+    assert n["elbo_at_posterior_draws_sd"] < 1e-12 < n["elbo_at_shift_1_draws_sd"]
+    # IWAE_1 is the ELBO, and IWAE_16 is on the line chi2 / 2K
+    theory = np.array([n["gap_at_shift_1"], n["iwae_half_chi2"] / 16])
+    tolerance = 4.0 * n["iwae_standard_errors"] + np.array([0.0, 0.01])
+    assert np.all(np.abs(n["iwae_gaps"] - theory) < tolerance)
+
+
+def test_score_and_pathwise_gradients_agree_and_only_one_is_quiet(digits):
+    n = run(gradients, digits)
+    assert abs(n["exact_gradient_per_component"] + 1.0) < 1e-9
+    assert n["largest_mean_error_in_standard_errors"] < 4.0
+    theory = 8.0 * n["scales"] ** 2
+    assert np.allclose(n["variance_by_scale_reparameterization"], theory, rtol=0.15)
+    assert np.allclose(n["variance_by_latents_reparameterization"], n["latents"], rtol=0.15)
+    for name in ("score", "score_baseline"):
+        assert np.all(n[f"variance_by_scale_{name}"] > 2.0 * theory)
+    sticking = n["variance_by_scale_sticking"]  # k (c - 1/c)^2
+    assert sticking[1] < 1e-20
+    assert np.allclose(sticking, 8.0 * (n["scales"] - 1.0 / n["scales"]) ** 2, rtol=0.15)
+
+
+def test_only_a_diagonal_posterior_loses(digits):
+    n = run(covariance, digits)
+    loss = n["diagonal_loss_formula"]
+    assert abs(n["log_p_exact"] - 14.209788) < 1e-6  # turning the latents leaves p(x) as it is
+    assert abs(loss - 0.515805) < 1e-6
+    assert abs(n["diagonal_loss_of_best_q"] - loss) < 1e-12
+    assert loss - 1e-5 < n["gap_diagonal_learned"] < loss + 0.1
+    assert -1e-5 < n["gap_full_learned"] < 0.1
+
+
+def test_beta_trades_rate_for_distortion(digits):
+    n = run(beta, digits)
+    assert np.all(np.diff(n["rate"]) < 0.0)
+    assert np.all(np.diff(n["distortion"]) > 0.0)
+    assert np.allclose(n["elbo"], -n["rate"] - n["distortion"], rtol=1e-4)
+    assert abs(n["squared_error"][0] / n["squared_error_autoencoder"] - 1.0) < 0.2
+
+
+def test_beta_zero_without_noise_is_the_autoencoder(digits):
+    model = make_vae(jax.random.key(0), 3)
+    x = jnp.asarray(digits.train[0], float)
+
+    def reconstruction(model, key):  # the ELBO at beta = 0, the encoder's noise taken away
+        q = Normal(model.encode(x).loc, 1e-7)
+        return elbo(with_posterior(model, q), key, x, beta=0.0)[0] * 2.0 * SIGMA**2
+
+    gradient = jax.grad(reconstruction)(model, jax.random.key(1))
+    expected = jax.grad(lambda model: squared_error(model, jax.random.key(2), x)[0])(model)
+    for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        assert np.allclose(ours, theirs, atol=1e-4)
+    assert any(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(expected))
+
+
+def test_main_writes_the_story(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "STEPS", (lower_bound,))
+    __main__.main(output=tmp_path, fast=True, seed=3)
+    story = json.loads((tmp_path / "story.json").read_text())
+    assert story["seed"] == 3
+    assert story["fast"] is True
+    assert story["lower_bound"]["gap_at_shift_1"] == pytest.approx(0.5)
+    assert 10_000 < (tmp_path / "lower_bound.png").stat().st_size < 150_000
+    assert "gap at shift 1" in capsys.readouterr().out
+
+
+def test_the_page_runs_and_shows_every_picture():
+    text = PAGE.read_text()
+    namespace: dict = {}
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as a user has it
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+            exec(compile(block, "docs/story.md", "exec"), namespace)
+    shown = re.findall(r"\(figures/story/(\w+)\.png\)", text)
+    assert shown == [step.__name__.rpartition(".")[2] for step in __main__.STEPS]
+    for name in shown:
+        assert (PAGE.parent / "figures" / "story" / f"{name}.png").stat().st_size < 150_000

@@ -1,0 +1,515 @@
+"""Training as a fold: what a step does, and that a run is a pure function of key and data."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import close
+from jax.tree_util import Partial
+from scipy.stats import multivariate_normal
+
+from jaxvae import (
+    VAE,
+    Constant,
+    Normal,
+    StandardNormal,
+    batched,
+    binarize,
+    elbo,
+    epoch_order,
+    fit,
+    init_state,
+    iwae,
+    ppca,
+    preprocessed,
+    scan_steps,
+    train_epoch,
+    train_step,
+)
+
+OPTIMIZER = optax.adam(1e-2)
+
+
+class Linear(NamedTuple):
+    weight: Any
+    bias: Any
+    log_scale: Any
+
+
+def conditional(w, v):
+    return Normal(w.weight @ v + w.bias, jnp.exp(w.log_scale))
+
+
+def linear_vae(key, d=3, k=2):
+    """The linear VAE: 2 x 3 arrays of parameters, of which the weights depend on the key."""
+    down, up = (0.3 * jax.random.normal(a, (k, d)) for a in jax.random.split(key))
+    return VAE(
+        encode=Partial(conditional, Linear(down, jnp.zeros(k), jnp.zeros(k))),
+        decode=Partial(conditional, Linear(up.T, jnp.zeros(d), jnp.zeros(()))),
+        prior=StandardNormal((k,)),
+    )
+
+
+def data(n=10, d=3):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(n, d)), jnp.float32)
+
+
+def start(seed=0):
+    return init_state(linear_vae(jax.random.key(seed)), OPTIMIZER)
+
+
+def same(a, b):
+    """Two pytrees are one to rounding: programs compiled apart may round apart."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.allclose(x, y, rtol=1e-5, atol=1e-5) for x, y in pairs)
+
+
+class Seen(NamedTuple):
+    """What an objective was given: a number drawn from its key, and its row of data."""
+
+    draw: Any
+    row: Any
+
+
+def look(model, key, x):
+    return 0.0 * model, Seen(jax.random.uniform(key), x)
+
+
+def watch(batch_size=1):
+    """A step of `look`, its state and its data 0., ..., 9."""
+    step = train_step(look, optax.sgd(1.0))
+    return step, init_state(jnp.array(1.0), optax.sgd(1.0)), jnp.arange(10.0)
+
+
+# a step
+
+
+def test_a_step_descends_the_mean_loss():
+    # bound -|w - x|^2 / 2: SGD moves w by rate x (mean x - w), whatever the batch size
+    def bound(w, key, x):
+        return -0.5 * jnp.sum((w - x) ** 2), None
+
+    xs, w = data(7), jnp.array([1.0, -2.0, 0.5])
+    optimizer = optax.sgd(0.1)
+    state, metrics = train_step(bound, optimizer)(init_state(w, optimizer), jax.random.key(0), xs)
+    gap = np.mean(xs, axis=0) - np.asarray(w)
+    assert close(state.model, w + 0.1 * gap)
+    assert close(metrics["loss"], 0.5 * np.mean(np.sum((np.asarray(xs) - np.asarray(w)) ** 2, 1)))
+    assert close(metrics["gradient_norm"], np.linalg.norm(gap))
+    assert sorted(metrics) == ["gradient_norm", "loss"]
+    assert int(state.step) == 1
+
+
+def test_the_optimizer_carries_its_state():
+    # momentum .9 on a constant slope of 1: steps of rate, then of 1.9 rate
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    step = train_step(lambda model, key, x: (model * x, None), optimizer)
+    state = init_state(jnp.array(0.0), optimizer)
+    for expected in (0.1, 0.1 + 0.19):
+        state, _ = step(state, jax.random.key(0), jnp.ones(2))
+        assert close(state.model, expected)
+
+
+def test_the_optimizer_sees_the_parameters():
+    # weight decay alone: parameters shrink by 1 - rate x decay, what is Constant does not
+    optimizer = optax.adamw(0.1, weight_decay=0.5)
+    model = {"trained": jnp.array(2.0), "fixed": Constant(jnp.array(2.0))}
+    step = train_step(lambda model, key, x: (0.0 * model["trained"] * x, None), optimizer)
+    state, _ = step(init_state(model, optimizer), jax.random.key(0), jnp.ones(3))
+    assert close(state.model["trained"], 2.0 * 0.95)
+    assert state.model["fixed"].value == 2.0
+
+
+def test_metrics_of_the_elbo():
+    # loss = distortion + beta rate, terms unweighted and averaged, beta as used
+    step = jax.jit(train_step(elbo, OPTIMIZER))
+    _, metrics = step(start(), jax.random.key(0), data(), beta=0.25)
+    assert sorted(metrics) == ["beta", "distortion", "gradient_norm", "loss", "rate"]
+    assert all(jnp.shape(value) == () for value in metrics.values())
+    assert close(metrics["loss"], metrics["distortion"] + 0.25 * metrics["rate"])
+    assert metrics["beta"] == 0.25
+    bound, terms = batched(elbo)(
+        linear_vae(jax.random.key(0)), jax.random.fold_in(jax.random.key(0), 0), data(), beta=0.25
+    )
+    assert close(metrics["loss"], -bound)
+    assert close(metrics["rate"], np.mean(terms.rate))
+
+
+def test_an_objective_without_terms_has_a_loss():
+    # iwae's aux is an array: no metric is made of it
+    step = jax.jit(train_step(partial(iwae, num_samples=3), OPTIMIZER))
+    _, metrics = step(start(), jax.random.key(0), data())
+    assert sorted(metrics) == ["gradient_norm", "loss"]
+
+
+def test_schedules_are_called_with_the_step():
+    # the effective beta is logged: 0, 1/4, ..., 1, 1 for a warm-up over 4 steps, and is what acts
+    step = train_step(elbo, OPTIMIZER)
+    warm_up = optax.linear_schedule(0.0, 1.0, 4)
+    _, history = fit(step, start(), jax.random.key(0), data(), epochs=3, batch_size=5, beta=warm_up)
+    assert close(history["beta"], np.array([0, 0.25, 0.5, 0.75, 1, 1], np.float32))
+    assert np.allclose(
+        history["loss"], history["distortion"] + history["beta"] * history["rate"], rtol=1e-5
+    )
+
+
+def test_step_t_draws_with_the_key_folded_by_t():
+    # fold_in(key, t), split over the batch: no draw comes twice, and a resumed run repeats none
+    step, state, xs = watch()
+    state, history = fit(step, state, jax.random.key(7), xs, epochs=3, batch_size=1)
+    for t in (0, 1, 29):
+        (key,) = jax.random.split(jax.random.fold_in(jax.random.key(7), t), 1)
+        assert history["draw"][t] == jax.random.uniform(key)
+    assert len(np.unique(history["draw"])) == 30
+
+
+def test_jit_is_no_jit():
+    # the same step to rounding
+    step = train_step(elbo, OPTIMIZER)
+    eager = step(start(), jax.random.key(1), data(), beta=0.5)
+    assert same(eager, jax.jit(step)(start(), jax.random.key(1), data(), beta=0.5))
+
+
+def offset(model, key, x, *, beta):
+    return -beta * jnp.sum((x - model["offset"]) ** 2), None
+
+
+@pytest.mark.parametrize(
+    ("objective", "model"),
+    [(elbo, lambda: linear_vae(jax.random.key(0))), (offset, lambda: {"offset": 0.5})],
+)
+def test_one_trace(objective, model):
+    # steps, keys and betas retrace nothing; nor does a Python float among the parameters
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(train_step(objective, OPTIMIZER), n=1))
+    state = init_state(model(), OPTIMIZER)
+    for i in range(3):
+        state, _ = step(state, jax.random.key(i), data(), beta=jnp.array(0.1 * i))
+    assert int(state.step) == 3
+
+
+# an epoch
+
+
+def test_epoch_order_is_a_permutation():
+    # no row twice; what does not fill a batch is dropped
+    order = epoch_order(jax.random.key(0), 0, 12, 4)
+    assert order.shape == (3, 4)
+    assert sorted(np.ravel(order)) == list(range(12))
+    order = epoch_order(jax.random.key(0), 0, 14, 4)
+    assert order.shape == (3, 4)
+    assert len(np.unique(order)) == 12
+    assert np.max(order) < 14
+
+
+def test_epoch_order_is_shuffled_afresh():
+    # another order for every epoch and key, the same for the same two, traced or not; over the
+    # epochs no row is left out
+    orders = [np.ravel(epoch_order(jax.random.key(0), epoch, 14, 4)) for epoch in range(20)]
+    assert len({tuple(order) for order in orders}) == 20
+    assert set(np.concatenate(orders)) == set(range(14))
+    assert not np.array_equal(np.ravel(epoch_order(jax.random.key(1), 0, 14, 4)), orders[0])
+    traced = jax.jit(lambda epoch: epoch_order(jax.random.key(0), epoch, 14, 4))(3)
+    assert np.array_equal(np.ravel(traced), orders[3])
+
+
+def test_shuffles_share_no_key_with_steps():
+    # step t draws from fold_in(key, t): no shuffle is made with one of those
+    steps = jax.vmap(lambda t: jax.random.fold_in(jax.random.key(0), t))(jnp.arange(50))
+    theirs = {tuple(row.tolist()) for row in jax.vmap(jax.random.permutation, (0, None))(steps, 14)}
+    ours = [epoch_order(jax.random.key(0), epoch, 14, 14)[0].tolist() for epoch in range(20)]
+    assert not theirs & set(map(tuple, ours))
+
+
+def test_epoch_order_favours_no_row():
+    # each of 12 rows is first in 1/12 of 4800 epochs, within 4 standard errors
+    first = jax.vmap(lambda epoch: epoch_order(jax.random.key(0), epoch, 12, 4)[0, 0])
+    counts = np.bincount(first(jnp.arange(4800)), minlength=12)
+    assert np.max(np.abs(counts - 400)) < 4 * (4800 * 11 / 144) ** 0.5
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True, 11])
+def test_batch_size_is_between_one_and_the_rows(batch_size):
+    # refused by name, by fit and train_epoch as by epoch_order
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}"):
+        epoch_order(jax.random.key(0), 0, 10, batch_size)
+    step, state, xs = watch()
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}"):
+        fit(step, state, jax.random.key(0), xs, epochs=1, batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}"):
+        train_epoch(step, batch_size=batch_size)(state, jax.random.key(0), xs)
+
+
+def test_an_epoch_visits_every_row_in_order():
+    # the rows of epoch_order, epoch by epoch
+    step, state, xs = watch()
+    _, history = fit(step, state, jax.random.key(3), xs, epochs=2, batch_size=1)
+    orders = [epoch_order(jax.random.key(3), epoch, 10, 1)[:, 0] for epoch in range(2)]
+    assert history["row"].tolist() == np.concatenate(orders).tolist()
+
+
+def test_scanned_steps_are_a_loop():
+    # scan_steps against Python
+    step, order = jax.jit(train_step(elbo, OPTIMIZER)), jnp.array([[0, 1], [7, 7], [9, 2]])
+    scanned, metrics = scan_steps(step)(start(), jax.random.key(4), data(), order, beta=0.5)
+    state, losses = start(), []
+    for rows in order:
+        state, m = step(state, jax.random.key(4), data()[rows], beta=0.5)
+        losses.append(m["loss"])
+    assert same(scanned, state)
+    assert close(metrics["loss"], jnp.stack(losses))
+
+
+# a run
+
+
+def run(key, beta, epochs=3):
+    """A whole run, model and all."""
+    model_key, key = jax.random.split(key)
+    epoch = train_epoch(train_step(elbo, OPTIMIZER), batch_size=4)
+    state = init_state(linear_vae(model_key), OPTIMIZER)
+    return jax.lax.scan(lambda s, _: epoch(s, key, data(), beta=beta), state, length=epochs)
+
+
+def test_fit_is_a_scan_of_epochs():
+    # to rounding, as the two are compiled apart; 10 rows in batches of 4 leave 2 out
+    model_key, key = jax.random.split(jax.random.key(5))
+    state = init_state(linear_vae(model_key), OPTIMIZER)
+    fitted, history = fit(
+        train_step(elbo, OPTIMIZER), state, key, data(), epochs=3, batch_size=4, beta=0.5
+    )
+    scanned, metrics = jax.jit(run)(jax.random.key(5), 0.5)
+    assert same(fitted, scanned)
+    assert int(fitted.step) == 6
+    assert same(history, {name: np.ravel(values) for name, values in metrics.items()})
+
+
+def test_a_run_is_a_function_of_key_and_hyper():
+    # the same twice to the bit; vmapped over seeds and betas it is the loop over them
+    one = jax.jit(run)
+    first, again = (one(jax.random.key(6), 0.5) for _ in range(2))
+    assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(again)))
+    seeds, betas = jax.random.split(jax.random.key(6), 2), jnp.array([0.0, 0.5, 2.0])
+    swept = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(seeds, betas)
+    assert swept[1]["loss"].shape == (2, 3, 3, 2)
+    losses = set()
+    for i, key in enumerate(jax.random.split(jax.random.key(6), 2)):
+        for j, beta in enumerate(betas):
+            looped = one(jax.random.clone(key), beta)
+            assert same(looped, jax.tree.map(lambda leaf: leaf[i, j], swept))  # noqa: B023
+            losses.add(float(looped[1]["loss"][-1, -1]))
+    assert len(losses) == 6
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2, 3, 5, 100])
+def test_steps_per_call_changes_no_number(steps_per_call):
+    # a look every few steps is only a look; 5 steps an epoch, so 2 and 3 leave a remainder
+    step, state, xs = watch()
+    _, whole = fit(step, state, jax.random.key(8), xs, epochs=2, batch_size=2)
+    calls = []
+    _, parts = fit(
+        step,
+        state,
+        jax.random.key(8),
+        xs,
+        epochs=2,
+        batch_size=2,
+        steps_per_call=steps_per_call,
+        callbacks=iter([lambda state, metrics: calls.append((int(state.step), metrics))]),
+    )
+    for name in whole:
+        assert np.array_equal(whole[name], parts[name])
+        assert np.array_equal(np.concatenate([m[name] for _, m in calls]), parts[name])
+    sizes = [len(metrics["loss"]) for _, metrics in calls]
+    assert max(sizes) == min(steps_per_call, 5)
+    assert [at for at, _ in calls] == np.cumsum(sizes).tolist()
+
+
+def test_steps_per_call_is_a_positive_integer():
+    # 0 or less is refused by name
+    step, state, xs = watch()
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"steps_per_call is {size}"):
+            fit(step, state, jax.random.key(0), xs, epochs=1, batch_size=2, steps_per_call=size)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one():
+    # 4 epochs are 2 and then 2 more from the state, with the same key
+    step, key = train_step(elbo, OPTIMIZER), jax.random.key(9)
+    whole, history = fit(step, start(), key, data(), epochs=4, batch_size=4)
+    half, before = fit(step, start(), key, data(), epochs=2, batch_size=4)
+    resumed, after = fit(step, half, key, data(), epochs=2, batch_size=4)
+    assert same(resumed, whole)
+    assert np.allclose(np.concatenate([before["loss"], after["loss"]]), history["loss"], rtol=1e-5)
+
+
+def test_a_run_stopped_inside_an_epoch_resumes_there():
+    # a callback stops at step 3 of 5; the next call makes the steps 3 and 4 first, then epoch 1
+    step, state, xs = watch()
+    _, whole = fit(step, state, jax.random.key(10), xs, epochs=2, batch_size=2)
+
+    kept = []
+
+    def stop(state, metrics):
+        kept.append(jax.tree.map(jnp.copy, state))
+        if int(state.step) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            step,
+            state,
+            jax.random.key(10),
+            xs,
+            epochs=2,
+            batch_size=2,
+            steps_per_call=1,
+            callbacks=[stop],
+        )
+    assert int(kept[-1].step) == 3
+    resumed, rest = fit(step, kept[-1], jax.random.key(10), xs, epochs=2, batch_size=2)
+    assert int(resumed.step) == 10
+    for name in whole:
+        assert np.array_equal(rest[name], whole[name][3:])
+
+
+def test_states_stay_usable():
+    # fit donates its own buffers alone: the caller's state survives, and so do the callbacks'
+    state, kept = start(), []
+    before = jax.tree.map(np.array, state)
+    fit(
+        train_step(elbo, OPTIMIZER),
+        state,
+        jax.random.key(0),
+        data(),
+        epochs=3,
+        batch_size=5,
+        callbacks=[lambda state, metrics: kept.append(state)],
+    )
+    assert all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(state)))
+    assert [int(state.step) for state in kept] == [2, 4, 6]
+    norms = [float(optax.tree.norm(state.model)) for state in kept]
+    assert len(set(norms)) == 3
+
+
+def test_fit_traces_once():
+    # three epochs of one compiled program
+    traces = []
+
+    def counted(model, key, x):
+        traces.append(x.shape)
+        return elbo(model, key, x)
+
+    fit(train_step(counted, OPTIMIZER), start(), jax.random.key(0), data(), epochs=3, batch_size=5)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("epochs", [0, 1.5, True])
+def test_epochs_is_a_positive_integer(epochs):
+    # refused by name
+    step, state, xs = watch()
+    with pytest.raises(ValueError, match=f"epochs is {epochs}"):
+        fit(step, state, jax.random.key(0), xs, epochs=epochs, batch_size=2)
+
+
+def test_data_stay_bytes():
+    # uint8 in, uint8 to the objective: no float copy of the data set in the program
+    xs = jnp.asarray(np.random.default_rng(0).integers(0, 256, (30, 3)), jnp.uint8)
+    dtypes = []
+
+    def objective(model, key, x):
+        dtypes.append(x.dtype)
+        return preprocessed(elbo, binarize)(model, key, x)
+
+    step = train_step(objective, OPTIMIZER)
+    _, history = fit(step, start(), jax.random.key(0), xs, epochs=1, batch_size=10)
+    assert dtypes == [jnp.uint8]
+    assert np.all(np.isfinite(history["loss"]))
+    program = jax.make_jaxpr(scan_steps(step))(
+        start(), jax.random.key(0), xs, jnp.arange(30).reshape(3, 10)
+    )
+    assert "u8[30,3]" in str(program)
+    assert "f32[30,3]" not in str(program)
+
+
+def test_data_may_be_a_pytree():
+    # rows of every leaf go together
+    def objective(model, key, x):
+        return 0.0 * model, Seen(x["a"], x["b"][0])
+
+    step, xs = train_step(objective, optax.sgd(1.0)), jnp.arange(10.0)
+    state = init_state(jnp.array(1.0), optax.sgd(1.0))
+    pair = {"a": xs, "b": jnp.stack([-xs, xs], axis=1)}
+    _, history = fit(step, state, jax.random.key(0), pair, epochs=1, batch_size=1)
+    assert np.array_equal(history["draw"], -history["row"])
+
+
+# the state
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (VAE(Partial(Normal), lambda z: z, StandardNormal((2,))), "model.decode is a function"),
+        ({"name": "vae"}, r"model\['name'\] is a str"),
+    ],
+)
+def test_only_arrays_train(model, message):
+    # a bare function is named, with the way out
+    with pytest.raises(TypeError, match=rf"{message}.*jax\.tree_util\.Partial"):
+        init_state(model, OPTIMIZER)
+
+
+def test_a_new_state():
+    # step 0 as int32, the model as given, the optimiser's own state
+    model: Any = linear_vae(jax.random.key(0))
+    state = init_state(model, OPTIMIZER)
+    assert state.step.dtype == jnp.int32
+    assert int(state.step) == 0
+    assert same(state.model, model)
+    assert same(state.opt_state, OPTIMIZER.init(model))
+
+
+# all of it
+
+
+def test_linear_vae_reaches_the_ppca_optimum():
+    # trained by Adam: log p(x) per example within .02 nats of the closed form and never above it,
+    # and the ELBO, whose q is diagonal, within .05
+    d, k = 5, 2
+    xs = data(500, k) @ jnp.array([[2.0, 0.5, -1.0, 0.0, 0.3], [0.0, 1.0, 0.5, -0.8, 0.1]]) + 1
+    xs = xs + 0.5 * data(500, d)[::-1]
+    best = ppca.maximum_likelihood(xs, k)
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, 1500))
+    likelihoods = []
+
+    def log_likelihood(weight, mean, variance):
+        cov: Any = np.asarray(weight) @ np.asarray(weight).T + float(variance) * np.eye(d)
+        return np.mean(multivariate_normal.logpdf(xs, mean, cov))
+
+    def measure(state, metrics):
+        w = state.model.decode.args[0]
+        likelihoods.append(log_likelihood(w.weight, w.bias, jnp.exp(2 * w.log_scale)))
+
+    state, _ = fit(
+        train_step(elbo, optimizer),
+        init_state(linear_vae(jax.random.key(0), d, k), optimizer),
+        jax.random.key(1),
+        xs,
+        epochs=75,
+        batch_size=25,
+        callbacks=[measure],
+    )
+    optimum = log_likelihood(*best)
+    assert max(likelihoods) < optimum + 1e-6
+    assert likelihoods[-1] > optimum - 0.02
+    bounds, _ = jax.vmap(lambda key: batched(elbo)(state.model, key, xs))(
+        jax.random.split(jax.random.key(2), 100)
+    )
+    assert optimum - 0.05 < bounds.mean() < optimum + 4 * bounds.std() / 10
