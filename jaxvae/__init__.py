@@ -25,7 +25,13 @@ from jaxvae.evaluation import LogMarginal as LogMarginal
 from jaxvae.evaluation import active_units as active_units
 from jaxvae.evaluation import log_marginal as log_marginal
 from jaxvae.evaluation import prior_sampling as prior_sampling
+from jaxvae.gradients import doubly_reparameterized as doubly_reparameterized
+from jaxvae.gradients import leave_one_out as leave_one_out
+from jaxvae.gradients import no_baseline as no_baseline
 from jaxvae.gradients import pathwise as pathwise
+from jaxvae.gradients import score_function as score_function
+from jaxvae.gradients import sticking_the_landing as sticking_the_landing
+from jaxvae.gradients import vimco as vimco
 from jaxvae.interop import adapt as adapt
 from jaxvae.model import VAE as VAE
 from jaxvae.model import generate as generate

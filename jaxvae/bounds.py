@@ -93,7 +93,8 @@ def iwae(
       key: a PRNG key.
       x: one example.
       num_samples: K, a Python integer.
-      gradient: the gradient estimator, `pathwise` by default.
+      gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
+        `doubly_reparameterized`, `score_function` or `vimco`.
 
     Returns:
       The bound, a scalar in nats, and the log-weights, shape [K].

@@ -6,7 +6,7 @@ the whole event and returns a scalar in nats.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -203,6 +203,7 @@ class Bernoulli:
     """
 
     logits: Any
+    reparameterized: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -240,6 +241,7 @@ class Categorical:
     """
 
     logits: Any
+    reparameterized: ClassVar[bool] = False
 
     @property
     def shape(self) -> tuple[int, ...]:

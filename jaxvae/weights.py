@@ -44,8 +44,13 @@ def log_weights(model: Model, key: Array, x: Any, *, num_samples: int) -> Array:
     """
     check_positive("log_weights", "num_samples", num_samples)
     q = posterior(model, x)
-    keys = jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_samples))
+    keys = sample_keys(key, num_samples)
     return jax.vmap(lambda k: log_weight(model, k, x, q))(keys)
+
+
+def sample_keys(key: Array, num_samples: int) -> Array:
+    """The key of each sample: `fold_in(key, k)`, k = 0..K-1."""
+    return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_samples))
 
 
 def log_weight(model: Model, key: Array, x: Any, q: Distribution) -> Array:
@@ -61,9 +66,14 @@ def log_weight(model: Model, key: Array, x: Any, q: Distribution) -> Array:
       A scalar in nats.
     """
     z, log_q = sample_and_log_prob(q, key)
-    log_p_z = prior(model).log_prob(z)
-    check_log_prob("model.prior", log_p_z)
-    return log_likelihood(model, x, z) + log_p_z - log_q
+    return log_likelihood(model, x, z) + log_prior(model, z) - log_q
+
+
+def log_prior(model: Model, z: Any) -> Array:
+    """log p(z), a scalar in nats; ValueError if it is none."""
+    log_p = prior(model).log_prob(z)
+    check_log_prob("model.prior", log_p)
+    return log_p
 
 
 def log_mean_exp(log_w: Array) -> Array:
