@@ -86,6 +86,11 @@ def _closed_form(q: Any, p: Any) -> Array | None:
         case ((Normal() | StandardNormal()), (Normal() | StandardNormal())):
             _check_events(q, p)
             return _kl_normal(*_loc_scale(q, p), *_loc_scale(p, q))
+        case MultivariateNormal(), StandardNormal():  # the identity needs no solve
+            _check_events(q, p)
+            tril = jnp.tril(q.scale_tril)
+            log_det = jnp.sum(jnp.log(jnp.diagonal(tril)))
+            return 0.5 * (jnp.sum(tril**2) + jnp.sum(q.loc**2) - q.loc.size) - log_det
         case (
             (Normal() | StandardNormal() | MultivariateNormal()),
             (Normal() | StandardNormal() | MultivariateNormal()),
