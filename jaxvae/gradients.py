@@ -37,13 +37,13 @@ def pathwise(
       The bound in nats, and the log-weights [K].
 
     Raises:
-      TypeError: samples of the posterior are not reparameterized, as a Categorical's.
+      TypeError: when differentiated, if samples of the posterior have no derivative in its
+        parameters, as a Categorical's.
 
     Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
-    check_reparameterized("pathwise", posterior(model, x))
     log_w = log_weights(model, key, x, num_samples=num_samples)
-    return reduction(log_w), log_w
+    return _require_path_of_gradient(posterior(model, x), reduction(log_w)), log_w
 
 
 def sticking_the_landing(
@@ -65,7 +65,7 @@ def sticking_the_landing(
       The bound in nats, and the log-weights [K].
 
     Raises:
-      TypeError: samples of the posterior are not reparameterized.
+      TypeError: samples of the posterior have no derivative in its parameters.
 
     Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
     """
@@ -96,7 +96,7 @@ def doubly_reparameterized(
       The bound in nats, and the log-weights [K].
 
     Raises:
-      TypeError: samples of the posterior are not reparameterized.
+      TypeError: samples of the posterior have no derivative in its parameters.
 
     Tucker, Lawson, Gu & Maddison 2019, equation 8.
     """
@@ -120,7 +120,7 @@ def _through_samples(
     """The posterior learns through its samples alone, sample k's cotangent scaled by scale(l)_k."""
     check_positive("gradient", "num_samples", num_samples)
     q = posterior(model, x)
-    check_reparameterized("gradient", q)
+    _require_path(q)
     still = jax.lax.stop_gradient(q)
     z = jax.vmap(q.sample)(sample_keys(key, num_samples))
 
@@ -133,13 +133,24 @@ def _through_samples(
     return reduction(log_w), log_w
 
 
-def check_reparameterized(owner: str, q: Any) -> None:
-    """Raise TypeError where a sample of q has no derivative in q's parameters."""
-    if not getattr(q, "reparameterized", getattr(q, "has_rsample", True)):  # ours, numpyro's
+def _has_path(q: Any) -> bool:
+    return getattr(q, "reparameterized", getattr(q, "has_rsample", True))  # ours, numpyro's
+
+
+def _require_path(q: Any) -> None:
+    """Raise TypeError where samples of q have no derivative in q's parameters."""
+    if not _has_path(q):
         raise TypeError(
-            f"{owner}: samples of {type(q).__name__} have no derivative in its parameters; use "
+            f"samples of {type(q).__name__} have no derivative in its parameters; use "
             "gradient=score_function, or gradient=vimco with two samples or more"
         )
+
+
+def _require_path_of_gradient(q: Any, bound: Array) -> Array:
+    """The bound, whose value any q may have; `_require_path` is asked for its gradient alone."""
+    value = jax.custom_vjp(lambda bound: bound)
+    value.defvjp(lambda bound: (_require_path(q), bound), lambda _, cotangent: (cotangent,))
+    return bound if _has_path(q) else value(bound)
 
 
 @jax.custom_vjp
