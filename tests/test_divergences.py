@@ -584,6 +584,16 @@ def test_extreme_logits_of_bernoulli(logit_q, logit_p):
     assert np.allclose(by_p, p[1] - q[1], 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize(("logit_q", "logit_p"), [(20.0, 15.0), (10.0, 30.0), (12.0, 8.0)])
+def test_confident_bernoullis_lose_no_digits(sign, logit_q, logit_p):
+    """KL of 1e-7, the difference of numbers near 10: four digits in float32 on either side of 0."""
+    a, b = sign * logit_q, sign * logit_p
+    log_q, log_p = (np.array([stats.logistic.logsf(l), stats.logistic.logcdf(l)]) for l in (a, b))
+    exact = np.sum(np.exp(log_q) * (log_q - log_p))
+    assert np.allclose(jv.kl_divergence(bernoulli(a), bernoulli(b)), exact, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("low", [-1e4, -np.inf])
 def test_extreme_logits_of_categorical(low):
     """A class q never draws adds nothing, whatever p says of it; gradients are finite."""
