@@ -11,19 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.divergences import auto_kl
-from jaxvae.gradients import pathwise
-from jaxvae.protocols import (
-    Model,
-    likelihood,
-    log_likelihood,
-    mean_of,
-    posterior,
-    prior,
-    sample_and_log_prob,
-)
-from jaxvae.weights import log_mean_exp
+from jaxvae.gradients import Estimator, pathwise
+from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
 
 Array = jax.Array
+Rate = Callable[..., Array]
 Objective = Callable[..., tuple[Array, Any]]
 
 
@@ -42,7 +34,13 @@ class Terms(NamedTuple):
 
 
 def elbo(
-    model: Model, key: Array, x: Any, *, beta: Any = 1.0, rate: Callable[..., Array] = auto_kl
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    beta: Any = 1.0,
+    rate: Rate = auto_kl,
+    gradient: Estimator = pathwise,
 ) -> tuple[Array, Terms]:
     """The evidence lower bound: log p(x) >= E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), one draw z.
 
@@ -55,13 +53,19 @@ def elbo(
       x: one example.
       beta: weight of the rate, traced: anneal it, or vmap over it.
       rate: `auto_kl`, `analytic_kl`, `sampled_kl` or `sticking_kl`.
+      gradient: the gradient estimator; all but `vimco`, which needs several samples: those are
+        `miwae(..., num_outer=M, num_samples=1)`.
 
     Returns:
       The bound, a scalar in nats, and its `Terms`, which beta does not touch.
 
     Raises:
-      TypeError: `encode` or `decode` returned something that is no distribution.
+      TypeError: `encode` or `decode` returned something that is no distribution, or the estimator
+      is
+        not defined for the posterior.
       ValueError: a log-probability is no scalar, or an event has not its distribution's shape.
+      NotImplementedError: `analytic_kl` of a pair without a closed form, or under
+        `sticking_the_landing`, which is made for the sampled one.
 
     >>> from jaxvae import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -71,46 +75,13 @@ def elbo(
 
     Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
     """
-    q = posterior(model, x)
-    z, log_q = sample_and_log_prob(q, key)
-    terms = Terms(
-        distortion=-log_likelihood(model, x, z),
-        rate=rate(q, prior(model), z, log_q),
-    )
-    return -(terms.distortion + beta * terms.rate), terms
 
+    def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
+        terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, prior(model), z, log_q))
+        return -(terms.distortion + beta * terms.rate), terms
 
-def iwae(
-    model: Model, key: Array, x: Any, *, num_samples: int, gradient: Callable[..., Any] = pathwise
-) -> tuple[Array, Array]:
-    """The importance-weighted bound: log p(x) >= E[log 1/K sum_k w_k], tighter as K grows.
-
-    K = 1 is the ELBO with a sampled rate. K (log p(x) - IWAE_K) tends to half the chi-squared
-    divergence of the posterior from q.
-
-    Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_samples: K, a Python integer.
-      gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
-        `doubly_reparameterized`, `score_function` or `vimco`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
-
-    >>> from jaxvae import ppca
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> bound, log_w = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=5)
-    >>> bound.shape, log_w.shape
-    ((), (5,))
-
-    Burda, Grosse & Salakhutdinov 2016, equation 8.
-    """
-    return gradient(log_mean_exp, model, key, x, num_samples=num_samples)
+    bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
+    return bound, jax.tree.map(lambda t: t[0], terms)
 
 
 def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:

@@ -5,7 +5,10 @@ Only static facts (shapes, types) are checked, so every check runs at trace time
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 
 def check_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
@@ -39,3 +42,20 @@ def check_positive(owner: str, name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a Python integer of at least one."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer of at least 1")
+
+
+def check_partition(owner: str, betas: Any) -> jax.Array:
+    """The array `betas`; ValueError unless it is 0 = beta_0 < ... < beta_J = 1.
+
+    The values are looked at where they are concrete; of traced ones only the shape is known.
+    """
+    expected = "expected a partition 0 = beta_0 < ... < beta_J = 1, e.g. jnp.linspace(0.0, 1.0, 11)"
+    if jnp.ndim(betas) != 1 or len(betas) < 2:
+        raise ValueError(f"{owner}: betas has shape {jnp.shape(betas)}, {expected}")
+    if not isinstance(betas, Tracer):
+        values = np.asarray(betas)
+        if values[0] != 0 or values[-1] != 1 or not (np.diff(values) > 0).all():
+            raise ValueError(
+                f"{owner}: betas goes from {values[0]:g} to {values[-1]:g}, {expected}"
+            )
+    return jnp.asarray(betas)

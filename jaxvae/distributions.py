@@ -6,7 +6,7 @@ the whole event and returns a scalar in nats.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -183,86 +183,6 @@ class MultivariateNormal:
     def _log_density(self, eps: Array) -> Array:
         log_diagonal = jnp.log(jnp.diagonal(self.scale_tril))
         return -jnp.sum(0.5 * jnp.square(eps) + log_diagonal + 0.5 * LOG_2PI)
-
-
-@pytree
-@dataclass(frozen=True, eq=False)
-class Bernoulli:
-    """Independent coins with logits l: the likelihood of binary pixels.
-
-    log p(x) = sum_i [ x_i l_i - log(1 + exp l_i) ]
-
-    exact for every finite logit in value and gradient, where the usual -log(-expm1(log_sigmoid(l)))
-    is infinite from l = 104 on in float32.
-
-    Args:
-      logits: l, any shape [...]; events are 0. or 1. in that shape and dtype.
-
-    >>> round(float(Bernoulli(jnp.zeros(2)).log_prob(jnp.array([0.0, 1.0]))), 5)  # -2 log 2
-    -1.38629
-    """
-
-    logits: Any
-    reparameterized: ClassVar[bool] = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.logits)
-
-    def sample(self, key: Array) -> Array:
-        draw = jax.random.bernoulli(key, self.mean(), self.shape)
-        return draw.astype(jnp.result_type(self.logits))
-
-    def log_prob(self, x: Any) -> Array:
-        check_shape("Bernoulli.log_prob", "event", x, self.shape)
-        return jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
-
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
-    def mean(self) -> Array:
-        return jax.nn.sigmoid(self.logits)
-
-
-@pytree
-@dataclass(frozen=True, eq=False)
-class Categorical:
-    """Independent choices among K: log p(z) = sum_i [ l_{i, z_i} - log sum_k exp l_ik ].
-
-    It has no `mean`: the average of labels means nothing.
-
-    Args:
-      logits: l, shape [..., K], finite or -inf; events are integers 0..K-1 of shape [...].
-
-    >>> d = Categorical(jnp.zeros(4))
-    >>> round(float(d.log_prob(jnp.array(2))), 5)  # -log 4
-    -1.38629
-    """
-
-    logits: Any
-    reparameterized: ClassVar[bool] = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.logits)[:-1]
-
-    @property
-    def log_probs(self) -> Array:
-        """Normalised log-probabilities, shape [..., K]."""
-        return jax.nn.log_softmax(self.logits)
-
-    def sample(self, key: Array) -> Array:
-        return jax.random.categorical(key, self.logits)
-
-    def log_prob(self, z: Any) -> Array:
-        check_shape("Categorical.log_prob", "event", z, self.shape)
-        index = jnp.expand_dims(jnp.asarray(z), -1)
-        return jnp.sum(jnp.take_along_axis(self.log_probs, index, axis=-1))
-
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
 
 
 @pytree

@@ -13,14 +13,8 @@ from jax.scipy.special import erf
 
 from jaxvae.checks import check_log_prob, check_scale, check_shape
 from jaxvae.constant import Constant
-from jaxvae.distributions import (
-    Bernoulli,
-    Categorical,
-    Laplace,
-    MultivariateNormal,
-    Normal,
-    StandardNormal,
-)
+from jaxvae.discrete import Bernoulli, Categorical, OneHotCategorical
+from jaxvae.distributions import Laplace, MultivariateNormal, Normal, StandardNormal
 
 Array = jax.Array
 
@@ -48,7 +42,8 @@ def kl_divergence(q: Any, p: Any) -> Array:
     """KL(q || p) = E_q[log q(z) - log p(z)] in closed form, by matching on the pair.
 
     Known: every pair of StandardNormal, Normal and MultivariateNormal in either order; Categorical,
-    Bernoulli and Laplace with their own kind; Normal to Laplace. `Constant` is looked through.
+    OneHotCategorical, Bernoulli and Laplace with their own kind; Normal to Laplace. `Constant` is
+    looked through.
 
     Args:
       q: a distribution.
@@ -97,7 +92,7 @@ def _closed_form(q: Any, p: Any) -> Array | None:
         ):
             _check_events(q, p)
             return _kl_multivariate_normal(*_loc_tril(q, p), *_loc_tril(p, q))
-        case Categorical(), Categorical():
+        case (Categorical(), Categorical()) | (OneHotCategorical(), OneHotCategorical()):
             check_shape("kl_divergence", "p.logits", p.logits, jnp.shape(q.logits))
             return _kl_categorical(q.log_probs, p.log_probs)
         case Bernoulli(), Bernoulli():

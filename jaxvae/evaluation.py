@@ -1,5 +1,6 @@
-"""How good a model is: estimates of log p(x) with their error, and signs of collapse."""
+"""Estimates of log p(x) that report their own error."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_positive
-from jaxvae.protocols import Model, log_likelihood, mean_of, posterior, prior
-from jaxvae.weights import log_weight
+from jaxvae.interop import default_promotion
+from jaxvae.protocols import Model, log_likelihood, posterior, prior, sample_and_log_prob
+from jaxvae.reductions import log_mean_exp
+from jaxvae.weights import importance_term
 
 Array = jax.Array
 
@@ -21,11 +24,21 @@ class LogMarginal(NamedTuple):
       standard_error: of the value, by the delta method: sd(w) / (mean(w) sqrt N), in nats. Infinite
         for a single sample. Only as good as the weights: when few of them dominate it is too small.
       ess: effective sample size (sum w)^2 / sum w^2, between 1 and N. Near 1, disbelieve the rest.
+      pareto_k: k-hat, the shape of a generalised Pareto distribution fitted to the largest weights,
+        which have finite moments up to order 1/k: the variance is finite below 1/2. Infinite where
+        there are too few samples (25 at least) to fit one, or one weight dwarfs all others.
+      reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on neither
+        the value nor its standard error can be trusted; the value is then a lower bound in mean and
+        little more. More samples or a better q help.
+
+    k-hat: Vehtari, Simpson, Gelman, Yao & Gabry 2024, section 3.
     """
 
     value: Array
     standard_error: Array
     ess: Array
+    pareto_k: Array
+    reliable: Array
 
 
 def log_marginal(
@@ -33,9 +46,9 @@ def log_marginal(
 ) -> LogMarginal:
     """log p(x) by importance sampling from q: log 1/N sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x).
 
-    The samples are those of `log_weights` with the same key, `chunk` of them at a time, so memory
-    does not grow with N and the chunk does not change the result. For a data set, `jax.lax.map`
-    over keys and examples with a `batch_size`.
+    The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
+    memory is that of a chunk and of N scalars, and the chunk does not change the result. For a data
+    set, `jax.lax.map` over keys and examples.
 
     Args:
       model: any `Model`.
@@ -45,7 +58,8 @@ def log_marginal(
       chunk: how many samples are held at once, a Python integer.
 
     Returns:
-      A `LogMarginal`: the value in nats, its standard error and the effective sample size.
+      A `LogMarginal`: the value in nats, its standard error, and how far the weights can be
+      trusted.
 
     Raises:
       ValueError: `num_samples` or `chunk` is no integer of at least one.
@@ -57,10 +71,15 @@ def log_marginal(
     >>> bool(jnp.isclose(estimate.value, ppca.log_marginal(linear, x), atol=1e-4))
     True
 
-    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9.
+    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
+    k-hat: Vehtari et al. 2024.
     """
-    q = posterior(model, x)
-    return _estimate(lambda key: log_weight(model, key, x, q), key, num_samples, chunk)
+    q, term = posterior(model, x), importance_term(model, x)
+
+    def log_w(key: Array) -> Array:
+        return term(q, *sample_and_log_prob(q, key))[0]
+
+    return _estimate("log_marginal", log_w, key, num_samples, chunk)
 
 
 def prior_sampling(
@@ -80,7 +99,8 @@ def prior_sampling(
       chunk: how many samples are held at once, a Python integer.
 
     Returns:
-      A `LogMarginal`: the value in nats, its standard error and the effective sample size.
+      A `LogMarginal`: the value in nats, its standard error, and how far the weights can be
+      trusted.
 
     Raises:
       ValueError: `num_samples` or `chunk` is no integer of at least one.
@@ -89,56 +109,46 @@ def prior_sampling(
     def log_p_x_given_z(key: Array) -> Array:  # the weight at q = p(z)
         return log_likelihood(model, x, prior(model).sample(key))
 
-    return _estimate(log_p_x_given_z, key, num_samples, chunk)
+    return _estimate("prior_sampling", log_p_x_given_z, key, num_samples, chunk)
 
 
 def _estimate(
-    draw_log_weight: Callable[[Array], Array], key: Array, num_samples: int, chunk: int
+    owner: str, draw: Callable[[Array], Array], key: Array, num_samples: int, chunk: int
 ) -> LogMarginal:
-    """Stream log-weights, keeping their maximum m, sum w / e^m and sum (w / e^m)^2."""
-    check_positive("log_marginal", "num_samples", num_samples)
-    check_positive("log_marginal", "chunk", chunk)
-    chunk = min(chunk, num_samples)
-
-    def draw(index: Array) -> Array:
-        log_w = draw_log_weight(jax.random.fold_in(key, index))
-        return jnp.where(index < num_samples, log_w, -jnp.inf)  # the last chunk may be padded
-
-    def accumulate(carry: tuple[Array, Array, Array], start: Array) -> tuple[Any, None]:
-        m, total, total_square = carry
-        log_w = jax.vmap(draw)(start + jnp.arange(chunk))
-        m_new = jnp.maximum(m, jnp.max(log_w))
-        shift = jnp.where(jnp.isneginf(m_new), 0.0, m_new)  # all weights zero so far
-        w, keep = jnp.exp(log_w - shift), jnp.exp(m - shift)
-        carry = (m_new, total * keep + jnp.sum(w), total_square * keep**2 + jnp.sum(w**2))
-        return carry, None
-
-    dtype = jax.eval_shape(draw_log_weight, key).dtype
-    zero = jnp.zeros((), dtype)
-    starts = jnp.arange(0, num_samples, chunk)
-    (m, total, total_square), _ = jax.lax.scan(accumulate, (zero - jnp.inf, zero, zero), starts)
-    n = num_samples
-    value = m + jnp.log(total / n)
-    # sd(w)^2 / (n mean(w)^2), with the unbiased variance
-    relative_variance = (n * total_square / total**2 - 1.0) / (n - 1) if n > 1 else zero + jnp.inf
-    standard_error = jnp.sqrt(jnp.maximum(relative_variance, 0.0))
-    return LogMarginal(value, standard_error, total**2 / total_square)
+    check_positive(owner, "num_samples", num_samples)
+    check_positive(owner, "chunk", chunk)
+    samples = jnp.arange(num_samples)
+    log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
+    standard_error, ess = spread(log_w)
+    k = pareto_k(log_w)
+    bar = min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else -jnp.inf
+    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar)
 
 
-def active_units(model: Model, xs: Any, *, threshold: float = 0.01) -> Array:
-    """Which latents the model uses: those whose posterior mean varies over the data.
+def spread(log_w: Array) -> tuple[Array, Array]:
+    """Standard error of log 1/N sum w (delta method, nats), and the effective sample size."""
+    n = log_w.size
+    top = jnp.max(log_w)
+    w = jnp.exp(log_w - jnp.where(jnp.isneginf(top), 0.0, top))
+    ess = jnp.square(jnp.sum(w)) / jnp.sum(jnp.square(w))
+    # sd(w)^2 / (n mean(w)^2) with the unbiased variance
+    relative_variance = (n / ess - 1.0) / (n - 1) if n > 1 else jnp.full_like(ess, jnp.inf)
+    return jnp.sqrt(jnp.maximum(relative_variance, 0.0)), ess
 
-    A_i = Var_x(E_q[z_i|x]) > threshold
+
+def pareto_k(log_w: Array) -> Array:
+    """The shape k-hat of the largest weights' tail; infinite where none can be fitted.
 
     Args:
-      model: any `Model` whose posterior has `mean()`, an array.
-      xs: examples, leading axis n.
-      threshold: least variance of an active unit.
+      log_w: log-weights, shape [N].
 
     Returns:
-      Booleans in the shape of z; their sum is the number of active units.
+      A scalar; below 1/2 the weights have a finite variance, from 0.7 on do not trust them.
 
-    Burda, Grosse & Salakhutdinov 2016, section 5.2.
+    Zhang & Stephens 2009; Vehtari et al. 2024, section 3.
     """
-    means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
-    return jnp.var(means, axis=0) > threshold
+    from blackjax.diagnostics import psis_weights  # a second that `import jaxvae` need not take
+
+    with default_promotion():
+        _, k = psis_weights(log_w)
+    return jnp.where(jnp.isnan(k), jnp.inf, k.astype(log_w.dtype))

@@ -1,40 +1,45 @@
-"""Gradient estimators: how a bound on log-weights gets its gradient.
+"""Gradient estimators: how a bound gets its gradient in the parameters of the posterior.
 
-An estimator is a function `(reduction, model, key, x, *, num_samples) -> (bound, log_weights)`. Its
-value is the reduction R of the log-weights l; what sets it apart is the gradient it carries. For
-the decoder and the prior that is sum_k g_k dl_k/dtheta with g = dR/dl, the same under every
-estimator for the same key; for the posterior they differ.
+A bound is E[ R(l_1, ..., l_K) ] with l_k = term(q, z_k, log q(z_k)) and z_1, ..., z_K ~ q: the
+log-weight of a sample for most bounds, minus distortion minus beta rate for the ELBO, and R a
+reduction of the K of them. An estimator is a function
+
+    (reduction, term, q, keys) -> (bound, aux)
+
+with one key a sample. Its value is R; what sets it apart is the gradient it carries. For the
+decoder and the prior that is sum_k g_k dl_k/dtheta with g = dR/dl, the same under every estimator
+that samples z and for the same key; for the posterior they differ.
+
+Here are those that differentiate a sample; `score.py` has those that need no derivative of it, and
+`relaxations.py` those made for discrete latents.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_positive
-from jaxvae.protocols import Model, log_likelihood, posterior
-from jaxvae.weights import log_prior, log_weights, sample_keys
+from jaxvae.protocols import Distribution, sample_and_log_prob
 
 Array = jax.Array
 Reduction = Callable[[Array], Array]
+Term = Callable[[Any, Any, Array], tuple[Array, Any]]
+"""(q, z, log_q) -> (l, aux): what one sample says."""
+Estimator = Callable[[Reduction, Term, Any, Array], tuple[Array, Any]]
 
 
-def pathwise(
-    reduction: Reduction, model: Model, key: Array, x: Any, *, num_samples: int
-) -> tuple[Array, Array]:
-    """The reparameterization gradient: differentiate the weights through z = mu + sigma eps.
+def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Array) -> tuple[Array, Any]:
+    """The reparameterization gradient: differentiate the terms through z = mu + sigma eps.
 
     Args:
-      reduction: log-weights [K] -> scalar, `log_mean_exp` say.
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_samples: K, a Python integer.
+      reduction: terms [K] -> scalar, `log_mean_exp` say.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior.
+      keys: a PRNG key a sample, shape [K].
 
     Returns:
-      The bound in nats, and the log-weights [K].
+      The bound in nats, and aux of every sample, stacked.
 
     Raises:
       TypeError: when differentiated, if samples of the posterior have no derivative in its
@@ -42,95 +47,105 @@ def pathwise(
 
     Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
-    log_w = log_weights(model, key, x, num_samples=num_samples)
-    return _require_path_of_gradient(posterior(model, x), reduction(log_w)), log_w
+    z, log_q = jax.vmap(lambda key: sample_and_log_prob(q, key))(keys)
+    l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(z, log_q)
+    return _require_path_of_gradient(q, reduction(l)), aux
 
 
 def sticking_the_landing(
-    reduction: Reduction, model: Model, key: Array, x: Any, *, num_samples: int
-) -> tuple[Array, Array]:
+    reduction: Reduction, term: Term, q: Distribution, keys: Array
+) -> tuple[Array, Any]:
     """`pathwise` without the score term: the parameters inside log q(z) are held still.
 
     Unbiased for the ELBO, whose gradient then vanishes without noise where q is exact; for a
     tighter bound at K > 1 it is biased, as the score terms do not cancel once they are weighted.
+    The rate of an ELBO is taken at the sample, closed form or not: that is where the score term is.
 
     Args:
-      reduction: log-weights [K] -> scalar.
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_samples: K, a Python integer.
+      reduction: terms [K] -> scalar.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior, a pytree.
+      keys: a PRNG key a sample, shape [K].
 
     Returns:
-      The bound in nats, and the log-weights [K].
+      The bound in nats, and aux of every sample, stacked.
 
     Raises:
       TypeError: samples of the posterior have no derivative in its parameters.
 
     Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
     """
-    return _through_samples(reduction, model, key, x, num_samples, jnp.ones_like)
+    return _through_samples(reduction, term, q, keys, jnp.ones_like)
 
 
 def doubly_reparameterized(
-    reduction: Reduction, model: Model, key: Array, x: Any, *, num_samples: int
-) -> tuple[Array, Array]:
+    reduction: Reduction, term: Term, q: Distribution, keys: Array
+) -> tuple[Array, Any]:
     """The score terms of a tighter bound, reparameterized once more: unbiased, and low in variance.
 
     With g = dR/dl and h_k = d^2R/dl_k^2, the gradient that flows into sample k is
 
         (g_k - h_k) dl_k/dz_k,
 
-    which is w_k^2 (w the normalised weights) for the importance-weighted bound and that of sticking
-    the landing for the ELBO, where h is 0. It is `sticking_the_landing` with the cotangent of each
-    sample scaled by 1 - h_k / g_k.
+    which is w_k^2 (w the normalised weights) for the importance-weighted bound, alpha w_k + (1 -
+    alpha) w_k^2 for Renyi's (w those of the power 1 - alpha) and that of sticking the landing for
+    the ELBO, where h is 0. It is `sticking_the_landing` with the cotangent of each sample scaled by
+    1 - h_k / g_k. A sample may be a pytree of layers, each drawn given those before it.
 
     Args:
-      reduction: log-weights [K] -> scalar, twice differentiable.
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_samples: K, a Python integer.
+      reduction: terms [K] -> scalar, twice differentiable.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior, a pytree.
+      keys: a PRNG key a sample, shape [K].
 
     Returns:
-      The bound in nats, and the log-weights [K].
+      The bound in nats, and aux of every sample, stacked.
 
     Raises:
-      TypeError: samples of the posterior have no derivative in its parameters.
+      TypeError: samples of the posterior have no derivative in its parameters, or the reduction has
+        no second derivative, as that of VR-max.
 
-    Tucker, Lawson, Gu & Maddison 2019, equation 8.
+    Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
     """
 
-    def scale(log_w: Array) -> Array:
-        g = jax.grad(reduction)(log_w)
-        h = jnp.diagonal(jax.hessian(reduction)(log_w))
+    def scale(l: Array) -> Array:
+        g = jax.grad(reduction)(l)
+        h = jnp.diagonal(jax.hessian(reduction)(l))
         return 1.0 - h / jnp.where(g == 0.0, 1.0, g)  # where g is 0, nothing flows to be scaled
 
-    return _through_samples(reduction, model, key, x, num_samples, scale)
+    return _through_samples(reduction, term, q, keys, scale)
+
+
+class Held(NamedTuple):
+    """A posterior whose parameters are held still, as the terms of those two estimators see it.
+
+    It is known by its density alone, so a rate has no closed form and is taken at the sample.
+    """
+
+    q: Any
+
+    def sample(self, key: Array) -> Any:
+        return self.q.sample(key)
+
+    def log_prob(self, z: Any) -> Array:
+        return self.q.log_prob(z)
 
 
 def _through_samples(
-    reduction: Reduction,
-    model: Model,
-    key: Array,
-    x: Any,
-    num_samples: int,
-    scale: Callable[[Array], Array],
-) -> tuple[Array, Array]:
+    reduction: Reduction, term: Term, q: Any, keys: Array, scale: Callable[[Array], Array]
+) -> tuple[Array, Any]:
     """The posterior learns through its samples alone, sample k's cotangent scaled by scale(l)_k."""
-    check_positive("gradient", "num_samples", num_samples)
-    q = posterior(model, x)
     _require_path(q)
-    still = jax.lax.stop_gradient(q)
-    z = jax.vmap(q.sample)(sample_keys(key, num_samples))
+    held = Held(jax.lax.stop_gradient(q))
+    z = jax.vmap(q.sample)(keys)
 
-    def log_weight(z: Any) -> Array:
-        return log_likelihood(model, x, z) + log_prior(model, z) - still.log_prob(z)
+    def at(z: Any) -> tuple[Array, Any]:
+        return term(held, z, held.log_prob(z))
 
     # evaluated twice, compiled once: without its gradient this is the same computation
-    log_w = jax.lax.stop_gradient(jax.vmap(log_weight)(z))
-    log_w = jax.vmap(log_weight)(jax.vmap(_scale_cotangent)(z, scale(log_w)))
-    return reduction(log_w), log_w
+    l = jax.lax.stop_gradient(jax.vmap(at)(z)[0])
+    l, aux = jax.vmap(at)(jax.vmap(_scale_cotangent)(z, scale(l)))
+    return reduction(l), aux
 
 
 def _has_path(q: Any) -> bool:
@@ -142,7 +157,8 @@ def _require_path(q: Any) -> None:
     if not _has_path(q):
         raise TypeError(
             f"samples of {type(q).__name__} have no derivative in its parameters; use "
-            "gradient=score_function, or gradient=vimco with two samples or more"
+            "gradient=score_function, vimco (two samples or more), enumerate, straight_through or "
+            "gumbel_softmax"
         )
 
 
@@ -169,75 +185,3 @@ def _scale_backward(factor: Array, cotangent: Any) -> tuple[Any, Array]:
 
 
 _scale_cotangent.defvjp(_scale_forward, _scale_backward)
-
-
-def no_baseline(reduction: Reduction, log_w: Array) -> Array:
-    """b_k = 0: the score function as it is, unbiased and of enormous variance."""
-    del reduction
-    return jnp.zeros_like(log_w)
-
-
-def leave_one_out(reduction: Reduction, log_w: Array) -> Array:
-    """b_k = R(l with l_k replaced by the mean of the others): what the bound would be without z_k.
-
-    For the ELBO (R the mean) this leaves (l_k - mean of the others) / K as the signal of sample k;
-    for the importance-weighted bound it is VIMCO, with the geometric mean of the other weights.
-
-    Raises:
-      ValueError: K = 1, where no other sample is left.
-
-    Mnih & Rezende 2016, equation 10.
-    """
-    k = log_w.size
-    if k < 2:
-        raise ValueError(
-            f"leave_one_out: num_samples is {k}, expected at least 2; use no_baseline, or learn one"
-        )
-    others = (jnp.sum(log_w) - log_w) / (k - 1)
-    return jax.vmap(lambda i, other: reduction(log_w.at[i].set(other)))(jnp.arange(k), others)
-
-
-def score_function(
-    reduction: Reduction,
-    model: Model,
-    key: Array,
-    x: Any,
-    *,
-    num_samples: int,
-    baseline: Callable[[Reduction, Array], Array] = no_baseline,
-) -> tuple[Array, Array]:
-    """REINFORCE: grad E[R] = E[ sum_k (R - b_k) grad log q(z_k) + grad R at fixed z ].
-
-    Works for every posterior, discrete ones included: nothing is differentiated through a sample.
-    A baseline that does not look at z_k changes the variance and not the mean.
-
-    Args:
-      reduction: log-weights [K] -> scalar.
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_samples: K, a Python integer.
-      baseline: (reduction, log-weights [K]) -> b [K]: `no_baseline` or `leave_one_out`.
-
-    Returns:
-      The bound in nats, and the log-weights [K].
-
-    Williams 1992; Mnih & Gregor 2014, equation 7.
-    """
-    check_positive("score_function", "num_samples", num_samples)
-    q = posterior(model, x)
-    z = jax.lax.stop_gradient(jax.vmap(q.sample)(sample_keys(key, num_samples)))
-
-    def terms(z: Any) -> tuple[Array, Array]:
-        log_q = q.log_prob(z)
-        return log_likelihood(model, x, z) + log_prior(model, z) - log_q, log_q
-
-    log_w, log_q = jax.vmap(terms)(z)
-    bound = reduction(log_w)
-    signal = jax.lax.stop_gradient(bound - baseline(reduction, log_w))
-    score = jnp.sum(signal * (log_q - jax.lax.stop_gradient(log_q)))  # 0, with a gradient
-    return bound + score, log_w
-
-
-vimco = partial(score_function, baseline=leave_one_out)
-"""`score_function` with the `leave_one_out` baseline. Mnih & Rezende 2016."""

@@ -24,7 +24,7 @@ class Adapted:
     distribution: Any
 
     def sample(self, key: Array) -> Any:
-        with _default_promotion():
+        with default_promotion():
             if "seed" in signature(self.distribution.sample).parameters:
                 return self.distribution.sample(seed=key)
             return self.distribution.sample(key)
@@ -33,7 +33,7 @@ class Adapted:
         shape = _event_shape(self.distribution)
         if shape is not None:
             check_shape("adapt(...).log_prob", "event", event, shape)
-        with _default_promotion():
+        with default_promotion():
             return jnp.sum(self.distribution.log_prob(event))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
@@ -41,12 +41,12 @@ class Adapted:
         return z, self.log_prob(z)
 
     def mean(self) -> Any:
-        with _default_promotion():
+        with default_promotion():
             return mean_of(self.distribution)
 
 
 @contextmanager
-def _default_promotion() -> Iterator[None]:
+def default_promotion() -> Iterator[None]:
     """JAX's default rules: other libraries broadcast and promote, whatever the caller forbids."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxvae.checks import check_shape
-from jaxvae.distributions import Bernoulli, MultivariateNormal, Normal
+from jaxvae.discrete import Bernoulli
+from jaxvae.distributions import MultivariateNormal, Normal
 
 Array = jax.Array
 Shape = tuple[int, ...]

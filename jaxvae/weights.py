@@ -1,14 +1,13 @@
 """Importance weights w = p(x, z) / q(z|x): what every bound beyond the ELBO is made of."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 
 from jaxvae.checks import check_log_prob, check_positive
 from jaxvae.protocols import (
-    Distribution,
     Model,
     log_likelihood,
     posterior,
@@ -42,31 +41,33 @@ def log_weights(model: Model, key: Array, x: Any, *, num_samples: int) -> Array:
 
     Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
-    check_positive("log_weights", "num_samples", num_samples)
     q = posterior(model, x)
-    keys = sample_keys(key, num_samples)
-    return jax.vmap(lambda k: log_weight(model, k, x, q))(keys)
+    term = importance_term(model, x)
+    keys = sample_keys("log_weights", key, num_samples)
+    return jax.vmap(lambda key: term(q, *sample_and_log_prob(q, key))[0])(keys)
 
 
-def sample_keys(key: Array, num_samples: int) -> Array:
-    """The key of each sample: `fold_in(key, k)`, k = 0..K-1."""
-    return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_samples))
+def importance_term(model: Model, x: Any) -> Callable[[Any, Any, Array], tuple[Array, Array]]:
+    """The term (q, z, log_q) -> (log w, log w) of which importance-weighted bounds are made.
 
+    log w = log p(x|z) + log p(z) - log_q, whatever z was drawn from with log-density log_q.
 
-def log_weight(model: Model, key: Array, x: Any, q: Distribution) -> Array:
-    """One log-weight, log p(x|z) + log p(z) - log q(z) with z ~ q, whatever the proposal q.
-
-    Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      q: the distribution z is drawn from; with q = p(z) this is log p(x|z).
-
-    Returns:
-      A scalar in nats.
+    Raises:
+      ValueError: a log-probability is no scalar.
     """
-    z, log_q = sample_and_log_prob(q, key)
-    return log_likelihood(model, x, z) + log_prior(model, z) - log_q
+
+    def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Array]:
+        del q
+        log_w = log_likelihood(model, x, z) + log_prior(model, z) - log_q
+        return log_w, log_w
+
+    return term
+
+
+def sample_keys(owner: str, key: Array, num_samples: int) -> Array:
+    """The key of each sample: `fold_in(key, k)`, k = 0..K-1. ValueError unless K is at least 1."""
+    check_positive(owner, "num_samples", num_samples)
+    return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_samples))
 
 
 def log_prior(model: Model, z: Any) -> Array:
@@ -74,18 +75,3 @@ def log_prior(model: Model, z: Any) -> Array:
     log_p = prior(model).log_prob(z)
     check_log_prob("model.prior", log_p)
     return log_p
-
-
-def log_mean_exp(log_w: Array) -> Array:
-    """log 1/K sum_k w_k: the reduction of log-weights that makes the importance-weighted bound.
-
-    Args:
-      log_w: log-weights, shape [K].
-
-    Returns:
-      A scalar in nats.
-
-    >>> float(log_mean_exp(jnp.zeros(5)))
-    0.0
-    """
-    return logsumexp(log_w) - jnp.log(log_w.size)

@@ -14,6 +14,8 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 def close(actual, expected, *, dtype=None) -> bool:
     """Equal but for the rounding of `actual`'s dtype."""
     actual = np.asarray(actual)
+    if actual.dtype.kind != "f":
+        return np.array_equal(actual, np.asarray(expected))
     tolerance = TOLERANCE[str(dtype or actual.dtype)]
     return bool(np.allclose(actual, np.asarray(expected), rtol=tolerance, atol=tolerance))
 

@@ -27,7 +27,9 @@ def test_fixed_names_are_exported(name):
 
 def test_import_is_light():
     # a fresh `import jaxvae` loads no network library, data loader or test helper
-    heavy = "flax tensorflow_datasets tensorflow chex equinox numpyro scipy sklearn matplotlib"
+    heavy = (
+        "flax tensorflow_datasets tensorflow chex equinox numpyro blackjax scipy sklearn matplotlib"
+    )
     code = f"import sys, jaxvae; print([m for m in {heavy.split()} if m in sys.modules])"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

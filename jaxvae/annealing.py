@@ -1,0 +1,269 @@
+"""Annealed importance sampling, and its reverse: log p(x) between two bounds.
+
+Chains move from an easy distribution p_0(z) to the posterior through
+
+    f_beta(z) = p_0(z) (p(x, z) / p_0(z))^beta,   0 = beta_0 < ... < beta_T = 1,
+
+and gather the log-weight sum_t (beta_{t+1} - beta_t) log p(x, z_t) / p_0(z_t), whose exponential
+has mean p(x). The same walk from a draw of the posterior down to p_0 has mean 1 / p(x).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxvae.checks import check_partition, check_positive
+from jaxvae.evaluation import spread
+from jaxvae.protocols import Distribution, Model, likelihood, log_likelihood, prior
+from jaxvae.reductions import log_mean_exp
+from jaxvae.weights import log_prior
+
+Array = jax.Array
+TARGET_ACCEPTANCE = 0.8
+ADAPTATION = 0.3  # of log step size, a temperature
+
+
+class AIS(NamedTuple):
+    """An annealed estimate of log p(x) for one example.
+
+    Args:
+      value: in nats; low on average going up, high on average coming down.
+      standard_error: of the value, from the spread of the chains' weights, in nats.
+      ess: effective number of chains.
+      log_weights: of the chains, shape [num_chains].
+      acceptance: of the transitions at each temperature, shape [T - 1], averaged over the chains.
+      step_size: of those transitions, shape [T - 1].
+    """
+
+    value: Array
+    standard_error: Array
+    ess: Array
+    log_weights: Array
+    acceptance: Array
+    step_size: Array
+
+
+class BDMC(NamedTuple):
+    """log p(x) of one simulated example from below and above: see `bdmc`.
+
+    Args:
+      lower: forward AIS, whose value is a lower bound in mean.
+      upper: AIS reversed from the z that x was drawn at, whose value is an upper bound in mean.
+      gap: upper - lower in nats, which bounds the error of both.
+      x: the example.
+      z: the latents it was drawn at, an exact draw of p(z|x).
+    """
+
+    lower: AIS
+    upper: AIS
+    gap: Array
+    x: Any
+    z: Any
+
+
+def sigmoid_schedule(num_temperatures: int, *, steepness: float = 4.0) -> Array:
+    """Inverse temperatures 0 = beta_0 < ... < beta_T = 1, dense at both ends, where f changes most.
+
+    beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function
+
+    Args:
+      num_temperatures: T, a Python integer.
+      steepness: d; towards 0 the schedule is linear.
+
+    Returns:
+      Shape [T + 1].
+
+    Raises:
+      ValueError: `num_temperatures` is no integer of at least one.
+
+    >>> sigmoid_schedule(2).tolist()
+    [0.0, 0.5, 1.0]
+
+    Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
+    """
+    check_positive("sigmoid_schedule", "num_temperatures", num_temperatures)
+    s = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
+    return (s - s[0]) / (s[-1] - s[0])
+
+
+def ais(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    betas: Any,
+    num_chains: int = 16,
+    num_leapfrog: int = 10,
+    num_pilots: int = 4,
+    step_size: Any = 0.1,
+    initial: Callable[[Any], Distribution] | None = None,
+) -> AIS:
+    """log p(x) by annealed importance sampling, with Hamiltonian transitions.
+
+    E[w] = p(x) exactly, whatever the number of temperatures or the quality of the transitions, so
+    the value is a lower bound in mean. To keep it exact, the step size is not adapted by the chains
+    that are weighed but by `num_pilots` others beside them, which are not; and each transition
+    takes a random fraction of it, so that no trajectory length resonates with the posterior.
+
+    Args:
+      model: any `Model` with continuous latents.
+      key: a PRNG key.
+      x: one example.
+      betas: inverse temperatures, 0 = beta_0 < ... < beta_T = 1, shape [T + 1]:
+        `sigmoid_schedule(T)`.
+      num_chains: chains that are weighed, a Python integer.
+      num_leapfrog: leapfrog steps a transition, a Python integer.
+      num_pilots: chains that adapt the step size, a Python integer.
+      step_size: where the adaptation starts.
+      initial: x -> p_0, where the chains start: p(z) by default, `model.encode` for q(z|x), from
+        which one temperature is importance sampling.
+
+    Returns:
+      An `AIS`: the value in nats, its standard error and the weights of the chains.
+
+    Raises:
+      ValueError: a count is no integer of at least one, or betas is no partition of [0, 1].
+      TypeError: the latents are discrete.
+
+    >>> from jaxvae import ppca
+    >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
+    >>> model, x = ppca.as_vae(linear), jnp.ones(3)
+    >>> estimate = ais(model, jax.random.key(0), x, betas=sigmoid_schedule(50))
+    >>> bool(jnp.abs(estimate.value - ppca.log_marginal(linear, x)) < 0.1)
+    True
+
+    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
+    """
+    p_0 = prior(model) if initial is None else initial(x)
+    start_key, walk_key = jax.random.split(key)
+    starts = jax.vmap(p_0.sample)(jax.random.split(start_key, num_chains + num_pilots))
+    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
+    return walk(walk_key, starts, check_partition("ais", betas))
+
+
+def bdmc(
+    model: Model,
+    key: Array,
+    *,
+    betas: Any,
+    num_chains: int = 16,
+    num_leapfrog: int = 10,
+    num_pilots: int = 4,
+    step_size: Any = 0.1,
+    initial: Callable[[Any], Distribution] | None = None,
+) -> BDMC:
+    """Bidirectional Monte Carlo: how far AIS is off, on data drawn from the model itself.
+
+    z ~ p(z) and x ~ p(x|z) make z an exact draw of p(z|x). From there AIS runs backwards, where
+    E[w] = 1 / p(x), so that log p(x) lies between the two values in mean and the gap bounds the
+    error of each. Settings that close the gap on simulated data can be used on real data of the
+    kind.
+
+    Args:
+      model: any `Model` with continuous latents, whose likelihood can be sampled.
+      key: a PRNG key.
+      betas: inverse temperatures, as for `ais`; the way back takes them in reverse.
+      num_chains: chains each way; all of those coming down start at the one exact draw.
+      num_leapfrog: leapfrog steps a transition, a Python integer.
+      num_pilots: chains that adapt the step size, a Python integer.
+      step_size: where the adaptation starts.
+      initial: x -> p_0, as for `ais`.
+
+    Returns:
+      A `BDMC`: both estimates, the gap, and the simulated example. `jax.vmap` over keys for many.
+
+    Raises:
+      ValueError: a count is no integer of at least one, or betas is no partition of [0, 1].
+      TypeError: the latents are discrete.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> sandwich = bdmc(model, jax.random.key(0), betas=sigmoid_schedule(50))
+    >>> bool(jnp.abs(sandwich.gap) < 0.2)
+    True
+
+    Grosse, Ancha & Roy 2016; for decoders: Wu et al. 2017.
+    """
+    z_key, x_key, start_key, up_key, down_key = jax.random.split(key, 5)
+    z = prior(model).sample(z_key)
+    x = likelihood(model, z).sample(x_key)
+    p_0 = prior(model) if initial is None else initial(x)
+    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
+    betas, count = check_partition("bdmc", betas), num_chains + num_pilots
+    lower = walk(up_key, jax.vmap(p_0.sample)(jax.random.split(start_key, count)), betas)
+    at_z = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), z)
+    reverse = walk(down_key, at_z, jnp.flip(betas))
+    upper = reverse._replace(value=-reverse.value)
+    return BDMC(lower, upper, upper.value - lower.value, x, z)
+
+
+def _walk(
+    model: Model,
+    x: Any,
+    p_0: Distribution,
+    num_chains: int,
+    num_leapfrog: int,
+    num_pilots: int,
+    step_size: Any,
+) -> Callable[[Array, Any, Array], AIS]:
+    """(key, starts, betas) -> AIS, from f at betas[0], where chains start, to f at betas[-1]."""
+    from blackjax.mcmc import hmc  # a second that `import jaxvae` need not take
+
+    counts = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "num_pilots": num_pilots}
+    for name, count in counts.items():
+        check_positive("ais", name, count)
+    if getattr(prior(model), "reparameterized", True) is False:
+        raise TypeError(
+            f"ais: the latents of {type(prior(model)).__name__} are discrete, expected continuous "
+            "ones; use log_marginal"
+        )
+    one = jax.eval_shape(p_0.sample, jax.random.key(0))
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))
+
+    def log_f(beta: Any, z: Array) -> tuple[Array, Array]:
+        """log f_beta, and its derivative in beta."""
+        z = unravel(z)
+        log_p_0 = p_0.log_prob(z)
+        slope = log_likelihood(model, x, z) + log_prior(model, z) - log_p_0
+        return log_p_0 + beta * slope, slope
+
+    transition = hmc.build_kernel()
+
+    def move(key: Array, z: Array, beta: Array, step_size: Array) -> tuple[Any, Any]:
+        jitter_key, key = jax.random.split(key)
+        step: Any = step_size * jax.random.uniform(jitter_key, minval=0.5, maxval=1.0)
+        log_density = lambda z: log_f(beta, z)[0]  # noqa: E731
+        state = hmc.init(z, log_density)
+        state, info = transition(key, state, log_density, step, jnp.ones_like(z), num_leapfrog)
+        return state.position, info.acceptance_rate
+
+    def slopes(z: Array) -> Array:
+        return jax.vmap(lambda z: log_f(0.0, z)[1])(z)
+
+    def anneal(carry: Any, step: Any) -> Any:
+        z, log_w, log_step_size = carry
+        key, beta, increment = step
+        used = jnp.exp(log_step_size)
+        keys = jax.random.split(key, len(z))
+        z, acceptance = jax.vmap(move, (0, 0, None, None))(keys, z, beta, used)
+        log_w = log_w + increment * slopes(z)
+        pilots, weighed = jnp.mean(acceptance[:num_pilots]), jnp.mean(acceptance[num_pilots:])
+        log_step_size = log_step_size + ADAPTATION * (pilots - TARGET_ACCEPTANCE)
+        return (z, log_w, log_step_size), (weighed, used)
+
+    def walk(key: Array, starts: Any, betas: Array) -> AIS:
+        z = jax.vmap(lambda z: ravel_pytree(z)[0])(starts)
+        increments = jnp.diff(betas)
+        log_step_size = jnp.log(jnp.asarray(step_size, z.dtype))
+        start = (z, increments[0] * slopes(z), log_step_size)
+        keys = jax.random.split(key, len(increments) - 1)
+        steps = (keys, betas[1:-1], increments[1:])
+        (_, log_w, _), (acceptance, used) = jax.lax.scan(anneal, start, steps)
+        log_w = log_w[num_pilots:]
+        standard_error, ess = spread(log_w)
+        return AIS(log_mean_exp(log_w), standard_error, ess, log_w, acceptance, used)
+
+    return walk

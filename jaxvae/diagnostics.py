@@ -1,0 +1,232 @@
+"""What the latents carry: signs of collapse, and the rate taken apart."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+from jaxvae.bounds import Terms, batch_size, batched, elbo
+from jaxvae.constant import Constant
+from jaxvae.discrete import Bernoulli, Categorical
+from jaxvae.distributions import Laplace, Normal, StandardNormal
+from jaxvae.divergences import kl_divergence
+from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
+
+Array = jax.Array
+
+
+def active_units(model: Model, xs: Any, *, threshold: float = 0.01) -> Array:
+    """Which latents the model uses: those whose posterior mean varies over the data.
+
+    A_i = Var_x(E_q[z_i|x]) > threshold
+
+    Args:
+      model: any `Model` whose posterior has `mean()`, an array.
+      xs: examples, leading axis n.
+      threshold: least variance of an active unit.
+
+    Returns:
+      Booleans in the shape of z; their sum is the number of active units.
+
+    Burda, Grosse & Salakhutdinov 2016, section 5.2.
+    """
+    means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
+    return jnp.var(means, axis=0) > threshold
+
+
+def rate_per_latent(model: Model, xs: Any) -> Array:
+    """The rate of each latent, the mean over the data of KL(q(z_i|x) || p(z_i)): 0 where collapsed.
+
+    Args:
+      model: any `Model` whose posterior and prior factorise over the latents and have a KL in
+        closed form.
+      xs: examples, leading axis n.
+
+    Returns:
+      Nats in the shape of z; their sum is the mean rate.
+
+    Raises:
+      TypeError: the posterior or the prior does not factorise.
+      NotImplementedError: the pair has no closed form.
+
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, jnp.ones(2))
+    >>> model = VAE(encode, lambda z: Normal(z, jnp.ones(2)), StandardNormal((2,)))
+    >>> rate_per_latent(model, jnp.array([-2.0, 2.0])).tolist()
+    [2.0, 0.0]
+    """
+    p = _factors(prior(model))
+
+    def rates(x: Any) -> Array:
+        q: Any = posterior(model, x)
+        return jax.vmap(kl_divergence)(_factors(q), p).reshape(q.shape)
+
+    return jnp.mean(jax.vmap(rates)(xs), axis=0)
+
+
+class RateDecomposition(NamedTuple):
+    """The rate in three parts, in nats: their sum is log q(z|x) - log p(z) at every sample.
+
+    With q(z) = 1/N sum_n q(z|x_n), the aggregate posterior, averages over the data of
+
+    Args:
+      mutual_information: log q(z|x) - log q(z), I(x; z): what a code tells of which x it is.
+      total_correlation: log q(z) - sum_i log q(z_i): how far the latents are from independent.
+      dimension_wise_kl: sum_i [log q(z_i) - log p(z_i)]: how far each is from its prior.
+
+    Hoffman & Johnson 2016; Chen et al. 2018, equation 2.
+    """
+
+    mutual_information: Array
+    total_correlation: Array
+    dimension_wise_kl: Array
+
+
+def full_batch(batch_size: int, dataset_size: int) -> Array:
+    """Log-weights [M, M] of log q(z_i) = logsumexp_j (log_weight_ij + log q(z_i|x_j)): 1/M for all.
+
+    Exact where the batch is the data set.
+    """
+    del dataset_size
+    return jnp.full((batch_size, batch_size), -jnp.log(float(batch_size)))
+
+
+def minibatch_weighted(batch_size: int, dataset_size: int) -> Array:
+    """Minibatch-weighted sampling, 1/(N M) for all: low in mean, by up to log N.
+
+    The pair i = j, whose density is the largest, weighs as little as the others, though a data set
+    holds it for certain. Chen et al. 2018, equation 5.
+    """
+    return jnp.full((batch_size, batch_size), -jnp.log(float(dataset_size * batch_size)))
+
+
+def minibatch_stratified(batch_size: int, dataset_size: int) -> Array:
+    """Minibatch-stratified sampling: 1/N for i = j, and the rest shared evenly among the others.
+
+    q(z_i) is then unbiased, and its logarithm low by Jensen's inequality. As the others are drawn
+    alike, sharing (N - 1)/N evenly is the weights of Chen et al. 2018, appendix C.2, averaged over
+    which of the others takes the odd one, and less noisy.
+
+    Raises:
+      ValueError: a batch of one, or larger than the data set.
+    """
+    if not 2 <= batch_size <= dataset_size:
+        raise ValueError(
+            f"minibatch_stratified: the batch has {batch_size} rows, expected 2 to {dataset_size}, "
+            "the size of the data set"
+        )
+    others = (dataset_size - 1) / (dataset_size * (batch_size - 1))
+    own = jnp.eye(batch_size, dtype=bool)
+    return jnp.log(jnp.where(own, 1.0 / dataset_size, others))
+
+
+def rate_decomposition(
+    model: Model,
+    key: Array,
+    xs: Any,
+    *,
+    dataset_size: int | None = None,
+    log_weights: Callable[[int, int], Array] = full_batch,
+    chunk: int = 100,
+) -> RateDecomposition:
+    """The rate over a data set as mutual information + total correlation + dimension-wise KL.
+
+    One z_i ~ q(z|x_i) for each row; log q(z_i) is the log of a mixture over the rows. With the
+    whole data set as `xs` that is q(z) itself and all that is random is z: the standard error of
+    each part is its spread over the rows / sqrt(n). From a minibatch it is an estimate, biased as
+    the two minibatch weightings say.
+
+    Args:
+      model: any `Model` whose posterior and prior factorise over the latents.
+      key: a PRNG key.
+      xs: the data set or a minibatch of it, leading axis M.
+      dataset_size: N, the rows of the data set; M by default.
+      log_weights: (M, N) -> [M, M]: `full_batch`, `minibatch_weighted` or `minibatch_stratified`.
+      chunk: how many rows of the M x M x d comparisons are held at once.
+
+    Returns:
+      A `RateDecomposition` of arrays [M], to be averaged.
+
+    Raises:
+      TypeError: the posterior or the prior does not factorise.
+      ValueError: the weighting is not defined for these sizes.
+
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, 0.1 * jnp.ones(2))
+    >>> model = VAE(encode, lambda z: Normal(z, jnp.ones(2)), StandardNormal((2,)))
+    >>> parts = rate_decomposition(model, jax.random.key(0), jnp.array([-2.0, 2.0]))
+    >>> information, correlation, _ = (float(jnp.mean(part)) for part in parts)
+    >>> round(information, 3), abs(correlation) < 1e-3  # log 2: a bit, in one latent
+    (0.693, True)
+
+    Chen, Li, Grosse & Duvenaud 2018, section 3 and appendix C.
+    """
+    m = batch_size(xs)
+    n = m if dataset_size is None else dataset_size
+    qs = jax.vmap(lambda x: _factors(posterior(model, x)))(xs)  # [M, d]
+    p = _factors(prior(model))
+    keys = jax.random.split(key, m)
+    draw = jax.vmap(lambda key, x: sample_and_log_prob(posterior(model, x), key))
+    z, log_q_given_x = draw(keys, xs)
+    z = z.reshape(m, -1)
+
+    def parts(row: Any) -> RateDecomposition:
+        z, log_q_given_x, log_weight = row
+        each = jax.vmap(_log_probs, (0, None))(qs, z)  # log q(z_i|x_j), [M, d]
+        log_q = logsumexp(log_weight + jnp.sum(each, axis=1))
+        log_q_each = jnp.sum(logsumexp(log_weight[:, None] + each, axis=0))
+        log_p = jnp.sum(_log_probs(p, z))
+        return RateDecomposition(log_q_given_x - log_q, log_q - log_q_each, log_q_each - log_p)
+
+    rows = (z, log_q_given_x, log_weights(m, n).astype(log_q_given_x.dtype))
+    return jax.lax.map(parts, rows, batch_size=chunk)
+
+
+def rate_distortion_curve(
+    train: Callable[[Array, Array], Model], key: Array, betas: Array, xs: Any
+) -> Terms:
+    """Rate against distortion as beta goes: what each nat of code buys.
+
+    Args:
+      train: (key, beta) -> model, a whole run as a pure function.
+      key: a PRNG key; every run has the same, so that beta alone differs.
+      betas: weights of the rate, shape [B].
+      xs: examples to measure on, leading axis n.
+
+    Returns:
+      `Terms` of the means over the examples, each of shape [B].
+
+    Alemi et al. 2018, section 3.
+    """
+    train_key, measure_key = jax.random.split(key)
+
+    def point(beta: Array) -> Terms:
+        _, terms = batched(elbo)(train(train_key, beta), measure_key, xs)
+        return jax.tree.map(jnp.mean, terms)
+
+    return jax.lax.map(point, betas)
+
+
+def _factors(d: Any) -> Any:
+    """A distribution of independent latents as a batch of one-latent ones, for `jax.vmap`."""
+    match d:
+        case Constant():
+            return _factors(d.value)
+        case StandardNormal():
+            return Normal(jnp.zeros(d.shape).ravel(), jnp.ones(d.shape).ravel())
+        case Normal() | Laplace():
+            return type(d)(*(jnp.broadcast_to(a, d.shape).ravel() for a in (d.loc, d.scale)))
+        case Bernoulli():
+            return Bernoulli(d.logits.ravel())
+        case Categorical():
+            return Categorical(d.logits.reshape(-1, d.logits.shape[-1]))
+    raise TypeError(
+        f"{type(d).__name__} is not known to factorise over the latents, expected StandardNormal, "
+        "Normal, Laplace, Bernoulli or Categorical"
+    )
+
+
+def _log_probs(d: Any, z: Array) -> Array:
+    return jax.vmap(lambda d, z: d.log_prob(z))(d, z)

@@ -1,0 +1,182 @@
+"""Distributions over ONE event of coins or choices: what has no derivative, and what stands in.
+
+A sample has no derivative in the logits, which `reparameterized = False` says. Two methods serve
+the estimators that are made for this: `enumerate_support()`, every event stacked, and
+`sample_relaxed(key, temperature)`, a differentiable draw that tends to a sample as the temperature
+goes to 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.checks import check_shape
+from jaxvae.pytrees import pytree
+
+Array = jax.Array
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Bernoulli:
+    """Independent coins with logits l: the likelihood of binary pixels.
+
+    log p(x) = sum_i [ x_i l_i - log(1 + exp l_i) ]
+
+    exact for every finite logit in value and gradient, where the usual -log(-expm1(log_sigmoid(l)))
+    is infinite from l = 104 on in float32.
+
+    Args:
+      logits: l, any shape [...]; events are 0. or 1. in that shape and dtype.
+
+    >>> round(float(Bernoulli(jnp.zeros(2)).log_prob(jnp.array([0.0, 1.0]))), 5)  # -2 log 2
+    -1.38629
+    """
+
+    logits: Any
+    reparameterized: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.logits)
+
+    def sample(self, key: Array) -> Array:
+        draw = jax.random.bernoulli(key, self.mean(), self.shape)
+        return draw.astype(jnp.result_type(self.logits))
+
+    def log_prob(self, x: Any) -> Array:
+        check_shape("Bernoulli.log_prob", "event", x, self.shape)
+        return jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def mean(self) -> Array:
+        return jax.nn.sigmoid(self.logits)
+
+    def sample_relaxed(self, key: Array, temperature: Any) -> Array:
+        """sigma((l + logistic noise) / temperature). Maddison et al. 2017, appendix B."""
+        noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
+        return jax.nn.sigmoid((self.logits + noise) / temperature)
+
+    def enumerate_support(self) -> Array:
+        """All 2^n events, shape [2^n, *shape]."""
+        return _choices(2, self.shape).astype(jnp.result_type(self.logits))
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Categorical:
+    """Independent choices among K: log p(z) = sum_i [ l_{i, z_i} - log sum_k exp l_ik ].
+
+    It has no `mean`: the average of labels means nothing. A decoder that is to be trained through
+    `straight_through` or `gumbel_softmax` takes the same choices as `OneHotCategorical`.
+
+    Args:
+      logits: l, shape [..., K], finite or -inf; events are integers 0..K-1 of shape [...].
+
+    >>> d = Categorical(jnp.zeros(4))
+    >>> round(float(d.log_prob(jnp.array(2))), 5)  # -log 4
+    -1.38629
+    """
+
+    logits: Any
+    reparameterized: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.logits)[:-1]
+
+    @property
+    def log_probs(self) -> Array:
+        """Normalised log-probabilities, shape [..., K]."""
+        return jax.nn.log_softmax(self.logits)
+
+    def sample(self, key: Array) -> Array:
+        return jax.random.categorical(key, self.logits)
+
+    def log_prob(self, z: Any) -> Array:
+        check_shape("Categorical.log_prob", "event", z, self.shape)
+        index = jnp.expand_dims(jnp.asarray(z), -1)
+        return jnp.sum(jnp.take_along_axis(self.log_probs, index, axis=-1))
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        z = self.sample(key)
+        return z, self.log_prob(z)
+
+    def enumerate_support(self) -> Array:
+        """All K^n events, integers of shape [K^n, *shape]."""
+        return _choices(jnp.shape(self.logits)[-1], self.shape)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class OneHotCategorical:
+    """Independent choices among K, each a one-hot vector: log p(z) = sum_ik z_ik log p_ik.
+
+    As `Categorical`, with events that a decoder can take a gradient in. Away from the corners of
+    the simplex log p is the linear extension above, no density.
+
+    Args:
+      logits: l, shape [..., K], finite; events are one-hot in the last axis, of that shape and
+        dtype.
+
+    >>> d = OneHotCategorical(jnp.zeros(4))
+    >>> round(float(d.log_prob(jnp.array([0.0, 0.0, 1.0, 0.0]))), 5)  # -log 4
+    -1.38629
+    """
+
+    logits: Any
+    reparameterized: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.logits)
+
+    @property
+    def log_probs(self) -> Array:
+        """Normalised log-probabilities, shape [..., K]."""
+        return jax.nn.log_softmax(self.logits)
+
+    def sample(self, key: Array) -> Array:
+        return self._one_hot(jax.random.categorical(key, self.logits))
+
+    def log_prob(self, z: Any) -> Array:
+        check_shape("OneHotCategorical.log_prob", "event", z, self.shape)
+        return jnp.sum(z * self.log_probs)
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        z = self.sample(key)
+        return z, self.log_prob(z)
+
+    def mean(self) -> Array:
+        return jax.nn.softmax(self.logits)
+
+    def sample_relaxed(self, key: Array, temperature: Any) -> Array:
+        """softmax((l + Gumbel noise) / temperature). Jang et al. 2017, equation 2."""
+        noise = jax.random.gumbel(key, self.shape, jnp.result_type(self.logits))
+        return jax.nn.softmax((self.logits + noise) / temperature)
+
+    def enumerate_support(self) -> Array:
+        """All K^n events, shape [K^n, *shape]."""
+        *choices, k = self.shape
+        return self._one_hot(_choices(k, tuple(choices)))
+
+    def _one_hot(self, z: Array) -> Array:
+        return jax.nn.one_hot(z, self.shape[-1], dtype=jnp.result_type(self.logits))
+
+
+def _choices(k: int, shape: tuple[int, ...]) -> Array:
+    """Every way to choose one of k in each place of `shape`: integers [k^n, *shape]."""
+    n = int(np.prod(shape))
+    if k**n > 2**20:
+        raise ValueError(
+            f"enumerate_support: {k} choices in {n} places are {k}^{n} events, expected at most "
+            "2^20; use gradient=score_function or vimco, which sample"
+        )
+    ways = jnp.indices((k,) * n).reshape(n, -1).T  # [k^n, n]
+    return ways.reshape(-1, *shape)

@@ -1,0 +1,364 @@
+"""Importance-weighted bounds: one function, `importance_bound`, and the reductions that name it.
+
+Each is an objective of ONE example that returns the bound in nats and the log-weights, takes any
+gradient estimator, and is below log p(x) in mean unless it says otherwise.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxvae.checks import check_partition, check_positive
+from jaxvae.gradients import Estimator, Reduction, pathwise
+from jaxvae.model import VAE
+from jaxvae.protocols import Model, posterior
+from jaxvae.reductions import (
+    convex_combination,
+    largest,
+    log_mean_exp,
+    log_power_mean,
+    mean_log_mean_exp,
+    thermodynamic,
+)
+from jaxvae.weights import importance_term, sample_keys
+
+Array = jax.Array
+Bound = tuple[Array, Array]
+
+
+def importance_bound(
+    reduction: Reduction,
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_samples: int,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """R(log w_1, ..., log w_K), w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x): any reduction as a bound.
+
+    `partial(importance_bound, reduction)` is an objective.
+
+    Args:
+      reduction: log-weights [K] -> scalar.
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
+        `doubly_reparameterized`, `score_function`, `vimco`, `enumerate`, `straight_through` or
+        `gumbel_softmax`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+      TypeError: the estimator is not defined for the posterior or the reduction.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> median = partial(importance_bound, jnp.median)
+    >>> bound, log_w = median(model, jax.random.key(0), jnp.ones(3), num_samples=5)
+    >>> bound.shape, log_w.shape
+    ((), (5,))
+    """
+    keys = sample_keys("importance_bound", key, num_samples)
+    return gradient(reduction, importance_term(model, x), posterior(model, x), keys)
+
+
+def iwae(
+    model: Model, key: Array, x: Any, *, num_samples: int, gradient: Estimator = pathwise
+) -> Bound:
+    """The importance-weighted bound: log p(x) >= E[log 1/K sum_k w_k], tighter as K grows.
+
+    K = 1 is the ELBO with a sampled rate. K (log p(x) - IWAE_K) tends to half the chi-squared
+    divergence of the posterior from q.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, log_w = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=5)
+    >>> bound.shape, log_w.shape
+    ((), (5,))
+
+    Burda, Grosse & Salakhutdinov 2016, equation 8.
+    """
+    return importance_bound(log_mean_exp, model, key, x, num_samples=num_samples, gradient=gradient)
+
+
+def renyi(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_samples: int,
+    alpha: Any,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """Renyi's variational bound, 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha).
+
+    alpha = 1 is the ELBO and alpha = 0 the importance-weighted bound. With K to infinity it is
+    below log p(x) for alpha > 0 and above for alpha < 0; at finite K it is low, so for alpha < 0 it
+    may be on either side.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      alpha: any real number, traced.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, _ = renyi(model, jax.random.key(0), jnp.ones(3), num_samples=5, alpha=0.5)
+
+    Li & Turner 2016, equation 6.
+    """
+    reduction = partial(log_power_mean, power=1.0 - alpha)
+    return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
+
+
+def vr_max(
+    model: Model, key: Array, x: Any, *, num_samples: int, gradient: Estimator = pathwise
+) -> Bound:
+    """VR-max, max_k log w_k: `renyi` at alpha = -inf, which trains on the best sample alone.
+
+    At least the importance-weighted bound of the same samples, so it may exceed log p(x).
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      gradient: the gradient estimator, as in `importance_bound`; `doubly_reparameterized` is not
+        defined, as a maximum has no second derivative.
+
+    Returns:
+      The largest log-weight, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+      TypeError: the estimator is `doubly_reparameterized`.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, log_w = vr_max(model, jax.random.key(0), jnp.ones(3), num_samples=5)
+    >>> bool(bound == jnp.max(log_w))
+    True
+
+    Li & Turner 2016, section 4.2.
+    """
+    return importance_bound(largest, model, key, x, num_samples=num_samples, gradient=gradient)
+
+
+def miwae(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_outer: int,
+    num_samples: int,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """Multiply importance-weighted, MIWAE(M, K): the mean of M bounds of K samples each.
+
+    M = 1 is `iwae`; K = 1 is the ELBO from M samples with a sampled rate, whose gradient under
+    `vimco` is the leave-one-out score function. (The MIWAE of Mattei & Frellsen 2019, for missing
+    data, is another thing.)
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_outer: M, a Python integer.
+      num_samples: K, a Python integer.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [M, K].
+
+    Raises:
+      ValueError: `num_outer` or `num_samples` is no integer of at least one.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> _, log_w = miwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
+    >>> log_w.shape
+    (2, 5)
+
+    Rainforth et al. 2018, equation 6.
+    """
+    check_positive("miwae", "num_outer", num_outer)
+    check_positive("miwae", "num_samples", num_samples)
+    bound, log_w = importance_bound(
+        partial(mean_log_mean_exp, num_outer=num_outer),
+        model,
+        key,
+        x,
+        num_samples=num_outer * num_samples,
+        gradient=gradient,
+    )
+    return bound, log_w.reshape(num_outer, num_samples)
+
+
+def piwae(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_outer: int,
+    num_samples: int,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """Partially importance-weighted, PIWAE(M, K): a target each for the two halves of the model.
+
+    The decoder and the prior learn from the tight `iwae` of all M K samples, the encoder from
+    `miwae` of the same samples, whose gradient is less noisy. The value is that of `iwae`.
+
+    Args:
+      model: any `Model` that is a pytree of arrays: what each target must not train is held still
+        as a pytree, which what a bare function closes over is not.
+      key: a PRNG key.
+      x: one example.
+      num_outer: M, a Python integer.
+      num_samples: K, a Python integer.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [M, K].
+
+    Raises:
+      ValueError: `num_outer` or `num_samples` is no integer of at least one.
+      TypeError: a leaf of the model is no array.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, _ = piwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
+
+    Rainforth et al. 2018, section 5.
+    """
+    still: Any = jax.tree_util.tree_map_with_path(_hold, model)
+    halves = {"num_outer": num_outer, "num_samples": num_samples, "gradient": gradient}
+    for_encoder = VAE(model.encode, still.decode, still.prior)
+    for_decoder = VAE(still.encode, model.decode, model.prior)
+    encoder_bound, log_w = miwae(for_encoder, key, x, **halves)
+    decoder_bound, _ = iwae(
+        for_decoder, key, x, num_samples=num_outer * num_samples, gradient=gradient
+    )
+    return decoder_bound + (encoder_bound - jax.lax.stop_gradient(encoder_bound)), log_w
+
+
+def _hold(path: Any, leaf: Any) -> Any:
+    try:
+        return jax.lax.stop_gradient(leaf)
+    except TypeError:
+        raise TypeError(
+            f"piwae: model{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, expected an "
+            "array; wrap a plain function and its parameters in jax.tree_util.Partial"
+        ) from None
+
+
+def ciwae(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_samples: int,
+    beta: Any,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      beta: between 0 and 1, traced.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> bound, _ = ciwae(model, jax.random.key(0), jnp.ones(3), num_samples=5, beta=0.5)
+
+    Rainforth et al. 2018, equation 8.
+    """
+    reduction = partial(convex_combination, beta=beta)
+    return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
+
+
+def tvo(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_samples: int,
+    betas: Any,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """The thermodynamic variational objective: the left Riemann sum of log p(x) over temperatures.
+
+    sum_j (beta_{j+1} - beta_j) E_{pi_{beta_j}}[log w], pi_beta ~ q(z|x)^(1 - beta) p(x, z)^beta
+
+    betas = (0, 1) is the ELBO; a finer partition is tighter. Expectations are by self-normalised
+    importance sampling over the K samples, which is biased at finite K.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1], traced.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one, or betas no partition.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> betas = jnp.array([0.0, 0.1, 1.0])
+    >>> bound, _ = tvo(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)
+
+    Masrani, Le & Wood 2019, equation 8.
+    """
+    betas = check_partition("tvo", betas)
+    reduction = partial(thermodynamic, betas=betas, at=betas[:-1])
+    return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)

@@ -1,0 +1,176 @@
+"""Reductions of K log-weights to a bound: functions [K] -> scalar, in nats.
+
+Any of them, or one of your own, makes a bound of `importance_bound`. The mean, `jnp.mean`, is the
+ELBO's. All of them commute with a shift of the log-weights, and none looks at their order but
+`mean_log_mean_exp`, which groups them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+Array = jax.Array
+
+
+def log_mean_exp(log_w: Array) -> Array:
+    """log 1/K sum_k w_k: the importance-weighted bound.
+
+    Args:
+      log_w: log-weights, shape [K].
+
+    Returns:
+      A scalar in nats.
+
+    >>> float(log_mean_exp(jnp.zeros(5)))
+    0.0
+
+    Burda, Grosse & Salakhutdinov 2016, equation 8.
+    """
+    return logsumexp(log_w) - jnp.log(log_w.size)
+
+
+def log_power_mean(log_w: Array, *, power: Any) -> Array:
+    """log of the power mean of the weights, 1/p log 1/K sum_k w_k^p: many bounds in one.
+
+    p = 1 is the importance-weighted bound, p -> 0 the ELBO (the mean of the log-weights), p = 1 -
+    alpha Renyi's bound, p = n the chi-squared upper bound CUBO_n, and p -> inf VR-max. It grows
+    with p.
+
+    Args:
+      log_w: log-weights, shape [K].
+      power: p, any real number, traced.
+
+    Returns:
+      A scalar in nats.
+
+    >>> log_w = jnp.array([0.0, 1.0])
+    >>> float(log_power_mean(log_w, power=0.0))
+    0.5
+    >>> bool(jnp.isclose(log_power_mean(log_w, power=1.0), log_mean_exp(log_w)))
+    True
+
+    Li & Turner 2016, equation 6; Dieng et al. 2017, equation 5.
+    """
+    # p near 0 divides a small logarithm by p: about the mean, expm1 and log1p lose nothing there
+    mean = jnp.mean(log_w)
+    y = power * (log_w - mean)
+    small = jnp.max(jnp.abs(y)) < 1.0
+    by_series = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(small, y, 0.0))))
+    p = jnp.where(power == 0.0, 1.0, power)
+    directly = log_mean_exp(jnp.where(small, 0.0, power * log_w))
+    return jnp.where(small, mean + by_series / p, directly / p)
+
+
+@jax.custom_jvp
+def largest(log_w: Array) -> Array:
+    """max_k log w_k: VR-max, the limit of `log_power_mean` at infinite power.
+
+    Args:
+      log_w: log-weights, shape [K].
+
+    Returns:
+      A scalar in nats. Its derivative jumps where another sample takes the lead, so it has no
+      second derivative that could stand for that: asking for one raises TypeError.
+
+    >>> float(largest(jnp.array([0.0, 1.0])))
+    1.0
+
+    Li & Turner 2016, section 4.2.
+    """
+    return jnp.max(log_w)
+
+
+@largest.defjvp
+def _largest_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (log_w,), (tangent,) = primals, tangents
+    return jnp.max(log_w), jnp.sum(_leader(log_w) * tangent)
+
+
+@jax.custom_jvp
+def _leader(log_w: Array) -> Array:
+    """One-hot at the largest."""
+    return jax.nn.one_hot(jnp.argmax(log_w), log_w.size, dtype=log_w.dtype)
+
+
+@_leader.defjvp
+def _leader_jvp(primals: Any, tangents: Any) -> Any:
+    raise TypeError(
+        "largest (VR-max) has no second derivative, so gradient=doubly_reparameterized is not "
+        "defined for it; use pathwise or score_function, or renyi with a very negative alpha"
+    )
+
+
+def mean_log_mean_exp(log_w: Array, *, num_outer: int) -> Array:
+    """1/M sum_m log 1/K sum_k w_mk: the mean of M importance-weighted bounds, MIWAE(M, K).
+
+    Args:
+      log_w: log-weights, shape [M K], or [M, K].
+      num_outer: M.
+
+    Returns:
+      A scalar in nats.
+
+    Raises:
+      ValueError: M does not divide the number of weights.
+
+    >>> float(mean_log_mean_exp(jnp.array([0.0, 0.0, 2.0, 2.0]), num_outer=2))
+    1.0
+
+    Rainforth et al. 2018, equation 6.
+    """
+    if log_w.size % num_outer:
+        raise ValueError(
+            f"mean_log_mean_exp: num_outer is {num_outer}, expected a divisor of the "
+            f"{log_w.size} log-weights"
+        )
+    return jnp.mean(jax.vmap(log_mean_exp)(log_w.reshape(num_outer, -1)))
+
+
+def convex_combination(log_w: Array, *, beta: Any) -> Array:
+    """beta mean_k log w_k + (1 - beta) log 1/K sum_k w_k: between ELBO and IWAE, CIWAE(beta).
+
+    Args:
+      log_w: log-weights, shape [K].
+      beta: between 0 (IWAE) and 1 (ELBO), traced.
+
+    Returns:
+      A scalar in nats.
+
+    >>> log_w = jnp.array([0.0, 1.0])
+    >>> float(convex_combination(log_w, beta=1.0))
+    0.5
+
+    Rainforth et al. 2018, equation 8.
+    """
+    return beta * jnp.mean(log_w) + (1.0 - beta) * log_mean_exp(log_w)
+
+
+def thermodynamic(log_w: Array, *, betas: Array, at: Array) -> Array:
+    """A Riemann sum of log p(x) = int_0^1 E_{pi_b}[log w] db, pi_b ~ q(z|x)^(1-b) p(x, z)^b.
+
+    sum_j (beta_{j+1} - beta_j) sum_k w_k^{a_j} log w_k / sum_k w_k^{a_j}
+
+    The integrand grows with beta, so nodes a_j = beta_j bound from below and a_j = beta_{j+1} from
+    above. Each expectation is by self-normalised importance sampling, biased at finite K.
+
+    Args:
+      log_w: log-weights, shape [K].
+      betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1].
+      at: the nodes a, shape [J].
+
+    Returns:
+      A scalar in nats.
+
+    >>> ends = jnp.array([0.0, 1.0])
+    >>> float(thermodynamic(jnp.array([0.0, 1.0]), betas=ends, at=ends[:1]))  # the ELBO
+    0.5
+
+    Masrani, Le & Wood 2019, equations 8 and 12.
+    """
+
+    def expectation(a: Array) -> Array:
+        return jnp.sum(jax.nn.softmax(a * log_w) * log_w)
+
+    return jnp.sum(jnp.diff(betas) * jax.vmap(expectation)(at))

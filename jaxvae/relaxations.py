@@ -1,0 +1,132 @@
+"""Gradient estimators for discrete latents: exact, or biased through a relaxation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.gradients import Reduction, Term
+from jaxvae.protocols import mean_of
+
+Array = jax.Array
+
+
+def enumerate(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+    """No sampling: E[R], the sum of q(z_1) ... q(z_K) R(l_1, ..., l_K) over all z_1, ..., z_K.
+
+    The terms of the S events of the support are evaluated once; R is evaluated S^K times.
+
+    Args:
+      reduction: terms [K] -> scalar.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior, with `enumerate_support()`: a `Categorical`, `OneHotCategorical`,
+        `Bernoulli`.
+      keys: shape [K], not drawn from.
+
+    Returns:
+      The bound's expectation in nats, and the expectation of aux, repeated K times.
+
+    Raises:
+      TypeError: the posterior cannot be enumerated.
+      ValueError: S^K is over 2^20.
+    """
+    support = _method(q, "enumerate_support", "enumerate")()
+    log_q = jax.vmap(q.log_prob)(support)
+    l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
+    (s,), k = l.shape, keys.size
+    if s**k > 2**20:
+        raise ValueError(
+            f"enumerate: {s} events at num_samples={k} are {s}^{k} outcomes, expected at most "
+            "2^20; use fewer samples, or gradient=vimco, which samples"
+        )
+    outcomes = np.indices((s,) * k).reshape(k, -1).T  # [s^k, k]
+    # an event that q never draws may have any term, even an infinite one
+    drawn = jax.vmap(lambda log_q, a: jnp.where(log_q > -jnp.inf, a, 0.0))
+    l, aux = jax.tree.map(lambda a: drawn(log_q, a), (l, aux))
+    probability = jnp.exp(jnp.sum(log_q[outcomes], axis=1))
+    bound = jnp.sum(probability * jax.vmap(reduction)(l[outcomes]))
+    mean = jax.tree.map(lambda a: jnp.tensordot(jnp.exp(log_q), a, 1), aux)
+    return bound, jax.tree.map(lambda a: jnp.broadcast_to(a, (k, *a.shape)), mean)
+
+
+def straight_through(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+    """A sample forwards, the mean of q backwards: dz is taken to be d E[z]. Biased.
+
+    The value is that of the bound at the samples.
+
+    Args:
+      reduction: terms [K] -> scalar.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
+      keys: a PRNG key a sample, shape [K].
+
+    Returns:
+      The bound in nats, and aux of every sample, stacked.
+
+    Raises:
+      TypeError: the posterior has no mean, as a `Categorical` of labels.
+
+    Bengio, Leonard & Courville 2013, section 4.
+    """
+    mean = mean_of(q)
+
+    def draw(key: Array) -> Any:
+        return jax.lax.stop_gradient(q.sample(key)) + (mean - jax.lax.stop_gradient(mean))
+
+    return _at(draw, reduction, term, q, keys)
+
+
+def gumbel_softmax(
+    reduction: Reduction, term: Term, q: Any, keys: Array, *, temperature: Any
+) -> tuple[Array, Any]:
+    """A relaxed sample forwards and backwards: z = softmax((logits + Gumbel noise) / temperature).
+
+    Biased, and so is its value: away from temperature 0 the decoder sees no corner of the simplex.
+    Report a model's bound with another estimator. The temperature is traced, so it anneals:
+
+        def objective(model, key, x, *, temperature):
+            gradient = partial(gumbel_softmax, temperature=temperature)
+            return elbo(model, key, x, gradient=gradient)
+
+    Args:
+      reduction: terms [K] -> scalar.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior, with `sample_relaxed(key, temperature)`: `OneHotCategorical`, `Bernoulli`.
+      keys: a PRNG key a sample, shape [K].
+      temperature: > 0; samples are discrete as it goes to 0.
+
+    Returns:
+      The bound at the relaxed samples, and aux of every sample, stacked.
+
+    Raises:
+      TypeError: the posterior has no relaxation.
+
+    Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
+    """
+    sample_relaxed = _method(q, "sample_relaxed", "gumbel_softmax")
+    return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
+
+
+def _at(
+    draw: Callable[[Array], Any], reduction: Reduction, term: Term, q: Any, keys: Array
+) -> tuple[Array, Any]:
+    """The bound at z_k = draw(key_k), differentiated through them."""
+
+    def one(key: Array) -> tuple[Array, Any]:
+        z = draw(key)
+        return term(q, z, q.log_prob(z))
+
+    l, aux = jax.vmap(one)(keys)
+    return reduction(l), aux
+
+
+def _method(q: Any, name: str, estimator: str) -> Callable[..., Any]:
+    method = getattr(q, name, None)
+    if method is None:
+        raise TypeError(
+            f"{estimator}: {type(q).__name__} has no {name}; use a posterior that has one, such as "
+            "OneHotCategorical or Bernoulli, or gradient=score_function, which any posterior has"
+        )
+    return method

@@ -1,0 +1,105 @@
+"""Gradient estimators that need no derivative of a sample: the score function and its baselines."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.gradients import Reduction, Term
+
+Array = jax.Array
+Baseline = Callable[[Reduction, Array], Array]
+
+
+def no_baseline(reduction: Reduction, l: Array) -> Array:
+    """b_k = 0: the score function as it is, unbiased and of enormous variance."""
+    del reduction
+    return jnp.zeros_like(l)
+
+
+def leave_one_out(reduction: Reduction, l: Array) -> Array:
+    """b_k = R(l with l_k replaced by the mean of the others): what the bound would be without z_k.
+
+    For the ELBO (R the mean) this leaves (l_k - mean of the others) / K as the signal of sample k;
+    for the importance-weighted bound it is VIMCO, with the geometric mean of the other weights.
+
+    Raises:
+      ValueError: K = 1, where no other sample is left.
+
+    Mnih & Rezende 2016, equation 10.
+    """
+    k = l.size
+    if k < 2:
+        raise ValueError(
+            f"leave_one_out: num_samples is {k}, expected at least 2; use no_baseline, learn "
+            "one, or average several ELBOs: miwae(..., num_outer=M, num_samples=1)"
+        )
+    others = (jnp.sum(l) - l) / (k - 1)
+    return jax.vmap(lambda i, other: reduction(l.at[i].set(other)))(jnp.arange(k), others)
+
+
+def learned_baseline(value: Any) -> Baseline:
+    """b_k = value, a guess of the bound that learns: `value` is what a network makes of x.
+
+    `score_function` fits it by least squares, adding the gradient of -1/2 sum_k (R - b_k)^2. Keep
+    the network beside the three parts of the model, so that it trains with them:
+
+        def objective(model, key, x):
+            baseline = learned_baseline(model.baseline(x))
+            return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
+
+    Args:
+      value: a scalar in nats that depends on x and parameters, and never on z.
+
+    Returns:
+      A baseline.
+
+    Mnih & Gregor 2014, section 2.3.
+    """
+    return lambda reduction, l: jnp.broadcast_to(value, l.shape)
+
+
+def score_function(
+    reduction: Reduction,
+    term: Term,
+    q: Any,
+    keys: Array,
+    *,
+    baseline: Baseline = no_baseline,
+) -> tuple[Array, Any]:
+    """REINFORCE: grad E[R] = E[ sum_k (R - b_k) grad log q(z_k) + grad R at fixed z ].
+
+    Works for every posterior, discrete ones included: nothing is differentiated through a sample.
+    A baseline that does not look at z_k changes the variance and not the mean.
+
+    Args:
+      reduction: terms [K] -> scalar.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior.
+      keys: a PRNG key a sample, shape [K].
+      baseline: (reduction, terms [K]) -> b [K]: `no_baseline`, `leave_one_out` or
+        `learned_baseline(value)`.
+
+    Returns:
+      The bound in nats, and aux of every sample, stacked.
+
+    Williams 1992; Mnih & Gregor 2014, equation 7.
+    """
+    z = jax.lax.stop_gradient(jax.vmap(q.sample)(keys))
+
+    def at(z: Any) -> tuple[Array, Any, Array]:
+        log_q = q.log_prob(z)
+        return *term(q, z, log_q), log_q
+
+    l, aux, log_q = jax.vmap(at)(z)
+    bound = reduction(l)
+    b = baseline(reduction, jax.lax.stop_gradient(l))
+    error = jax.lax.stop_gradient(bound) - b
+    score = jnp.sum(jax.lax.stop_gradient(error) * log_q) - 0.5 * jnp.sum(jnp.square(error))
+    return bound + (score - jax.lax.stop_gradient(score)), aux  # the bound, with a gradient
+
+
+vimco = partial(score_function, baseline=leave_one_out)
+"""`score_function` with the `leave_one_out` baseline. Mnih & Rezende 2016."""

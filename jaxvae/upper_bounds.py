@@ -1,0 +1,148 @@
+"""Upper bounds of log p(x), in mean or in the limit: from above, an evaluation can be sandwiched.
+
+Each is a function of ONE example that returns the bound in nats and the log-weights. To train on
+one, descend it: maximise its negative.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_partition
+from jaxvae.gradients import Estimator, pathwise
+from jaxvae.importance import Bound, importance_bound
+from jaxvae.protocols import Model, posterior
+from jaxvae.reductions import log_power_mean, thermodynamic
+from jaxvae.weights import importance_term, sample_keys
+
+Array = jax.Array
+
+
+def cubo(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_samples: int,
+    power: Any = 2.0,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """The chi-squared upper bound, CUBO_n = 1/n log E_q[w^n] >= log p(x) for n > 1.
+
+    It is a bound of the expectation: the estimate 1/n log 1/K sum_k w_k^n is low at finite K (its
+    exponential exp(n CUBO) is not), so a single estimate may be below log p(x). Renyi's bound at
+    alpha = 1 - n.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      power: n, at least 1, traced.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+
+    >>> from jaxvae import iwae, ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> model = model._replace(encode=lambda x: model.prior)  # a bad proposal
+    >>> above, _ = cubo(model, jax.random.key(0), jnp.ones(3), num_samples=100)
+    >>> below, _ = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=100)
+    >>> bool(above > below)
+    True
+
+    Dieng et al. 2017, equation 5.
+    """
+    reduction = partial(log_power_mean, power=power)
+    return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
+
+
+def eubo(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    sample_posterior: Callable[[Array], Any],
+    num_samples: int = 1,
+) -> Bound:
+    """The evidence upper bound, E_{p(z|x)}[log w] = log p(x) + KL(p(z|x) || q(z|x)).
+
+    Unbiased, given draws of the true posterior: `ppca.posterior(params, x).sample` in a linear
+    model, `lambda key: z` for an x that was itself drawn from the model at z. The model is held as
+    it is there: descending this fits the encoder to p(z|x), and says nothing of the decoder.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      sample_posterior: key -> z, a draw of p(z|x).
+      num_samples: how many draws to average.
+
+    Returns:
+      The bound, a scalar in nats, to be minimised, and the log-weights, shape [num_samples].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one.
+
+    >>> from jaxvae import ppca
+    >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
+    >>> model, x = ppca.as_vae(linear), jnp.ones(3)
+    >>> exact = ppca.posterior(linear, x)
+    >>> bound, _ = eubo(model, jax.random.key(0), x, sample_posterior=exact.sample)
+    >>> bool(jnp.isclose(bound, ppca.log_marginal(linear, x), atol=1e-4))  # q is exact too
+    True
+
+    Ji & Shen 2019, equation 3.
+    """
+    keys = sample_keys("eubo", key, num_samples)
+    z = jax.lax.stop_gradient(jax.vmap(sample_posterior)(keys))
+    q, term = posterior(model, x), importance_term(model, x)
+    log_w, _ = jax.vmap(lambda z: term(q, z, q.log_prob(z)))(z)
+    return jnp.mean(log_w), log_w
+
+
+def tvo_upper(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    num_samples: int,
+    betas: Any,
+    gradient: Estimator = pathwise,
+) -> Bound:
+    """The right Riemann sum of `tvo`: above log p(x) as K grows.
+
+    betas = (0, 1) is the EUBO, with draws of the posterior replaced by self-normalised weights,
+    which is biased at finite K.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example.
+      num_samples: K, a Python integer.
+      betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1], traced.
+      gradient: the gradient estimator, as in `importance_bound`.
+
+    Returns:
+      The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
+
+    Raises:
+      ValueError: `num_samples` is no integer of at least one, or betas no partition.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> betas = jnp.array([0.0, 0.1, 1.0])
+    >>> bound, _ = tvo_upper(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)
+
+    Masrani, Le & Wood 2019, equation 12.
+    """
+    betas = check_partition("tvo_upper", betas)
+    reduction = partial(thermodynamic, betas=betas, at=betas[1:])
+    return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
