@@ -98,7 +98,7 @@ def ais(
     num_chains: int = 16,
     num_leapfrog: int = 10,
     num_pilots: int = 4,
-    step_size: Any = 0.1,
+    step_size: Any = 0.3,
     initial: Callable[[Any], Distribution] | None = None,
 ) -> AIS:
     """log p(x) by annealed importance sampling, with Hamiltonian transitions.
@@ -152,7 +152,7 @@ def bdmc(
     num_chains: int = 16,
     num_leapfrog: int = 10,
     num_pilots: int = 4,
-    step_size: Any = 0.1,
+    step_size: Any = 0.3,
     initial: Callable[[Any], Distribution] | None = None,
 ) -> BDMC:
     """Bidirectional Monte Carlo: how far AIS is off, on data drawn from the model itself.
@@ -243,25 +243,24 @@ def _walk(
     def slopes(z: Array) -> Array:
         return jax.vmap(lambda z: log_f(0.0, z)[1])(z)
 
-    def anneal(carry: Any, step: Any) -> Any:
-        z, log_w, log_step_size = carry
-        key, beta, increment = step
-        used = jnp.exp(log_step_size)
-        keys = jax.random.split(key, len(z))
-        z, acceptance = jax.vmap(move, (0, 0, None, None))(keys, z, beta, used)
-        log_w = log_w + increment * slopes(z)
-        pilots, weighed = jnp.mean(acceptance[:num_pilots]), jnp.mean(acceptance[num_pilots:])
-        log_step_size = log_step_size + ADAPTATION * (pilots - TARGET_ACCEPTANCE)
-        return (z, log_w, log_step_size), (weighed, used)
-
     def walk(key: Array, starts: Any, betas: Array) -> AIS:
         z = jax.vmap(lambda z: ravel_pytree(z)[0])(starts)
+        betas = betas.astype(z.dtype)
         increments = jnp.diff(betas)
-        log_step_size = jnp.log(jnp.asarray(step_size, z.dtype))
-        start = (z, increments[0] * slopes(z), log_step_size)
-        keys = jax.random.split(key, len(increments) - 1)
-        steps = (keys, betas[1:-1], increments[1:])
-        (_, log_w, _), (acceptance, used) = jax.lax.scan(anneal, start, steps)
+
+        def anneal(carry: Any, t: Array) -> Any:
+            z, log_w, log_step_size = carry
+            used = jnp.exp(log_step_size)
+            keys = jax.random.split(jax.random.fold_in(key, t), len(z))
+            z, acceptance = jax.vmap(move, (0, 0, None, None))(keys, z, betas[t], used)
+            log_w = log_w + increments[t] * slopes(z)
+            pilots, weighed = jnp.mean(acceptance[:num_pilots]), jnp.mean(acceptance[num_pilots:])
+            log_step_size = log_step_size + ADAPTATION * (pilots - TARGET_ACCEPTANCE)
+            return (z, log_w, log_step_size), (weighed, used)
+
+        start = (z, increments[0] * slopes(z), jnp.log(jnp.asarray(step_size, z.dtype)))
+        times = jnp.arange(1, len(increments))
+        (_, log_w, _), (acceptance, used) = jax.lax.scan(anneal, start, times)
         log_w = log_w[num_pilots:]
         standard_error, ess = spread(log_w)
         return AIS(log_mean_exp(log_w), standard_error, ess, log_w, acceptance, used)

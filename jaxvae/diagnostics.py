@@ -203,7 +203,9 @@ def rate_distortion_curve(
     train_key, measure_key = jax.random.split(key)
 
     def point(beta: Array) -> Terms:
-        _, terms = batched(elbo)(train(train_key, beta), measure_key, xs)
+        # the same keys on purpose
+        model = train(jax.random.clone(train_key), beta)
+        _, terms = batched(elbo)(model, jax.random.clone(measure_key), xs)
         return jax.tree.map(jnp.mean, terms)
 
     return jax.lax.map(point, betas)

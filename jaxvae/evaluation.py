@@ -42,7 +42,7 @@ class LogMarginal(NamedTuple):
 
 
 def log_marginal(
-    model: Model, key: Array, x: Any, *, num_samples: int, chunk: int = 100
+    model: Model, key: Array, x: Any, *, num_samples: int, chunk: int = 250
 ) -> LogMarginal:
     """log p(x) by importance sampling from q: log 1/N sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x).
 
@@ -83,7 +83,7 @@ def log_marginal(
 
 
 def prior_sampling(
-    model: Model, key: Array, x: Any, *, num_samples: int, chunk: int = 100
+    model: Model, key: Array, x: Any, *, num_samples: int, chunk: int = 250
 ) -> LogMarginal:
     """The naive estimate log 1/N sum_i p(x|z_i), z_i ~ p(z): right in the limit, never near.
 

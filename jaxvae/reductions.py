@@ -173,4 +173,5 @@ def thermodynamic(log_w: Array, *, betas: Array, at: Array) -> Array:
     def expectation(a: Array) -> Array:
         return jnp.sum(jax.nn.softmax(a * log_w) * log_w)
 
+    betas, at = jnp.asarray(betas, log_w.dtype), jnp.asarray(at, log_w.dtype)
     return jnp.sum(jnp.diff(betas) * jax.vmap(expectation)(at))

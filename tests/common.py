@@ -25,9 +25,10 @@ def standard_errors_off(draws, exact):
 
     With a fixed seed this is a number, not a chance; 4 is reached by luck once in 16,000.
     """
-    draws = jnp.asarray(draws)
+    draws, exact = jnp.asarray(draws), jnp.asarray(exact)
     spread = jnp.std(draws, axis=0, ddof=1) / np.sqrt(draws.shape[0])
-    return jnp.max(jnp.abs(jnp.mean(draws, axis=0) - jnp.asarray(exact)) / spread)
+    rounding = jnp.finfo(draws.dtype).eps * (1.0 + jnp.abs(exact))  # of what never varies
+    return jnp.max(jnp.abs(jnp.mean(draws, axis=0) - exact) / (spread + rounding))
 
 
 def draws(function, num, seed=0):

@@ -67,6 +67,10 @@ PAIRS = {
         jv.Categorical(jnp.array([[0.2, -0.3, 0.5], [0.0, 0.0, 1.0]])),
         jv.Categorical(jnp.array([[1.0, 0.0, -1.0], [0.3, 0.2, 0.1]])),
     ),
+    "one-hot": lambda: (
+        jv.OneHotCategorical(jnp.array([[0.2, -0.3, 0.5], [0.0, 0.0, 1.0]])),
+        jv.OneHotCategorical(jnp.array([[1.0, 0.0, -1.0], [0.3, 0.2, 0.1]])),
+    ),
     "bernoulli": lambda: (bernoulli(0.2, -1.5), bernoulli(-0.7, 0.4)),
     "laplace": lambda: (laplace(), laplace((0.0, 0.5), (1.5, 0.7))),
     "laplace, one scale each": lambda: (laplace(scale=0.5), laplace((0.0, 0.5), 1.5)),
@@ -80,6 +84,10 @@ UNKNOWN = {
     "laplace || standard": lambda: (laplace(), standard()),
     "standard || laplace": lambda: (standard(), laplace()),
     "full || laplace": lambda: (full(), laplace()),
+    "one-hot || categorical": lambda: (
+        jv.OneHotCategorical(jnp.zeros(2)),
+        jv.Categorical(jnp.zeros(2)),
+    ),
     "bernoulli || categorical": lambda: (bernoulli(0.1), categorical(0.1, 0.2)),
 }
 
@@ -98,6 +106,8 @@ def events(q):
     if isinstance(q, jv.Categorical):
         nodes = np.array(list(product(range(3), repeat=int(np.prod(q.shape)))))
         return nodes.reshape(-1, *q.shape), np.ones(len(nodes))
+    if isinstance(q, jv.OneHotCategorical):
+        return np.eye(3)[np.indices((3, 3)).reshape(2, -1).T], np.ones(9)
     return grid(q.mean())
 
 

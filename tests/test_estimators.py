@@ -5,11 +5,13 @@ Discrete: z in {0, 1, 2}, prior logits (.2, -.3, .5), p(x|z) = (.7, .2, .05), q 
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from common import close, standard_errors_off
 from jax.tree_util import Partial
@@ -19,16 +21,30 @@ from jaxvae import (
     Bernoulli,
     Categorical,
     Normal,
+    OneHotCategorical,
     StandardNormal,
+    analytic_kl,
+    auto_kl,
     doubly_reparameterized,
+    elbo,
+    enumerate,
+    gumbel_softmax,
     importance_bound,
+    init_state,
     iwae,
+    kl_divergence,
+    learned_baseline,
     leave_one_out,
     log_mean_exp,
     pathwise,
     ppca,
+    renyi,
+    sampled_kl,
     score_function,
+    sticking_kl,
     sticking_the_landing,
+    straight_through,
+    train_step,
     vimco,
 )
 
@@ -228,3 +244,314 @@ def test_leave_one_out_does_not_look_at_its_sample():
     for k in range(3):
         moved = leave_one_out(log_mean_exp, log_w.at[k].add(5.0))
         assert close(moved[k], leave_one_out(log_mean_exp, log_w)[k])
+
+
+# the ELBO takes an estimator too
+
+
+def grad_of_elbo(gradient, at=LADDER, make=ladder, key=8, **hyper):
+    bound = partial(elbo, gradient=gradient, **hyper)
+    return jax.grad(lambda q: bound(make(q), jax.random.key(key), 1.5)[0])(at)
+
+
+def test_sticking_the_landing_takes_the_rate_at_the_sample():
+    """The closed form has no score term to drop: under the estimator auto_kl is the sample's."""
+    stuck = grad_of_elbo(sticking_the_landing)
+    assert close(stuck, grad_of_elbo(pathwise, rate=sticking_kl))
+    assert close(stuck, grad_of_elbo(doubly_reparameterized))
+    assert close(stuck, grad_of_elbo(sticking_the_landing, rate=sampled_kl))
+    assert close(stuck, grad_of_elbo(sticking_the_landing, rate=sticking_kl))
+    assert not close(stuck, grad_of_elbo(pathwise))
+    with pytest.raises(NotImplementedError, match=r"no closed form for KL\(Held"):
+        grad_of_elbo(sticking_the_landing, rate=analytic_kl)
+
+
+def test_the_elbo_lands_without_noise(x64):
+    """At the exact posterior N(x/2, 1/2) its gradient is identically 0, beta or not."""
+    at = jnp.array([0.75, 0.5 * jnp.log(0.5)])
+    assert jnp.max(jnp.abs(grad_of_elbo(sticking_the_landing, at))) < 1e-12
+    assert jnp.max(jnp.abs(grad_of_elbo(pathwise, at))) > 0.01
+
+
+@pytest.mark.parametrize("rate", [auto_kl, sampled_kl])
+@pytest.mark.parametrize("gradient", [pathwise, sticking_the_landing, score_function])
+def test_the_elbo_has_one_gradient(gradient, rate):
+    """(1, -1) at beta = 1; at beta = .3 the rate's (-m, 1 - s^2) = (-.25, 0) counts .3."""
+    for beta, exact in ((1.0, (1.0, -1.0)), (0.3, (1.175, -1.0))):
+        d = draws_of_elbo(partial(elbo, rate=rate, beta=beta, gradient=gradient))
+        assert standard_errors_off(d, np.array(exact)) < 4
+
+
+def draws_of_elbo(objective, make=ladder, at=LADDER, num=50_000, seed=9):
+    gradient = lambda key: jax.grad(lambda q: objective(make(q), key, 1.5)[0])(at)  # noqa: E731
+    return jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(seed), num))
+
+
+def test_one_draw_leaves_none_out():
+    with pytest.raises(ValueError, match="average several ELBOs: miwae"):
+        elbo(ladder(LADDER), jax.random.key(0), 1.5, gradient=vimco)
+
+
+# the learned baseline
+
+
+def test_a_learned_baseline_is_fitted_and_changes_no_mean():
+    """Its gradient is that of -1/2 (bound - b)^2, the model's has the mean of enumeration."""
+
+    def bound(q, b, key):
+        gradient = partial(score_function, baseline=learned_baseline(b))
+        return iwae(discrete(q), key, 1.0, num_samples=2, gradient=gradient)[0]
+
+    keys = jax.random.split(jax.random.key(10), 50_000)
+    value, (d_q, d_b) = jax.jit(jax.vmap(jax.value_and_grad(bound, (0, 1)), (None, None, 0)))(
+        LOGITS, -1.2, keys
+    )
+    assert standard_errors_off(value, DISCRETE[2][0]) < 4
+    assert standard_errors_off(d_q, np.array(DISCRETE[2][1])) < 4
+    assert close(d_b, 2.0 * (value + 1.2))  # of both samples
+    plain = draws(discrete, LOGITS, 1.0, score_function, 2)[1]
+    assert (d_q.std(axis=0) < 0.6 * plain.std(axis=0)).all()
+
+
+def test_a_baseline_trains_with_the_model():
+    """NVIL: the network of x is a field of the model beside the three parts."""
+
+    class Model(NamedTuple):
+        encode: Any
+        decode: Any
+        prior: Any
+        baseline: Any
+
+    def objective(model, key, x):
+        baseline = learned_baseline(model.baseline(x))
+        return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
+
+    model = Model(*discrete(LOGITS), Partial(lambda w, x: w * x, jnp.array(0.0)))
+    optimizer = optax.adam(0.05)
+    step = jax.jit(train_step(objective, optimizer))
+    state = init_state(model, optimizer)
+    first = elbo(model, jax.random.key(0), 1.0, gradient=enumerate)[0]
+    for _ in range(150):
+        state, _ = step(state, jax.random.key(11), jnp.ones(64))
+    last = elbo(state.model, jax.random.key(0), 1.0, gradient=enumerate)[0]
+    assert last > first + 0.3
+    assert abs(state.model.baseline(1.0) - last) < 0.15
+
+
+# discrete latents
+
+
+def one_hot(logits):
+    p = jnp.array([0.7, 0.2, 0.05])
+    return VAE(
+        encode=Partial(lambda q, x: OneHotCategorical(q), logits),
+        decode=Partial(lambda z: Bernoulli(z @ jnp.log(p / (1.0 - p)))),
+        prior=OneHotCategorical(jnp.array([0.2, -0.3, 0.5])),
+    )
+
+
+def coin(logit):
+    """z in {0, 1} with p(x = 1|z) = .3, .8, prior logit .4."""
+    p = jnp.array([0.3, 0.8])
+    logits = jnp.log(p / (1.0 - p))
+    return VAE(
+        encode=Partial(lambda q, x: Bernoulli(q), logit),
+        decode=Partial(lambda z: Bernoulli((1.0 - z) * logits[0] + z * logits[1])),
+        prior=Bernoulli(jnp.array(0.4)),
+    )
+
+
+@pytest.mark.parametrize("make", [discrete, one_hot])
+@pytest.mark.parametrize(
+    ("k", "exact"),
+    [(1, -1.698671625), (2, -1.495613507), (3, -1.400771781), (5, -1.316442394)],
+)
+def test_enumeration_is_exact(make, k, exact, x64):
+    """targets: the bound and its gradients to every digit given, and no key is looked at."""
+    bound = lambda q, key: iwae(  # noqa: E731
+        make(q), key, 1.0, num_samples=k, gradient=enumerate
+    )[0]
+    at = jnp.array([0.0, 0.4, -0.6])
+    value, slope = jax.value_and_grad(bound)(at, jax.random.key(0))
+    assert abs(value - exact) < 5e-10
+    if k in DISCRETE:
+        assert np.allclose(slope, DISCRETE[k][1], atol=5e-9)
+    assert value == bound(at, jax.random.key(1))
+
+
+@pytest.mark.parametrize("make", [discrete, one_hot])
+def test_enumerated_elbo(make, x64):
+    """The exact ELBO with its exact Terms; log p = -1.201852834 at the posterior itself."""
+    at = jnp.array([0.0, 0.4, -0.6])
+    bound = lambda q: elbo(make(q), jax.random.key(0), 1.0, gradient=enumerate)  # noqa: E731
+    (value, terms), slope = jax.value_and_grad(bound, has_aux=True)(at)
+    assert abs(value - DISCRETE[1][0]) < 5e-10
+    assert np.allclose(slope, DISCRETE[1][1], atol=5e-9)
+    q = np.exp(at) / np.exp(at).sum()
+    assert close(terms.distortion, -q @ np.log([0.7, 0.2, 0.05]))
+    assert close(terms.rate, kl_divergence(Categorical(at), discrete(at).prior))
+    posterior = jnp.array([0.2, -0.3, 0.5]) + jnp.log(jnp.array([0.7, 0.2, 0.05]))
+    exact = partial(elbo, rate=sampled_kl, gradient=enumerate)
+    value, terms = exact(make(posterior), jax.random.key(0), 1.0)
+    assert abs(value + 1.201852834) < 5e-10
+    assert close(-(terms.rate + terms.distortion), value)
+
+
+def test_enumeration_of_impossible_events(x64):
+    """An event that q never draws adds nothing, and leaves the gradient finite."""
+    at = jnp.array([0.3, -jnp.inf, 0.1])
+    value, slope = jax.value_and_grad(
+        lambda q: iwae(discrete(q), jax.random.key(0), 1.0, num_samples=2, gradient=enumerate)[0]
+    )(at)
+    l = np.log([0.7, 0.05]) + np.array([0.2, 0.5]) - np.logaddexp.reduce([0.2, -0.3, 0.5])
+    log_q = np.array([0.3, 0.1]) - np.logaddexp(0.3, 0.1)
+    q = np.exp(log_q)
+    pairs = np.logaddexp.outer(l - log_q, l - log_q) - np.log(2)
+    assert close(value, q @ pairs @ q)
+    assert jnp.isfinite(slope).all()
+
+
+def test_what_cannot_be_enumerated_says_so():
+    with pytest.raises(TypeError, match="enumerate: Normal has no enumerate_support"):
+        iwae(ladder(LADDER), jax.random.key(0), 1.5, num_samples=2, gradient=enumerate)
+    with pytest.raises(ValueError, match=r"3 events at num_samples=14 are 3\^14 outcomes"):
+        iwae(discrete(LOGITS), jax.random.key(0), 1.0, num_samples=14, gradient=enumerate)
+    with pytest.raises(ValueError, match=r"2 choices in 24 places are 2\^24 events"):
+        Bernoulli(jnp.zeros((4, 6))).enumerate_support()
+
+
+@pytest.mark.parametrize("estimator", [straight_through, partial(gumbel_softmax, temperature=0.5)])
+def test_relaxations_want_events_with_a_gradient(estimator):
+    """A label has no mean and no relaxation: the message names the way out."""
+    match = "Categorical has no mean" if estimator is straight_through else "use a posterior that"
+    with pytest.raises(TypeError, match=match):
+        elbo(discrete(LOGITS), jax.random.key(0), 1.0, gradient=estimator)
+    with pytest.raises(TypeError, match="gumbel_softmax: Normal has no sample_relaxed"):
+        elbo(
+            ladder(LADDER),
+            jax.random.key(0),
+            1.5,
+            gradient=partial(gumbel_softmax, temperature=0.5),
+        )
+
+
+@pytest.mark.parametrize(("make", "at"), [(one_hot, LOGITS), (coin, jnp.array(0.7))])
+def test_straight_through_is_the_bound_with_the_gradient_of_the_mean(make, at):
+    """Value: the bound at the samples. Gradient: d l/dz at the sample times d E[z]."""
+    key = jax.random.key(12)
+    bound, _ = iwae(make(at), key, 1.0, num_samples=4, gradient=straight_through)
+    assert close(bound, iwae(make(at), key, 1.0, num_samples=4)[0])
+
+    # with a closed-form rate and the sample z: grad log p(x|z)' d mean - d KL
+    def by_hand(q):
+        model = make(q)
+        z = jax.lax.stop_gradient(model.encode(1.0).sample(key))
+        slope = jax.grad(lambda z: model.decode(z).log_prob(1.0))(z)
+        reconstruction = jnp.sum(slope * model.encode(1.0).mean())
+        return reconstruction - kl_divergence(model.encode(1.0), model.prior)
+
+    actual = jax.grad(lambda q: elbo(make(q), key, 1.0, gradient=straight_through)[0])(at)
+    assert close(actual, jax.grad(by_hand)(at))
+
+
+def test_straight_through_of_a_linear_term_is_unbiased():
+    """For one coin log p(x|z) is linear in z on {0, 1} here, so d E[z] is all there is."""
+    exact = jax.grad(lambda q: elbo(coin(q), jax.random.key(0), 1.0, gradient=enumerate)[0])(0.7)
+
+    def weight(z):  # log p(x = 1|z), made linear between the two outcomes
+        return z * jnp.log(0.8) + (1.0 - z) * jnp.log(0.3)
+
+    class Linear(NamedTuple):
+        z: Any
+
+        def log_prob(self, x):
+            return weight(self.z)
+
+    make = lambda q: coin(q)._replace(decode=Partial(Linear))  # noqa: E731
+    objective = partial(elbo, gradient=straight_through)
+    d = draws_of_elbo(objective, make, jnp.array(0.7), 100)
+    assert close(d, np.full(100, exact))
+
+
+@pytest.mark.parametrize("make", [one_hot, coin])
+def test_gumbel_softmax_tends_to_the_bound(make):
+    """As the temperature falls the value tends to the ELBO; temperature is traced."""
+    at = LOGITS if make is one_hot else jnp.array(0.7)
+    exact = elbo(make(at), jax.random.key(0), 1.0, gradient=enumerate)[0]
+
+    @jax.jit
+    def mean(temperature):
+        gradient = partial(gumbel_softmax, temperature=temperature)
+        keys = jax.random.split(jax.random.key(13), 20_000)
+        one = lambda key: elbo(make(at), key, 1.0, gradient=gradient)[0]  # noqa: E731
+        return jax.vmap(one)(keys)
+
+    gaps = [abs(jnp.mean(mean(t)) - exact) for t in (1.0, 0.3, 0.01)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert standard_errors_off(mean(0.01), exact) < 4
+
+
+def test_gumbel_softmax_differentiates_the_relaxed_sample(x64):
+    """By hand: z = softmax((l + g) / t), the gradient of log p(x|z(l)) - KL."""
+    t = 0.7
+    at = jnp.array([0.0, 0.4, -0.6])
+
+    def by_hand(q):
+        model = one_hot(q)
+        noise = jax.random.gumbel(jax.random.key(14), (3,), float)
+        z = jnp.exp((q + noise) / t) / jnp.sum(jnp.exp((q + noise) / t))
+        return model.decode(z).log_prob(1.0) - kl_divergence(model.encode(1.0), model.prior)
+
+    bound = lambda q: elbo(  # noqa: E731
+        one_hot(q), jax.random.key(14), 1.0, gradient=partial(gumbel_softmax, temperature=t)
+    )[0]
+    assert close(bound(at), by_hand(at))
+    assert close(jax.grad(bound)(at), jax.grad(by_hand)(at))
+
+
+# layers
+
+
+class Layers(NamedTuple):
+    """q(z1) q(z2|z1): z1 ~ N(a, e^b), z2 ~ N(c z1 + d, e^f); a pytree over a pair."""
+
+    parameters: Any
+
+    def _then(self, z1):
+        _, _, c, d, f = self.parameters
+        return Normal(c * z1 + d, jnp.exp(f))
+
+    def sample(self, key):
+        a, b, *_ = self.parameters
+        first, second = jax.random.split(key)
+        z1 = Normal(a, jnp.exp(b)).sample(first)
+        return z1, self._then(z1).sample(second)
+
+    def log_prob(self, z):
+        a, b, *_ = self.parameters
+        return Normal(a, jnp.exp(b)).log_prob(z[0]) + self._then(z[0]).log_prob(z[1])
+
+
+@pytest.mark.parametrize("bound", [iwae, partial(renyi, alpha=0.4)])
+def test_latents_in_layers(bound):
+    """Doubly reparameterized, a hierarchy's gradient has the pathwise mean and less noise."""
+    at = jnp.array([0.2, -0.1, 0.5, 0.3, 0.1])
+
+    def model(q):
+        return VAE(
+            encode=Partial(lambda q, x: Layers(q), q),
+            decode=Partial(lambda z: Normal(z[0] + z[1], jnp.ones(()))),
+            prior=Layers(jnp.array([0.0, 0.0, 0.8, 0.0, 0.0])),
+        )
+
+    def draws_of(gradient):
+        one = lambda q, key: bound(  # noqa: E731
+            model(q), key, 1.5, num_samples=3, gradient=gradient
+        )[0]
+        keys = jax.random.split(jax.random.key(15), 60_000)
+        return jax.jit(jax.vmap(jax.grad(one), (None, 0)))(at, keys)
+
+    plain, stuck, double = map(draws_of, REPARAMETERIZED)
+    assert standard_errors_off(plain - double, 0.0) < 4
+    assert standard_errors_off(plain - stuck, 0.0) > 6  # biased, as it must be
+    assert (double.std(axis=0) < plain.std(axis=0)).all()

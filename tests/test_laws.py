@@ -64,6 +64,16 @@ OBJECTS = {
         every(range(3), range(3), dtype=int),
         discrete=True,
     ),
+    "one-hot": Case(
+        lambda: jv.OneHotCategorical(jnp.array([0.2, -0.3, 0.5])),
+        lambda: (jnp.eye(3), np.ones(3)),
+        discrete=True,
+    ),
+    "one-hot, two": Case(
+        lambda: jv.OneHotCategorical(jnp.array([[0.2, -0.3, 0.5], [1.0, 0.0, -1.0]])),
+        lambda: (jnp.eye(3)[np.indices((3, 3)).reshape(2, -1).T], np.ones(9)),
+        discrete=True,
+    ),
     "laplace": Case(lambda: jv.Laplace(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0]))),
     "constant": Case(lambda: jv.Constant(jv.Laplace(jnp.array([0.3, -1.0]), jnp.array(0.5)))),
     "adapted": Case(
@@ -127,6 +137,39 @@ def test_probability_sums_to_one(case, x64):
     """The sum, or the integral by quadrature, of exp log_prob is 1."""
     *_, probability = support(case)
     assert close(probability.sum(), 1.0)
+
+
+@discrete
+def test_the_support_is_every_event(case, x64):
+    """enumerate_support() is what the row lists, each once."""
+    events = np.asarray(support(case)[0])
+    actual = case.make().enumerate_support()
+    assert actual.dtype == case.make().sample(key()).dtype
+    assert actual.shape == events.shape
+    assert set(map(bytes, np.asarray(actual, float))) == set(map(bytes, events.astype(float)))
+
+
+@discrete
+def test_a_relaxed_sample_tends_to_a_sample(case, x64):
+    """At temperature 0 it is an event, with the frequencies of one; above, it has a gradient."""
+    d = case.make()
+    if isinstance(d, jv.Categorical):  # a label cannot be relaxed
+        assert not hasattr(d, "sample_relaxed")
+        return
+    cold = draws(lambda k: d.sample_relaxed(k, 1e-3), 20_000)
+    assert jnp.mean(jnp.minimum(cold, 1.0 - cold) > 1e-6) < 0.01
+    assert standard_errors_off(jnp.round(cold), d.mean()) < 4
+    relaxed = lambda d: d.sample_relaxed(key(1), 0.7)  # noqa: E731
+    assert is_differentiable(relaxed, d)
+    assert bool(jnp.all((relaxed(d) > 0) & (relaxed(d) < 1)))
+    # logits are those of the log-odds at temperature 1: P(sigma(l + noise) > 1/2) = sigma(l)
+    if isinstance(d, jv.Bernoulli):
+        warm = draws(lambda k: d.sample_relaxed(k, 1.0) > 0.5, 20_000, 2)
+    else:
+        warm = draws(
+            lambda k: jax.nn.one_hot(jnp.argmax(d.sample_relaxed(k, 1.0), -1), 3), 20_000, 2
+        )
+    assert standard_errors_off(warm.astype(float), d.mean()) < 4
 
 
 @everyone

@@ -1,0 +1,203 @@
+"""Annealed importance sampling and its reverse, against log p(x) where it is known.
+
+Ladder: p(z) = N(0, 1), p(x|z) = N(z, 1): p(x) = N(0, 2), p(z|x) = N(x/2, 1/2).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import close, draws, standard_errors_off
+from jax.tree_util import Partial
+from scipy.special import expit, logsumexp
+from sklearn.datasets import load_digits
+
+from jaxvae import (
+    VAE,
+    Bernoulli,
+    Normal,
+    StandardNormal,
+    ais,
+    bdmc,
+    log_mean_exp,
+    ppca,
+    sigmoid_schedule,
+)
+
+X, LOG_P = 1.5, -1.828012123
+LADDER = VAE(
+    encode=Partial(lambda x: Normal(0.25, 1.0)),
+    decode=Partial(lambda z: Normal(z, jnp.ones_like(z))),
+    prior=StandardNormal(()),
+)
+FAR = LADDER._replace(decode=Partial(lambda z: Normal(z, jnp.full_like(z, 0.1))))
+FAR_LOG_P = -0.5 * (np.log(2 * np.pi * 1.01) + X**2 / 1.01)
+ENDS = jnp.array([0.0, 1.0])
+
+
+def test_schedule(x64):
+    """The formula, its ends, and that it is dense at both."""
+    d = 4.0
+    t = np.arange(11) / 10
+    exact = (expit(d * (2 * t - 1)) - expit(-d)) / (expit(d) - expit(-d))
+    betas = sigmoid_schedule(10)
+    assert close(betas, exact)
+    assert (betas[0], betas[-1]) == (0.0, 1.0)
+    assert betas[1] - betas[0] < 0.3 * (betas[6] - betas[5])
+    assert np.allclose(sigmoid_schedule(10, steepness=1e-3), t, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_temperatures", [2, 5])
+@pytest.mark.parametrize("num_leapfrog", [1, 4])
+def test_the_weights_are_unbiased(num_temperatures, num_leapfrog):
+    """E[w] = p(x) exactly, with few temperatures and a step size that is far off and adapting."""
+    betas = jnp.linspace(0.0, 1.0, num_temperatures + 1)
+    run = lambda key: ais(  # noqa: E731
+        FAR, key, X, betas=betas, num_chains=4, num_leapfrog=num_leapfrog, step_size=0.3
+    )
+    estimates = draws(run, 10_000, 0)
+    assert standard_errors_off(jnp.exp(estimates.value), np.exp(FAR_LOG_P)) < 4
+    assert jnp.mean(estimates.value) < FAR_LOG_P - 0.01
+    assert bool(jnp.all(jnp.ptp(estimates.step_size, axis=1) > 0)) or num_temperatures == 2
+    assert 0.05 < jnp.mean(estimates.acceptance) < 0.98  # neither all nor none: both are tested
+
+
+@pytest.mark.parametrize("num_temperatures", [1, 4])
+def test_the_way_back_is_unbiased(num_temperatures):
+    """E[1 / exp(upper)] = 1 / p(x) for the x that each run draws."""
+    betas = jnp.linspace(0.0, 1.0, num_temperatures + 1)
+    run = lambda key: bdmc(  # noqa: E731
+        LADDER, key, betas=betas, num_chains=3, num_leapfrog=2, step_size=1.0
+    )
+    runs = draws(run, 20_000, 1)
+    log_p = -0.5 * (np.log(4 * np.pi) + runs.x**2 / 2)
+    assert standard_errors_off(jnp.exp(log_p - runs.upper.value), 1.0) < 4
+    assert standard_errors_off(jnp.exp(runs.lower.value - log_p), 1.0) < 4
+    assert jnp.mean(runs.upper.value - log_p) > 0.01 > -0.01 > jnp.mean(runs.lower.value - log_p)
+    assert close(runs.gap, runs.upper.value - runs.lower.value)
+    # z ~ N(0, 1) and x ~ N(z, 1): the pair is a draw of the model
+    assert standard_errors_off(runs.z**2, 1.0) < 4
+    assert standard_errors_off((runs.x - runs.z) ** 2, 1.0) < 4
+    assert standard_errors_off(runs.x * runs.z, 1.0) < 4
+
+
+def test_one_temperature_is_importance_sampling(x64):
+    """From p(z) it is prior sampling, from q(z|x) the importance-weighted bound of the starts."""
+    for initial, p_0 in ((None, LADDER.prior), (LADDER.encode, LADDER.encode(X))):
+        key = jax.random.key(2)
+        estimate = ais(LADDER, key, X, betas=ENDS, num_chains=5, num_pilots=1, initial=initial)
+        starts, _ = jax.random.split(jax.random.clone(key))
+        z = np.asarray(jax.vmap(p_0.sample)(jax.random.split(starts, 6)))[1:]  # but the pilot
+        joint = -np.log(2 * np.pi) - 0.5 * (z**2 + (X - z) ** 2)
+        log_w = joint - np.asarray(jax.vmap(p_0.log_prob)(jnp.asarray(z)))
+        assert close(estimate.log_weights, log_w)
+        assert close(estimate.value, logsumexp(log_w) - np.log(5))
+        w = np.exp(log_w)
+        assert close(estimate.standard_error, w.std(ddof=1) / w.mean() / 5**0.5)
+        assert close(estimate.ess, w.sum() ** 2 / (w**2).sum())
+        assert estimate.acceptance.shape == estimate.step_size.shape == (0,)
+
+
+def test_no_noise_from_the_exact_posterior(x64):
+    """Started at p(z|x), every chain weighs log p(x), up and down, whatever it does."""
+    weight = jnp.array([[1.0, 0.2], [0.3, -0.5], [0.1, 0.4]])
+    linear = ppca.PPCA(weight, jnp.ones(3), jnp.array(0.5))
+    model = ppca.as_vae(linear)
+    run = bdmc(model, jax.random.key(3), betas=sigmoid_schedule(4), initial=model.encode)
+    exact = ppca.log_marginal(linear, run.x)
+    assert close(run.lower.log_weights, np.full(16, exact))
+    assert close(run.upper.log_weights, np.full(16, -exact))
+    assert close(run.gap, 0.0)
+
+
+def test_the_step_size_adapts():
+    """From far too small and far too large, to where pilots are accepted at the target rate."""
+    betas = jnp.linspace(0.0, 1.0, 151)
+    last = []
+    for step_size in (0.01, 3.0):
+        run = partial(ais, FAR, x=X, betas=betas, step_size=step_size, num_leapfrog=5)
+        estimates = draws(lambda key, run=run: run(key=key), 50, 4)
+        assert close(estimates.step_size[:, 0], np.full(50, step_size))
+        last.append(jnp.mean(estimates.step_size[:, -20:]))
+        assert 0.7 < jnp.mean(estimates.acceptance[:, -30:]) < 0.95
+    assert 0.05 < last[0] < 0.4
+    assert abs(last[0] / last[1] - 1) < 0.3
+
+
+def test_latents_may_be_any_pytree():
+    """A dict of two latents is a vector of two."""
+
+    class Pair:
+        def sample(self, key):
+            a, b = jax.random.split(key)
+            return {"a": jax.random.normal(a, ()), "b": jax.random.normal(b, (2,))}
+
+        def log_prob(self, z):
+            return StandardNormal(()).log_prob(z["a"]) + StandardNormal((2,)).log_prob(z["b"])
+
+    def decode(z):
+        return Normal(z["a"] + jnp.sum(z["b"]), jnp.ones(()))
+
+    model = VAE(encode=Partial(lambda x: Pair()), decode=Partial(decode), prior=Pair())
+    exact = -0.5 * (np.log(2 * np.pi * 4) + X**2 / 4)  # x ~ N(0, 1 + 3)
+    estimates = draws(lambda key: ais(model, key, X, betas=sigmoid_schedule(10)), 300, 5)
+    assert standard_errors_off(jnp.exp(estimates.value), np.exp(exact)) < 4
+    assert jnp.std(estimates.value) < 0.2
+
+
+def test_the_sandwich_closes_on_the_digits():
+    """targets: PPCA with 8 latents, 32 simulated pairs, 16 chains, 5 leapfrogs. log p(x) lies
+    between, and the gap goes from nats at 10 temperatures to a fiftieth of one at 300."""
+    digits = jnp.asarray(load_digits().data / 16, jnp.float32)
+    linear = ppca.maximum_likelihood(digits, 8)
+    keys = jax.random.split(jax.random.key(6), 32)
+    gaps = []
+    for num_temperatures, widest in ((10, 6.0), (100, 0.5), (300, 0.08)):
+        run = partial(bdmc, betas=sigmoid_schedule(num_temperatures), num_leapfrog=5)
+        runs = jax.jit(jax.vmap(partial(run, ppca.as_vae(linear))))(jax.random.clone(keys))
+        exact = jax.vmap(partial(ppca.log_marginal, linear))(runs.x)
+        below, above = runs.lower.value - exact, runs.upper.value - exact
+        error = [jnp.std(side, ddof=1) / 32**0.5 for side in (below, above)]
+        assert jnp.mean(below) < 3 * error[0] + 1e-3
+        assert jnp.mean(above) > -3 * error[1] - 1e-3
+        gaps.append(float(jnp.mean(runs.gap)))
+        assert abs(gaps[-1]) < widest
+        # the gap bounds the error of the estimate on real data of the kind
+        assert abs(jnp.mean(below)) < abs(gaps[-1]) + 3 * error[0]
+    assert gaps[0] > 5 * gaps[1] > 5 * abs(gaps[2])
+    assert gaps[0] > 1.0
+
+
+def test_ais_beats_a_poor_encoder():
+    """Where q is far off, AIS from the prior still finds log p(x): the right tool, no better q."""
+    poor = FAR._replace(encode=Partial(lambda x: Normal(-2.0, 0.1)))
+    estimates = draws(lambda key: ais(poor, key, X, betas=sigmoid_schedule(300)), 50, 7)
+    assert abs(jnp.mean(estimates.value) - FAR_LOG_P) < 0.05
+
+
+@pytest.mark.parametrize("count", ["num_chains", "num_leapfrog", "num_pilots"])
+@pytest.mark.parametrize("run", [lambda **k: ais(x=X, **k), bdmc])
+def test_counts_are_positive_integers(run, count):
+    with pytest.raises(ValueError, match=f"{count} is 0, expected an integer of at least 1"):
+        run(model=LADDER, key=jax.random.key(0), betas=ENDS, **{count: 0})
+
+
+def test_what_cannot_be_annealed_says_so():
+    coin = VAE(Partial(Bernoulli), Partial(lambda z: Normal(z, 1.0)), Bernoulli(jnp.array(0.0)))
+    with pytest.raises(TypeError, match="latents of Bernoulli are discrete, expected continuous"):
+        ais(coin, jax.random.key(0), X, betas=ENDS)
+    for run in (partial(ais, x=X), bdmc):
+        with pytest.raises(ValueError, match="betas goes from 1 to 0, expected a partition"):
+            run(model=LADDER, key=jax.random.key(0), betas=jnp.array([1.0, 0.0]))
+    with pytest.raises(ValueError, match="num_temperatures is 0"):
+        sigmoid_schedule(0)
+
+
+def test_jit_is_no_jit_and_vmap_is_the_loop(x64):
+    run = partial(ais, LADDER, betas=sigmoid_schedule(3), num_chains=2, num_leapfrog=2)
+    keys, xs = jax.random.split(jax.random.key(8), 2), jnp.array([0.1, -2.0])
+    looped = [run(key, x).value for key, x in zip(jax.random.clone(keys), xs, strict=True)]
+    assert close(jax.jit(jax.vmap(run))(keys, xs).value, jnp.stack(looped))
+    assert log_mean_exp(run(jax.random.key(8), X).log_weights).shape == ()

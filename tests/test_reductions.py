@@ -1,0 +1,133 @@
+"""Reductions of log-weights, against NumPy in extended precision, and the laws they share."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import close, is_differentiable
+from scipy.special import logsumexp, softmax
+
+from jaxvae import (
+    convex_combination,
+    largest,
+    log_mean_exp,
+    log_power_mean,
+    mean_log_mean_exp,
+    thermodynamic,
+)
+
+LOG_W = np.array([-3.0, 0.5, 1.25, -0.75, 2.0, -1.5])
+BETAS = np.array([0.0, 0.1, 0.4, 1.0])
+REDUCTIONS = {
+    "log_mean_exp": log_mean_exp,
+    "log_power_mean, Renyi": partial(log_power_mean, power=0.4),
+    "log_power_mean, CUBO": partial(log_power_mean, power=2.0),
+    "log_power_mean, ELBO": partial(log_power_mean, power=0.0),
+    "largest": largest,
+    "mean_log_mean_exp": partial(mean_log_mean_exp, num_outer=3),
+    "convex_combination": partial(convex_combination, beta=0.3),
+    "thermodynamic, lower": partial(thermodynamic, betas=BETAS, at=BETAS[:-1]),
+    "thermodynamic, upper": partial(thermodynamic, betas=BETAS, at=BETAS[1:]),
+}
+
+
+def expected(name, l):
+    match name.split(", "):
+        case ["log_mean_exp"]:
+            return np.log(np.mean(np.exp(l)))
+        case ["log_power_mean", kind]:
+            p = {"Renyi": 0.4, "CUBO": 2.0, "ELBO": 0.0}[kind]
+            return np.log(np.mean(np.exp(l) ** p)) / p if p else np.mean(l)
+        case ["largest"]:
+            return np.max(l)
+        case ["mean_log_mean_exp"]:
+            return np.mean([np.log(np.mean(np.exp(pair))) for pair in (l[:2], l[2:4], l[4:])])
+        case ["convex_combination"]:
+            return 0.3 * np.mean(l) + 0.7 * np.log(np.mean(np.exp(l)))
+        case ["thermodynamic", side]:
+            nodes = [0.0, 0.1, 0.4] if side == "lower" else [0.1, 0.4, 1.0]
+            widths = [0.1, 0.3, 0.6]
+            return sum(w * np.sum(softmax(a * l) * l) for w, a in zip(widths, nodes, strict=True))
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_values(name, x64):
+    """Each formula written out in NumPy."""
+    assert close(REDUCTIONS[name](jnp.asarray(LOG_W)), expected(name, LOG_W))
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_laws(name, x64):
+    """A shift of the weights shifts the bound; equal weights are the bound; it grows in each."""
+    reduction = REDUCTIONS[name]
+    log_w = jnp.asarray(LOG_W)
+    assert close(reduction(log_w + 7.0), reduction(log_w) + 7.0)
+    assert close(reduction(jnp.full(6, -2.5)), -2.5)
+    assert is_differentiable(reduction, log_w)
+    if not name.startswith("thermodynamic"):  # there a weight also moves the others' expectation
+        assert bool(jnp.all(jax.grad(reduction)(log_w) >= 0.0))
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3, 1e4])
+def test_float32_extremes(name, scale):
+    """Finite in value and gradient, whatever the spread and the level of the weights."""
+    log_w = jnp.asarray(scale * LOG_W - 5e4, jnp.float32)
+    value, gradient = jax.value_and_grad(REDUCTIONS[name])(log_w)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+    assert abs(value + 5e4) <= 3.0 * scale + 0.05
+
+
+def test_power_mean_orders_the_bounds(x64):
+    """It grows with the power: ELBO < Renyi < IWAE < CUBO < VR-max."""
+    powers = jnp.array([-50.0, -1.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 2.0, 50.0])
+    log_w = jnp.asarray(LOG_W)
+    means = jax.vmap(lambda p: log_power_mean(log_w, power=p))(powers)
+    assert bool(jnp.all(jnp.diff(means) > -1e-12))
+    assert means[0] < means[3] < means[6] < means[-1] < largest(log_w)
+    assert close(log_power_mean(log_w, power=1e5), LOG_W.max() - np.log(6) / 1e5)
+    assert close(log_power_mean(log_w, power=-1e5), LOG_W.min() + np.log(6) / 1e5)
+
+
+@pytest.mark.parametrize("power", [1e-7, 1e-4, 1e-2, 0.2, -1e-4])
+def test_power_mean_near_zero(power):
+    """An annealed alpha passes through 1: float32 loses nothing there, nor do derivatives."""
+    log_w = jnp.asarray(LOG_W, jnp.float32)
+    l = LOG_W.astype(np.longdouble)
+    exact = np.log(np.mean(np.exp(power * (l - l.mean())))) / power + l.mean()
+    assert abs(float(log_power_mean(log_w, power=power)) - float(exact)) < 1e-6
+    weights = softmax(power * LOG_W)
+    assert np.allclose(jax.grad(partial(log_power_mean, power=power))(log_w), weights, atol=1e-6)
+    assert np.allclose(jax.grad(partial(log_power_mean, power=0.0))(log_w), 1 / 6)
+
+
+def test_special_cases(x64):
+    """One group is IWAE, groups of one the ELBO; beta 0 and 1; one interval is the ELBO."""
+    log_w = jnp.asarray(LOG_W)
+    iwae, mean = logsumexp(LOG_W) - np.log(6), LOG_W.mean()
+    assert close(mean_log_mean_exp(log_w, num_outer=1), iwae)
+    assert close(mean_log_mean_exp(log_w, num_outer=6), mean)
+    assert close(convex_combination(log_w, beta=0.0), iwae)
+    assert close(convex_combination(log_w, beta=1.0), mean)
+    ends = jnp.array([0.0, 1.0])
+    assert close(thermodynamic(log_w, betas=ends, at=ends[:1]), mean)
+    assert close(thermodynamic(log_w, betas=ends, at=ends[1:]), softmax(LOG_W) @ LOG_W)
+    fine = jnp.linspace(0.0, 1.0, 20_001)  # the integral over beta is log 1/K sum w, exactly
+    assert abs(thermodynamic(log_w, betas=fine, at=fine[:-1]) - iwae) < 1e-3
+    assert thermodynamic(log_w, betas=fine, at=fine[:-1]) < iwae
+    assert thermodynamic(log_w, betas=fine, at=fine[1:]) > iwae
+
+
+def test_a_maximum_has_no_second_derivative():
+    """Its Hessian would be 0 almost everywhere, and wrong."""
+    assert jax.grad(largest)(jnp.asarray(LOG_W)).tolist() == [0, 0, 0, 0, 1, 0]
+    with pytest.raises(TypeError, match="no second derivative, so gradient=doubly_reparam"):
+        jax.hessian(largest)(jnp.asarray(LOG_W))
+
+
+def test_groups_divide_the_samples():
+    with pytest.raises(ValueError, match="num_outer is 4, expected a divisor of the 6"):
+        mean_log_mean_exp(jnp.asarray(LOG_W), num_outer=4)
