@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.protocols import Distribution, sample_and_log_prob
+from jaxvae.protocols import Distribution, log_density, sample_and_log_prob
 
 Array = jax.Array
 Reduction = Callable[[Array], Array]
@@ -128,7 +128,7 @@ class Held(NamedTuple):
         return self.q.sample(key)
 
     def log_prob(self, z: Any) -> Array:
-        return self.q.log_prob(z)
+        return log_density(self.q, z)
 
 
 def _through_samples(
@@ -136,7 +136,7 @@ def _through_samples(
 ) -> tuple[Array, Any]:
     """The posterior learns through its samples alone, sample k's cotangent scaled by scale(l)_k."""
     _require_path(q)
-    held = Held(jax.lax.stop_gradient(q))
+    held = Held(hold("the posterior", q))
     z = jax.vmap(q.sample)(keys)
 
     def at(z: Any) -> tuple[Array, Any]:
@@ -146,6 +146,22 @@ def _through_samples(
     l = jax.lax.stop_gradient(jax.vmap(at)(z)[0])
     l, aux = jax.vmap(at)(jax.vmap(_scale_cotangent)(z, scale(l)))
     return reduction(l), aux
+
+
+def hold(name: str, tree: Any) -> Any:
+    """stop_gradient of a pytree; TypeError naming the first leaf that is no array."""
+
+    def stop(path: Any, leaf: Any) -> Any:
+        try:
+            return jax.lax.stop_gradient(leaf)
+        except TypeError:
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, expected a pytree "
+                "of arrays, to be held still; wrap a plain function and its parameters "
+                "in jax.tree_util.Partial, register a class with jax.tree_util.register_dataclass"
+            ) from None
+
+    return jax.tree_util.tree_map_with_path(stop, tree)
 
 
 def _has_path(q: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxvae.checks import check_partition, check_positive
-from jaxvae.gradients import Estimator, Reduction, pathwise
+from jaxvae.gradients import Estimator, Reduction, hold, pathwise
 from jaxvae.model import VAE
 from jaxvae.protocols import Model, posterior
 from jaxvae.reductions import (
@@ -264,7 +264,7 @@ def piwae(
 
     Rainforth et al. 2018, section 5.
     """
-    still: Any = jax.tree_util.tree_map_with_path(_hold, model)
+    still = hold("model", model)
     halves = {"num_outer": num_outer, "num_samples": num_samples, "gradient": gradient}
     for_encoder = VAE(model.encode, still.decode, still.prior)
     for_decoder = VAE(still.encode, model.decode, model.prior)
@@ -273,16 +273,6 @@ def piwae(
         for_decoder, key, x, num_samples=num_outer * num_samples, gradient=gradient
     )
     return decoder_bound + (encoder_bound - jax.lax.stop_gradient(encoder_bound)), log_w
-
-
-def _hold(path: Any, leaf: Any) -> Any:
-    try:
-        return jax.lax.stop_gradient(leaf)
-    except TypeError:
-        raise TypeError(
-            f"piwae: model{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, expected an "
-            "array; wrap a plain function and its parameters in jax.tree_util.Partial"
-        ) from None
 
 
 def ciwae(

@@ -45,13 +45,19 @@ def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
     ((3,), ())
     """
     one_pass = getattr(d, "sample_and_log_prob", None)
-    if one_pass is not None:
-        z, log_q = one_pass(key)
-    else:
+    if one_pass is None:
         z = d.sample(key)
-        log_q = d.log_prob(z)
+        return z, log_density(d, z)
+    z, log_q = one_pass(key)
     check_log_prob(type(d).__name__, log_q)
     return z, log_q
+
+
+def log_density(d: Distribution, event: Any) -> Array:
+    """log d(event), a scalar in nats; ValueError, naming d's class, if it is none."""
+    log_p = d.log_prob(event)
+    check_log_prob(type(d).__name__, log_p)
+    return log_p
 
 
 def mean_of(d: Distribution) -> Any:

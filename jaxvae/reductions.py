@@ -147,7 +147,7 @@ def convex_combination(log_w: Array, *, beta: Any) -> Array:
     return beta * jnp.mean(log_w) + (1.0 - beta) * log_mean_exp(log_w)
 
 
-def thermodynamic(log_w: Array, *, betas: Array, at: Array) -> Array:
+def thermodynamic(log_w: Array, *, betas: Any, at: Any) -> Array:
     """A Riemann sum of log p(x) = int_0^1 E_{pi_b}[log w] db, pi_b ~ q(z|x)^(1-b) p(x, z)^b.
 
     sum_j (beta_{j+1} - beta_j) sum_k w_k^{a_j} log w_k / sum_k w_k^{a_j}

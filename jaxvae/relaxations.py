@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.gradients import Reduction, Term
-from jaxvae.protocols import mean_of
+from jaxvae.protocols import log_density, mean_of
 
 Array = jax.Array
 
@@ -33,7 +33,7 @@ def enumerate(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Ar
       ValueError: S^K is over 2^20.
     """
     support = _method(q, "enumerate_support", "enumerate")()
-    log_q = jax.vmap(q.log_prob)(support)
+    log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
     (s,), k = l.shape, keys.size
     if s**k > 2**20:
@@ -116,7 +116,7 @@ def _at(
 
     def one(key: Array) -> tuple[Array, Any]:
         z = draw(key)
-        return term(q, z, q.log_prob(z))
+        return term(q, z, log_density(q, z))
 
     l, aux = jax.vmap(one)(keys)
     return reduction(l), aux

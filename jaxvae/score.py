@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.gradients import Reduction, Term
+from jaxvae.protocols import log_density
 
 Array = jax.Array
 Baseline = Callable[[Reduction, Array], Array]
@@ -90,7 +91,7 @@ def score_function(
     z = jax.lax.stop_gradient(jax.vmap(q.sample)(keys))
 
     def at(z: Any) -> tuple[Array, Any, Array]:
-        log_q = q.log_prob(z)
+        log_q = log_density(q, z)
         return *term(q, z, log_q), log_q
 
     l, aux, log_q = jax.vmap(at)(z)

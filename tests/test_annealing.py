@@ -150,7 +150,8 @@ def test_latents_may_be_any_pytree():
 def test_the_sandwich_closes_on_the_digits():
     """targets: PPCA with 8 latents, 32 simulated pairs, 16 chains, 5 leapfrogs. log p(x) lies
     between, and the gap goes from nats at 10 temperatures to a fiftieth of one at 300."""
-    digits = jnp.asarray(load_digits().data / 16, jnp.float32)
+    pixels, _ = load_digits(return_X_y=True)
+    digits = jnp.asarray(pixels / 16, jnp.float32)
     linear = ppca.maximum_likelihood(digits, 8)
     keys = jax.random.split(jax.random.key(6), 32)
     gaps = []

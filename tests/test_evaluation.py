@@ -1,4 +1,4 @@
-"""Estimates of log p(x), their error and memory, and the count of active units."""
+"""Estimates of log p(x), their error and memory, and when not to believe them."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,12 @@ from jaxvae import (
     VAE,
     Normal,
     StandardNormal,
-    active_units,
     log_marginal,
     log_mean_exp,
     log_weights,
     prior_sampling,
 )
+from jaxvae.evaluation import pareto_k
 
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(  # p(x) = N(0, 2)
@@ -243,13 +243,96 @@ def test_exact_posterior_needs_one_sample(x64):
     assert close(estimate.value, norm.logpdf(x, scale=1.01**0.5).sum())
 
 
-# collapse
+# can it be trusted?
 
 
-def test_active_units():
-    # posterior means of variance 1, .0101, .0099 and 0 over the data, whatever the posterior's own
-    slopes = jnp.sqrt(jnp.array([1.0, 0.0101, 0.0099, 0.0]))
-    xs = jnp.array([-1.0, 1.0, -1.0, 1.0]) + 5.0
-    model = LADDER._replace(encode=Partial(lambda x: Normal(slopes * x, jnp.full(4, 3.0))))
-    assert active_units(model, xs).tolist() == [True, True, False, False]
-    assert active_units(model, xs, threshold=0.5).tolist() == [True, False, False, False]
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9, 1.5])
+def test_pareto_k_of_pareto_weights(k):
+    """Weights of tail index 1/k: the fit finds k, but for the prior's pull of 10 / (M + 10) to 1/2.
+
+    Its spread is (1 + k) / sqrt(M), M = 3 sqrt(N) = 300 weights (Zhang & Stephens 2009)."""
+    n, m = 10_000, 300
+    uniform = jax.random.uniform(jax.random.key(20), (50, n), minval=1e-7)
+    estimates = jax.vmap(pareto_k)(-k * jnp.log(uniform))
+    expected = (m * k + 5.0) / (m + 10.0)
+    assert abs(jnp.mean(estimates) - expected) < 4 * (1 + k) / (50 * m) ** 0.5 + 0.02
+    assert jnp.std(estimates) < 1.5 * (1 + k) / m**0.5
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
+def test_pareto_k_looks_at_ratios_alone(shift):
+    log_w = jax.random.normal(jax.random.key(21), (2_000,))
+    rounding = 1e-3 if shift else 1e-6
+    assert abs(pareto_k(log_w + shift) - pareto_k(log_w)) < 20 * rounding
+
+
+@pytest.mark.parametrize(
+    ("log_w", "k"),
+    [
+        (jnp.zeros(100), 0.0),  # no tail at all
+        (jnp.where(jnp.arange(100) < 50, 0.0, -jnp.inf), 0.0),
+        (jnp.full(100, -jnp.inf), jnp.inf),  # nothing explains x
+        (jnp.where(jnp.arange(100) == 7, 0.0, -1e4), jnp.inf),  # one carries everything
+        (jnp.zeros(24), jnp.inf),  # too few to tell
+        (jnp.zeros(1), jnp.inf),
+    ],
+)
+def test_pareto_k_of_degenerate_weights(log_w, k):
+    assert pareto_k(log_w) == k
+
+
+def heavy(power):
+    """w = |z|^-power nearly, z ~ N(0, 1): its tail index is 1/power."""
+    return weighing(lambda z: -power * jnp.log(jnp.abs(z)))
+
+
+@pytest.mark.parametrize(("power", "reliable"), [(0.2, True), (1.5, False)])
+def test_unreliable_weights_are_flagged(power, reliable):
+    """Where E[w] is infinite no number of samples helps, and the standard error says nothing."""
+    estimates = draws(lambda key: log_marginal(heavy(power), key, X, num_samples=2_000), 50, 22)
+    assert jnp.mean(estimates.reliable == reliable) > 0.95
+    assert abs(jnp.median(estimates.pareto_k) - power) < 0.3
+
+
+def test_the_bar_depends_on_the_number_of_samples():
+    """min(1 - 1 / log10 N, 0.7): 100 samples need k < 1/2, 2,000 are enough for 0.7."""
+    estimates = {
+        n: draws(lambda key, n=n: log_marginal(heavy(0.6), key, X, num_samples=n), 200, 23)
+        for n in (100, 2_000)
+    }
+    for n, bar in ((100, 0.5), (2_000, 1.0 - 1.0 / np.log10(2_000))):
+        assert bool(jnp.all(estimates[n].reliable == (estimates[n].pareto_k < bar)))
+        assert 0 < jnp.sum(estimates[n].reliable) < 200
+    assert jnp.mean(estimates[2_000].reliable) > jnp.mean(estimates[100].reliable)
+
+
+def test_a_mismatched_posterior_is_caught():
+    """q too narrow by 5: k-hat and the value tell; q too broad is harmless."""
+    by_scale = {
+        scale: draws(
+            lambda key, scale=scale: log_marginal(
+                LADDER._replace(encode=Partial(lambda x: Normal(0.75, scale))),
+                key,
+                X,
+                num_samples=1_000,
+            ),
+            50,
+            24,
+        )
+        for scale in (0.14, 1.5)
+    }
+    # the tail index of w is 1 / (1 - .14^2 / .5) = 1 / .96 (and k-hat is low from 95 weights)
+    assert jnp.mean(by_scale[0.14].reliable) < 0.4
+    assert 0.6 < jnp.median(by_scale[0.14].pareto_k) < 1.0
+    assert bool(jnp.all(by_scale[1.5].reliable))
+    assert jnp.mean(by_scale[0.14].value) < LOG_P - 0.1
+    assert abs(jnp.mean(by_scale[1.5].value) - LOG_P) < 0.01
+
+
+@pytest.mark.parametrize("num_samples", [1, 24, 25])
+def test_few_samples_are_never_trusted_for_free(num_samples):
+    """Below 25 there is no tail to fit, even at the exact posterior: the flag says so."""
+    model = weighing(jnp.zeros_like)
+    estimate = log_marginal(model, jax.random.key(25), X, num_samples=num_samples)
+    assert bool(estimate.reliable) == (num_samples == 25)
+    assert close(estimate.value, 0.0)

@@ -5,6 +5,7 @@ has its mean off by (.5, .5) and variance 2/3.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,8 @@ def test_a_large_mean_does_not_drown_the_variance():
     def objective(slope, key, x):
         return slope * (1e4 + jax.random.normal(key)), None
 
-    s = gradient_statistics(objective, jnp.array(0.0), jax.random.key(2), X, num_draws=4_000)
+    slope: Any = jnp.array(0.0)
+    s = gradient_statistics(objective, slope, jax.random.key(2), X, num_draws=4_000)
     assert abs(s.mean - 1e4) < 0.1
     assert abs(s.variance - 1.0) < 4 * (2 / 4_000) ** 0.5
     assert abs(s.snr / 1e4 - 1.0) < 0.1

@@ -4,6 +4,7 @@ Ladder: p(z) = N(0, 1), p(x|z) = N(w z, 1), x = 1.5, q = N(m, s^2) at m = .25, s
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -240,7 +241,8 @@ def test_bounds_share_their_samples(x64):
 )
 def test_piwae_has_a_target_for_each_half(gradient, x64):
     """The encoder's gradient is MIWAE's, the decoder's is IWAE's, the value IWAE's: bit for bit."""
-    key, sizes = jax.random.key(2), {"num_outer": 3, "num_samples": 4, "gradient": gradient}
+    key = jax.random.key(2)
+    sizes: Any = {"num_outer": 3, "num_samples": 4, "gradient": gradient}
     grad = lambda objective, key: jax.value_and_grad(  # noqa: E731
         lambda q: objective(ladder(q), key, X)[0]
     )(jnp.asarray(AT, float))
@@ -287,7 +289,9 @@ def test_piwae_with_a_prior_that_encodes(x64):
 def test_piwae_wants_a_pytree():
     """A closure cannot be held still: it would silently train on the wrong target."""
     model = ladder(AT)._replace(decode=lambda z: Normal(z, jnp.ones_like(z)))
-    with pytest.raises(TypeError, match=r"piwae: model\.decode is a function, expected an array"):
+    with pytest.raises(
+        TypeError, match=r"model\.decode is a function, expected a pytree of arrays"
+    ):
         piwae(model, jax.random.key(0), X, num_outer=2, num_samples=2)
 
 

@@ -55,6 +55,18 @@ X = np.array([0.1, 0.2], np.float32)
 OBJECTIVES = {
     "elbo": lambda m: jv.elbo(m, key(), jnp.asarray(X)),
     "iwae": lambda m: jv.iwae(m, key(), jnp.asarray(X), num_samples=3),
+    "elbo, stuck": lambda m: jv.elbo(m, key(), jnp.asarray(X), gradient=jv.sticking_the_landing),
+    "iwae, doubly": lambda m: jv.iwae(
+        m, key(), jnp.asarray(X), num_samples=3, gradient=jv.doubly_reparameterized
+    ),
+    "iwae, score": lambda m: jv.iwae(
+        m, key(), jnp.asarray(X), num_samples=3, gradient=jv.score_function
+    ),
+    "eubo": lambda m: jv.eubo(
+        m, key(), jnp.asarray(X), sample_posterior=lambda key: jnp.asarray(X)
+    ),
+    "ais": lambda m: jv.ais(m, key(), jnp.asarray(X), betas=jnp.array([0.0, 0.5, 1.0])),
+    "bdmc": lambda m: jv.bdmc(m, key(), betas=jnp.array([0.0, 0.5, 1.0])),
     "log_weights": lambda m: jv.log_weights(m, key(), jnp.asarray(X), num_samples=3),
     "log_marginal": lambda m: jv.log_marginal(m, key(), jnp.asarray(X), num_samples=3),
     "prior_sampling": lambda m: jv.prior_sampling(m, key(), jnp.asarray(X), num_samples=3),
@@ -66,6 +78,12 @@ OBJECTIVES = {
 SCORED = {  # the parts whose log_prob each looks at
     "elbo": ("prior", "encode", "decode"),
     "iwae": ("prior", "encode", "decode"),
+    "elbo, stuck": ("prior", "decode"),
+    "iwae, doubly": ("prior", "decode"),
+    "iwae, score": ("prior", "encode", "decode"),
+    "eubo": ("prior", "encode", "decode"),
+    "ais": ("prior", "decode"),
+    "bdmc": ("prior", "decode"),
     "log_weights": ("prior", "encode", "decode"),
     "log_marginal": ("prior", "encode", "decode"),
     "prior_sampling": ("decode",),
@@ -73,6 +91,8 @@ SCORED = {  # the parts whose log_prob each looks at
 CALLED = {  # the networks each calls
     **dict.fromkeys(OBJECTIVES, ("encode", "decode")),
     "prior_sampling": ("decode",),
+    "ais": ("decode",),
+    "bdmc": ("decode",),
     "generate": ("decode",),
     "active_units": ("encode",),
 }
@@ -121,6 +141,13 @@ def test_no_bound_takes_a_log_prob_that_is_no_scalar(objective, part):
     parts = {part: wrong if part == "prior" else lambda _: wrong}
     with pytest.raises(ValueError, match=r"log_prob has shape \(2,\), expected a scalar"):
         OBJECTIVES[objective](model(**parts))
+
+
+@pytest.mark.parametrize("objective", ["elbo, stuck", "iwae, doubly"])
+def test_what_is_held_still_is_a_pytree(objective):
+    """Where an estimator stops the gradient of q, a class that is no pytree is named."""
+    with pytest.raises(TypeError, match="the posterior is a Minimal, expected a pytree of arrays"):
+        OBJECTIVES[objective](model(encode=lambda x: Minimal()))
 
 
 @pytest.mark.parametrize("rate", [jv.auto_kl, jv.sampled_kl, jv.sticking_kl])
