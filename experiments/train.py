@@ -157,6 +157,7 @@ def report(
         "log_marginal_samples": c.eval_samples,
         "ess_median": float(jnp.median(marginal.ess)),
         "ess_least": float(jnp.min(marginal.ess)),
+        "log_marginal_reliable": float(jnp.mean(marginal.reliable)),
         "active_units": int(jnp.sum(jaxvae.active_units(model, xs))),
         "latent": c.latent,
     }
@@ -183,6 +184,9 @@ def report(
     table.add_row(
         f"effective samples of {c.eval_samples}, median (least)",
         f"{result['ess_median']:.0f} ({result['ess_least']:.0f})",
+    )
+    table.add_row(
+        "images whose estimate can be trusted (k-hat)", f"{result['log_marginal_reliable']:.0%}"
     )
     table.add_row(f"active units of {c.latent}", str(result["active_units"]))
     console = Console()

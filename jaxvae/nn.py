@@ -290,7 +290,8 @@ class Up(nnx.Module):
         self.size = size
 
     def __call__(self, x: Array) -> Array:
-        n = x.shape[-1]
+        n, (h, w) = self.kernel.shape[2], self.size
+        check_shape("Up", "input", x, (-(-h // 2), -(-w // 2), n))
         around = neighbourhoods(jnp.pad(x, ((1, 1), (1, 1), (0, 0))))
         i, j, _ = around.shape
         kernel = self.kernel[...]
@@ -298,7 +299,6 @@ class Up(nnx.Module):
         matrix = kernel.reshape(2, 2, 2, 2, n, -1)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
         blocks = (around @ matrix.reshape(4 * n, -1)).reshape(i, j, 2, 2, -1)
         image = blocks.transpose(0, 2, 1, 3, 4).reshape(2 * i, 2 * j, -1)
-        h, w = self.size
         return image[1 : 1 + h, 1 : 1 + w] + self.bias[...].reshape(1, 1, -1)
 
 

@@ -46,9 +46,14 @@ def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainStat
       optimizer: any optax optimiser.
 
     Raises:
-      TypeError: a leaf of the model is no array, a bare function say.
+      TypeError: a leaf of the model is no array, a bare function say, or holds integers.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
+        if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.dtype.kind in "biu":
+            raise TypeError(
+                f"init_state: model{jax.tree_util.keystr(path)} is an array of {leaf.dtype}, "
+                "expected floats, as every leaf trains; wrap it in jaxvae.Constant"
+            )
         if not isinstance(leaf, (jax.Array, np.ndarray, float)):
             raise TypeError(
                 f"init_state: model{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, "
@@ -175,7 +180,8 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
     >>> data, optimizer = jnp.ones((20, 3)), optax.adam(1e-3)
     >>> epoch = train_epoch(train_step(elbo, optimizer), batch_size=10)
     >>> def run(key, beta):
-    ...     weight = jax.random.normal(jax.random.fold_in(key, 0), (3, 1))
+    ...     init_key, key = jax.random.split(key)
+    ...     weight = jax.random.normal(init_key, (3, 1))
     ...     model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
     ...     one = lambda state, _: epoch(state, key, data, beta=beta)
     ...     return jax.lax.scan(one, init_state(model, optimizer), length=3)

@@ -273,7 +273,7 @@ def test_piwae_with_a_prior_that_encodes(x64):
             return self.encode(0.3)
 
     jax.tree_util.register_pytree_node(Shared, lambda m: ((m.w,), None), lambda _, c: Shared(*c))
-    sizes = {"num_outer": 2, "num_samples": 3}
+    sizes: Any = {"num_outer": 2, "num_samples": 3}
     at, key = jnp.array([0.5, 0.8]), jax.random.key(3)
     actual = jax.grad(lambda w: piwae(Shared(w), key, X, **sizes)[0])(at)
 

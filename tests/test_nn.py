@@ -231,6 +231,13 @@ def test_up_is_the_transpose_of_down(size, x64):
     assert close(jnp.sum(jax.jit(down)(x) * y), jnp.sum(x * jax.jit(up)(y)))
 
 
+def test_up_wants_the_size_it_was_made_for():
+    # a larger input would be cropped to the size, silently
+    up = Up(3, 5, (7, 6), rngs=rngs())
+    with pytest.raises(ValueError, match=r"Up: input has shape \(5, 3, 3\), expected \(4, 3, 3\)"):
+        up(jnp.zeros((5, 3, 3)))
+
+
 def test_initial_scale():
     # unit variance in, within a factor 3 of it out: nothing vanishes or explodes with depth
     down, up = Down(32, 64, rngs=rngs()), Up(64, 32, (64, 64), rngs=rngs())

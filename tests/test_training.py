@@ -513,3 +513,10 @@ def test_linear_vae_reaches_the_ppca_optimum():
         jax.random.split(jax.random.key(2), 100)
     )
     assert optimum - 0.05 < bounds.mean() < optimum + 4 * bounds.std() / 10
+
+
+@pytest.mark.parametrize("leaf", [jnp.arange(3), np.arange(3), jnp.array(True)])
+def test_integers_do_not_train(leaf):
+    # jax.grad would refuse them at the first step; the leaf is named at once
+    with pytest.raises(TypeError, match=r"model\['steps'\] is an array of (int|bool).*Constant"):
+        init_state({"w": jnp.ones(3), "steps": leaf}, OPTIMIZER)
