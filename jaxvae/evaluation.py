@@ -125,6 +125,8 @@ def _estimate(
     return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar)
 
 
+# jitted for those who call an estimator outside jit: one program instead of a hundred primitives
+@jax.jit
 def spread(log_w: Array) -> tuple[Array, Array]:
     """Standard error of log 1/N sum w (delta method, nats), and the effective sample size."""
     n = log_w.size
@@ -136,6 +138,7 @@ def spread(log_w: Array) -> tuple[Array, Array]:
     return jnp.sqrt(jnp.maximum(relative_variance, 0.0)), ess
 
 
+@jax.jit
 def pareto_k(log_w: Array) -> Array:
     """The shape k-hat of the largest weights' tail; infinite where none can be fitted.
 

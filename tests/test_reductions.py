@@ -71,14 +71,13 @@ def test_laws(name, x64):
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
-@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3, 1e4])
-def test_float32_extremes(name, scale):
+def test_float32_extremes(name):
     """Finite in value and gradient, whatever the spread and the level of the weights."""
-    log_w = jnp.asarray(scale * LOG_W - 5e4, jnp.float32)
-    value, gradient = jax.value_and_grad(REDUCTIONS[name])(log_w)
-    assert jnp.isfinite(value)
-    assert jnp.isfinite(gradient).all()
-    assert abs(value + 5e4) <= 3.0 * scale + 0.05
+    scales = np.array([0.0, 1e-6, 1.0, 1e3, 1e4])
+    log_w = jnp.asarray(scales[:, None] * LOG_W - 5e4, jnp.float32)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(REDUCTIONS[name])))(log_w)
+    assert jnp.isfinite(gradients).all()
+    assert (abs(values + 5e4) <= 3.0 * scales + 0.05).all()
 
 
 def test_power_mean_orders_the_bounds(x64):
