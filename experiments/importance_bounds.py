@@ -66,7 +66,7 @@ def run(
     init_key, run_key = jax.random.split(key)
     step = jaxvae.train_step(jaxvae.preprocessed(objective, jaxvae.binarize), OPTIMIZER)
     epoch = jaxvae.train_epoch(step, batch_size=BATCH)
-    model = make_vae(init_key, jnp.mean(images / 255.0, axis=0))
+    model = make_vae(init_key, jnp.mean(images, axis=0, dtype=float) / 255.0)
     state, _ = jax.lax.scan(
         lambda state, _: epoch(state, run_key, images),
         jaxvae.init_state(model, OPTIMIZER),

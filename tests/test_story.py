@@ -26,13 +26,7 @@ from jaxvae import autoencoder as squared_error
 PAGE = Path(__file__).parent.parent / "docs" / "story.md"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Nearly all the time here is XLA's: it may leave the programs as they are."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,55 @@
+"""The experiments of bounds and information in their small form: each leaves its files."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import importance_bounds, information, tighter_bounds
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_tighter_bounds(tmp_path, capsys):
+    # a curve an estimator; pathwise loses by K = 8 and the decoder is one and the same
+    tighter_bounds.main(num_draws=2_000, ks=(1, 8), folder=str(tmp_path))
+    folder = tmp_path / "tighter_bounds"
+    numbers = result(folder)
+    pathwise, doubly = numbers["pathwise"], numbers["doubly reparameterized"]
+    assert pathwise["encoder_snr"][1] < 0.6 * pathwise["encoder_snr"][0]
+    assert doubly["encoder_snr"][1] > doubly["encoder_snr"][0]
+    assert pathwise["decoder_snr"] == pytest.approx(doubly["decoder_snr"], rel=1e-3)
+    assert (folder / "snr.png").stat().st_size > 10_000
+    assert "doubly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", importance_bounds.OBJECTIVES)
+def test_importance_bounds(name):
+    # two steps from the logit of the training mean, for each objective, and a finite measurement
+    images = jax.random.randint(jax.random.key(0), (200, 28, 28, 1), 0, 256).astype(jnp.uint8)
+    run = partial(importance_bounds.run, importance_bounds.OBJECTIVES[name], epochs=1)
+    model = jax.jit(run)(jax.random.key(1), images)
+    test = (images[:3] > 127).astype(float)
+    numbers = importance_bounds.measure(model, test, num_samples=5)
+    assert 400 < numbers["nll"] < 700  # 784 log 2 = 543 for pixels of 1/2
+    assert 0 <= numbers["active_units"] <= 50
+    assert numbers["reliable"] == 0.0  # 5 samples are too few to tell
+
+
+def test_information(tmp_path, capsys):
+    # three parts that add up to about the rate, which beta lowers
+    information.main(epochs=3, betas=(0.5, 4.0), sizes=(20,), draws=3, folder=str(tmp_path))
+    folder = tmp_path / "information"
+    numbers = result(folder)
+    for rate, parts in zip(numbers["rate"], numbers["parts"], strict=True):
+        assert sum(parts) == pytest.approx(rate, abs=1.0)
+    assert numbers["rate"][0] > numbers["rate"][1]
+    assert set(numbers["estimates"]) == {"stratified", "weighted"}
+    assert (folder / "information.png").stat().st_size > 10_000
+    assert "exact" in capsys.readouterr().out
