@@ -10,6 +10,9 @@ from jaxvae.bounds import Terms as Terms
 from jaxvae.bounds import autoencoder as autoencoder
 from jaxvae.bounds import batched as batched
 from jaxvae.bounds import elbo as elbo
+from jaxvae.combined_bounds import ciwae as ciwae
+from jaxvae.combined_bounds import miwae as miwae
+from jaxvae.combined_bounds import piwae as piwae
 from jaxvae.constant import Constant as Constant
 from jaxvae.diagnostics import RateDecomposition as RateDecomposition
 from jaxvae.diagnostics import active_units as active_units
@@ -42,11 +45,8 @@ from jaxvae.gradient_diagnostics import gradient_statistics as gradient_statisti
 from jaxvae.gradients import doubly_reparameterized as doubly_reparameterized
 from jaxvae.gradients import pathwise as pathwise
 from jaxvae.gradients import sticking_the_landing as sticking_the_landing
-from jaxvae.importance import ciwae as ciwae
 from jaxvae.importance import importance_bound as importance_bound
 from jaxvae.importance import iwae as iwae
-from jaxvae.importance import miwae as miwae
-from jaxvae.importance import piwae as piwae
 from jaxvae.importance import renyi as renyi
 from jaxvae.importance import tvo as tvo
 from jaxvae.importance import vr_max as vr_max

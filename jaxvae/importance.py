@@ -9,16 +9,13 @@ from typing import Any
 
 import jax
 
-from jaxvae.checks import check_partition, check_positive
-from jaxvae.gradients import Estimator, Reduction, hold, pathwise
-from jaxvae.model import VAE
+from jaxvae.checks import check_partition
+from jaxvae.gradients import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
 from jaxvae.reductions import (
-    convex_combination,
     largest,
     log_mean_exp,
     log_power_mean,
-    mean_log_mean_exp,
     thermodynamic,
 )
 from jaxvae.weights import importance_term, sample_keys
@@ -174,141 +171,6 @@ def vr_max(
     Li & Turner 2016, section 4.2.
     """
     return importance_bound(largest, model, key, x, num_samples=num_samples, gradient=gradient)
-
-
-def miwae(
-    model: Model,
-    key: Array,
-    x: Any,
-    *,
-    num_outer: int,
-    num_samples: int,
-    gradient: Estimator = pathwise,
-) -> Bound:
-    """Multiply importance-weighted, MIWAE(M, K): the mean of M bounds of K samples each.
-
-    M = 1 is `iwae`; K = 1 is the ELBO from M samples with a sampled rate, whose gradient under
-    `vimco` is the leave-one-out score function. (The MIWAE of Mattei & Frellsen 2019, for missing
-    data, is another thing.)
-
-    Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_outer: M, a Python integer.
-      num_samples: K, a Python integer.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [M, K].
-
-    Raises:
-      ValueError: `num_outer` or `num_samples` is no integer of at least one.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> _, log_w = miwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
-    >>> log_w.shape
-    (2, 5)
-
-    Rainforth et al. 2018, equation 6.
-    """
-    check_positive("miwae", "num_outer", num_outer)
-    check_positive("miwae", "num_samples", num_samples)
-    bound, log_w = importance_bound(
-        partial(mean_log_mean_exp, num_outer=num_outer),
-        model,
-        key,
-        x,
-        num_samples=num_outer * num_samples,
-        gradient=gradient,
-    )
-    return bound, log_w.reshape(num_outer, num_samples)
-
-
-def piwae(
-    model: Model,
-    key: Array,
-    x: Any,
-    *,
-    num_outer: int,
-    num_samples: int,
-    gradient: Estimator = pathwise,
-) -> Bound:
-    """Partially importance-weighted, PIWAE(M, K): a target each for the two halves of the model.
-
-    The decoder and the prior learn from the tight `iwae` of all M K samples, the encoder from
-    `miwae` of the same samples, whose gradient is less noisy. The value is that of `iwae`.
-
-    Args:
-      model: any `Model` that is a pytree of arrays: what each target must not train is held still
-        as a pytree, which what a bare function closes over is not.
-      key: a PRNG key.
-      x: one example.
-      num_outer: M, a Python integer.
-      num_samples: K, a Python integer.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [M, K].
-
-    Raises:
-      ValueError: `num_outer` or `num_samples` is no integer of at least one.
-      TypeError: a leaf of the model is no array.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> bound, _ = piwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
-
-    Rainforth et al. 2018, section 5.
-    """
-    still = hold("model", model)
-    halves = {"num_outer": num_outer, "num_samples": num_samples, "gradient": gradient}
-    for_encoder = VAE(model.encode, still.decode, still.prior)
-    for_decoder = VAE(still.encode, model.decode, model.prior)
-    encoder_bound, log_w = miwae(for_encoder, key, x, **halves)
-    decoder_bound, _ = iwae(
-        for_decoder, key, x, num_samples=num_outer * num_samples, gradient=gradient
-    )
-    return decoder_bound + (encoder_bound - jax.lax.stop_gradient(encoder_bound)), log_w
-
-
-def ciwae(
-    model: Model,
-    key: Array,
-    x: Any,
-    *,
-    num_samples: int,
-    beta: Any,
-    gradient: Estimator = pathwise,
-) -> Bound:
-    """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
-
-    Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-      num_samples: K, a Python integer.
-      beta: between 0 and 1, traced.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> bound, _ = ciwae(model, jax.random.key(0), jnp.ones(3), num_samples=5, beta=0.5)
-
-    Rainforth et al. 2018, equation 8.
-    """
-    reduction = partial(convex_combination, beta=beta)
-    return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
 
 
 def tvo(
