@@ -212,7 +212,7 @@ def narrow(d):
     )
 
 
-@pytest.mark.parametrize(("n", "once"), [(100, 300), (10_000, 106)])
+@pytest.mark.parametrize(("n", "once"), [(100, 300), (10_000, 106), (200_000, 58)])
 def test_prior_sampling_fails_exponentially(n, once):
     # D = 10: short by hundreds of nats, in mean as much as an independent simulation (NumPy);
     # targets' number of one run lies within the runs here
@@ -233,7 +233,7 @@ def test_prior_sampling_fails_exponentially(n, once):
         theirs.append(exact - logsumexp(log_p) + np.log(n))
     error = ((ours.var() + np.var(theirs)) / 60) ** 0.5
     assert abs(ours.mean() - np.mean(theirs)) < 4 * error
-    assert ours.mean() > 50
+    assert ours.mean() > 40
 
 
 def test_exact_posterior_needs_one_sample(x64):
