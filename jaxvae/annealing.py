@@ -17,7 +17,14 @@ from jax.flatten_util import ravel_pytree
 
 from jaxvae.checks import check_partition, check_positive
 from jaxvae.evaluation import spread
-from jaxvae.protocols import Distribution, Model, likelihood, log_likelihood, prior
+from jaxvae.protocols import (
+    Distribution,
+    Model,
+    likelihood,
+    log_density,
+    log_likelihood,
+    prior,
+)
 from jaxvae.reductions import log_mean_exp
 from jaxvae.weights import log_prior
 
@@ -138,9 +145,9 @@ def ais(
     Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
     """
     p_0 = prior(model) if initial is None else initial(x)
+    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
     start_key, walk_key = jax.random.split(key)
     starts = jax.vmap(p_0.sample)(jax.random.split(start_key, num_chains + num_pilots))
-    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
     return walk(walk_key, starts, check_partition("ais", betas))
 
 
@@ -226,7 +233,7 @@ def _walk(
     def log_f(beta: Any, z: Array) -> tuple[Array, Array]:
         """log f_beta, and its derivative in beta."""
         z = unravel(z)
-        log_p_0 = p_0.log_prob(z)
+        log_p_0 = log_density(p_0, z)
         slope = log_likelihood(model, x, z) + log_prior(model, z) - log_p_0
         return log_p_0 + beta * slope, slope
 

@@ -4,6 +4,8 @@ Ladder: p(z) = N(0, 1), p(x|z) = N(z, 1): p(x) = N(0, 2), p(z|x) = N(x/2, 1/2).
 """
 
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +107,9 @@ def test_no_noise_from_the_exact_posterior(x64):
     weight = jnp.array([[1.0, 0.2], [0.3, -0.5], [0.1, 0.4]])
     linear = ppca.PPCA(weight, jnp.ones(3), jnp.array(0.5))
     model = ppca.as_vae(linear)
-    run = bdmc(model, jax.random.key(3), betas=sigmoid_schedule(4), initial=model.encode)
+    run = jax.jit(partial(bdmc, model, betas=sigmoid_schedule(4), initial=model.encode))(
+        jax.random.key(3)
+    )
     exact = ppca.log_marginal(linear, run.x)
     assert close(run.lower.log_weights, np.full(16, exact))
     assert close(run.upper.log_weights, np.full(16, -exact))
@@ -181,8 +185,11 @@ def test_ais_beats_a_poor_encoder():
 @pytest.mark.parametrize("count", ["num_chains", "num_leapfrog", "num_pilots"])
 @pytest.mark.parametrize("run", [lambda **k: ais(x=X, **k), bdmc])
 def test_counts_are_positive_integers(run, count):
-    with pytest.raises(ValueError, match=f"{count} is 0, expected an integer of at least 1"):
-        run(model=LADDER, key=jax.random.key(0), betas=ENDS, **{count: 0})
+    for wrong in (0, 2.5):
+        with pytest.raises(
+            ValueError, match=f"{count} is {wrong}, expected an integer of at least 1"
+        ):
+            run(model=LADDER, key=jax.random.key(0), betas=ENDS, **{count: wrong})
 
 
 def test_what_cannot_be_annealed_says_so():
@@ -192,6 +199,9 @@ def test_what_cannot_be_annealed_says_so():
     for run in (partial(ais, x=X), bdmc):
         with pytest.raises(ValueError, match="betas goes from 1 to 0, expected a partition"):
             run(model=LADDER, key=jax.random.key(0), betas=jnp.array([1.0, 0.0]))
+    vector: Any = SimpleNamespace(sample=LADDER.prior.sample, log_prob=lambda z: jnp.ones(2))
+    with pytest.raises(ValueError, match="log_prob has shape"):
+        ais(LADDER, jax.random.key(0), X, betas=ENDS, initial=lambda x: vector)
     with pytest.raises(ValueError, match="num_temperatures is 0"):
         sigmoid_schedule(0)
 
