@@ -11,6 +11,13 @@ PIWAE(8, 8) 84.46, MIWAE(8, 8) 84.97, CIWAE(.5) 85.24, VAE 86.21), only the orde
 
 Negative log-likelihood of the 10,000 test images, binarized once, the same for all models, from
 500 importance samples; mean and standard error over seeds 0, 1, 2:
+
+    VAE   99.42 +- 0.06      IWAE-5, DReG   97.47 +- 0.11      MIWAE(2, 5)   97.00 +- 0.04
+    IWAE-5   98.07 +- 0.12   CIWAE(.5), 5   97.44 +- 0.05      PIWAE(2, 5)   97.24 +- 0.02
+
+MIWAE and PIWAE draw 10 samples a step, the VAE 1, the others 5. k-hat trusts 1 % of the estimates,
+so each NLL is an upper bound. 63 minutes of processor time on two x86-64 cores, most of it
+evaluation and the last two rows.
 """
 
 import json
