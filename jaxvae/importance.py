@@ -111,8 +111,8 @@ def renyi(
     """Renyi's variational bound, 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha).
 
     alpha = 1 is the ELBO and alpha = 0 the importance-weighted bound. With K to infinity it is
-    below log p(x) for alpha > 0 and above for alpha < 0; at finite K it is low, so for alpha < 0 it
-    may be on either side.
+    below log p(x) for alpha > 0 and above for alpha < 0. At K = 1 it is the ELBO whatever alpha,
+    and it goes from there to its limit: for alpha < 0 and finite K it may be on either side.
 
     Args:
       model: any `Model`.
