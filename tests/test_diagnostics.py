@@ -31,6 +31,8 @@ from jaxvae import (
     sample_and_log_prob,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 XS = np.array([[-1.0, 0.5], [0.3, 2.0], [1.5, -0.4], [0.0, 0.1], [2.5, 1.0]])
 SLOPES = np.array([[1.0, 0.3], [-0.5, 0.8], [0.0, 0.0]])
 

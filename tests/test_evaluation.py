@@ -24,6 +24,8 @@ from jaxvae import (
 )
 from jaxvae.evaluation import pareto_k
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(  # p(x) = N(0, 2)
     encode=Partial(lambda x: Normal(0.25, 1.0)),

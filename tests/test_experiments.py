@@ -9,6 +9,8 @@ import pytest
 
 from experiments import importance_bounds, information, tighter_bounds
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def result(folder):
     return json.loads((folder / "result.json").read_text())
