@@ -241,8 +241,11 @@ def _walk(
 
     def move(key: Array, z: Array, beta: Array, step_size: Array) -> tuple[Any, Any]:
         jitter_key, key = jax.random.split(key)
-        step: Any = step_size * jax.random.uniform(jitter_key, minval=0.5, maxval=1.0)
-        log_density = lambda z: log_f(beta, z)[0]  # noqa: E731
+        step: Any = step_size * jax.random.uniform(jitter_key, (), z.dtype, 0.5, 1.0)
+
+        def log_density(z: Array) -> Array:
+            return log_f(beta, z)[0]
+
         state = hmc.init(z, log_density)
         state, info = transition(key, state, log_density, step, jnp.ones_like(z), num_leapfrog)
         return state.position, info.acceptance_rate

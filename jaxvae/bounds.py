@@ -60,9 +60,8 @@ def elbo(
       The bound, a scalar in nats, and its `Terms`, which beta does not touch.
 
     Raises:
-      TypeError: `encode` or `decode` returned something that is no distribution, or the estimator
-      is
-        not defined for the posterior.
+      TypeError: `encode` or `decode` returned something that is no distribution, or the
+        estimator is not defined for the posterior.
       ValueError: a log-probability is no scalar, or an event has not its distribution's shape.
       NotImplementedError: `analytic_kl` of a pair without a closed form, or under
         `sticking_the_landing`, which is made for the sampled one.

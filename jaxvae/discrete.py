@@ -140,10 +140,10 @@ class OneHotCategorical:
     @property
     def log_probs(self) -> Array:
         """Normalised log-probabilities, shape [..., K]."""
-        return jax.nn.log_softmax(self.logits)
+        return Categorical(self.logits).log_probs
 
     def sample(self, key: Array) -> Array:
-        return self._one_hot(jax.random.categorical(key, self.logits))
+        return self._one_hot(Categorical(self.logits).sample(key))
 
     def log_prob(self, z: Any) -> Array:
         check_shape("OneHotCategorical.log_prob", "event", z, self.shape)
@@ -163,8 +163,7 @@ class OneHotCategorical:
 
     def enumerate_support(self) -> Array:
         """All K^n events, shape [K^n, *shape]."""
-        *choices, k = self.shape
-        return self._one_hot(_choices(k, tuple(choices)))
+        return self._one_hot(Categorical(self.logits).enumerate_support())
 
     def _one_hot(self, z: Array) -> Array:
         return jax.nn.one_hot(z, self.shape[-1], dtype=jnp.result_type(self.logits))

@@ -72,22 +72,26 @@ def gradient_statistics(
         """Fold a chunk into (count, mean, sum of squared deviations); Chan et al. 1983."""
         count, mean, square = moments
         index = start + jnp.arange(chunk)
-        drawn = (index < num_draws).astype(count.dtype)  # the last chunk may be padded
+        drawn = index < num_draws  # the last chunk may be padded
         size = jnp.sum(drawn)
         total = count + size
         g = jax.vmap(gradient)(index)
-        weigh = lambda a: jnp.tensordot(drawn, a, 1)  # noqa: E731
-        of_chunk = jax.tree.map(lambda g: weigh(g) / size, g)
-        within = jax.tree.map(lambda g, m: weigh(jnp.square(g - m[None])), g, of_chunk)
-        shift = jax.tree.map(jnp.subtract, of_chunk, mean)
-        mean = jax.tree.map(lambda m, s: m + s * size / total, mean, shift)
-        square = jax.tree.map(
-            lambda q, w, s: q + w + jnp.square(s) * count * size / total, square, within, shift
-        )
-        return (total, mean, square), None
 
+        def leaf(g: Array, mean: Array, square: Array) -> tuple[Array, Array]:
+            n, m, share = (a.astype(g.dtype) for a in (count, size, size / total))
+            weight = drawn.astype(g.dtype)
+            of_chunk = jnp.tensordot(weight, g, 1) / m
+            within = jnp.tensordot(weight, jnp.square(g - of_chunk[None]), 1)
+            shift = of_chunk - mean
+            return mean + shift * share, square + within + jnp.square(shift) * n * share
+
+        leaves = [jax.tree.leaves(tree) for tree in (g, mean, square)]
+        means, squares = zip(*map(leaf, *leaves), strict=True)
+        return (total, *(jax.tree.unflatten(structure, m) for m in (means, squares))), None
+
+    structure = jax.tree.structure(model)
     zeros = jax.tree.map(jnp.zeros_like, model)
-    start = (jnp.zeros(()), zeros, zeros)
+    start = (jnp.zeros((), int), zeros, zeros)
     (_, mean, square), _ = jax.lax.scan(merge, start, jnp.arange(0, num_draws, chunk))
     variance = jax.tree.map(lambda q: q / (num_draws - 1), square)
     snr = jax.tree.map(lambda m, v: jnp.abs(m) / jnp.sqrt(v), mean, variance)

@@ -47,8 +47,7 @@ def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Array) -> 
 
     Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
-    z, log_q = jax.vmap(lambda key: sample_and_log_prob(q, key))(keys)
-    l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(z, log_q)
+    l, aux = jax.vmap(lambda key: term(q, *sample_and_log_prob(q, key)))(keys)
     return _require_path_of_gradient(q, reduction(l)), aux
 
 

@@ -23,7 +23,6 @@ from jaxvae import (
     StandardNormal,
     ais,
     bdmc,
-    log_mean_exp,
     ppca,
     sigmoid_schedule,
 )
@@ -56,7 +55,7 @@ def test_schedule(x64):
 def test_the_weights_are_unbiased(num_temperatures, num_leapfrog):
     """E[w] = p(x) exactly, with few temperatures and a step size that is far off and adapting."""
     betas = jnp.linspace(0.0, 1.0, num_temperatures + 1)
-    run = lambda key: ais(  # noqa: E731
+    run = lambda key: ais(
         FAR, key, X, betas=betas, num_chains=4, num_leapfrog=num_leapfrog, step_size=0.3
     )
     estimates = draws(run, 10_000, 0)
@@ -70,9 +69,7 @@ def test_the_weights_are_unbiased(num_temperatures, num_leapfrog):
 def test_the_way_back_is_unbiased(num_temperatures):
     """E[1 / exp(upper)] = 1 / p(x) for the x that each run draws."""
     betas = jnp.linspace(0.0, 1.0, num_temperatures + 1)
-    run = lambda key: bdmc(  # noqa: E731
-        LADDER, key, betas=betas, num_chains=3, num_leapfrog=2, step_size=1.0
-    )
+    run = lambda key: bdmc(LADDER, key, betas=betas, num_chains=3, num_leapfrog=2, step_size=1.0)
     runs = draws(run, 20_000, 1)
     log_p = -0.5 * (np.log(4 * np.pi) + runs.x**2 / 2)
     assert standard_errors_off(jnp.exp(log_p - runs.upper.value), 1.0) < 4
@@ -211,4 +208,3 @@ def test_jit_is_no_jit_and_vmap_is_the_loop(x64):
     keys, xs = jax.random.split(jax.random.key(8), 2), jnp.array([0.1, -2.0])
     looped = [run(key, x).value for key, x in zip(jax.random.clone(keys), xs, strict=True)]
     assert close(jax.jit(jax.vmap(run))(keys, xs).value, jnp.stack(looped))
-    assert log_mean_exp(run(jax.random.key(8), X).log_weights).shape == ()

@@ -352,7 +352,7 @@ def test_a_plain_optax_loop_never_moves_it():
 
     @jax.jit
     def step(model, opt_state, k):
-        loss = lambda model: -jv.batched(jv.elbo)(model, k, jnp.asarray(XS))[0]  # noqa: E731
+        loss = lambda model: -jv.batched(jv.elbo)(model, k, jnp.asarray(XS))[0]
         gradient = jax.grad(loss)(model)
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(gradient, opt_state, model)

@@ -251,7 +251,7 @@ def test_rate_distortion_of_a_linear_model():
     R = E KL and D = 1/2 E[(x - z)^2] + 1/2 log 2 pi are known; the slope dD/dR is -beta."""
 
     def train(key, beta):
-        q = lambda x: Normal(x / (1.0 + beta), jnp.sqrt(beta / (1.0 + beta)))  # noqa: E731
+        q = lambda x: Normal(x / (1.0 + beta), jnp.sqrt(beta / (1.0 + beta)))
         return VAE(q, lambda z: Normal(z, jnp.ones_like(z)), StandardNormal(()))
 
     xs = 2.0**0.5 * jax.random.normal(KEY(8), (200_000,))

@@ -285,7 +285,7 @@ def test_the_elbo_has_one_gradient(gradient, rate):
 
 
 def draws_of_elbo(objective, make=ladder, at=LADDER, num=50_000, seed=9):
-    gradient = lambda key: jax.grad(lambda q: objective(make(q), key, 1.5)[0])(at)  # noqa: E731
+    gradient = lambda key: jax.grad(lambda q: objective(make(q), key, 1.5)[0])(at)
     return jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(seed), num))
 
 
@@ -370,9 +370,7 @@ def coin(logit):
 )
 def test_enumeration_is_exact(make, k, exact, x64):
     """targets: the bound and its gradients to every digit given, and no key is looked at."""
-    bound = lambda q, key: iwae(  # noqa: E731
-        make(q), key, 1.0, num_samples=k, gradient=enumerate
-    )[0]
+    bound = lambda q, key: iwae(make(q), key, 1.0, num_samples=k, gradient=enumerate)[0]
     at = jnp.array([0.0, 0.4, -0.6])
     value, slope = jax.value_and_grad(bound)(at, jax.random.key(0))
     assert abs(value - exact) < 5e-10
@@ -385,7 +383,7 @@ def test_enumeration_is_exact(make, k, exact, x64):
 def test_enumerated_elbo(make, x64):
     """The exact ELBO with its exact Terms; log p = -1.201852834 at the posterior itself."""
     at = jnp.array([0.0, 0.4, -0.6])
-    bound = lambda q: elbo(make(q), jax.random.key(0), 1.0, gradient=enumerate)  # noqa: E731
+    bound = lambda q: elbo(make(q), jax.random.key(0), 1.0, gradient=enumerate)
     (value, terms), slope = jax.value_and_grad(bound, has_aux=True)(at)
     assert abs(value - DISCRETE[1][0]) < 5e-10
     assert np.allclose(slope, DISCRETE[1][1], atol=5e-9)
@@ -469,7 +467,7 @@ def test_straight_through_of_a_linear_term_is_unbiased():
         def log_prob(self, x):
             return weight(self.z)
 
-    make = lambda q: coin(q)._replace(decode=Partial(Linear))  # noqa: E731
+    make = lambda q: coin(q)._replace(decode=Partial(Linear))
     objective = partial(elbo, gradient=straight_through)
     d = draws_of_elbo(objective, make, jnp.array(0.7), 100)
     assert close(d, np.full(100, exact))
@@ -485,7 +483,7 @@ def test_gumbel_softmax_tends_to_the_bound(make):
     def mean(temperature):
         gradient = partial(gumbel_softmax, temperature=temperature)
         keys = jax.random.split(jax.random.key(13), 20_000)
-        one = lambda key: elbo(make(at), key, 1.0, gradient=gradient)[0]  # noqa: E731
+        one = lambda key: elbo(make(at), key, 1.0, gradient=gradient)[0]
         return jax.vmap(one)(keys)
 
     gaps = [abs(jnp.mean(mean(t)) - exact) for t in (1.0, 0.3, 0.01)]
@@ -504,7 +502,7 @@ def test_gumbel_softmax_differentiates_the_relaxed_sample(x64):
         z = jnp.exp((q + noise) / t) / jnp.sum(jnp.exp((q + noise) / t))
         return model.decode(z).log_prob(1.0) - kl_divergence(model.encode(1.0), model.prior)
 
-    bound = lambda q: elbo(  # noqa: E731
+    bound = lambda q: elbo(
         one_hot(q), jax.random.key(14), 1.0, gradient=partial(gumbel_softmax, temperature=t)
     )[0]
     assert close(bound(at), by_hand(at))
@@ -547,9 +545,7 @@ def test_latents_in_layers(bound):
         )
 
     def draws_of(gradient):
-        one = lambda q, key: bound(  # noqa: E731
-            model(q), key, 1.5, num_samples=3, gradient=gradient
-        )[0]
+        one = lambda q, key: bound(model(q), key, 1.5, num_samples=3, gradient=gradient)[0]
         keys = jax.random.split(jax.random.key(15), 60_000)
         return jax.jit(jax.vmap(jax.grad(one), (None, 0)))(at, keys)
 

@@ -57,7 +57,7 @@ def test_signal_to_noise(gradient, table):
     error = np.sqrt(1.0 + np.square(table) / 2) / np.sqrt(2 * 40_000)
     rounding = np.array([5e-4] * 4 if gradient is pathwise else [5e-3] * 4)
     assert (abs(encoder - table) < 4 * error + rounding + 0.01 * np.array(table)).all()
-    slope = lambda y, x: np.polyfit(np.log(x), np.log(y), 1)[0]  # noqa: E731
+    slope = lambda y, x: np.polyfit(np.log(x), np.log(y), 1)[0]
     if gradient is pathwise:
         assert abs(slope(encoder, KS) + 0.5) < 0.05
     else:
@@ -102,7 +102,7 @@ def test_no_noise_no_variance(x64):
         prior=StandardNormal((2,)),
     )
     x = X.astype(float)
-    run = lambda g: gradient_statistics(  # noqa: E731
+    run = lambda g: gradient_statistics(
         partial(iwae, num_samples=1, gradient=g), at, jax.random.key(3), x, num_draws=50
     )
     quiet, loud = (jax.tree.leaves(run(g).variance)[0] for g in (sticking_the_landing, pathwise))

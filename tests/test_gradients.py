@@ -38,7 +38,7 @@ def gradients(objective, num, seed=0, **hyper):
     """Draws [num, 2] of the gradient in (m, log s)."""
 
     def gradient(key):
-        bound = lambda q: objective(model(*q), key, X, **hyper)[0]  # noqa: E731
+        bound = lambda q: objective(model(*q), key, X, **hyper)[0]
         return jnp.stack(jax.grad(bound)(AT))
 
     return draws(gradient, num, seed)

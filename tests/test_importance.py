@@ -191,7 +191,7 @@ def test_evidence_upper_bound():
     kl = 0.5 * (0.5 + (0.75 - 0.25) ** 2 - 1.0 - np.log(0.5))
 
     def bound(key):
-        function = lambda q: eubo(  # noqa: E731
+        function = lambda q: eubo(
             ladder(q), key, X, sample_posterior=posterior.sample, num_samples=2
         )[0]
         return jax.value_and_grad(function)(AT)
@@ -252,9 +252,9 @@ def test_piwae_has_a_target_for_each_half(gradient, x64):
     """The encoder's gradient is MIWAE's, the decoder's is IWAE's, the value IWAE's: bit for bit."""
     key = jax.random.key(2)
     sizes: Any = {"num_outer": 3, "num_samples": 4, "gradient": gradient}
-    grad = lambda objective, key: jax.value_and_grad(  # noqa: E731
-        lambda q: objective(ladder(q), key, X)[0]
-    )(jnp.asarray(AT, float))
+    grad = lambda objective, key: jax.value_and_grad(lambda q: objective(ladder(q), key, X)[0])(
+        jnp.asarray(AT, float)
+    )
     value, both = grad(partial(piwae, **sizes), key)
     _, multiply = grad(partial(miwae, **sizes), jax.random.clone(key))
     bound, tight = grad(partial(iwae, num_samples=12, gradient=gradient), jax.random.clone(key))

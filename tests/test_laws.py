@@ -161,7 +161,7 @@ def test_a_relaxed_sample_tends_to_a_sample(case, x64):
     cold = draws(lambda k: d.sample_relaxed(k, 1e-3), 20_000)
     assert jnp.mean(jnp.minimum(cold, 1.0 - cold) > 1e-6) < 0.01
     assert standard_errors_off(jnp.round(cold), d.mean()) < 4
-    relaxed = lambda d: d.sample_relaxed(key(1), 0.7)  # noqa: E731
+    relaxed = lambda d: d.sample_relaxed(key(1), 0.7)
     assert is_differentiable(relaxed, d)
     assert bool(jnp.all((relaxed(d) > 0) & (relaxed(d) < 1)))
     # logits are those of the log-odds at temperature 1: P(sigma(l + noise) > 1/2) = sigma(l)

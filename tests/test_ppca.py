@@ -199,8 +199,8 @@ def test_sticking_the_landing(x64):
     q = ppca.posterior(params, xs[0])
 
     def gradient(key, rate):
-        model = lambda e: ppca.as_vae(params)._replace(encode=e)  # noqa: E731
-        bound = lambda e: elbo(model(e), key, xs[0], rate=rate)[0]  # noqa: E731
+        model = lambda e: ppca.as_vae(params)._replace(encode=e)
+        bound = lambda e: elbo(model(e), key, xs[0], rate=rate)[0]
         return jax.grad(bound)(Encoder(q.loc, q.scale_tril))
 
     keys = jax.random.split(jax.random.key(2), (2, 100))
