@@ -3,8 +3,8 @@
 test:            ## everything under ten minutes
 	uv run pytest
 
-slow:            ## the checks that take longer
-	uv run pytest -m slow
+slow:            ## all of it, in programs that XLA optimises, and the checks that take longer
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 uv run pytest -m "slow or not slow"
 
 lint:
 	uv run ruff check .

@@ -1,4 +1,11 @@
-"""Strictness for all tests: nothing broadcasts across ranks, promotes or reuses a key."""
+"""Strictness for all tests: nothing broadcasts across ranks, promotes or reuses a key.
+
+Most of their time is XLA's, so it leaves programs as they are; `make slow` runs all optimised.
+"""
+
+import os
+
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read when jax is imported
 
 import jax
 import pytest
@@ -13,12 +20,3 @@ def x64():
     """Float64 for one test: what is exact is then held to 1e-9 or better."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Where nearly all the time is XLA's, in scripts and pages: programs stay as they are."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)

@@ -48,8 +48,10 @@ def train(images: jax.Array, epochs: int, key: jax.Array, beta: jax.Array) -> ja
     optimizer = optax.adam(3e-3)
     epoch = jaxvae.train_epoch(jaxvae.train_step(jaxvae.elbo, optimizer), batch_size=BATCH)
     state = jaxvae.init_state(make_vae(init_key, NUM_LATENTS), optimizer)
-    one_epoch = lambda s, _: epoch(s, run_key, images, beta=beta)  # noqa: E731
-    return jax.lax.scan(one_epoch, state, length=epochs)[0].model
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, beta=beta), state, length=epochs
+    )
+    return state.model
 
 
 def decompose(model: Any, key: jax.Array, xs: jax.Array, **how: Any) -> jax.Array:
@@ -62,17 +64,19 @@ def measure(
     key: jax.Array, *, epochs: int, betas: tuple[float, ...], sizes: tuple[int, ...], draws: int
 ) -> dict[str, Any]:
     images = jnp.asarray(load_digits().train, float)
-    run = partial(train, images, epochs)
-    curve_key, part_key, batch_key = jax.random.split(key, 3)
-    curve = jax.jit(partial(jaxvae.rate_distortion_curve, run))(curve_key, jnp.array(betas), images)
+    run_key, curve_key, part_key, batch_key = jax.random.split(key, 4)
 
-    def information(beta: jax.Array) -> jax.Array:
-        train_key, _ = jax.random.split(jax.random.clone(curve_key))  # the models of the curve
-        return decompose(run(train_key, beta), jax.random.clone(part_key), images)
+    def run(beta: jax.Array) -> jaxvae.VAE:
+        return train(images, epochs, jax.random.clone(run_key), beta)  # beta alone differs
 
-    parts = jax.jit(partial(jax.lax.map, information))(jnp.array(betas))
-    model = jax.jit(run)(jax.random.split(jax.random.clone(curve_key))[0], jnp.array(1.0))
-    exact = jax.jit(decompose)(model, jax.random.clone(part_key), images)
+    def exactly(model: jaxvae.VAE) -> jax.Array:
+        return decompose(model, jax.random.clone(part_key), images)
+
+    models = jax.jit(partial(jax.lax.map, run))(jnp.array(betas))
+    curve = jax.jit(jaxvae.rate_distortion_curve)(models, curve_key, images)
+    parts = jax.jit(partial(jax.lax.map, exactly))(models)
+    at_one = betas.index(1.0)
+    model = jax.tree.map(lambda leaf: leaf[at_one], models)
 
     estimates: dict[str, Any] = {}
     for name, log_weights in ESTIMATORS.items():
@@ -93,7 +97,7 @@ def measure(
         "rate": curve.rate.tolist(),
         "distortion": curve.distortion.tolist(),
         "parts": parts.tolist(),
-        "exact": exact.tolist(),
+        "exact": parts[at_one].tolist(),
         "sizes": list(sizes),
         "estimates": estimates,
     }

@@ -86,10 +86,13 @@ def doubly_reparameterized(
 
         (g_k - h_k) dl_k/dz_k,
 
-    which is w_k^2 (w the normalised weights) for the importance-weighted bound, alpha w_k + (1 -
-    alpha) w_k^2 for Renyi's (w those of the power 1 - alpha) and that of sticking the landing for
-    the ELBO, where h is 0. It is `sticking_the_landing` with the cotangent of each sample scaled by
-    1 - h_k / g_k. A sample may be a pytree of layers, each drawn given those before it.
+    which for the importance-weighted bound is w_k^2, w the normalised weights, for Renyi's
+
+        alpha w_k + (1 - alpha) w_k^2,
+
+    w those of the power 1 - alpha, and for the ELBO, where h is 0, that of sticking the landing. It
+    is `sticking_the_landing` with the cotangent of each sample scaled by 1 - h_k / g_k. A sample
+    may be a pytree of layers, each drawn given those before it.
 
     Args:
       reduction: terms [K] -> scalar, twice differentiable.

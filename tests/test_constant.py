@@ -23,8 +23,6 @@ from jaxvae.nn import MLP, BernoulliHead, Conditional, NormalHead
 from jaxvae.protocols import mean_of
 from tests.common import close
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def key(seed=0):
     return jax.random.key(seed)

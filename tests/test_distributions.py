@@ -14,8 +14,6 @@ import jaxvae as jv
 from jaxvae.nn import BernoulliHead, MultivariateNormalHead, NormalHead
 from tests.common import close, draws, is_differentiable, standard_errors_off
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LOC = np.array([[0.3, -1.0, 2.0], [5.0, 0.0, -0.7]])
 SCALE = np.array([[0.5, 2.0, 1.0], [0.1, 7.0, 1.3]])
 TRIL = np.array([[0.5, 0.0, 0.0], [-0.8, 1.2, 0.0], [0.3, -0.4, 2.0]])

@@ -13,8 +13,6 @@ from scipy import integrate, stats
 import jaxvae as jv
 from tests.common import close, draws, grid, is_differentiable, standard_errors_off
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 A = np.array([[0.5, 0.0], [-0.8, 1.2]])
 B = np.array([[1.5, 0.0], [0.4, 0.7]])
 kl_divergence = jax.jit(jv.kl_divergence)  # compiled once for each pair of kinds and shapes

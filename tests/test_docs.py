@@ -9,9 +9,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/bounds.md"])
 def test_code_of_the_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)

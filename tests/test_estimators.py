@@ -48,8 +48,6 @@ from jaxvae import (
     vimco,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 REPARAMETERIZED = [pathwise, sticking_the_landing, doubly_reparameterized]
 UNBIASED = [pathwise, doubly_reparameterized, score_function, vimco]
 LADDER = jnp.array([0.25, 0.0])

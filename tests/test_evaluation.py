@@ -24,8 +24,6 @@ from jaxvae import (
 )
 from jaxvae.evaluation import pareto_k
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(  # p(x) = N(0, 2)
     encode=Partial(lambda x: Normal(0.25, 1.0)),
@@ -214,8 +212,10 @@ def narrow(d):
     )
 
 
-@pytest.mark.parametrize(("n", "once"), [(100, 300), (10_000, 106), (200_000, 58)])
-def test_prior_sampling_fails_exponentially(n, once):
+@pytest.mark.parametrize(
+    ("n", "once", "runs"), [(100, 300, 60), (10_000, 106, 60), (200_000, 58, 20)]
+)
+def test_prior_sampling_fails_exponentially(n, once, runs):
     # D = 10: short by hundreds of nats, in mean as much as an independent simulation (NumPy);
     # targets' number of one run lies within the runs here
     def shortfall(key):
@@ -224,18 +224,18 @@ def test_prior_sampling_fails_exponentially(n, once):
         exact = -0.5 * (jnp.sum(x**2) / 1.01 + 10 * jnp.log(2 * jnp.pi * 1.01))
         return exact - prior_sampling(narrow(10), key, x, num_samples=n).value
 
-    ours = np.asarray(draws(shortfall, 60, 11))
+    ours = np.asarray(draws(shortfall, runs, 11))
     assert ours.min() < once < ours.max()
 
     rng, theirs = np.random.default_rng(0), []
-    for _ in range(60):
+    for _ in range(runs):
         x = 1.01**0.5 * rng.normal(size=10)
         log_p = norm.logpdf(x, rng.normal(size=(n, 10)), 0.1).sum(axis=1)
         exact = norm.logpdf(x, scale=1.01**0.5).sum()
         theirs.append(exact - logsumexp(log_p) + np.log(n))
-    error = ((ours.var() + np.var(theirs)) / 60) ** 0.5
+    error = ((ours.var() + np.var(theirs)) / runs) ** 0.5
     assert abs(ours.mean() - np.mean(theirs)) < 4 * error
-    assert ours.mean() > 40
+    assert ours.mean() > once / 2
 
 
 def test_exact_posterior_needs_one_sample(x64):

@@ -81,6 +81,17 @@ def test_moments_are_numpys(chunk, x64):
         assert close(ratio, abs(np.mean(g, axis=0)) / np.std(g, axis=0, ddof=1))
 
 
+def test_the_precision_is_the_models(x64):
+    """A float32 network in a float64 session, as Flax makes them: moments are float32."""
+    weight: Any = jnp.float32(2.0)
+
+    def objective(weight, key, x):
+        return weight * jax.random.normal(key, (), jnp.float32), None
+
+    s = gradient_statistics(objective, weight, jax.random.key(1), X, num_draws=7, chunk=3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(s)} == {jnp.dtype("float32")}
+
+
 def test_a_large_mean_does_not_drown_the_variance():
     """Chunks are merged about their means: float32 keeps a spread of 1 about 10,000."""
 

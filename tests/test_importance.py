@@ -39,8 +39,6 @@ from jaxvae import (
     vr_max,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X, LOG_P, CHI_2 = 1.5, -1.828012123, 0.364118
 AT = jnp.array([0.25, 0.0, 1.0])  # m, log s, w
 BETAS = np.array([0.0, 0.3, 1.0])

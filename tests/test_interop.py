@@ -16,8 +16,6 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from tests.common import close, draws, standard_errors_off
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LOC, SCALE = np.array([0.3, -1.0]), np.array([0.5, 2.0])
 
 

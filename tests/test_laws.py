@@ -16,8 +16,6 @@ import jaxvae as jv
 from jaxvae.interop import Adapted
 from tests.common import close, draws, grid, is_differentiable, standard_errors_off
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Case(NamedTuple):
     """A distribution and its events.

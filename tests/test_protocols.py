@@ -12,8 +12,6 @@ import jaxvae as jv
 from jaxvae.protocols import log_likelihood, mean_of, posterior
 from tests.common import close
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def key(seed=0):
     return jax.random.key(seed)

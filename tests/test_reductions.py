@@ -18,8 +18,6 @@ from jaxvae import (
     thermodynamic,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LOG_W = np.array([-3.0, 0.5, 1.25, -0.75, 2.0, -1.5])
 BETAS = np.array([0.0, 0.1, 0.4, 1.0])
 REDUCTIONS = {

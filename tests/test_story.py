@@ -26,9 +26,6 @@ from jaxvae import autoencoder as squared_error
 PAGE = Path(__file__).parent.parent / "docs" / "story.md"
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def digits():
     return load_digits()
