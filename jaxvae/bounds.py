@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.divergences import auto_kl
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
+from jaxvae.rates import auto_kl
 
 Array = jax.Array
 Rate = Callable[..., Array]
@@ -114,8 +114,9 @@ def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:
 def batched(objective: Objective) -> Objective:
     """Lift an objective of one example to a batch: the mean bound, and every example's aux.
 
-    The key is split inside, one for each example. The model is not mapped, so what it computes from
-    its parameters alone (a VampPrior's components) is computed once for the whole batch.
+    The key is split inside, one for each example; the mapped axis is named "batch". The model is
+    not mapped, so what it computes from its parameters alone (a VampPrior's components) is computed
+    once for the whole batch.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`.
@@ -136,10 +137,41 @@ def batched(objective: Objective) -> Objective:
 
     def batch_objective(model: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Array, Any]:
         keys = jax.random.split(key, batch_size(xs))
-        bounds, aux = jax.vmap(lambda k, x: objective(model, k, x, **hyper))(keys, xs)
+        one = jax.vmap(lambda k, x: objective(model, k, x, **hyper), axis_name="batch")
+        bounds, aux = one(keys, xs)
         return jnp.mean(bounds), aux
 
     return batch_objective
+
+
+def conditioned(objective: Objective) -> Objective:
+    """The objective of a conditional model, a function y -> `Model`, at examples (x, y).
+
+    log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.
+
+    Args:
+      objective: `(model, key, x, **hyper) -> (bound, aux)`, or an evaluator such as `log_marginal`.
+
+    Returns:
+      `(model, key, (x, y), **hyper)`, where `model` is a callable pytree, y -> `Model`.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import VAE, Normal
+    >>> encode = decode = lambda v: Normal(v, jnp.ones(2))
+    >>> model = Partial(lambda y: VAE(encode, decode, Normal(y, jnp.ones(2))))
+    >>> xs, ys = jnp.zeros((7, 2)), jnp.ones((7, 2))
+    >>> _, terms = batched(conditioned(elbo))(model, jax.random.key(0), (xs, ys))
+    >>> terms.rate.shape, float(terms.rate[0])  # 1/2 |y|^2
+    ((7,), 1.0)
+
+    Sohn, Lee & Yan 2015, equation 4.
+    """
+
+    def conditional_objective(model: Any, key: Array, xy: tuple[Any, Any], **hyper: Any) -> Any:
+        x, y = xy
+        return objective(model(y), key, x, **hyper)
+
+    return conditional_objective
 
 
 def batch_size(xs: Any) -> int:

@@ -20,13 +20,38 @@ def check_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> No
         )
 
 
-def check_scale(owner: str, loc: Any, scale: Any) -> None:
+def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale") -> None:
     """Raise ValueError unless `scale` is one number or has the shape of `loc`."""
     if jnp.shape(scale) not in ((), jnp.shape(loc)):
         raise ValueError(
-            f"{owner}: scale has shape {jnp.shape(scale)} and loc {jnp.shape(loc)}, expected one "
-            "shape or a scalar scale"
+            f"{owner}: {name} has shape {jnp.shape(scale)} and loc {jnp.shape(loc)}, expected one "
+            f"shape or a scalar {name}"
         )
+
+
+def check_integers(owner: str, event: Any, expected: str) -> None:
+    """Raise TypeError unless `event` holds integers."""
+    if not jnp.issubdtype(jnp.result_type(event), jnp.integer):
+        raise TypeError(f"{owner}: event has dtype {jnp.result_type(event)}, expected {expected}")
+
+
+def check_floats(owner: str, event: Any, expected: str) -> None:
+    """Raise TypeError unless `event` holds floats."""
+    if not jnp.issubdtype(jnp.result_type(event), jnp.floating):
+        raise TypeError(f"{owner}: event has dtype {jnp.result_type(event)}, expected {expected}")
+
+
+def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:
+    """Whether the whole event is in the support; ValueError naming the first number that is not.
+
+    Values are looked at where they are concrete. Under `jit` or `vmap` they are not, and a
+    log_prob puts -inf where this is False, as the density is 0 there: no loss stays finite.
+    """
+    if not isinstance(inside, Tracer) and not np.all(inside):
+        index = tuple(map(int, np.argwhere(~np.asarray(inside))[0]))
+        value = np.asarray(event)[index]
+        raise ValueError(f"{owner}: event holds {value} at {index}, expected {expected}")
+    return jnp.all(inside)
 
 
 def check_log_prob(owner: str, value: Any) -> None:

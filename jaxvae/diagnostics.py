@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from jaxvae.bounds import Terms, batch_size, batched, elbo
-from jaxvae.constant import Constant
-from jaxvae.discrete import Bernoulli, Categorical
-from jaxvae.distributions import Laplace, Normal, StandardNormal
+from jaxvae.distributions import Each
 from jaxvae.divergences import kl_divergence
 from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
 
@@ -219,21 +217,13 @@ def rate_distortion_curve(models: Any, key: Array, xs: Any) -> Terms:
 
 def _factors(d: Any) -> Any:
     """A distribution of independent latents as a batch of one-latent ones, for `jax.vmap`."""
-    match d:
-        case Constant():
-            return _factors(d.value)
-        case StandardNormal():
-            return Normal(jnp.zeros(d.shape).ravel(), jnp.ones(d.shape).ravel())
-        case Normal() | Laplace():
-            return type(d)(*(jnp.broadcast_to(a, d.shape).ravel() for a in (d.loc, d.scale)))
-        case Bernoulli():
-            return Bernoulli(d.logits.ravel())
-        case Categorical():
-            return Categorical(d.logits.reshape(-1, d.logits.shape[-1]))
-    raise TypeError(
-        f"{type(d).__name__} is not known to factorise over the latents, expected StandardNormal, "
-        "Normal, Laplace, Bernoulli or Categorical"
-    )
+    if not hasattr(d, "unstack") or isinstance(d, Each):
+        raise TypeError(
+            f"{type(d).__name__} is not known to factorise over the latents, expected an "
+            "elementwise distribution, such as Normal, Laplace, Bernoulli or Categorical"
+        )
+    axes = len(d.shape)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), d.unstack())
 
 
 def _log_probs(d: Any, z: Array) -> Array:

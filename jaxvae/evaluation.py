@@ -9,7 +9,15 @@ import jax.numpy as jnp
 
 from jaxvae.checks import check_positive
 from jaxvae.interop import default_promotion
-from jaxvae.protocols import Model, log_likelihood, posterior, prior, sample_and_log_prob
+from jaxvae.protocols import (
+    Model,
+    likelihood,
+    log_likelihood,
+    mean_of,
+    posterior,
+    prior,
+    sample_and_log_prob,
+)
 from jaxvae.reductions import log_mean_exp
 from jaxvae.weights import importance_term
 
@@ -155,3 +163,30 @@ def pareto_k(log_w: Array) -> Array:
     with default_promotion():
         _, k = psis_weights(log_w)
     return jnp.where(jnp.isnan(k), jnp.inf, k.astype(log_w.dtype))
+
+
+def optimal_scale(model: Model, key: Array, xs: Any) -> Array:
+    """The best sigma of a Gaussian likelihood that all pixels of all examples share.
+
+    sigma^2 = mean over examples and pixels of (x - E[x|z])^2, z ~ q(z|x): the maximiser of
+    sum_n E_q[log N(x_n; mu(z), sigma^2 I)], which `OptimalNormal` trains at.
+
+    Args:
+      model: any `Model` whose likelihood has a mean, an array.
+      key: a PRNG key.
+      xs: examples, leading axis n.
+
+    Returns:
+      sigma, a scalar.
+
+    Rybkin, Daniilidis & Levine 2021, equation 6.
+    """
+
+    def squared_error(key: Array, x: Any) -> Array:
+        z = posterior(model, x).sample(key)
+        return jnp.mean(jnp.square(x - mean_of(likelihood(model, z))))
+
+    keys = jax.random.split(key, len(xs))
+    return jnp.sqrt(
+        jnp.mean(jax.lax.map(lambda kx: squared_error(*kx), (keys, xs), batch_size=100))
+    )

@@ -4,15 +4,16 @@ A head is a frozen dataclass with `raw_shape(event_shape)`, what it needs of the
 `raw -> Distribution`. Raw parameters may be any real numbers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import isqrt
+from itertools import count
+from math import isqrt, prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxvae.discrete import Bernoulli
-from jaxvae.distributions import MultivariateNormal, Normal
+from jaxvae.distributions import Bernoulli, Masked, MultivariateNormal, Normal, Product
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -25,6 +26,112 @@ def positive(raw: Array, floor: float = 1e-6) -> Array:
     ['1e-06', '1e+04']
     """
     return jax.nn.softplus(raw) + floor
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a distribution, as a network gives it; made by `Real` or `Positive`.
+
+    Args:
+      shape: its axes for an event of n coordinates, or n channels a pixel: "n" stands for n.
+      positive: whether it is passed through `positive`.
+    """
+
+    shape: tuple[int | str, ...]
+    positive: bool = False
+
+    def axes(self, n: int) -> Shape:
+        return tuple(n if axis == "n" else int(axis) for axis in self.shape)
+
+
+def Real(*shape: int | str) -> Parameter:
+    """A parameter that may be any number: Real("n") has the event's shape, Real() is a scalar."""
+    return Parameter(shape)
+
+
+def Positive(*shape: int | str) -> Parameter:
+    """A parameter that is positive: softplus(raw) + 1e-6."""
+    return Parameter(shape, positive=True)
+
+
+@dataclass(frozen=True)
+class HeadOf:
+    """Raw parameters -> any distribution: the last axis of raw is cut into the arguments of `make`.
+
+    What stands before the last axis of the event, rows and columns of an image, stands before every
+    parameter's own axes.
+
+    Args:
+      make: a class or a function of the parameters; no lambda, as heads are compared.
+      parameters: one for each argument, `Real` or `Positive` with its axes.
+
+    >>> from jaxvae import Laplace, LowRankNormal
+    >>> head = HeadOf(LowRankNormal, (Real("n"), Real("n", 2), Positive("n")))
+    >>> head.raw_shape((5,)), head(jnp.zeros(20)).factor.shape
+    ((20,), (5, 2))
+    >>> HeadOf(Laplace, (Real("n"), Positive("n"))).raw_shape((28, 28, 1))
+    (28, 28, 2)
+    """
+
+    make: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+
+    def raw_shape(self, shape: Shape) -> Shape:
+        return (*shape[:-1], self._size(shape[-1]))
+
+    def __call__(self, raw: Array) -> Any:
+        n = next(n for n in count(1) if self._size(n) >= raw.shape[-1])  # sizes grow with n
+        arrays, start = [], 0
+        for parameter in self.parameters:
+            axes = parameter.axes(n)
+            part = raw[..., start : start + prod(axes)].reshape(*raw.shape[:-1], *axes)
+            arrays.append(positive(part) if parameter.positive else part)
+            start += prod(axes)
+        return self.make(*arrays)
+
+    def _size(self, n: int) -> int:
+        return sum(prod(parameter.axes(n)) for parameter in self.parameters)
+
+
+@dataclass(frozen=True)
+class ProductHead:
+    """Raw parameters -> `Product`: a flat vector cut into the raw parameters of each column.
+
+    Args:
+      columns: (name, head, event shape) of each; events are dicts.
+
+    >>> columns = (("height", NormalHead(), (1,)), ("smokes", BernoulliHead(), (1,)))
+    >>> head = ProductHead(columns)
+    >>> head.raw_shape(()), sorted(head(jnp.zeros(3)).parts)
+    ((3,), ['height', 'smokes'])
+    """
+
+    columns: tuple[tuple[str, Any, Shape], ...]
+
+    def raw_shape(self, shape: Shape) -> Shape:
+        del shape  # of each column, which `columns` says
+        return (sum(prod(head.raw_shape(s)) for _, head, s in self.columns),)
+
+    def __call__(self, raw: Array) -> Product:
+        parts, start = {}, 0
+        for name, head, shape in self.columns:
+            part = head.raw_shape(shape)
+            parts[name] = head(raw[start : start + prod(part)].reshape(part))
+            start += prod(part)
+        return Product(parts)
+
+
+@dataclass(frozen=True)
+class MaskedHead:
+    """Another head's distribution, `Masked`: a likelihood of data with missing entries."""
+
+    head: Any
+
+    def raw_shape(self, shape: Shape) -> Shape:
+        return self.head.raw_shape(shape)
+
+    def __call__(self, raw: Array) -> Masked:
+        return Masked(self.head(raw))
 
 
 @dataclass(frozen=True)
@@ -74,4 +181,4 @@ class BernoulliHead:
         return Bernoulli(raw)
 
 
-Head = NormalHead | MultivariateNormalHead | BernoulliHead | Any
+Head = HeadOf | NormalHead | MultivariateNormalHead | BernoulliHead | Any

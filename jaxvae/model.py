@@ -3,7 +3,9 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxvae.distributions import Mixture
 from jaxvae.protocols import Conditional, Distribution, Model, likelihood, posterior, prior
 
 Array = jax.Array
@@ -36,6 +38,43 @@ class VAE(NamedTuple):
     encode: Conditional
     decode: Conditional
     prior: Distribution
+
+
+class VampVAE(NamedTuple):
+    """A model whose prior is the mixture of its own posteriors at learned pseudo-inputs.
+
+    p(z) = sum_k pi_k q(z|u_k)
+
+    Under `batched` the prior is encoded once a step: K pseudo-inputs cost K encodings, whatever the
+    batch. With a single one, p(z) is q(z|u).
+
+    Args:
+      encode: x -> q(z|x), one kind of distribution for all x.
+      decode: z -> p(x|z).
+      pseudo_inputs: u, K examples stacked, floats that train; rows of data make a good start.
+      logits: of pi, shape [K]; None, the default, holds all at 1/K.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import Normal
+    >>> encode = decode = lambda v: Normal(v, jnp.ones(2))
+    >>> prior = VampVAE(encode, decode, pseudo_inputs=jnp.eye(2)).prior
+    >>> prior.mean().tolist()
+    [0.5, 0.5]
+
+    Tomczak & Welling 2018, equation 9; weights: section 2.
+    """
+
+    encode: Any
+    decode: Any
+    pseudo_inputs: Any
+    logits: Any = None
+
+    @property
+    def prior(self) -> Mixture:
+        components = jax.vmap(self.encode)(self.pseudo_inputs)
+        k = len(jax.tree.leaves(self.pseudo_inputs)[0])
+        logits = jnp.zeros(k) if self.logits is None else self.logits
+        return Mixture(logits, components)
 
 
 def reconstruct(model: Model, key: Array, x: Any) -> Distribution:

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 T = TypeVar("T")
 
@@ -47,3 +48,16 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def stacked(d: T, shape: tuple[int, ...]) -> T:
+    """A distribution of independent coordinates with every leaf as large as its event.
+
+    A scalar leaf is broadcast; one with axes beyond the event's, logits of choices say, keeps them.
+    `jax.vmap` over it then sees one coordinate, or one row of them, at a time.
+    """
+
+    def broadcast(leaf: Any) -> Any:
+        return jnp.broadcast_to(leaf, shape + jnp.shape(leaf)[len(shape) :])
+
+    return jax.tree.map(broadcast, d)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import check_floats, check_integers, check_shape, within
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -48,8 +48,12 @@ class Bernoulli:
         return draw.astype(jnp.result_type(self.logits))
 
     def log_prob(self, x: Any) -> Array:
-        check_shape("Bernoulli.log_prob", "event", x, self.shape)
-        return jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
+        owner, expected = "Bernoulli.log_prob", "floats 0. or 1.; see jaxvae.binarize and rescale"
+        check_shape(owner, "event", x, self.shape)
+        check_floats(owner, x, expected)
+        inside = within(owner, x, (x >= 0) & (x <= 1), expected)
+        log_p = jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
+        return jnp.where(inside, log_p, -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)
@@ -57,6 +61,9 @@ class Bernoulli:
 
     def mean(self) -> Array:
         return jax.nn.sigmoid(self.logits)
+
+    def unstack(self) -> Any:
+        return self
 
     def sample_relaxed(self, key: Array, temperature: Any) -> Array:
         """sigma((l + logistic noise) / temperature). Maddison et al. 2017, appendix B."""
@@ -100,13 +107,21 @@ class Categorical:
         return jax.random.categorical(key, self.logits)
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("Categorical.log_prob", "event", z, self.shape)
+        k = jnp.shape(self.logits)[-1]
+        owner, expected = "Categorical.log_prob", f"integers 0..{k - 1}"
+        check_shape(owner, "event", z, self.shape)
+        check_integers(owner, z, expected)
+        inside = within(owner, z, (z >= 0) & (z < k), expected)
         index = jnp.expand_dims(jnp.asarray(z), -1)
-        return jnp.sum(jnp.take_along_axis(self.log_probs, index, axis=-1))
+        log_p = jnp.sum(jnp.take_along_axis(self.log_probs, index, axis=-1))
+        return jnp.where(inside, log_p, -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         z = self.sample(key)
         return z, self.log_prob(z)
+
+    def unstack(self) -> Any:
+        return self
 
     def enumerate_support(self) -> Array:
         """All K^n events, integers of shape [K^n, *shape]."""

@@ -1,111 +1,18 @@
-"""Reference networks in Flax NNX, used strictly as plain pytrees: the only file that imports flax.
-
-Encoder, decoder and every conditional of a hierarchy are one thing: a network followed by a head.
-
-    network   in_shape -> raw parameters    MLP, ConvEncoder, ConvDecoder
-    head      raw parameters -> Distribution    NormalHead, MultivariateNormalHead, BernoulliHead
-
-Networks take ONE example; `jax.vmap` makes a batch. Their only state is `Param`, so `jax.jit`,
-`jax.grad`, `jax.vmap`, `jax.lax.scan` and optax apply to them as to any dict of arrays.
-"""
+"""Convolutional networks, written as matrix products."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import prod
-from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxvae.checks import check_shape
-from jaxvae.heads import BernoulliHead as BernoulliHead
-from jaxvae.heads import Head as Head
-from jaxvae.heads import MultivariateNormalHead as MultivariateNormalHead
-from jaxvae.heads import NormalHead as NormalHead
-from jaxvae.heads import Shape as Shape
-from jaxvae.heads import positive as positive
+from jaxvae.heads import Shape
+from jaxvae.nn.networks import MLP
 
 Array = jax.Array
 Activation = Callable[[Array], Array]
-
-
-class Conditional(nnx.Module):
-    """p(out | in): a network followed by a head, called on one example, returning a distribution.
-
-    Args:
-      network: `(in_shape, out_shape, *, rngs) -> module`: `MLP`, or a `functools.partial` of it.
-      head: what makes the raw output a distribution.
-      in_shape: shape of what is conditioned on.
-      event_shape: shape of an event of the distribution.
-      rngs: keys of the initial parameters.
-
-    Raises:
-      AssertionError: when called, if the network's output has not the shape that the head needs.
-
-    >>> rngs = nnx.Rngs(0)
-    >>> encode = Conditional(MLP, NormalHead(), (28, 28, 1), (20,), rngs=rngs)
-    >>> decode = Conditional(MLP, BernoulliHead(), (20,), (28, 28, 1), rngs=rngs)
-    >>> q = encode(jnp.zeros((28, 28, 1)))
-    >>> q.mean().shape, decode(q.mean()).mean().shape
-    ((20,), (28, 28, 1))
-    """
-
-    def __init__(
-        self,
-        network: Callable[..., nnx.Module],
-        head: Head,
-        in_shape: Shape,
-        event_shape: Shape,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.raw_shape = head.raw_shape(event_shape)
-        self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
-        self.head = head
-
-    def __call__(self, x: Array) -> Any:
-        raw = self.network(x)
-        chex.assert_shape(
-            raw, self.raw_shape, custom_message="a network's output is what its head needs"
-        )
-        return self.head(raw)
-
-
-class MLP(nnx.Module):
-    """Dense layers with an activation between them; input and output may have any shape.
-
-    Args:
-      in_shape: shape of one input, flattened first.
-      out_shape: shape of the output.
-      hidden: width of every hidden layer; its length is the depth.
-      activation: applied after every layer but the last.
-      rngs: keys of the initial parameters.
-
-    Raises:
-      ValueError: when called, if the input has another shape than `in_shape`.
-    """
-
-    def __init__(
-        self,
-        in_shape: Shape,
-        out_shape: Shape,
-        *,
-        hidden: Sequence[int] = (400,),
-        activation: Activation = jax.nn.relu,
-        rngs: nnx.Rngs,
-    ):
-        sizes = [prod(in_shape), *hidden, prod(out_shape)]
-        self.layers = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in pairwise(sizes)])
-        self.in_shape, self.out_shape, self.activation = in_shape, out_shape, activation
-
-    def __call__(self, x: Array) -> Array:
-        check_shape("MLP", "input", x, self.in_shape)
-        h = x.reshape(-1)
-        for layer in self.layers[:-1]:
-            h = self.activation(layer(h))
-        return self.layers[-1](h).reshape(self.out_shape)
 
 
 class ConvEncoder(nnx.Module):

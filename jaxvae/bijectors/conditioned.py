@@ -1,0 +1,100 @@
+"""Flows whose map of one coordinate is made by a network of others: coupling and autoregression.
+
+A conditioner is any callable pytree `(z, context) -> raw numbers`; `context` is what the flow may
+depend on from outside, what an encoder made of x say, or None.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.bijectors.elementwise import AffineTransformer
+from jaxvae.pytrees import pytree
+
+Array = jax.Array
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class InverseAutoregressive:
+    """x_i = T(z_i; raw_i), raw_i a function of z_1, ..., z_{i-1}: one pass forward, d passes back.
+
+    Forward it is an inverse autoregressive flow, the posterior of Kingma et al.; `Inverse` of it is
+    a masked autoregressive flow, which scores in one pass and so makes a prior.
+
+    Args:
+      conditioner: (z [d], context) -> raw [d, transformer.size], row i of z_1..z_{i-1} alone:
+        `nn.MaskedMLP`.
+      context: passed on to the conditioner, None by default.
+      transformer: what raw numbers make of a coordinate, `AffineTransformer` or
+        `SplineTransformer`.
+
+    >>> first_alone = jax.tree_util.Partial(lambda z, _: jnp.zeros((2, 2)).at[1, 0].set(z[0]))
+    >>> flow = InverseAutoregressive(first_alone)
+    >>> flow.forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
+    [1.0, 3.0]
+    >>> flow.inverse_and_log_det(jnp.array([1.0, 3.0]))[0].tolist()
+    [1.0, 2.0]
+
+    Kingma et al. 2016, equation 11; masked: Papamakarios, Pavlakou & Murray 2017, section 3.
+    """
+
+    conditioner: Any
+    context: Any = None
+    transformer: Any = field(default=AffineTransformer(), metadata={"static": True})
+
+    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+        return self._at(z).forward_and_log_det(z)
+
+    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+        def one_more(z: Array, _: None) -> tuple[Array, None]:  # after i rounds z_1..z_i are right
+            return self._at(z).inverse_and_log_det(x)[0], None
+
+        z, _ = jax.lax.scan(one_more, jnp.zeros_like(x), length=x.size)
+        return z, -self._at(z).forward_and_log_det(z)[1]
+
+    def _at(self, z: Array) -> Any:
+        return self.transformer(self.conditioner(z, self.context))
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The first half stays and makes the map of the second: one pass either way.
+
+    x_a = z_a, x_b = T(z_b; raw(z_a)), a the first d // 2 coordinates. Alternate with `Reverse`.
+
+    Args:
+      conditioner: (z_a [d // 2], context) -> raw [d - d // 2, transformer.size].
+      context: passed on to the conditioner, None by default.
+      transformer: as for `InverseAutoregressive`.
+
+    >>> shift = jax.tree_util.Partial(lambda z, _: jnp.stack([z, 0.0 * z], axis=-1))
+    >>> Coupling(shift).forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
+    [1.0, 3.0]
+
+    Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8; splines: Durkan et al. 2019.
+    """
+
+    conditioner: Any
+    context: Any = None
+    transformer: Any = field(default=AffineTransformer(), metadata={"static": True})
+
+    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+        a, b = self._split(z)
+        b, log_det = self._at(a).forward_and_log_det(b)
+        return jnp.concatenate([a, b]), log_det
+
+    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+        a, b = self._split(x)
+        b, log_det = self._at(a).inverse_and_log_det(b)
+        return jnp.concatenate([a, b]), log_det
+
+    def _split(self, event: Array) -> tuple[Array, Array]:
+        half = event.size // 2
+        return event[:half], event[half:]
+
+    def _at(self, a: Array) -> Any:
+        return self.transformer(self.conditioner(a, self.context))

@@ -1,0 +1,197 @@
+"""Flows z + something of low rank: planar, radial, Sylvester; and the reflection.
+
+At parameters 0 the first three are the identity. All invert: planar and Sylvester flows by a root
+in one dimension at a time, the others in closed form.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.pytrees import pytree
+from jaxvae.roots import increasing_root
+
+Array = jax.Array
+
+
+def _above_minus_one(a: Array) -> Array:
+    """A smooth increasing map onto (-1, inf) with 0 -> 0: where I + u w' stays invertible."""
+    return jax.nn.softplus(a + 0.5413248546129181) - 1.0  # log(e - 1)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Planar:
+    """x = z + u^ tanh(w'z + b), u^ = u + (m(w'u) - w'u) w / |w|^2, m onto (-1, inf).
+
+    Args:
+      u, w: shape [d], any numbers.
+      b: a scalar.
+
+    Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1 (their m does not take 0 to 0).
+    """
+
+    u: Any
+    w: Any
+    b: Any
+
+    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+        u, slope = self._direction()
+        t = jnp.tanh(self.w @ z + self.b)
+        return z + u * t, jnp.log1p(slope * (1.0 - t**2))
+
+    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+        u, slope = self._direction()
+        target, reach = self.w @ x, jnp.abs(slope)  # a + w'u^ tanh(a + b) = w'x, a = w'z
+        a = increasing_root(
+            lambda a: a + slope * jnp.tanh(a + self.b) - target, target - reach, target + reach
+        )
+        t = jnp.tanh(a + self.b)
+        return x - u * t, -jnp.log1p(slope * (1.0 - t**2))
+
+    def _direction(self) -> tuple[Array, Array]:
+        """u^ and w'u^."""
+        norm, inner = jnp.sum(jnp.square(self.w)), self.w @ self.u
+        slope = _above_minus_one(inner)
+        along = jnp.where(norm > 0, self.w / jnp.where(norm > 0, norm, 1.0), 0.0)
+        return self.u + (slope - inner) * along, jnp.where(norm > 0, slope, 0.0)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Radial:
+    """x = z + beta (z - z0) / (alpha + r), r = |z - z0|, alpha > 0, beta > -alpha.
+
+    Args:
+      center: z0, shape [d].
+      alpha: a scalar, any number; alpha is its softplus.
+      beta: a scalar, any number; beta is alpha m(it), m onto (-1, inf) with 0 -> 0.
+
+    Rezende & Mohamed 2015, equation 14 and appendix A.2.
+    """
+
+    center: Any
+    alpha: Any
+    beta: Any
+
+    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+        from_center = z - self.center
+        r = _norm(from_center)
+        alpha, beta = self._parameters()
+        return z + beta * from_center / (alpha + r), self._log_det(r, from_center.size)
+
+    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+        from_center = x - self.center
+        alpha, beta = self._parameters()
+        # r + beta r / (alpha + r) = |x - z0|: the positive root of r^2 + p r - alpha |x - z0| = 0
+        distance = _norm(from_center)
+        p, q = alpha + beta - distance, alpha * distance
+        root = jnp.sqrt(p**2 + 4.0 * q)
+        r = jnp.where(p > 0, 2.0 * q / jnp.where(p > 0, p + root, 1.0), 0.5 * (root - p))
+        z = self.center + from_center * (alpha + r) / (alpha + r + beta)
+        return z, -self._log_det(r, from_center.size)
+
+    def _parameters(self) -> tuple[Array, Array]:
+        alpha = jax.nn.softplus(self.alpha)
+        return alpha, alpha * _above_minus_one(self.beta)
+
+    def _log_det(self, r: Array, d: int) -> Array:
+        alpha, beta = self._parameters()
+        across, along = beta / (alpha + r), beta * alpha / (alpha + r) ** 2
+        return (d - 1) * jnp.log1p(across) + jnp.log1p(along)
+
+
+def _norm(v: Array) -> Array:
+    """|v|, with gradient 0 at 0."""
+    square = jnp.sum(jnp.square(v))
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Sylvester:
+    """x = z + Q R tanh(R~ Q'z + b): m units wide, Q orthonormal, R and R~ upper triangular.
+
+    Q is the first m columns of a product of Householder reflections. The diagonals are passed
+    through tanh, so that R_ii R~_ii > -1 and the map inverts.
+
+    Args:
+      vectors: one reflection a row, shape [h, d].
+      r, r_tilde: R and R~, shape [m, m], m <= d; what stands below the diagonal is ignored.
+      b: shape [m].
+
+    van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
+    """
+
+    vectors: Any
+    r: Any
+    r_tilde: Any
+    b: Any
+
+    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+        q, r, r_tilde = self._matrices()
+        t = jnp.tanh(r_tilde @ (q.T @ z) + self.b)
+        return z + q @ (r @ t), self._log_det(t)
+
+    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+        q, r, r_tilde = self._matrices()
+        target = q.T @ x  # y + R tanh(R~ y + b) = Q'x with y = Q'z: row by row from the last
+
+        def row(y: Array, i: Array) -> tuple[Array, None]:
+            """Adds y_i to y, known below row i and 0 elsewhere."""
+            h = r_tilde @ y + self.b
+            rest = target[i] - jnp.triu(r, 1)[i] @ jnp.tanh(h)
+            reach = jnp.abs(r[i, i])
+            y_i = increasing_root(
+                lambda y_i: y_i + r[i, i] * jnp.tanh(r_tilde[i, i] * y_i + h[i]) - rest,
+                rest - reach,
+                rest + reach,
+            )
+            return y.at[i].set(y_i), None
+
+        y, _ = jax.lax.scan(row, jnp.zeros_like(target), jnp.arange(target.size), reverse=True)
+        t = jnp.tanh(r_tilde @ y + self.b)
+        return x - q @ (r @ t), -self._log_det(t)
+
+    def _matrices(self) -> tuple[Array, Array, Array]:
+        m = self.b.size
+        q = jnp.eye(self.vectors.shape[-1], m, dtype=self.vectors.dtype)
+        for v in self.vectors:
+            q = jax.vmap(Householder(v).reflect, 1, 1)(q)
+        return q, _bounded_diagonal(self.r), _bounded_diagonal(self.r_tilde)
+
+    def _log_det(self, t: Array) -> Array:
+        product = jnp.tanh(jnp.diagonal(self.r)) * jnp.tanh(jnp.diagonal(self.r_tilde))
+        return jnp.sum(jnp.log1p(product * (1.0 - t**2)))
+
+
+def _bounded_diagonal(r: Array) -> Array:
+    upper = jnp.triu(r, 1)
+    return upper + jnp.diag(jnp.tanh(jnp.diagonal(r)))
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Householder:
+    """x = z - 2 v v'z / |v|^2: a reflection, its own inverse, of log-determinant 0.
+
+    A product of them turns a diagonal Gaussian into one of full covariance.
+
+    Args:
+      v: shape [d], not 0.
+
+    Tomczak & Welling 2016, equation 7.
+    """
+
+    v: Any
+
+    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+        return self.reflect(z), jnp.asarray(0.0)
+
+    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+        return self.forward_and_log_det(x)
+
+    def reflect(self, z: Any) -> Array:
+        return z - 2.0 * self.v * (self.v @ z) / jnp.sum(jnp.square(self.v))

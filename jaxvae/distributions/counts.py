@@ -1,0 +1,156 @@
+"""Counts: the likelihoods of reads, words and events. Events are whole numbers of any dtype."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import betaln, gammaln, xlogy
+
+from jaxvae.checks import check_scale, check_shape, within
+from jaxvae.pytrees import pytree, stacked
+
+Array = jax.Array
+
+
+def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:
+    """x as floats, 0 in place of what is no count, and whether all are."""
+    x = jnp.asarray(x).astype(dtype)
+    valid = (x >= 0) & (x == jnp.floor(x)) & jnp.isfinite(x)
+    return jnp.where(valid, x, 0.0), within(owner, x, valid, "whole numbers of at least 0")
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Poisson:
+    """Independent Poissons: log p(x) = sum_i [ x_i log r_i - r_i - log x_i! ].
+
+    Args:
+      rate: r > 0, any shape [...]; that is the event's shape. A draw has its dtype.
+
+    >>> round(float(Poisson(jnp.array([2.0])).log_prob(jnp.array([0]))), 5)
+    -2.0
+    """
+
+    rate: Any
+    reparameterized: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.rate)
+
+    def sample(self, key: Array) -> Array:
+        rate = jnp.asarray(self.rate)
+        return jax.random.poisson(key, rate, self.shape).astype(rate.dtype)
+
+    def log_prob(self, x: Any) -> Array:
+        check_shape("Poisson.log_prob", "event", x, self.shape)
+        rate = jnp.asarray(self.rate)
+        x, valid = _counts("Poisson.log_prob", x, rate.dtype)
+        return jnp.where(valid, jnp.sum(xlogy(x, rate) - rate - gammaln(x + 1.0)), -jnp.inf)
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def mean(self) -> Array:
+        return jnp.asarray(self.rate)
+
+    def unstack(self) -> Any:
+        return stacked(self, self.shape)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class NegativeBinomial:
+    """Counts more spread than a Poisson's: a Poisson of rate Gamma(r, e^-l).
+
+    log p(x) = sum_i [ log (x_i + r - 1 choose x_i) + r log sigma(-l_i) + x_i log sigma(l_i) ]
+
+    The mean is m = r e^l and the variance m + m^2 / r: a Poisson as r goes to infinity.
+
+    Args:
+      total_count: r > 0, any shape [...]; that is the event's shape.
+      logits: l, the same shape or a scalar.
+
+    >>> d = NegativeBinomial(jnp.ones(1), jnp.zeros(1))
+    >>> round(float(d.log_prob(jnp.array([1]))), 5)  # geometric: log 1/4
+    -1.38629
+    """
+
+    total_count: Any
+    logits: Any
+    reparameterized: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        check_scale("NegativeBinomial", self.total_count, self.logits, name="logits")
+        return jnp.shape(self.total_count)
+
+    def sample(self, key: Array) -> Array:
+        rate_key, count_key = jax.random.split(key)
+        r = jnp.asarray(self.total_count)
+        rate = jax.random.gamma(rate_key, r, self.shape, r.dtype) * jnp.exp(self.logits)
+        return jax.random.poisson(count_key, rate, self.shape).astype(r.dtype)
+
+    def log_prob(self, x: Any) -> Array:
+        check_shape("NegativeBinomial.log_prob", "event", x, self.shape)
+        r = jnp.asarray(self.total_count)
+        x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
+        choose = -betaln(r, x + 1.0) - jnp.log(r + x)
+        log_p = choose - r * jax.nn.softplus(self.logits) - x * jax.nn.softplus(-self.logits)
+        return jnp.where(valid, jnp.sum(log_p), -jnp.inf)
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def mean(self) -> Array:
+        return self.total_count * jnp.exp(self.logits)
+
+    def unstack(self) -> Any:
+        return stacked(self, self.shape)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class ZeroInflated:
+    """One count that is 0 with probability sigma(l) whatever the base says: dropout.
+
+    p(x) = sigma(l) [x = 0] + sigma(-l) base(x)
+
+    Many counts are an `Each` of it.
+
+    Args:
+      base: a distribution of one count, `Poisson` or `NegativeBinomial` with scalar parameters.
+      logits: l, a scalar.
+
+    >>> d = ZeroInflated(Poisson(jnp.array(0.0)), jnp.array(0.0))
+    >>> round(float(d.log_prob(jnp.array(0))), 5)
+    0.0
+
+    Lambert 1992; Lopez et al. 2018 (scVI).
+    """
+
+    base: Any
+    logits: Any
+    reparameterized: ClassVar[bool] = False
+
+    def sample(self, key: Array) -> Array:
+        zero_key, base_key = jax.random.split(key)
+        x = self.base.sample(base_key)
+        zero = jax.random.bernoulli(zero_key, jax.nn.sigmoid(self.logits))
+        return jnp.where(zero, jnp.zeros_like(x), x)
+
+    def log_prob(self, x: Any) -> Array:
+        check_shape("ZeroInflated.log_prob", "event", x, ())
+        log_p = self.base.log_prob(x) - jax.nn.softplus(self.logits)
+        inflated = jnp.logaddexp(log_p, -jax.nn.softplus(-self.logits))
+        return jnp.where(jnp.asarray(x) == 0, inflated, log_p)
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def mean(self) -> Array:
+        return jax.nn.sigmoid(-self.logits) * self.base.mean()

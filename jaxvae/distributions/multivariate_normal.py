@@ -1,0 +1,150 @@
+"""Gaussians over a vector whose coordinates depend on each other: full covariance, low rank."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from jaxvae.checks import check_shape
+from jaxvae.distributions.normal import LOG_2PI
+from jaxvae.pytrees import pytree
+
+Array = jax.Array
+
+
+def reparameterize_tril(key: Array, loc: Any, scale_tril: Any) -> Array:
+    """z = mu + L eps, eps ~ N(0, I), so that Cov z = L L' = Sigma: the full-covariance form.
+
+    Args:
+      key: a PRNG key.
+      loc: mu, shape [d].
+      scale_tril: L, shape [d, d], lower triangular with a positive diagonal.
+
+    Returns:
+      z, shape [d].
+
+    >>> reparameterize_tril(jax.random.key(0), jnp.zeros(2), jnp.eye(2)).shape
+    (2,)
+
+    Kingma & Welling 2019, section 2.5.1.
+    """
+    return MultivariateNormal(loc, scale_tril).sample(key)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class MultivariateNormal:
+    """N(mu, L L'), the Gaussian with full covariance.
+
+    log p(z) = -1/2 |L^-1 (z - mu)|^2 - sum_i log L_ii - d/2 log 2 pi
+
+    Args:
+      loc: mu, shape [d].
+      scale_tril: L, shape [d, d], lower triangular with a positive diagonal; what stands above the
+        diagonal is ignored.
+
+    >>> d = MultivariateNormal(jnp.zeros(2), jnp.array([[1.0, 0.0], [0.5, 2.0]]))
+    >>> round(float(d.log_prob(jnp.zeros(2))), 5)  # -log 2 - log 2 pi
+    -2.53102
+    """
+
+    loc: Any
+    scale_tril: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = jnp.shape(self.loc)
+        check_shape("MultivariateNormal", "scale_tril", self.scale_tril, 2 * shape)
+        return shape
+
+    def sample(self, key: Array) -> Array:
+        return self.sample_and_log_prob(key)[0]
+
+    def log_prob(self, z: Any) -> Array:
+        check_shape("MultivariateNormal.log_prob", "event", z, self.shape)
+        return self._log_density(solve_triangular(self.scale_tril, z - self.loc, lower=True))
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        eps = jax.random.normal(key, self.shape, jnp.result_type(self.loc, self.scale_tril))
+        return self.loc + jnp.tril(self.scale_tril) @ eps, self._log_density(eps)
+
+    def mean(self) -> Array:
+        return self.loc
+
+    def _log_density(self, eps: Array) -> Array:
+        log_diagonal = jnp.log(jnp.diagonal(self.scale_tril))
+        return -jnp.sum(0.5 * jnp.square(eps) + log_diagonal + 0.5 * LOG_2PI)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class LowRankNormal:
+    """N(mu, W W' + diag s^2): correlated along r directions, in O(d r^2) for d coordinates.
+
+    With M = I + W' S^-1 W [r, r], S = diag s^2 and e = z - mu (Woodbury, matrix determinant lemma),
+
+    log p(z) = -1/2 [ e' S^-1 e - (W' S^-1 e)' M^-1 (W' S^-1 e) + log |M| + log |S| + d log 2 pi ]
+
+    Args:
+      loc: mu, shape [d].
+      factor: W, shape [d, r]; r = 0 is the diagonal Gaussian.
+      scale: s > 0, shape [d].
+
+    >>> d = LowRankNormal(jnp.zeros(2), jnp.zeros((2, 0)), jnp.ones(2))
+    >>> round(float(d.log_prob(jnp.zeros(2))), 5)  # -log 2 pi
+    -1.83788
+
+    Rezende, Mohamed & Wierstra 2014, section 4.3; Ong, Nott & Smith 2018.
+    """
+
+    loc: Any
+    factor: Any
+    scale: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = jnp.shape(self.loc)
+        check_shape("LowRankNormal", "factor", self.factor, (*shape, jnp.shape(self.factor)[-1]))
+        check_shape("LowRankNormal", "scale", self.scale, shape)
+        return shape
+
+    @property
+    def scale_tril(self) -> Array:
+        """L, lower triangular, with L L' = W W' + diag s^2."""
+        return jnp.linalg.cholesky(self.factor @ self.factor.T + jnp.diag(self.scale**2))
+
+    def sample(self, key: Array) -> Array:
+        return self.sample_and_log_prob(key)[0]
+
+    def log_prob(self, z: Any) -> Array:
+        check_shape("LowRankNormal.log_prob", "event", z, self.shape)
+        return self._log_density(z - self.loc)
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        (d,), r = self.shape, self.factor.shape[-1]
+        eps = jax.random.normal(key, (d + r,), jnp.result_type(self.loc, self.scale))
+        e = self.factor @ eps[:r] + self.scale * eps[r:]
+        return self.loc + e, self._log_density(e)
+
+    def mean(self) -> Array:
+        return self.loc
+
+    def log_det(self) -> Array:
+        """log |W W' + diag s^2|."""
+        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(self._capacitance()))) + 2.0 * jnp.sum(
+            jnp.log(self.scale)
+        )
+
+    def _capacitance(self) -> Array:
+        """The lower factor of M."""
+        w = self.factor / self.scale[:, None]
+        return jnp.linalg.cholesky(jnp.eye(w.shape[-1], dtype=w.dtype) + w.T @ w)
+
+    def _log_density(self, e: Array) -> Array:
+        y = e / self.scale
+        along = (self.factor / self.scale[:, None]).T @ y
+        along = solve_triangular(self._capacitance(), along, lower=True)
+        square = jnp.sum(jnp.square(y)) - jnp.sum(jnp.square(along))
+        return -0.5 * (square + self.log_det() + y.size * LOG_2PI)

@@ -1,0 +1,65 @@
+"""The Gaussian likelihood at its best sigma."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_shape
+from jaxvae.distributions.normal import LOG_2PI
+from jaxvae.pytrees import pytree
+
+Array = jax.Array
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class OptimalNormal:
+    """max_sigma log N(x; mu, sigma^2 I), sigma^2 the mean squared error: that of the sigma-VAE.
+
+    log p(x) = -1/2 sum_i [ (x_i - mu_i)^2 / sigma^2 + log sigma^2 + log 2 pi ]
+
+    sigma is shared by the batch, as `batched` maps it, and gradients pass through it; by the
+    envelope theorem that changes nothing in mean. A likelihood that looks at x is no density: there
+    is nothing to sample, and one example alone has no sigma. To evaluate or sample, fix it:
+    `NormalHead(float(optimal_scale(model, key, xs)))`.
+
+    Args:
+      loc: mu, any shape; that is the event's shape.
+      axis: name of the mapped axis that shares sigma; None for a sigma of each example's own, whose
+        bound is no bound on log p(x).
+
+    Raises:
+      ValueError: when scored where no such axis is mapped.
+
+    Rybkin, Daniilidis & Levine 2021, equations 4 to 6.
+    """
+
+    loc: Any
+    axis: str | None = field(default="batch", metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.loc)
+
+    def log_prob(self, x: Any) -> Array:
+        check_shape("OptimalNormal.log_prob", "event", x, self.shape)
+        square = jnp.mean(jnp.square(x - self.loc))
+        variance = square if self.axis is None else self._shared(square)
+        # a perfect reconstruction has no best sigma: below this one the density stops growing
+        variance = jnp.maximum(variance, 1e-12)
+        return -0.5 * square.size * x.size * (square / variance + jnp.log(variance) + LOG_2PI)
+
+    def mean(self) -> Array:
+        return jnp.asarray(self.loc)
+
+    def _shared(self, square: Array) -> Array:
+        try:
+            return jax.lax.pmean(square, self.axis)
+        except NameError:
+            raise ValueError(
+                f"OptimalNormal: no mapped axis {self.axis!r} shares a sigma here, expected to be "
+                "inside batched(objective); elsewhere fix it: NormalHead(scale), scale from "
+                "optimal_scale(model, key, xs)"
+            ) from None

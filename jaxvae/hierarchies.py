@@ -1,0 +1,179 @@
+"""Models of several layers of latents, made of `Joint`.
+
+An inference network that shares parts with the generative one makes the three parts of the model
+depend on each other, so these models are pytrees of their own whose `prior`, `encode` and `decode`
+are made of shared fields. Latents are nested pairs from the top down: (z_L, (z_{L-1}, (..., z_1))).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxvae.distributions import Joint, Normal
+
+Array = jax.Array
+
+
+def hierarchy(first: Any, *conditionals: Any) -> Any:
+    """first(z_1) c_1(z_2|z_1) c_2(z_3|z_2) ...: a Markov chain as nested `Joint`s.
+
+    As a prior it goes from the top down, p(z_L) ... p(z_1|z_2); as a posterior either with it, or
+    from the bottom up, q(z_1|x) q(z_2|z_1), and then `Transformed(..., Reverse())` gives the two
+    layers the order of the prior.
+
+    Args:
+      first: the distribution of the first layer.
+      conditionals: callable pytrees, from one layer to the distribution of the next.
+
+    Returns:
+      `first` itself if there are no conditionals, else a `Joint`.
+
+    >>> step = Partial(lambda z: Normal(z, jnp.ones(2)))
+    >>> a, (b, c) = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step).sample(
+    ...     jax.random.key(0)
+    ... )
+    >>> c.shape
+    (2,)
+    """
+    if not conditionals:
+        return first
+    return Joint(first, Partial(_continue, conditionals))
+
+
+def _continue(conditionals: tuple[Any, ...], z: Any) -> Any:
+    return hierarchy(conditionals[0](z), *conditionals[1:])
+
+
+def lowest(z: Any) -> Any:
+    """The last layer z_1 of nested pairs."""
+    while isinstance(z, tuple):
+        z = z[-1]
+    return z
+
+
+def precision_weighted(a: Normal, b: Normal) -> Normal:
+    """The Gaussian proportional to the product of two: precisions add, means are weighted by them.
+
+    sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
+
+    Args:
+      a: a `Normal`.
+      b: one over events of the same shape.
+
+    >>> d = precision_weighted(Normal(0.0, 1.0), Normal(2.0, 1.0))
+    >>> float(d.loc), round(float(d.scale), 5)
+    (1.0, 0.70711)
+
+    Sonderby et al. 2016, equations 17 to 19.
+    """
+    ratio = jnp.square(a.scale / b.scale)
+    weight = 1.0 / (1.0 + ratio)  # of a
+    return Normal(a.loc + (1.0 - weight) * (b.loc - a.loc), a.scale * jnp.sqrt(weight))
+
+
+class Ladder(NamedTuple):
+    """The ladder VAE: a deterministic way up, and a way down that inference and generation share.
+
+    Up, d_l = up_l(d_{l-1}) with d_0 = x. Down, q(z_l|z_{l+1}, x) is the precision-weighted product
+    of the evidence q^_l(d_l) and of the generative p(z_l|z_{l+1}); at the top it is the evidence.
+
+    Args:
+      up: L networks, x -> d_1, d_1 -> d_2, ...
+      evidence: L conditionals, d_l -> `Normal`.
+      top: p(z_L).
+      down: L - 1 conditionals, z_L -> p(z_{L-1}|z_L), ..., z_2 -> p(z_1|z_2), `Normal`s.
+      likelihood: z_1 -> p(x|z_1).
+
+    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
+    """
+
+    up: Sequence[Callable[[Any], Any]]
+    evidence: Sequence[Callable[[Any], Normal]]
+    top: Any
+    down: Sequence[Callable[[Any], Normal]]
+    likelihood: Callable[[Any], Any]
+
+    @property
+    def prior(self) -> Any:
+        return hierarchy(self.top, *self.down)
+
+    def encode(self, x: Any) -> Any:
+        evidence = []
+        for up, at in zip(self.up, self.evidence, strict=True):
+            x = up(x)
+            evidence.append(at(x))
+        *below, top = evidence
+        pairs = zip(self.down, below[::-1], strict=True)
+        return hierarchy(top, *(Partial(_combined, down, at) for down, at in pairs))
+
+    def decode(self, z: Any) -> Any:
+        return self.likelihood(lowest(z))
+
+
+def _combined(down: Callable[[Any], Normal], evidence: Normal, z: Any) -> Normal:
+    return precision_weighted(evidence, down(z))
+
+
+class Block(NamedTuple):
+    """One level of a `TopDown` model: what it is from above, from x too, and what it hands on.
+
+    Args:
+      prior: h -> p(z_l | h), h the features of all layers above.
+      posterior: (h, features of x) -> q(z_l | h, x).
+      merge: (h, z_l) -> the features for the level below.
+    """
+
+    prior: Callable[[Any], Any]
+    posterior: Callable[[Any], Any]
+    merge: Callable[[Any], Any]
+
+
+class TopDown(NamedTuple):
+    """A deep hierarchy whose levels share a stream of features on the way down: the VDVAE's.
+
+    p(z_l | z_{>l}) and q(z_l | z_{>l}, x) both start from h_l, which all z above have written to.
+
+    Args:
+      up: x -> a tuple of L features, for the levels from the top down.
+      start: h at the top, a learned array.
+      blocks: L `Block`s from the top down.
+      likelihood: h after the last level -> p(x | z).
+
+    Child 2021, section 3 and figure 3.
+    """
+
+    up: Callable[[Any], Sequence[Any]]
+    start: Any
+    blocks: Sequence[Block]
+    likelihood: Callable[[Any], Any]
+
+    @property
+    def prior(self) -> Any:
+        return _descend(tuple(self.blocks), None, self.start)
+
+    def encode(self, x: Any) -> Any:
+        return _descend(tuple(self.blocks), tuple(self.up(x)), self.start)
+
+    def decode(self, z: Any) -> Any:
+        h, rest = self.start, z
+        for block in self.blocks[:-1]:
+            z_l, rest = rest
+            h = block.merge((h, z_l))
+        return self.likelihood(self.blocks[-1].merge((h, rest)))
+
+
+def _descend(blocks: tuple[Block, ...], features: tuple[Any, ...] | None, h: Any) -> Any:
+    """p of the levels `blocks` given h, or q given the features of x too."""
+    block, *below = blocks
+    here = block.prior(h) if features is None else block.posterior((h, features[0]))
+    if not below:
+        return here
+    rest = None if features is None else features[1:]
+    return Joint(here, Partial(_below, block, tuple(below), rest, h))
+
+
+def _below(block: Block, below: Any, features: Any, h: Any, z: Any) -> Any:
+    return _descend(below, features, block.merge((h, z)))

@@ -1,0 +1,36 @@
+"""Reference networks in Flax NNX, used strictly as plain pytrees: all that imports flax is here.
+
+Encoder, decoder and every conditional of a hierarchy are one thing: a network followed by a head.
+
+    network   in_shape -> raw parameters        MLP, ConvEncoder, ConvDecoder
+    head      raw parameters -> Distribution    NormalHead, BernoulliHead, FlowHead, ...
+
+Networks take ONE example; `jax.vmap` makes a batch. Their only state is `Param`, so `jax.jit`,
+`jax.grad`, `jax.vmap`, `jax.lax.scan` and optax apply to them as to any dict of arrays.
+"""
+
+from jaxvae.heads import BernoulliHead as BernoulliHead
+from jaxvae.heads import Head as Head
+from jaxvae.heads import HeadOf as HeadOf
+from jaxvae.heads import MaskedHead as MaskedHead
+from jaxvae.heads import MultivariateNormalHead as MultivariateNormalHead
+from jaxvae.heads import NormalHead as NormalHead
+from jaxvae.heads import Positive as Positive
+from jaxvae.heads import ProductHead as ProductHead
+from jaxvae.heads import Real as Real
+from jaxvae.heads import Shape as Shape
+from jaxvae.heads import positive as positive
+from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
+from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
+from jaxvae.nn.convolutions import Down as Down
+from jaxvae.nn.convolutions import Up as Up
+from jaxvae.nn.convolutions import halvings as halvings
+from jaxvae.nn.convolutions import neighbourhoods as neighbourhoods
+from jaxvae.nn.flows import AutoregressiveFlow as AutoregressiveFlow
+from jaxvae.nn.flows import CouplingFlow as CouplingFlow
+from jaxvae.nn.flows import FlowHead as FlowHead
+from jaxvae.nn.flows import MaskedMLP as MaskedMLP
+from jaxvae.nn.networks import MLP as MLP
+from jaxvae.nn.networks import Conditional as Conditional
+from jaxvae.nn.networks import Rescaled as Rescaled
+from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead

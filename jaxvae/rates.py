@@ -1,0 +1,92 @@
+"""The rate: how a bound gets its KL term.
+
+A rate is a function `(q, p, z, log_q) -> scalar` with z ~ q and log_q = log q(z). All share this
+signature, so that a bound takes any of them as an argument.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_log_prob
+from jaxvae.distributions import Joint
+from jaxvae.divergences import closed_form, kl_divergence, value_of
+from jaxvae.protocols import log_density
+
+Array = jax.Array
+
+
+def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
+    """The rate KL(q || p) in closed form, level by level given the sample above in a hierarchy.
+
+    Raises NotImplementedError where a pair has none: see `kl_divergence`.
+    """
+    del log_q
+    return sum_of([kl_divergence(q_l, p_l) for q_l, p_l, _ in levels(q, p, z)])
+
+
+def _log_prior(p: Any, z: Any) -> Array:
+    log_p = p.log_prob(z)
+    check_log_prob(f"prior {type(p).__name__}", log_p)
+    return log_p
+
+
+def sampled_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
+    """The rate log q(z) - log p(z) at one sample z ~ q: unbiased for KL(q || p), for any pair."""
+    del q
+    return log_q - _log_prior(p, z)
+
+
+def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
+    """`sampled_kl` without the score term: the same value, gradients through z alone.
+
+    grad = E[ d/dz (log q(z) - log p(z)) dz/dphi ], since E_q[d/dphi log q_phi(z)] = 0. When q is
+    the exact posterior, the gradient of the ELBO is then identically zero, without noise.
+
+    Roeder, Wu & Duvenaud 2017, "Sticking the landing".
+    """
+    del log_q
+    return jax.lax.stop_gradient(q).log_prob(z) - _log_prior(p, z)
+
+
+def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
+    """The rate in closed form where one is known, else from the sample.
+
+    The default of every bound: swapping a prior or a posterior never means editing an objective.
+    Between two hierarchies (`Joint`) each level has its own, given the sample above it:
+
+    sum over levels with a closed form of KL_l
+        + log q of the other levels at the sample - sum over them of log p_l(z_l)
+
+    where log q of the others is log_q less that of the levels in closed form, so that a flow among
+    them is never inverted.
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> q, p = Normal(jnp.zeros(2), jnp.ones(2)), StandardNormal((2,))
+    >>> float(auto_kl(q, p, *q.sample_and_log_prob(jax.random.key(0))))
+    0.0
+
+    By level: Sonderby et al. 2016, equation 5.
+    """
+    pairs = levels(q, p, z)
+    kls = [closed_form(q_l, p_l) for q_l, p_l, _ in pairs]
+    if all(kl is not None for kl in kls):
+        return sum_of(kls)
+    rate = log_q
+    for (q_l, p_l, z_l), kl in zip(pairs, kls, strict=True):
+        rate = rate + (-_log_prior(p_l, z_l) if kl is None else kl - log_density(q_l, z_l))
+    return rate
+
+
+def levels(q: Any, p: Any, z: Any) -> list[tuple[Any, Any, Any]]:
+    """The levels (q_l, p_l, z_l) of two hierarchies over one z, each given the sample above."""
+    q, p = value_of(q), value_of(p)
+    if isinstance(q, Joint) and isinstance(p, Joint):
+        a, b = z
+        return levels(q.first, p.first, a) + levels(q.then(a), p.then(a), b)
+    return [(q, p, z)]
+
+
+def sum_of(kls: list[Array]) -> Array:
+    return jnp.sum(jnp.stack(kls)) if len(kls) > 1 else kls[0]
