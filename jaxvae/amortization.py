@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxvae.bounds import Objective, elbo
@@ -58,11 +59,12 @@ def semi_amortized(
         def at(raw: Array) -> VAE:
             return VAE(Partial(lambda raw, _: head(raw), raw), model.decode, model.prior)
 
-        def ascend(raw: Array, key: Array) -> tuple[Array, None]:
-            gradient = jax.grad(lambda raw: elbo(at(raw), key, x)[0])(raw)
+        def ascend(raw: Array, i: Array) -> tuple[Array, None]:
+            step_key = jax.random.fold_in(steps_key, i)
+            gradient = jax.grad(lambda raw: elbo(at(raw), step_key, x)[0])(raw)
             return raw + learning_rate * gradient, None
 
-        raw, _ = jax.lax.scan(ascend, network(x), jax.random.split(steps_key, num_steps))
+        raw, _ = jax.lax.scan(ascend, network(x), jnp.arange(num_steps))
         return objective(at(raw if through else jax.lax.stop_gradient(raw)), key, x, **hyper)
 
     return refined_objective

@@ -29,10 +29,11 @@ def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale") -> None:
         )
 
 
-def check_integers(owner: str, event: Any, expected: str) -> None:
-    """Raise TypeError unless `event` holds integers."""
+def as_integers(owner: str, event: Any, expected: str) -> jax.Array:
+    """The event as int32, in which 256 does not overflow; TypeError unless it holds integers."""
     if not jnp.issubdtype(jnp.result_type(event), jnp.integer):
         raise TypeError(f"{owner}: event has dtype {jnp.result_type(event)}, expected {expected}")
+    return jnp.asarray(event).astype(jnp.int32)
 
 
 def check_floats(owner: str, event: Any, expected: str) -> None:

@@ -26,8 +26,9 @@ def standard_errors_off(draws, exact):
     With a fixed seed this is a number, not a chance; 4 is reached by luck once in 16,000.
     """
     draws, exact = jnp.asarray(draws), jnp.asarray(exact)
-    spread = jnp.std(draws, axis=0, ddof=1) / np.sqrt(draws.shape[0])
-    rounding = jnp.finfo(draws.dtype).eps * (1.0 + jnp.abs(exact))  # of what never varies
+    root = np.sqrt(draws.shape[0])
+    spread = jnp.std(draws, axis=0, ddof=1) / root
+    rounding = root * jnp.finfo(draws.dtype).eps * (1.0 + jnp.abs(exact))  # of what never varies
     return jnp.max(jnp.abs(jnp.mean(draws, axis=0) - exact) / (spread + rounding))
 
 

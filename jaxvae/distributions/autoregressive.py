@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import check_shape
 from jaxvae.protocols import log_density
 from jaxvae.pytrees import pytree
 
@@ -45,30 +46,36 @@ class Autoregressive:
 
     @property
     def reparameterized(self) -> bool:
-        raw = jax.eval_shape(lambda: self._given(jnp.zeros(self.length)))
-        return getattr(raw, "reparameterized", True)
+        conditional = jax.eval_shape(lambda: self._given(self._start()))
+        return getattr(conditional, "reparameterized", True)
 
     def sample(self, key: Array) -> Array:
-        keys = jax.random.split(key, self.length)
-        like = jax.eval_shape(lambda: self._given(jnp.zeros(self.length)).sample(keys[0]))
+        like = jax.eval_shape(lambda: self._given(self._start()).sample(jax.random.key(0)))
         coordinates = jnp.arange(self.length)
 
-        def one_more(z: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-            i, key = row
-            return jnp.where(coordinates == i, self._given(z).sample(key), z), None
+        def one_more(z: Array, i: Array) -> tuple[Array, None]:
+            drawn = self._given(z).sample(jax.random.fold_in(key, i))
+            return jnp.where(coordinates == i, drawn, z), None
 
-        z, _ = jax.lax.scan(one_more, jnp.zeros(like.shape, like.dtype), (coordinates, keys))
+        z, _ = jax.lax.scan(one_more, jnp.zeros(like.shape, like.dtype), coordinates)
         return z
 
     def log_prob(self, z: Any) -> Array:
+        check_shape("Autoregressive.log_prob", "event", z, (self.length,))
         return log_density(self._given(z), z)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         z = self.sample(key)
         return z, self.log_prob(z)
 
+    def _start(self) -> Array:
+        """Zeros in the precision of the parameters."""
+        leaves = jax.tree.leaves((self.conditioner, self.context))
+        return jnp.zeros(self.length, jnp.result_type(0.0, *leaves))
+
     def _given(self, z: Array) -> Any:
-        z = z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(float)
+        if not jnp.issubdtype(z.dtype, jnp.floating):
+            z = z.astype(self._start().dtype)
         return self.head(self.conditioner(z, self.context))
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import check_floats, check_integers, check_shape, within
+from jaxvae.checks import as_integers, check_floats, check_shape, within
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -110,9 +110,9 @@ class Categorical:
         k = jnp.shape(self.logits)[-1]
         owner, expected = "Categorical.log_prob", f"integers 0..{k - 1}"
         check_shape(owner, "event", z, self.shape)
-        check_integers(owner, z, expected)
+        z = as_integers(owner, z, expected)
         inside = within(owner, z, (z >= 0) & (z < k), expected)
-        index = jnp.expand_dims(jnp.asarray(z), -1)
+        index = jnp.expand_dims(z, -1)
         log_p = jnp.sum(jnp.take_along_axis(self.log_probs, index, axis=-1))
         return jnp.where(inside, log_p, -jnp.inf)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import check_shape
 from jaxvae.protocols import log_density, mean_of, sample_and_log_prob
 from jaxvae.pytrees import pytree
 
@@ -42,11 +43,8 @@ class Each:
         return jax.vmap(lambda d, k: d.sample(k))(self.parts, self._keys(key))
 
     def log_prob(self, x: Any) -> Array:
-        for leaf in jax.tree.leaves(x):
-            if jnp.shape(leaf)[:1] != (self._n,):
-                raise ValueError(
-                    f"Each.log_prob: event has shape {jnp.shape(leaf)}, expected ({self._n}, ...)"
-                )
+        for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self._event()), strict=True):
+            check_shape("Each.log_prob", "event", leaf, like.shape)
         return jnp.sum(jax.vmap(log_density)(self.parts, x))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
@@ -60,8 +58,12 @@ class Each:
         return self.parts
 
     @property
-    def _n(self) -> int:
-        return jnp.shape(jax.tree.leaves(self.parts)[0])[0]
+    def shape(self) -> tuple[int, ...]:
+        return self._event().shape
+
+    def _event(self) -> Any:
+        """Shapes of a draw."""
+        return jax.eval_shape(self.sample, jax.random.key(0))
 
     def _keys(self, key: Array) -> Array:
-        return jax.random.split(key, self._n)
+        return jax.random.split(key, len(jax.tree.leaves(self.parts)[0]))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_integers, check_scale, check_shape, within
+from jaxvae.checks import as_integers, check_scale, check_shape, within
 from jaxvae.distributions.each import Each
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.pytrees import pytree, stacked
@@ -70,11 +70,11 @@ class DiscretizedLogistic:
     def log_prob(self, k: Any) -> Array:
         owner, expected = "DiscretizedLogistic.log_prob", f"integers 0..{self.levels - 1} as stored"
         check_shape(owner, "event", k, self.shape)
-        check_integers(owner, k, expected)
+        k = as_integers(owner, k, expected)
         inside = within(owner, k, (k >= 0) & (k < self.levels), expected)
         centered, half = self._values(k) - self._means(k), 1.0 / (self.levels - 1)
         above, below = (centered + half) / self.scale, (centered - half) / self.scale
-        first, last = jnp.asarray(k) == 0, jnp.asarray(k) == self.levels - 1
+        first, last = k == 0, k == self.levels - 1
         log_p = (
             jnp.where(last, 0.0, jax.nn.log_sigmoid(above))
             + jnp.where(first, 0.0, jax.nn.log_sigmoid(-below))
@@ -90,8 +90,8 @@ class DiscretizedLogistic:
         """E[k] = sum_{k >= 1} P(at least k), in levels 0..L-1; TypeError where channels couple."""
         if self.coupling is not None:
             raise TypeError("DiscretizedLogistic: coupled channels have no mean in closed form")
-        edges = (2.0 * jnp.arange(1, self.levels) - 1.0) / (self.levels - 1) - 1.0
-        edges = edges.astype(jnp.result_type(self.loc))
+        dtype = jnp.result_type(self.loc)
+        edges = (2.0 * jnp.arange(1, self.levels, dtype=dtype) - 1.0) / (self.levels - 1) - 1.0
         flat = stacked(self, self.shape)
         means = jax.vmap(lambda m, s: jnp.sum(jax.nn.sigmoid((m - edges) / s)))(
             jnp.ravel(flat.loc), jnp.ravel(flat.scale)

@@ -133,21 +133,24 @@ class VonMisesFisher:
         kappa, n = jnp.asarray(self.concentration), float(self._d - 2)
         dtype = kappa.dtype
         # ten standard deviations about the mode, cut in panels of Gauss-Legendre quadrature
-        cos_mode = 2.0 * kappa / (n + jnp.sqrt(n**2 + 4.0 * kappa**2))
-        sin2_mode = 2.0 * n / (n + jnp.sqrt(n**2 + 4.0 * kappa**2)) if n else jnp.zeros(())
-        mode = jnp.arctan2(jnp.sqrt(sin2_mode.astype(dtype)), cos_mode)
-        curvature = kappa * cos_mode + (n / jnp.maximum(sin2_mode.astype(dtype), 1e-30) if n else 0)
+        root = jnp.sqrt(n**2 + 4.0 * kappa**2)
+        cosine, sine_squared = 2.0 * kappa / (n + root), 2.0 * n / (n + root)
+        mode = jnp.arctan2(jnp.sqrt(sine_squared), cosine)
+        curvature = kappa * cosine + (n / sine_squared if n else 0.0)
         width = 10.0 / jnp.sqrt(curvature)
         low, high = jnp.maximum(mode - width, 0.0), jnp.minimum(mode + width, jnp.pi)
         edges = jax.lax.stop_gradient(low + (high - low) * jnp.linspace(0, 1, 33, dtype=dtype))
         points, weights = (jnp.asarray(a, dtype) for a in np.polynomial.legendre.leggauss(6))
         points, weights = 0.5 * (points + 1.0), 0.5 * weights
-        top = -2.0 * kappa * jnp.square(jnp.sin(0.5 * mode)) + n * jnp.log(jnp.sin(mode) + (n == 0))
+
+        def log_f(t: Array) -> Array:
+            peak = -2.0 * kappa * jnp.square(jnp.sin(0.5 * t))
+            return peak + n * jnp.log(jnp.sin(t)) if n else peak
+
+        top = jax.lax.stop_gradient(log_f(mode))
 
         def integral(start: Array, end: Array) -> Array:
-            t = start + (end - start) * points
-            log_f = -2.0 * kappa * jnp.square(jnp.sin(0.5 * t)) + n * jnp.log(jnp.sin(t))
-            return (end - start) * (weights @ jnp.exp(log_f - jax.lax.stop_gradient(top)))
+            return (end - start) * (weights @ jnp.exp(log_f(start + (end - start) * points) - top))
 
         cumulative = jnp.cumsum(jax.vmap(integral)(edges[:-1], edges[1:]))
         target = jax.random.uniform(key, (), dtype)

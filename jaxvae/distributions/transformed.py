@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxvae.checks import check_shape
 from jaxvae.protocols import log_density, sample_and_log_prob
 from jaxvae.pytrees import pytree
 
@@ -45,6 +46,9 @@ class Transformed:
         return self.bijector.forward_and_log_det(self.base.sample(key))[0]
 
     def log_prob(self, x: Any) -> Array:
+        shape = getattr(self.base, "shape", None)
+        if shape is not None:
+            check_shape("Transformed.log_prob", "event", x, shape)
         z, log_det = self.bijector.inverse_and_log_det(x)
         return log_density(self.base, z) + log_det
 

@@ -29,6 +29,7 @@ from jaxvae.nn.convolutions import neighbourhoods as neighbourhoods
 from jaxvae.nn.flows import AutoregressiveFlow as AutoregressiveFlow
 from jaxvae.nn.flows import CouplingFlow as CouplingFlow
 from jaxvae.nn.flows import FlowHead as FlowHead
+from jaxvae.nn.flows import InverseFlow as InverseFlow
 from jaxvae.nn.flows import MaskedMLP as MaskedMLP
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxvae.bijectors import AffineTransformer, Chain, Coupling, InverseAutoregressive, Reverse
+from jaxvae.bijectors import (
+    AffineTransformer,
+    Chain,
+    Coupling,
+    Inverse,
+    InverseAutoregressive,
+    Reverse,
+)
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Transformed
 from jaxvae.heads import Head, Shape
@@ -196,6 +203,21 @@ def _turned(layer: Any, conditioners: Any, context: Any, transformer: Any) -> Ch
     """A layer a conditioner, with `Reverse` between them."""
     layers = [layer(conditioner, context, transformer) for conditioner in conditioners]
     return Chain(tuple(b for layer in layers for b in (layer, Reverse()))[:-1])
+
+
+class InverseFlow(nnx.Module):
+    """context -> `Inverse` of another flow: of an `AutoregressiveFlow`, a masked one.
+
+    >>> prior_flow = InverseFlow(AutoregressiveFlow(3, rngs=nnx.Rngs(0)))
+    >>> from jaxvae import StandardNormal
+    >>> prior = Transformed(StandardNormal((3,)), prior_flow())  # scores in one pass
+    """
+
+    def __init__(self, flow: Any):
+        self.flow = flow
+
+    def __call__(self, context: Array | None = None) -> Inverse:
+        return Inverse(self.flow(context))
 
 
 class FlowHead(nnx.Module):

@@ -1,0 +1,59 @@
+"""Posteriors of full and of low-rank covariance against a diagonal one, on static MNIST.
+
+python -m experiments.prepare binarized_mnist --from DIR      # once
+python -m experiments.covariance
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import jaxvae
+from experiments.comparison import compare, train
+from experiments.data import load
+from experiments.evaluate import evaluate
+from jaxvae import nn
+
+LATENT, EPOCHS, BATCH, SEEDS = 10, 20, 100, 3
+SHAPE = (28, 28, 1)
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)
+MLP = partial(nn.MLP, hidden=(256, 256))
+OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, AS_STORED)
+LOW_RANK = nn.HeadOf(jaxvae.LowRankNormal, (nn.Real("n"), nn.Real("n", 2), nn.Positive("n")))
+
+
+def make_vae(head, key: jax.Array) -> jaxvae.VAE:
+    rngs = nnx.Rngs(key)
+    return jaxvae.VAE(
+        encode=nn.Conditional(MLP, head, SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(MLP, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def main() -> None:
+    data = load("binarized_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+
+    def run(head, key):
+        make, optimizer = partial(make_vae, head), optax.adam(1e-3)
+        return train(make, OBJECTIVE, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+
+    compare(
+        "covariance",
+        {
+            "diagonal": partial(run, nn.NormalHead()),
+            "diagonal + rank 2": partial(run, LOW_RANK),
+            "full": partial(run, nn.MultivariateNormalHead()),
+        },
+        lambda key, model: -evaluate(model, key, test, AS_STORED).elbo,
+        seeds=SEEDS,
+        unit="nats, -ELBO",
+    )
+
+
+if __name__ == "__main__":
+    main()

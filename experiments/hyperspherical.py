@@ -1,0 +1,63 @@
+"""Latents on a sphere: von Mises-Fisher posteriors and a uniform prior, on dynamic MNIST.
+
+python -m experiments.prepare mnist --from DIR      # once
+python -m experiments.hyperspherical
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import jaxvae
+from experiments.comparison import compare, train
+from experiments.data import load
+from experiments.evaluate import inputs, log_marginals
+from jaxvae import nn
+
+LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 10, 20, 100, 3, 2000, 500
+SHAPE = (28, 28, 1)
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)
+ENCODER = partial(nn.MLP, hidden=(256, 128))
+DECODER = partial(nn.MLP, hidden=(128, 256))
+SPHERE = nn.HeadOf(jaxvae.VonMisesFisher, (nn.Real("n"), nn.Positive()))
+POWER = nn.HeadOf(jaxvae.PowerSpherical, (nn.Real("n"), nn.Positive()))
+OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
+
+
+def make_vae(head, prior, key: jax.Array) -> jaxvae.VAE:
+    rngs = nnx.Rngs(key)
+    return jaxvae.VAE(
+        encode=nn.Conditional(ENCODER, head, SHAPE, prior.shape, rngs=rngs),
+        decode=nn.Conditional(DECODER, nn.BernoulliHead(), prior.shape, SHAPE, rngs=rngs),
+        prior=prior,
+    )
+
+
+def main() -> None:
+    data = load("mnist", validation=10_000)
+    images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+    test = inputs(jax.random.key(98), test_images[:IMAGES], jaxvae.binarize)
+
+    def run(head, prior, key):
+        make, optimizer = partial(make_vae, head, prior), optax.adam(1e-3)
+        return train(make, OBJECTIVE, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+
+    uniform = jaxvae.SphericalUniform(LATENT + 1)
+    compare(
+        "hyperspherical",
+        {
+            "N(0, I), 10": partial(run, nn.NormalHead(), jaxvae.StandardNormal((LATENT,))),
+            "von Mises-Fisher": partial(run, SPHERE, uniform),
+            "power spherical": partial(run, POWER, uniform),
+        },
+        lambda key, model: -jnp.mean(log_marginals(model, key, test, AS_STORED, SAMPLES).value),
+        seeds=SEEDS,
+        unit="nats",
+    )
+
+
+if __name__ == "__main__":
+    main()

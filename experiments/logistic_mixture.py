@@ -1,0 +1,68 @@
+"""Bits a pixel of mixtures of discretized logistics, on Fashion-MNIST as stored, 0..255.
+
+python -m experiments.prepare fashion_mnist --from DIR      # once
+python -m experiments.logistic_mixture
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import jaxvae
+from experiments.comparison import compare, train
+from experiments.data import load
+from experiments.evaluate import evaluate
+from jaxvae import nn
+
+LATENT, EPOCHS, BATCH, SEEDS = 40, 10, 100, 3
+SHAPE = (28, 28, 1)
+ENCODER = partial(nn.Rescaled, partial(nn.MLP, hidden=(300, 300)))
+DECODER = partial(nn.MLP, hidden=(300, 300))
+
+
+def as_stored(key: jax.Array, x: jax.Array) -> jax.Array:
+    del key
+    return x
+
+
+def mixture(k: int) -> nn.HeadOf:
+    return nn.HeadOf(jaxvae.logistic_mixture, (nn.Real(k), nn.Real(k, "n"), nn.Positive(k, "n")))
+
+
+def make_vae(head, key: jax.Array) -> jaxvae.VAE:
+    rngs = nnx.Rngs(key)
+    return jaxvae.VAE(
+        encode=nn.Conditional(ENCODER, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(DECODER, head, (LATENT,), SHAPE, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def main() -> None:
+    data = load("fashion_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+
+    def run(head, key):
+        make, optimizer = partial(make_vae, head), optax.adam(1e-3)
+        return train(make, jaxvae.elbo, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+
+    def bits(key, model):
+        return jaxvae.bits_per_dim(-evaluate(model, key, test, as_stored).elbo, SHAPE)
+
+    compare(
+        "logistic_mixture",
+        {
+            "one logistic": partial(run, mixture(1)),
+            "mixture of 5": partial(run, mixture(5)),
+        },
+        bits,
+        seeds=SEEDS,
+        unit="bits a pixel",
+    )
+
+
+if __name__ == "__main__":
+    main()
