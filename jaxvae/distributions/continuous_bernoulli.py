@@ -63,11 +63,12 @@ class ContinuousBernoulli:
 
     def mean(self) -> Array:
         """1 / (1 - e^-l) - 1 / l."""
-        l = jnp.asarray(self.logits)
-        near = jnp.abs(l) < 0.1
-        safe = jnp.where(near, 1.0, l)
-        series = 0.5 + l / 12.0 - l**3 / 720.0 + l**5 / 30240.0
-        return jnp.where(near, series, -1.0 / jnp.expm1(-safe) - 1.0 / safe)
+        a = jnp.abs(self.logits)  # the mean of -l is 1 - that of l
+        near = a < 0.1
+        safe = jnp.where(near, 1.0, a)
+        series = 0.5 + a / 12.0 - a**3 / 720.0 + a**5 / 30240.0
+        mean = jnp.where(near, series, -1.0 / jnp.expm1(-safe) - 1.0 / safe)
+        return jnp.where(self.logits < 0, 1.0 - mean, mean)
 
     def unstack(self) -> Any:
         return stacked(self, self.shape)

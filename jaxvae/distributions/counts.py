@@ -15,9 +15,9 @@ Array = jax.Array
 
 def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:
     """x as floats, 0 in place of what is no count, and whether all are."""
-    x = jnp.asarray(x).astype(dtype)
-    valid = (x >= 0) & (x == jnp.floor(x)) & jnp.isfinite(x)
-    return jnp.where(valid, x, 0.0), within(owner, x, valid, "whole numbers of at least 0")
+    counts = jnp.asarray(x).astype(dtype)
+    valid = (counts >= 0) & (counts == jnp.floor(counts)) & jnp.isfinite(counts)
+    return jnp.where(valid, counts, 0.0), within(owner, x, valid, "whole numbers of at least 0")
 
 
 @pytree

@@ -1,0 +1,217 @@
+"""Laws of every bijector: it inverts, and its log-determinant is that of its Jacobian."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae import bijectors, nn
+from tests.common import close, is_differentiable
+
+D = 5
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def trained(module):
+    """A network whose parameters are no longer where they start."""
+    leaves, structure = jax.tree.flatten(module)
+    moved = [
+        leaf.astype(float) + 0.3 * normal(100 + i, *leaf.shape) for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def autoregressive(**kwargs):
+    return trained(nn.AutoregressiveFlow(D, hidden=(6,), rngs=nnx.Rngs(0), **kwargs))
+
+
+def coupling(**kwargs):
+    return trained(nn.CouplingFlow(D, layers=3, hidden=(7,), rngs=nnx.Rngs(0), **kwargs))
+
+
+SPLINE = jv.SplineTransformer(4, 2.0)
+OBJECTS: dict[str, Callable[[], Any]] = {
+    "affine": lambda: jv.Affine(normal(1, D), normal(2, D)),
+    "affine, scalar": lambda: jv.Affine(jnp.array(0.3), jnp.array(-0.5)),
+    "spline": lambda: SPLINE(normal(3, D, SPLINE.size)),
+    "reverse": lambda: jv.Reverse(),
+    "chain": lambda: jv.Chain((jv.Affine(normal(1, D), normal(2, D)), jv.Reverse())),
+    "empty chain": lambda: jv.Chain(()),
+    "inverse autoregressive": lambda: autoregressive()(),
+    "inverse autoregressive, spline and context": lambda: autoregressive(
+        context=3, transformer=SPLINE
+    )(normal(4, 3)),
+    "masked autoregressive": lambda: jv.Inverse(autoregressive()()),
+    "coupling": lambda: coupling()(),
+    "coupling, spline and context": lambda: coupling(context=3, transformer=SPLINE)(normal(4, 3)),
+    "planar": lambda: jv.Planar(normal(1, D), normal(2, D), normal(3)),
+    "planar, folded back": lambda: jv.Planar(-3.0 * normal(2, D), normal(2, D), normal(3)),
+    "radial, out": lambda: jv.Radial(normal(1, D), normal(2), jnp.array(1.5)),
+    "radial, in": lambda: jv.Radial(normal(1, D), normal(2), jnp.array(-2.5)),
+    "sylvester": lambda: jv.Sylvester(
+        normal(1, 3, D), 2.0 * normal(2, 4, 4), 2.0 * normal(3, 4, 4), normal(4, 4)
+    ),
+    "householder": lambda: jv.Householder(normal(1, D)),
+}
+everyone = pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS)
+
+
+def points():
+    """In the precision of the test."""
+    return [normal(10 + i, D) * (0.5 + i) for i in range(4)]
+
+
+def test_every_bijector_has_a_row():
+    def kinds(b):
+        inner = {jv.Chain: lambda: b.bijectors, jv.Inverse: lambda: (b.bijector,)}
+        return {type(b)}.union(*(kinds(part) for part in inner.get(type(b), tuple)()))
+
+    public = {thing for thing in vars(bijectors).values() if hasattr(thing, "forward_and_log_det")}
+    assert public == set().union(*(kinds(make()) for make in OBJECTS.values()))
+    assert len(public) == 11
+
+
+@everyone
+def test_it_inverts(make, x64):
+    """inverse(forward(z)) = z = forward(inverse(z)), and the log-determinants cancel."""
+    b = make()
+    forward, inverse = jax.jit(b.forward_and_log_det), jax.jit(b.inverse_and_log_det)
+    for z in points():
+        x, log_det = forward(z)
+        back, inverse_log_det = inverse(x)
+        assert np.allclose(back, z, rtol=1e-8, atol=1e-8)
+        assert np.allclose(log_det, -inverse_log_det, rtol=1e-8, atol=1e-8)
+        there, _ = forward(inverse(z)[0])
+        assert np.allclose(there, z, rtol=1e-8, atol=1e-8)
+
+
+@everyone
+def test_log_det_is_that_of_the_jacobian(make, x64):
+    b = make()
+
+    @jax.jit
+    def both(z):
+        directions = (b.forward_and_log_det, b.inverse_and_log_det)
+        return [(f(z)[1], jax.jacobian(lambda z, f=f: f(z)[0])(z)) for f in directions]
+
+    for log_det, jacobian in both(points()[0]):
+        assert np.allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-8)
+        assert log_det.shape == ()
+
+
+@everyone
+def test_parameters_have_right_gradients(make, x64):
+    """Of both directions, against finite differences: a root's gradient too."""
+    leaves, structure = jax.tree.flatten(make())
+    train = [i for i, leaf in enumerate(leaves) if leaf.size < 40][:4]  # some of a network's do
+    z, x = points()[:2]
+
+    def both(chosen):
+        changed = dict(zip(train, chosen, strict=True))
+        b = jax.tree.unflatten(structure, [changed.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return b.forward_and_log_det(z), b.inverse_and_log_det(x)
+
+    if train:
+        assert is_differentiable(both, [leaves[i] for i in train])
+
+
+@everyone
+def test_vmap_is_a_loop(make):
+    b, zs = make(), jnp.stack(points())
+    both = lambda z: (b.forward_and_log_det(z), b.inverse_and_log_det(z))
+    mapped, one = jax.jit(jax.vmap(both))(zs), jax.jit(both)
+    for i, z in enumerate(zs):
+        for leaf, other in zip(jax.tree.leaves(one(z)), jax.tree.leaves(mapped), strict=True):
+            assert np.allclose(leaf, other[i], rtol=1e-3, atol=1e-3)
+
+
+ZERO = {
+    "planar": lambda: jv.Planar(jnp.zeros(D), jnp.zeros(D), jnp.zeros(())),
+    "radial": lambda: jv.Radial(jnp.zeros(D), jnp.zeros(()), jnp.zeros(())),
+    "sylvester": lambda: jv.Sylvester(
+        jnp.ones((1, D)), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2)
+    ),
+    "affine": lambda: jv.AffineTransformer()(jnp.zeros((D, 2))),
+    "spline": lambda: SPLINE(jnp.zeros((D, SPLINE.size))),
+    "inverse autoregressive": lambda: nn.AutoregressiveFlow(D, layers=3, rngs=nnx.Rngs(0))(),
+    "coupling": lambda: nn.CouplingFlow(D, layers=3, rngs=nnx.Rngs(0))(),
+}
+
+
+@pytest.mark.parametrize("make", ZERO.values(), ids=ZERO)
+def test_zero_parameters_are_the_identity(make):
+    """A flow posterior with zero weights is its base, in density too."""
+    base = jv.Normal(normal(1, D), jnp.full(D, 0.5))
+    flow = jv.Transformed(base, make())
+    z, log_q = flow.sample_and_log_prob(jax.random.key(0))
+    assert np.allclose(z, base.sample(jax.random.key(0)), atol=1e-5)
+    assert np.allclose(log_q, base.log_prob(z), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", ZERO.values(), ids=ZERO)
+def test_zero_parameters_have_finite_gradients(make):
+    """Training starts there."""
+    gradient = jax.grad(lambda b: jnp.sum(b.forward_and_log_det(points()[0])[0]))(make())
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("context", [0, 3])
+@pytest.mark.parametrize("hidden", [(), (7,), (4, 9)])
+def test_masked_network_sees_what_comes_before(context, hidden):
+    """Row i of the output has a derivative in z_j exactly for j < i, and in the context."""
+    net = trained(
+        nn.MaskedMLP(D, 2, hidden=hidden, context=context, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    )
+    c = normal(5, context) if context else None
+    seen = jax.jacobian(lambda z: jax.nn.softplus(net(z, c)))(normal(4, D))
+    depends = np.abs(seen).sum(axis=1) > 0
+    assert not np.triu(depends).any()
+    if hidden:
+        assert np.array_equal(depends, np.tril(np.ones((D, D), bool), -1))
+    if context and hidden:
+        assert np.abs(jax.jacobian(lambda c: net(normal(4, D), c))(c)).sum() > 0
+
+
+def test_an_autoregressive_posterior_trains_in_one_pass_a_layer():
+    """Sampling with density calls each conditioner once; so does scoring by its inverse."""
+    calls = []
+
+    def conditioner(z, context):
+        calls.append(z)
+        return jnp.zeros((D, 2))
+
+    layers = jv.Chain(tuple(jv.InverseAutoregressive(Partial(conditioner)) for _ in range(3)))
+    jv.Transformed(jv.StandardNormal((D,)), layers).sample_and_log_prob(jax.random.key(0))
+    assert len(calls) == 3
+    jv.Transformed(jv.StandardNormal((D,)), jv.Inverse(layers)).log_prob(jnp.ones(D))
+    assert len(calls) == 6
+
+
+def test_wrong_sizes_are_errors():
+    with pytest.raises(ValueError, match="dim is 1, expected at least 2"):
+        nn.CouplingFlow(1, rngs=nnx.Rngs(0))
+    net = nn.MaskedMLP(D, 2, context=3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"context has shape \(0,\), expected \(3,\)"):
+        net(jnp.ones(D))
+    with pytest.raises(ValueError, match=r"z has shape \(4,\), expected \(5,\)"):
+        net(jnp.ones(4), jnp.ones(3))
+
+
+def test_spline_is_the_identity_outside(x64):
+    z = jnp.array([-2.5, 2.5, -9.0, 9.0, 2.0])
+    x, _ = SPLINE(normal(3, D, SPLINE.size)).forward_and_log_det(z)
+    assert close(x, z)
+
+
+def test_affine_transformer_is_bounded():
+    _, log_det = jv.AffineTransformer()(jnp.full((1, 2), 1e4)).forward_and_log_det(jnp.ones(1))
+    assert float(log_det) == 2.0

@@ -1,0 +1,278 @@
+"""Hierarchies: rates level by level, the ladder, shared features, and refinement at test time."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae import nn, ppca
+from tests.common import close, draws, standard_errors_off
+
+
+def step(w, z):
+    return jv.Normal(w * z, jnp.full_like(z, 0.5))
+
+
+def other(w, z):
+    return jv.Normal(jnp.sin(w + z), jnp.full_like(z, 0.8))
+
+
+TOP = jv.StandardNormal((2,))
+Q = jv.Joint(
+    jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 0.8])), Partial(step, jnp.array(0.7))
+)
+P = jv.Joint(TOP, Partial(other, jnp.array(0.2)))
+
+
+def test_a_rate_is_analytic_at_each_level_given_the_sample_above():
+    z, log_q = Q.sample_and_log_prob(jax.random.key(0))
+    top = jv.kl_divergence(Q.first, P.first)
+    below = jv.kl_divergence(Q.then(z[0]), P.then(z[0]))
+    assert close(jv.auto_kl(Q, P, z, log_q), top + below)
+    assert close(jv.analytic_kl(Q, P, z, log_q), top + below)
+
+
+def test_level_rates_have_the_mean_of_sampled_ones_and_less_noise():
+    both = lambda k: jnp.stack(
+        [rate(Q, P, *Q.sample_and_log_prob(k)) for rate in (jv.auto_kl, jv.sampled_kl)]
+    )
+    levels, sampled = draws(both, 20_000).T
+    assert standard_errors_off(levels - sampled, 0.0) < 4
+    assert np.std(levels) < 0.7 * np.std(sampled)
+
+
+def test_a_level_without_a_closed_form_is_sampled():
+    """The other keeps its own, and a flow at the first level is never inverted."""
+
+    class OneWay:
+        def forward_and_log_det(self, z):
+            return 2.0 * z, jnp.asarray(2.0 * jnp.log(2.0))
+
+    flow = jv.Transformed(jv.StandardNormal((2,)), OneWay())  # it has no inverse
+    q = jv.Joint(flow, Partial(step, jnp.array(0.7)))
+    (a, b), log_q = q.sample_and_log_prob(jax.random.key(0))
+    log_q_a = log_q - q.then(a).log_prob(b)
+    exact = log_q_a - TOP.log_prob(a) + jv.kl_divergence(q.then(a), P.then(a))
+    assert close(jv.auto_kl(q, P, (a, b), log_q), exact)
+
+
+def test_bottom_up_inference_has_the_layers_of_the_prior():
+    up = jv.Transformed(jv.Joint(jv.Normal(0.3, 0.5), Partial(step, jnp.array(0.7))), jv.Reverse())
+    (high, low), log_q = up.sample_and_log_prob(jax.random.key(0))
+    exact = jv.Normal(0.3, 0.5).log_prob(low) + step(0.7, low).log_prob(high)
+    assert close(log_q, exact)
+    assert close(up.log_prob((high, low)), exact)
+
+
+def test_hierarchy_nests():
+    chain = jv.hierarchy(TOP, Partial(step, jnp.array(0.7)), Partial(other, jnp.array(0.2)))
+    (a, (b, c)), log_p = chain.sample_and_log_prob(jax.random.key(0))
+    exact = TOP.log_prob(a) + step(0.7, a).log_prob(b) + other(0.2, b).log_prob(c)
+    assert close(log_p, exact)
+    assert np.array_equal(jv.lowest((a, (b, c))), c)
+    assert jv.hierarchy(TOP) is TOP
+
+
+def test_precision_weighted_is_the_product_of_gaussians(x64):
+    a, b = (
+        jv.Normal(jnp.array([0.3]), jnp.array([0.5])),
+        jv.Normal(jnp.array([-2.0]), jnp.array([2.0])),
+    )
+    c, z = jv.precision_weighted(a, b), jnp.linspace(-3.0, 3.0, 7)[:, None]
+    ratio = jax.vmap(lambda z: a.log_prob(z) + b.log_prob(z) - c.log_prob(z))(z)
+    assert np.ptp(ratio) < 1e-10
+    for scale in (1e-6, 1e6):  # one that knows nothing, or all
+        c = jv.precision_weighted(a, jv.Normal(b.loc, jnp.array([scale])))
+        assert np.all(np.isfinite(c.loc)) and np.all(np.isfinite(c.scale))
+
+
+def conditional(n, m, rngs):
+    return nn.Conditional(partial(nn.MLP, hidden=(5,)), nn.NormalHead(), (n,), (m,), rngs=rngs)
+
+
+def ladder(seed=0):
+    rngs = nnx.Rngs(seed)
+    sizes = ((4, 3), (3, 3), (3, 2))
+    return jv.Ladder(
+        up=tuple(nn.MLP((n,), (m,), hidden=(), rngs=rngs) for n, m in sizes),
+        evidence=tuple(conditional(m, d, rngs) for (_, m), d in zip(sizes, (3, 2, 1), strict=True)),
+        top=jv.StandardNormal((1,)),
+        down=(conditional(1, 2, rngs), conditional(2, 3, rngs)),
+        likelihood=conditional(3, 4, rngs),
+    )
+
+
+def test_the_ladder_weighs_evidence_against_what_is_above():
+    model, x = ladder(), jnp.ones(4)
+    q = model.encode(x)
+    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    d1 = model.up[0](x)
+    d2 = model.up[1](d1)
+    top = model.evidence[2](model.up[2](d2))
+    middle = jv.precision_weighted(model.evidence[1](d2), model.down[0](z[0]))
+    low = jv.precision_weighted(model.evidence[0](d1), model.down[1](z[1][0]))
+    exact = top.log_prob(z[0]) + middle.log_prob(z[1][0]) + low.log_prob(z[1][1])
+    assert close(log_q, exact)
+    kls = [
+        jv.kl_divergence(top, model.top),
+        jv.kl_divergence(middle, model.down[0](z[0])),
+        jv.kl_divergence(low, model.down[1](z[1][0])),
+    ]
+    assert close(jv.auto_kl(q, model.prior, z, log_q), sum(kls))
+    assert close(model.decode(z).mean(), model.likelihood(z[1][1]).mean())
+
+
+def test_shared_features_carry_all_layers_above():
+    """p(z_3 | z_1, z_2): the last level's prior moves with the first layer as with the second."""
+    rngs = nnx.Rngs(0)
+
+    def block():
+        return jv.Block(
+            prior=conditional(2, 2, rngs),
+            posterior=Partial(at_both, conditional(2, 2, rngs)),
+            merge=Partial(merged, nn.MLP((2,), (2,), rngs=rngs)),
+        )
+
+    model = jv.TopDown(Partial(thrice), jnp.zeros(2), [block() for _ in range(3)], Partial(unit))
+    z = tuple(jax.random.normal(jax.random.key(i), (2,)) for i in range(3))
+
+    def last(first, second):
+        return model.prior.then(first).then(second).mean()
+
+    for argument in (0, 1):
+        assert np.any(jax.jacobian(last, argument)(z[0], z[1]) != 0)
+    q = model.encode(jnp.ones(2))
+    (a, (b, c)), log_q = q.sample_and_log_prob(jax.random.key(0))
+    h = model.start
+    kl, log_prob = 0.0, 0.0
+    for block_, z_l in zip(model.blocks, (a, b, c), strict=True):
+        q_l, p_l = block_.posterior((h, jnp.ones(2))), block_.prior(h)
+        kl, log_prob = kl + jv.kl_divergence(q_l, p_l), log_prob + q_l.log_prob(z_l)
+        h = block_.merge((h, z_l))
+    assert close(log_q, log_prob)
+    assert close(jv.auto_kl(q, model.prior, (a, (b, c)), log_q), kl)
+    assert close(model.decode((a, (b, c))).mean(), h)
+
+
+def at_both(network, pair):
+    return network(pair[0] + pair[1])
+
+
+def merged(network, pair):
+    h, z = pair
+    return h + network(z)
+
+
+def thrice(x):
+    return x, x, x
+
+
+def unit(h):
+    return jv.Normal(h, 1.0)
+
+
+def test_every_evaluator_takes_a_hierarchy():
+    model, x, key = ladder(), jnp.ones(4), jax.random.key(0)
+    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, key, x)
+    bound = jax.jit(partial(jv.iwae, num_samples=5))(model, key, x)[0]
+    assert np.isfinite(estimate.value)
+    assert np.isfinite(bound)
+    assert jv.generate(model, key).mean().shape == (4,)
+    assert jv.reconstruct(model, key, x).mean().shape == (4,)
+
+
+def test_refinement_reaches_the_optimal_posterior():
+    """Of a linear model with a wrong encoder: the ELBO climbs to log p(x), where its gap is 0."""
+    linear = ppca.PPCA(jnp.array([[1.0], [0.5]]), jnp.zeros(2), jnp.array(0.5))
+    head = nn.NormalHead()
+    encode = nn.Conditional(partial(nn.MLP, hidden=()), head, (2,), (1,), rngs=nnx.Rngs(0))
+    model, x = ppca.as_vae(linear)._replace(encode=encode), jnp.array([1.0, -0.7])
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    def mean_bound(objective):
+        return jnp.mean(jax.jit(jax.vmap(lambda k: objective(model, k, x)[0]))(keys))
+
+    exact = ppca.log_marginal(linear, x)
+    plain = mean_bound(jv.elbo)
+    refined = mean_bound(jv.semi_amortized(jv.elbo, num_steps=200, learning_rate=0.05))
+    assert plain < exact - 0.3
+    assert abs(refined - exact) < 0.05
+
+
+def test_refinement_trains_the_start_or_leaves_it():
+    model = jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
+    for through in (True, False):
+        objective = jv.semi_amortized(jv.elbo, num_steps=2, learning_rate=0.1, through=through)
+        gradient = jax.grad(lambda m: objective(m, jax.random.key(0), jnp.ones(4))[0])(model)
+        moved = any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient.encode))
+        assert moved == through
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient.decode))
+
+
+def test_refinement_needs_a_network_and_a_head():
+    model = jv.VAE(lambda x: TOP, lambda z: TOP, TOP)
+    with pytest.raises(TypeError, match="expected a network and a head"):
+        jv.semi_amortized(jv.elbo, num_steps=1, learning_rate=0.1)(
+            model, jax.random.key(0), jnp.ones(2)
+        )
+    with pytest.raises(ValueError, match="num_steps is 0"):
+        jv.semi_amortized(jv.elbo, num_steps=0, learning_rate=0.1)
+
+
+# the best sigma
+
+
+def sigma_model():
+    head = nn.HeadOf(jv.OptimalNormal, (nn.Real("n"),))
+    decode = nn.Conditional(nn.MLP, head, (2,), (3,), rngs=nnx.Rngs(1))
+    return jv.VAE(conditional(3, 2, nnx.Rngs(0)), decode, TOP)
+
+
+def test_optimal_sigma_is_the_best_shared_one():
+    """The batch's bound is that of a fixed sigma at its maximum, which no other reaches."""
+    model, xs, key = sigma_model(), jax.random.normal(jax.random.key(2), (8, 3)), jax.random.key(3)
+    best = jv.batched(jv.elbo)(model, key, xs)[0]
+
+    def fixed(scale):
+        decode = Partial(lambda network, z: jv.Normal(network(z), scale), model.decode.network)
+        return jv.batched(jv.elbo)(model._replace(decode=decode), key, xs)[0]
+
+    bounds = jax.vmap(fixed)(jnp.linspace(0.3, 3.0, 400))
+    assert np.all(bounds <= best + 1e-5)
+    assert np.max(bounds) > best - 1e-3
+
+
+def test_optimal_sigma_outside_a_batch_says_what_to_do():
+    model = sigma_model()
+    with pytest.raises(ValueError, match="optimal_scale"):
+        jv.elbo(model, jax.random.key(0), jnp.ones(3))
+    scale = jv.optimal_scale(model, jax.random.key(0), jnp.ones((5, 3)))
+    head = nn.NormalHead(scale=float(scale))
+    decode = nn.Conditional(nn.MLP, head, (2,), (3,), rngs=nnx.Rngs(1))
+    assert np.isfinite(jv.elbo(model._replace(decode=decode), jax.random.key(0), jnp.ones(3))[0])
+
+
+def test_a_shared_sigma_learns_the_best_one():
+    head = nn.SharedScaleHead(3.0)
+    data = 0.1 * jax.random.normal(jax.random.key(0), (64, 3))
+    optimizer = optax.sgd(0.002)
+    model = jv.VAE(
+        Partial(lambda x: jv.Normal(jnp.zeros(2), jnp.ones(2))),
+        Partial(lambda head, z: head(jnp.zeros(3)), head),
+        TOP,
+    )
+    state = jv.init_state(model, optax.adam(0.05))
+    train = jv.train_step(jv.elbo, optax.adam(0.05))
+    run = jax.jit(
+        lambda s: jax.lax.scan(lambda s, _: train(s, jax.random.key(1), data), s, length=300)
+    )
+    state, _ = run(state)
+    learned = state.model.decode(jnp.zeros(2)).scale
+    assert np.isclose(learned, jnp.sqrt(jnp.mean(data**2)), rtol=0.02)
+    del optimizer
