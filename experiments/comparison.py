@@ -51,7 +51,7 @@ def train(
 def compare(
     name: str,
     runs: dict[str, Callable[[jax.Array], Any]],
-    measure: Callable[[jax.Array, Any], float],
+    measure: Callable[[jax.Array, Any], Any],
     *,
     seeds: int,
     unit: str,

@@ -1,12 +1,13 @@
 """Inference that goes on where the encoder stops."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxvae.bounds import Objective, elbo
+from jaxvae.bounds import elbo
 from jaxvae.checks import check_positive
 from jaxvae.model import VAE
 
@@ -14,8 +15,8 @@ Array = jax.Array
 
 
 def semi_amortized(
-    objective: Objective, *, num_steps: int, learning_rate: float, through: bool = True
-) -> Objective:
+    objective: Callable[..., Any], *, num_steps: int, learning_rate: float, through: bool = True
+) -> Callable[..., Any]:
     """The objective of a posterior refined for each x by gradient steps from where `encode` put it.
 
     lambda_0 = network(x),  lambda_{t+1} = lambda_t + learning_rate grad_lambda ELBO(lambda_t)
@@ -41,6 +42,14 @@ def semi_amortized(
     Raises:
       TypeError: `model.encode` has no `network` and `head`.
       ValueError: `num_steps` is no integer of at least one.
+
+    >>> from flax import nnx
+    >>> from jaxvae import StandardNormal, nn
+    >>> encode = nn.Conditional(nn.MLP, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0))
+    >>> decode = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (3,), rngs=nnx.Rngs(1))
+    >>> model = VAE(encode, decode, StandardNormal((2,)))
+    >>> refined = semi_amortized(elbo, num_steps=5, learning_rate=0.1)
+    >>> bound, terms = refined(model, jax.random.key(0), jnp.ones(3))
 
     Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """

@@ -144,7 +144,7 @@ def batched(objective: Objective) -> Objective:
     return batch_objective
 
 
-def conditioned(objective: Objective) -> Objective:
+def conditioned(objective: Callable[..., Any]) -> Callable[..., Any]:
     """The objective of a conditional model, a function y -> `Model`, at examples (x, y).
 
     log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.

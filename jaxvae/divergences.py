@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import betaln, digamma, erf, gammaln
+from jax.scipy.special import digamma, erf, gammaln
 
 from jaxvae.checks import check_scale, check_shape
 from jaxvae.constant import Constant
@@ -31,6 +31,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
+from jaxvae.special import log_beta
 
 Array = jax.Array
 
@@ -149,7 +150,8 @@ def closed_form(q: Any, p: Any) -> Array | None:
         case Product(), Product():
             pairs = zip(q.split(q.parts), q.split(p.parts), strict=True)
             kls = [closed_form(*pair) for pair in pairs]
-            return None if any(kl is None for kl in kls) else jnp.sum(jnp.stack(kls))
+            known = [kl for kl in kls if kl is not None]
+            return jnp.sum(jnp.stack(known)) if len(known) == len(kls) else None
     return None
 
 
@@ -257,7 +259,7 @@ def _kl_beta(a: Any, b: Any, c: Any, d: Any) -> Array:
     # log B(c, d) - log B(a, b) + (a - c) psi(a) + (b - d) psi(b) - (a - c + b - d) psi(a + b)
     a, b, c, d = jnp.broadcast_arrays(a, b, c, d)
     terms = (a - c) * digamma(a) + (b - d) * digamma(b) - (a - c + b - d) * digamma(a + b)
-    return jnp.sum(betaln(c, d) - betaln(a, b) + terms)
+    return jnp.sum(log_beta(c, d) - log_beta(a, b) + terms)
 
 
 def _kl_dirichlet(a: Array, b: Array) -> Array:

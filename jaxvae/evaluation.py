@@ -179,6 +179,12 @@ def optimal_scale(model: Model, key: Array, xs: Any) -> Array:
     Returns:
       sigma, a scalar.
 
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> encode = lambda x: Normal(x, 1e-3 * jnp.ones(2))
+    >>> model = VAE(encode, lambda z: Normal(jnp.zeros(2), 1.0), StandardNormal((2,)))
+    >>> round(float(optimal_scale(model, jax.random.key(0), jnp.full((5, 2), 3.0))), 4)
+    3.0
+
     Rybkin, Daniilidis & Levine 2021, equation 6.
     """
 

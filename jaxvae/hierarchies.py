@@ -87,6 +87,14 @@ class Ladder(NamedTuple):
       down: L - 1 conditionals, z_L -> p(z_{L-1}|z_L), ..., z_2 -> p(z_1|z_2), `Normal`s.
       likelihood: z_1 -> p(x|z_1).
 
+    >>> given = Partial(lambda v: Normal(v, jnp.ones(2)))
+    >>> up = Partial(jnp.tanh)
+    >>> top = Normal(jnp.zeros(2), jnp.ones(2))
+    >>> model = Ladder((up, up), (given, given), top, (given,), given)
+    >>> z2, z1 = model.encode(jnp.ones(2)).sample(jax.random.key(0))
+    >>> z2.shape, model.decode((z2, z1)).mean().shape
+    ((2,), (2,))
+
     Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
     """
 
@@ -141,6 +149,14 @@ class TopDown(NamedTuple):
       start: h at the top, a learned array.
       blocks: L `Block`s from the top down.
       likelihood: h after the last level -> p(x | z).
+
+    >>> of = Partial(lambda h: Normal(h, jnp.ones(2)))
+    >>> of_both = Partial(lambda pair: Normal(pair[0] + pair[1], jnp.ones(2)))
+    >>> block = Block(of, of_both, Partial(lambda pair: pair[0] + pair[1]))
+    >>> model = TopDown(Partial(lambda x: (x, x)), jnp.zeros(2), (block, block), of)
+    >>> z2, z1 = model.encode(jnp.ones(2)).sample(jax.random.key(0))
+    >>> model.decode((z2, z1)).mean().shape
+    (2,)
 
     Child 2021, section 3 and figure 3.
     """

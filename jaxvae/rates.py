@@ -71,8 +71,9 @@ def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     """
     pairs = levels(q, p, z)
     kls = [closed_form(q_l, p_l) for q_l, p_l, _ in pairs]
-    if all(kl is not None for kl in kls):
-        return sum_of(kls)
+    known = [kl for kl in kls if kl is not None]
+    if len(known) == len(kls):
+        return sum_of(known)
     rate = log_q
     for (q_l, p_l, z_l), kl in zip(pairs, kls, strict=True):
         rate = rate + (-_log_prior(p_l, z_l) if kl is None else kl - log_density(q_l, z_l))

@@ -57,6 +57,12 @@ def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
     Returns:
       z, differentiable in what T closes over.
 
+    >>> quantile_of_exponential = lambda rate: implicit(
+    ...     jnp.array([2.0]), lambda z: 1.0 - jnp.exp(-rate * z)
+    ... )
+    >>> float(jax.jacobian(quantile_of_exponential)(0.5)[0])  # z = -log(1 - u) / rate
+    -4.0
+
     Figurnov, Mohamed & Mnih 2018, equations 5 and 7.
     """
     z = jax.lax.stop_gradient(z)

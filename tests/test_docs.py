@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/bounds.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/guide.md", "docs/bounds.md", "docs/new_method.md"]
+)
 def test_code_of_the_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
@@ -17,3 +19,19 @@ def test_code_of_the_page_runs(page):
     with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as a user has it
         for block in blocks:
             exec(compile(block, page, "exec"), namespace)
+
+
+def test_every_line_of_the_table_makes_something():
+    """Each line of docs/methods.md is evaluated, and each test and script it names exists."""
+    text = (ROOT / "docs/methods.md").read_text()
+    namespace: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0], namespace)
+    row = r"^\| (.*?) \|(.*?)\| `(.*)` \| `(.*?)` \|(.*?)\|$"
+    rows = re.findall(row, text, flags=re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| ", text, flags=re.MULTILINE)) - 3  # less the heads
+    for method, _, line, test, run in rows:
+        made = eval(line, namespace)
+        assert callable(made) or hasattr(made, "log_prob") or hasattr(made, "prior"), method
+        assert (ROOT / "tests" / test).exists(), test
+        for script in re.findall(r"`experiments\.(\w+)`", run):
+            assert (ROOT / "experiments" / f"{script}.py").exists(), script

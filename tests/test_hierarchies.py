@@ -1,6 +1,7 @@
 """Hierarchies: rates level by level, the ladder, shared features, and refinement at test time."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,10 @@ def test_a_rate_is_analytic_at_each_level_given_the_sample_above():
 
 
 def test_level_rates_have_the_mean_of_sampled_ones_and_less_noise():
-    both = lambda k: jnp.stack(
-        [rate(Q, P, *Q.sample_and_log_prob(k)) for rate in (jv.auto_kl, jv.sampled_kl)]
-    )
+    def both(key):
+        z, log_q = Q.sample_and_log_prob(key)
+        return jnp.stack([jv.auto_kl(Q, P, z, log_q), jv.sampled_kl(Q, P, z, log_q)])
+
     levels, sampled = draws(both, 20_000).T
     assert standard_errors_off(levels - sampled, 0.0) < 4
     assert np.std(levels) < 0.7 * np.std(sampled)
@@ -80,16 +82,14 @@ def test_hierarchy_nests():
 
 
 def test_precision_weighted_is_the_product_of_gaussians(x64):
-    a, b = (
-        jv.Normal(jnp.array([0.3]), jnp.array([0.5])),
-        jv.Normal(jnp.array([-2.0]), jnp.array([2.0])),
-    )
+    a = jv.Normal(jnp.array([0.3]), jnp.array([0.5]))
+    b = jv.Normal(jnp.array([-2.0]), jnp.array([2.0]))
     c, z = jv.precision_weighted(a, b), jnp.linspace(-3.0, 3.0, 7)[:, None]
     ratio = jax.vmap(lambda z: a.log_prob(z) + b.log_prob(z) - c.log_prob(z))(z)
     assert np.ptp(ratio) < 1e-10
     for scale in (1e-6, 1e6):  # one that knows nothing, or all
         c = jv.precision_weighted(a, jv.Normal(b.loc, jnp.array([scale])))
-        assert np.all(np.isfinite(c.loc)) and np.all(np.isfinite(c.scale))
+        assert np.all(np.isfinite(jnp.stack([c.loc, c.scale])))
 
 
 def conditional(n, m, rngs):
@@ -178,13 +178,13 @@ def unit(h):
 
 
 def test_every_evaluator_takes_a_hierarchy():
-    model, x, key = ladder(), jnp.ones(4), jax.random.key(0)
-    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, key, x)
-    bound = jax.jit(partial(jv.iwae, num_samples=5))(model, key, x)[0]
+    model, x, key = ladder(), jnp.ones(4), partial(jax.random.key, 0)
+    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, key(), x)
+    bound = jax.jit(partial(jv.iwae, num_samples=5))(model, key(), x)[0]
     assert np.isfinite(estimate.value)
     assert np.isfinite(bound)
-    assert jv.generate(model, key).mean().shape == (4,)
-    assert jv.reconstruct(model, key, x).mean().shape == (4,)
+    assert jv.generate(model, key()).sample(key()).shape == (4,)
+    assert jv.reconstruct(model, key(), x).sample(key()).shape == (4,)
 
 
 def test_refinement_reaches_the_optimal_posterior():
@@ -193,26 +193,30 @@ def test_refinement_reaches_the_optimal_posterior():
     head = nn.NormalHead()
     encode = nn.Conditional(partial(nn.MLP, hidden=()), head, (2,), (1,), rngs=nnx.Rngs(0))
     model, x = ppca.as_vae(linear)._replace(encode=encode), jnp.array([1.0, -0.7])
-    keys = jax.random.split(jax.random.key(0), 200)
 
     def mean_bound(objective):
-        return jnp.mean(jax.jit(jax.vmap(lambda k: objective(model, k, x)[0]))(keys))
+        return jnp.mean(draws(lambda k: objective(model, k, x)[0], 200))
 
     exact = ppca.log_marginal(linear, x)
     plain = mean_bound(jv.elbo)
-    refined = mean_bound(jv.semi_amortized(jv.elbo, num_steps=200, learning_rate=0.05))
+    refined = mean_bound(jv.semi_amortized(jv.elbo, num_steps=500, learning_rate=0.02))
     assert plain < exact - 0.3
     assert abs(refined - exact) < 0.05
 
 
 def test_refinement_trains_the_start_or_leaves_it():
     model = jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
+    refined = partial(jv.semi_amortized, jv.elbo, num_steps=2, learning_rate=0.1)
+
+    @partial(jax.jit, static_argnames="through")
+    def gradient(model, through):
+        objective = refined(through=through)
+        return jax.grad(lambda m: objective(m, jax.random.key(0), jnp.ones(4))[0])(model)
+
     for through in (True, False):
-        objective = jv.semi_amortized(jv.elbo, num_steps=2, learning_rate=0.1, through=through)
-        gradient = jax.grad(lambda m: objective(m, jax.random.key(0), jnp.ones(4))[0])(model)
-        moved = any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient.encode))
-        assert moved == through
-        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient.decode))
+        g = gradient(model, through)
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(g.encode)) == through
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(g.decode))
 
 
 def test_refinement_needs_a_network_and_a_head():
@@ -236,14 +240,15 @@ def sigma_model():
 
 def test_optimal_sigma_is_the_best_shared_one():
     """The batch's bound is that of a fixed sigma at its maximum, which no other reaches."""
-    model, xs, key = sigma_model(), jax.random.normal(jax.random.key(2), (8, 3)), jax.random.key(3)
-    best = jv.batched(jv.elbo)(model, key, xs)[0]
+    model: Any = sigma_model()
+    xs = jax.random.normal(jax.random.key(2), (8, 3))
+    best = jv.batched(jv.elbo)(model, jax.random.key(3), xs)[0]
 
     def fixed(scale):
         decode = Partial(lambda network, z: jv.Normal(network(z), scale), model.decode.network)
-        return jv.batched(jv.elbo)(model._replace(decode=decode), key, xs)[0]
+        return jv.batched(jv.elbo)(model._replace(decode=decode), jax.random.key(3), xs)[0]
 
-    bounds = jax.vmap(fixed)(jnp.linspace(0.3, 3.0, 400))
+    bounds = jax.jit(jax.vmap(fixed))(jnp.linspace(0.3, 3.0, 400))
     assert np.all(bounds <= best + 1e-5)
     assert np.max(bounds) > best - 1e-3
 
@@ -261,18 +266,17 @@ def test_optimal_sigma_outside_a_batch_says_what_to_do():
 def test_a_shared_sigma_learns_the_best_one():
     head = nn.SharedScaleHead(3.0)
     data = 0.1 * jax.random.normal(jax.random.key(0), (64, 3))
-    optimizer = optax.sgd(0.002)
+    optimizer = optax.adam(0.05)
     model = jv.VAE(
         Partial(lambda x: jv.Normal(jnp.zeros(2), jnp.ones(2))),
         Partial(lambda head, z: head(jnp.zeros(3)), head),
         TOP,
     )
-    state = jv.init_state(model, optax.adam(0.05))
-    train = jv.train_step(jv.elbo, optax.adam(0.05))
+    state = jv.init_state(model, optimizer)
+    train = jv.train_step(jv.elbo, optimizer)
     run = jax.jit(
         lambda s: jax.lax.scan(lambda s, _: train(s, jax.random.key(1), data), s, length=300)
     )
     state, _ = run(state)
     learned = state.model.decode(jnp.zeros(2)).scale
     assert np.isclose(learned, jnp.sqrt(jnp.mean(data**2)), rtol=0.02)
-    del optimizer

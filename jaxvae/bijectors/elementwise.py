@@ -70,6 +70,11 @@ class RationalQuadraticSpline:
       widths, heights: of the bins, positive, summing to 2 B in the last axis; shape [n, K].
       slopes: at the inner knots, positive, shape [n, K - 1]; at +-B the slope is 1.
 
+    >>> spline = SplineTransformer(bins=4, bound=2.0)(jnp.zeros((3, 11)))
+    >>> z = jnp.array([-5.0, 0.5, 1.9])
+    >>> [round(float(x), 4) for x in spline.forward_and_log_det(z)[0]]
+    [-5.0, 0.5, 1.9]
+
     Durkan, Bekasov, Murray & Papamakarios 2019, equations 4 to 8.
     """
 

@@ -30,6 +30,11 @@ class Planar:
       u, w: shape [d], any numbers.
       b: a scalar.
 
+    >>> flow = Planar(u=jnp.array([1.0, 0.0]), w=jnp.array([1.0, 0.0]), b=jnp.array(0.0))
+    >>> x, log_det = flow.forward_and_log_det(jnp.zeros(2))
+    >>> x.tolist(), float(log_det) > 0.0  # stretched about the plane w'z + b = 0
+    ([0.0, 0.0], True)
+
     Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1 (their m does not take 0 to 0).
     """
 
@@ -68,6 +73,11 @@ class Radial:
       center: z0, shape [d].
       alpha: a scalar, any number; alpha is its softplus.
       beta: a scalar, any number; beta is alpha m(it), m onto (-1, inf) with 0 -> 0.
+
+    >>> flow = Radial(jnp.zeros(2), alpha=jnp.array(0.0), beta=jnp.array(1.0))
+    >>> x, _ = flow.forward_and_log_det(jnp.array([1.0, 0.0]))
+    >>> bool(x[0] > 1.0), bool(x[1] == 0.0)  # pushed away from the centre
+    (True, True)
 
     Rezende & Mohamed 2015, equation 14 and appendix A.2.
     """
@@ -121,6 +131,10 @@ class Sylvester:
       vectors: one reflection a row, shape [h, d].
       r, r_tilde: R and R~, shape [m, m], m <= d; what stands below the diagonal is ignored.
       b: shape [m].
+
+    >>> flow = Sylvester(jnp.ones((1, 3)), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2))
+    >>> flow.forward_and_log_det(jnp.ones(3))[0].tolist()
+    [1.0, 1.0, 1.0]
 
     van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
     """
@@ -181,6 +195,9 @@ class Householder:
 
     Args:
       v: shape [d], not 0.
+
+    >>> Householder(jnp.array([1.0, -1.0])).reflect(jnp.array([3.0, 5.0])).tolist()
+    [5.0, 3.0]
 
     Tomczak & Welling 2016, equation 7.
     """

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import betaln
 
 from jaxvae.checks import check_scale, check_shape
 from jaxvae.pytrees import pytree, stacked
+from jaxvae.special import log_beta
 
 Array = jax.Array
 
@@ -103,6 +103,6 @@ class StudentT:
 
     def _log_density(self, y: Any) -> Array:
         half = 0.5 * jnp.asarray(self.df, jnp.result_type(y))
-        norm = betaln(half, jnp.full_like(half, 0.5)) + 0.5 * jnp.log(self.df)
+        norm = log_beta(half, jnp.full_like(half, 0.5)) + 0.5 * jnp.log(self.df)
         power = (half + 0.5) * jnp.log1p(jnp.square(y) / self.df)
         return -jnp.sum(power + norm + jnp.log(self.scale))

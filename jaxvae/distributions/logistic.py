@@ -143,6 +143,11 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
     Returns:
       A distribution over integer images 0..255 of shape [h, w, C].
 
+    >>> zeros = jnp.zeros((2, 2, 5, 3))  # 2x2 RGB pixels, five components
+    >>> images = logistic_mixture(jnp.zeros((2, 2, 5)), zeros, zeros + 0.1, zeros)
+    >>> images.sample(jax.random.key(0)).shape
+    (2, 2, 3)
+
     Salimans, Karpathy, Chen & Kingma 2017, section 2.
     """
     channels = jnp.shape(loc)[-1]

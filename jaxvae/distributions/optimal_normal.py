@@ -33,6 +33,10 @@ class OptimalNormal:
     Raises:
       ValueError: when scored where no such axis is mapped.
 
+    >>> one = OptimalNormal(jnp.zeros(2), axis=None)
+    >>> round(float(one.log_prob(jnp.array([1.0, -1.0]))), 5)  # sigma = 1: -1 - log 2 pi
+    -2.83788
+
     Rybkin, Daniilidis & Levine 2021, equations 4 to 6.
     """
 

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betaln, digamma
+from jax.scipy.special import digamma
 
 from jaxvae.checks import check_shape, within
 from jaxvae.pytrees import pytree
 from jaxvae.roots import increasing_root
+from jaxvae.special import log_beta
 
 Array = jax.Array
 
@@ -225,7 +226,7 @@ class PowerSpherical:
     def _log_normalizer(self) -> Array:
         a, b = self._parameters()
         # Gamma(a) / Gamma(a + b) = B(a, b) / Gamma(b)
-        log_ratio = betaln(a, b) - math.lgamma(0.5 * (self.shape[0] - 1))
+        log_ratio = log_beta(a, b) - math.lgamma(0.5 * (self.shape[0] - 1))
         return (a + b) * math.log(2.0) + b * math.log(math.pi) + log_ratio
 
     def _log_density(self, s: Array) -> Array:

@@ -44,6 +44,10 @@ class MaskedMLP(nnx.Module):
     Raises:
       ValueError: when called, if z or the context has another shape.
 
+    >>> net = MaskedMLP(3, 2, rngs=nnx.Rngs(0))
+    >>> net(jnp.ones(3)).shape
+    (3, 2)
+
     Germain, Gregor, Murray & Larochelle 2015, section 4.
     """
 
@@ -63,7 +67,8 @@ class MaskedMLP(nnx.Module):
             [nnx.Linear(context, m, use_bias=False, rngs=rngs) for m in hidden if context]
         )
         self.last = nnx.Linear(sizes[-1], dim * size, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.dim, self.size, self.context, self.activation = dim, size, context, activation
+        self.dim, self.size, self.hidden = dim, size, tuple(hidden)
+        self.context, self.activation = context, activation
 
     def __call__(self, z: Array, context: Array | None = None) -> Array:
         check_shape("MaskedMLP", "z", z, (self.dim,))
@@ -71,7 +76,7 @@ class MaskedMLP(nnx.Module):
         check_shape("MaskedMLP", "context", given, (self.context,))
         h, degree = z, np.arange(self.dim)
         for i, layer in enumerate(self.layers):
-            to = np.arange(layer.bias[...].size) % max(self.dim - 1, 1)
+            to = np.arange(self.hidden[i]) % max(self.dim - 1, 1)
             h = _masked(layer, degree[:, None] <= to, h)
             if self.context:
                 h = h + self.contexts[i](given)
@@ -80,7 +85,7 @@ class MaskedMLP(nnx.Module):
         return _masked(self.last, degree[:, None] < rows, h).reshape(self.dim, self.size)
 
 
-def _masked(layer: nnx.Linear, mask: Any, h: Array) -> Array:
+def _masked(layer: Any, mask: Any, h: Array) -> Array:
     return h @ jnp.where(mask, layer.kernel[...], 0.0) + layer.bias[...]
 
 

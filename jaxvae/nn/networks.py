@@ -136,6 +136,9 @@ class SharedScaleHead(nnx.Module):
     Args:
       scale: where sigma starts.
 
+    >>> float(SharedScaleHead(0.5)(jnp.zeros((8, 8, 1))).scale)
+    0.5
+
     Rybkin, Daniilidis & Levine 2021, section 3.1.
     """
 

@@ -1,0 +1,26 @@
+"""log B against scipy, in value and gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+from jaxvae.special import log_beta
+
+POINTS = np.array([1e-6, 1e-3, 0.1, 0.5, 1.0, 2.5, 7.0, 7.9, 8.0, 8.1, 15.0, 100.0, 1e3, 1e6, 1e8])
+A, B = (grid.ravel() for grid in np.meshgrid(POINTS, POINTS))
+
+
+def test_values(x64):
+    exact = scipy.special.betaln(A, B)
+    assert np.allclose(log_beta(A, B), exact, rtol=2e-9, atol=1e-12)
+    single = log_beta(jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32))
+    assert np.allclose(single, exact, rtol=2e-6, atol=2e-6)
+
+
+def test_gradient(x64):
+    slope = jax.jit(jax.vmap(jax.grad(log_beta)))(A, B)
+    exact = scipy.special.digamma(A) - scipy.special.digamma(A + B)
+    assert np.allclose(slope, exact, rtol=1e-6, atol=1e-9)
+    single = jax.vmap(jax.grad(log_beta))(jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32))
+    assert np.all(np.isfinite(single))
