@@ -12,7 +12,7 @@ from jax.scipy.special import digamma
 from jaxvae.checks import check_shape, within
 from jaxvae.pytrees import pytree
 from jaxvae.roots import increasing_root
-from jaxvae.special import log_beta
+from jaxvae.special import bessel_shortfalls, log_beta, log_partition
 
 Array = jax.Array
 
@@ -115,7 +115,7 @@ class VonMisesFisher:
 
     def shortfall(self) -> Array:
         """1 - A_d(kappa), A = I_{d/2}(kappa) / I_{d/2-1}(kappa) the length of the mean."""
-        return _ratios(self._d, jnp.asarray(self.concentration))[0]
+        return bessel_shortfalls(self._d, jnp.asarray(self.concentration))[0]
 
     @property
     def _d(self) -> int:
@@ -123,7 +123,7 @@ class VonMisesFisher:
 
     def _log_partition(self) -> Array:
         """-log C_d(kappa) - log area - kappa = log E[e^(kappa (mu'x - 1))], x uniform."""
-        return _log_partition(self._d, jnp.asarray(self.concentration))
+        return log_partition(self._d, jnp.asarray(self.concentration))
 
     def _log_density(self, short: Array) -> Array:
         """short = 1 - mu'x."""
@@ -250,66 +250,3 @@ def _on_sphere(owner: str, x: Any, shape: tuple[int, ...]) -> Array:
     check_shape(owner, "event", x, shape)
     on = jnp.abs(jnp.sum(jnp.square(x)) - 1.0) < 1e-3
     return within(owner, x, jnp.broadcast_to(on, shape), "a vector of length 1")
-
-
-# The partition function of the von Mises-Fisher is a modified Bessel function of the order
-# v = d/2 - 1. At order v + 32 its uniform expansion (Debye; DLMF 10.41.3) is exact to rounding;
-# the recurrence r_v = I_{v+1} / I_v = 1 / (2 (v + 1) / kappa + r_{v+1}) goes down stably.
-# Nowhere are two near numbers subtracted: all is scaled by e^-kappa and by the value at kappa = 0.
-
-_STEPS = 32
-_DEBYE = (  # u_k(p) = p^k times a polynomial in p^2; DLMF 10.41.10
-    np.array([3, -5]) / 24,
-    np.array([81, -462, 385]) / 1152,
-    np.array([30375, -369603, 765765, -425425]) / 414720,
-    np.array([4465125, -94121676, 349922430, -446185740, 185910725]) / 39813120,
-)
-
-
-def _debye(m: float, kappa: Array) -> Array:
-    """log e^-kappa 0F1(; m + 1; kappa^2 / 4), m large."""
-    hypotenuse = jnp.sqrt(m**2 + kappa**2)
-    s = hypotenuse / m
-
-    def log_series(p: Any) -> Any:
-        terms = (
-            (p / m) ** (k + 1) * sum(c * p ** (2 * i) for i, c in enumerate(u.tolist()))
-            for k, u in enumerate(_DEBYE)
-        )
-        return jnp.log1p(sum(terms))
-
-    exponent = -2.0 * m * kappa / (hypotenuse + m + kappa)  # hypotenuse - m - kappa
-    difference = log_series(1.0 / s) - log_series(1.0)
-    return exponent - m * jnp.log(0.5 * (1.0 + s)) - 0.5 * jnp.log(s) + difference
-
-
-def _ratios(d: int, kappa: Array) -> Array:
-    """1 - r_v for the orders v = d/2 - 1, ..., d/2 - 1 + 32."""
-    v = 0.5 * d - 1.0
-
-    def down(short: Array, order: Array) -> tuple[Array, Array]:
-        c = 2.0 * (order + 1.0) / kappa
-        short = (c - short) / (c + 1.0 - short)
-        return short, short
-
-    last = -jax.jvp(lambda k: _debye(v + _STEPS, k), (kappa,), (jnp.ones_like(kappa),))[1]
-    orders = v + jnp.arange(_STEPS, dtype=kappa.dtype)
-    _, shorts = jax.lax.scan(down, last, orders, reverse=True)
-    return jnp.append(shorts, last)
-
-
-def _log_partition(d: int, kappa: Array) -> Array:
-    """log e^-kappa 0F1(; d/2; kappa^2 / 4), whose derivative is A_d(kappa) - 1."""
-
-    @jax.custom_jvp
-    def value(kappa: Array) -> Array:
-        orders = 0.5 * d - 1.0 + jnp.arange(1, _STEPS + 1, dtype=kappa.dtype)
-        r = 1.0 - _ratios(d, kappa)[1:]
-        return _debye(0.5 * d - 1.0 + _STEPS, kappa) + jnp.sum(jnp.log1p(0.5 * kappa * r / orders))
-
-    @value.defjvp
-    def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (kappa,), (tangent,) = primals, tangents
-        return value(kappa), -_ratios(d, kappa)[0] * tangent
-
-    return value(kappa)
