@@ -6,6 +6,17 @@
 Model of Altosaar's `variational-autoencoder` repository: 784-256-256-z128-256-256-784, ReLU, batch
 128, 50,000 training images. Published there, NLL of the test set from 128 importance samples: 97.10
 mean field (65,000 steps), 95.33 with two inverse autoregressive steps (150,000).
+
+Ours: 50 epochs (19,500 steps) of Adam whose rate falls from 1e-3 to 0 along a cosine, the rate
+term warmed up over the first 4. NLL(128) of the 10,000 test images, mean and standard deviation
+over seeds 0, 1, 2:
+
+    mean field                92.37 +- 0.10     (92.28, 92.48, 92.36)
+    inverse autoregressive    90.98 +- 0.05     (90.96, 90.94, 91.04)
+
+The warm-up matters to the flow. Without it units are given up early and the flow ends behind the
+mean field: 98.8 against 96.3 on 2,000 validation images, 30 epochs at a constant rate of 1e-3.
+22 minutes of processor time on one x86-64 core.
 """
 
 from functools import partial

@@ -17,7 +17,7 @@ from experiments.data import load
 from experiments.evaluate import evaluate
 from jaxvae import nn
 
-LATENT, EPOCHS, BATCH, SEEDS = 40, 10, 100, 3
+LATENT, EPOCHS, BATCH, SEEDS = 40, 3, 100, 3
 SHAPE = (28, 28, 1)
 ENCODER = partial(nn.Rescaled, partial(nn.MLP, hidden=(300, 300)))
 DECODER = partial(nn.MLP, hidden=(300, 300))

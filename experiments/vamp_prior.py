@@ -1,7 +1,19 @@
 """A VampPrior against N(0, I) at equal epochs, on dynamically binarized MNIST.
 
-python -m experiments.prepare mnist --from DIR      # once
-python -m experiments.vamp_prior
+    python -m experiments.prepare mnist --from DIR      # once
+    python -m experiments.vamp_prior
+
+784-300-300-z40 and its mirror, ReLU, Adam 5e-4, batch 100, K = 500 pseudo-inputs that start at
+training images. Published for gated networks trained to convergence (Norouzi et al. 2020): N(0, I)
+84.45 +- .12, VampPrior 82.43 +- .06. This is 10 epochs: compare the difference, not the level.
+
+Ours: NLL of 2,000 test images, binarized once, from 200 importance samples; mean and standard
+deviation over seeds 0, 1, 2:
+
+    N(0, I)      98.91 +- 0.26     (99.14, 98.98, 98.63)      2 minutes of processor time
+    VampPrior    96.24 +- 0.24     (96.43, 96.31, 95.97)     12 minutes
+
+on one x86-64 core: 500 pseudo-inputs are encoded once a step, five times the batch.
 """
 
 from functools import partial
@@ -35,7 +47,9 @@ def standard_normal(key: jax.Array) -> jaxvae.VAE:
 
 def vamp_prior(images: jax.Array, key: jax.Array) -> jaxvae.VampVAE:
     encode, decode, _ = standard_normal(key)
-    return jaxvae.VampVAE(encode, decode, pseudo_inputs=images[:PSEUDO_INPUTS] / 255.0)
+    return jaxvae.VampVAE(
+        encode, decode, pseudo_inputs=images[:PSEUDO_INPUTS].astype(float) / 255.0
+    )
 
 
 def main() -> None:

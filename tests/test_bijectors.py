@@ -140,6 +140,7 @@ ZERO = {
     "sylvester": lambda: jv.Sylvester(
         jnp.ones((1, D)), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2)
     ),
+    "householder": lambda: jv.Householder(jnp.zeros(D)),
     "affine": lambda: jv.AffineTransformer()(jnp.zeros((D, 2))),
     "spline": lambda: SPLINE(jnp.zeros((D, SPLINE.size))),
     "inverse autoregressive": lambda: nn.AutoregressiveFlow(D, layers=3, rngs=nnx.Rngs(0))(),

@@ -2,12 +2,25 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import importance_bounds, information, tighter_bounds
+from experiments import (
+    covariance,
+    flow_posterior,
+    hyperspherical,
+    importance_bounds,
+    information,
+    ladder,
+    logistic_mixture,
+    tighter_bounds,
+    vamp_prior,
+)
 
 
 def result(folder):
@@ -51,3 +64,39 @@ def test_information(tmp_path, capsys):
     assert set(numbers["estimates"]) == {"stratified", "weighted"}
     assert (folder / "information.png").stat().st_size > 10_000
     assert "exact" in capsys.readouterr().out
+
+
+COMPARISONS = {
+    "covariance": covariance,
+    "flow_posterior": flow_posterior,
+    "hyperspherical": hyperspherical,
+    "ladder": ladder,
+    "logistic_mixture": logistic_mixture,
+    "vamp_prior": vamp_prior,
+}
+
+
+QUICK = "covariance"
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in COMPARISONS if name != QUICK]
+
+
+@pytest.mark.parametrize("name", [QUICK, *SLOW])
+def test_comparisons(name, tmp_path, monkeypatch, capsys):
+    # a few steps of each model from two seeds, and every number in the folder
+    module: Any = COMPARISONS[name]
+    images = np.random.default_rng(0).integers(0, 2, (600, 28, 28, 1)).astype(np.uint8)
+    split = SimpleNamespace(images=images)
+    monkeypatch.setattr(module, "load", lambda *_, **__: SimpleNamespace(train=split, test=split))
+    small = {"EPOCHS": 1, "WARM_UP": 1, "SEEDS": 2, "SAMPLES": 2, "IMAGES": 20, "BATCH": 300}
+    for constant in small:
+        if hasattr(module, constant):
+            monkeypatch.setattr(module, constant, small[constant])
+    monkeypatch.chdir(tmp_path)
+    module.main()
+    numbers = result(tmp_path / "runs" / name)
+    assert len(numbers) >= 2
+    for values in numbers.values():
+        assert len(values) == 2
+        assert values[0] != values[1]
+        assert np.all(np.isfinite(values))
+    assert "+-" in capsys.readouterr().out

@@ -154,6 +154,19 @@ def test_the_direction_may_have_any_length():
         assert close(one, two)
 
 
+@pytest.mark.parametrize("kind", [jv.VonMisesFisher, jv.PowerSpherical])
+def test_no_direction_is_the_first_axis(kind):
+    """What an encoder gives to an empty image before it is trained; its gradient is finite."""
+
+    def f(loc):
+        x, log_q = kind(loc, 2.0).sample_and_log_prob(jax.random.key(0))
+        return x[0] + log_q
+
+    value, slope = jax.jit(jax.value_and_grad(f))(jnp.zeros(3))
+    assert close(value, f(jnp.eye(3)[0]))
+    assert np.all(np.isfinite(slope))
+
+
 def test_events_off_the_sphere_are_errors():
     for d in (vmf(3, 1.0), jv.SphericalUniform(3), jv.PowerSpherical(jnp.ones(3), 1.0)):
         with pytest.raises(ValueError, match="length 1"):

@@ -1,6 +1,6 @@
 """Flows z + something of low rank: planar, radial, Sylvester; and the reflection.
 
-At parameters 0 the first three are the identity. All invert: planar and Sylvester flows by a root
+At parameters 0 they are the identity. All invert: planar and Sylvester flows by a root
 in one dimension at a time, the others in closed form.
 """
 
@@ -194,7 +194,7 @@ class Householder:
     A product of them turns a diagonal Gaussian into one of full covariance.
 
     Args:
-      v: shape [d], not 0.
+      v: shape [d]; at 0 the map is the identity.
 
     >>> Householder(jnp.array([1.0, -1.0])).reflect(jnp.array([3.0, 5.0])).tolist()
     [5.0, 3.0]
@@ -211,4 +211,6 @@ class Householder:
         return self.forward_and_log_det(x)
 
     def reflect(self, z: Any) -> Array:
-        return z - 2.0 * self.v * (self.v @ z) / jnp.sum(jnp.square(self.v))
+        square = jnp.sum(jnp.square(self.v))
+        along = self.v * (self.v @ z) / jnp.where(square > 0, square, 1.0)
+        return z - 2.0 * along

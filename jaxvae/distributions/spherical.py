@@ -73,7 +73,7 @@ class VonMisesFisher:
     whose own dependence on kappa a gradient would have to correct for.
 
     Args:
-      loc: the direction of mu, shape [d], of any length but 0.
+      loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.
       concentration: kappa > 0, a scalar.
 
     >>> d = VonMisesFisher(jnp.array([0.0, 0.0, 2.0]), 1.0)
@@ -174,7 +174,7 @@ class PowerSpherical:
     2 Beta(a, b) - 1.
 
     Args:
-      loc: the direction of mu, shape [d], of any length but 0.
+      loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.
       concentration: kappa > 0, a scalar.
 
     >>> d = PowerSpherical(jnp.array([0.0, 0.0, 2.0]), 1.0)
@@ -236,7 +236,11 @@ class PowerSpherical:
 
 
 def _normalized(v: Any) -> Array:
-    return v / jnp.sqrt(jnp.sum(jnp.square(v)))
+    """v / |v|; the first axis stands for 0, which a network gives to an empty input."""
+    square = jnp.sum(jnp.square(v))
+    zero = square == 0
+    first = jnp.eye(1, jnp.size(v), dtype=jnp.result_type(v))[0]
+    return jnp.where(zero, first, v / jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
 def _around(key: Array, loc: Any, cosine: Array, sine: Array) -> Array:
