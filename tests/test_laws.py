@@ -299,9 +299,32 @@ OBJECTS = {
 }
 
 
+ALIKE = {  # another row is much like these: run by `make slow`
+    "standard normal, scalar",
+    "normal, one scale",
+    "bernoulli, matrix",
+    "categorical, two",
+    "one-hot, two",
+    "each, zero-inflated",
+    "each, mixture",
+    "mixture of coins",
+    "discretized logistic",
+    "bottom-up",
+    "masked autoregressive flow",
+    "von mises",
+    "beta",
+}
+
+
 def rows(chosen):
-    names = [name for name, case in OBJECTS.items() if chosen(case)]
-    return pytest.mark.parametrize("case", [OBJECTS[name] for name in names], ids=names)
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=name, marks=pytest.mark.slow if name in ALIKE else ())
+            for name, case in OBJECTS.items()
+            if chosen(case)
+        ],
+    )
 
 
 everyone = rows(lambda case: True)
@@ -335,6 +358,10 @@ def key(seed=0):
     return jax.random.key(seed)
 
 
+def keys_of(num):
+    return jax.random.split(key(), num)
+
+
 def as_float(event):
     return jnp.asarray(event, jnp.result_type(float))
 
@@ -344,6 +371,10 @@ def same(a, b):
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
     dtype = "float32" if any(jnp.asarray(leaf).dtype == jnp.float32 for leaf in a) else "float64"
     return len(a) == len(b) and all(close(x, y, dtype=dtype) for x, y in zip(a, b, strict=True))
+
+
+def test_rows_left_to_make_slow_exist():
+    assert set(OBJECTS) > ALIKE
 
 
 def test_every_public_distribution_has_a_row():
@@ -455,12 +486,16 @@ def test_each_event_is_drawn_as_often_as_it_is_probable(case, x64):
 @everyone
 def test_sample_and_log_prob_is_one_draw(case, x64):
     """sample_and_log_prob(key) = (z, log_prob(z)) with z = sample(key)."""
+
+    def both(d, key):
+        z, log_p = d.sample_and_log_prob(key)
+        return z, log_p, jax.random.clone(key), d.log_prob(z)
+
     d = case.make()
-    for seed in range(5):
-        z, log_p = d.sample_and_log_prob(key(seed))
-        assert np.array_equal(z, d.sample(key(seed)))
-        assert close(log_p, d.log_prob(z))
-        assert log_p.shape == ()
+    z, log_p, keys, log_prob = jax.jit(jax.vmap(both, (None, 0)))(d, keys_of(5))
+    assert close(z, jax.jit(jax.vmap(d.sample))(keys))
+    assert close(log_p, log_prob)
+    assert log_p.shape == (5,)
 
 
 @everyone
@@ -470,9 +505,10 @@ def test_key_is_required_and_decides(case):
     for method in (d.sample, d.sample_and_log_prob):
         with pytest.raises(TypeError):
             method()
-    zs = np.asarray([d.sample(key(seed)) for seed in range(10)])
+    sample = jax.jit(jax.vmap(d.sample))
+    zs = np.asarray(sample(keys_of(10)))
     assert len(np.unique(zs, axis=0)) > 1
-    assert np.array_equal(zs[3], d.sample(key(3)))
+    assert np.array_equal(zs, sample(keys_of(10)))
 
 
 def everything(d, k, event):
@@ -498,12 +534,12 @@ def test_vmap_is_a_loop(case):
     """A batch of distributions is a stack of leaves, mapped."""
     d = case.make()
     ds = [stretched(d, 1.0 + 0.2 * i) for i in range(3)]
-    zs = [d.sample(key(10 + i)) for i, d in enumerate(ds)]
+    sample = jax.jit(lambda d, k: d.sample(k))
+    zs = [sample(d, key(10 + i)) for i, d in enumerate(ds)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(jnp.broadcast_arrays(*leaves)), *ds)
-    mapped = jax.vmap(everything)(stacked, jax.random.split(key(), 3), jnp.stack(zs))
-    looped = [
-        everything(d, k, z) for d, k, z in zip(ds, jax.random.split(key(), 3), zs, strict=True)
-    ]
+    mapped = jax.jit(jax.vmap(everything))(stacked, keys_of(3), jnp.stack(zs))
+    one = jax.jit(everything)
+    looped = [one(d, k, z) for d, k, z in zip(ds, keys_of(3), zs, strict=True)]
     for i in range(3):
         assert same(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), looped[i])
     made = jax.vmap(lambda factor: stretched(d, factor))(jnp.array([1.0, 1.2, 1.4]))
@@ -562,11 +598,11 @@ def test_precision_is_the_parameters(case, x64):
     if isinstance(d, Adapted):  # another library's precision is its own affair
         return
     if not jax.tree.leaves(d):  # nothing to take the precision from: the default
-        assert d.sample_and_log_prob(key())[1].dtype == jnp.float64
+        assert jax.eval_shape(d.sample_and_log_prob, key())[1].dtype == jnp.float64
         return
     for dtype in (jnp.float32, jnp.float64):
         typed = jax.tree.map(lambda leaf, t=dtype: jnp.asarray(leaf, t), d)
-        z, log_p = typed.sample_and_log_prob(key())
+        z, log_p = jax.eval_shape(typed.sample_and_log_prob, key())
         assert log_p.dtype == dtype
         assert z.dtype == dtype or jnp.issubdtype(z.dtype, jnp.integer)
 
@@ -627,7 +663,7 @@ def test_gradient_of_a_draw_is_finite(case):
         z, log_p = d.sample_and_log_prob(key())
         return jnp.sum(as_float(z)) + log_p
 
-    gradient = jax.grad(value)(d)
+    gradient = jax.jit(jax.grad(value))(d)
     assert type(gradient) is type(d)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
