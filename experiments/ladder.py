@@ -1,7 +1,19 @@
 """A ladder of two layers of latents against one layer, on static binarized MNIST.
 
-python -m experiments.prepare binarized_mnist --from DIR      # once
-python -m experiments.ladder
+    python -m experiments.prepare binarized_mnist --from DIR      # once
+    python -m experiments.ladder
+
+One layer: 784-256-128-z32 and its mirror. Ladder: the same up, with z2 of 16 above z1 of 32. ReLU,
+Adam 1e-3, batch 100, 20 epochs, the rate warmed up over the first 5. Published for a ladder of
+twelve layers, trained far longer: 78.30. Compare the two rows, not the level.
+
+Ours: NLL of the 10,000 test images from 100 importance samples; mean and standard deviation over
+seeds 0, 1, 2:
+
+    one layer       96.21 +- 0.10     (96.31, 96.10, 96.22)     2.9 minutes of processor time
+    ladder, two     94.10 +- 0.20     (94.22, 94.21, 93.87)     4.1 minutes
+
+on one x86-64 core.
 """
 
 from functools import partial
