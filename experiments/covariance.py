@@ -1,7 +1,21 @@
 """Posteriors of full and of low-rank covariance against a diagonal one, on static MNIST.
 
-python -m experiments.prepare binarized_mnist --from DIR      # once
-python -m experiments.covariance
+    python -m experiments.prepare binarized_mnist --from DIR      # once
+    python -m experiments.covariance
+
+784-256-256-z10 and its mirror, ReLU, Adam 1e-3, batch 100, 20 epochs. No number of the kind is
+published that we know of. On a linear model whose axes are turned a diagonal posterior loses 0.52
+nats for certain (`tests/test_ppca.py`); a decoder that learns turns its axes instead.
+
+Ours: -ELBO of the 10,000 test images, one sample of z each; mean and standard deviation over seeds
+0, 1, 2:
+
+    diagonal             103.79 +- 0.13     2.6 minutes of processor time
+    diagonal + rank 2    104.02 +- 0.15     2.8 minutes
+    full                 105.11 +- 0.43     2.9 minutes
+
+on one x86-64 core. Correlations gain nothing here: the decoder adapts to a diagonal posterior, and
+a full one is harder to learn in 20 epochs.
 """
 
 from functools import partial

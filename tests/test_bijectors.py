@@ -63,6 +63,14 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "householder": lambda: jv.Householder(normal(1, D)),
 }
 everyone = pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS)
+LARGE = {name for name in OBJECTS if "spline and" in name}  # made of what other rows have
+most = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=pytest.mark.slow if name in LARGE else ())
+        for name, make in OBJECTS.items()
+    ],
+)
 
 
 def points():
@@ -108,7 +116,7 @@ def test_log_det_is_that_of_the_jacobian(make, x64):
         assert log_det.shape == ()
 
 
-@everyone
+@most
 def test_parameters_have_right_gradients(make, x64):
     """Of both directions, against finite differences: a root's gradient too."""
     leaves, structure = jax.tree.flatten(make())
@@ -124,7 +132,7 @@ def test_parameters_have_right_gradients(make, x64):
         assert is_differentiable(both, [leaves[i] for i in train])
 
 
-@everyone
+@most
 def test_vmap_is_a_loop(make):
     b, zs = make(), jnp.stack(points())
     both = lambda z: (b.forward_and_log_det(z), b.inverse_and_log_det(z))

@@ -430,6 +430,11 @@ def check(make, names=tuple(LIKELIHOODS), bounds=tuple(BOUNDS)):
             assert value[-1] < value[0], (bound, name, value)
 
 
+def some_bounds(name, names):
+    """The ELBO, and for every fourth row the others."""
+    return ["elbo", "importance"] if list(names).index(name) % 4 == 0 else ["elbo"]
+
+
 PAIRS = list(product(PRIORS, POSTERIORS))
 
 
@@ -442,7 +447,7 @@ PAIRS = list(product(PRIORS, POSTERIORS))
 )
 def test_swaps_train(prior, posterior, likelihood):
     """Each prior and each posterior at least once."""
-    check(partial(swap, prior, posterior), [likelihood], ["elbo", "importance"])
+    check(partial(swap, prior, posterior), [likelihood], some_bounds(posterior, POSTERIORS))
 
 
 @pytest.mark.parametrize(
@@ -450,7 +455,7 @@ def test_swaps_train(prior, posterior, likelihood):
 )
 def test_spaces_of_latents_train(name, likelihood):
     """Latents that are no vectors; and the likelihoods that are left."""
-    check(SPECIAL[name], [likelihood], ["elbo", "importance"])
+    check(SPECIAL[name], [likelihood], some_bounds(name, SPECIAL))
 
 
 @pytest.mark.slow
