@@ -1,7 +1,19 @@
 """Bits a pixel of mixtures of discretized logistics, on Fashion-MNIST as stored, 0..255.
 
-python -m experiments.prepare fashion_mnist --from DIR      # once
-python -m experiments.logistic_mixture
+    python -m experiments.prepare fashion_mnist --from DIR      # once
+    python -m experiments.logistic_mixture
+
+784-300-300-z40 and its mirror, ReLU, Adam 1e-3, batch 100, 3 epochs: a demonstration that the
+likelihood trains, on pixels that no one has scaled. No number of this kind is published that we know
+of; uniform bytes cost 8 bits.
+
+Ours: minus the ELBO of the 10,000 test images in bits a pixel, one sample of z each; mean and
+standard deviation over seeds 0, 1, 2:
+
+    one logistic     3.767 +- 0.009     (3.757, 3.774, 3.769)     1.8 minutes of processor time
+    mixture of 5     3.676 +- 0.002     (3.677, 3.673, 3.677)    12.5 minutes
+
+on one x86-64 core.
 """
 
 from functools import partial
