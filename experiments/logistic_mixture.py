@@ -4,8 +4,8 @@
     python -m experiments.logistic_mixture
 
 784-300-300-z40 and its mirror, ReLU, Adam 1e-3, batch 100, 3 epochs: a demonstration that the
-likelihood trains, on pixels that no one has scaled. No number of this kind is published that we know
-of; uniform bytes cost 8 bits.
+likelihood trains, on pixels that no one has scaled. No number of this kind is published that we
+know of; uniform bytes cost 8 bits.
 
 Ours: minus the ELBO of the 10,000 test images in bits a pixel, one sample of z each; mean and
 standard deviation over seeds 0, 1, 2:
