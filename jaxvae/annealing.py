@@ -16,10 +16,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxvae.checks import check_partition, check_positive
+from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
+from jaxvae.divergences import value_of
 from jaxvae.evaluation import spread
 from jaxvae.protocols import (
     Distribution,
     Model,
+    has_path,
     likelihood,
     log_density,
     log_likelihood,
@@ -222,11 +225,7 @@ def _walk(
     counts = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "num_pilots": num_pilots}
     for name, count in counts.items():
         check_positive("ais", name, count)
-    if getattr(prior(model), "reparameterized", True) is False:
-        raise TypeError(
-            f"ais: the latents of {type(prior(model)).__name__} are discrete, expected continuous "
-            "ones; use log_marginal"
-        )
+    _check_latents(prior(model))
     one = jax.eval_shape(p_0.sample, jax.random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))
 
@@ -276,3 +275,16 @@ def _walk(
         return AIS(log_mean_exp(log_w), standard_error, ess, log_w, acceptance, used)
 
     return walk
+
+
+def _check_latents(p: Any) -> None:
+    """Raise TypeError where Hamiltonian dynamics in R^n cannot follow the prior's latents."""
+    latents = value_of(p)
+    latents = getattr(latents, "components", latents)  # a mixture's draws are those of its parts
+    if isinstance(latents, (SphericalUniform, VonMisesFisher, PowerSpherical, Dirichlet)):
+        where = "lie on a surface, expected ones that fill R^n"
+    elif not has_path(latents):
+        where = "are discrete, expected continuous ones"
+    else:
+        return
+    raise TypeError(f"ais: the latents of {type(p).__name__} {where}; use log_marginal")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.protocols import Distribution, log_density, sample_and_log_prob
+from jaxvae.protocols import Distribution, has_path, log_density, sample_and_log_prob
 
 Array = jax.Array
 Reduction = Callable[[Array], Array]
@@ -166,13 +166,9 @@ def hold(name: str, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(stop, tree)
 
 
-def _has_path(q: Any) -> bool:
-    return getattr(q, "reparameterized", getattr(q, "has_rsample", True))  # ours, numpyro's
-
-
 def _require_path(q: Any) -> None:
     """Raise TypeError where samples of q have no derivative in q's parameters."""
-    if not _has_path(q):
+    if not has_path(q):
         raise TypeError(
             f"samples of {type(q).__name__} have no derivative in its parameters; use "
             "gradient=score_function, vimco (two samples or more), enumerate, straight_through or "
@@ -184,7 +180,7 @@ def _require_path_of_gradient(q: Any, bound: Array) -> Array:
     """The bound, whose value any q may have; `_require_path` is asked for its gradient alone."""
     value = jax.custom_vjp(lambda bound: bound)
     value.defvjp(lambda bound: (_require_path(q), bound), lambda _, cotangent: (cotangent,))
-    return bound if _has_path(q) else value(bound)
+    return bound if has_path(q) else value(bound)
 
 
 @jax.custom_vjp

@@ -4,6 +4,7 @@ The functions here are how the rest of the library calls both, with a clear erro
 does not do what is asked.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -58,6 +59,18 @@ def log_density(d: Distribution, event: Any) -> Array:
     log_p = d.log_prob(event)
     check_log_prob(type(d).__name__, log_p)
     return log_p
+
+
+def has_path(d: Any) -> bool:
+    """Whether samples of d have a derivative in its parameters: `reparameterized`, or numpyro's."""
+    return getattr(d, "reparameterized", getattr(d, "has_rsample", True))
+
+
+def traced_has_path(make: Callable[[], Any]) -> bool:
+    """`has_path` of what `make` returns where that takes a draw to know; nothing is computed."""
+    answer = []
+    jax.eval_shape(lambda: answer.append(has_path(make())))
+    return answer[0]
 
 
 def mean_of(d: Distribution) -> Any:

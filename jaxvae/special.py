@@ -52,12 +52,22 @@ def _stirling(z: Array) -> Array:
 # Nowhere are two near numbers subtracted: all is scaled by e^-kappa and by the value at kappa = 0.
 
 _STEPS = 32
-_DEBYE = (  # u_k(p) = p^k times a polynomial in p^2; DLMF 10.41.10
-    np.array([3, -5]) / 24,
-    np.array([81, -462, 385]) / 1152,
-    np.array([30375, -369603, 765765, -425425]) / 414720,
-    np.array([4465125, -94121676, 349922430, -446185740, 185910725]) / 39813120,
-)
+
+
+def _debye_polynomials(num: int) -> list[np.ndarray]:
+    """u_1, ..., u_num as coefficients of 1, p, p^2, ...; DLMF 10.41.9:
+
+    u_{k+1} = 1/2 p^2 (1 - p^2) u_k' + 1/8 int_0^p (1 - 5 t^2) u_k(t) dt,   u_0 = 1
+    """
+    u = [np.polynomial.Polynomial([1.0])]
+    p = np.polynomial.Polynomial([0.0, 1.0])
+    for _ in range(num):
+        integral = ((1.0 - 5.0 * p**2) * u[-1]).integ()
+        u.append(0.5 * p**2 * (1.0 - p**2) * u[-1].deriv() + integral / 8.0)
+    return [polynomial.coef for polynomial in u[1:]]
+
+
+_DEBYE = _debye_polynomials(7)
 
 
 def _debye(m: float, kappa: Array) -> Array:
@@ -66,10 +76,13 @@ def _debye(m: float, kappa: Array) -> Array:
     s = hypotenuse / m
 
     def log_series(p: Any) -> Any:
-        terms = (
-            (p / m) ** (k + 1) * sum(c * p ** (2 * i) for i, c in enumerate(u.tolist()))
-            for k, u in enumerate(_DEBYE)
-        )
+        """log sum_k u_k(p) / m^k."""
+        terms = []
+        for k, u in enumerate(_DEBYE, start=1):  # p^k times a polynomial in p^2, by Horner
+            value = 0.0
+            for c in u[: k - 1 : -2].tolist():
+                value = value * p**2 + c
+            terms.append((p / m) ** k * value)
         return jnp.log1p(sum(terms))
 
     exponent = -2.0 * m * kappa / (hypotenuse + m + kappa)  # hypotenuse - m - kappa

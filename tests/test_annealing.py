@@ -19,8 +19,14 @@ from sklearn.datasets import load_digits
 from jaxvae import (
     VAE,
     Bernoulli,
+    Constant,
+    Dirichlet,
+    Laplace,
+    Mixture,
     Normal,
+    SphericalUniform,
     StandardNormal,
+    VonMisesFisher,
     ais,
     bdmc,
     ppca,
@@ -208,3 +214,29 @@ def test_jit_is_no_jit_and_vmap_is_the_loop(x64):
     keys, xs = jax.random.split(jax.random.key(8), 2), jnp.array([0.1, -2.0])
     looped = [run(key, x).value for key, x in zip(jax.random.clone(keys), xs, strict=True)]
     assert close(jax.jit(jax.vmap(run))(keys, xs).value, jnp.stack(looped))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        SphericalUniform(2),
+        Constant(SphericalUniform(2)),
+        Dirichlet(jnp.ones(2)),
+        Mixture(jnp.zeros(1), VonMisesFisher(jnp.ones((1, 2)), jnp.ones(1))),
+    ],
+)
+def test_latents_on_a_surface_are_refused(prior):
+    model = VAE(lambda x: prior, lambda z: Normal(z, 1.0), prior)
+    with pytest.raises(TypeError, match="lie on a surface, expected ones that fill"):
+        ais(model, jax.random.key(0), jnp.zeros(2), betas=ENDS)
+
+
+def test_a_mixture_of_any_density_may_be_the_prior():
+    # its draws carry no gradient, which annealing does not ask for; log p(x) by quadrature
+    prior = Mixture(jnp.array([0.0, 1.0]), Laplace(jnp.array([-2.0, 1.0]), jnp.array([0.5, 1.0])))
+    assert not prior.reparameterized
+    run = jax.jit(partial(ais, betas=sigmoid_schedule(20), num_chains=32))
+    estimate = run(LADDER._replace(prior=prior), jax.random.key(0), X)
+    z = jnp.linspace(-20.0, 20.0, 4001)
+    log_p = jax.vmap(lambda z: prior.log_prob(z) + Normal(z, 1.0).log_prob(X))(z)
+    assert abs(estimate.value - (logsumexp(log_p) + np.log(0.01))) < 0.1

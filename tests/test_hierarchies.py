@@ -72,6 +72,30 @@ def test_bottom_up_inference_has_the_layers_of_the_prior():
     assert close(up.log_prob((high, low)), exact)
 
 
+def coin(z):
+    return jv.Bernoulli(z)
+
+
+def test_a_discrete_layer_has_no_path():
+    """Wherever it stands: the pathwise gradient of such a posterior is refused, not half taken."""
+    first, second = jv.Normal(jnp.zeros(2), jnp.ones(2)), jv.Bernoulli(jnp.zeros(2))
+    assert jv.Joint(first, Partial(step, jnp.array(0.7))).reparameterized
+    for q in (
+        jv.Joint(first, Partial(coin)),
+        jv.Joint(second, Partial(step, jnp.array(0.7))),
+        jv.hierarchy(first, Partial(step, jnp.array(0.7)), Partial(coin)),
+        jv.Transformed(jv.Joint(first, Partial(coin)), jv.Reverse()),
+    ):
+        assert not q.reparameterized
+    model = jv.VAE(lambda loc: jv.Joint(jv.Normal(loc, 1.0), Partial(coin)), unit_of_last, P)
+    with pytest.raises(TypeError, match="samples of Joint have no derivative"):
+        jax.grad(lambda x: jv.elbo(model, jax.random.key(0), x)[0])(jnp.zeros(2))
+
+
+def unit_of_last(z):
+    return jv.Normal(jv.lowest(z), 1.0)
+
+
 def test_hierarchy_nests():
     chain = jv.hierarchy(TOP, Partial(step, jnp.array(0.7)), Partial(other, jnp.array(0.2)))
     (a, (b, c)), log_p = chain.sample_and_log_prob(jax.random.key(0))

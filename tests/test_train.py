@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +180,11 @@ def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     command = [sys.executable, "-m", "experiments.train", "--epochs", "100000", "--hidden", "8"]
     metrics = tmp_path / "digits" / "metrics.jsonl"
     with subprocess.Popen(
-        [*command, *data_dir, "--output", str(tmp_path)], stderr=subprocess.DEVNULL
+        [*command, *data_dir, "--output", str(tmp_path)],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's "&" ignores it
     ) as process:
         while process.poll() is None and not metrics.exists():
             time.sleep(0.1)

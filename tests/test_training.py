@@ -1,6 +1,7 @@
 """Training as a fold: what a step does, and that a run is a pure function of key and data."""
 
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import chex
@@ -302,7 +303,7 @@ def test_a_run_is_a_function_of_key_and_hyper():
     for i, key in enumerate(jax.random.split(jax.random.key(6), 2)):
         for j, beta in enumerate(betas):
             looped = one(jax.random.clone(key), beta)
-            assert same(looped, jax.tree.map(lambda leaf: leaf[i, j], swept))  # noqa: B023
+            assert same(looped, jax.tree.map(itemgetter((i, j)), swept))
             losses.add(float(looped[1]["loss"][-1, -1]))
     assert len(losses) == 6
 

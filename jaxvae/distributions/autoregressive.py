@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_shape
-from jaxvae.protocols import log_density
+from jaxvae.protocols import log_density, traced_has_path
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -30,9 +30,8 @@ class Autoregressive:
       context: passed on to the conditioner, None by default.
 
     >>> from jaxvae import Normal
-    >>> walk = Autoregressive(
-    ...     jax.tree_util.Partial(lambda z, _: jnp.append(0.0, z[:-1])), unit_normal, 3
-    ... )
+    >>> previous = jax.tree_util.Partial(lambda z, _: jnp.append(0.0, z[:-1]))
+    >>> walk = Autoregressive(previous, lambda raw: Normal(raw, 1.0), 3)
     >>> round(float(walk.log_prob(jnp.zeros(3))), 5)  # -3/2 log 2 pi
     -2.75682
 
@@ -46,8 +45,7 @@ class Autoregressive:
 
     @property
     def reparameterized(self) -> bool:
-        conditional = jax.eval_shape(lambda: self._given(self._start()))
-        return getattr(conditional, "reparameterized", True)
+        return traced_has_path(lambda: self._given(self._start()))
 
     def sample(self, key: Array) -> Array:
         like = jax.eval_shape(lambda: self._given(self._start()).sample(jax.random.key(0)))
@@ -77,10 +75,3 @@ class Autoregressive:
         if not jnp.issubdtype(z.dtype, jnp.floating):
             z = z.astype(self._start().dtype)
         return self.head(self.conditioner(z, self.context))
-
-
-def unit_normal(raw: Array) -> Any:
-    """raw [d] -> N(raw, I): the plainest head of an `Autoregressive`."""
-    from jaxvae.distributions.normal import Normal
-
-    return Normal(raw, 1.0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_shape
-from jaxvae.protocols import log_density, mean_of, sample_and_log_prob
+from jaxvae.protocols import has_path, log_density, mean_of, sample_and_log_prob
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -37,7 +37,7 @@ class Each:
 
     @property
     def reparameterized(self) -> bool:
-        return getattr(self.parts, "reparameterized", True)
+        return has_path(self.parts)
 
     def sample(self, key: Array) -> Any:
         return jax.vmap(lambda d, k: d.sample(k))(self.parts, self._keys(key))

@@ -53,7 +53,7 @@ class OptimalNormal:
         variance = square if self.axis is None else self._shared(square)
         # a perfect reconstruction has no best sigma: below this one the density stops growing
         variance = jnp.maximum(variance, 1e-12)
-        return -0.5 * square.size * x.size * (square / variance + jnp.log(variance) + LOG_2PI)
+        return -0.5 * x.size * (square / variance + jnp.log(variance) + LOG_2PI)
 
     def mean(self) -> Array:
         return jnp.asarray(self.loc)

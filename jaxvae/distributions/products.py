@@ -7,7 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.protocols import log_density, mean_of, sample_and_log_prob
+from jaxvae.protocols import (
+    has_path,
+    log_density,
+    mean_of,
+    sample_and_log_prob,
+    traced_has_path,
+)
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -36,7 +42,7 @@ class Product:
 
     @property
     def reparameterized(self) -> bool:
-        return all(getattr(part, "reparameterized", True) for part in self.split(self.parts))
+        return all(has_path(part) for part in self.split(self.parts))
 
     def sample(self, key: Array) -> Any:
         parts = self.split(self.parts)
@@ -105,8 +111,9 @@ class Joint:
 
     @property
     def reparameterized(self) -> bool:
-        """Of `first`; what `then` returns is not known before it is called."""
-        return getattr(self.first, "reparameterized", True)
+        return has_path(self.first) and traced_has_path(
+            lambda: self.then(self.first.sample(jax.random.key(0)))
+        )
 
     def sample(self, key: Array) -> tuple[Any, Any]:
         return self.sample_and_log_prob(key)[0]

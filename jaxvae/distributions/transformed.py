@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jaxvae.checks import check_shape
-from jaxvae.protocols import log_density, sample_and_log_prob
+from jaxvae.protocols import has_path, log_density, sample_and_log_prob
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -40,7 +40,7 @@ class Transformed:
 
     @property
     def reparameterized(self) -> bool:
-        return getattr(self.base, "reparameterized", True)
+        return has_path(self.base)
 
     def sample(self, key: Array) -> Any:
         return self.bijector.forward_and_log_det(self.base.sample(key))[0]
