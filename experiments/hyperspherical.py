@@ -18,6 +18,7 @@ deviation over seeds 0, 1, 2:
 network.
 """
 
+import argparse
 from functools import partial
 
 import jax
@@ -50,23 +51,32 @@ def make_vae(head, prior, key: jax.Array) -> jaxvae.VAE:
     )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    uniform = jaxvae.SphericalUniform(LATENT + 1)
+    models = {
+        "N(0, I), 10": (nn.NormalHead(), jaxvae.StandardNormal((LATENT,))),
+        "von Mises-Fisher": (SPHERE, uniform),
+        "power spherical": (POWER, uniform),
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--images", type=int, default=IMAGES, help="of the test set")
+    parser.add_argument("--models", nargs="+", choices=models, default=list(models))
+    options = parser.parse_args(arguments)
+
     data = load("mnist", validation=10_000)
     images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    test = inputs(jax.random.key(98), test_images[:IMAGES], jaxvae.binarize)
+    test = inputs(jax.random.key(98), test_images[: options.images], jaxvae.binarize)
 
     def run(head, prior, key):
         make, optimizer = partial(make_vae, head, prior), optax.adam(1e-3)
-        return train(make, OBJECTIVE, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+        return train(
+            make, OBJECTIVE, optimizer, key, images, epochs=options.epochs, batch_size=BATCH
+        )
 
-    uniform = jaxvae.SphericalUniform(LATENT + 1)
     compare(
         "hyperspherical",
-        {
-            "N(0, I), 10": partial(run, nn.NormalHead(), jaxvae.StandardNormal((LATENT,))),
-            "von Mises-Fisher": partial(run, SPHERE, uniform),
-            "power spherical": partial(run, POWER, uniform),
-        },
+        {name: partial(run, *models[name]) for name in options.models},
         lambda key, model: -jnp.mean(log_marginals(model, key, test, AS_STORED, SAMPLES).value),
         seeds=SEEDS,
         unit="nats",

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -176,15 +175,20 @@ def test_what_was_written_before_a_loss_became_non_finite_stays(run, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [1]
 
 
+@pytest.fixture
+def interruptible():
+    """A shell's "&" has SIGINT ignored, in every program below it; what is handled is passed on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     command = [sys.executable, "-m", "experiments.train", "--epochs", "100000", "--hidden", "8"]
     metrics = tmp_path / "digits" / "metrics.jsonl"
     with subprocess.Popen(
-        [*command, *data_dir, "--output", str(tmp_path)],
-        stderr=subprocess.DEVNULL,
-        preexec_fn=partial(
-            signal.signal, signal.SIGINT, signal.SIG_DFL
-        ),  # a shell's "&" ignores it
+        [*command, *data_dir, "--output", str(tmp_path)], stderr=subprocess.DEVNULL
     ) as process:
         while process.poll() is None and not metrics.exists():
             time.sleep(0.1)
