@@ -121,6 +121,9 @@ from jaxvae.score import leave_one_out as leave_one_out
 from jaxvae.score import no_baseline as no_baseline
 from jaxvae.score import score_function as score_function
 from jaxvae.score import vimco as vimco
+from jaxvae.sweeps import Sweep as Sweep
+from jaxvae.sweeps import points_at_once as points_at_once
+from jaxvae.sweeps import sweep as sweep
 from jaxvae.training import TrainState as TrainState
 from jaxvae.training import epoch_order as epoch_order
 from jaxvae.training import fit as fit

@@ -489,11 +489,10 @@ def test_sample_and_log_prob_is_one_draw(case, x64):
 
     def both(d, key):
         z, log_p = d.sample_and_log_prob(key)
-        return z, log_p, jax.random.clone(key), d.log_prob(z)
+        return z, log_p, d.sample(jax.random.clone(key)), d.log_prob(z)
 
-    d = case.make()
-    z, log_p, keys, log_prob = jax.jit(jax.vmap(both, (None, 0)))(d, keys_of(5))
-    assert close(z, jax.jit(jax.vmap(d.sample))(keys))
+    z, log_p, sample, log_prob = jax.jit(jax.vmap(both, (None, 0)))(case.make(), keys_of(5))
+    assert close(z, sample)
     assert close(log_p, log_prob)
     assert log_p.shape == (5,)
 
@@ -517,33 +516,30 @@ def everything(d, k, event):
     return d.sample_and_log_prob(k), d.log_prob(event), mean
 
 
-@everyone
-def test_jit_is_eager(case):
-    """Compiling changes nothing, with the distribution as an argument and as a result."""
-    d, z = case.make(), case.make().sample(key(1))
-    assert same(jax.jit(everything)(d, key(), z), everything(d, key(), z))
-    assert same(jax.jit(lambda d: d)(d).log_prob(z), d.log_prob(z))
-
-
 def stretched(d, factor):
     return jax.tree.map(lambda leaf: leaf * factor, d)
 
 
 @everyone
-def test_vmap_is_a_loop(case):
-    """A batch of distributions is a stack of leaves, mapped."""
-    d = case.make()
-    ds = [stretched(d, 1.0 + 0.2 * i) for i in range(3)]
-    sample = jax.jit(lambda d, k: d.sample(k))
-    zs = [sample(d, key(10 + i)) for i, d in enumerate(ds)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(jnp.broadcast_arrays(*leaves)), *ds)
-    mapped = jax.jit(jax.vmap(everything))(stacked, keys_of(3), jnp.stack(zs))
-    one = jax.jit(everything)
-    looped = [one(d, k, z) for d, k, z in zip(ds, keys_of(3), zs, strict=True)]
+def test_jit_is_eager_and_vmap_is_a_loop(case):
+    """Compiling changes nothing, and a batch of distributions is a stack of leaves, mapped.
+
+    A distribution is an argument, and made inside.
+    """
+    d, factors = case.make(), np.array([1.0, 1.2, 1.4], np.float32)
+    zs = jax.jit(jax.vmap(d.sample))(keys_of(3))
+
+    def one(d, factor, k, z):
+        return everything(stretched(d, factor), k, z)
+
+    compiled = jax.jit(one)
+    looped = [compiled(d, *each) for each in zip(factors, keys_of(3), zs, strict=True)]
+    mapped = jax.jit(jax.vmap(one, (None, 0, 0, 0)))(d, factors, keys_of(3), zs)
     for i in range(3):
         assert same(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), looped[i])
-    made = jax.vmap(lambda factor: stretched(d, factor))(jnp.array([1.0, 1.2, 1.4]))
-    assert same(jax.vmap(lambda d, z: d.log_prob(z), (0, 0))(made, jnp.stack(zs)), mapped[1])
+    ds = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(stretched(d, f) for f in factors))
+    assert same(jax.jit(jax.vmap(lambda d, z: d.log_prob(z)))(ds, zs), mapped[1])
+    assert same(looped[0], everything(d, keys_of(3)[0], zs[0]))
 
 
 @everyone

@@ -1,0 +1,111 @@
+"""A sweep: one run at every point of a grid of seeds and hyper-parameters, as one program."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_positive
+
+Array = jax.Array
+
+
+class Sweep(NamedTuple):
+    """What a sweep found.
+
+    Args:
+      axes: name -> the values swept, in the order of the results' leading axes.
+      results: what `run` returned, each leaf stacked to [len(axis 1), len(axis 2), ..., ...].
+      at_once: how many points were vmapped together; with 1 they ran one after another.
+    """
+
+    axes: dict[str, Array]
+    results: Any
+    at_once: int
+
+
+def sweep(
+    run: Callable[..., Any], grid: Mapping[str, Any], *, at_once: int | None = None, **fixed: Any
+) -> Sweep:
+    """Call `run` at every point of a grid: seeds, betas, learning rates, whatever is traced.
+
+    One program is compiled, whatever the size of the grid, and a second sweep of the same `run`
+    over as many values compiles nothing. Points run in chunks of `at_once`, each chunk vmapped, so
+    that memory is that of `at_once` runs and of all results.
+
+    Args:
+      run: pure, called with keywords: `run(**point, **fixed) -> pytree of arrays`.
+      grid: name -> values, their leading axis swept: keys, numbers or arrays.
+      at_once: points to vmap together; by default `points_at_once` of the backend decides.
+      **fixed: arguments that are the same at every point. Data belong here: an array that `run`
+        merely closes over is compiled into the program as a constant.
+
+    Raises:
+      ValueError: the grid or one of its axes is empty, a name is both swept and fixed, or
+        `at_once` is no positive integer.
+
+    >>> import optax
+    >>> from jaxvae import elbo, init_state, ppca, train_epoch, train_step
+    >>> def run(key, beta, learning_rate, data):
+    ...     model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    ...     optimizer = optax.adam(learning_rate)
+    ...     epoch = train_epoch(train_step(elbo, optimizer), batch_size=10)
+    ...     state, metrics = epoch(init_state(model, optimizer), key, data, beta=beta)
+    ...     return metrics["loss"]
+    >>> found = sweep(
+    ...     run,
+    ...     {
+    ...         "key": jax.random.split(jax.random.key(0), 4),
+    ...         "beta": [0.5, 1.0],
+    ...         "learning_rate": [1e-3, 1e-2, 1e-1],
+    ...     },
+    ...     data=jnp.ones((20, 3)),
+    ... )
+    >>> list(found.axes), found.results.shape  # the last axis: steps
+    (['key', 'beta', 'learning_rate'], (4, 2, 3, 2))
+    """
+    axes = {name: jnp.asarray(values) for name, values in grid.items()}
+    if not axes:
+        raise ValueError("sweep: grid is empty, expected at least one name and its values")
+    for name, values in axes.items():
+        if not values.ndim or not len(values):
+            raise ValueError(
+                f"sweep: grid[{name!r}] has shape {values.shape}, expected a leading axis of "
+                "at least one value; pass what is the same at every point as a keyword"
+            )
+        if name in fixed:
+            raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
+    sizes = tuple(len(values) for values in axes.values())
+    if at_once is None:
+        at_once = points_at_once(prod(sizes), jax.default_backend())
+    check_positive("sweep", "at_once", at_once)
+    every = _every_point(run, tuple(axes), tuple(axes.values()), fixed, at_once=at_once)
+    return Sweep(axes, every, at_once)
+
+
+@partial(jax.jit, static_argnames=("run", "names", "at_once"))
+def _every_point(
+    run: Any,
+    names: tuple[str, ...],
+    axes: tuple[Array, ...],
+    fixed: dict[str, Any],
+    *,
+    at_once: int,
+) -> Any:
+    sizes = tuple(len(values) for values in axes)
+
+    def point(index: tuple[Array, ...]) -> Any:
+        values = [values[i] for values, i in zip(axes, index, strict=True)]
+        return run(**dict(zip(names, values, strict=True)), **fixed)
+
+    index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
+    results = jax.lax.map(point, index, batch_size=at_once if at_once > 1 else None)
+    return jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), results)
+
+
+def points_at_once(num_points: int, backend: str) -> int:
+    """How many points of a sweep to vmap together: all on an accelerator, one on a CPU."""
+    return 1 if backend == "cpu" else num_points
