@@ -1,8 +1,8 @@
 """The full product prior x posterior x likelihood x bound: each swap is one argument.
 
 A row is one prior and one posterior; inside it likelihoods and bounds take a few steps. All rows
-with all of both are the product; a quick part has each prior, posterior and likelihood in some row.
-`make slow` runs both.
+with all of both are the product, which `make slow` runs; the rest has each prior, posterior and
+likelihood in some row.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,6 @@ from jaxvae.divergences import closed_form
 from jaxvae.pytrees import pytree
 from tests.common import draws, standard_errors_off
 
-pytestmark = pytest.mark.slow  # minutes of compilation
 D, N, BATCH = 2, 3, 6
 IMAGE = (1, N, 1)  # the shape of every likelihood's events
 
@@ -405,17 +404,19 @@ def check(make, names=tuple(LIKELIHOODS), bounds=tuple(BOUNDS)):
     xs = REALS.reshape(BATCH, N), tuple(LIKELIHOODS[name][1] for name in names)
     optimizer = optax.adam(0.003)
 
-    def loss(state, bound, index, key):
+    def loss(state, bound, index, keys):
         parts, decoder = state
         model = row.build(parts, Partial(decoder, index))
         estimator = {"gradient": row.estimators[bound]} if bound in row.estimators else {}
-        objective = row.lift(partial(BOUNDS[bound], **estimator))
-        return -jv.batched(objective)(model, key, xs)[0]
+        objective = jv.batched(row.lift(partial(BOUNDS[bound], **estimator)))
+        return -jnp.mean(jax.vmap(lambda key: objective(model, key, xs)[0])(keys))
 
     def run(bound, index):
         def step(carry, _):
             state, optimizer_state = carry
-            value, gradient = jax.value_and_grad(loss)(state, bound, index, jax.random.key(1))
+            # the same draws at every step; several, as a draw by rejection may jump
+            keys = jax.random.split(jax.random.key(1), 8)
+            value, gradient = jax.value_and_grad(loss)(state, bound, index, keys)
             with jax.numpy_dtype_promotion("standard"):
                 updates, optimizer_state = optimizer.update(gradient, optimizer_state)
             finite = jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
@@ -492,7 +493,16 @@ def pair(prior, posterior):
     return q, model.prior, *q.sample_and_log_prob(jax.random.key(1))
 
 
-@pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "semi-amortized"])
+SMOOTH = [name for name in POSTERIORS if name != "semi-amortized"]
+
+
+def smooth(chosen):
+    """Every posterior with a density of its own; those not chosen in `make slow`."""
+    rows = [pytest.param(name, marks=[] if name in chosen else pytest.mark.slow) for name in SMOOTH]
+    return pytest.mark.parametrize("posterior", rows)
+
+
+@smooth({"diagonal", "laplace", "mixture", "inverse autoregressive"})
 def test_auto_kl_samples_where_there_is_no_closed_form(posterior):
     """The rate is the closed form, which no sample moves, or log q - log p at the sample."""
     for prior in PRIORS:
@@ -527,14 +537,9 @@ ESTIMATORS = {
     "score function": jv.score_function,
     "vimco": jv.vimco,
 }
-ESTIMATED = ["inverse autoregressive", "mixture"]  # the others in `make slow`
-SMOOTH = [name for name in POSTERIORS if name != "semi-amortized"]
 
 
-@pytest.mark.parametrize(
-    "posterior",
-    [pytest.param(name, marks=[] if name in ESTIMATED else pytest.mark.slow) for name in SMOOTH],
-)
+@smooth({"inverse autoregressive", "mixture"})
 def test_every_estimator_takes_every_posterior(posterior):
     """One value and one gradient in mean, as all but sticking the landing are unbiased."""
     rngs = nnx.Rngs(0)
