@@ -61,7 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
         "von Mises-Fisher": (SPHERE, uniform),
         "power spherical": (POWER, uniform),
     }
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--images", type=int, default=IMAGES, help="of the test set")
     parser.add_argument("--models", nargs="+", choices=models, default=list(models))

@@ -97,12 +97,11 @@ def _every_point(
 ) -> Any:
     sizes = tuple(len(values) for values in axes)
 
-    def point(index: tuple[Array, ...]) -> Any:
-        values = [values[i] for values, i in zip(axes, index, strict=True)]
-        return run(**dict(zip(names, values, strict=True)), **fixed)
-
     index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
-    results = jax.lax.map(point, index, batch_size=at_once if at_once > 1 else None)
+    points = {name: v[i] for name, v, i in zip(names, axes, index, strict=True)}
+    results = jax.lax.map(
+        lambda point: run(**point, **fixed), points, batch_size=at_once if at_once > 1 else None
+    )
     return jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), results)
 
 

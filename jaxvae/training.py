@@ -6,6 +6,7 @@ would have drawn.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -258,21 +259,46 @@ def fit(
         check_positive("fit", "steps_per_call", steps_per_call)
     num_examples = size_of(data)
     callbacks = tuple(callbacks)
-
-    def steps(state: TrainState, key: Array, data: Any, order: Array) -> Any:
-        return scan_steps(step)(state, key, data, order, **hyper)
-
-    run = jax.jit(steps, donate_argnums=0)
+    schedules = {name: h for name, h in hyper.items() if callable(h)}
+    numbers = {name: h for name, h in hyper.items() if not callable(h)}
+    step = partial(step, **schedules) if schedules else step
     state = jax.tree.map(jnp.copy, state)
     data = jax.device_put(data)
     history: list[Metrics] = []
     for _ in range(epochs):
         index, done = divmod(int(state.step), max(num_examples // batch_size, 1))
-        order = epoch_order(key, index, num_examples, batch_size)[done:]
+        order = epoch_order(key, index, num_examples, batch_size)
         size = steps_per_call or len(order)
-        for start in range(0, len(order), size):
-            state, metrics = run(state, key, data, order[start : start + size])
-            history.append(jax.device_get(metrics))
+        for start in range(done, len(order), size):
+            rows = jnp.arange(start, start + size)  # beyond the last is the last, never visited
+            count = min(size, len(order) - start)
+            state, metrics = _first_steps(
+                step, state, key, data, order.at[rows].get(mode="clip"), count, numbers
+            )
+            history.append({name: m[:count] for name, m in jax.device_get(metrics).items()})
             for callback in callbacks:
                 callback(jax.tree.map(jnp.copy, state), history[-1])  # ours is donated next
     return state, {name: np.concatenate([h[name] for h in history]) for name in history[0]}
+
+
+@partial(jax.jit, static_argnames="step", donate_argnames="state")
+def _first_steps(
+    step: Step, state: TrainState, key: Array, data: Any, order: Array, count: Any, hyper: Metrics
+) -> tuple[TrainState, Metrics]:
+    """The first `count` batches of `order`: traced, so that a short last call is the same program.
+
+    The program is kept for as long as `step`, by which it is found, so that a second `fit` of it
+    compiles nothing.
+    """
+
+    @jax.jit  # to be traced once for the shapes of the metrics and for the loop
+    def one(rows: Array, state: TrainState) -> tuple[TrainState, Metrics]:
+        return step(state, key, jax.tree.map(lambda leaf: leaf[rows], data), **hyper)
+
+    def body(i: Any, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = one(order[i], carry[0])
+        return state, jax.tree.map(lambda every, m: every.at[i].set(m), carry[1], metrics)
+
+    _, shapes = jax.eval_shape(one, order[0], state)
+    empty = jax.tree.map(lambda m: jnp.zeros((len(order), *m.shape), m.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, empty))

@@ -407,8 +407,28 @@ def test_fit_traces_once():
         traces.append(x.shape)
         return elbo(model, key, x)
 
-    fit(train_step(counted, OPTIMIZER), start(), jax.random.key(0), data(), epochs=3, batch_size=5)
+    step = train_step(counted, OPTIMIZER)
+    fit(step, start(), jax.random.key(0), data(), epochs=3, batch_size=5)
     assert len(traces) == 1
+    fit(step, start(), jax.random.key(1), data(), epochs=1, batch_size=5)  # and so is the next run
+    assert len(traces) == 1
+
+
+def test_a_short_last_call_is_the_same_program():
+    # seven steps an epoch in calls of three: 3, 3 and 1
+    traces, seen = [], []
+
+    def counted(model, key, x):
+        traces.append(x.shape)
+        return elbo(model, key, x)
+
+    run = partial(fit, train_step(counted, OPTIMIZER), start(), jax.random.key(0), data(), epochs=2)
+    few = run(batch_size=1, steps_per_call=3, callbacks=[lambda s, m: seen.append(len(m["loss"]))])
+    assert len(traces) == 1
+    assert seen == 2 * ([3] * (len(data()) // 3) + [len(data()) % 3])
+    once = run(batch_size=1)
+    assert jax.tree.all(jax.tree.map(close, few[0].model, once[0].model))
+    assert close(few[1]["loss"], once[1]["loss"])
 
 
 @pytest.mark.parametrize("epochs", [0, 1.5, True])

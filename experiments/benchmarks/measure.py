@@ -22,7 +22,7 @@ PEERS = {
     "PyTorch, eager": "pytorch:eager",
     "pythae": "pythae_trainer:train",
     "matmuls alone, JAX": "matmuls:train",
-    "matmuls alone, PyTorch": "matmuls:pytorch",
+    "matmuls alone, PyTorch": "pytorch:matmuls",
 }
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_floats, check_shape, within
-from jaxvae.pytrees import pytree, stacked
+from jaxvae.pytrees import in_a_row, pytree, stacked
 
 Array = jax.Array
 
@@ -53,7 +53,7 @@ class ContinuousBernoulli:
         check_shape(owner, "event", x, self.shape)
         check_floats(owner, x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
-        l = jnp.asarray(self.logits)
+        x, l = in_a_row(x, jnp.asarray(self.logits))
         log_p = x * l - jax.nn.softplus(l) + log_normalizer(l)
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import as_integers, check_floats, check_shape, within
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import in_a_row, pytree
 
 Array = jax.Array
 
@@ -52,8 +52,8 @@ class Bernoulli:
         check_shape(owner, "event", x, self.shape)
         check_floats(owner, x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
-        log_p = jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
-        return jnp.where(inside, log_p, -jnp.inf)
+        x, l = in_a_row(x, self.logits)
+        return jnp.where(inside, jnp.sum(x * l - jax.nn.softplus(l)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)

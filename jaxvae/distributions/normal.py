@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_scale, check_shape
-from jaxvae.pytrees import pytree, stacked
+from jaxvae.pytrees import in_a_row, pytree, stacked
 
 Array = jax.Array
 LOG_2PI = 1.8378770664093453
@@ -104,7 +104,8 @@ class Normal:
 
     def log_prob(self, z: Any) -> Array:
         check_shape("Normal.log_prob", "event", z, self.shape)
-        return self._log_density((z - self.loc) / self.scale)
+        z, loc, scale = in_a_row(z, self.loc, self.scale)
+        return Normal(loc, scale)._log_density((z - loc) / scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         # log q is read off eps: (z - mu) / sigma would lose digits when sigma is small beside mu

@@ -102,7 +102,9 @@ def train(w: Workload, images: np.ndarray, look: Any) -> None:
                 model, optimizer = start(w.seeds * turn + seed)
             order, loss = rng.permutation(len(images)), jnp.nan
             for rows in order[: w.chunk * w.batch].reshape(w.chunk, w.batch):
-                loss = step(model, optimizer, jax.random.fold_in(key, count), images[rows])
+                loss = step(
+                    model, optimizer, jax.random.fold_in(key, count), jnp.asarray(images[rows])
+                )
                 count += 1
             losses.append(float(loss))
         look(np.mean(losses))

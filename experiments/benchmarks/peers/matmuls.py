@@ -64,18 +64,6 @@ def train(w: Workload, images: np.ndarray, look: Any) -> None:
         look(float(jax.block_until_ready(run(pairs))[0][0, 0]))
 
 
-def pytorch(w: Workload, images: np.ndarray, look: Any) -> None:
-    """PyTorch's, as far as it goes the best library's."""
-    import torch
-
-    pairs = [(torch.randn(r, n), torch.randn(n, m), torch.empty(r, m)) for r, n, m in products(w)]
-    for _ in range(w.looks):
-        for _ in range(w.chunk * w.seeds):
-            for a, b, out in pairs:
-                torch.matmul(a, b, out=out)
-        look(0.0)
-
-
 def best_square(size: int = 2048, rounds: int = 5) -> float:
     """GFLOP/s of the best of a few square products."""
     a = jnp.ones((size, size))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from experiments.benchmarks.peers.matmuls import products
 from experiments.benchmarks.workloads import Workload
 
 
@@ -92,6 +93,17 @@ def train(w: Workload, images: np.ndarray, look: Any, variant: str = "best") -> 
                 optimizer.step()
             losses.append(loss.item())
         look(np.mean(losses))
+
+
+def matmuls(w: Workload, images: np.ndarray, look: Any) -> None:
+    """The limit of `matmuls.py` by PyTorch's matrix products."""
+    shapes = products(w)
+    triples = [(torch.randn(r, n), torch.randn(n, m), torch.empty(r, m)) for r, n, m in shapes]
+    for _ in range(w.looks):
+        for _ in range(w.chunk * w.seeds):
+            for a, b, out in triples:
+                torch.matmul(a, b, out=out)
+        look(0.0)
 
 
 eager = partial(train, variant="eager")

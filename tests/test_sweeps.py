@@ -1,0 +1,102 @@
+"""A sweep is the run itself at every point of a grid."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae as jv
+from jaxvae import ppca
+
+XS = jax.random.normal(jax.random.key(9), (20, 3))
+
+
+def grid():
+    """In no alphabetical order."""
+    return {
+        "learning_rate": [1e-3, 1e-2, 0.1],
+        "key": jax.random.split(jax.random.key(0), 4),
+        "beta": [0.5, 1.0],
+    }
+
+
+def run(key, beta, learning_rate, xs):
+    """An epoch of a linear model."""
+    init_key, key = jax.random.split(key)
+    weight = jax.random.normal(init_key, (3, 1))
+    model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
+    optimizer = optax.adam(learning_rate)
+    epoch = jv.train_epoch(jv.train_step(jv.elbo, optimizer), batch_size=10)
+    state, metrics = epoch(jv.init_state(model, optimizer), key, xs, beta=beta)
+    return {"loss": metrics["loss"], "step": state.step}
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 24, 100])
+def test_it_is_the_run_at_every_point(at_once):
+    """In whatever chunks, the axes in the order in which they were given."""
+    found = jv.sweep(run, grid(), at_once=at_once, xs=XS)
+    assert list(found.axes) == ["learning_rate", "key", "beta"]
+    assert found.results["loss"].shape == (3, 4, 2, 2)
+    assert found.results["step"].tolist() == np.full((3, 4, 2), 2).tolist()
+    one = jax.jit(run)
+    for i, j, k in [(0, 0, 0), (2, 3, 1), (1, 2, 0)]:
+        rates, keys, betas = grid().values()
+        expected = one(keys[j], betas[k], rates[i], XS)["loss"]
+        assert np.allclose(found.results["loss"][i, j, k], expected, rtol=1e-5)
+    last = found.results["loss"][..., -1]  # the first step's knows no learning rate yet
+    assert len(np.unique(last)) == last.size
+
+
+def test_it_is_one_program_for_all_points_and_for_the_next_sweep():
+    traces = []
+
+    def counted(key, scale):
+        traces.append(scale.shape)
+        return scale * jax.random.normal(key)
+
+    for scale in ([1.0, 2.0], [3.0, 4.0]):
+        keys = jax.random.split(jax.random.key(0), 3)
+        jv.sweep(counted, {"key": keys, "scale": scale})
+    assert traces == [()]
+
+
+def test_it_says_how_it_ran():
+    find = partial(jv.sweep, lambda x: x, {"x": np.arange(6.0)})
+    assert find().at_once == jv.points_at_once(6, jax.default_backend())
+    assert find(at_once=4).at_once == 4
+    assert np.array_equal(find(at_once=4).results, np.arange(6.0))
+
+
+def test_memory_is_that_of_the_points_at_once():
+    """The buffers of the compiled program grow with the chunk, not with the grid."""
+
+    def large(x, weight):
+        return jnp.max(jnp.sin(jnp.tanh(x * weight) @ weight) @ weight)
+
+    def bytes_of(num, at_once):
+        grid = {"x": np.arange(num, dtype=np.float32)}
+        program = jax.jit(lambda w: jv.sweep(large, grid, at_once=at_once, weight=w).results)
+        compiled = program.lower(jnp.ones((200, 200))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    one, many = bytes_of(8, 1), bytes_of(64, 1)
+    assert many < 1.1 * one
+    assert bytes_of(64, 64) > 10 * one
+
+
+@pytest.mark.parametrize(
+    ("grid", "options", "match"),
+    [
+        ({}, {}, "grid is empty"),
+        ({"x": []}, {}, r"grid\['x'\] has shape \(0,\)"),
+        ({"x": 1.0}, {}, r"grid\['x'\] has shape \(\)"),
+        ({"x": [1.0]}, {"x": 2.0}, "in the grid and fixed"),
+        ({"x": [1.0]}, {"at_once": 0}, "at_once is 0"),
+    ],
+)
+def test_what_is_no_grid_is_an_error(grid, options, match):
+    with pytest.raises(ValueError, match=match):
+        jv.sweep(lambda x: x, grid, **options)
