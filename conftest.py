@@ -7,6 +7,7 @@ import os
 from importlib.metadata import version
 
 # read when jax is imported; an XLA that does not know a flag aborts
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # what a test compiles is not kept
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault(
     "XLA_FLAGS",

@@ -1,1 +1,9 @@
 """Scripts to read from top to bottom, and the data they train on."""
+
+import os
+from pathlib import Path
+
+# A second run of a script finds its programs compiled. JAX reads these when it is imported; an
+# empty JAX_COMPILATION_CACHE_DIR turns it off.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxvae"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))

@@ -20,6 +20,8 @@ class Config:
     network: Literal["mlp", "conv"] = "mlp"
     hidden: int = 400
     """width of the dense hidden layer"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """what the networks compute in; parameters, densities and losses stay float32"""
     posterior: Literal["diagonal", "full"] = "diagonal"
     """covariance of q(z|x)"""
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"

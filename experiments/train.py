@@ -50,9 +50,10 @@ def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
     encoder, decoder = (partial(network, hidden=(c.hidden,)) for network in networks)
     posterior = {"diagonal": nn.NormalHead(), "full": nn.MultivariateNormalHead()}[c.posterior]
     likelihood = {"gaussian": nn.NormalHead(c.sigma), "bernoulli": nn.BernoulliHead()}[c.likelihood]
+    conditional = partial(nn.Conditional, dtype=jnp.dtype(c.dtype), rngs=rngs)
     return jaxvae.VAE(
-        encode=nn.Conditional(encoder, posterior, shape, (c.latent,), rngs=rngs),
-        decode=nn.Conditional(decoder, likelihood, (c.latent,), shape, rngs=rngs),
+        encode=conditional(encoder, posterior, shape, (c.latent,)),
+        decode=conditional(decoder, likelihood, (c.latent,), shape),
         prior=jaxvae.StandardNormal((c.latent,)),
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.tree_util import Partial
 
 from jaxvae.bounds import elbo
@@ -15,22 +16,28 @@ Array = jax.Array
 
 
 def semi_amortized(
-    objective: Callable[..., Any], *, num_steps: int, learning_rate: float, through: bool = True
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    through: bool = True,
 ) -> Callable[..., Any]:
     """The objective of a posterior refined for each x by gradient steps from where `encode` put it.
 
-    lambda_0 = network(x),  lambda_{t+1} = lambda_t + learning_rate grad_lambda ELBO(lambda_t)
+    lambda_0 = network(x),  lambda_{t+1} = lambda_t + eta grad_lambda ELBO(lambda_t)
 
     lambda are the raw parameters that the head makes q of, so q stays a distribution at any step.
     It lifts evaluators as it does bounds, as they share the signature:
 
-        refined = semi_amortized(log_marginal, num_steps=20, learning_rate=0.1)
+        refined = semi_amortized(log_marginal, optax.adam(0.1), num_steps=20)
         refined(model, key, x, num_samples=100)
 
     Args:
       objective: `(model, key, x, **hyper) -> ...`: a bound, or `log_marginal`.
+      optimizer: any optax optimiser, started afresh for each x; `optax.sgd(eta)` is the paper's.
+        Where the likelihood's scale is learned, sharp densities have steep gradients: clip them, as
+        `optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(eta))`.
       num_steps: gradient steps, each at a fresh draw.
-      learning_rate: their size.
       through: whether the gradient passes through the steps, so that the encoder learns to start
         well (Kim et al.); False trains the model at the refined posterior and leaves the encoder
         without a gradient.
@@ -48,7 +55,7 @@ def semi_amortized(
     >>> encode = nn.Conditional(nn.MLP, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0))
     >>> decode = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (3,), rngs=nnx.Rngs(1))
     >>> model = VAE(encode, decode, StandardNormal((2,)))
-    >>> refined = semi_amortized(elbo, num_steps=5, learning_rate=0.1)
+    >>> refined = semi_amortized(elbo, optax.sgd(0.1), num_steps=5)
     >>> bound, terms = refined(model, jax.random.key(0), jnp.ones(3))
 
     Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
@@ -68,12 +75,16 @@ def semi_amortized(
         def at(raw: Array) -> VAE:
             return VAE(Partial(lambda raw, _: head(raw), raw), model.decode, model.prior)
 
-        def ascend(raw: Array, i: Array) -> tuple[Array, None]:
+        def ascend(state: Any, i: Array) -> tuple[Any, None]:
+            raw, opt_state = state
             step_key = jax.random.fold_in(steps_key, i)
-            gradient = jax.grad(lambda raw: elbo(at(raw), step_key, x)[0])(raw)
-            return raw + learning_rate * gradient, None
+            gradient = jax.grad(lambda raw: -elbo(at(raw), step_key, x)[0])(raw)
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
+                updates, opt_state = optimizer.update(gradient, opt_state, raw)
+            return (optax.apply_updates(raw, updates), opt_state), None
 
-        raw, _ = jax.lax.scan(ascend, network(x), jnp.arange(num_steps))
+        start = network(x)
+        (raw, _), _ = jax.lax.scan(ascend, (start, optimizer.init(start)), jnp.arange(num_steps))
         return objective(at(raw if through else jax.lax.stop_gradient(raw)), key, x, **hyper)
 
     return refined_objective

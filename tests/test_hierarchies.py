@@ -223,14 +223,14 @@ def test_refinement_reaches_the_optimal_posterior():
 
     exact = ppca.log_marginal(linear, x)
     plain = mean_bound(jv.elbo)
-    refined = mean_bound(jv.semi_amortized(jv.elbo, num_steps=500, learning_rate=0.02))
+    refined = mean_bound(jv.semi_amortized(jv.elbo, optax.sgd(0.02), num_steps=500))
     assert plain < exact - 0.3
     assert abs(refined - exact) < 0.05
 
 
 def test_refinement_trains_the_start_or_leaves_it():
     model = jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
-    refined = partial(jv.semi_amortized, jv.elbo, num_steps=2, learning_rate=0.1)
+    refined = partial(jv.semi_amortized, jv.elbo, optax.sgd(0.1), num_steps=2)
 
     @partial(jax.jit, static_argnames="through")
     def gradient(model, through):
@@ -246,11 +246,11 @@ def test_refinement_trains_the_start_or_leaves_it():
 def test_refinement_needs_a_network_and_a_head():
     model = jv.VAE(lambda x: TOP, lambda z: TOP, TOP)
     with pytest.raises(TypeError, match="expected a network and a head"):
-        jv.semi_amortized(jv.elbo, num_steps=1, learning_rate=0.1)(
+        jv.semi_amortized(jv.elbo, optax.sgd(0.1), num_steps=1)(
             model, jax.random.key(0), jnp.ones(2)
         )
     with pytest.raises(ValueError, match="num_steps is 0"):
-        jv.semi_amortized(jv.elbo, num_steps=0, learning_rate=0.1)
+        jv.semi_amortized(jv.elbo, optax.sgd(0.1), num_steps=0)
 
 
 # the best sigma

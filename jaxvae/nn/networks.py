@@ -26,6 +26,9 @@ class Conditional(nnx.Module):
       head: what makes the raw output a distribution.
       in_shape: shape of what is conditioned on.
       event_shape: shape of an event of the distribution.
+      dtype: what the network computes in, `jnp.bfloat16` for mixed precision; by default that of
+        its parameters. These keep their dtype and so does the output: heads, log-densities,
+        losses and the optimiser see nothing of it.
       rngs: keys of the initial parameters.
 
     Raises:
@@ -47,18 +50,29 @@ class Conditional(nnx.Module):
         in_shape: Shape,
         event_shape: Shape,
         *,
+        dtype: Any = None,
         rngs: nnx.Rngs,
     ):
         self.raw_shape = head.raw_shape(event_shape)
         self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
-        self.head = head
+        self.head, self.dtype = head, dtype
 
     def __call__(self, x: Array) -> Any:
-        raw = self.network(x)
+        raw = self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
         chex.assert_shape(
             raw, self.raw_shape, custom_message="a network's output is what its head needs"
         )
         return self.head(raw)
+
+
+def _in_precision(dtype: Any, network: Any, x: Any) -> Array:
+    """network(x), computed in `dtype` and returned in the precision of its parameters."""
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    parameters = jnp.result_type(*jax.tree.leaves(network))
+    return jax.tree.map(cast, network)(jax.tree.map(cast, x)).astype(parameters)
 
 
 class MLP(nnx.Module):

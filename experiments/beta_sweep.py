@@ -1,0 +1,115 @@
+"""The rate-distortion curve of the digits: eight betas from eight seeds, as one program.
+
+    python -m experiments.beta_sweep
+
+64-256-z8-256-64, ReLU, on the embedded digits: 100 epochs, Adam 1e-3, batch 64, Gaussian of
+sigma 0.2. Prints rate and distortion
+of the test set for each beta, mean and standard deviation over seeds, and the seconds that the 64
+runs take in one compiled program, one after another and vmapped, and as 64 calls of a compiled run.
+Writes runs/beta_sweep/: result.json and rate_distortion.png.
+
+A point of the curve is a model, so its spread says how well the curve is known. Alemi et al. 2018,
+"Fixing a broken ELBO".
+
+Ours: see docs/performance.md.
+"""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxvae
+from experiments import plotting
+from experiments.comparison import train
+from experiments.data import load
+from jaxvae import nn
+
+LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 8, 256, 100, 64, 8, 0.2
+BETAS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, partial(jaxvae.rescale, max_value=16.0))
+
+
+def make_vae(key: jax.Array) -> jaxvae.VAE:
+    rngs, network, shape = nnx.Rngs(key), partial(nn.MLP, hidden=(HIDDEN,)), (8, 8, 1)
+    return jaxvae.VAE(
+        encode=nn.Conditional(network, nn.NormalHead(), shape, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(network, nn.NormalHead(SIGMA), (LATENT,), shape, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def run(key: jax.Array, beta: Any, images: jax.Array, test: jax.Array) -> jaxvae.Terms:
+    """Train from one seed at one beta; rate and distortion of the test set."""
+    train_key, test_key = jax.random.split(key)
+    model = train(
+        make_vae, OBJECTIVE, optax.adam(1e-3), train_key, images,
+        epochs=EPOCHS, batch_size=BATCH, beta=beta,
+    )  # fmt: skip
+    _, terms = jaxvae.batched(OBJECTIVE)(model, test_key, test)
+    return jax.tree.map(jnp.mean, terms)
+
+
+def main() -> None:
+    data = load("digits", validation=0)
+    fixed = {"images": jnp.asarray(data.train.images), "test": jnp.asarray(data.test.images)}
+    betas = jnp.asarray(BETAS)
+
+    def keys() -> jax.Array:
+        return jax.random.split(jax.random.key(0), SEEDS)
+
+    def sweep(at_once: int) -> Any:
+        return jaxvae.sweep(run, {"key": keys(), "beta": betas}, at_once=at_once, **fixed).results
+
+    def call_by_call() -> Any:
+        one, points = jax.jit(run), [(key, beta) for key in keys() for beta in betas]
+        return [jax.block_until_ready(one(jax.random.clone(k), b, **fixed)) for k, b in points]
+
+    seconds = {}
+    for label, job in {
+        "one program, one after another": partial(sweep, 1),
+        f"one program, {SEEDS * len(BETAS)} vmapped": partial(sweep, SEEDS * len(BETAS)),
+        "64 calls of a compiled run": call_by_call,
+    }.items():
+        start = time.perf_counter()
+        jax.block_until_ready(job())
+        seconds[label] = time.perf_counter() - start
+        print(f"{label}: {seconds[label]:.1f} s, compilation included", flush=True)
+
+    terms = sweep(jaxvae.points_at_once(SEEDS * len(BETAS), jax.default_backend()))
+    rate, distortion = np.asarray(terms.rate), np.asarray(terms.distortion)
+    for i, beta in enumerate(BETAS):
+        r, d = rate[:, i], distortion[:, i]
+        print(
+            f"beta {beta:5.2f}: rate {r.mean():6.2f} +- {r.std(ddof=1):.2f}, "
+            f"distortion {d.mean():7.2f} +- {d.std(ddof=1):.2f} nats"
+        )
+
+    folder = Path("runs") / "beta_sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"betas": BETAS, "rate": rate.tolist(), "distortion": distortion.tolist()}
+    (folder / "result.json").write_text(json.dumps(result | {"seconds": seconds}, indent=2) + "\n")
+    draw(folder / "rate_distortion.png", rate, distortion)
+
+
+@plotting.styled
+def draw(path: Path, rate: np.ndarray, distortion: np.ndarray) -> None:
+    picture = plotting.figure(4.6, 3.2)
+    ax = picture.subplots()
+    ax.plot(rate.T, distortion.T, ".", color=plotting.GREY, markersize=3)
+    ax.plot(rate.mean(0), distortion.mean(0), "o-", color=plotting.BLUE)
+    for beta, r, d in zip(BETAS, rate.mean(0), distortion.mean(0), strict=True):
+        ax.annotate(f"{beta:g}", (r, d), textcoords="offset points", xytext=(5, 5))
+    ax.set(xlabel="rate, nats", ylabel="distortion, nats", title="digits: a point is a beta")
+    plotting.save(picture, path)
+
+
+if __name__ == "__main__":
+    main()
