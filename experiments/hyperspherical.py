@@ -22,6 +22,8 @@ A von Mises-Fisher draw costs little beside the network. Nothing is warmed up or
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -54,7 +56,7 @@ def make_vae(head, prior, key: jax.Array) -> jaxvae.VAE:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     uniform = jaxvae.SphericalUniform(LATENT + 1)
     models = {
         "N(0, I), 10": (nn.NormalHead(), jaxvae.StandardNormal((LATENT,))),
@@ -89,4 +91,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

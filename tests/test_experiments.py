@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import (
+    beta_sweep,
     covariance,
     flow_posterior,
     hyperspherical,
@@ -99,4 +100,21 @@ def test_comparisons(name, tmp_path, monkeypatch, capsys):
         assert len(values) == 2
         assert values[0] != values[1]
         assert np.all(np.isfinite(values))
+    assert "+-" in capsys.readouterr().out
+
+
+def test_beta_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(beta_sweep, "EPOCHS", 10)
+    monkeypatch.setattr(beta_sweep, "SEEDS", 2)
+    monkeypatch.setattr(beta_sweep, "BETAS", (0.5, 8.0))
+    monkeypatch.chdir(tmp_path)
+    beta_sweep.main()
+    folder = tmp_path / "runs" / "beta_sweep"
+    numbers = result(folder)
+    rate, distortion = np.array(numbers["rate"]), np.array(numbers["distortion"])
+    assert rate.shape == (2, 2)
+    assert np.all(rate[:, 0] > rate[:, 1])  # a dearer code is a cheaper one
+    assert np.all(distortion[:, 0] < distortion[:, 1])
+    assert len(numbers["seconds"]) == 3
+    assert (folder / "rate_distortion.png").stat().st_size > 10_000
     assert "+-" in capsys.readouterr().out

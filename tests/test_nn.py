@@ -12,6 +12,7 @@ import optax
 import pytest
 from common import close
 from flax import linen, nnx
+from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from jaxvae import VAE, Bernoulli, MultivariateNormal, Normal, StandardNormal, elbo
@@ -405,3 +406,33 @@ def test_network_that_does_not_fit_its_head():
     conditional = Conditional(network, BernoulliHead(), (2,), (3,), rngs=rngs())
     with pytest.raises(AssertionError, match="what its head needs"):
         conditional(jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    "networks", [(MLP, MLP), pytest.param((ConvEncoder, ConvDecoder), marks=pytest.mark.slow)]
+)
+def test_networks_compute_in_the_dtype_they_are_given(networks):
+    """bfloat16 products; parameters, bound and gradient stay float32 and are nearly the same."""
+
+    def bound(dtype):
+        rngs = nnx.Rngs(0)
+        make = partial(Conditional, dtype=dtype, rngs=rngs)
+        model = VAE(
+            make(networks[0], NormalHead(), (8, 8, 1), (4,)),
+            make(networks[1], NormalHead(0.3), (4,), (8, 8, 1)),
+            StandardNormal((4,)),
+        )
+        x = jax.random.uniform(jax.random.key(1), (8, 8, 1))
+        return jax.value_and_grad(lambda m: elbo(m, jax.random.key(2), x)[0]), model
+
+    (whole, model), (mixed, same) = bound(None), bound(jnp.bfloat16)
+    (value, gradient), (other, rounded) = whole(model), mixed(same)
+    assert value.dtype == other.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((same, rounded))} == {jnp.dtype("float32")}
+    assert value != other
+    assert np.isclose(value, other, rtol=0.01)
+    gradient, rounded = ravel_pytree(gradient)[0], ravel_pytree(rounded)[0]
+    assert jnp.linalg.norm(gradient - rounded) < 0.03 * jnp.linalg.norm(gradient)
+    products = [line for line in str(jax.make_jaxpr(mixed)(same)).splitlines() if "dot_gen" in line]
+    assert products
+    assert all("bf16" in line for line in products)

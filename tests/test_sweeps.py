@@ -80,7 +80,9 @@ def test_memory_is_that_of_the_points_at_once():
         grid = {"x": np.arange(num, dtype=np.float32)}
         program = jax.jit(lambda w: jv.sweep(large, grid, at_once=at_once, weight=w).results)
         compiled = program.lower(jnp.ones((200, 200))).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     one, many = bytes_of(8, 1), bytes_of(64, 1)
     assert many < 1.1 * one

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +67,6 @@ def table(workload: str, numbers: dict[str, Numbers]) -> Table:
     ours = numbers.get("jaxvae", {}).get("examples_per_second", np.nan)
     for peer, n in numbers.items():
         if "error" in n:
-            rows.add_row(peer, n["error"][:60])
             continue
         rows.add_row(
             peer,
@@ -95,7 +95,7 @@ def plot(path: Path, found: dict[str, dict[str, Numbers]]) -> None:
     plotting.save(picture, path)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,6 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
                 runs[peer].append(run_once(peer, workload))
         found[workload] = {peer: medians(rounds) for peer, rounds in runs.items()}
         console.print(table(workload, found[workload]))
+        for peer, n in found[workload].items():
+            if "error" in n:
+                console.print(f"{peer}: {n['error']}", soft_wrap=True)
 
     folder = options.output / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,4 +136,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

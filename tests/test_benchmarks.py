@@ -1,0 +1,90 @@
+"""The benchmark compares like with like, and says who is missing. No test here times anything."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import __main__ as benchmarks
+from experiments.benchmarks import measure as measuring
+from experiments.benchmarks.peers import matmuls
+from experiments.benchmarks.workloads import WORKLOADS, pixels
+
+SMALL = {"hidden": (16,), "latent": 2, "chunk": 30, "looks": 3}
+KEYS = {
+    "examples_per_second",
+    "import_seconds",
+    "first_step_seconds",
+    "peak_megabytes",
+    "loss",
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A short job, in JAX as peers expect to find it."""
+    for name, workload in WORKLOADS.items():
+        few = {"seeds": min(workload.seeds, 2), "num_samples": min(workload.num_samples, 3)}
+        monkeypatch.setitem(WORKLOADS, name, workload._replace(**SMALL, **few))
+    with (
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.debug_key_reuse(False),
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("workload", ["W1", "W2", "W4"])
+def test_peers_reach_one_loss(workload):
+    """Nobody skips work: after as many steps of the same job the losses are alike."""
+    peers = ["jaxvae", "NumPyro SVI"] if workload == "W2" else ["jaxvae", "Flax loop"]
+    found = {peer: measuring.measure(peer, workload) for peer in peers}
+    for numbers in found.values():
+        assert set(numbers) == KEYS
+        assert numbers["examples_per_second"] > 0
+    losses = [numbers["loss"] for numbers in found.values()]
+    assert losses[0] < 560  # 784 log 2 is 543, and it starts above
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_products_are_those_of_the_network():
+    """The multiplications of a step of W1, by hand: 784-400-40 and 20-400-784."""
+    encoder = 2 * 784 * 400 + 3 * 400 * 40
+    decoder = 3 * 20 * 400 + 3 * 400 * 784
+    assert matmuls.flops(WORKLOADS["W1"]) == pytest.approx(2.0 * (encoder + decoder))
+
+
+def test_pixels_are_probabilities():
+    images = pixels(50)
+    assert images.shape == (50, 28, 28, 1)
+    assert images.dtype == np.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert np.array_equal(images, pixels(50))
+
+
+def test_a_peer_that_is_missing_is_named(tmp_path, monkeypatch, capsys):
+    """And one that fails says why; the others have numbers, ratios and a plot."""
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: name != "torch" or None)
+    monkeypatch.setattr(benchmarks.metadata, "version", lambda name: "1")
+    numbers = dict.fromkeys(KEYS | {"wall_seconds"}, 2.0)
+    speeds = {"jaxvae": 30.0, "Flax loop": 10.0}
+
+    def run_once(peer, workload):
+        if peer == "NumPyro SVI":
+            return {"error": "NotImplementedError: no convolutions"}
+        return numbers | {"examples_per_second": speeds[peer]}
+
+    monkeypatch.setattr(benchmarks, "run_once", run_once)
+    peers = ["jaxvae", "Flax loop", "NumPyro SVI", "PyTorch, eager"]
+    benchmarks.main(["--workloads", "W3", "--peers", *peers, "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "PyTorch, eager: left out, as torch is not installed" in printed
+    assert "3.00x" in printed
+    assert "NotImplementedError" in printed
+    found = json.loads((tmp_path / "benchmarks" / "result.json").read_text())
+    assert found["W3"]["Flax loop"]["examples_per_second"] == 10.0
+    assert found["machine"]["jax"] == "1"
+    assert (tmp_path / "benchmarks" / "speed.png").stat().st_size > 5_000
