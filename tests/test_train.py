@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -192,8 +193,14 @@ def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     ) as process:
         while process.poll() is None and not metrics.exists():
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        # Python drops an interrupt that falls into a callback of the garbage collector: once more
+        for _ in range(5):
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=15)
+                break
+        process.kill()
+        assert process.returncode == 130
     assert json.loads(metrics.read_text().splitlines()[0])["epoch"] == 1
 
 
