@@ -1,8 +1,10 @@
 """What a person watches while a run goes on, and what the run leaves behind at every epoch."""
 
 import json
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,35 @@ Metrics = dict[str, np.ndarray]
 
 class NonFinite(Exception):
     """The loss is no longer a number; the message says where."""
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[..., None]]:
+    """Ctrl-C as ever, and a callback of `jaxvae.fit` that raises it if it was lost meanwhile.
+
+    Python drops a KeyboardInterrupt that is raised where exceptions are ignored: in a finalizer, or
+    in a callback of a weak reference or of the garbage collector.
+    """
+    interrupted = False
+
+    def interrupt(*_: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    def check(*_: Any) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored by a shell's "&", or somebody else's
+        yield check
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Progress:

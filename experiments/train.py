@@ -40,7 +40,7 @@ from experiments.evaluate import (
     log_marginals,
     posterior_means,
 )
-from experiments.progress import NonFinite, Progress
+from experiments.progress import NonFinite, Progress, interruptible
 from jaxvae import nn
 
 
@@ -116,7 +116,7 @@ def train(c: Config) -> Path:
         validate=validate,
         describe=describe,
     )
-    with progress:
+    with progress, interruptible() as check_interrupt:
         state, _ = jaxvae.fit(
             step,
             state,
@@ -125,7 +125,7 @@ def train(c: Config) -> Path:
             epochs=c.epochs,
             batch_size=c.batch,
             steps_per_call=min(steps_per_epoch, 50),
-            callbacks=[progress],
+            callbacks=[progress, check_interrupt],
         )
     report(c, folder, data, state.model, eval_key, transform)
     figures.learning_curves(folder / "learning_curves.png", progress.lines)

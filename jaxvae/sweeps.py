@@ -96,7 +96,6 @@ def _every_point(
     at_once: int,
 ) -> Any:
     sizes = tuple(len(values) for values in axes)
-
     index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
     points = {name: v[i] for name, v, i in zip(names, axes, index, strict=True)}
     results = jax.lax.map(

@@ -16,6 +16,7 @@ from flax import nnx
 
 from experiments.config import Config
 from experiments.evaluate import evaluate, log_marginals
+from experiments.progress import interruptible
 from experiments.train import main, make_model
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--eval-samples", "20", "--eval-images", "50"]
@@ -177,14 +178,14 @@ def test_what_was_written_before_a_loss_became_non_finite_stays(run, tmp_path):
 
 
 @pytest.fixture
-def interruptible():
+def interrupts():
     """A shell's "&" has SIGINT ignored, in every program below it; what is handled is passed on."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupts")
 def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     command = [sys.executable, "-m", "experiments.train", "--epochs", "100000", "--hidden", "8"]
     metrics = tmp_path / "digits" / "metrics.jsonl"
@@ -193,15 +194,35 @@ def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     ) as process:
         while process.poll() is None and not metrics.exists():
             time.sleep(0.1)
-        # Python drops an interrupt that falls into a callback of the garbage collector: once more
-        for _ in range(5):
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=15)
-                break
-        process.kill()
-        assert process.returncode == 130
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()  # or leaving the block waits for ever
     assert json.loads(metrics.read_text().splitlines()[0])["epoch"] == 1
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_that_was_lost_stops_the_run_at_the_next_look():
+    handler = signal.getsignal(signal.SIGINT)
+    with interruptible() as check:
+        check(None, {})
+        with suppress(KeyboardInterrupt):  # as a finalizer would swallow it
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check(None, {})
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as check:
+            signal.raise_signal(signal.SIGINT)
+            check(None, {})
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_evaluation_averages_over_images_and_draws_a_key_for_each():

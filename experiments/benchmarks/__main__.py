@@ -62,9 +62,20 @@ def medians(rounds: list[Numbers]) -> Numbers:
 def table(workload: str, numbers: dict[str, Numbers]) -> Table:
     w = WORKLOADS[workload]
     rows = Table(title=f"{w.name}: {w.about}, batch {w.batch}")
-    for column in ("", "examples/s", "jaxvae is", "first step, s", "whole run, s", "MB", "loss"):
+    for column in (
+        "",
+        "examples/s",
+        "jaxvae is",
+        "of limit",
+        "first step, s",
+        "whole run, s",
+        "MB",
+        "loss",
+    ):
         rows.add_column(column, justify="left" if not column else "right")
-    ours = numbers.get("jaxvae", {}).get("examples_per_second", np.nan)
+    speeds = {peer: n["examples_per_second"] for peer, n in numbers.items() if "error" not in n}
+    ours = speeds.get("jaxvae", np.nan)
+    limit = max([speed for peer, speed in speeds.items() if "matmuls" in peer], default=np.nan)
     for peer, n in numbers.items():
         if "error" in n:
             continue
@@ -72,6 +83,7 @@ def table(workload: str, numbers: dict[str, Numbers]) -> Table:
             peer,
             f"{n['examples_per_second']:,.0f}",
             f"{ours / n['examples_per_second']:.2f}x",
+            "" if np.isnan(limit) else f"{n['examples_per_second'] / limit:.0%}",
             f"{n['import_seconds'] + n['first_step_seconds']:.1f}",
             f"{n['wall_seconds']:.1f}",
             f"{n['peak_megabytes']:.0f}",

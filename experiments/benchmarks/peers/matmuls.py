@@ -4,8 +4,6 @@ For a layer [b, n] @ [n, m] a step makes three: the output, the gradient by the 
 first layer of the encoder) and the gradient by the weights.
 """
 
-import time
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -62,16 +60,3 @@ def train(w: Workload, images: np.ndarray, look: Any) -> None:
 
     for _ in range(w.looks):
         look(float(jax.block_until_ready(run(pairs))[0][0, 0]))
-
-
-def best_square(size: int = 2048, rounds: int = 5) -> float:
-    """GFLOP/s of the best of a few square products."""
-    a = jnp.ones((size, size))
-    product = jax.jit(partial(jnp.matmul, a))
-    product(a).block_until_ready()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        product(a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2e-9 * size**3 / min(times)
