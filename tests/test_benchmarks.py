@@ -36,7 +36,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("workload", ["W1", "W2", "W4"])
+@pytest.mark.parametrize("workload", ["W1", pytest.param("W2", marks=pytest.mark.slow), "W4"])
 def test_peers_reach_one_loss(workload):
     """Nobody skips work: after as many steps of the same job the losses are alike."""
     peers = ["jaxvae", "NumPyro SVI"] if workload == "W2" else ["jaxvae", "Flax loop"]

@@ -10,7 +10,15 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/guide.md", "docs/bounds.md", "docs/new_method.md"]
+    "page",
+    [
+        "README.md",
+        "docs/guide.md",
+        pytest.param(
+            "docs/bounds.md", marks=pytest.mark.slow
+        ),  # its bounds have tests of their own
+        "docs/new_method.md",
+    ],
 )
 def test_code_of_the_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)

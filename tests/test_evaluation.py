@@ -213,7 +213,8 @@ def narrow(d):
 
 
 @pytest.mark.parametrize(
-    ("n", "once", "runs"), [(100, 300, 60), (10_000, 106, 60), (200_000, 58, 20)]
+    ("n", "once", "runs"),
+    [(100, 300, 60), (10_000, 106, 60), pytest.param(200_000, 58, 20, marks=pytest.mark.slow)],
 )
 def test_prior_sampling_fails_exponentially(n, once, runs):
     # D = 10: short by hundreds of nats, in mean as much as an independent simulation (NumPy);
