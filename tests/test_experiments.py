@@ -59,6 +59,7 @@ def test_importance_bounds(name):
     assert numbers["reliable"] == 0.0  # 5 samples are too few to tell
 
 
+@pytest.mark.slow
 def test_information(tmp_path, capsys):
     # three parts that add up to about the rate, which beta lowers
     information.main(epochs=3, betas=(0.5, 1.0, 4.0), sizes=(20,), draws=3, folder=str(tmp_path))
