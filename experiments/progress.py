@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -103,7 +104,7 @@ class Progress:
 
     def __call__(self, state: jaxvae.TrainState, metrics: Metrics) -> None:
         self.seconds.append(time.perf_counter() - self.clock)
-        self.stop_unless_finite(int(state.step), metrics)
+        self.stop_unless_finite(state, metrics)
         self.state = jax.tree.map(jnp.copy, state)
         self.pending.append(metrics)
         epoch, steps_inside = divmod(int(state.step), self.steps_per_epoch)
@@ -142,11 +143,12 @@ class Progress:
         self.lines.append(line)
         self.pending, self.seconds = [], []
 
-    def stop_unless_finite(self, step: int, metrics: Metrics) -> None:
-        """Raise NonFinite for the first step whose loss or gradient is not a finite number."""
-        bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["gradient_norm"]))
+    def stop_unless_finite(self, state: jaxvae.TrainState, metrics: Metrics) -> None:
+        """Raise NonFinite for the first step whose loss, or what it led to, is no finite number."""
+        bad = ~np.isfinite(metrics["loss"])
+        bad[-1] |= not np.isfinite(optax.tree.norm(state.model))
         if bad.any():
             first = int(np.argmax(bad))
-            bad_step = step - len(bad) + first + 1
+            bad_step = int(state.step) - len(bad) + first + 1
             numbers = ", ".join(f"{name} {value[first]:g}" for name, value in metrics.items())
             raise NonFinite(f"step {bad_step}: {numbers}, {self.describe(self.state, bad_step)}")

@@ -31,7 +31,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
-from jaxvae.special import log_beta
+from jaxvae.special import log_beta, softplus
 
 Array = jax.Array
 
@@ -212,7 +212,7 @@ def _kl_bernoulli(logits_q: Any, logits_p: Any) -> Array:
     # (-a, -b), changes nothing, so take a <= 0, where no two large terms cancel.
     sign = jnp.where(logits_q > 0, -1.0, 1.0).astype(jnp.result_type(logits_q))
     a, b = sign * logits_q, sign * logits_p
-    return jnp.sum(jax.nn.sigmoid(a) * (a - b) - jax.nn.softplus(a) + jax.nn.softplus(b))
+    return jnp.sum(jax.nn.sigmoid(a) * (a - b) - softplus(a) + softplus(b))
 
 
 def _kl_laplace(loc_q: Any, scale_q: Any, loc_p: Any, scale_p: Any) -> Array:
@@ -244,7 +244,7 @@ def _kl_low_rank(
 def _kl_continuous_bernoulli(l_q: Any, l_p: Any, mean: Array) -> Array:
     # E[x] (l_q - l_p) - A(l_q) + A(l_p), A(l) = log(1 + e^l) - log C(l)
     def cumulant(l: Any) -> Array:
-        return jax.nn.softplus(l) - log_normalizer(l)
+        return softplus(l) - log_normalizer(l)
 
     return jnp.sum(mean * (l_q - l_p) - cumulant(l_q) + cumulant(l_p))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.gradients import Reduction, Term
+from jaxvae.gradients import Reduction, Term, over_samples
 from jaxvae.protocols import log_density, mean_of
 
 Array = jax.Array
@@ -118,7 +118,7 @@ def _at(
         z = draw(key)
         return term(q, z, log_density(q, z))
 
-    l, aux = jax.vmap(one)(keys)
+    l, aux = over_samples(one)(keys)
     return reduction(l), aux
 
 

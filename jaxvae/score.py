@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.gradients import Reduction, Term
+from jaxvae.gradients import Reduction, Term, over_samples
 from jaxvae.protocols import log_density
 
 Array = jax.Array
@@ -88,13 +88,13 @@ def score_function(
 
     Williams 1992; Mnih & Gregor 2014, equation 7.
     """
-    z = jax.lax.stop_gradient(jax.vmap(q.sample)(keys))
+    z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
 
     def at(z: Any) -> tuple[Array, Any, Array]:
         log_q = log_density(q, z)
         return *term(q, z, log_q), log_q
 
-    l, aux, log_q = jax.vmap(at)(z)
+    l, aux, log_q = over_samples(at)(z)
     bound = reduction(l)
     b = baseline(reduction, jax.lax.stop_gradient(l))
     error = jax.lax.stop_gradient(bound) - b

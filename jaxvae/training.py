@@ -78,9 +78,10 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
       optimizer: any optax optimiser.
 
     Returns:
-      The step. Its metrics are scalars: `loss` (minus the mean bound, in nats), `gradient_norm`,
-      the mean of every field of aux where that is a NamedTuple (`distortion` and `rate`, for the
-      ELBO), and each hyper-parameter as it was used.
+      The step. Its metrics are scalars: `loss` (minus the mean bound, in nats), the mean of every
+      field of aux where that is a NamedTuple (`distortion` and `rate`, for the ELBO), and each
+      hyper-parameter as it was used. What else the optimiser sees it can keep, the gradient's
+      norm by `optax.chain(optax.snapshot("norm", optax.tree.norm), optimizer)` for instance.
 
     >>> from jaxvae import elbo, ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -90,7 +91,7 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
     ...     init_state(model, optimizer), jax.random.key(0), jnp.ones((7, 3)), beta=0.5
     ... )
     >>> int(state.step), sorted(metrics)
-    (1, ['beta', 'distortion', 'gradient_norm', 'loss', 'rate'])
+    (1, ['beta', 'distortion', 'loss', 'rate'])
     """
 
     def loss(model: Any, key: Array, xs: Any, hyper: Metrics) -> tuple[Array, Any]:
@@ -109,7 +110,6 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
         metrics = {
             "loss": value,
-            "gradient_norm": optax.tree.norm(gradient),
             **{name: jnp.mean(term) for name, term in terms.items()},
             **{name: jnp.asarray(h) for name, h in hyper.items()},
         }

@@ -22,6 +22,7 @@ from jaxvae import (
     sampled_kl,
     sticking_kl,
 )
+from jaxvae.gradients import over_samples
 
 X, AT = 1.5, (0.25, 0.0)
 
@@ -70,6 +71,17 @@ def test_pathwise_means_by_quadrature(x64):
     d_m = (iwae_2(0.25 + h, 0) - iwae_2(0.25 - h, 0)) / (2 * h)
     d_log_s = (iwae_2(0.25, h) - iwae_2(0.25, -h)) / (2 * h)
     assert np.allclose([d_m, d_log_s], [0.3858458685, -0.2274734570], atol=1e-8)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_one_sample_is_a_call_and_more_are_vmapped(num_samples):
+    # the same numbers, whatever is passed: K rows in, K rows out
+    f = lambda z, tree: (z * tree["scale"], 3.0, tree["shift"].sum())
+    args = (jnp.arange(1.0, num_samples + 1.0), {"scale": 2.0, "shift": 4.0})
+    args = args[0], jax.tree.map(lambda a: jnp.full((num_samples, 2), a), args[1])
+    ours, expected = over_samples(f)(*args), jax.vmap(f)(*args)
+    assert [a.shape for a in ours] == [(num_samples, 2), (num_samples,), (num_samples,)]
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
 @pytest.mark.parametrize("rate", [sampled_kl, sticking_kl])

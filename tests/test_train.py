@@ -170,6 +170,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(run, tmp_path):
     assert (tmp_path / "runs" / "digits" / "config.json").exists()
 
 
+def test_a_last_step_that_leaves_no_finite_parameters_is_not_kept(run):
+    """The only step's loss and gradient are finite, but a rate of 3e38 leaves parameters whose norm is none."""
+    code, printed = run("--learning-rate", "3e38", "--batch", 1297, "--epochs", 1)
+    assert code == 1
+    assert "step 1:" in printed.err
+
+
 def test_what_was_written_before_a_loss_became_non_finite_stays(run, tmp_path):
     """With one step an epoch, step 1 is finite and step 2 is not: the line of epoch 1 is kept."""
     code, _ = run("--learning-rate", "1e6", "--batch", 1297, "--epochs", 5)

@@ -9,7 +9,7 @@ from jax.scipy.special import gammaln, xlogy
 
 from jaxvae.checks import check_scale, check_shape, within
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import log_beta
+from jaxvae.special import log_beta, softplus
 
 Array = jax.Array
 
@@ -99,7 +99,7 @@ class NegativeBinomial:
         r = jnp.asarray(self.total_count)
         x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
         choose = -log_beta(r, x + 1.0) - jnp.log(r + x)
-        log_p = choose - r * jax.nn.softplus(self.logits) - x * jax.nn.softplus(-self.logits)
+        log_p = choose - r * softplus(self.logits) - x * softplus(-self.logits)
         return jnp.where(valid, jnp.sum(log_p), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -145,8 +145,8 @@ class ZeroInflated:
 
     def log_prob(self, x: Any) -> Array:
         check_shape("ZeroInflated.log_prob", "event", x, ())
-        log_p = self.base.log_prob(x) - jax.nn.softplus(self.logits)
-        inflated = jnp.logaddexp(log_p, -jax.nn.softplus(-self.logits))
+        log_p = self.base.log_prob(x) - softplus(self.logits)
+        inflated = jnp.logaddexp(log_p, -softplus(-self.logits))
         return jnp.where(jnp.asarray(x) == 0, inflated, log_p)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxvae.checks import as_integers, check_floats, check_shape, within
 from jaxvae.pytrees import in_a_row, pytree
+from jaxvae.special import softplus
 
 Array = jax.Array
 
@@ -53,7 +54,7 @@ class Bernoulli:
         check_floats(owner, x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, self.logits)
-        return jnp.where(inside, jnp.sum(x * l - jax.nn.softplus(l)), -jnp.inf)
+        return jnp.where(inside, jnp.sum(x * l - softplus(l)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)
