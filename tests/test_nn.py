@@ -193,19 +193,26 @@ def module_of(module):
     return lambda kernel, bias, x: jax.tree.unflatten(treedef, [bias, kernel])(x)
 
 
+# on accelerators, on CPU from few channels and from more, to few and to more
+FORMS = [("gpu", 3, 5), ("cpu", 3, 9), ("cpu", 9, 3)]
+
+
+@pytest.mark.parametrize(("backend", "n", "m"), FORMS)
 @pytest.mark.parametrize("size", SIZES)
-def test_down_is_a_strided_convolution(size, x64):
+def test_down_is_a_strided_convolution(size, backend, n, m, x64, monkeypatch):
     # nnx.Conv with a 4x4 kernel, stride 2, SAME: values and every gradient
-    down = Down(3, 5, rngs=rngs())
-    conv = nnx.Conv(3, 5, (4, 4), strides=2, padding="SAME", param_dtype=jnp.float64, rngs=rngs())
-    args = normal(0, *down.kernel.shape), normal(1, 5), normal(2, *size, 3)
-    ours, theirs = (value_and_gradients(module_of(m), *args) for m in (down, conv))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    down = Down(n, m, rngs=rngs())
+    conv = nnx.Conv(n, m, (4, 4), strides=2, padding="SAME", param_dtype=jnp.float64, rngs=rngs())
+    args = normal(0, *down.kernel.shape), normal(1, m), normal(2, *size, n)
+    ours, theirs = (value_and_gradients(module_of(module), *args) for module in (down, conv))
     assert ours[0].dtype == jnp.float64
     assert all(map(close, ours, theirs))
 
 
+@pytest.mark.parametrize(("backend", "n", "m"), FORMS)
 @pytest.mark.parametrize("size", SIZES)
-def test_up_is_a_transposed_convolution(size, x64):
+def test_up_is_a_transposed_convolution(size, backend, n, m, x64, monkeypatch):
     # jax.lax's, of stride 2, cropped at the end to an odd size: values and every gradient.
     # transpose_kernel flips the kernel and swaps its channels; ours is swapped beforehand
     def theirs(kernel, bias, x):
@@ -214,11 +221,12 @@ def test_up_is_a_transposed_convolution(size, x64):
         )
         return y[0, : size[0], : size[1]] + bias[None, None]
 
-    up = Up(3, 5, size, rngs=rngs())
-    x = normal(2, *(-(-n // 2) for n in size), 3)
-    args = normal(0, *up.kernel.shape), normal(1, 5), x
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    up = Up(n, m, size, rngs=rngs())
+    x = normal(2, *(-(-s // 2) for s in size), n)
+    args = normal(0, *up.kernel.shape), normal(1, m), x
     ours = value_and_gradients(module_of(up), *args)
-    assert ours[0].shape == (*size, 5)
+    assert ours[0].shape == (*size, m)
     assert all(map(close, ours, value_and_gradients(theirs, *args)))
 
 

@@ -25,7 +25,6 @@ from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
 from jaxvae.nn.convolutions import Down as Down
 from jaxvae.nn.convolutions import Up as Up
 from jaxvae.nn.convolutions import halvings as halvings
-from jaxvae.nn.convolutions import neighbourhoods as neighbourhoods
 from jaxvae.nn.flows import AutoregressiveFlow as AutoregressiveFlow
 from jaxvae.nn.flows import CouplingFlow as CouplingFlow
 from jaxvae.nn.flows import FlowHead as FlowHead

@@ -1,4 +1,4 @@
-"""Convolutional networks, written as matrix products."""
+"""Convolutional networks, whose convolutions are matrix products on CPU."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -104,11 +104,6 @@ def halvings(size: Shape, times: int) -> list[Shape]:
     return sizes
 
 
-# A 4x4 convolution of stride 2 is a matrix product of 2x2 neighbourhoods of 2x2 blocks, and its
-# transpose is one whose output is unfolded into blocks. Inside `lax.scan` on CPU that is many times
-# faster than `lax.conv`, and it is as fast elsewhere. Layout: height, width, channels.
-
-
 class Down(nnx.Module):
     """4x4 convolution of stride 2, padded "SAME": [h, w, n] -> [ceil(h/2), ceil(w/2), m]."""
 
@@ -117,16 +112,8 @@ class Down(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(m))
 
     def __call__(self, x: Array) -> Array:
-        h, w, n = x.shape
-        x = jnp.pad(x, ((1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
-        i, j = x.shape[0] // 2, x.shape[1] // 2
-        blocks = x.reshape(i, 2, j, 2, n).transpose(0, 2, 1, 3, 4).reshape(i, j, 4 * n)
-        kernel = self.kernel[...]
-        # rows (2s + a, 2t + b) of the kernel meet pixel (a, b) of neighbour block (s, t)
-        matrix = kernel.reshape(2, 2, 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
-        return neighbourhoods(blocks) @ matrix.reshape(16 * n, -1) + self.bias[...].reshape(
-            1, 1, -1
-        )
+        convolve = products_down if jax.default_backend() == "cpu" else convolution_down
+        return convolve(x, self.kernel[...]) + self.bias[...].reshape(1, 1, -1)
 
 
 class Up(nnx.Module):
@@ -142,16 +129,63 @@ class Up(nnx.Module):
     def __call__(self, x: Array) -> Array:
         n, (h, w) = self.kernel.shape[2], self.size
         check_shape("Up", "input", x, (-(-h // 2), -(-w // 2), n))
-        around = neighbourhoods(jnp.pad(x, ((1, 1), (1, 1), (0, 0))))
+        convolve = products_up if jax.default_backend() == "cpu" else convolution_up
+        return convolve(x, self.kernel[...], self.size) + self.bias[...].reshape(1, 1, -1)
+
+
+def convolution_down(x: Array, kernel: Array) -> Array:
+    """What `Down` computes: x [h, w, n], kernel [4, 4, n, m] -> [ceil(h/2), ceil(w/2), m]."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x[None], kernel, (2, 2), "SAME", dimension_numbers=layout
+    ).squeeze(0)
+
+
+def convolution_up(x: Array, kernel: Array, size: Shape) -> Array:
+    """What `Up` computes: x [ceil(h/2), ceil(w/2), n], kernel [4, 4, n, m] -> [h, w, m]."""
+    padding, layout = [(2, 2), (2, 2)], ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_transpose(
+        x[None], kernel[::-1, ::-1], (2, 2), padding, dimension_numbers=layout
+    )
+    return y[0, : size[0], : size[1]]
+
+
+# The same as matrix products: inside a loop on CPU, `lax.conv` and its gradients are ten times
+# slower. Rows (2s + a, 2t + b) of the kernel meet pixel (a, b) of the 2x2 block of pixels (s, t).
+# What is copied is the thin side, with its few channels, where there is one.
+_THIN = 8
+
+
+def products_down(x: Array, kernel: Array) -> Array:
+    """`convolution_down`: every output is a product of its 2x2 neighbourhood of 2x2 blocks."""
+    h, w, n = x.shape
+    x = jnp.pad(x, ((1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
+    i, j = x.shape[0] // 2, x.shape[1] // 2
+    blocks = x.reshape(i, 2, j, 2, n).transpose(0, 2, 1, 3, 4).reshape(i, j, 4 * n)
+    matrix = kernel.reshape(2, 2, 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4 * n, -1)
+    if n < _THIN:
+        return jnp.concatenate(neighbours(blocks), axis=-1) @ matrix.reshape(16 * n, -1)
+    return sum(block @ m for block, m in zip(neighbours(blocks), matrix, strict=True))
+
+
+def products_up(x: Array, kernel: Array, size: Shape) -> Array:
+    """`convolution_up`: every 2x2 block of outputs is a product of its 2x2 neighbourhood."""
+    (h, w), n, m = size, x.shape[-1], kernel.shape[-1]
+    matrix = kernel.reshape(2, 2, 2, 2, n, m)[::-1, :, ::-1]
+    around = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    if m < _THIN:
+        sent = around @ matrix.transpose(4, 0, 2, 1, 3, 5).reshape(n, -1)
+        i, j = sent.shape[0] - 1, sent.shape[1] - 1
+        each = sent.reshape(i + 1, j + 1, 4, 4 * m)
+        blocks = sum(neighbours(each[:, :, k])[k] for k in range(4))
+    else:
+        around = jnp.concatenate(neighbours(around), axis=-1)
         i, j, _ = around.shape
-        kernel = self.kernel[...]
-        # input (i - s, j - t) sends kernel row (2s + a, 2t + b) to pixel (a, b) of block (i, j)
-        matrix = kernel.reshape(2, 2, 2, 2, n, -1)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
-        blocks = (around @ matrix.reshape(4 * n, -1)).reshape(i, j, 2, 2, -1)
-        image = blocks.transpose(0, 2, 1, 3, 4).reshape(2 * i, 2 * j, -1)
-        return image[1 : 1 + h, 1 : 1 + w] + self.bias[...].reshape(1, 1, -1)
+        blocks = around @ matrix.transpose(0, 2, 4, 1, 3, 5).reshape(4 * n, -1)
+    pixels = blocks.reshape(i, j, 2, 2, m).transpose(0, 2, 1, 3, 4).reshape(2 * i, 2 * j, m)
+    return pixels[1 : 1 + h, 1 : 1 + w]
 
 
-def neighbourhoods(x: Array) -> Array:
-    """Every 2x2 neighbourhood, its four channel vectors in a row: [h, w, n] -> [h-1, w-1, 4 n]."""
-    return jnp.concatenate([x[:-1, :-1], x[:-1, 1:], x[1:, :-1], x[1:, 1:]], axis=-1)
+def neighbours(x: Array) -> list[Array]:
+    """The pixel itself, the next in width, in height, in both: [h, w, n] -> four [h-1, w-1, n]."""
+    return [x[:-1, :-1], x[:-1, 1:], x[1:, :-1], x[1:, 1:]]
