@@ -25,7 +25,11 @@ KEYS = {
 def small(monkeypatch):
     """A short job, in JAX as peers expect to find it."""
     for name, workload in WORKLOADS.items():
-        few = {"seeds": min(workload.seeds, 2), "num_samples": min(workload.num_samples, 3)}
+        few = {
+            "seeds": min(workload.seeds, 2),
+            "num_samples": min(workload.num_samples, 3),
+            "levels": min(workload.levels, 2),
+        }
         monkeypatch.setitem(WORKLOADS, name, workload._replace(**SMALL, **few))
     with (
         jax.numpy_rank_promotion("allow"),
@@ -47,6 +51,24 @@ def test_peers_reach_one_loss(workload):
     losses = [numbers["loss"] for numbers in found.values()]
     assert losses[0] < 560  # 784 log 2 is 543, and it starts above
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("workload", "bits"),
+    [pytest.param("W5", 32 * 32 * 3, marks=pytest.mark.slow), ("E1", 784), ("E2", 784)],
+)
+def test_larger_jobs_and_estimates_run(workload, bits):
+    """Near a fair coin a pixel, as logits start near 0 (and W5 trains a little)."""
+    batch = {"batch": 4, "chunk": 1}
+    measuring.WORKLOADS[workload] = measuring.WORKLOADS[workload]._replace(**batch)
+    found = measuring.measure("jaxvae", workload)
+    assert found["loss"] == pytest.approx(bits * np.log(2.0), rel=0.1)
+
+
+def test_a_peer_says_what_it_is_not_timed_on():
+    with pytest.raises(NotImplementedError, match="the Flax loop is not timed on E2: log p"):
+        measuring.measure("Flax loop", "E2")
 
 
 def test_products_are_those_of_the_network():

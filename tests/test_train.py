@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(run, tmp_path):
 
 
 def test_a_last_step_that_leaves_no_finite_parameters_is_not_kept(run):
-    """The only step's loss and gradient are finite, but a rate of 3e38 leaves parameters whose norm is none."""
+    """The only step has a finite loss and gradient; a rate of 3e38 leaves no finite norm."""
     code, printed = run("--learning-rate", "3e38", "--batch", 1297, "--epochs", 1)
     assert code == 1
     assert "step 1:" in printed.err

@@ -37,7 +37,7 @@ def measure(peer: str, workload: str) -> dict[str, float]:
     w, began = WORKLOADS[workload], time.perf_counter()
     module, function = PEERS[peer].split(":")
     train = getattr(importlib.import_module(f"experiments.benchmarks.peers.{module}"), function)
-    images, imported = pixels(w.chunk * w.batch), time.perf_counter()
+    images, imported = pixels(w.chunk * w.batch, w.shape), time.perf_counter()
     looks: list[float] = []
     losses: list[float] = []
 

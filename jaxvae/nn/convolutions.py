@@ -165,7 +165,8 @@ def products_down(x: Array, kernel: Array) -> Array:
     matrix = kernel.reshape(2, 2, 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4 * n, -1)
     if n < _THIN:
         return jnp.concatenate(neighbours(blocks), axis=-1) @ matrix.reshape(16 * n, -1)
-    return sum(block @ m for block, m in zip(neighbours(blocks), matrix, strict=True))
+    a, b, c, d = (block @ m for block, m in zip(neighbours(blocks), matrix, strict=True))
+    return a + b + c + d
 
 
 def products_up(x: Array, kernel: Array, size: Shape) -> Array:
@@ -177,7 +178,8 @@ def products_up(x: Array, kernel: Array, size: Shape) -> Array:
         sent = around @ matrix.transpose(4, 0, 2, 1, 3, 5).reshape(n, -1)
         i, j = sent.shape[0] - 1, sent.shape[1] - 1
         each = sent.reshape(i + 1, j + 1, 4, 4 * m)
-        blocks = sum(neighbours(each[:, :, k])[k] for k in range(4))
+        a, b, c, d = (neighbours(each[:, :, k])[k] for k in range(4))
+        blocks = a + b + c + d
     else:
         around = jnp.concatenate(neighbours(around), axis=-1)
         i, j, _ = around.shape

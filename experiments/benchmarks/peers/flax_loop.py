@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.benchmarks.workloads import Workload
+from experiments.benchmarks.workloads import Workload, plain
 
 
 class Dense(nnx.Module):
@@ -83,6 +83,8 @@ def negative_bound(model: Model, key: jax.Array, x: jax.Array, k: int) -> jax.Ar
 
 
 def train(w: Workload, images: np.ndarray, look: Any) -> None:
+    plain(w, "the Flax loop")
+
     @nnx.jit
     def step(model: Model, optimizer: nnx.Optimizer, key: jax.Array, x: jax.Array) -> jax.Array:
         loss, gradient = nnx.value_and_grad(negative_bound)(model, key, x, w.num_samples)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.workloads import Workload
+from experiments.benchmarks.workloads import Workload, plain
 
 
 def products(w: Workload) -> list[tuple[int, int, int]]:
-    """(rows, inner, columns) of every product of a step."""
+    """(rows, inner, columns) of every product of a step, or of an estimate of a batch."""
     b, k = w.batch, w.num_samples
 
     def dense(rows: int, sizes: list[int], first: bool) -> list[tuple[int, int, int]]:
@@ -26,6 +26,9 @@ def products(w: Workload) -> list[tuple[int, int, int]]:
                 found.append((rows, m, n))
         return found
 
+    if w.job == "log_marginal":
+        return [(b * k, n, m) for n, m in pairwise([w.latent, *w.hidden[::-1], 784])]
+    plain(w, "the limit")
     size = 3136 if w.network == "conv" else 784
     shapes = dense(b, [size, *w.hidden, 2 * w.latent], first=w.network == "mlp")
     shapes += dense(b * k, [w.latent, *w.hidden[::-1], size], first=False)

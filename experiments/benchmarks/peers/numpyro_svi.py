@@ -11,12 +11,11 @@ import optax
 from jax.example_libraries import stax
 from numpyro.infer import SVI, RenyiELBO, TraceMeanField_ELBO
 
-from experiments.benchmarks.workloads import Workload
+from experiments.benchmarks.workloads import Workload, plain
 
 
 def train(w: Workload, images: np.ndarray, look: Any) -> None:
-    if w.network != "mlp":
-        raise NotImplementedError("NumPyro has no convolutional VAE to compare with")
+    plain(w, "NumPyro", networks=("mlp",))
     numpyro.enable_validation(False)  # pixels between 0 and 1 are no coins to it
     activation = {"relu": stax.Relu, "tanh": stax.Tanh}[w.activation]
     flat = jnp.asarray(images.reshape(len(images), -1))

@@ -17,7 +17,7 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 
 from experiments.benchmarks.peers.pytorch import VAE as Networks
-from experiments.benchmarks.workloads import Workload
+from experiments.benchmarks.workloads import Workload, plain
 
 
 class Encoder(BaseEncoder):
@@ -56,6 +56,7 @@ class Quiet(BaseTrainer):
 
 
 def train(w: Workload, images: np.ndarray, look: Any) -> None:
+    plain(w, "pythae")
     torch.manual_seed(0)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     data = BaseDataset(pixels, torch.zeros(len(pixels)))

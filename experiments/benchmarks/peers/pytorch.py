@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from experiments.benchmarks.peers.matmuls import products
+from experiments.benchmarks.peers.pytorch_estimates import log_p
+from experiments.benchmarks.peers.pytorch_hierarchy import TopDown, initialise
 from experiments.benchmarks.workloads import Workload
 
 
@@ -38,6 +40,7 @@ class VAE(nn.Module):
         else:
             self.encoder = nn.Sequential(nn.Flatten(), *dense([784, *w.hidden, 2 * w.latent]))
             self.decoder = nn.Sequential(*dense([w.latent, *w.hidden[::-1], 784]))
+        initialise(self)
 
     def forward(self, x: torch.Tensor, k: int) -> torch.Tensor:
         mean, log_var = self.encoder(x).chunk(2, dim=-1)
@@ -60,15 +63,19 @@ class VAE(nn.Module):
 
 def train(w: Workload, images: np.ndarray, look: Any, variant: str = "best") -> None:
     torch.manual_seed(0)
+    if w.job != "train":
+        if variant != "best":
+            raise NotImplementedError("estimates of log p(x) are timed by the best effort alone")
+        return estimate(w, images, look)
     data = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    channels_last = variant != "eager" and w.network == "conv"
+    channels_last = variant != "eager" and w.network != "mlp"
     if channels_last:
         data = data.contiguous(memory_format=torch.channels_last)
 
     def start() -> tuple[Any, torch.optim.Optimizer]:
-        model = VAE(w)
+        model: Any = TopDown(w) if w.network == "top-down" else VAE(w)
         if channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=variant != "eager")
         return torch.compile(model) if variant == "compiled" else model, optimizer
 
@@ -93,6 +100,13 @@ def train(w: Workload, images: np.ndarray, look: Any, variant: str = "best") -> 
                 optimizer.step()
             losses.append(loss.item())
         look(np.mean(losses))
+
+
+def estimate(w: Workload, images: np.ndarray, look: Any) -> None:
+    """-log p(x), the mean over images."""
+    model, xs = VAE(w), torch.from_numpy(images.reshape(len(images), -1))
+    for _ in range(w.looks):
+        look(-float(log_p(w, model, xs).mean()))
 
 
 def matmuls(w: Workload, images: np.ndarray, look: Any) -> None:
