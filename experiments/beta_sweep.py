@@ -56,7 +56,7 @@ def run(key: jax.Array, beta: Any, images: jax.Array, test: jax.Array) -> jaxvae
 
 def main() -> None:
     data = load("digits", validation=0)
-    fixed = {"images": jnp.asarray(data.train.images), "test": jnp.asarray(data.test.images)}
+    fixed: Any = {"images": jnp.asarray(data.train.images), "test": jnp.asarray(data.test.images)}
     betas = jnp.asarray(BETAS)
 
     def keys() -> jax.Array:
@@ -80,7 +80,9 @@ def main() -> None:
         seconds[label] = time.perf_counter() - start
         print(f"{label}: {seconds[label]:.1f} s, compilation included", flush=True)
 
-    terms = sweep(jaxvae.points_at_once(SEEDS * len(BETAS), jax.default_backend()))
+    found = jaxvae.sweep(run, {"key": keys(), "beta": betas}, **fixed)
+    print(f"sweep of its own accord vmaps {found.at_once} at once")
+    terms: Any = found.results
     rate, distortion = np.asarray(terms.rate), np.asarray(terms.distortion)
     for i, beta in enumerate(BETAS):
         r, d = rate[:, i], distortion[:, i]

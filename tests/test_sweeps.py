@@ -1,6 +1,7 @@
 """A sweep is the run itself at every point of a grid."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +66,41 @@ def test_it_is_one_program_for_all_points_and_for_the_next_sweep():
 
 def test_it_says_how_it_ran():
     find = partial(jv.sweep, lambda x: x, {"x": np.arange(6.0)})
-    assert find().at_once == jv.points_at_once(6, jax.default_backend())
+    assert find().at_once == 4
     assert find(at_once=4).at_once == 4
     assert np.array_equal(find(at_once=4).results, np.arange(6.0))
+
+
+def times(width):
+    """A loop of products: 2 width^3 operations in its body."""
+
+    def run(x, weight):
+        return jax.lax.fori_loop(0, 1000, lambda _, w: jnp.sin(w @ weight), x * weight)
+
+    return run, {"x": jnp.array(1.0), "weight": jnp.ones((width, width))}
+
+
+def test_a_cpu_takes_few_points_of_a_small_run_and_one_of_a_large():
+    # a threshold of 2e7: 2 100^3 = 2e6, 2 300^3 = 5.4e7
+    assert jv.points_at_once(*times(100), 9, backend="cpu") == 4
+    assert jv.points_at_once(*times(100), 3, backend="cpu") == 3
+    assert jv.points_at_once(*times(300), 9, backend="cpu") == 1
+
+
+def test_an_accelerator_takes_all_that_fit(monkeypatch):
+    # of each point its result and the loop's buffers, some [100, 100] of float32; 64 MB are free
+    def points(width, num_points, stats):
+        device = SimpleNamespace(memory_stats=lambda: stats)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
+        return jv.points_at_once(*times(width), num_points, backend="gpu")
+
+    free = {"bytes_limit": 70_000_000, "bytes_in_use": 6_000_000}
+    many = points(100, 100_000, free)
+    assert 0.8 * 64e6 / 40_000 / 10 < many < 0.8 * 64e6 / 40_000
+    assert points(100, 9, free) == 9
+    assert 3 * many < points(50, 100_000, free) < 5 * many
+    assert points(100, 9, free | {"bytes_in_use": 69_999_999}) == 1  # where not even one seems to
+    assert points(100, 9, None) == 9
 
 
 def test_memory_is_that_of_the_points_at_once():
