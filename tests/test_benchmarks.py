@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
+from experiments.benchmarks import growth
 from experiments.benchmarks import measure as measuring
 from experiments.benchmarks.peers import matmuls
 from experiments.benchmarks.workloads import WORKLOADS, pixels
@@ -111,3 +112,37 @@ def test_a_peer_that_is_missing_is_named(tmp_path, monkeypatch, capsys):
     assert found["W3"]["Flax loop"]["examples_per_second"] == 10.0
     assert found["machine"]["jax"] == "1"
     assert (tmp_path / "benchmarks" / "speed.png").stat().st_size > 5_000
+
+
+def test_exponents_are_those_of_power_laws():
+    curve = {n: growth.Point(3.0 * n**2, 5.0 * n**0.5, 1.0) for n in (10, 20, 40)}
+    curve = {1: growth.Point(1e9, 1e9, 1.0)} | curve  # the last three values alone count
+    assert growth.exponent(curve, "milliseconds") == pytest.approx(2.0)
+    assert growth.exponent(curve, "megabytes") == pytest.approx(0.5)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "batch",
+        "seeds",
+        pytest.param("latent size", marks=pytest.mark.slow),
+        pytest.param("samples", marks=pytest.mark.slow),
+        pytest.param("image side", marks=pytest.mark.slow),
+        pytest.param("virtual devices", marks=pytest.mark.slow),
+    ],
+)
+def test_growth_is_measured(axis, tmp_path, monkeypatch):
+    """Operations count once whatever the loop's length, in the ratio of the sizes or less."""
+    monkeypatch.setattr(
+        growth, "AXES", {axis: (8, 32)} if axis != "virtual devices" else {axis: (1, 2)}
+    )
+    growth.main(["--axes", axis, "--rounds", "1", "--output", str(tmp_path)])
+    small, large = json.loads((tmp_path / "benchmarks" / "growth.json").read_text())[axis].values()
+    assert small["milliseconds"] > 0
+    assert large["megabytes"] > 0
+    if axis in ("batch", "latent size", "samples"):
+        assert small["gigaflops"] < large["gigaflops"] < 4 * small["gigaflops"]
+        assert small["megabytes"] < large["megabytes"] < 4 * small["megabytes"]
+    assert (tmp_path / "benchmarks" / "growth.png").stat().st_size > 5_000
