@@ -16,8 +16,8 @@ _LARGE = 8.0
 def softplus(l: Any) -> Array:
     """log(1 + exp l) = max(l, 0) + log(1 + exp(-|l|)), with derivative 1 / (1 + exp(-l)).
 
-    Equal to `jax.nn.softplus`, in which the exponential is taken twice more on the way back: with
-    this one, IWAE of 50 samples of 784 pixels trains 7 % faster on a CPU.
+    Equal to `jax.nn.softplus`, and the derivative is written rather than derived: so IWAE of 50
+    samples of 784 pixels trains 7 % faster on a CPU.
 
     Args:
       l: any shape.

@@ -33,7 +33,8 @@ def sweep(
     """Call `run` at every point of a grid: seeds, betas, learning rates, whatever is traced.
 
     One program is compiled, whatever the size of the grid, and a second sweep of the same `run`
-    over as many values compiles nothing. Points run in chunks of `at_once`, each chunk vmapped, so
+    over as many values compiles nothing (but that `points_at_once` on an accelerator compiles one
+    point to learn its memory, each time). Points run in chunks of `at_once`, each chunk vmapped, so
     that memory is that of `at_once` runs and of all results.
 
     Args:
@@ -109,11 +110,12 @@ def _every_point(
 def points_at_once(
     run: Callable[..., Any], arguments: Mapping[str, Any], num_points: int, *, backend: str = ""
 ) -> int:
-    """How many points of a sweep to vmap together, as measured: docs/performance.md has the times.
+    """How many points of a sweep to vmap together, so that it is fast and fits.
 
-    On a CPU 4 where `run` is small, below 2e7 floating-point operations with every loop's body
-    counted once, so that dispatch weighs more than arithmetic; from there on 1, whose working set
-    stays in the caches. Elsewhere all that fit in four fifths of the free memory.
+    On a CPU, as measured in docs/performance.md: 4 where `run` is small, below 2e7 floating-point
+    operations with every loop's body counted once, so that dispatch weighs more than arithmetic;
+    from there on 1, whose working set stays in the caches. Elsewhere all that fit in four fifths of
+    the free memory of the first device, or all where it does not tell; not measured.
 
     Args:
       run: as `sweep` takes it.
@@ -123,6 +125,9 @@ def points_at_once(
 
     Returns:
       Between 1 and `num_points`.
+
+    >>> points_at_once(lambda x, y: x + y, {"x": 1.0, "y": 2.0}, 10, backend="cpu")
+    4
     """
     one = jax.jit(run).lower(**jax.eval_shape(dict, arguments))
     if (backend or jax.default_backend()) == "cpu":

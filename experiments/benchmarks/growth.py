@@ -2,12 +2,12 @@
 
     python -m experiments.benchmarks.growth
 
-784-400-z20-400-784 on 128 stand-in images a step is the point all curves share, but for the number
-of samples (IWAE, 32 images) and the size of the image (convolutions, 32 images). Prints, for every
+One size at a time is varied about 784-400-z20-400-784 on 128 stand-in images a step; the number of
+samples on IWAE of 32 images, the side of the image on convolutions of 32 images. Prints, for every
 axis, milliseconds a step (median over rounds, values in turns), megabytes that the compiled program
 needs beside its arguments, and the exponent p of time ~ size^p over the last three values. Virtual
 devices share the cores of this machine, so their curve shows the price of sharding, not its gain.
-Writes runs/benchmarks/growth.json and growth.png; five minutes on two x86-64 cores.
+Writes runs/benchmarks/growth.json and growth.png; three minutes on two x86-64 cores.
 """
 
 import argparse

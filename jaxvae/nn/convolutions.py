@@ -152,7 +152,9 @@ def convolution_up(x: Array, kernel: Array, size: Shape) -> Array:
 
 # The same as matrix products: inside a loop on CPU, `lax.conv` and its gradients are ten times
 # slower. Rows (2s + a, 2t + b) of the kernel meet pixel (a, b) of the 2x2 block of pixels (s, t).
-# What is copied is the thin side, with its few channels, where there is one.
+# What is copied is the side with few channels, where there is one. Forward and back, ms, the form
+# chosen against the other: down 1.2, 4.4 from 1 channel, 12.5, 15.3 from 32; up 2.1, 6.3 to 1 and
+# 11.7, 19.5 to 32. Between these nothing was measured.
 _THIN = 8
 
 

@@ -17,7 +17,7 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)
 
 
 class Level(nn.Module):
