@@ -79,6 +79,14 @@ def test_products_are_those_of_the_network():
     assert matmuls.flops(WORKLOADS["W1"]) == pytest.approx(2.0 * (encoder + decoder))
 
 
+def test_products_of_ais_are_counted_whole():
+    """49 transitions of 11 gradients of 20 chains, and 50 values, which are half of one."""
+    w = WORKLOADS["E2"]
+    decoder = 20 * 400 + 400 * 784
+    by_hand = 2.0 * 20 * decoder * (49 * 11 * 2 + 50)
+    assert matmuls.flops(w) * matmuls.turns(w) == pytest.approx(by_hand)
+
+
 def test_pixels_are_probabilities():
     images = pixels(50)
     assert images.shape == (50, 28, 28, 1)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.workloads import Workload, plain
+from experiments.benchmarks.workloads import LEAPFROG, PILOTS, TEMPERATURES, Workload, plain
 
 
 def products(w: Workload) -> list[tuple[int, int, int]]:
-    """(rows, inner, columns) of every product of a step, or of an estimate of a batch."""
+    """(rows, inner, columns) of every product of a step, an estimate or a gradient of AIS."""
     b, k = w.batch, w.num_samples
 
     def dense(rows: int, sizes: list[int], first: bool) -> list[tuple[int, int, int]]:
@@ -28,6 +28,10 @@ def products(w: Workload) -> list[tuple[int, int, int]]:
 
     if w.job == "log_marginal":
         return [(b * k, n, m) for n, m in pairwise([w.latent, *w.hidden[::-1], 784])]
+    if w.job == "ais":  # the gradient is by z alone
+        layers = list(pairwise([w.latent, *w.hidden[::-1], 784]))
+        rows = b * (k + PILOTS)
+        return [(rows, n, m) for n, m in layers] + [(rows, m, n) for n, m in layers[::-1]]
     plain(w, "the limit")
     size = 3136 if w.network == "conv" else 784
     shapes = dense(b, [size, *w.hidden, 2 * w.latent], first=w.network == "mlp")
@@ -36,6 +40,15 @@ def products(w: Workload) -> list[tuple[int, int, int]]:
         shapes += dense(b * 196, [16, 32], first=True) + dense(b * 49, [512, 64], first=False)
         shapes += dense(b * 49, [64, 512], first=False) + dense(b * 196, [32, 16], first=False)
     return shapes
+
+
+def turns(w: Workload) -> int:
+    """How often all products are made between two looks."""
+    if w.job != "ais":
+        return w.chunk * w.seeds
+    transitions = TEMPERATURES - 1
+    values = TEMPERATURES // 2  # one a temperature, half a gradient's products each
+    return w.chunk * (transitions * (LEAPFROG + 1) + values)
 
 
 def flops(w: Workload) -> float:
@@ -59,7 +72,7 @@ def train(w: Workload, images: np.ndarray, look: Any) -> None:
 
         outs = [jnp.zeros((len(a), b.shape[1])) for a, b in pairs]
         start = [a for a, _ in pairs], outs
-        return jax.lax.fori_loop(0, w.chunk * w.seeds, body, start)[1]
+        return jax.lax.fori_loop(0, turns(w), body, start)[1]
 
     for _ in range(w.looks):
         look(float(jax.block_until_ready(run(pairs))[0][0, 0]))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from experiments.benchmarks.peers.matmuls import products
+from experiments.benchmarks.peers.matmuls import products, turns
 from experiments.benchmarks.peers.pytorch_estimates import log_p
 from experiments.benchmarks.peers.pytorch_hierarchy import TopDown, initialise
 from experiments.benchmarks.workloads import Workload
@@ -114,7 +114,7 @@ def matmuls(w: Workload, images: np.ndarray, look: Any) -> None:
     shapes = products(w)
     triples = [(torch.randn(r, n), torch.randn(n, m), torch.empty(r, m)) for r, n, m in shapes]
     for _ in range(w.looks):
-        for _ in range(w.chunk * w.seeds):
+        for _ in range(turns(w)):
             for a, b, out in triples:
                 torch.matmul(a, b, out=out)
         look(0.0)
