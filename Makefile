@@ -1,4 +1,4 @@
-.PHONY: test slow lint format docs story
+.PHONY: test slow lint format docs story soak
 
 test:            ## everything under ten minutes
 	uv run pytest
@@ -20,3 +20,6 @@ docs:            ## docs/_build/index.html
 
 story:           ## the theory, each step run
 	uv run python -m experiments.story
+
+soak:            ## kill the main job forty times, compare with a run nobody touched; minutes
+	uv run python -m experiments.soak

@@ -1,8 +1,9 @@
 """What the main job is asked to do, and every reason to refuse it, each one line."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,9 +36,15 @@ class Config:
     """samples of the iwae bound"""
     beta: float = 1.0
     """weight of the rate in the elbo"""
+    warmup: int = 0
+    """steps over which beta rises from 0"""
     epochs: int = 200
     batch: int = 64
     learning_rate: float = 1e-3
+    clip: float | None = None
+    """largest norm of a gradient; one that is not finite then counts as zero"""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """what a loss or an update that is no finite number does: end the run, or change nothing"""
     seed: int = 0
     validation: int | None = None
     """rows held out of train; by default as many as the data set publishes or suggests"""
@@ -48,6 +55,8 @@ class Config:
     output: Path = Path("runs")
     name: str | None = None
     """folder in the output folder; by default the data set's name, numbered if it exists"""
+    resume: Path | None = None
+    """folder of a run to go on with; what is not given here is taken from its config.json"""
     data_dir: Path | None = None
     """where TFDS keeps its data"""
     download: bool = False
@@ -64,7 +73,15 @@ def flag(name: str) -> str:
 
 def check_config(c: Config) -> None:
     """Raise Refused for the first value out of range."""
-    at_least = {"latent": 1, "hidden": 1, "num_samples": 1, "epochs": 1, "batch": 1, "seed": 0}
+    at_least = {
+        "latent": 1,
+        "hidden": 1,
+        "num_samples": 1,
+        "epochs": 1,
+        "batch": 1,
+        "seed": 0,
+        "warmup": 0,
+    }
     at_least |= {"beta": 0, "eval_images": 1, "eval_samples": 1}
     for name, least in at_least.items():
         if not least <= getattr(c, name) < np.inf:
@@ -72,10 +89,14 @@ def check_config(c: Config) -> None:
     for name in ("learning_rate", "sigma"):
         if not 0 < getattr(c, name) < np.inf:
             raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected a positive number")
+    if c.clip is not None and not 0 < c.clip < np.inf:
+        raise Refused(f"--clip is {c.clip}, expected a positive number")
     if c.name is not None and Path(c.name).name != c.name:
         raise Refused(f"--name is {c.name!r}, expected a plain folder name; --output says where")
     if c.bound == "iwae" and c.beta != 1:
         raise Refused(f"--beta is {c.beta} but the iwae bound has no beta; use --bound elbo")
+    if c.bound == "iwae" and c.warmup:
+        raise Refused(f"--warmup is {c.warmup} but the iwae bound has no beta; use --bound elbo")
 
 
 def check_data(c: Config, data: Dataset) -> None:
@@ -89,8 +110,24 @@ def check_data(c: Config, data: Dataset) -> None:
         )
 
 
+def stored_config(folder: Path) -> dict[str, Any]:
+    """What config.json of a run says, but for what the machine was."""
+    try:
+        content = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise Refused(f"--resume {folder}: its config.json can't be read ({error})") from None
+    names = {field.name: field.type for field in fields(Config)}
+    return {
+        name: Path(value) if value is not None and "Path" in str(names[name]) else value
+        for name, value in content.items()
+        if name in names
+    }
+
+
 def make_folder(c: Config) -> Path:
-    """A folder of its own for this run; an earlier run is never written over."""
+    """A folder of its own for this run, unless it is to go on; none is ever written over."""
+    if c.resume is not None:
+        return c.resume
     name = c.name or Path(c.dataset).stem
     candidates = [name] if c.name else [name, *(f"{name}-{i}" for i in range(2, 10_000))]
     for candidate in candidates:

@@ -4,17 +4,20 @@
     python -m experiments.train --dataset fashion_mnist --network conv --latent 32 --epochs 10
     python -m experiments.train --dataset mnist --likelihood bernoulli --binarization dynamic
     python -m experiments.train --dataset my_images.npy     # [N, H, W] or [N, H, W, C]
+    python -m experiments.train --resume runs/digits        # after whatever ended it
 
-Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), result.json and five pictures,
-and ends with a table of the test set. All numbers are nats an image: summed over pixels and
-latents, averaged over images.
+Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), checkpoints, result.json and five
+pictures, and ends with a table of the test set. All numbers are nats an image: summed over pixels
+and latents, averaged over images.
 
-Exit code 2: the input was refused; 1: the loss became non-finite; 130: interrupted.
+Exit code 2: the input was refused; 1: the loss became non-finite, or nothing can be saved; 130 and
+143: stopped by SIGINT or SIGTERM, and saved.
 """
 
 import dataclasses
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +34,7 @@ from rich.table import Table
 
 import jaxvae
 from experiments import figures
-from experiments.config import Config, Refused, check_config, check_data, make_folder
+from experiments.config import Config, Refused, check_config, check_data, make_folder, stored_config
 from experiments.data import DataError, Dataset, load, load_file
 from experiments.evaluate import (
     evaluate,
@@ -40,7 +43,7 @@ from experiments.evaluate import (
     log_marginals,
     posterior_means,
 )
-from experiments.progress import NonFinite, Progress, interruptible
+from experiments.progress import Progress
 from jaxvae import nn
 
 
@@ -56,6 +59,10 @@ def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
         decode=conditional(decoder, likelihood, (c.latent,), shape),
         prior=jaxvae.StandardNormal((c.latent,)),
     )
+
+
+class Stopped(Exception):
+    """The run can't go on; the message says why, and what to try."""
 
 
 def train(c: Config) -> Path:
@@ -76,11 +83,17 @@ def train(c: Config) -> Path:
     to_input = {None: jaxvae.rescale, "dynamic": jaxvae.binarize, "threshold": jaxvae.threshold}
     transform = partial(to_input[c.binarization], max_value=float(data.max_value))
     bound = {
-        "elbo": partial(jaxvae.elbo, beta=c.beta),
+        "elbo": jaxvae.elbo,
         "iwae": partial(jaxvae.iwae, num_samples=c.num_samples),
     }[c.bound]
+    rising = optax.linear_schedule(0.0, c.beta, c.warmup) if c.warmup else c.beta
+    hyper: dict[str, Any] = {"beta": rising} if c.bound == "elbo" else {}
     optimizer = optax.adam(c.learning_rate)
+    if c.clip is not None:
+        optimizer = optax.chain(jaxvae.clip_by_finite_norm(c.clip), optimizer)
     step = jaxvae.train_step(jaxvae.preprocessed(bound, transform), optimizer)
+    if c.on_nonfinite == "skip":
+        step = jaxvae.skip_nonfinite(step)
     state = jaxvae.init_state(make_model(c, data.shape, nnx.Rngs(init_key)), optimizer)
     images, held_out = jnp.asarray(data.train.images), jnp.asarray(data.validation.images)
 
@@ -93,47 +106,53 @@ def train(c: Config) -> Path:
 
     steps_per_epoch = len(images) // c.batch
 
-    def describe(state: jaxvae.TrainState, bad_step: int) -> str:
-        """Replay the finite steps up to the bad one, and look at q(z|x) on its batch."""
-        epoch, first = divmod(int(state.step), steps_per_epoch)
-        order = jaxvae.epoch_order(run_key, epoch, len(images), c.batch)[first:]
-        rows = order[: bad_step - int(state.step)]
-        for batch in rows[:-1]:
-            state, _ = jax.jit(step)(state, run_key, images[batch])
-        xs = inputs(jax.random.clone(eval_key), images[rows[-1]], transform)
-        scale = largest_log_scale(state.model, xs)
-        return (
-            f"largest log-scale of q(z|x) {scale:g}; try a smaller --learning-rate; "
-            f"what was written stays in {folder}"
-        )
-
+    # what changes no number of the run may change when it goes on
+    free = ("epochs", "eval_images", "eval_samples", "output", "name", "resume", "data_dir")
+    identity = {name: value for name, value in config.items() if name in vars(c)}
+    identity = {n: value for n, value in identity.items() if n not in (*free, "download")}
+    identity["images"] = zlib.crc32(np.ascontiguousarray(data.train.images).data)
     progress = Progress(
         folder / "metrics.jsonl",
         epochs=c.epochs,
         steps_per_epoch=steps_per_epoch,
         batch=c.batch,
-        state=state,
         validate=validate,
-        describe=describe,
     )
-    with progress, interruptible() as check_interrupt:
-        state, _ = jaxvae.fit(
-            step,
-            state,
-            run_key,
-            images,
-            epochs=c.epochs,
-            batch_size=c.batch,
-            steps_per_call=min(steps_per_epoch, 50),
-            callbacks=[progress, check_interrupt],
-        )
-    report(c, folder, data, state.model, eval_key, transform)
+    try:
+        with progress:
+            state, history = jaxvae.fit(
+                step,
+                state,
+                run_key,
+                images,
+                epochs=c.epochs,
+                batch_size=c.batch,
+                steps_per_call=min(steps_per_epoch, 50),
+                callbacks=[progress],
+                checkpoints=jaxvae.Checkpoints(folder / "checkpoints", config=identity),
+                **hyper,
+            )
+    except jaxvae.NonFinite as error:
+        xs = inputs(jax.random.clone(eval_key), images[error.rows], transform)
+        scale = largest_log_scale(error.state.model, xs)
+        raise Stopped(
+            f"{error}; largest log-scale of q(z|x) {scale:g}; try a smaller --learning-rate, "
+            "--clip 10, or --on-nonfinite skip"
+        ) from None
+    skipped = int(np.sum(history["skipped"])) if "skipped" in history else None
+    report(c, folder, data, state.model, eval_key, transform, skipped)
     figures.learning_curves(folder / "learning_curves.png", progress.lines)
     return folder
 
 
 def report(
-    c: Config, folder: Path, data: Dataset, model: Any, key: jax.Array, transform: Any
+    c: Config,
+    folder: Path,
+    data: Dataset,
+    model: Any,
+    key: jax.Array,
+    transform: Any,
+    skipped: int | None,
 ) -> None:
     """Measure the model on the test set, draw it, and print the table."""
     elbo_key, subset_key, marginal_key, input_key, picture_key = jax.random.split(key, 5)
@@ -162,6 +181,8 @@ def report(
         "active_units": int(jnp.sum(jaxvae.active_units(model, xs))),
         "latent": c.latent,
     }
+    if skipped is not None:
+        result["skipped_updates"] = skipped
     write_json(folder / "result.json", result)
 
     few, many = jax.random.split(picture_key)
@@ -190,23 +211,37 @@ def report(
         "images whose estimate can be trusted (k-hat)", f"{result['log_marginal_reliable']:.0%}"
     )
     table.add_row(f"active units of {c.latent}", str(result["active_units"]))
+    if skipped is not None:
+        table.add_row("updates skipped", str(skipped))
     console = Console()
     console.print(table)
+    if not result["active_units"]:
+        print(
+            "warning: no latent is active: the posterior has collapsed to the prior; "
+            "try --warmup, a smaller --beta or a smaller --sigma",
+            file=sys.stderr,
+        )
     console.print(f"numbers and pictures: {folder}/", soft_wrap=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    """Whole, or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(path)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     config = tyro.cli(Config, description=__doc__, args=args)
     try:
+        if config.resume is not None:  # again, over what that run was begun with
+            begun = Config(**stored_config(config.resume))
+            config = tyro.cli(Config, description=__doc__, args=args, default=begun)
         train(config)
     except (Refused, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except NonFinite as error:
+    except (Stopped, jaxvae.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

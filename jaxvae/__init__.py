@@ -25,10 +25,16 @@ from jaxvae.bounds import autoencoder as autoencoder
 from jaxvae.bounds import batched as batched
 from jaxvae.bounds import conditioned as conditioned
 from jaxvae.bounds import elbo as elbo
+from jaxvae.checkpoints import CheckpointError as CheckpointError
+from jaxvae.checkpoints import Damaged as Damaged
+from jaxvae.checkpoints import load_checkpoint as load_checkpoint
+from jaxvae.checkpoints import read_checkpoint as read_checkpoint
+from jaxvae.checkpoints import save_checkpoint as save_checkpoint
 from jaxvae.combined_bounds import ciwae as ciwae
 from jaxvae.combined_bounds import miwae as miwae
 from jaxvae.combined_bounds import piwae as piwae
 from jaxvae.constant import Constant as Constant
+from jaxvae.devices import shard_rows as shard_rows
 from jaxvae.diagnostics import RateDecomposition as RateDecomposition
 from jaxvae.diagnostics import active_units as active_units
 from jaxvae.diagnostics import full_batch as full_batch
@@ -75,6 +81,7 @@ from jaxvae.evaluation import LogMarginal as LogMarginal
 from jaxvae.evaluation import log_marginal as log_marginal
 from jaxvae.evaluation import optimal_scale as optimal_scale
 from jaxvae.evaluation import prior_sampling as prior_sampling
+from jaxvae.fitting import fit as fit
 from jaxvae.gradient_diagnostics import GradientStatistics as GradientStatistics
 from jaxvae.gradient_diagnostics import gradient_statistics as gradient_statistics
 from jaxvae.gradients import doubly_reparameterized as doubly_reparameterized
@@ -96,6 +103,9 @@ from jaxvae.model import VAE as VAE
 from jaxvae.model import VampVAE as VampVAE
 from jaxvae.model import generate as generate
 from jaxvae.model import reconstruct as reconstruct
+from jaxvae.nonfinite import NonFinite as NonFinite
+from jaxvae.nonfinite import clip_by_finite_norm as clip_by_finite_norm
+from jaxvae.nonfinite import skip_nonfinite as skip_nonfinite
 from jaxvae.preprocessing import binarize as binarize
 from jaxvae.preprocessing import preprocessed as preprocessed
 from jaxvae.preprocessing import rescale as rescale
@@ -116,6 +126,8 @@ from jaxvae.reductions import thermodynamic as thermodynamic
 from jaxvae.relaxations import enumerate as enumerate
 from jaxvae.relaxations import gumbel_softmax as gumbel_softmax
 from jaxvae.relaxations import straight_through as straight_through
+from jaxvae.resuming import Checkpoints as Checkpoints
+from jaxvae.resuming import best_checkpoint as best_checkpoint
 from jaxvae.score import learned_baseline as learned_baseline
 from jaxvae.score import leave_one_out as leave_one_out
 from jaxvae.score import no_baseline as no_baseline
@@ -126,7 +138,6 @@ from jaxvae.sweeps import points_at_once as points_at_once
 from jaxvae.sweeps import sweep as sweep
 from jaxvae.training import TrainState as TrainState
 from jaxvae.training import epoch_order as epoch_order
-from jaxvae.training import fit as fit
 from jaxvae.training import init_state as init_state
 from jaxvae.training import scan_steps as scan_steps
 from jaxvae.training import train_epoch as train_epoch

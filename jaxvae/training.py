@@ -5,8 +5,7 @@ key names a run; step t draws from `fold_in(key, t)`, so a resumed run draws wha
 would have drawn.
 """
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -207,98 +206,3 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
         return scan_steps(step)(state, key, data, order, **hyper)
 
     return epoch
-
-
-def fit(
-    step: Step,
-    state: TrainState,
-    key: Array,
-    data: Any,
-    *,
-    epochs: int,
-    batch_size: int,
-    steps_per_call: int | None = None,
-    callbacks: Iterable[Callable[[TrainState, Metrics], None]] = (),
-    **hyper: Any,
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Train for some epochs; the same numbers as scanning `train_epoch`, with a look now and then.
-
-    Each call of the compiled program makes `steps_per_call` steps on the device. After each call
-    every callback gets `(state, metrics)`, metrics having one entry a step; to stop early, raise.
-
-    Args:
-      step: as `train_step` makes it; not jitted.
-      state: where to start. It stays usable: the run works on a copy.
-      key: the run's key.
-      data: arrays whose leading axis is the example, uint8 as stored for instance.
-      epochs: how many passes.
-      batch_size: rows a batch.
-      steps_per_call: steps between looks; a whole epoch by default.
-      callbacks: functions of (state, metrics).
-      **hyper: hyper-parameters of the objective: numbers, or schedules of the step count.
-
-    Returns:
-      The last state, and the metrics of every step as NumPy arrays.
-
-    Raises:
-      ValueError: `epochs` or `batch_size` is out of range.
-
-    >>> from jaxvae import elbo, ppca
-    >>> optimizer = optax.adam(1e-2)
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> state, history = fit(
-    ...     train_step(elbo, optimizer), init_state(model, optimizer), jax.random.key(0),
-    ...     jnp.ones((20, 3)), epochs=3, batch_size=10,
-    ... )
-    >>> int(state.step), history["loss"].shape
-    (6, (6,))
-    """
-    check_positive("fit", "epochs", epochs)
-    check_positive("fit", "batch_size", batch_size)
-    if steps_per_call is not None:
-        check_positive("fit", "steps_per_call", steps_per_call)
-    num_examples = size_of(data)
-    callbacks = tuple(callbacks)
-    schedules = {name: h for name, h in hyper.items() if callable(h)}
-    numbers = {name: h for name, h in hyper.items() if not callable(h)}
-    step = partial(step, **schedules) if schedules else step
-    state = jax.tree.map(jnp.copy, state)
-    data = jax.device_put(data)
-    history: list[Metrics] = []
-    for _ in range(epochs):
-        index, done = divmod(int(state.step), max(num_examples // batch_size, 1))
-        order = epoch_order(key, index, num_examples, batch_size)
-        size = steps_per_call or len(order)
-        for start in range(done, len(order), size):
-            rows = jnp.arange(start, start + size)  # beyond the last is the last, never visited
-            count = min(size, len(order) - start)
-            state, metrics = _first_steps(
-                step, state, key, data, order.at[rows].get(mode="clip"), count, numbers
-            )
-            history.append({name: m[:count] for name, m in jax.device_get(metrics).items()})
-            for callback in callbacks:
-                callback(jax.tree.map(jnp.copy, state), history[-1])  # ours is donated next
-    return state, {name: np.concatenate([h[name] for h in history]) for name in history[0]}
-
-
-@partial(jax.jit, static_argnames="step", donate_argnames="state")
-def _first_steps(
-    step: Step, state: TrainState, key: Array, data: Any, order: Array, count: Any, hyper: Metrics
-) -> tuple[TrainState, Metrics]:
-    """The first `count` batches of `order`: traced, so that a short last call is the same program.
-
-    The program is kept for as long as `step`, by which it is found, so that a second `fit` of it
-    compiles nothing.
-    """
-
-    @jax.jit  # to be traced once for the shapes of the metrics and for the loop
-    def one(rows: Array, state: TrainState) -> tuple[TrainState, Metrics]:
-        return step(state, key, jax.tree.map(lambda leaf: leaf[rows], data), **hyper)
-
-    def body(i: Any, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-        state, metrics = one(order[i], carry[0])
-        return state, jax.tree.map(lambda every, m: every.at[i].set(m), carry[1], metrics)
-
-    _, shapes = jax.eval_shape(one, order[0], state)
-    empty = jax.tree.map(lambda m: jnp.zeros((len(order), *m.shape), m.dtype), shapes)
-    return jax.lax.fori_loop(0, count, body, (state, empty))

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from flax import nnx
 
 from experiments.config import Config
 from experiments.evaluate import evaluate, log_marginals
-from experiments.progress import interruptible
 from experiments.train import main, make_model
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--eval-samples", "20", "--eval-images", "50"]
@@ -210,27 +208,71 @@ def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     assert json.loads(metrics.read_text().splitlines()[0])["epoch"] == 1
 
 
-@pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_that_was_lost_stops_the_run_at_the_next_look():
-    handler = signal.getsignal(signal.SIGINT)
-    with interruptible() as check:
-        check(None, {})
-        with suppress(KeyboardInterrupt):  # as a finalizer would swallow it
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            check(None, {})
-    assert signal.getsignal(signal.SIGINT) is handler
+def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_dir):
+    """Stopped by SIGTERM somewhere, then by an epoch count, then gone on with: as if never."""
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-m", "experiments.train", *QUICK, "--epochs", "3000", *data_dir]
+    where = ["--output", str(tmp_path), "--name", "stopped"]
+    with subprocess.Popen([*command, *where], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=60) == 143
+        finally:
+            process.kill()
+    stopped = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert 0 < stopped < 2900
+    epochs = str(stopped + 2)
+    code, _ = run("--resume", folder, "--epochs", epochs)
+    assert code == 0
+    assert run("--name", "whole", "--epochs", epochs)[0] == 0
+
+    def numbers(folder):
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        lines = [{n: v for n, v in line.items() if n != "examples_per_second"} for line in lines]
+        return lines, json.loads((folder / "result.json").read_text())
+
+    assert numbers(folder) == numbers(tmp_path / "runs" / "whole")
 
 
-def test_an_interrupt_that_is_ignored_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interruptible() as check:
-            signal.raise_signal(signal.SIGINT)
-            check(None, {})
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_finished_run_that_is_resumed_only_reports_again(run, tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    assert run()[0] == 0
+    lines, result = ((folder / n).read_text() for n in ("metrics.jsonl", "result.json"))
+    assert run("--resume", folder)[0] == 0
+    assert (folder / "metrics.jsonl").read_text() == lines
+    assert (folder / "result.json").read_text() == result
+
+
+def test_a_resumed_run_must_be_the_same_run(run, tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    assert run()[0] == 0
+    code, printed = run("--resume", folder, "--learning-rate", 0.1)
+    assert code == 1
+    assert "['learning_rate'] is 0.001 there and 0.1 here" in printed.err
+    code, printed = run("--resume", tmp_path / "nowhere")
+    assert code == 2
+    assert "its config.json can't be read" in printed.err
+
+
+def test_skipped_updates_are_counted_and_end_a_run_that_makes_no_other(run, tmp_path):
+    code, printed = run("--on-nonfinite", "skip", "--clip", 10)
+    result = json.loads((tmp_path / "runs" / "digits" / "result.json").read_text())
+    assert code == 0
+    assert result["skipped_updates"] == 0
+    assert "updates skipped" in printed.out
+    code, printed = run("--on-nonfinite", "skip", "--learning-rate", "1e6")
+    assert code == 1
+    assert "none of the last 39" in printed.err
+
+
+def test_a_collapse_and_a_warm_up_that_is_too_long_are_told(run):
+    with pytest.warns(UserWarning, match="beta rises to 1, but only 0.39 is reached in the 40 st"):
+        assert run("--warmup", 100)[0] == 0
+    code, printed = run("--beta", 100, "--learning-rate", 1e-2, "--epochs", 20)
+    assert code == 0
+    assert "the posterior has collapsed" in printed.err
 
 
 def test_evaluation_averages_over_images_and_draws_a_key_for_each():

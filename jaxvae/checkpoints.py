@@ -1,0 +1,255 @@
+"""A pytree in one file, of which no byte can change unnoticed and no half can be left behind.
+
+    jaxvae checkpoint 1     a line: what it is, and the version of the format
+    12 bytes                length and CRC-32 of the header, big-endian
+    the header              JSON: versions, info, and path, dtype, shape and CRC-32 of every leaf
+    the leaves' bytes       one after another
+
+It is written beside its place, flushed to the disk and renamed, so that a reader finds the old file
+or the new one. CRC-32 sees every changed run of up to 32 bits.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MAGIC = b"jaxvae checkpoint 1\n"
+LENGTH = struct.Struct(">QI")
+KEY = "key:"
+
+
+class CheckpointError(Exception):
+    """A checkpoint can't be written or read, or is not of what is wanted; the message says why."""
+
+
+class Damaged(CheckpointError):
+    """The bytes of a checkpoint are not those that were written."""
+
+
+class Stored(NamedTuple):
+    """What a checkpoint holds.
+
+    Args:
+      leaves: path -> array; a PRNG key as a typed key.
+      info: what was saved beside them.
+    """
+
+    leaves: dict[str, Any]
+    info: dict[str, Any]
+
+
+def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | None = None) -> None:
+    """Write a pytree to a file: whole, or not at all.
+
+    Args:
+      path: the file; its folder must exist. A file of that name is replaced.
+      tree: a pytree of arrays, numbers and PRNG keys, each whole on this process.
+      info: what else to keep, anything that JSON holds.
+
+    Raises:
+      CheckpointError: the disk is full, the folder is gone or can't be written.
+      TypeError: a leaf is no array, or lies on devices of other processes.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "my.ckpt"
+    >>> save_checkpoint(path, {"weight": jnp.ones(3)}, info={"epoch": 7})
+    >>> load_checkpoint(path, {"weight": jnp.zeros(3)})
+    {'weight': Array([1., 1., 1.], dtype=float32)}
+    """
+    path = Path(path)
+    leaves = [(p, *_as_bytes(p, leaf)) for p, leaf in paths(tree).items()]
+    header = json.dumps(
+        {
+            "versions": {name: _version(name) for name in ("jaxvae", "jax", "numpy")},
+            "info": dict(info or {}),
+            "leaves": [
+                {"path": p, "dtype": dtype, "shape": shape, "crc32": zlib.crc32(data)}
+                for p, dtype, shape, data in leaves
+            ],
+        }
+    ).encode()
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(MAGIC + LENGTH.pack(len(header), zlib.crc32(header)) + header)
+            for *_, data in leaves:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):  # of a folder that is gone, or a broken disk
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} can't be written: {error.strerror}") from None
+
+
+def load_checkpoint(path: str | Path, like: Any) -> Any:
+    """Read a pytree back, every byte verified.
+
+    Args:
+      path: a file that `save_checkpoint` wrote.
+      like: a pytree of the same structure, shapes and dtypes; its values don't matter.
+
+    Raises:
+      Damaged: a byte is not what was written, or the file is cut off.
+      CheckpointError: it can't be read, or holds another tree; the message names the first path
+        that differs, with what is stored there and what is wanted.
+    """
+    return restore(path, read_checkpoint(path).leaves, like)
+
+
+def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
+    """All that a checkpoint holds, verified, without knowing of what it is.
+
+    Args:
+      path: a file that `save_checkpoint` wrote.
+      leaves: whether to read these, or only `info`.
+
+    Raises:
+      Damaged: a byte is not what was written, or the file is cut off.
+      CheckpointError: the file can't be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            header = _read_header(path, file)
+            found = {}
+            for leaf in header["leaves"] if leaves else []:
+                data = file.read(_size(leaf))
+                if len(data) != _size(leaf):
+                    raise Damaged(f"{path} is damaged: it ends inside {leaf['path']}")
+                if zlib.crc32(data) != leaf["crc32"]:
+                    raise Damaged(
+                        f"{path} is damaged: the bytes of {leaf['path']} have changed since they "
+                        "were written"
+                    )
+                found[leaf["path"]] = _from_bytes(leaf, data)
+            if leaves and file.read(1):
+                raise Damaged(f"{path} is damaged: it goes on behind its last leaf")
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
+    return Stored(found, header["info"])
+
+
+def restore(owner: Any, leaves: Mapping[str, Any], like: Any, *, below: str = "") -> Any:
+    """The pytree of `like` with the leaves that were stored below a path.
+
+    Args:
+      owner: what to name in an error.
+      leaves: path -> array.
+      like: a pytree of the same structure, shapes and dtypes.
+      below: the path that the tree was stored under.
+
+    Raises:
+      CheckpointError: the trees differ; the message names the first path where they do.
+    """
+    stored = {p[len(below) :]: leaf for p, leaf in leaves.items() if p.startswith(below)}
+    wanted = paths(like)
+    first = first_difference({p: _describe(leaf) for p, leaf in stored.items()},
+                             {p: _describe(leaf) for p, leaf in wanted.items()})  # fmt: skip
+    if first:
+        path, there, here = first
+        raise CheckpointError(
+            f"{owner} is of another model or optimiser: at {path or 'the top'} it holds {there}, "
+            f"wanted {here}; build what was saved, or start in another folder"
+        )
+    new = [type(w)(stored[p].item()) if isinstance(w, (bool, int, float)) else stored[p]
+           for p, w in wanted.items()]  # fmt: skip
+    return jax.tree.unflatten(jax.tree.structure(like), new)
+
+
+def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
+    """The first path whose value differs, with both values ("nothing" where missing), or None."""
+    for path in [*wanted, *stored]:
+        there, here = stored.get(path, "nothing"), wanted.get(path, "nothing")
+        if there != here:
+            return path, there, here
+    return None
+
+
+def paths(tree: Any) -> dict[str, Any]:
+    """Path -> leaf, in the order of `jax.tree.leaves`."""
+    return {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether it is an array of typed PRNG keys."""
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def _describe(leaf: Any) -> str:
+    """Its dtype and shape, such as float32[3, 4]."""
+    if is_key(leaf):
+        return f"key<{jax.random.key_impl(leaf)}>{list(leaf.shape)}"
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _as_bytes(path: str, leaf: Any) -> tuple[str, tuple[int, ...], memoryview | bytes]:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        raise TypeError(
+            f"save_checkpoint: {path} lies on devices of several processes; use save_sharded"
+        )
+    if is_key(leaf):
+        data = np.asarray(jax.random.key_data(leaf))
+        return f"{KEY}{jax.random.key_impl(leaf)}:{data.dtype}", data.shape, data.tobytes()
+    data = np.asarray(leaf)
+    if data.dtype.hasobject or data.dtype.kind in "US":
+        raise TypeError(
+            f"save_checkpoint: {path} is a {type(leaf).__name__}, expected an array; wrap what is "
+            "none in jaxvae.Constant or jax.tree_util.Partial"
+        )
+    return data.dtype.name, data.shape, np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+
+
+def _from_bytes(leaf: Mapping[str, Any], data: bytes) -> Any:
+    *key, dtype = leaf["dtype"].rsplit(":", 1)
+    array = np.frombuffer(data, jnp.dtype(dtype)).reshape(leaf["shape"])
+    if not key:  # one of 64 bits stays NumPy's where JAX has none
+        return jnp.array(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
+    return jax.random.wrap_key_data(jnp.asarray(array), impl=key[0].removeprefix(KEY))
+
+
+def _size(leaf: Mapping[str, Any]) -> int:
+    dtype = leaf["dtype"].rsplit(":", 1)[-1]
+    return int(np.prod(leaf["shape"], dtype=np.int64)) * jnp.dtype(dtype).itemsize
+
+
+def _read_header(path: Path, file: Any) -> dict[str, Any]:
+    magic = file.read(len(MAGIC))
+    if magic != MAGIC:
+        raise Damaged(f"{path} is damaged, or no checkpoint: it begins with {magic!r}")
+    length = file.read(LENGTH.size)
+    size, checksum = LENGTH.unpack(length) if len(length) == LENGTH.size else (0, 1)
+    header = file.read(size) if size <= path.stat().st_size else b""
+    if zlib.crc32(header) != checksum:
+        raise Damaged(f"{path} is damaged: its header has changed since it was written")
+    return json.loads(header)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout on the path
+        return "unknown"
+
+
+def _flush_folder(folder: Path) -> None:
+    """So that the rename outlives a power cut; Windows has no such call."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
