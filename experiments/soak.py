@@ -99,6 +99,8 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 def main(c: Soak) -> None:
+    # a shell's "&" has SIGINT ignored, in every program below it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance, ends, flips = random.Random(c.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as scratch:
         alone, troubled = Path(scratch, "alone"), Path(scratch, "troubled")

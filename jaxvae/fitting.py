@@ -147,8 +147,8 @@ def fit(
                 first = int(np.argmax(bad)) if bad.any() else count
                 error = _what_went_wrong(partial(call, state), first, done, metrics, *arguments)
                 if keeper is not None:
-                    good = error.step - done - 1
-                    history.append({name: m[:good] for name, m in metrics.items()})
+                    if good := error.step - done - 1:
+                        history.append({name: m[:good] for name, m in metrics.items()})
                     path = keeper.save(error.state, every_step(), np.inf)
                     error.args = (f"{error}; the state before it is in {path}",)
                 raise error

@@ -91,7 +91,8 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
         raise ValueError(f"clip_by_finite_norm: max_norm is {max_norm}, expected more than 0")
 
     def clip(updates: Any, _: Any = None) -> Any:
-        norm = optax.tree.norm(updates)
+        with jax.numpy_dtype_promotion("standard"):  # leaves of several dtypes
+            norm = optax.tree.norm(updates)
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         good = jnp.isfinite(norm)
         return jax.tree.map(

@@ -1,0 +1,176 @@
+"""Numbers that go wrong: where a run stops, what it says, and what it keeps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvae import (
+    Checkpoints,
+    NonFinite,
+    clip_by_finite_norm,
+    fit,
+    init_state,
+    load_checkpoint,
+    skip_nonfinite,
+    train_step,
+)
+from jaxvae.bounds import Terms
+from jaxvae.nonfinite import all_finite
+from jaxvae.resuming import checkpoint_files
+
+SGD = optax.sgd(0.1)
+
+
+def bound(model, key, x):
+    """x = 1 is harmless; x = nan spoils the distortion, x = inf only the gradient of `b`."""
+    distortion = (model["a"] - jnp.minimum(x, 2.0)) ** 2
+    spoiler = jnp.sqrt(model["b"] * jnp.where(jnp.isinf(x), 0.0, 1.0))  # of sqrt(0): nan
+    rate = model["a"] ** 2
+    return -(distortion + rate + 0.0 * spoiler), Terms(distortion, rate)
+
+
+def start():
+    return init_state({"a": jnp.array(1.0), "b": jnp.array(1.0)}, SGD)
+
+
+def good_steps(bad):
+    """Data of which the row that spoils comes at step `bad` of the only epoch."""
+    from jaxvae import epoch_order
+
+    order = np.ravel(epoch_order(jax.random.key(0), 0, 12, 1))
+    return jnp.ones(12), int(order[bad - 1])
+
+
+@pytest.mark.parametrize("bad", [1, 2, 5, 6, 7, 12])
+@pytest.mark.parametrize("steps_per_call", [1, 4, None])
+@pytest.mark.parametrize(
+    ("value", "culprit"), [(np.nan, "distortion and loss not finite"), (np.inf, r"the update of")]
+)
+def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_call, value, culprit):
+    """The error names the step and its term; the state before it is given and saved."""
+    xs, row = good_steps(bad)
+    seen = []
+    with pytest.raises(NonFinite, match=rf"^step {bad}: {culprit}") as raised:
+        fit(
+            train_step(bound, SGD), start(), jax.random.key(0), xs.at[row].set(value), epochs=1,
+            batch_size=1, steps_per_call=steps_per_call, checkpoints=Checkpoints(tmp_path),
+            callbacks=[lambda state, metrics: seen.append(int(state.step))],
+        )  # fmt: skip
+    error = raised.value
+    assert isinstance(error, NonFinite)
+    assert error.step == bad
+    assert error.rows.tolist() == [row]
+    assert int(error.state.step) == bad - 1
+    assert all_finite(error.state)
+    assert all(step < bad for step in seen)
+    path = checkpoint_files(tmp_path)[-1]
+    assert f"the state before it is in {path}" in str(error)
+    metrics = {n: jnp.zeros(bad - 1) for n in ("loss", "distortion", "rate")} if bad > 1 else {}
+    found = load_checkpoint(
+        path, {"key": jax.random.key(0), "metrics": metrics, "state": error.state}
+    )
+    assert found["state"].model == error.state.model
+    expected = start()
+    for _ in range(bad - 1):
+        expected, _ = train_step(bound, SGD)(expected, jax.random.key(0), jnp.ones(1))
+    assert np.allclose(error.state.model["a"], expected.model["a"], rtol=1e-6)
+
+
+def test_an_update_of_a_pytree_is_named():
+    xs, row = good_steps(3)
+    with pytest.raises(NonFinite, match=r"the update of \.model\['b'\] not finite \(distortion "):
+        fit(
+            train_step(bound, SGD), start(), jax.random.key(0), xs.at[row].set(np.inf), epochs=1,
+            batch_size=1,
+        )  # fmt: skip
+
+
+def test_a_state_that_was_spoiled_before_is_named():
+    state = start()
+    state = state._replace(model=state.model | {"b": jnp.array(jnp.nan)})
+    with pytest.raises(NonFinite, match=r"step 1: the state it begins with, at \.model\['b'\]"):
+        fit(train_step(bound, SGD), state, jax.random.key(0), jnp.ones(4), epochs=1, batch_size=2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_skipped_steps_change_nothing_but_the_count(value):
+    """As if the batch had not been there; the metrics tell."""
+    xs, row = good_steps(5)
+    step = skip_nonfinite(train_step(bound, SGD))
+    state, history = fit(
+        step, start(), jax.random.key(0), xs.at[row].set(value), epochs=1, batch_size=1
+    )
+    assert int(state.step) == 12
+    assert history["skipped"].tolist() == [i == 4 for i in range(12)]
+    shorter, _ = fit(step, start(), jax.random.key(0), jnp.ones(11), epochs=1, batch_size=1)
+    assert np.allclose(state.model["a"], shorter.model["a"], rtol=1e-6)
+
+
+def test_a_run_that_skips_all_for_an_epoch_is_given_up():
+    """Two epochs of six: the last bad row is behind the first of them."""
+    xs = jnp.full(6, jnp.nan)
+    seen = []
+    with pytest.raises(NonFinite, match="step 6: none of the last 6 updates was finite"):
+        fit(
+            skip_nonfinite(train_step(bound, SGD)), start(), jax.random.key(0), xs, epochs=2,
+            batch_size=1, steps_per_call=2,
+            callbacks=[lambda state, metrics: seen.append(int(state.step))],
+        )  # fmt: skip
+    assert seen == [2, 4]
+
+
+def test_clipping_is_that_of_optax_where_all_is_finite():
+    gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(12.0)}
+    for norm in (0.5, 13.0, 20.0):
+        ours, theirs = (
+            clip(norm).update(gradients, clip(norm).init(gradients))[0]
+            for clip in (clip_by_finite_norm, optax.clip_by_global_norm)
+        )
+        assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-6), ours, theirs))
+    zero: Any = clip_by_finite_norm(1.0).update({"a": jnp.zeros(2)}, optax.EmptyState())[0]
+    assert zero["a"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_clipping_spreads_no_value_that_is_not_finite(value):
+    gradients = {
+        "a": jnp.array([1.0, value]),
+        "b": jnp.array(1.0),
+        "half": jnp.ones(2, jnp.bfloat16),
+    }
+    found, _ = clip_by_finite_norm(1.0).update(gradients, optax.EmptyState())
+    assert all(leaf.dtype == gradients[name].dtype for name, leaf in found.items())
+    assert all(not np.any(np.asarray(leaf, np.float32)) for leaf in found.values())
+    with pytest.raises(ValueError, match="max_norm is 0, expected more than 0"):
+        clip_by_finite_norm(0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (
+            optax.linear_schedule(0.0, 1.0, 13),
+            "rises to 1, but only 0.846154 is reached in the 12",
+        ),
+        (optax.linear_schedule(0.0, 1.0, 11), None),
+        (optax.linear_schedule(1.0, 0.0, 100), None),
+        (optax.constant_schedule(1.0), None),
+        (lambda step: jnp.minimum(1.0, jnp.asarray(step % 8, jnp.float32) / 4), None),  # cyclical
+    ],
+)
+def test_a_warm_up_longer_than_the_run_is_told(schedule, told, recwarn):
+    def objective(model, key, x, *, beta):
+        return beta * bound(model, key, x)[0], bound(model, key, x)[1]
+
+    fit(
+        train_step(objective, SGD), start(), jax.random.key(0), jnp.ones(12), epochs=1,
+        batch_size=1, beta=schedule,
+    )  # fmt: skip
+    messages = [str(w.message) for w in recwarn]
+    assert len(messages) == (told is not None)
+    if told:
+        assert told in messages[0]
