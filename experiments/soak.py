@@ -38,7 +38,7 @@ SPEED = "examples_per_second"
 @dataclass(frozen=True)
 class Soak:
     kills: int = 40
-    epochs: int = 6000
+    epochs: int = 15_000
     """of each run; so many that it is still under way after all kills"""
     seed: int = 0
 

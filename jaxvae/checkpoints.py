@@ -190,8 +190,6 @@ def is_key(leaf: Any) -> bool:
 
 def _describe(leaf: Any) -> str:
     """Its dtype and shape, such as float32[3, 4]."""
-    if is_key(leaf):
-        return f"key<{jax.random.key_impl(leaf)}>{list(leaf.shape)}"
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return f"{leaf.dtype}{list(leaf.shape)}"
 

@@ -1,14 +1,30 @@
 """A sweep: one run at every point of a grid of seeds and hyper-parameters, as one program."""
 
+import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
+from jaxvae.checkpoints import (
+    CheckpointError,
+    Damaged,
+    first_difference,
+    is_key,
+    load_checkpoint,
+    paths,
+    read_checkpoint,
+    save_checkpoint,
+)
 from jaxvae.checks import check_positive
+from jaxvae.devices import check_mesh
 
 Array = jax.Array
 
@@ -28,7 +44,13 @@ class Sweep(NamedTuple):
 
 
 def sweep(
-    run: Callable[..., Any], grid: Mapping[str, Any], *, at_once: int | None = None, **fixed: Any
+    run: Callable[..., Any],
+    grid: Mapping[str, Any],
+    *,
+    at_once: int | None = None,
+    mesh: Mesh | None = None,
+    folder: str | Path | None = None,
+    **fixed: Any,
 ) -> Sweep:
     """Call `run` at every point of a grid: seeds, betas, learning rates, whatever is traced.
 
@@ -40,13 +62,18 @@ def sweep(
     Args:
       run: pure, called with keywords: `run(**point, **fixed) -> pytree of arrays`.
       grid: name -> values, their leading axis swept: keys, numbers or arrays.
-      at_once: points to vmap together; by default `points_at_once` decides.
+      at_once: points to vmap together, on each device; by default `points_at_once` decides.
+      mesh: devices that share the points, along its first axis; no point knows of another.
+      folder: where every chunk is saved as soon as it is known, so that the same call, made again
+        after whatever has ended it, goes on with the next.
       **fixed: arguments that are the same at every point. Data belong here: an array that `run`
         merely closes over is compiled into the program as a constant.
 
     Raises:
       ValueError: the grid or one of its axes is empty, a name is both swept and fixed, or
         `at_once` is no positive integer.
+      CheckpointError: the folder can't be written, or holds a sweep of other points or other fixed
+        arguments; what is no array of either, and `run`, are not looked at.
 
     >>> import optax
     >>> from jaxvae import elbo, init_state, ppca, train_epoch, train_step
@@ -79,32 +106,94 @@ def sweep(
             )
         if name in fixed:
             raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
+    if mesh is not None:
+        check_mesh("sweep", mesh)
     sizes = tuple(len(values) for values in axes.values())
+    devices = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
     if at_once is None:
         point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
-        at_once = points_at_once(run, point | fixed, prod(sizes))
+        at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
     check_positive("sweep", "at_once", at_once)
-    every = _every_point(run, tuple(axes), tuple(axes.values()), fixed, at_once=at_once)
+    index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
+    points = {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
+    call = partial(_at_points, run, at_once=at_once, mesh=mesh)
+    if folder is None:
+        every = call(points, fixed)
+    else:
+        every = _chunk_by_chunk(call, points, fixed, Path(folder), at_once * devices)
+    every = jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), every)
     return Sweep(axes, every, at_once)
 
 
-@partial(jax.jit, static_argnames=("run", "names", "at_once"))
-def _every_point(
-    run: Any,
-    names: tuple[str, ...],
-    axes: tuple[Array, ...],
-    fixed: dict[str, Any],
-    *,
-    at_once: int,
+@partial(jax.jit, static_argnames=("run", "at_once", "mesh"))
+def _at_points(
+    run: Any, points: dict[str, Array], fixed: dict[str, Any], *, at_once: int, mesh: Mesh | None
 ) -> Any:
-    sizes = tuple(len(values) for values in axes)
-    index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
-    points = {name: v[i] for name, v, i in zip(names, axes, index, strict=True)}
+    """What `run` returns at each point, leading axis n."""
     one = jax.jit(run)  # whose trace `points_at_once` has made
-    results = jax.lax.map(
-        lambda point: one(**point, **fixed), points, batch_size=at_once if at_once > 1 else None
-    )
-    return jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), results)
+
+    def in_turn(points: dict[str, Array], fixed: dict[str, Any]) -> Any:
+        batch = at_once if at_once > 1 else None
+        return jax.lax.map(lambda point: one(**point, **fixed), points, batch_size=batch)
+
+    if mesh is None:
+        return in_turn(points, fixed)
+    num_points, axis = len(next(iter(points.values()))), mesh.axis_names[0]
+    shared = -(-num_points // mesh.shape[axis]) * mesh.shape[axis]
+    points = _rows(points, 0, shared)  # a last one again, so that all devices have as many
+    split = PartitionSpec(axis)
+    every = jax.shard_map(
+        in_turn, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False
+    )(points, fixed)
+    return jax.tree.map(lambda leaf: leaf[:num_points], every)
+
+
+def _rows(points: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
+    """Those from `start` on; beyond the last is the last again."""
+    return {name: v.at[jnp.arange(start, stop)].get(mode="clip") for name, v in points.items()}
+
+
+def _chunk_by_chunk(
+    call: Callable[..., Any], points: dict[str, Array], fixed: Any, folder: Path, size: int
+) -> Any:
+    """`call(points, fixed)`, every chunk of it read from the folder, or made and saved there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder} can't be written: {error.strerror}") from None
+    arrays = {p: v for p, v in paths(fixed).items() if hasattr(v, "dtype") and not is_key(v)}
+    identity = {p: zlib.crc32(np.asarray(v).tobytes()) for p, v in arrays.items()}
+    num_points = len(next(iter(points.values())))
+    chunks = []
+    for start in range(0, num_points, size):
+        chunk = _rows(points, start, start + size)
+        path = folder / f"points_{start:06d}.ckpt"
+        like = {"points": chunk, "results": jax.eval_shape(call, chunk, fixed)}
+        found = None
+        if path.exists():
+            try:
+                found = load_checkpoint(path, like)
+            except Damaged as damage:
+                warnings.warn(f"{damage}; its points are run again", stacklevel=3)
+        if found is not None:
+            stored = read_checkpoint(path, leaves=False).info["fixed"]
+            where = [f"fixed{d[0]}" for d in [first_difference(stored, identity)] if d]
+            where += [name for name in points if not _equal(found["points"][name], chunk[name])]
+            if where:
+                raise CheckpointError(
+                    f"{path} is of another sweep: {where[0]} differs; call with what the sweep was "
+                    "begun with, or choose another folder"
+                )
+        else:
+            found = {"points": chunk, "results": call(chunk, fixed)}
+            save_checkpoint(path, found, info={"fixed": identity})
+        chunks.append(found["results"])
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_points], *chunks)
+
+
+def _equal(a: Array, b: Array) -> bool:
+    a, b = (jax.random.key_data(x) if is_key(x) else x for x in (a, b))
+    return np.array_equal(a, b, equal_nan=jnp.issubdtype(a.dtype, jnp.inexact))
 
 
 def points_at_once(

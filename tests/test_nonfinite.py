@@ -137,12 +137,12 @@ def test_clipping_is_that_of_optax_where_all_is_finite():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_clipping_spreads_no_value_that_is_not_finite(value):
-    gradients = {
+    gradients: dict[str, Any] = {
         "a": jnp.array([1.0, value]),
         "b": jnp.array(1.0),
         "half": jnp.ones(2, jnp.bfloat16),
     }
-    found, _ = clip_by_finite_norm(1.0).update(gradients, optax.EmptyState())
+    found: Any = clip_by_finite_norm(1.0).update(gradients, optax.EmptyState())[0]
     assert all(leaf.dtype == gradients[name].dtype for name, leaf in found.items())
     assert all(not np.any(np.asarray(leaf, np.float32)) for leaf in found.values())
     with pytest.raises(ValueError, match="max_norm is 0, expected more than 0"):

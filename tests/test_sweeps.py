@@ -135,3 +135,66 @@ def test_memory_is_that_of_the_points_at_once():
 def test_what_is_no_grid_is_an_error(grid, options, match):
     with pytest.raises(ValueError, match=match):
         jv.sweep(lambda x: x, grid, **options)
+
+
+def kept_grid():
+    return {"key": jax.random.split(jax.random.key(0), 3), "beta": jnp.array([0.5, 1.0, jnp.nan])}
+
+
+def kept_run(key, beta, xs, counts):
+    """Counts its runs at run time, so as to tell which points were made."""
+    jax.debug.callback(lambda: counts.append(1))
+    key, other = jax.random.split(key)
+    return {"value": beta * jnp.sum(xs) + jax.random.normal(other), "key": key}
+
+
+def same(a, b):
+    a, b = ({"value": r["value"], "key": jax.random.key_data(r["key"])} for r in (a, b))
+    return all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_an_interrupted_sweep_goes_on_with_the_next_chunk(tmp_path, at_once):
+    """Nine points; what was saved is not made again, and the results are those of one program."""
+    counts = []
+    run = partial(kept_run, counts=counts)
+    whole = jv.sweep(run, kept_grid(), at_once=at_once, xs=XS)
+    again = partial(jv.sweep, run, kept_grid(), at_once=at_once, folder=tmp_path, xs=XS)
+    first = again()
+    jax.effects_barrier()
+    assert same(first.results, whole.results)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == -(-9 // at_once)
+    for path in files[2:]:
+        path.unlink()
+    counts.clear()
+    assert same(again().results, whole.results)
+    jax.effects_barrier()
+    assert len(counts) == len(files[2:])  # a chunk's callback has no operand, so it is one
+    counts.clear()
+    content = bytearray(files[0].read_bytes())
+    content[-1] ^= 1
+    files[0].write_bytes(content)
+    with pytest.warns(UserWarning, match="points_000000.ckpt is damaged.*are run again"):
+        assert same(again().results, whole.results)
+    jax.effects_barrier()
+    assert len(counts) == 1
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path):
+    run = partial(kept_run, counts=[])
+    jv.sweep(run, kept_grid(), folder=tmp_path, at_once=4, xs=XS)
+    for match, grid, xs in [
+        (r"another sweep: fixed\['xs'\] differs", kept_grid(), XS + 1.0),
+        ("another sweep: beta differs", kept_grid() | {"beta": jnp.array([0.5, 2.0, 3.0])}, XS),
+        (
+            r"at \['points'\]\['beta'\]",
+            {"key": kept_grid()["key"]} | {"beta": jnp.ones((3, 1))},
+            XS,
+        ),
+    ]:
+        with pytest.raises(jv.CheckpointError, match=match):
+            jv.sweep(run, grid, folder=tmp_path, at_once=4, xs=xs)
+    (tmp_path / "file").touch()
+    with pytest.raises(jv.CheckpointError, match="file can't be written"):
+        jv.sweep(run, kept_grid(), folder=tmp_path / "file", at_once=4, xs=XS)
