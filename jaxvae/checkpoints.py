@@ -156,8 +156,8 @@ def restore(owner: Any, leaves: Mapping[str, Any], like: Any, *, below: str = ""
     """
     stored = {p[len(below) :]: leaf for p, leaf in leaves.items() if p.startswith(below)}
     wanted = paths(like)
-    first = first_difference({p: _describe(leaf) for p, leaf in stored.items()},
-                             {p: _describe(leaf) for p, leaf in wanted.items()})  # fmt: skip
+    first = first_difference({p: describe(leaf) for p, leaf in stored.items()},
+                             {p: describe(leaf) for p, leaf in wanted.items()})  # fmt: skip
     if first:
         path, there, here = first
         raise CheckpointError(
@@ -188,7 +188,7 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
-def _describe(leaf: Any) -> str:
+def describe(leaf: Any) -> str:
     """Its dtype and shape, such as float32[3, 4]."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return f"{leaf.dtype}{list(leaf.shape)}"
@@ -197,8 +197,11 @@ def _describe(leaf: Any) -> str:
 def _as_bytes(path: str, leaf: Any) -> tuple[str, tuple[int, ...], memoryview | bytes]:
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         raise TypeError(
-            f"save_checkpoint: {path} lies on devices of several processes; use save_sharded"
+            f"save_checkpoint: {path} lies on devices of several processes, expected an array that "
+            "is whole on this one; fit's Checkpoints save those too"
         )
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = leaf.addressable_data(0)  # the same everywhere
     if is_key(leaf):
         data = np.asarray(jax.random.key_data(leaf))
         return f"{KEY}{jax.random.key_impl(leaf)}:{data.dtype}", data.shape, data.tobytes()

@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.bounds import batch_size as size_of
+from jaxvae.checkpoints import is_key
 
 
 def shard_rows(mesh: Mesh, rows: Any) -> Any:
@@ -47,8 +49,12 @@ def on_mesh(mesh: Mesh, state: Any, key: jax.Array, data: Any, batch_size: int) 
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> Any:
-        laid = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == mesh
-        return leaf if laid else jax.device_put(leaf, everywhere)
+        if isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == mesh:
+            return leaf
+        if is_key(leaf):
+            data = put(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf))
 
     return jax.tree.map(put, (state, key, data))
 

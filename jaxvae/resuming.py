@@ -1,6 +1,7 @@
 """A run that can be killed at any moment: which checkpoints it keeps, and where it goes on."""
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,9 +21,11 @@ from jaxvae.checkpoints import (
     save_checkpoint,
 )
 from jaxvae.checks import check_positive
+from jaxvae.sharded import is_sharded, load_sharded, save_sharded
 from jaxvae.stop_signals import Received, stop
 
 PATTERN = "step_{:010d}.ckpt"
+MAIN = "main.ckpt"  # in a folder of that name, where the state is sharded
 
 
 class Checkpoints(NamedTuple):
@@ -69,12 +72,16 @@ def best_checkpoint(folder: str | Path) -> Path:
     return min(found, key=lambda path: found[path])
 
 
+def _main_file(path: Path) -> Path:
+    return path / MAIN if path.is_dir() else path
+
+
 def _infos(folder: str | Path) -> dict[Path, dict[str, Any]]:
     """Of the readable ones, damaged leaves not looked for."""
     infos = {}
     for path in checkpoint_files(folder):
         try:
-            infos[path] = read_checkpoint(path, leaves=False).info
+            infos[path] = read_checkpoint(_main_file(path), leaves=False).info
         except CheckpointError:
             continue
     return infos
@@ -100,7 +107,7 @@ class Keeper:
         self.folder, self.settings, self.key = Path(checkpoints.folder), checkpoints, key
         self.leads = jax.process_index() == 0
         self.saved_at, self.cost = time.monotonic(), 0.0
-        self.scores: dict[Path, float] = {}
+        self.looks = 0
         if self.leads:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,27 +120,38 @@ class Keeper:
     def restore(self, state: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
         """The newest state that is whole, with the metrics so far; None in an empty folder."""
         files = checkpoint_files(self.folder)
+        if jax.process_count() > 1:  # what the first process sees, all read
+            from jax.experimental import multihost_utils
+
+            steps = np.array([int(path.stem.split("_")[1]) for path in files[-100:]], np.int32)
+            steps = np.pad(steps, (100 - len(steps), 0), constant_values=-1)
+            steps = multihost_utils.broadcast_one_to_all(steps)
+            files = [self.folder / PATTERN.format(step) for step in steps if step >= 0]
         for path in reversed(files):
             try:
-                leaves, info = read_checkpoint(path)
+                leaves, info = read_checkpoint(_main_file(path))
+                self._check_identity(path, info)
+                self._check_key(path, leaves["['key']"])
+                if path.is_dir():
+                    found = load_sharded(path / "state", state)
+                else:
+                    found = restore(path, leaves, state, below="['state']")
             except Damaged as damage:
                 self.scores.pop(path, None)
                 warnings.warn(f"{damage}; looking for the one before", stacklevel=3)
                 continue
-            self._check_identity(path, info)
-            leaves = dict(leaves)
-            key = leaves.pop("['key']")
-            if not np.array_equal(jax.random.key_data(key), jax.random.key_data(self.key)):
-                raise CheckpointError(f"{path} is of a run with another key; {self._way_out()}")
-            below = "['metrics']"
+            below = "['metrics']['"
             names = [p for p in leaves if p.startswith(below)]
-            metrics = {p[len(below) + 2 : -2]: np.asarray(leaves.pop(p)) for p in names}
-            return restore(path, leaves, state, below="['state']"), metrics
+            return found, {p[len(below) : -2]: np.asarray(leaves[p]) for p in names}
         if files:
             raise CheckpointError(
                 f"{self.folder}: none of {len(files)} checkpoints is whole; start in another folder"
             )
         return None
+
+    def _check_key(self, path: Path, key: jax.Array) -> None:
+        if not np.array_equal(jax.random.key_data(key), jax.random.key_data(self.key)):
+            raise CheckpointError(f"{path} is of a run with another key; {self._way_out()}")
 
     def _check_identity(self, path: Path, info: dict[str, Any]) -> None:
         stored, wanted = (paths({n: i[n] for n in self.identity}) for i in (info, self.identity))
@@ -150,17 +168,25 @@ class Keeper:
     def save(self, state: Any, metrics: Mapping[str, np.ndarray], score: float) -> Path:
         """Write one, and remove what need not be kept any more."""
         path = self.folder / PATTERN.format(int(state.step))
+        tree, info = {"key": self.key, "metrics": dict(metrics)}, self.identity | {"score": score}
+        try:
+            if is_sharded(state):
+                save_sharded(path / "state", state)
+            else:
+                tree["state"] = state
+            if self.leads:
+                save_checkpoint(path / MAIN if is_sharded(state) else path, tree, info=info)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {self._what_is_left()}") from None
         if self.leads:
-            tree = {"key": self.key, "metrics": dict(metrics), "state": state}
-            try:
-                save_checkpoint(path, tree, info=self.identity | {"score": score})
-            except CheckpointError as error:
-                raise CheckpointError(f"{error}; {self._what_is_left()}") from None
             self.scores[path] = score
             newest = sorted(self.scores)[-self.settings.keep :]
             best = min(self.scores, key=lambda p: self.scores[p])
             for old in set(self.scores) - {*newest, best}:
-                old.unlink(missing_ok=True)
+                if old.is_dir():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink(missing_ok=True)
                 del self.scores[old]
         return path
 
@@ -195,7 +221,8 @@ class Keeper:
 
             flags = multihost_utils.process_allgather(np.array([due and self.leads, number or 0]))
             due, number = bool(flags[:, 0].any()), int(flags[:, 1].max()) or None
-            if multihost_utils.reached_preemption_sync_point(int(state.step)):
+            self.looks += 1
+            if multihost_utils.reached_preemption_sync_point(self.looks):
                 number = number or 15  # SIGTERM, which jax.distributed keeps to itself
         if due or number is not None:
             self.save(state, every_step(), self._score(state, since))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import jax
+
 
 class Received:
     """Which signal has come; `number` is None until one does."""
@@ -22,8 +24,9 @@ def stop_signals() -> Iterator[Received]:
 
     Python runs a handler only between two of its own instructions, so not while a compiled program
     runs. The C part of `signal` writes the number to a socket right away, and a thread reads that.
-    Signals that were ignored, as SIGINT is of a shell's background jobs, stay so, and outside the
-    main thread, where Python allows no handlers, nothing is changed.
+    Signals that were ignored, as SIGINT is of a shell's background jobs, stay so. Among several
+    processes SIGTERM is left to JAX, which tells all of them. Outside the main thread, where Python
+    allows no handlers, nothing is changed.
     """
     received = Received()
     if threading.current_thread() is not threading.main_thread():
@@ -45,7 +48,8 @@ def stop_signals() -> Iterator[Received]:
         received.number = received.number or number
 
     before: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    alone = jax.process_count() == 1
+    for number in (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,):
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, note)
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)

@@ -2,8 +2,16 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+
+import numpy as np
+
+from jaxvae import read_checkpoint
+from jaxvae.resuming import checkpoint_files
 
 COMMON = """
 import json, os, sys, time
@@ -128,3 +136,139 @@ def test_eight_devices_agree_with_one(tmp_path):
     assert "9 rows on 8 devices" in found.pop("rows")
     assert len(found) == 13
     assert all(found.values()), found
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def together(command, num=2):
+    """As many processes of one run."""
+    where = ["--coordinator", f"localhost:{free_port()}", "--processes", str(num)]
+    return [
+        subprocess.Popen(
+            [sys.executable, *command, *where, "--process", str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(num)
+    ]
+
+
+def ends(processes):
+    """Exit codes and what was told, within a time."""
+    told = []
+    try:
+        for process in processes:
+            told.append("".join(process.communicate(timeout=100)))
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], told
+
+
+def leaves(folder):
+    return read_checkpoint(checkpoint_files(folder)[-1]).leaves
+
+
+def test_two_processes_are_one_that_can_be_stopped_and_killed(tmp_path):
+    """The same model as one process's; after SIGTERM and SIGKILL the same to the last bit."""
+    small = ["--hidden", "16", "--latent", "2", "--epochs", "40", "--steps-per-call", "5"]
+    command = ["-m", "experiments.many_processes", *small, "--output"]
+    codes, _ = ends(together([*command, str(tmp_path / "one")], num=1))
+    assert codes == [0]
+    codes, _ = ends(together([*command, str(tmp_path / "two")]))
+    assert codes == [0, 0]
+    for number, hurt, expected in [
+        (signal.SIGTERM, 1, [143, 143]),
+        (signal.SIGKILL, 0, [-signal.SIGKILL, 1]),
+    ]:
+        processes = together([*command, str(tmp_path / "hurt")])
+        assert processes[0].stdout is not None
+        begun = (line for line in processes[0].stdout if line.startswith("step "))
+        assert len([line for line, _ in zip(begun, range(3), strict=False)]) == 3
+        start = time.monotonic()
+        processes[hurt].send_signal(number)
+        codes, told = ends(processes)
+        assert time.monotonic() - start < 30
+        assert codes == expected, told
+        if number == signal.SIGKILL:
+            assert "start all 2 again with the same commands" in told[1 - hurt]
+    codes, _ = ends(together([*command, str(tmp_path / "hurt")]))
+    assert codes == [0, 0]
+    one, two, hurt = (leaves(tmp_path / name) for name in ("one", "two", "hurt"))
+    for path in one.keys() - {"['key']"}:
+        assert np.array_equal(two[path], hurt[path]), path
+        if "metrics" in path:  # the runs part slowly, by rounding
+            assert np.allclose(one[path][:50], two[path][:50], rtol=1e-3), path
+
+
+SHARDED = (
+    COMMON
+    + """
+import argparse, warnings
+parser = argparse.ArgumentParser()
+parser.add_argument("--folder"); parser.add_argument("--coordinator")
+parser.add_argument("--processes", type=int); parser.add_argument("--process", type=int)
+c = parser.parse_args()
+jax.distributed.initialize(c.coordinator, c.processes, c.process)
+mesh = jax.make_mesh((1, 2), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
+lies = NamedSharding(mesh, PartitionSpec("model"))
+def look(model, key, x):
+    return -jnp.sum((x - model) ** 2), None
+weight = jax.make_array_from_callback((6,), lies, lambda index: np.zeros(6, np.float32)[index])
+class Stop(Exception): pass
+def stop(state, metrics):
+    if int(state.step) == 5: raise Stop
+step = train_step(look, optimizer)
+call = partial(fit, step, init_state(weight, optimizer), jax.random.key(0), data, epochs=4,
+               batch_size=16, steps_per_call=1, mesh=mesh)
+whole, _ = call()
+kept = Checkpoints(c.folder, share=np.inf, keep=2)
+try: call(checkpoints=kept, callbacks=[stop])
+except Stop: pass
+def same(a, b):
+    here = lambda x: np.asarray(x.addressable_data(0))
+    return all(np.array_equal(here(x), here(y)) for x, y in zip(*map(jax.tree.leaves, (a, b))))
+found = {"kept": sorted(os.listdir(c.folder))}
+from jax.experimental import multihost_utils
+multihost_utils.sync_global_devices("listed")
+if c.process == 0:  # a byte of an array changes, in the newest
+    import pathlib
+    newest = pathlib.Path(c.folder, found["kept"][-1], "state", "arrays")
+    largest = max((f for f in newest.rglob("*") if f.is_file() and "/d/" in str(f)),
+                  key=lambda f: f.stat().st_size)
+    content = bytearray(largest.read_bytes()); content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+multihost_utils.sync_global_devices("spoiled")
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    seen = []
+    again, _ = call(checkpoints=kept, callbacks=[lambda s, m: seen.append(int(s.step))])
+found |= {"same": same(whole, again), "told": [str(w.message) for w in told], "from": seen[0],
+          "laid": again.model.sharding == lies,
+          "here": again.model.addressable_data(0).shape}
+try: fit(step, init_state((weight, weight), optimizer), jax.random.key(0), data, epochs=4,
+         batch_size=16, mesh=mesh, checkpoints=kept)
+except Exception as error: found["other"] = str(error)
+print(json.dumps(found), flush=True)
+"""
+)
+
+
+def test_a_state_that_processes_hold_together_is_saved_and_guarded(tmp_path):
+    """Half a weight in each; a flipped byte is seen, and the checkpoint before it is used."""
+    codes, told = ends(together(["-c", SHARDED, "--folder", str(tmp_path)]))
+    assert codes == [0, 0], told
+    for output in told:
+        found = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        assert found["kept"] == ["step_0000000003.ckpt", "step_0000000004.ckpt"]
+        assert found["from"] == 3
+        assert found["same"]
+        assert found["laid"]
+        assert found["here"] == [3]
+        assert any("is not what was written" in message for message in found["told"])
+        assert "is of another model or optimiser" in found["other"]
