@@ -8,8 +8,9 @@ batch; JAX sums the gradients. The model is that of one process but for rounding
 accelerators start one process a machine: its devices are all used.
 
 The first process saves into runs/many/, which all must see. SIGTERM to any of them has all save the
-same step and exit with 143. When one dies, the others end within seconds with exit code 1; start
-all of them again with the same commands, and the run goes on with the same numbers.
+same step and exit with 143. When one dies, the others end within seconds, with exit code 1 or, where
+it was process 0, aborted by JAX, which says that another task died; start all of them again with
+the same commands, and the run goes on with the same numbers.
 """
 
 import os
@@ -96,7 +97,9 @@ def main() -> int:
     except jaxvae.CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(c, 1)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and "Gloo" not in str(error):
+            raise
         print(
             f"error: process {c.process} can't go on ({str(error).splitlines()[0][:200]}); where "
             f"another one is gone, start all {c.processes} again with the same commands, and the "
