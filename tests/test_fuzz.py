@@ -1,0 +1,329 @@
+"""Bad input to every public function: an error that names it, or a right result."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae import ppca
+
+LINEAR = ppca.PPCA(jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.zeros(3), jnp.array(0.5))
+MODEL = ppca.as_vae(LINEAR)
+X = jnp.array([0.1, -0.4, 0.7])
+XS = jnp.stack([X, -X, 2.0 * X, X + 1.0])
+Q = jv.Normal(jnp.array([0.1, -0.2]), jnp.array([0.5, 2.0]))
+P = jv.StandardNormal((2,))
+Z = jnp.array([0.3, 0.4])
+BETAS = jnp.array([0.0, 0.3, 1.0])
+KEY = jax.random.key(0)
+TERM = lambda q, z, log_q: (-jnp.sum(z**2) - log_q, None)
+LOGITS = jv.Categorical(jnp.array([0.1, 0.2, 0.7]))
+SGD = optax.sgd(0.1)
+PIXELS = np.array([0, 128, 255], np.uint8)
+
+
+class Call(NamedTuple):
+    """A public function and arguments that are good, by name.
+
+    Args:
+      function: called with the arguments as keywords.
+      arguments: name -> value.
+      any_shape: names whose shape is free, as for what works along an axis.
+    """
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    any_shape: tuple[str, ...] = ()
+
+
+def bound(function, **hyper):
+    return Call(function, {"model": MODEL, "key": KEY, "x": X, **hyper})
+
+
+def estimator(function, q=Q, term=TERM, **hyper):
+    arguments = {"reduction": jv.log_mean_exp, "term": term, "q": q}
+    return Call(function, arguments | {"keys": jax.random.split(KEY, 3)} | hyper)
+
+
+def distribution(d, event):
+    return {
+        f"{type(d).__name__}.log_prob": Call(lambda event: d.log_prob(event), {"event": event}),
+        f"{type(d).__name__}.sample": Call(lambda key: d.sample(key), {"key": KEY}),
+    }
+
+
+def made(cls, event, **arguments):
+    """A distribution built of the arguments, and what it then says of an event."""
+    return Call(lambda **a: cls(**a).log_prob(event), arguments)
+
+
+def state():
+    return jv.init_state(MODEL, SGD)
+
+
+STEP = jv.train_step(jv.elbo, SGD)
+CALLS: dict[str, Call] = {
+    "elbo": bound(jv.elbo, beta=1.0),
+    "autoencoder": bound(jv.autoencoder),
+    "iwae": bound(jv.iwae, num_samples=3),
+    "renyi": bound(jv.renyi, num_samples=3, alpha=0.5),
+    "vr_max": bound(jv.vr_max, num_samples=3),
+    "tvo": bound(jv.tvo, num_samples=3, betas=BETAS),
+    "tvo_upper": bound(jv.tvo_upper, num_samples=3, betas=BETAS),
+    "miwae": bound(jv.miwae, num_outer=2, num_samples=3),
+    "piwae": bound(jv.piwae, num_outer=2, num_samples=3),
+    "ciwae": bound(jv.ciwae, num_samples=3, beta=0.5),
+    "cubo": bound(jv.cubo, num_samples=3, power=2.0),
+    "eubo": bound(
+        partial(jv.eubo, sample_posterior=ppca.posterior(LINEAR, X).sample), num_samples=2
+    ),
+    "importance_bound": bound(partial(jv.importance_bound, jv.log_mean_exp), num_samples=3),
+    "log_weights": bound(jv.log_weights, num_samples=3),
+    "log_marginal": bound(jv.log_marginal, num_samples=8, chunk=4),
+    "prior_sampling": bound(jv.prior_sampling, num_samples=8, chunk=4),
+    "ais": bound(jv.ais, betas=BETAS, num_chains=2, num_leapfrog=2, num_pilots=1),
+    "bdmc": Call(
+        jv.bdmc,
+        {"model": MODEL, "key": KEY, "betas": BETAS, "num_chains": 2, "num_leapfrog": 2},
+    ),
+    "sigmoid_schedule": Call(lambda n: jv.sigmoid_schedule(n), {"n": 5}),
+    "reconstruct": bound(lambda model, key, x: jv.reconstruct(model, key, x).mean()),
+    "generate": Call(
+        lambda model, key: jv.generate(model, key).mean(), {"model": MODEL, "key": KEY}
+    ),
+    "batched": Call(jv.batched(jv.elbo), {"model": MODEL, "key": KEY, "xs": XS}),
+    "active_units": Call(jv.active_units, {"model": MODEL, "xs": XS, "threshold": 0.01}),
+    "rate_per_latent": Call(
+        jv.rate_per_latent, {"model": MODEL._replace(encode=Partial(lambda x: Q)), "xs": XS}
+    ),
+    "optimal_scale": Call(jv.optimal_scale, {"model": MODEL, "key": KEY, "xs": XS}),
+    "reparameterize": Call(
+        jv.reparameterize, {"key": KEY, "loc": Z, "scale": jnp.array([1.0, 2.0])}
+    ),
+    "reparameterize_tril": Call(
+        jv.reparameterize_tril, {"key": KEY, "loc": Z, "scale_tril": jnp.eye(2)}
+    ),
+    "kl_standard_normal": Call(jv.kl_standard_normal, {"loc": Z, "scale": jnp.array([1.0, 2.0])}),
+    "kl_divergence": Call(jv.kl_divergence, {"q": Q, "p": P}),
+    **{
+        name: Call(getattr(jv, name), {"q": Q, "p": P, "z": Z, "log_q": Q.log_prob(Z)})
+        for name in ("analytic_kl", "auto_kl", "sampled_kl", "sticking_kl")
+    },
+    "pathwise": estimator(jv.pathwise),
+    "sticking_the_landing": estimator(jv.sticking_the_landing),
+    "doubly_reparameterized": estimator(jv.doubly_reparameterized),
+    "score_function": estimator(jv.score_function),
+    "vimco": estimator(jv.vimco),
+    "enumerate": estimator(jv.enumerate, q=LOGITS, term=lambda q, z, log_q: (-log_q * 0.5, None)),
+    "gumbel_softmax": estimator(
+        jv.gumbel_softmax,
+        q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7])),
+        temperature=0.5,
+    ),
+    "straight_through": estimator(
+        jv.straight_through, q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7]))
+    ),
+    "log_mean_exp": Call(jv.log_mean_exp, {"l": jnp.array([1.0, 2.0, 3.0])}, ("l",)),
+    "rescale": Call(lambda key, x: jv.rescale(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
+    "binarize": Call(lambda key, x: jv.binarize(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
+    "threshold": Call(lambda key, x: jv.threshold(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
+    "bits_per_dim": Call(jv.bits_per_dim, {"nats": 3.0, "shape": (2, 3)}),
+    "precision_weighted": Call(jv.precision_weighted, {"a": Q, "b": Q}),
+    "Normal": made(jv.Normal, Z, loc=Z, scale=jnp.array([1.0, 2.0])),
+    "Laplace": made(jv.Laplace, Z, loc=Z, scale=jnp.array([1.0, 2.0])),
+    "MultivariateNormal": made(jv.MultivariateNormal, Z, loc=Z, scale_tril=jnp.eye(2)),
+    "Bernoulli": made(jv.Bernoulli, jnp.array([1.0, 0.0]), logits=Z),
+    "StandardNormal": made(jv.StandardNormal, Z, shape=(2,)),
+    "Mixture": made(
+        jv.Mixture,
+        Z,
+        logits=jnp.zeros(3),
+        components=jv.Normal(jnp.zeros((3, 2)), jnp.ones((3, 2))),
+    ),
+    "Joint": made(jv.Joint, (Z, Z), first=P, then=Partial(lambda z: jv.Normal(z, jnp.ones(2)))),
+    **distribution(Q, Z),
+    **distribution(jv.MultivariateNormal(Z, jnp.eye(2)), Z),
+    **distribution(jv.Bernoulli(Z), jnp.array([1.0, 0.0])),
+    **distribution(jv.ContinuousBernoulli(Z), jnp.array([0.2, 0.7])),
+    **distribution(jv.Laplace(Z, jnp.ones(2)), Z),
+    **distribution(jv.StudentT(jnp.array(3.0), Z, jnp.ones(2)), Z),
+    **distribution(jv.Gamma(jnp.ones(2), jnp.ones(2)), jnp.ones(2)),
+    **distribution(jv.Beta(jnp.ones(2), jnp.ones(2)), jnp.array([0.2, 0.7])),
+    **distribution(jv.Dirichlet(jnp.ones(3)), jnp.array([0.2, 0.7, 0.1])),
+    **distribution(LOGITS, jnp.array(1)),
+    **distribution(jv.OneHotCategorical(jnp.zeros(3)), jnp.array([0.0, 1.0, 0.0])),
+    **distribution(jv.Poisson(jnp.ones(2)), jnp.array([1, 3])),
+    **distribution(jv.VonMisesFisher(jnp.array([0.0, 1.0, 0.0]), 2.0), jnp.array([0.0, 1.0, 0.0])),
+    "init_state": Call(lambda model: jv.init_state(model, SGD), {"model": MODEL}, ("model",)),
+    "train_step": Call(STEP, {"state": state(), "key": KEY, "xs": XS, "beta": 1.0}),
+    "train_epoch": Call(
+        jv.train_epoch(STEP, batch_size=2), {"state": state(), "key": KEY, "data": XS}
+    ),
+    "fit": Call(
+        partial(jv.fit, STEP),
+        {"state": state(), "key": KEY, "data": XS, "epochs": 1, "batch_size": 2},
+    ),
+    "epoch_order": Call(
+        jv.epoch_order, {"key": KEY, "epoch": 0, "num_examples": 4, "batch_size": 2}
+    ),
+    "sweep": Call(
+        lambda grid, at_once: jv.sweep(lambda key: jax.random.normal(key), grid, at_once=at_once)[
+            1
+        ],
+        {"grid": {"key": jax.random.split(KEY, 3)}, "at_once": 2},
+    ),
+}
+
+
+class Bad(NamedTuple):
+    """One bad argument: how it came about, and itself."""
+
+    how: str
+    value: Any
+
+
+def is_key(a: Any) -> bool:
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def bad_array(a: Any, any_shape: bool) -> list[Bad]:
+    """Other shapes, dtypes and values than a good array's."""
+    n = np.asarray(a)
+    shapes = [
+        Bad("a batch of one", jnp.asarray(n[None])),
+        Bad("a batch", jnp.asarray(np.stack([n] * 3))),
+        Bad("nested", jnp.asarray(n[..., None])),
+        Bad("empty", jnp.zeros((0,), n.dtype)),
+        Bad("a scalar", jnp.zeros((), n.dtype))
+        if n.ndim
+        else Bad("a vector", jnp.asarray([n] * 2)),
+        *([Bad("one short", jnp.asarray(n[..., :-1]))] if n.ndim else []),
+        *([Bad("one more", jnp.asarray(np.concatenate([n, n], -1)))] if n.ndim else []),
+    ]
+    values = []
+    if n.dtype.kind == "f" and n.size:
+        for value in (np.nan, np.inf, -np.inf, -1.0, 1e38):
+            spoiled = n.copy()
+            spoiled.flat[0] = value
+            values.append(Bad(f"holds {value}", jnp.asarray(spoiled)))
+    dtypes = [
+        Bad("integers", jnp.asarray(n, jnp.int32)),
+        Bad("raw bytes", np.full(n.shape, 200, np.uint8)),
+        Bad("booleans", np.ones(n.shape, bool)),
+        Bad("complex", jnp.asarray(n, jnp.complex64)),
+        Bad("doubles", np.asarray(n, np.float64)),
+        Bad("text", np.full(n.shape, "a")),
+        Bad("objects", np.full(n.shape, None)),
+        Bad("a list", n.tolist()),
+        Bad("a function", lambda *_: a),
+        Bad("a dict", {"a": a}),
+        Bad("None", None),
+    ]
+    return ([] if any_shape else shapes) + values + dtypes
+
+
+BAD_KEYS = [
+    Bad("a number", 0),
+    Bad("None", None),
+    Bad("floats", jnp.zeros(2)),
+    Bad("a batch of keys", jax.random.split(KEY, 3)),
+    Bad("an old-style key", jax.random.key_data(KEY)),
+    Bad("half an old-style key", jnp.zeros(1, jnp.uint32)),
+    Bad("text", "key"),
+]
+BAD_NUMBERS = [
+    Bad(repr(value), value)
+    for value in (0, -1, 1.5, np.nan, np.inf, -np.inf, True, "3", None, [1], 10**12)
+] + [Bad("an array", jnp.ones(3)), Bad("an array of one", jnp.ones((1, 1)))]
+BAD_MODELS = [
+    Bad("None", None),
+    Bad("an array", X),
+    Bad("encode returns an array", MODEL._replace(encode=Partial(lambda x: x[:2]))),
+    Bad("encode returns a pair", MODEL._replace(encode=Partial(lambda x: (x[:2], x[:2])))),
+    Bad("encode returns None", MODEL._replace(encode=Partial(lambda x: None))),
+    Bad("encode is none", MODEL._replace(encode=X)),
+    Bad("encode is of another size", MODEL._replace(encode=Partial(lambda x: jv.Normal(x, x * x)))),
+    Bad("decode returns an array", MODEL._replace(decode=Partial(lambda z: jnp.ones(3)))),
+    Bad("decode returns None", MODEL._replace(decode=Partial(lambda z: None))),
+    Bad("decode is none", MODEL._replace(decode=None)),
+    Bad("decode is smaller", MODEL._replace(decode=Partial(lambda z: jv.Normal(z, jnp.ones(2))))),
+    Bad("decode is a number", MODEL._replace(decode=Partial(lambda z: jv.Normal(z[0], 1.0)))),
+    Bad("the prior is an array", MODEL._replace(prior=jnp.zeros(2))),
+    Bad("the prior is None", MODEL._replace(prior=None)),
+    Bad("the prior is larger", MODEL._replace(prior=jv.StandardNormal((3,)))),
+    Bad("the prior is a number", MODEL._replace(prior=jv.StandardNormal(()))),
+    Bad("a pair", (MODEL.encode, MODEL.decode)),
+]
+BAD_OBJECTS = [Bad("None", None), Bad("an array", Z), Bad("text", "q"), Bad("a number", 1.0)]
+
+
+def bad_values(name: str, good: Any, any_shape: bool) -> list[Bad]:
+    if name == "model":
+        return [b for b in BAD_MODELS if not any_shape or b.how in ("None",)]
+    if is_key(good):
+        return BAD_KEYS
+    if isinstance(good, (int, float)):
+        return BAD_NUMBERS
+    if isinstance(good, (jax.Array, np.ndarray)):
+        return bad_array(good, any_shape)
+    return BAD_OBJECTS
+
+
+CASES = [
+    (name, argument, bad)
+    for name, call in CALLS.items()
+    for argument, good in call.arguments.items()
+    for bad in bad_values(argument, good, argument in call.any_shape)
+]
+
+
+def shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+
+def run(call: Call, **changes: Any) -> Any:
+    with jax.debug_key_reuse(False), jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_rank_promotion("allow"):  # as a user has it
+            return call.function(**{**call.arguments, **changes})
+
+
+def complaint(name: str, argument: str, bad: Bad) -> str | None:
+    """What is wrong with how a bad argument was met; None where nothing is."""
+    call = CALLS[name]
+    try:
+        found = run(call, **{argument: bad.value})
+    except (TypeError, ValueError, NotImplementedError, jv.NonFinite) as error:
+        message = str(error)
+        lines = [line for line in message.splitlines() if line.strip()]
+        owner = name.split(".")[0]
+        named = re.search(rf"\b({argument}|{name}|{owner})\b", message) or "event" in message
+        if not named:
+            return f"names nothing: {type(error).__name__}: {message[:150]!r}"
+        if len(lines) > 2:
+            return f"{len(lines)} lines: {message[:150]!r}"
+        return None
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:150]!r}"
+    good = run(call)
+    if jax.tree.structure(found) != jax.tree.structure(good):
+        return f"another structure: {jax.tree.structure(found)}"
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(good), strict=True):
+        if jnp.shape(a) != jnp.shape(b):
+            return f"shape {jnp.shape(a)} for {jnp.shape(b)}"
+    return None
+
+
+if __name__ == "__main__":
+    total = 0
+    for name, argument, bad in CASES:
+        total += 1
+        if problem := complaint(name, argument, bad):
+            print(f"{name:24s} {argument:12s} {bad.how:26s} {problem}", flush=True)
+    print(total)
