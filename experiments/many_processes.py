@@ -9,8 +9,8 @@ accelerators start one process a machine: its devices are all used.
 
 The first process saves into runs/many/, which all must see. SIGTERM to any of them has all save the
 same step and exit with 143. When one dies, the others end within seconds: with exit code 1, or
-aborted by JAX, which says that another task died, where it was process 0. Start all of them again with
-the same commands, and the run goes on with the same numbers.
+aborted by JAX, which says that another task died, where it was process 0. Start all of them again
+with the same commands, and the run goes on with the same numbers.
 """
 
 import os

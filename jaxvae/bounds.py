@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import check_key, check_leaves, check_scalar, check_shape
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
 from jaxvae.rates import auto_kl
@@ -74,6 +75,8 @@ def elbo(
 
     Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
     """
+    check_key("elbo", key)
+    check_scalar("elbo", "beta", beta)
 
     def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, prior(model), z, log_q))
@@ -107,6 +110,7 @@ def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:
     """
     del key
     x_mean = mean_of(likelihood(model, mean_of(posterior(model, x))))
+    check_shape("autoencoder", "x", x, jnp.shape(x_mean))
     squared_error = jnp.sum(jnp.square(x - x_mean))
     return -squared_error, Terms(squared_error, jnp.zeros_like(squared_error))
 
@@ -136,6 +140,7 @@ def batched(objective: Objective) -> Objective:
     """
 
     def batch_objective(model: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Array, Any]:
+        check_key("batched", key)
         keys = jax.random.split(key, batch_size(xs))
         one = jax.vmap(lambda k, x: objective(model, k, x, **hyper), axis_name="batch")
         bounds, aux = one(keys, xs)
@@ -179,10 +184,12 @@ def batch_size(xs: Any) -> int:
 
     Raises:
       ValueError: they do not share one, or it is empty.
+      TypeError: a leaf holds no numbers.
     """
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
     if len(sizes) != 1 or not all(sizes) or not all(size[0] for size in sizes):
         raise ValueError(
             f"xs has leading axes {sorted(sizes)}, expected one common batch axis of at least 1"
         )
+    check_leaves("batch", "xs", xs)
     return sizes.pop()[0]

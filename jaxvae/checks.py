@@ -11,8 +11,62 @@ import numpy as np
 from jax.core import Tracer
 
 
+def check_array(owner: str, name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is an array of real numbers, or a number."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None and isinstance(value, (bool, int, float)):
+        return
+    if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        what = f"a {type(value).__name__}" if dtype is None else f"an array of {dtype}"
+        raise TypeError(f"{owner}: {name} is {what}, expected an array of numbers")
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"{owner}: {name} is an array of {dtype}, expected real numbers")
+
+
+def check_leaves(owner: str, name: str, tree: Any) -> None:
+    """Raise TypeError unless `tree` has leaves and each is an array of real numbers, or a key."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise TypeError(f"{owner}: {name} is {tree!r}, expected an array or a pytree of arrays")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+            check_array(owner, name + jax.tree_util.keystr(path), leaf)
+
+
+def check_key(owner: str, key: Any, name: str = "key", axes: int = 0) -> None:
+    """Raise TypeError unless `key` is one PRNG key, typed or old, or keys along `axes` axes."""
+    dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "dtype") else ()
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    old = dtype == np.uint32 and shape[axes:] in ((2,), (4,))  # threefry's and rbg's words
+    if len(shape) != axes + (not typed) or not (typed or old) or 0 in shape:
+        what = f"a {type(key).__name__}" if dtype is None else f"{dtype}{list(shape)}"
+        good = "keys, jax.random.split(key, 3) say" if axes else "key, jax.random.key(0) say"
+        raise TypeError(
+            f"{owner}: {name} is {what}, expected PRNG {good}; jax.vmap takes more axes"
+        )
+
+
+def check_function(owner: str, name: str, value: Any) -> None:
+    """Raise TypeError unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected a function")
+
+
+def check_scalar(owner: str, name: str, value: Any) -> None:
+    """Raise unless `value` is one real number, traced or not."""
+    check_array(owner, name, value)
+    if type(value) is int and not -(2**31) <= value < 2**31:
+        raise ValueError(f"{owner}: {name} is {value}, expected a float where it is that large")
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{owner}: {name} has shape {jnp.shape(value)}, expected a number; "
+            "use jax.vmap for many"
+        )
+
+
 def check_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless `value` has exactly this shape: no silent broadcast."""
+    check_array(owner, name, value)
     if jnp.shape(value) != shape:
         raise ValueError(
             f"{owner}: {name} has shape {jnp.shape(value)}, expected {shape}; "
@@ -22,11 +76,23 @@ def check_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> No
 
 def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale") -> None:
     """Raise ValueError unless `scale` is one number or has the shape of `loc`."""
+    check_array(owner, "loc", loc)
+    check_array(owner, name, scale)
     if jnp.shape(scale) not in ((), jnp.shape(loc)):
         raise ValueError(
             f"{owner}: {name} has shape {jnp.shape(scale)} and loc {jnp.shape(loc)}, expected one "
             f"shape or a scalar {name}"
         )
+
+
+def logits_shape(owner: str, logits: Any, axes: int = 0) -> tuple[int, ...]:
+    """The shape of `logits`; an error unless they are floats with at least that many axes."""
+    check_array(owner, "logits", logits)
+    if not jnp.issubdtype(jnp.result_type(logits), jnp.floating):
+        raise TypeError(f"{owner}: logits has dtype {jnp.result_type(logits)}, expected floats")
+    if jnp.ndim(logits) < axes or (axes and not jnp.shape(logits)[-1]):
+        raise ValueError(f"{owner}: logits has shape {jnp.shape(logits)}, expected [..., K]")
+    return jnp.shape(logits)
 
 
 def as_integers(owner: str, event: Any, expected: str) -> jax.Array:
@@ -57,6 +123,7 @@ def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:
 
 def check_log_prob(owner: str, value: Any) -> None:
     """Raise ValueError unless `value`, a log-probability, is a scalar."""
+    check_array(owner, "log_prob", value)
     if jnp.shape(value) != ():
         raise ValueError(
             f"{owner}: log_prob has shape {jnp.shape(value)}, expected a scalar (nats of the whole "
@@ -68,6 +135,8 @@ def check_positive(owner: str, name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a Python integer of at least one."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer of at least 1")
+    if value >= 2**31:
+        raise ValueError(f"{owner}: {name} is {value}, expected less than 2^31")
 
 
 def check_partition(owner: str, betas: Any) -> jax.Array:
@@ -75,6 +144,7 @@ def check_partition(owner: str, betas: Any) -> jax.Array:
 
     The values are looked at where they are concrete; of traced ones only the shape is known.
     """
+    check_array(owner, "betas", betas)
     expected = "expected a partition 0 = beta_0 < ... < beta_J = 1, e.g. jnp.linspace(0.0, 1.0, 11)"
     if jnp.ndim(betas) != 1 or len(betas) < 2:
         raise ValueError(f"{owner}: betas has shape {jnp.shape(betas)}, {expected}")

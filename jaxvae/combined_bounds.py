@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_positive, check_scalar
 from jaxvae.gradients import Estimator, hold, pathwise
 from jaxvae.importance import Bound, importance_bound, iwae
 from jaxvae.model import VAE
-from jaxvae.protocols import Model
+from jaxvae.protocols import Model, part
 from jaxvae.reductions import convex_combination, mean_log_mean_exp
 
 Array = jax.Array
@@ -108,10 +108,11 @@ def piwae(
 
     Rainforth et al. 2018, section 5.
     """
-    still = hold("model", model)
+    encode, decode, prior = (part(model, name) for name in ("encode", "decode", "prior"))
+    still = hold("model", VAE(encode, decode, prior))
     halves = {"num_outer": num_outer, "num_samples": num_samples, "gradient": gradient}
-    for_encoder = VAE(model.encode, still.decode, still.prior)
-    for_decoder = VAE(still.encode, model.decode, model.prior)
+    for_encoder = VAE(encode, still.decode, still.prior)
+    for_decoder = VAE(still.encode, decode, prior)
     encoder_bound, log_w = miwae(for_encoder, key, x, **halves)
     decoder_bound, _ = iwae(
         for_decoder, key, x, num_samples=num_outer * num_samples, gradient=gradient
@@ -151,5 +152,6 @@ def ciwae(
 
     Rainforth et al. 2018, equation 8.
     """
+    check_scalar("ciwae", "beta", beta)
     reduction = partial(convex_combination, beta=beta)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from jaxvae.bounds import Terms, batch_size, batched, elbo
+from jaxvae.checks import check_scalar
 from jaxvae.distributions import Each
 from jaxvae.divergences import kl_divergence
 from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
@@ -30,6 +31,8 @@ def active_units(model: Model, xs: Any, *, threshold: float = 0.01) -> Array:
 
     Burda, Grosse & Salakhutdinov 2016, section 5.2.
     """
+    batch_size(xs)
+    check_scalar("active_units", "threshold", threshold)
     means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
     return jnp.var(means, axis=0) > threshold
 
@@ -55,10 +58,15 @@ def rate_per_latent(model: Model, xs: Any) -> Array:
     >>> rate_per_latent(model, jnp.array([-2.0, 2.0])).tolist()
     [2.0, 0.0]
     """
+    batch_size(xs)
     p = _factors(prior(model))
 
     def rates(x: Any) -> Array:
         q: Any = posterior(model, x)
+        if jnp.shape(jax.tree.leaves(_factors(q))[0])[0] != len(jax.tree.leaves(p)[0]):
+            raise ValueError(
+                f"model: encode(x) is over events of shape {q.shape}, expected that of the prior"
+            )
         return jax.vmap(kl_divergence)(_factors(q), p).reshape(q.shape)
 
     return jnp.mean(jax.vmap(rates)(xs), axis=0)
@@ -219,7 +227,7 @@ def _factors(d: Any) -> Any:
     """A distribution of independent latents as a batch of one-latent ones, for `jax.vmap`."""
     if not hasattr(d, "unstack") or isinstance(d, Each):
         raise TypeError(
-            f"{type(d).__name__} is not known to factorise over the latents, expected an "
+            f"model: {type(d).__name__} is not known to factorise over the latents, expected an "
             "elementwise distribution, such as Normal, Laplace, Bernoulli or Categorical"
         )
     axes = len(d.shape)

@@ -31,6 +31,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
+from jaxvae.protocols import check_distribution
 from jaxvae.special import log_beta, softplus
 
 Array = jax.Array
@@ -83,6 +84,8 @@ def kl_divergence(q: Any, p: Any) -> Array:
     q, p = value_of(q), value_of(p)
     kl = closed_form(q, p)
     if kl is None:
+        check_distribution("kl_divergence: q is", q)
+        check_distribution("kl_divergence: p is", p)
         raise NotImplementedError(
             f"no closed form for KL({type(q).__name__} || {type(p).__name__}); use sampled_kl, "
             "which needs only samples, or auto_kl, which falls back to it"

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_positive
+from jaxvae.bounds import batch_size
+from jaxvae.checks import check_key, check_positive, check_shape
 from jaxvae.interop import default_promotion
 from jaxvae.protocols import (
     Model,
@@ -190,9 +191,12 @@ def optimal_scale(model: Model, key: Array, xs: Any) -> Array:
 
     def squared_error(key: Array, x: Any) -> Array:
         z = posterior(model, x).sample(key)
-        return jnp.mean(jnp.square(x - mean_of(likelihood(model, z))))
+        x_mean = mean_of(likelihood(model, z))
+        check_shape("optimal_scale", "x", x, jnp.shape(x_mean))
+        return jnp.mean(jnp.square(x - x_mean))
 
-    keys = jax.random.split(key, len(xs))
+    check_key("optimal_scale", key)
+    keys = jax.random.split(key, batch_size(xs))
     return jnp.sqrt(
         jnp.mean(jax.lax.map(lambda kx: squared_error(*kx), (keys, xs), batch_size=100))
     )

@@ -12,13 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.bounds import batch_size as size_of
 from jaxvae.checkpoints import paths
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_key, check_positive
 from jaxvae.devices import on_mesh
 from jaxvae.nonfinite import NonFinite, all_finite
 from jaxvae.resuming import Checkpoints, Keeper
 from jaxvae.schedules import warn_if_unfinished
 from jaxvae.stop_signals import Received, stop_signals
-from jaxvae.training import Metrics, Step, TrainState, epoch_order
+from jaxvae.training import Metrics, Step, TrainState, check_state, epoch_order
 
 Array = jax.Array
 
@@ -92,6 +92,8 @@ def fit(
     check_positive("fit", "batch_size", batch_size)
     if steps_per_call is not None:
         check_positive("fit", "steps_per_call", steps_per_call)
+    check_state("fit", state)
+    check_key("fit", key)
     num_examples = size_of(data)
     callbacks = tuple(callbacks)
     schedules: dict[str, Any] = {name: h for name, h in hyper.items() if callable(h)}

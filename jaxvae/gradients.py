@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.protocols import Distribution, has_path, log_density, sample_and_log_prob
+from jaxvae.checks import check_function, check_key
+from jaxvae.protocols import (
+    Distribution,
+    check_distribution,
+    has_path,
+    log_density,
+    sample_and_log_prob,
+)
 
 Array = jax.Array
 Reduction = Callable[[Array], Array]
@@ -47,6 +54,7 @@ def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Array) -> 
 
     Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
+    check_estimator("pathwise", reduction, term, q, keys)
     l, aux = over_samples(lambda key: term(q, *sample_and_log_prob(q, key)))(keys)
     return _require_path_of_gradient(q, reduction(l)), aux
 
@@ -74,6 +82,7 @@ def sticking_the_landing(
 
     Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
     """
+    check_estimator("sticking_the_landing", reduction, term, q, keys)
     return _through_samples(reduction, term, q, keys, jnp.ones_like)
 
 
@@ -109,6 +118,7 @@ def doubly_reparameterized(
 
     Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
     """
+    check_estimator("doubly_reparameterized", reduction, term, q, keys)
 
     def scale(l: Array) -> Array:
         g = jax.grad(reduction)(l)
@@ -116,6 +126,14 @@ def doubly_reparameterized(
         return 1.0 - h / jnp.where(g == 0.0, 1.0, g)  # where g is 0, nothing flows to be scaled
 
     return _through_samples(reduction, term, q, keys, scale)
+
+
+def check_estimator(owner: str, reduction: Any, term: Any, q: Any, keys: Any) -> None:
+    """Raise TypeError naming the first of an estimator's arguments that is something else."""
+    check_function(owner, "reduction", reduction)
+    check_function(owner, "term", term)
+    check_distribution(f"{owner}: q is", q)
+    check_key(owner, keys, "keys", axes=1)
 
 
 def over_samples(f: Callable[..., Any]) -> Callable[..., Any]:

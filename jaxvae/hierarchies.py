@@ -69,6 +69,16 @@ def precision_weighted(a: Normal, b: Normal) -> Normal:
 
     Sonderby et al. 2016, equations 17 to 19.
     """
+    for name, d in ("a", a), ("b", b):
+        if not (hasattr(d, "loc") and hasattr(d, "scale")):
+            raise TypeError(
+                f"precision_weighted: {name} is a {type(d).__name__}, expected a Normal"
+            )
+    if a.shape != b.shape:
+        raise ValueError(
+            f"precision_weighted: a is over events of shape {a.shape} and b of {b.shape}, "
+            "expected one shape"
+        )
     ratio = jnp.square(a.scale / b.scale)
     weight = 1.0 / (1.0 + ratio)  # of a
     return Normal(a.loc + (1.0 - weight) * (b.loc - a.loc), a.scale * jnp.sqrt(weight))

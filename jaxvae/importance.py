@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxvae.checks import check_partition
+from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
 from jaxvae.reductions import (
@@ -135,6 +135,7 @@ def renyi(
 
     Li & Turner 2016, equation 6.
     """
+    check_scalar("renyi", "alpha", alpha)
     reduction = partial(log_power_mean, power=1.0 - alpha)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
 

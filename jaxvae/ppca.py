@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from jaxvae.checks import check_shape
 from jaxvae.distributions import MultivariateNormal, Normal, StandardNormal
 from jaxvae.model import VAE
 
@@ -58,6 +59,7 @@ def posterior(params: PPCA, x: Array) -> MultivariateNormal:
 
     Tipping & Bishop 1999, equations 6 to 8.
     """
+    check_shape("ppca.posterior", "x", x, jnp.shape(params.mean))
     chol = _cholesky_m(params)
     loc = cho_solve((chol, True), params.weight.T @ (x - params.mean))
     # s2 M^-1 = s2 C^-T C^-1 needs a lower factor: the Cholesky factor of the inverse
@@ -82,6 +84,7 @@ def log_marginal(params: PPCA, x: Array) -> Array:
     >>> round(float(log_marginal(params, jnp.zeros(2))), 5)  # -log 2 pi - 1/2 log 3
     -2.38718
     """
+    check_shape("ppca.log_marginal", "x", x, jnp.shape(params.mean))
     d, k = params.weight.shape
     chol = _cholesky_m(params)
     r = x - params.mean
@@ -192,6 +195,7 @@ def as_vae(params: PPCA) -> VAE:
 
 
 def _likelihood(params: PPCA, z: Array) -> Normal:
+    check_shape("ppca.as_vae", "z", z, params.weight.shape[1:])
     return Normal(params.weight @ z + params.mean, jnp.sqrt(params.variance))
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.bounds import Objective
+from jaxvae.checks import check_array, check_scalar
 
 Array = jax.Array
 
@@ -30,6 +31,8 @@ def rescale(key: Array, x: Any, *, max_value: float = 255.0) -> Array:
     [0.0, 1.0]
     """
     del key
+    check_array("preprocessing", "x", x)
+    check_scalar("preprocessing", "max_value", max_value)
     return jnp.asarray(x).astype(float) / max_value
 
 

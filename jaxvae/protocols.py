@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from jaxvae.checks import check_log_prob
+from jaxvae.checks import check_leaves, check_log_prob
 
 Array = jax.Array
 
@@ -117,6 +117,7 @@ def log_likelihood(model: Model, x: Any, z: Any) -> Array:
       TypeError: `decode` returned something that is no distribution (an array, say).
       ValueError: its log_prob is no scalar.
     """
+    check_leaves("model", "x", x)
     log_p = likelihood(model, z).log_prob(x)
     check_log_prob("decode(z)", log_p)
     return log_p
@@ -128,7 +129,7 @@ def likelihood(model: Model, z: Any) -> Distribution:
     Raises:
       TypeError: `decode` returned something that is no distribution (an array, say).
     """
-    p = model.decode(z)
+    p = part(model, "decode")(z)
     check_distribution("decode returned", p)
     return p
 
@@ -139,7 +140,7 @@ def prior(model: Model) -> Distribution:
     Raises:
       TypeError: it is something else (an array, say).
     """
-    p = model.prior
+    p = part(model, "prior")
     check_distribution("prior is", p)
     return p
 
@@ -150,9 +151,26 @@ def posterior(model: Model, x: Any) -> Distribution:
     Raises:
       TypeError: `encode` returned something that is no distribution (an array, say).
     """
-    q = model.encode(x)
+    check_leaves("model", "x", x)
+    q = part(model, "encode")(x)
     check_distribution("encode returned", q)
     return q
+
+
+def part(model: Any, name: str) -> Any:
+    """`model.encode`, `decode` or `prior`; TypeError where it has none that can be used."""
+    if not hasattr(model, name):
+        raise TypeError(
+            f"model is a {type(model).__name__} without {name}, expected an object with encode, "
+            "decode and prior such as jaxvae.VAE(encode, decode, prior)"
+        )
+    part = getattr(model, name)
+    if name != "prior" and not callable(part):
+        raise TypeError(
+            f"model.{name} is a {type(part).__name__}, expected a function that returns a "
+            "distribution"
+        )
+    return part
 
 
 def check_distribution(name: str, d: Any) -> None:

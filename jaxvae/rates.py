@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_log_prob
+from jaxvae.checks import check_log_prob, check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.divergences import closed_form, kl_divergence, value_of
-from jaxvae.protocols import log_density
+from jaxvae.protocols import check_distribution, log_density
 
 Array = jax.Array
 
@@ -27,6 +27,7 @@ def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
 
 
 def _log_prior(p: Any, z: Any) -> Array:
+    check_distribution("prior is", p)
     log_p = p.log_prob(z)
     check_log_prob(f"prior {type(p).__name__}", log_p)
     return log_p
@@ -35,6 +36,7 @@ def _log_prior(p: Any, z: Any) -> Array:
 def sampled_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     """The rate log q(z) - log p(z) at one sample z ~ q: unbiased for KL(q || p), for any pair."""
     del q
+    check_scalar("sampled_kl", "log_q", log_q)
     return log_q - _log_prior(p, z)
 
 
@@ -47,6 +49,7 @@ def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     Roeder, Wu & Duvenaud 2017, "Sticking the landing".
     """
     del log_q
+    check_distribution("sticking_kl: q is", q)
     return jax.lax.stop_gradient(q).log_prob(z) - _log_prior(p, z)
 
 
@@ -74,6 +77,7 @@ def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     known = [kl for kl in kls if kl is not None]
     if len(known) == len(kls):
         return sum_of(known)
+    check_scalar("auto_kl", "log_q", log_q)
     rate = log_q
     for (q_l, p_l, z_l), kl in zip(pairs, kls, strict=True):
         rate = rate + (-_log_prior(p_l, z_l) if kl is None else kl - log_density(q_l, z_l))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.gradients import Reduction, Term, over_samples
+from jaxvae.checks import check_scalar
+from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
 from jaxvae.protocols import log_density, mean_of
 
 Array = jax.Array
@@ -32,10 +33,11 @@ def enumerate(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Ar
       TypeError: the posterior cannot be enumerated.
       ValueError: S^K is over 2^20.
     """
+    check_estimator("enumerate", reduction, term, q, keys)
     support = _method(q, "enumerate_support", "enumerate")()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
-    (s,), k = l.shape, keys.size
+    (s,), k = l.shape, len(keys)
     if s**k > 2**20:
         raise ValueError(
             f"enumerate: {s} events at num_samples={k} are {s}^{k} outcomes, expected at most "
@@ -70,6 +72,7 @@ def straight_through(reduction: Reduction, term: Term, q: Any, keys: Array) -> t
 
     Bengio, Leonard & Courville 2013, section 4.
     """
+    check_estimator("straight_through", reduction, term, q, keys)
     mean = mean_of(q)
 
     def draw(key: Array) -> Any:
@@ -105,6 +108,8 @@ def gumbel_softmax(
 
     Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
     """
+    check_estimator("gumbel_softmax", reduction, term, q, keys)
+    check_scalar("gumbel_softmax", "temperature", temperature)
     sample_relaxed = _method(q, "sample_relaxed", "gumbel_softmax")
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
 

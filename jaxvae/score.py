@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.gradients import Reduction, Term, over_samples
+from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
 from jaxvae.protocols import log_density
 
 Array = jax.Array
@@ -88,6 +88,7 @@ def score_function(
 
     Williams 1992; Mnih & Gregor 2014, equation 7.
     """
+    check_estimator("score_function", reduction, term, q, keys)
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
 
     def at(z: Any) -> tuple[Array, Any, Array]:

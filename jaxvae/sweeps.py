@@ -95,6 +95,8 @@ def sweep(
     >>> list(found.axes), found.results.shape  # the last axis: steps
     (['key', 'beta', 'learning_rate'], (4, 2, 3, 2))
     """
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"sweep: grid is a {type(grid).__name__}, expected name -> values")
     axes = {name: jnp.asarray(values) for name, values in grid.items()}
     if not axes:
         raise ValueError("sweep: grid is empty, expected at least one name and its values")

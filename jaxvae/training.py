@@ -15,7 +15,7 @@ import optax
 
 from jaxvae.bounds import Objective, batched
 from jaxvae.bounds import batch_size as size_of
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_key, check_positive, check_scalar
 
 Array = jax.Array
 Metrics = dict[str, Any]
@@ -65,6 +65,12 @@ def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainStat
     return TrainState(model, optimizer.init(model), jnp.zeros((), jnp.int32))
 
 
+def check_state(owner: str, state: Any) -> None:
+    """Raise TypeError unless `state` is a `TrainState`."""
+    if not isinstance(state, TrainState):
+        raise TypeError(f"{owner}: state is a {type(state).__name__}, expected init_state's result")
+
+
 def train_step(objective: Objective, optimizer: optax.GradientTransformation) -> Step:
     """Make `step(state, key, xs, **hyper) -> (state, metrics)`: one update on one batch.
 
@@ -98,6 +104,8 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
         return -bound, aux
 
     def step(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
+        check_state("train_step", state)
+        check_key("train_step", key)
         hyper = {name: h(state.step) if callable(h) else h for name, h in hyper.items()}
         step_key = jax.random.fold_in(key, state.step)
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -135,11 +143,18 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
       ValueError: `batch_size` is no integer between 1 and `num_examples`.
     """
     check_positive("epoch_order", "batch_size", batch_size)
+    check_positive("epoch_order", "num_examples", num_examples)
+    check_scalar("epoch_order", "epoch", epoch)
+    if not jnp.issubdtype(jnp.result_type(epoch), jnp.integer) or (
+        isinstance(epoch, int) and epoch < 0
+    ):
+        raise ValueError(f"epoch_order: epoch is {epoch!r}, expected an integer of at least 0")
     if batch_size > num_examples:
         raise ValueError(
-            f"batch_size is {batch_size} and the data have {num_examples} rows; "
+            f"epoch_order: batch_size is {batch_size} and the data have {num_examples} rows; "
             "expected no more than the rows"
         )
+    check_key("epoch_order", key)
     num_steps = num_examples // batch_size
     # steps fold in 0, 1, ... below 2^31, so the shuffles' keys begin there
     shuffle_key = jax.random.fold_in(key, jnp.uint32(2**31) + jnp.asarray(epoch, jnp.uint32))
@@ -163,7 +178,9 @@ def scan_steps(step: Step) -> Step:
         state: TrainState, key: Array, data: Any, order: Array, **hyper: Any
     ) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, rows: Array) -> tuple[TrainState, Metrics]:
-            return step(state, key, jax.tree.map(lambda leaf: leaf[rows], data), **hyper)
+            return step(
+                state, key, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data), **hyper
+            )
 
         return jax.lax.scan(body, state, order)
 
@@ -200,6 +217,7 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
 
     def epoch(state: TrainState, key: Array, data: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
         check_positive("train_epoch", "batch_size", batch_size)
+        check_state("train_epoch", state)
         num_examples = size_of(data)
         index = state.step // max(num_examples // batch_size, 1)
         order = epoch_order(key, index, num_examples, batch_size)

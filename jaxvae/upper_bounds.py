@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_partition
+from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.importance import Bound, importance_bound
 from jaxvae.protocols import Model, log_density, posterior
@@ -60,6 +60,7 @@ def cubo(
 
     Dieng et al. 2017, equation 5.
     """
+    check_scalar("cubo", "power", power)
     reduction = partial(log_power_mean, power=power)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_log_prob, check_positive
+from jaxvae.checks import check_key, check_log_prob, check_positive
 from jaxvae.protocols import (
     Model,
     log_likelihood,
@@ -67,6 +67,7 @@ def importance_term(model: Model, x: Any) -> Callable[[Any, Any, Array], tuple[A
 def sample_keys(owner: str, key: Array, num_samples: int) -> Array:
     """The key of each sample: `fold_in(key, k)`, k = 0..K-1. ValueError unless K is at least 1."""
     check_positive(owner, "num_samples", num_samples)
+    check_key(owner, key)
     return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_samples))
 
 

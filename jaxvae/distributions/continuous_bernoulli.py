@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_floats, check_shape, within
+from jaxvae.checks import check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree, stacked
 from jaxvae.special import softplus
 
@@ -35,7 +35,7 @@ class ContinuousBernoulli:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.logits)
+        return logits_shape("ContinuousBernoulli", self.logits)
 
     def sample(self, key: Array) -> Array:
         # the quantile log(1 + u (e^l - 1)) / l, from the side where e^l <= 1

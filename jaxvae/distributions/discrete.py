@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import as_integers, check_floats, check_shape, within
+from jaxvae.checks import as_integers, check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree
 from jaxvae.special import softplus
 
@@ -42,7 +42,7 @@ class Bernoulli:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.logits)
+        return logits_shape("Bernoulli", self.logits)
 
     def sample(self, key: Array) -> Array:
         draw = jax.random.bernoulli(key, self.mean(), self.shape)
@@ -97,7 +97,7 @@ class Categorical:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.logits)[:-1]
+        return logits_shape("Categorical", self.logits, axes=1)[:-1]
 
     @property
     def log_probs(self) -> Array:
@@ -108,9 +108,9 @@ class Categorical:
         return jax.random.categorical(key, self.logits)
 
     def log_prob(self, z: Any) -> Array:
-        k = jnp.shape(self.logits)[-1]
+        shape, k = self.shape, jnp.shape(self.logits)[-1]
         owner, expected = "Categorical.log_prob", f"integers 0..{k - 1}"
-        check_shape(owner, "event", z, self.shape)
+        check_shape(owner, "event", z, shape)
         z = as_integers(owner, z, expected)
         inside = within(owner, z, (z >= 0) & (z < k), expected)
         index = jnp.expand_dims(z, -1)
@@ -151,7 +151,7 @@ class OneHotCategorical:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.logits)
+        return logits_shape("OneHotCategorical", self.logits, axes=1)
 
     @property
     def log_probs(self) -> Array:

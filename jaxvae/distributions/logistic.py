@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import as_integers, check_scale, check_shape, within
+from jaxvae.checks import as_integers, check_array, check_scale, check_shape, within
 from jaxvae.distributions.each import Each
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.pytrees import pytree, stacked
@@ -168,4 +168,7 @@ def bits_per_dim(nats: Any, shape: tuple[int, ...]) -> Any:
     >>> round(bits_per_dim(3 * log(256), (3,)), 6)  # uniform bytes
     8.0
     """
+    check_array("bits_per_dim", "nats", nats)
+    if not isinstance(shape, tuple):
+        raise TypeError(f"bits_per_dim: shape is {shape!r}, expected a tuple such as (28, 28, 1)")
     return nats / (prod(shape) * log(2.0))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp, ndtr
 from jax.scipy.stats import norm
 
+from jaxvae.checks import logits_shape
 from jaxvae.distributions.normal import Normal
-from jaxvae.protocols import log_density, mean_of
+from jaxvae.protocols import check_distribution, log_density, mean_of
 from jaxvae.pytrees import pytree, stacked
 from jaxvae.roots import implicit
 
@@ -51,8 +52,9 @@ class Mixture:
         return implicit(z, self._distributional_transform) if self.reparameterized else z
 
     def log_prob(self, z: Any) -> Array:
+        log_weights = self._log_weights
         each = jax.vmap(lambda d: log_density(d, z))(self.components)
-        return logsumexp(self._log_weights + each)
+        return logsumexp(log_weights + each)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
         z = self.sample(key)
@@ -65,6 +67,14 @@ class Mixture:
 
     @property
     def _log_weights(self) -> Array:
+        shape = logits_shape("Mixture", self.logits, axes=1)
+        check_distribution("Mixture: components is", self.components)
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.components)}
+        if sizes != {shape}:
+            raise ValueError(
+                f"Mixture: logits has shape {shape} and the leaves of components "
+                f"the leading axes {sorted(sizes)}, expected (K,) for all"
+            )
         return jax.nn.log_softmax(jnp.asarray(self.logits))
 
     def _distributional_transform(self, z: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.pytrees import pytree
 
@@ -56,6 +56,7 @@ class MultivariateNormal:
     @property
     def shape(self) -> tuple[int, ...]:
         shape = jnp.shape(self.loc)
+        check_array("MultivariateNormal", "loc", self.loc)
         check_shape("MultivariateNormal", "scale_tril", self.scale_tril, 2 * shape)
         return shape
 
@@ -106,6 +107,8 @@ class LowRankNormal:
     @property
     def shape(self) -> tuple[int, ...]:
         shape = jnp.shape(self.loc)
+        check_array("LowRankNormal", "loc", self.loc)
+        check_array("LowRankNormal", "factor", self.factor)
         check_shape("LowRankNormal", "factor", self.factor, (*shape, jnp.shape(self.factor)[-1]))
         check_shape("LowRankNormal", "scale", self.scale, shape)
         return shape

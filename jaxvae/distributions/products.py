@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import check_function
 from jaxvae.protocols import (
+    check_distribution,
     has_path,
     log_density,
     mean_of,
@@ -120,9 +122,13 @@ class Joint:
 
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         a, b = event
+        check_distribution("Joint: first is", self.first)
+        check_function("Joint", "then", self.then)
         return log_density(self.first, a) + log_density(self.then(a), b)
 
     def sample_and_log_prob(self, key: Array) -> tuple[tuple[Any, Any], Array]:
+        check_distribution("Joint: first is", self.first)
+        check_function("Joint", "then", self.then)
         first_key, then_key = jax.random.split(key)
         a, log_a = sample_and_log_prob(self.first, first_key)
         b, log_b = sample_and_log_prob(self.then(a), then_key)
