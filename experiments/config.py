@@ -84,8 +84,10 @@ def check_config(c: Config) -> None:
     }
     at_least |= {"beta": 0, "eval_images": 1, "eval_samples": 1}
     for name, least in at_least.items():
-        if not least <= getattr(c, name) < np.inf:
-            raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected at least {least}")
+        if not least <= getattr(c, name) < 2**31:
+            raise Refused(
+                f"--{flag(name)} is {getattr(c, name)}, expected at least {least} and below 2^31"
+            )
     for name in ("learning_rate", "sigma"):
         if not 0 < getattr(c, name) < np.inf:
             raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected a positive number")

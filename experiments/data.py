@@ -65,7 +65,10 @@ def load(
     """
     find_spec(name)
     root = data_root(data_dir)
-    folder = find(name, root)
+    try:
+        folder = find(name, root)
+    except OSError as error:
+        raise DataError(f"{root} can't be read: {error.strerror}") from None
     if folder is None:
         if name != "digits" and not download:
             raise DataError(f"{name} is not prepared in {root}: run {how_to_prepare(name, root)}")

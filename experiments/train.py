@@ -10,7 +10,7 @@ Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), checkpoints, 
 pictures, and ends with a table of the test set. All numbers are nats an image: summed over pixels
 and latents, averaged over images.
 
-Exit code 2: the input was refused; 1: the loss became non-finite, or nothing can be saved; 130 and
+Exit code 2: the input was refused; 1: the loss became non-finite, memory ran out, or nothing can be saved; 130 and
 143: stopped by SIGINT or SIGTERM, and saved.
 """
 
@@ -241,8 +241,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except (Refused, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (Stopped, jaxvae.CheckpointError) as error:
+    except (Stopped, jaxvae.CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"error: {error}; try a smaller --batch, --hidden or --latent", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what was written stays", file=sys.stderr)

@@ -21,6 +21,8 @@ def check_array(owner: str, name: str, value: Any) -> None:
         raise TypeError(f"{owner}: {name} is {what}, expected an array of numbers")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{owner}: {name} is an array of {dtype}, expected real numbers")
+    if not np.dtype(dtype).isnative:
+        raise TypeError(f"{owner}: {name} is an array of {dtype}, expected this machine's order")
 
 
 def check_leaves(owner: str, name: str, tree: Any) -> None:

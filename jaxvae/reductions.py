@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
+from jaxvae.checks import check_array
+
 Array = jax.Array
 
 
@@ -28,7 +30,8 @@ def log_mean_exp(log_w: Array) -> Array:
 
     Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
-    return logsumexp(log_w) - jnp.log(log_w.size)
+    check_array("log_mean_exp", "log_w", log_w)
+    return logsumexp(log_w) - jnp.log(jnp.size(log_w))
 
 
 def log_power_mean(log_w: Array, *, power: Any) -> Array:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from hypothesis.extra.numpy import (
 from jax.tree_util import Partial
 
 import jaxvae as jv
+from experiments import train
+from experiments.config import Config
 from jaxvae import ppca
 
 LINEAR = ppca.PPCA(jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.zeros(3), jnp.array(0.5))
@@ -35,6 +38,7 @@ P = jv.StandardNormal((2,))
 Z = jnp.array([0.3, 0.4])
 BETAS = jnp.array([0.0, 0.3, 1.0])
 KEY = jax.random.key(0)
+KEYS = jax.random.split(jax.random.key(1), 3)
 TERM = lambda q, z, log_q: (-jnp.sum(z**2) - log_q, None)
 LOGITS = jv.Categorical(jnp.array([0.1, 0.2, 0.7]))
 SGD = optax.sgd(0.1)
@@ -71,7 +75,7 @@ def generate(**arguments: Any) -> Any:
 
 def estimator(function, q: Any = Q, term=TERM, **hyper):
     arguments = {"reduction": jv.log_mean_exp, "term": term, "q": q}
-    return Call(function, arguments | {"keys": jax.random.split(KEY, 3)} | hyper)
+    return Call(function, arguments | {"keys": KEYS} | hyper)
 
 
 def distribution(d, event):
@@ -110,23 +114,23 @@ CALLS: dict[str, Call] = {
     "log_weights": bound(jv.log_weights, num_samples=3),
     "log_marginal": bound(jv.log_marginal, num_samples=8, chunk=4),
     "prior_sampling": bound(jv.prior_sampling, num_samples=8, chunk=4),
-    "ais": bound(jv.ais, betas=BETAS, num_chains=2, num_leapfrog=2, num_pilots=1),
+    "ais": bound(jv.ais, ("betas",), betas=BETAS, num_chains=2, num_leapfrog=2, num_pilots=1),
     "bdmc": Call(
         jv.bdmc,
         {"model": MODEL, "key": KEY, "betas": BETAS, "num_chains": 2, "num_leapfrog": 2},
-        ("model",),
+        ("model", "betas"),
     ),
     "sigmoid_schedule": Call(lambda n: jv.sigmoid_schedule(n), {"n": 5}),
     "reconstruct": bound(reconstruct, free=("model",)),
     "generate": Call(generate, {"model": MODEL, "key": KEY}, ("model",)),
-    "batched": Call(jv.batched(jv.elbo), {"model": MODEL, "key": KEY, "xs": XS}),
+    "batched": Call(jv.batched(jv.elbo), {"model": MODEL, "key": KEY, "xs": XS}, ("xs",)),
     "active_units": Call(
         jv.active_units, {"model": MODEL, "xs": XS, "threshold": 0.01}, ("model",)
     ),
     "rate_per_latent": Call(
         jv.rate_per_latent, {"model": MODEL._replace(encode=Partial(lambda x: Q)), "xs": XS}
     ),
-    "optimal_scale": Call(jv.optimal_scale, {"model": MODEL, "key": KEY, "xs": XS}),
+    "optimal_scale": Call(jv.optimal_scale, {"model": MODEL, "key": KEY, "xs": XS}, ("xs",)),
     "reparameterize": Call(
         jv.reparameterize, {"key": KEY, "loc": Z, "scale": jnp.array([1.0, 2.0])}
     ),
@@ -153,7 +157,7 @@ CALLS: dict[str, Call] = {
     "straight_through": estimator(
         jv.straight_through, q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7]))
     ),
-    "log_mean_exp": Call(jv.log_mean_exp, {"l": jnp.array([1.0, 2.0, 3.0])}, ("l",)),
+    "log_mean_exp": Call(jv.log_mean_exp, {"log_w": jnp.array([1.0, 2.0, 3.0])}),
     "rescale": Call(lambda key, x: jv.rescale(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
     "binarize": Call(lambda key, x: jv.binarize(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
     "threshold": Call(lambda key, x: jv.threshold(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
@@ -187,11 +191,12 @@ CALLS: dict[str, Call] = {
     "init_state": Call(lambda model: jv.init_state(model, SGD), {"model": MODEL}, ("model",)),
     "train_step": Call(STEP, {"state": state(), "key": KEY, "xs": XS, "beta": 1.0}),
     "train_epoch": Call(
-        jv.train_epoch(STEP, batch_size=2), {"state": state(), "key": KEY, "data": XS}
+        jv.train_epoch(STEP, batch_size=2), {"state": state(), "key": KEY, "data": XS}, ("data",)
     ),
     "fit": Call(
         partial(jv.fit, STEP),
         {"state": state(), "key": KEY, "data": XS, "epochs": 1, "batch_size": 2},
+        ("data",),
     ),
     "epoch_order": Call(
         jv.epoch_order, {"key": KEY, "epoch": 0, "num_examples": 4, "batch_size": 2}
@@ -200,7 +205,7 @@ CALLS: dict[str, Call] = {
         lambda grid, at_once: jv.sweep(lambda key: jax.random.normal(key), grid, at_once=at_once)[
             1
         ],
-        {"grid": {"key": jax.random.split(KEY, 3)}, "at_once": 2},
+        {"grid": {"key": KEYS}, "at_once": 2},
     ),
 }
 
@@ -256,7 +261,7 @@ BAD_KEYS = [
     Bad("a number", 0),
     Bad("None", None),
     Bad("floats", jnp.zeros(2)),
-    Bad("a batch of keys", jax.random.split(KEY, 3)),
+    Bad("a batch of keys", KEYS),
     Bad("an old-style key", jax.random.key_data(KEY)),
     Bad("half an old-style key", jnp.zeros(1, jnp.uint32)),
     Bad("text", "key"),
@@ -382,7 +387,7 @@ def test_a_bad_argument_is_named_or_right(case):
     assert problem is None, f"{name}, {argument}, {bad.how}: {problem}"
 
 
-any_array = arrays(
+any_array = arrays(  # and of both byte orders
     st.one_of(
         boolean_dtypes(), integer_dtypes(), unsigned_integer_dtypes(), floating_dtypes(sizes=(32,))
     ),
@@ -415,6 +420,69 @@ def test_any_array_is_named_or_right(place, value):
 @given(st.sampled_from(PLACES), any_array)
 def test_many_arrays_are_named_or_right(place, value):
     check_any_array(place, value)
+
+
+class Reached(Exception):
+    """The command's options were accepted, and training would begin."""
+
+
+ODD_WORDS = """0 -1 1.5 nan inf -inf 1e400 None none True digits float32 mlp a/b .. /dev/null 0x10
+1_000 ٣ --seed $HOME 1000000000000 18446744073709551616 -9223372036854775808"""
+WORDS = st.one_of(
+    st.sampled_from(["", "x" * 300, *ODD_WORDS.split()]),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
+)
+OPTIONS = [f"--{field.name.replace('_', '-')}" for field in fields(Config)]
+
+
+def check_command(options: list[str], folder: str, capsys: Any) -> None:
+    """Accepted, or refused with exit code 2 and a line that says which option, or 1 for memory."""
+
+    def stop(*args, **kwargs):
+        raise Reached
+
+    code = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jv, "fit", stop)
+        try:
+            code = train.main(["--output", folder, "--data-dir", folder, *options])
+        except Reached:
+            code = 0
+        except SystemExit as usage:  # tyro's, which prints the option and what it takes
+            code = usage.code
+    lines = capsys.readouterr().err.splitlines()
+    assert code in (0, 1, 2), f"{options}: exit code {code}"
+    assert "Traceback" not in "".join(lines)
+    if code and lines and lines[-1].startswith("error: "):
+        assert len(lines) == 1, f"{options}: {lines}"
+    elif code:
+        text = "".join(lines)  # tyro forgets the name of a flag that is given an empty value
+        names = [option.split("=")[0] for option in options] + [
+            "Unrecognized options:",
+            "Missing argument",
+        ]
+        assert any(name in text for name in names), lines
+
+
+commands = st.lists(st.tuples(st.sampled_from(OPTIONS), WORDS).map("=".join), max_size=3)
+FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=FIXTURES)
+@given(commands)
+def test_a_command_is_run_or_refused_in_a_line(capsys, tmp_path, options):
+    check_command(options, str(tmp_path), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=1000, deadline=None, suppress_health_check=FIXTURES)
+@given(commands)
+def test_many_commands_are_run_or_refused_in_a_line(capsys, tmp_path, options):
+    check_command(options, str(tmp_path), capsys)
 
 
 if __name__ == "__main__":
