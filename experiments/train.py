@@ -10,8 +10,8 @@ Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), checkpoints, 
 pictures, and ends with a table of the test set. All numbers are nats an image: summed over pixels
 and latents, averaged over images.
 
-Exit code 2: the input was refused; 1: the loss became non-finite, memory ran out, or nothing can be saved; 130 and
-143: stopped by SIGINT or SIGTERM, and saved.
+Exit code 2: the input was refused; 1: the loss became non-finite, memory ran out, or nothing can be
+saved; 130 and 143: stopped by SIGINT or SIGTERM, and saved.
 """
 
 import dataclasses
