@@ -18,9 +18,12 @@ ROOT = Path(__file__).parent.parent
             "docs/bounds.md", marks=pytest.mark.slow
         ),  # its bounds have tests of their own
         "docs/new_method.md",
+        "docs/faults.md",
+        "docs/devices.md",
     ],
 )
-def test_code_of_the_page_runs(page):
+def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     namespace: dict = {}
