@@ -108,11 +108,10 @@ def piwae(
 
     Rainforth et al. 2018, section 5.
     """
-    encode, decode, prior = (part(model, name) for name in ("encode", "decode", "prior"))
-    still = hold("model", VAE(encode, decode, prior))
+    still = hold("model", model)
     halves = {"num_outer": num_outer, "num_samples": num_samples, "gradient": gradient}
-    for_encoder = VAE(encode, still.decode, still.prior)
-    for_decoder = VAE(still.encode, decode, prior)
+    for_encoder = VAE(part(model, "encode"), still.decode, still.prior)
+    for_decoder = VAE(still.encode, model.decode, model.prior)
     encoder_bound, log_w = miwae(for_encoder, key, x, **halves)
     decoder_bound, _ = iwae(
         for_decoder, key, x, num_samples=num_outer * num_samples, gradient=gradient

@@ -159,12 +159,13 @@ def posterior(model: Model, x: Any) -> Distribution:
 
 def part(model: Any, name: str) -> Any:
     """`model.encode`, `decode` or `prior`; TypeError where it has none that can be used."""
-    if not hasattr(model, name):
+    try:
+        part = getattr(model, name)  # once: it may encode pseudo-inputs
+    except AttributeError as error:
         raise TypeError(
             f"model is a {type(model).__name__} without {name}, expected an object with encode, "
-            "decode and prior such as jaxvae.VAE(encode, decode, prior)"
-        )
-    part = getattr(model, name)
+            f"decode and prior such as jaxvae.VAE(encode, decode, prior): {error}"
+        ) from error
     if name != "prior" and not callable(part):
         raise TypeError(
             f"model.{name} is a {type(part).__name__}, expected a function that returns a "

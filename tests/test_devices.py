@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from jaxvae import read_checkpoint
 from jaxvae.resuming import checkpoint_files
@@ -174,6 +175,7 @@ def leaves(folder):
     return read_checkpoint(checkpoint_files(folder)[-1]).leaves
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_that_can_be_stopped_and_killed(tmp_path):
     """The same model as one process's; after SIGTERM and SIGKILL the same to the last bit."""
     small = ["--hidden", "16", "--latent", "2", "--epochs", "40", "--steps-per-call", "5"]
@@ -259,6 +261,7 @@ print(json.dumps(found), flush=True)
 )
 
 
+@pytest.mark.slow
 def test_a_state_that_processes_hold_together_is_saved_and_guarded(tmp_path):
     """Half a weight in each; a flipped byte is seen, and the checkpoint before it is used."""
     codes, told = ends(together(["-c", SHARDED, "--folder", str(tmp_path)]))
