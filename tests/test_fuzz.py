@@ -446,6 +446,7 @@ def check_command(options: list[str], folder: str, capsys: Any) -> None:
     code = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jv, "fit", stop)
+        patch.chdir(folder)
         try:
             code = train.main(["--output", folder, "--data-dir", folder, *options])
         except Reached:
