@@ -63,11 +63,12 @@ def rate_per_latent(model: Model, xs: Any) -> Array:
 
     def rates(x: Any) -> Array:
         q: Any = posterior(model, x)
-        if jnp.shape(jax.tree.leaves(_factors(q))[0])[0] != len(jax.tree.leaves(p)[0]):
+        factors = _factors(q)
+        if len(jax.tree.leaves(factors)[0]) != len(jax.tree.leaves(p)[0]):
             raise ValueError(
                 f"model: encode(x) is over events of shape {q.shape}, expected that of the prior"
             )
-        return jax.vmap(kl_divergence)(_factors(q), p).reshape(q.shape)
+        return jax.vmap(kl_divergence)(factors, p).reshape(q.shape)
 
     return jnp.mean(jax.vmap(rates)(xs), axis=0)
 

@@ -71,6 +71,7 @@ def fit(
       The last state, and the metrics of every step as NumPy arrays.
 
     Raises:
+      TypeError: `state` is no `TrainState`, or `key` no PRNG key.
       ValueError: `epochs` or `batch_size` is out of range, or the batch can't be split evenly.
       NonFinite: a loss or an update was no finite number. It names the step and has the state
         before it, which is saved; `skip_nonfinite` steps over such updates instead, until a whole

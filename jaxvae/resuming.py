@@ -40,7 +40,7 @@ class Checkpoints(NamedTuple):
       score: (state, metrics since the last look) -> a number, the lower the better, to say which is
         the best: on validation data for instance. By default the mean loss.
       share: of the run's time that saving may take. It is the pace: after a save that took 10 ms
-        the next comes no sooner than 0.5 s later, at a look.
+        the next comes no sooner than a second later, at a look.
       config: what makes this run what it is, anything that JSON holds. One that finds another
         configuration in its folder does not go on.
     """
@@ -48,7 +48,7 @@ class Checkpoints(NamedTuple):
     folder: str | Path
     keep: int = 3
     score: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
-    share: float = 0.02
+    share: float = 0.01
     config: Mapping[str, Any] = {}
 
 

@@ -88,6 +88,9 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
       hyper-parameter as it was used. What else the optimiser sees it can keep, the gradient's
       norm by `optax.chain(optax.snapshot("norm", optax.tree.norm), optimizer)` for instance.
 
+    Raises:
+      TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key.
+
     >>> from jaxvae import elbo, ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> optimizer = optax.adam(1e-3)
@@ -140,7 +143,9 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
       Row numbers, int array [num_examples // batch_size, batch_size].
 
     Raises:
-      ValueError: `batch_size` is no integer between 1 and `num_examples`.
+      ValueError: `batch_size` is no integer between 1 and `num_examples`, or `epoch` is negative or
+        no integer.
+      TypeError: `key` is no PRNG key.
     """
     check_positive("epoch_order", "batch_size", batch_size)
     check_positive("epoch_order", "num_examples", num_examples)
