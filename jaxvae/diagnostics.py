@@ -59,18 +59,18 @@ def rate_per_latent(model: Model, xs: Any) -> Array:
     [2.0, 0.0]
     """
     batch_size(xs)
-    p = _factors(prior(model))
+    p = prior(model)
+    return jnp.mean(jax.vmap(lambda x: latent_kls(posterior(model, x), p))(xs), axis=0)
 
-    def rates(x: Any) -> Array:
-        q: Any = posterior(model, x)
-        factors = _factors(q)
-        if len(jax.tree.leaves(factors)[0]) != len(jax.tree.leaves(p)[0]):
-            raise ValueError(
-                f"model: encode(x) is over events of shape {q.shape}, expected that of the prior"
-            )
-        return jax.vmap(kl_divergence)(factors, p).reshape(q.shape)
 
-    return jnp.mean(jax.vmap(rates)(xs), axis=0)
+def latent_kls(q: Any, p: Any) -> Array:
+    """KL(q(z_i) || p(z_i)) of each latent, in the shape of z, where both factorise."""
+    of_q, of_p = factors(q), factors(p)
+    if len(jax.tree.leaves(of_q)[0]) != len(jax.tree.leaves(of_p)[0]):
+        raise ValueError(
+            f"model: encode(x) is over events of shape {q.shape}, expected that of the prior"
+        )
+    return jax.vmap(kl_divergence)(of_q, of_p).reshape(q.shape)
 
 
 class RateDecomposition(NamedTuple):
@@ -172,23 +172,34 @@ def rate_decomposition(
     """
     m = batch_size(xs)
     n = m if dataset_size is None else dataset_size
-    qs = jax.vmap(lambda x: _factors(posterior(model, x)))(xs)  # [M, d]
-    p = _factors(prior(model))
+    qs = jax.vmap(lambda x: factors(posterior(model, x)))(xs)  # [M, d]
+    p = factors(prior(model))
     keys = jax.random.split(key, m)
     draw = jax.vmap(lambda key, x: sample_and_log_prob(posterior(model, x), key))
     z, log_q_given_x = draw(keys, xs)
     z = z.reshape(m, -1)
 
-    def parts(row: Any) -> RateDecomposition:
-        z, log_q_given_x, log_weight = row
-        each = jax.vmap(_log_probs, (0, None))(qs, z)  # log q(z_i|x_j), [M, d]
-        log_q = logsumexp(log_weight + jnp.sum(each, axis=1))
-        log_q_each = jnp.sum(logsumexp(log_weight[:, None] + each, axis=0))
-        log_p = jnp.sum(_log_probs(p, z))
-        return RateDecomposition(log_q_given_x - log_q, log_q - log_q_each, log_q_each - log_p)
-
     rows = (z, log_q_given_x, log_weights(m, n).astype(log_q_given_x.dtype))
-    return jax.lax.map(parts, rows, batch_size=chunk)
+    return jax.lax.map(lambda row: decompose(qs, p, *row), rows, batch_size=chunk)
+
+
+def decompose(
+    qs: Any, p: Any, z: Array, log_q_given_x: Array, log_weight: Array
+) -> RateDecomposition:
+    """The rate of one sample taken apart, against the posteriors of M examples.
+
+    Args:
+      qs: the factors of every q(z|x_j), batches [M, d] of one-latent distributions.
+      p: the factors of p(z), [d].
+      z: the sample, [d].
+      log_q_given_x: log q(z|x) of its own example.
+      log_weight: [M], of log q(z) = logsumexp_j (log_weight_j + log q(z|x_j)).
+    """
+    each = jax.vmap(factor_log_probs, (0, None))(qs, z)  # log q(z_i|x_j), [M, d]
+    log_q = logsumexp(log_weight + jnp.sum(each, axis=1))
+    log_q_each = jnp.sum(logsumexp(log_weight[:, None] + each, axis=0))
+    log_p = jnp.sum(factor_log_probs(p, z))
+    return RateDecomposition(log_q_given_x - log_q, log_q - log_q_each, log_q_each - log_p)
 
 
 def rate_distortion_curve(models: Any, key: Array, xs: Any) -> Terms:
@@ -224,7 +235,7 @@ def rate_distortion_curve(models: Any, key: Array, xs: Any) -> Terms:
     return jax.lax.map(point, models)
 
 
-def _factors(d: Any) -> Any:
+def factors(d: Any) -> Any:
     """A distribution of independent latents as a batch of one-latent ones, for `jax.vmap`."""
     if not hasattr(d, "unstack") or isinstance(d, Each):
         raise TypeError(
@@ -235,5 +246,5 @@ def _factors(d: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), d.unstack())
 
 
-def _log_probs(d: Any, z: Array) -> Array:
+def factor_log_probs(d: Any, z: Array) -> Array:
     return jax.vmap(lambda d, z: d.log_prob(z))(d, z)

@@ -4,7 +4,83 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxvae.checks import check_function, check_positive, check_scalar
+
+Schedule = Callable[[Any], Any]
+
+
+def sigmoid_annealing(
+    init_value: float, end_value: float, transition_steps: int, *, sharpness: float = 12.0
+) -> Schedule:
+    """From one value to another along a logistic curve, both ends met exactly, in steps.
+
+    v(t) = init + (end - init) (s(t) - s(0)) / (s(T) - s(0)),  s(t) = sigmoid(k (t/T - 1/2))
+
+    Linear annealing is `optax.linear_schedule(0.0, 1.0, T)`.
+
+    Args:
+      init_value: before the first step.
+      end_value: from step T on.
+      transition_steps: T.
+      sharpness: k: towards 0 the curve is a line.
+
+    Returns:
+      A schedule: step -> value.
+
+    Raises:
+      ValueError: `transition_steps` is no positive integer, or another argument no number.
+
+    >>> schedule = sigmoid_annealing(0.0, 1.0, 1000)
+    >>> [round(float(schedule(t)), 3) for t in (0, 400, 500, 1000, 5000)]
+    [0.0, 0.23, 0.5, 1.0, 1.0]
+
+    Bowman et al. 2016, section 3.1.
+    """
+    check_positive("sigmoid_annealing", "transition_steps", transition_steps)
+    for name, value in (("init_value", init_value), ("end_value", end_value)):
+        check_scalar("sigmoid_annealing", name, value)
+    check_scalar("sigmoid_annealing", "sharpness", sharpness)
+    low, high = (jax.nn.sigmoid(sharpness * end) for end in (-0.5, 0.5))
+
+    def schedule(step: Any) -> Any:
+        t = jnp.clip(jnp.asarray(step) / transition_steps, 0.0, 1.0)
+        s = (jax.nn.sigmoid(sharpness * (t - 0.5)) - low) / (high - low)
+        return init_value + (end_value - init_value) * s
+
+    return schedule
+
+
+def cyclical(schedule: Schedule, period: int) -> Schedule:
+    """A schedule begun again every `period` steps.
+
+    The paper's, half of each period a rise and half at 1: `cyclical(optax.linear_schedule(0.0, 1.0,
+    period // 2), period)`.
+
+    Args:
+      schedule: step -> value.
+      period: in steps.
+
+    Returns:
+      A schedule: step -> value.
+
+    Raises:
+      TypeError: `schedule` is no function.
+      ValueError: `period` is no positive integer.
+
+    >>> import optax
+    >>> beta = cyclical(optax.linear_schedule(0.0, 1.0, 5), 10)
+    >>> [float(beta(step)) for step in (0, 5, 9, 10, 15)]
+    [0.0, 1.0, 1.0, 0.0, 1.0]
+
+    Fu et al. 2019, "Cyclical annealing schedule", equation 6.
+    """
+    check_function("cyclical", "schedule", schedule)
+    check_positive("cyclical", "period", period)
+    return lambda step: schedule(step % period)
 
 
 def warn_if_unfinished(name: str, schedule: Callable[[Any], Any], begun: int, end: int) -> None:
@@ -16,7 +92,10 @@ def warn_if_unfinished(name: str, schedule: Callable[[Any], Any], begun: int, en
       begun: the first step.
       end: the step after the last.
     """
-    seen = max(float(schedule(s)) for s in np.unique(np.linspace(begun, end - 1, 64, dtype=int)))
+    # at even places a cyclical schedule could be met at one phase alone
+    golden = (np.arange(1, 65) * (np.sqrt(5.0) - 1.0) / 2.0) % 1.0
+    steps = np.unique(np.append(begun + ((end - begun) * golden).astype(int), end - 1))
+    seen = max(float(schedule(int(step))) for step in steps)
     least = float(schedule(2**30))
     if seen < least - 1e-3 * abs(least):
         warnings.warn(

@@ -1,0 +1,314 @@
+"""Prices that look at a batch of codes: how far q(z), their mixture, is from p(z).
+
+Each gathers the codes over the axis that `batched` names "batch" and computes its statistic of
+arrays [B, d] once; the statistics are public.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_array, check_function, check_key, check_scalar
+from jaxvae.diagnostics import decompose, factors, minibatch_stratified
+from jaxvae.distributions import MultivariateNormal, Normal
+from jaxvae.divergences import value_of
+from jaxvae.protocols import mean_of
+from jaxvae.regularizers import Code
+
+Array = jax.Array
+Kernel = Callable[[Array, Array], Array]
+
+
+def gather(tree: Any) -> Any:
+    """Every example's `tree`, stacked over the mapped axis "batch"; one alone is a batch of one."""
+    try:
+        return jax.lax.all_gather(tree, "batch")
+    except NameError:
+        return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
+def rbf(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
+    """exp(-|x - y|^2 / (2 scale^2)), the Gaussian kernel of two points [d]."""
+    return jnp.exp(-0.5 * jnp.sum(jnp.square(x - y)) / jnp.square(scale))
+
+
+def inverse_multiquadric(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
+    """C / (C + |x - y|^2) with C = 2 d scale^2, two points [d]; its tails reach outlying codes.
+
+    Tolstikhin et al. 2018, section 4.
+    """
+    c = 2.0 * x.size * jnp.square(scale)
+    return c / (c + jnp.sum(jnp.square(x - y)))
+
+
+def mmd(x: Array, y: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
+    """The squared maximum mean discrepancy of two samples, unbiased, so at times below 0.
+
+    sum_{i != j} k(x_i, x_j) / n(n-1) + sum_{i != j} k(y_i, y_j) / m(m-1)
+        - 2 sum_ij k(x_i, y_j) / nm
+
+    Args:
+      x: points [n, d], n >= 2.
+      y: points [m, d], m >= 2.
+      kernel: (x_i, y_j) -> scalar: `rbf`, `inverse_multiquadric`, or any positive definite one.
+
+    Returns:
+      A scalar, without a unit.
+
+    Raises:
+      ValueError: the arrays are not [n, d] and [m, d] with two rows or more.
+
+    >>> x = jax.random.normal(jax.random.key(0), (500, 2))
+    >>> float(mmd(x[:250], x[250:])) < 0.01 < float(mmd(x[:250], x[250:] + 1.0))
+    True
+
+    Gretton et al. 2012, equation 3.
+    """
+    _check_points("mmd", x, y)
+    check_function("mmd", "kernel", kernel)
+    gram = jax.vmap(jax.vmap(kernel, (None, 0)), (0, None))
+
+    def within(x: Array) -> Array:  # the diagonal left out
+        return jnp.mean(gram(x, x), where=~jnp.eye(len(x), dtype=bool))
+
+    return within(x) + within(y) - 2.0 * jnp.mean(gram(x, y))
+
+
+def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
+    """The mean over directions of the squared 2-Wasserstein distance of two projected samples.
+
+    1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1
+
+    Args:
+      x: points [n, d], n >= 2.
+      y: points [n, d], as many.
+      directions: theta [L, d], of any length but 0: they are normalised.
+
+    Returns:
+      A scalar in the squared unit of the points.
+
+    Raises:
+      ValueError: the arrays are not [n, d] and [L, d].
+
+    >>> x = jnp.array([[0.0, 0.0], [1.0, 0.0]])
+    >>> float(sliced_wasserstein(x, x + 2.0, jnp.eye(2)))
+    4.0
+
+    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 9.
+    """
+    _check_points("sliced_wasserstein", x, y)
+    check_array("sliced_wasserstein", "directions", directions)
+    if jnp.shape(x) != jnp.shape(y):
+        raise ValueError(
+            f"sliced_wasserstein: y has shape {jnp.shape(y)}, expected that of x, {jnp.shape(x)}"
+        )
+    if jnp.ndim(directions) != 2 or jnp.shape(directions)[1] != jnp.shape(x)[1]:
+        raise ValueError(
+            f"sliced_wasserstein: directions has shape {jnp.shape(directions)}, expected "
+            f"[L, {jnp.shape(x)[1]}]"
+        )
+    theta = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    gaps = jnp.sort(x @ theta.T, axis=0) - jnp.sort(y @ theta.T, axis=0)
+    return jnp.mean(jnp.square(gaps))
+
+
+def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
+    """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
+
+    Args:
+      code: the code of one example of a batch, z an array.
+      key: draws the prior.
+      kernel: as `mmd` takes it.
+
+    Raises:
+      ValueError: as `mmd`, in a batch of one say.
+
+    Tolstikhin et al. 2018, algorithm 2; here the encoder may be random.
+    """
+    return mmd(*_codes_and_draws(code, key), kernel=kernel)
+
+
+def sliced_price(code: Code, key: Array) -> Array:
+    """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
+
+    Every example brings a draw of the prior and a random direction.
+
+    Args:
+      code: the code of one example of a batch, z an array.
+      key: draws the prior and the direction.
+
+    Raises:
+      ValueError: as `sliced_wasserstein`, in a batch of one say.
+
+    Kolouri et al. 2019, algorithm 1.
+    """
+    prior_key, direction_key = jax.random.split(key)
+    z, draws = _codes_and_draws(code, prior_key)
+    direction = jax.random.normal(direction_key, z.shape[1:], z.dtype)
+    return sliced_wasserstein(z, draws, gather(direction))
+
+
+def info_price(
+    code: Code, key: Array, *, alpha: Any, weight: Any, kernel: Kernel = inverse_multiquadric
+) -> Array:
+    """(1 - alpha) rate + (alpha + lambda - 1) MMD(q(z), p(z)): InfoVAE.
+
+    alpha = 0, lambda = 1 is the ELBO, alpha = 1 the MMD alone; alpha towards 1 asks for more
+    mutual information between x and z.
+
+    Args:
+      code: the code of one example of a batch.
+      key: draws the prior.
+      alpha: at most 1.
+      weight: lambda, positive.
+      kernel: as `mmd` takes it.
+
+    Zhao, Song & Ermon 2019, "InfoVAE", equation 6.
+    """
+    check_scalar("info_price", "alpha", alpha)
+    check_scalar("info_price", "weight", weight)
+    distance = mmd_price(code, key, kernel=kernel)
+    return (1.0 - alpha) * code.rate + (alpha + weight - 1.0) * distance
+
+
+def tc_price(
+    code: Code,
+    key: Array,
+    *,
+    dataset_size: int,
+    information: Any = 1.0,
+    correlation: Any = 1.0,
+    dimension_wise: Any = 1.0,
+    log_weights: Callable[[int, int], Array] = minibatch_stratified,
+) -> Array:
+    """alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) || p(z_j)), from a batch: beta-TC-VAE.
+
+    With all three weights 1 it is the sampled rate, exactly and whatever the batch.
+
+    Args:
+      code: the code of one example of a batch; q and p factorise over the latents.
+      key: not used.
+      dataset_size: N, a Python integer.
+      information: alpha.
+      correlation: beta.
+      dimension_wise: gamma.
+      log_weights: how a batch stands for the data: `minibatch_stratified`, `minibatch_weighted`.
+
+    Returns:
+      Nats, of this example.
+
+    Raises:
+      TypeError: q or p does not factorise.
+      ValueError: the weighting is not defined for these sizes, a batch of one say.
+
+    Chen et al. 2018, equation 4; the weightings: appendix C.
+    """
+    del key
+    for name, weight in (
+        ("information", information),
+        ("correlation", correlation),
+        ("dimension_wise", dimension_wise),
+    ):
+        check_scalar("tc_price", name, weight)
+    qs = gather(factors(code.q))
+    size = len(jax.tree.leaves(qs)[0])
+    row = log_weights(size, dataset_size)[_row()].astype(code.log_q.dtype)
+    parts = decompose(qs, factors(code.p), code.z.reshape(-1), code.log_q, row)
+    return (
+        information * parts.mutual_information
+        + correlation * parts.total_correlation
+        + dimension_wise * parts.dimension_wise_kl
+    )
+
+
+def dip_1_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
+    """DIP-VAE-I's price, with C = Cov[mu(x)].
+
+    rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
+
+    Args:
+      code: the code of one example of a batch; the mean of q is an array.
+      key: not used.
+      off_diagonal: lambda_od.
+      diagonal: lambda_d.
+
+    Returns:
+      Nats, the moments' part without a unit.
+
+    Raises:
+      TypeError: q has no mean.
+
+    Kumar, Sattigeri & Balakrishnan 2018, equation 6.
+    """
+    del key
+    return _decorrelated(code, jnp.zeros(()), off_diagonal, diagonal)
+
+
+def dip_2_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
+    """As `dip_1_price` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
+
+    Args:
+      code: the code of one example of a batch; q is Gaussian.
+      key: not used.
+      off_diagonal: lambda_od.
+      diagonal: lambda_d.
+
+    Returns:
+      Nats, the moments' part without a unit.
+
+    Raises:
+      TypeError: q is no Gaussian.
+
+    Kumar, Sattigeri & Balakrishnan 2018, equation 7.
+    """
+    del key
+    match value_of(code.q):
+        case Normal() as q:
+            sigma = jnp.diag(jnp.square(jnp.broadcast_to(q.scale, q.shape).reshape(-1)))
+        case MultivariateNormal() as q:
+            sigma = jnp.tril(q.scale_tril) @ jnp.tril(q.scale_tril).T
+        case q:
+            raise TypeError(
+                f"dip_2_price: q is a {type(q).__name__}, expected a Normal or a "
+                "MultivariateNormal; dip_1_price takes any with a mean"
+            )
+    return _decorrelated(code, sigma, off_diagonal, diagonal)
+
+
+def _decorrelated(code: Code, sigma: Array, off_diagonal: Any, diagonal: Any) -> Array:
+    check_scalar("dip_price", "off_diagonal", off_diagonal)
+    check_scalar("dip_price", "diagonal", diagonal)
+    mu = gather(jnp.reshape(mean_of(code.q), -1))
+    centred = mu - jnp.mean(mu, axis=0, keepdims=True)
+    c = centred.T @ centred / len(mu) + jnp.mean(gather(sigma), axis=0)
+    variance = jnp.diagonal(c)
+    others = jnp.sum(jnp.square(c)) - jnp.sum(jnp.square(variance))
+    return code.rate + off_diagonal * others + diagonal * jnp.sum(jnp.square(variance - 1.0))
+
+
+def _codes_and_draws(code: Code, key: Array) -> tuple[Array, Array]:
+    check_key("price", key)
+    return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))
+
+
+def _row() -> Any:
+    try:
+        return jax.lax.axis_index("batch")
+    except NameError:
+        return 0
+
+
+def _check_points(owner: str, x: Any, y: Any) -> None:
+    for name, points in (("x", x), ("y", y)):
+        check_array(owner, name, points)
+        if jnp.ndim(points) != 2 or jnp.shape(points)[0] < 2 or 0 in jnp.shape(points):
+            raise ValueError(
+                f"{owner}: {name} has shape {jnp.shape(points)}, expected [n, d] with n >= 2; "
+                "a price of a batch needs batched(objective) and two examples or more"
+            )
+    if jnp.shape(x)[1] != jnp.shape(y)[1]:
+        raise ValueError(
+            f"{owner}: y has shape {jnp.shape(y)}, expected [m, {jnp.shape(x)[1]}] as x has"
+        )

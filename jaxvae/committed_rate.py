@@ -1,0 +1,73 @@
+"""A prior whose closest posterior is not close: codes that cannot collapse."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_positive, check_scalar
+from jaxvae.distributions import MultivariateNormal
+
+Array = jax.Array
+
+
+def ar1(length: int, alpha: Any) -> MultivariateNormal:
+    """The stationary first-order autoregression, whose every latent is N(0, 1).
+
+    z_1 = eps_1,  z_t = alpha z_{t-1} + sqrt(1 - alpha^2) eps_t
+
+    A posterior of independent Gaussians costs at least `committed_rate(length, alpha)` nats under
+    it, whatever x: a delta-VAE. Wrap it in `Constant`, or alpha trains, and the rate with it.
+
+    Args:
+      length: n, how many latents follow each other.
+      alpha: the correlation of neighbours, in (-1, 1).
+
+    Returns:
+      A `MultivariateNormal` over events [n].
+
+    Raises:
+      ValueError: `length` is no positive integer or `alpha` no number.
+
+    >>> ar1(3, 0.5).scale_tril.shape
+    (3, 3)
+
+    Razavi et al. 2019, "Preventing posterior collapse with delta-VAEs", section 2.1.
+    """
+    check_positive("ar1", "length", length)
+    check_scalar("ar1", "alpha", alpha)
+    alpha = jnp.asarray(alpha, jnp.result_type(float))
+    row, column = jnp.indices((length, length))
+    # z_t = sum_{s <= t} alpha^(t - s) sigma_s eps_s
+    sigma = jnp.where(jnp.arange(length) == 0, 1.0, jnp.sqrt(1.0 - jnp.square(alpha)))
+    lag = jnp.maximum(row - column, 0).astype(alpha.dtype)
+    scale_tril = jnp.where(row >= column, alpha**lag, 0.0) * sigma[None, :]
+    return MultivariateNormal(jnp.zeros(length, alpha.dtype), scale_tril)
+
+
+def committed_rate(length: int, alpha: Any) -> Array:
+    """The least KL of a posterior of independent Gaussians to `ar1(length, alpha)`, in nats.
+
+    delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n >= 2
+
+    Args:
+      length: n, at least 2.
+      alpha: the correlation of neighbours, in (-1, 1).
+
+    Returns:
+      Nats.
+
+    Raises:
+      ValueError: `length` is no integer of at least 2, or `alpha` no number.
+
+    >>> round(float(committed_rate(32, 0.5)), 4)
+    3.491
+
+    Razavi et al. 2019, equation 5 and appendix C.
+    """
+    check_positive("committed_rate", "length", length)
+    check_scalar("committed_rate", "alpha", alpha)
+    if length < 2:
+        raise ValueError("committed_rate: length is 1, expected at least 2 latents")
+    alpha = jnp.asarray(alpha, jnp.result_type(float))
+    return 0.5 * ((length - 2) * jnp.log1p(alpha**2) - jnp.log1p(-(alpha**2)))

@@ -1,0 +1,155 @@
+"""One half of the ELBO minimised under a constraint on the other, the multiplier learned too."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.bounds import Rate, elbo
+from jaxvae.checks import check_scalar
+from jaxvae.gradients import Estimator, pathwise
+from jaxvae.rates import auto_kl
+
+Array = jax.Array
+
+
+class Constrained(NamedTuple):
+    """A model and the multiplier of its constraint: a `Model` itself, so evaluators take it.
+
+    Args:
+      model: any `Model`.
+      log_multiplier: log lambda, a float scalar; 0 to begin with.
+
+    >>> from jaxvae import elbo, ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> constrained = Constrained(model, jnp.zeros(()))
+    >>> bound, terms = geco(constrained, jax.random.key(0), jnp.ones(3), distortion=4.0)
+    >>> bool(jnp.isclose(bound, -(terms.rate + terms.multiplier * (terms.distortion - 4.0))))
+    True
+    """
+
+    model: Any
+    log_multiplier: Array
+
+    @property
+    def encode(self) -> Any:
+        return self.model.encode
+
+    @property
+    def decode(self) -> Any:
+        return self.model.decode
+
+    @property
+    def prior(self) -> Any:
+        return self.model.prior
+
+
+class ConstrainedTerms(NamedTuple):
+    """`Terms` and the multiplier lambda they were weighed with.
+
+    Args:
+      distortion: -log p(x|z), nats.
+      rate: KL(q(z|x) || p(z)), nats.
+      multiplier: lambda.
+    """
+
+    distortion: Array
+    rate: Array
+    multiplier: Array
+
+
+def geco(
+    model: Constrained,
+    key: Array,
+    x: Any,
+    *,
+    distortion: Any,
+    rate: Rate = auto_kl,
+    gradient: Estimator = pathwise,
+) -> tuple[Array, ConstrainedTerms]:
+    """The least rate at a distortion of at most D.
+
+    rate + lambda (distortion - D), which the model descends and lambda climbs
+
+    lambda grows while the batch's mean distortion is above D and shrinks below it, by the same
+    optimiser that moves the model, which descends: lambda's gradient has the sign turned.
+
+    Args:
+      model: a `Constrained`.
+      key: a PRNG key.
+      x: one example.
+      distortion: D, nats an example; traced.
+      rate: as `elbo`.
+      gradient: as `elbo`.
+
+    Returns:
+      Minus the Lagrangian, in nats, and `ConstrainedTerms`.
+
+    Raises:
+      TypeError: `model` is no `Constrained`; or as `elbo`.
+      ValueError: `distortion` is no number; or as `elbo`.
+
+    Rezende & Viola 2018, "Taming VAEs", equation 2 and algorithm 1.
+    """
+    _check("geco", model, "distortion", distortion)
+    _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)
+    return _lagrangian(model, terms, terms.rate, terms.distortion - distortion)
+
+
+def target_rate(
+    model: Constrained,
+    key: Array,
+    x: Any,
+    *,
+    target: Any,
+    rate: Rate = auto_kl,
+    gradient: Estimator = pathwise,
+) -> tuple[Array, ConstrainedTerms]:
+    """The least distortion at a rate of R: a beta that finds itself.
+
+    distortion + lambda (rate - R), which the model descends and lambda climbs
+
+    lambda is the beta of a beta-VAE, raised while the batch's mean rate is above R and lowered
+    below it: a code of R nats, whatever the data. Where lambda -> 0 R is out of reach.
+
+    Args:
+      model: a `Constrained`.
+      key: a PRNG key.
+      x: one example.
+      target: R, nats an example; traced.
+      rate: as `elbo`.
+      gradient: as `elbo`.
+
+    Returns:
+      Minus the Lagrangian, in nats, and `ConstrainedTerms`.
+
+    Raises:
+      TypeError: `model` is no `Constrained`; or as `elbo`.
+      ValueError: `target` is no number; or as `elbo`.
+
+    Alemi et al. 2018, section 3, at a rate fixed beforehand; the multiplier as in `geco`.
+    """
+    _check("target_rate", model, "target", target)
+    _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)
+    return _lagrangian(model, terms, terms.distortion, terms.rate - target)
+
+
+def _lagrangian(
+    model: Constrained, terms: Any, cost: Array, excess: Array
+) -> tuple[Array, ConstrainedTerms]:
+    """-(cost + lambda excess), whose ascent moves the model one way and lambda the other."""
+    multiplier = jnp.exp(model.log_multiplier)
+    held = jax.lax.stop_gradient(multiplier)
+    ascent = (multiplier - held) * jax.lax.stop_gradient(excess)  # 0, but for its gradient
+    aux = ConstrainedTerms(terms.distortion, terms.rate, held)
+    return -(cost + held * excess) + ascent, aux
+
+
+def _check(owner: str, model: Any, name: str, value: Any) -> None:
+    if not isinstance(model, Constrained):
+        raise TypeError(
+            f"{owner}: model is a {type(model).__name__}, expected a jaxvae.Constrained; "
+            "begin with Constrained(model, jnp.zeros(()))"
+        )
+    check_scalar(owner, "log_multiplier", model.log_multiplier)
+    check_scalar(owner, name, value)

@@ -1,0 +1,195 @@
+"""What a code is charged instead of its rate: `regularized`, and the prices it takes.
+
+A price is a function `(code, key, *, hyper) -> scalar` in nats. Where it needs a mean over the
+batch it takes it over the axis that `batched` maps; one example alone is a batch of one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.bounds import Rate, Terms
+from jaxvae.checks import check_array, check_function, check_key, check_scalar
+from jaxvae.diagnostics import latent_kls
+from jaxvae.divergences import kl_divergence
+from jaxvae.gradients import Estimator, pathwise
+from jaxvae.protocols import Model, log_likelihood, posterior, prior
+from jaxvae.rates import auto_kl, levels
+
+Array = jax.Array
+Price = Callable[..., Array]
+
+
+class Code(NamedTuple):
+    """What a price may look at: one example's code.
+
+    Args:
+      q: q(z|x).
+      p: p(z).
+      z: a draw of q.
+      log_q: log q(z|x) there, nats.
+      rate: KL(q || p) as the objective takes it, nats.
+    """
+
+    q: Any
+    p: Any
+    z: Any
+    log_q: Array
+    rate: Array
+
+
+def regularized(
+    model: Model,
+    key: Array,
+    x: Any,
+    *,
+    price: Price,
+    beta: Any = 1.0,
+    rate: Rate = auto_kl,
+    gradient: Estimator = pathwise,
+    **hyper: Any,
+) -> tuple[Array, Terms]:
+    """An ELBO whose rate is replaced: E_q[log p(x|z)] - beta price(code), one draw z.
+
+    With the rate for a price, `lambda code, key: code.rate`, it is `elbo`. Whatever the price, aux
+    holds the true `Terms`, so that -(distortion + rate) is still the ELBO of the model trained.
+
+    Args:
+      model: any `Model`.
+      key: a PRNG key.
+      x: one example; a price that compares the codes of a batch needs `batched`.
+      price: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_price`.
+      beta: weight of the price, traced.
+      rate: `auto_kl`, `analytic_kl`, `sampled_kl` or `sticking_kl`.
+      gradient: the gradient estimator.
+      **hyper: of the price, traced.
+
+    Returns:
+      The objective, a scalar in nats (a bound on log p(x) where the price is at least the rate),
+      and the `Terms`.
+
+    Raises:
+      TypeError: `price` is no function; or as `elbo`.
+      ValueError: the price is no scalar; or as `elbo`.
+
+    >>> from functools import partial
+    >>> from jaxvae import batched, ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> objective = batched(partial(regularized, price=partial(free_bits, parts=each_level)))
+    >>> bound, terms = objective(model, jax.random.key(0), jnp.ones((7, 3)), free=4.0)
+    >>> float(jnp.mean(terms.rate)) < 4.0, bool(jnp.isclose(bound, -jnp.mean(terms.distortion) - 4))
+    (True, True)
+    """
+    check_key("regularized", key)
+    check_function("regularized", "price", price)
+    check_scalar("regularized", "beta", beta)
+    sample_key, price_key = jax.random.split(key)
+
+    def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
+        p = prior(model)
+        terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, p, z, log_q))
+        charged = price(Code(q, p, z, log_q, terms.rate), price_key, **hyper)
+        check_scalar("regularized", "price's result", charged)
+        return -(terms.distortion + beta * charged), terms
+
+    bound, terms = gradient(jnp.mean, term, posterior(model, x), sample_key[None])
+    return bound, jax.tree.map(lambda t: t[0], terms)
+
+
+def batch_mean(value: Array) -> Array:
+    """The mean over the mapped axis "batch"; of one example alone, itself."""
+    try:
+        return jax.lax.pmean(value, "batch")
+    except NameError:
+        return value
+
+
+def capacity(code: Code, key: Array, *, capacity: Any) -> Array:
+    """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
+
+    With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
+
+    Args:
+      code: the code of one example.
+      key: not used.
+      capacity: C, nats; a schedule of the step raises it.
+
+    Returns:
+      Nats.
+
+    Raises:
+      ValueError: `capacity` is no number.
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> zero = jnp.zeros(())
+    >>> code = Code(Normal(0.0, 1.0), StandardNormal(()), zero, zero, rate=zero + 3.0)
+    >>> float(capacity(code, jax.random.key(0), capacity=5.0))
+    2.0
+
+    Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
+    """
+    del key
+    check_scalar("capacity", "capacity", capacity)
+    return jnp.abs(batch_mean(code.rate) - capacity)
+
+
+def each_latent(code: Code) -> Array:
+    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats.
+
+    Raises:
+      TypeError: q or p does not factorise over the latents.
+      NotImplementedError: the pair has no closed form.
+    """
+    return latent_kls(code.q, code.p).reshape(-1)
+
+
+def each_group(code: Code, *, groups: Any) -> Array:
+    """The KL of each group of latents, [number of groups] nats.
+
+    Args:
+      code: the code of one example, whose q and p factorise.
+      groups: the group of each latent, integers 0, 1, ..., shape [d].
+
+    Raises:
+      ValueError: `groups` has not one entry a latent.
+    """
+    kls = each_latent(code)
+    check_array("each_group", "groups", groups)
+    if np.shape(groups) != kls.shape:
+        raise ValueError(f"each_group: groups has shape {np.shape(groups)}, expected {kls.shape}")
+    return jax.ops.segment_sum(kls, jnp.asarray(groups), int(np.max(groups)) + 1)
+
+
+def each_level(code: Code) -> Array:
+    """The KL of each level of a hierarchy given the sample above it, [levels] nats."""
+    return jnp.stack([kl_divergence(q, p) for q, p, _ in levels(code.q, code.p, code.z)])
+
+
+def free_bits(
+    code: Code, key: Array, *, free: Any, parts: Callable[[Code], Array] = each_latent
+) -> Array:
+    """sum_j max(lambda, R_j), R_j the batch's mean KL of part j: the first lambda nats are free.
+
+    A part below lambda has no gradient to push it further down, so it does not collapse. At
+    lambda = 0 it is the rate.
+
+    Args:
+      code: the code of one example.
+      key: not used.
+      free: lambda, nats of each part.
+      parts: code -> KLs [J]: `each_latent`, `each_level` or `partial(each_group, groups=...)`.
+
+    Returns:
+      Nats.
+
+    Raises:
+      ValueError: `free` is no number.
+
+    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
+    """
+    del key
+    check_scalar("free_bits", "free", free)
+    return jnp.sum(jnp.maximum(free, batch_mean(parts(code))))

@@ -1,0 +1,455 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae import nn
+from jaxvae.schedules import warn_if_unfinished
+from tests.common import close, draws, standard_errors_off
+
+
+def linear(seed=0, d=3, n=4):
+    """A VAE with linear networks; its posterior is a diagonal Gaussian."""
+    k1, k2, k3 = jax.random.split(jax.random.key(seed), 3)
+    return jv.VAE(
+        encode=Partial(
+            lambda w, x: jv.Normal(w @ x, 0.3 + jax.nn.softplus(w[:, 0])),
+            jax.random.normal(k1, (d, n)),
+        ),
+        decode=Partial(lambda w, z: jv.Normal(w @ z, 1.0), jax.random.normal(k2, (n, d))),
+        prior=jv.StandardNormal((d,)),
+    ), jax.random.normal(k3, (5, n))
+
+
+def value_and_gradient(objective, model, key, xs, **hyper):
+    loss = lambda model: jv.batched(objective)(model, key, xs, **hyper)[0]
+    return jax.value_and_grad(loss)(model)
+
+
+def parent(model, key, x, *, beta=1.0, rate=jv.auto_kl):
+    """`elbo` at the draw that `regularized` makes with this key."""
+    return jv.elbo(model, jax.random.split(key)[0], x, beta=beta, rate=rate)
+
+
+def same(a, b):
+    return all(jax.tree.leaves(jax.tree.map(close, a, b)))
+
+
+# what makes each the parent: objective, and the parent
+SPECIAL_CASES = {
+    "the rate": (partial(jv.regularized, price=lambda code, key: code.rate), parent),
+    "no free bits": (partial(jv.regularized, price=partial(jv.free_bits, free=0.0)), parent),
+    "no free bits by level": (
+        partial(jv.regularized, price=partial(jv.free_bits, free=0.0, parts=jv.each_level)),
+        parent,
+    ),
+    "no free bits by group": (
+        partial(
+            jv.regularized,
+            price=partial(
+                jv.free_bits, free=0.0, parts=partial(jv.each_group, groups=np.array([0, 1, 0]))
+            ),
+        ),
+        parent,
+    ),
+    "no capacity": (
+        partial(jv.regularized, price=partial(jv.capacity, capacity=0.0), beta=4.0),
+        partial(parent, beta=4.0),
+    ),
+    "total correlation at beta 1": (
+        partial(jv.regularized, price=partial(jv.tc_price, dataset_size=5)),
+        partial(parent, rate=jv.sampled_kl),
+    ),
+    "total correlation at beta 1, weighted sampling": (
+        partial(
+            jv.regularized,
+            price=partial(jv.tc_price, dataset_size=50, log_weights=jv.minibatch_weighted),
+        ),
+        partial(parent, rate=jv.sampled_kl),
+    ),
+    "DIP-I without weight": (
+        partial(jv.regularized, price=partial(jv.dip_1_price, off_diagonal=0.0, diagonal=0.0)),
+        parent,
+    ),
+    "DIP-II without weight": (
+        partial(jv.regularized, price=partial(jv.dip_2_price, off_diagonal=0.0, diagonal=0.0)),
+        parent,
+    ),
+    "InfoVAE at alpha 0, lambda 1": (
+        partial(jv.regularized, price=partial(jv.info_price, alpha=0.0, weight=1.0)),
+        parent,
+    ),
+    "WAE without weight": (
+        partial(jv.regularized, price=jv.mmd_price, beta=0.0),
+        partial(parent, beta=0.0),
+    ),
+    "sliced WAE without weight": (
+        partial(jv.regularized, price=jv.sliced_price, beta=0.0),
+        partial(parent, beta=0.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL_CASES)
+def test_special_cases_recover_the_parent_and_its_gradient(x64, name):
+    model, xs = linear()
+    objective, of_parent = SPECIAL_CASES[name]
+    both = jax.jit(
+        lambda a, b: [
+            value_and_gradient(of, model, key, xs) for of, key in ((objective, a), (of_parent, b))
+        ]
+    )
+    assert same(*both(jax.random.key(1), jax.random.key(1)))
+
+
+def test_the_terms_are_the_true_ones_whatever_the_price():
+    model, xs = linear()
+    _, terms = jv.batched(partial(jv.regularized, price=lambda code, key: 7.0 * code.rate))(
+        model, jax.random.key(1), xs
+    )
+    _, expected = jv.batched(parent)(model, jax.random.key(1), xs)
+    assert same(terms, expected)
+
+
+def test_free_bits_are_of_the_batch_mean_and_a_part_below_them_has_no_gradient(x64):
+    rates = jnp.array([[0.1, 3.0], [0.7, 5.0]])  # of two examples and two parts: means 0.4 and 4
+
+    def objective(rates, key, x, *, free):
+        code = jv.Code(None, None, None, None, None)
+        return jv.free_bits(code, key, free=free, parts=lambda _: rates @ x), None
+
+    one_hot = jnp.eye(2)
+    total = lambda rates, free: jv.batched(objective)(
+        rates.T, jax.random.key(0), one_hot, free=free
+    )[0]
+    for free, value, slopes in (
+        (0.5, 4.5, [0.0, 0.5]),
+        (0.3, 4.4, [0.5, 0.5]),
+        (6.0, 12.0, [0, 0]),
+    ):
+        found, gradient = jax.value_and_grad(total)(rates, free)
+        assert close(found, value)
+        assert close(gradient, jnp.array([slopes, slopes], float))
+
+
+def test_groups_add_up_their_latents(x64):
+    model, xs = linear()
+    q = model.encode(xs[0])
+    code = jv.Code(q, model.prior, None, None, None)
+    groups = jv.each_group(code, groups=np.array([1, 0, 1]))
+    a, b, c = jv.each_latent(code)
+    assert close(groups, jnp.stack([b, a + c]))
+    with pytest.raises(ValueError, match="each_group: groups has shape"):
+        jv.each_group(code, groups=np.array([1, 0]))
+
+
+def test_levels_are_those_of_a_hierarchy(x64):
+    joint = lambda s: jv.Joint(
+        jv.Normal(jnp.zeros(2), s * jnp.ones(2)), Partial(lambda z: jv.Normal(z, 1.0 + 0 * z))
+    )
+    q, p = joint(0.5), joint(1.0)
+    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    code = jv.Code(q, p, z, log_q, jv.auto_kl(q, p, z, log_q))
+    kls = jv.each_level(code)
+    assert kls.shape == (2,)
+    assert close(jnp.sum(kls), code.rate)
+    assert close(kls[1], 0.0)
+
+
+def test_capacity_pulls_the_rate_from_both_sides():
+    code = lambda rate: jv.Code(None, None, None, None, rate)
+    price = lambda rate: jv.capacity(code(rate), jax.random.key(0), capacity=5.0)
+    assert float(price(3.0)) == float(price(7.0)) == 2.0
+    assert [float(jax.grad(price)(rate)) for rate in (3.0, 7.0)] == [-1.0, 1.0]
+
+
+# --- what compares batches -------------------------------------------------------------------
+
+
+def gaussian_kernel_mean(loc, covariance, scale):
+    """E exp(-|v|^2 / 2 scale^2) for v ~ N(loc, covariance)."""
+    d = len(loc)
+    wide = covariance + scale**2 * np.eye(d)
+    return np.sqrt(scale ** (2 * d) / np.linalg.det(wide)) * np.exp(
+        -0.5 * loc @ np.linalg.solve(wide, loc)
+    )
+
+
+def test_mmd_of_two_gaussians_is_the_closed_form(x64):
+    loc, scale = np.array([0.7, -0.3]), 1.3
+    spread = np.array([[0.8, 0.0], [0.4, 0.5]])
+    covariance = spread @ spread.T
+    exact = (
+        gaussian_kernel_mean(0 * loc, 2 * np.eye(2), scale)
+        + gaussian_kernel_mean(0 * loc, 2 * covariance, scale)
+        - 2 * gaussian_kernel_mean(loc, covariance + np.eye(2), scale)
+    )
+
+    def estimate(key):
+        a, b = jax.random.split(key)
+        x = jax.random.normal(a, (20, 2))
+        y = loc[None] + jax.random.normal(b, (30, 2)) @ spread.T
+        return jv.mmd(x, y, kernel=partial(jv.rbf, scale=scale))
+
+    assert standard_errors_off(draws(estimate, 4000), exact) < 4
+
+
+def test_the_multiquadric_kernel_by_hand():
+    x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    assert close(jv.inverse_multiquadric(x, y, scale=0.5), 1.0 / 3.0)  # C = 1, |x - y|^2 = 2
+
+
+def test_sliced_wasserstein_in_one_dimension_is_scipys(x64):
+    scipy_stats = pytest.importorskip("scipy.stats")
+    x = jax.random.normal(jax.random.key(0), (50, 1))
+    y = 2.0 * jax.random.normal(jax.random.key(1), (50, 1)) + 1.0
+    ours = jv.sliced_wasserstein(x, y, jnp.array([[-3.0]]))
+    quantiles = (np.arange(50) + 0.5) / 50
+    theirs = np.mean(
+        (scipy_stats.mstats.mquantiles(x, quantiles, 0.5, 0.5)
+         - scipy_stats.mstats.mquantiles(y, quantiles, 0.5, 0.5)) ** 2
+    )  # fmt: skip
+    assert close(ours, theirs)
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_length_squared_over_d(x64):
+    """E over directions of (theta . m)^2 = |m|^2 / d."""
+    x = jax.random.normal(jax.random.key(0), (40, 3))
+    m = jnp.array([1.0, -2.0, 0.5])
+    of_key = lambda key: jv.sliced_wasserstein(x, x + m[None], jax.random.normal(key, (10, 3)))
+    assert standard_errors_off(draws(of_key, 2000), jnp.sum(m**2) / 3) < 4
+
+
+def test_the_total_correlation_price_is_the_closed_form_on_gaussians(x64):
+    """-1/2 log det R of a Gaussian q(z), told from a batch that is the data set."""
+    covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+    noise = 0.05
+    root = np.linalg.cholesky(covariance - noise * np.eye(2))
+    xs = jax.random.normal(jax.random.key(5), (1000, 2)) @ root.T  # q(z) is nearly N(0, covariance)
+    model = jv.VAE(
+        lambda x: jv.Normal(x, jnp.full(2, jnp.sqrt(noise))),
+        lambda z: jv.Normal(z, 1.0),
+        jv.StandardNormal((2,)),
+    )
+    keys = jax.random.split(jax.random.key(1), len(xs))
+
+    def extra(key, x):  # what one more nat of weight on the total correlation costs
+        code_key, price_key = jax.random.split(key)
+        q = model.encode(x)
+        z, log_q = q.sample_and_log_prob(code_key)
+        code = jv.Code(q, model.prior, z, log_q, None)
+        price = partial(jv.tc_price, code, price_key, dataset_size=1000, log_weights=jv.full_batch)
+        return price(correlation=2.0) - price(correlation=1.0)
+
+    correlation = jax.jit(jax.vmap(extra, axis_name="batch"))(keys, xs)
+    exact = -0.5 * np.log(np.linalg.det(covariance))
+    assert standard_errors_off(correlation, exact) < 4
+
+
+def test_decorrelation_by_hand(x64):
+    """mu = (1, 1), (-1, -1): C = [[1, 1], [1, 1]]; sigma^2 = .25 adds to the diagonal in DIP-II."""
+    mu = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
+
+    def price(of, x):
+        code = jv.Code(jv.Normal(x, jnp.full(2, 0.5)), None, None, None, 3.0)
+        return of(code, jax.random.key(0), off_diagonal=10.0, diagonal=100.0)
+
+    batch = lambda of: jax.vmap(partial(price, of), axis_name="batch")(mu)
+    assert close(batch(jv.dip_1_price), jnp.full(2, 3.0 + 10 * 2))
+    assert close(batch(jv.dip_2_price), jnp.full(2, 3.0 + 10 * 2 + 100 * 2 * 0.25**2))
+    full = lambda x: jv.MultivariateNormal(x, jnp.array([[0.5, 9.0], [0.3, 0.4]]))
+
+    def of_full(x):
+        code = jv.Code(full(x), None, None, None, 0.0)
+        return jv.dip_2_price(code, jax.random.key(0), off_diagonal=1.0, diagonal=0.0)
+
+    assert close(jax.vmap(of_full, axis_name="batch")(mu), jnp.full(2, 2 * (1 + 0.15) ** 2))
+
+
+def test_a_statistic_of_the_batch_is_one_number_for_all_its_examples(x64):
+    """The price of every example is the statistic of the gathered arrays."""
+    model, xs = linear()
+    seen = []
+
+    def price(code, key):
+        value = jv.mmd_price(code, key)
+        seen.append(value)
+        return value
+
+    jv.batched(partial(jv.regularized, price=price))(model, jax.random.key(0), xs)
+    assert jax.typeof(seen[0]).shape == ()
+    keys = jax.random.split(jax.random.key(0), len(xs))
+    pairs = jax.vmap(jax.random.split)(keys)
+    z = jax.vmap(lambda key, x: model.encode(x).sample(key))(pairs[:, 0], xs)
+    y = jax.vmap(model.prior.sample)(pairs[:, 1])
+    bound, terms = jv.batched(partial(jv.regularized, price=jv.mmd_price, beta=3.0))(
+        model, jax.random.key(0), xs
+    )
+    assert close(-(bound + jnp.mean(terms.distortion)) / 3.0, jv.mmd(z, y))
+
+
+@pytest.mark.parametrize(
+    "price",
+    [jv.mmd_price, jv.sliced_price, partial(jv.tc_price, dataset_size=9)],
+)
+def test_one_example_alone_is_too_small_a_batch(price):
+    model, xs = linear()
+    with pytest.raises(ValueError, match=r"n >= 2|the batch has 1 rows"):
+        jv.regularized(model, jax.random.key(0), xs[0], price=price)
+
+
+def test_dip_2_refuses_what_is_no_gaussian():
+    code = jv.Code(jv.Laplace(jnp.zeros(2), jnp.ones(2)), None, None, None, 0.0)
+    with pytest.raises(TypeError, match="dip_2_price: q is a Laplace"):
+        jv.dip_2_price(code, jax.random.key(0), off_diagonal=1.0, diagonal=1.0)
+
+
+# --- constraints ------------------------------------------------------------------------------
+
+X = jax.random.normal(jax.random.key(3), (64, 4)) @ jnp.diag(jnp.array([2.0, 1.0, 0.3, 0.1]))
+
+
+def settle(objective, steps=2000, **hyper):
+    """The linear model trained until its multiplier rests."""
+    model, _ = linear(seed=1, d=2)
+    constrained = jv.Constrained(model, jnp.zeros(()))
+    optimizer = optax.adam(optax.cosine_decay_schedule(5e-2, steps))
+    step = partial(jv.train_step(objective, optimizer), **hyper)
+    order = jnp.tile(jnp.arange(64)[None], (steps, 1))
+    run = jax.jit(jv.scan_steps(step))
+    _, metrics = run(jv.init_state(constrained, optimizer), jax.random.key(0), X, order)
+    return {name: np.asarray(values[-100:]) for name, values in metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("objective", "target"),
+    [(jv.geco, {"distortion": 5.0}), (jv.target_rate, {"target": 1.5})],
+)
+def test_the_multiplier_converges_and_the_constraint_is_met(objective, target):
+    late = settle(objective, **target)
+    [(name, wanted)] = target.items()
+    met = late["rate" if name == "target" else name].mean()
+    assert abs(met - wanted) < 0.02 * wanted
+    assert late["multiplier"].std() < 0.02 * late["multiplier"].mean()
+    assert 0.1 < late["multiplier"].mean() < 10.0
+
+
+def test_the_multiplier_ascends_where_the_model_descends(x64):
+    model, xs = linear()
+    constrained = jv.Constrained(model, jnp.log(jnp.array(2.0)))
+    key = jax.random.key(0)
+    for distortion in (1e6, -1e6):
+        loss = lambda m, d=distortion: -jv.geco(m, key, xs[0], distortion=d)[0]
+        gradient = jax.grad(loss)(constrained)
+        _, terms = jv.elbo(model, key, xs[0])
+        assert close(gradient.log_multiplier, -2.0 * (terms.distortion - distortion))
+        expected = jax.grad(
+            lambda m: (lambda t: t.rate + 2.0 * t.distortion)(jv.elbo(m, key, xs[0])[1])
+        )(model)
+        assert same(gradient.model, expected)
+
+
+def test_a_constrained_model_is_a_model(x64):
+    model, xs = linear()
+    constrained = jv.Constrained(model, jnp.zeros(()))
+    key = jax.random.key(0)
+    assert close(jv.elbo(constrained, key, xs[0])[0], jv.elbo(model, key, xs[0])[0])
+    with pytest.raises(TypeError, match=r"geco: model is a VAE, expected a jaxvae.Constrained"):
+        jv.geco(model, key, xs[0], distortion=1.0)
+
+
+# --- a committed rate -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.5, -0.3, 0.95])
+def test_no_independent_posterior_costs_less_than_the_committed_rate(x64, alpha):
+    n = 6
+    prior = jv.ar1(n, alpha)
+    kl = lambda raw: jv.kl_divergence(jv.Normal(raw[0], jnp.exp(raw[1])), prior)
+    optimizer = optax.lbfgs()
+    raw = 0.3 * jax.random.normal(jax.random.key(0), (2, n))
+    state = optimizer.init(raw)
+
+    @jax.jit
+    def update(raw, state):
+        value, gradient = optax.value_and_grad_from_state(kl)(raw, state=state)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            step, state = optimizer.update(
+                gradient, state, raw, value=value, grad=gradient, value_fn=kl
+            )
+        return optax.apply_updates(raw, step), state
+
+    for _ in range(60):
+        raw, state = update(raw, state)
+    assert close(kl(raw), jv.committed_rate(n, alpha))
+
+
+def test_an_autoregression_has_unit_variances_and_geometric_covariances(x64):
+    prior = jv.ar1(5, 0.7)
+    covariance = prior.scale_tril @ prior.scale_tril.T
+    lag = np.abs(np.arange(5)[:, None] - np.arange(5)[None])
+    assert close(covariance, 0.7**lag)
+
+
+# --- schedules --------------------------------------------------------------------------------
+
+
+def test_sigmoid_annealing_is_the_logistic_curve_between_its_ends(x64):
+    schedule = jv.sigmoid_annealing(0.2, 0.9, 100, sharpness=8.0)
+    steps = jnp.arange(-5, 120)
+    values = jax.vmap(schedule)(steps)
+    assert close(values[0], 0.2)
+    assert close(values[-1], 0.9)
+    assert close(schedule(50), 0.55)
+    assert bool(jnp.all(jnp.diff(values) >= 0))
+    share = (values - 0.2) / 0.7
+    low, high = jax.nn.sigmoid(-4.0), jax.nn.sigmoid(4.0)
+    logit = jax.scipy.special.logit(low + share * (high - low))[6:105]
+    assert close(jnp.diff(logit), jnp.full(98, 0.08))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cyclical_schedule_is_no_warm_up_that_never_ends():
+    beta = jv.cyclical(optax.linear_schedule(0.0, 1.0, 50), 100)
+    assert [float(beta(t)) for t in (0, 25, 50, 99, 100, 125)] == [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
+    warn_if_unfinished("beta", beta, 0, 6400)
+    with pytest.warns(UserWarning, match="beta rises to"):
+        warn_if_unfinished("beta", beta, 0, 10)
+
+
+def test_schedules_feed_the_traced_beta_and_are_logged():
+    model, xs = linear()
+    optimizer = optax.adam(1e-3)
+    objective = partial(jv.regularized, price=jv.free_bits)
+    beta = jv.sigmoid_annealing(0.0, 1.0, 4)
+    step = partial(jv.train_step(objective, optimizer), beta=beta, free=0.1)
+    order = jnp.zeros((6, 5), int)
+    _, metrics = jax.jit(jv.scan_steps(step))(
+        jv.init_state(model, optimizer), jax.random.key(0), xs, order
+    )
+    assert close(metrics["beta"], jax.vmap(beta)(jnp.arange(6)))
+    assert close(metrics["free"], jnp.full(6, 0.1))
+
+
+def test_prices_train_flax_networks():
+    rngs = nnx.Rngs(0)
+    mlp = partial(nn.MLP, hidden=(8,))
+    model = jv.VAE(
+        nn.Conditional(mlp, nn.NormalHead(), (4,), (2,), rngs=rngs),
+        nn.Conditional(mlp, nn.NormalHead(), (2,), (4,), rngs=rngs),
+        jv.StandardNormal((2,)),
+    )
+    optimizer = optax.adam(1e-2)
+    objective = partial(jv.regularized, price=partial(jv.tc_price, dataset_size=64))
+    step = partial(jv.train_step(objective, optimizer), correlation=4.0)
+    _, metrics = jax.jit(jv.scan_steps(step))(
+        jv.init_state(model, optimizer), jax.random.key(0), X, jnp.tile(jnp.arange(64), (80, 1))
+    )
+    assert np.isfinite(metrics["loss"]).all()
+    assert np.mean(metrics["loss"][-10:]) < np.mean(metrics["loss"][:10])
