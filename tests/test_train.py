@@ -105,6 +105,8 @@ REFUSED = {
     "--dataset mnits": "did you mean mnist",
     "--dataset fashion_mnist": "experiments.prepare fashion_mnist",
     "--latent 0": "--latent is 0, expected at least 1",
+    "--latent 1000000000000": "--latent is 1000000000000, expected at least 1 and below 2^31",
+    "--data-dir " + 300 * "x": "can't be read",
     "--beta -1": "--beta is -1.0",
     "--beta nan": "--beta is nan",
     "--learning-rate -0.1": "--learning-rate is -0.1, expected a positive number",
