@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -54,30 +53,46 @@ def compare(
     measure: Callable[[jax.Array, Any], Any],
     *,
     seeds: int,
-    unit: str,
-) -> dict[str, list[float]]:
+    unit: str = "",
+) -> dict[str, list[Any]]:
     """Train and measure every model from every seed; print mean and spread, and keep each number.
 
     Args:
       name: of the folder in runs/ that result.json goes to.
       runs: key -> trained model, pure; each is compiled once.
-      measure: (key, model) -> a number.
+      measure: (key, model) -> a number, or several by what they are.
       seeds: how many: keys 0, 1, ... train and 1000, 1001, ... measure.
       unit: of the number.
     """
-    results: dict[str, list[float]] = {}
+    results: dict[str, list[Any]] = {}
     for label, run in runs.items():
         compiled, start = jax.jit(run), time.process_time()
         results[label] = []
         for seed in range(seeds):
             model = compiled(jax.random.key(seed))
-            results[label].append(float(measure(jax.random.key(1000 + seed), model)))
-            print(f"{label}, seed {seed}: {results[label][-1]:.3f} {unit}", flush=True)
+            results[label].append(jax.tree.map(float, measure(jax.random.key(1000 + seed), model)))
+            print(f"{label}, seed {seed}: {_said(results[label][-1], unit)}", flush=True)
         minutes = (time.process_time() - start) / 60
-        spread = np.std(results[label], ddof=1) if seeds > 1 else jnp.nan
-        mean = np.mean(results[label])
-        print(f"{label}: {mean:.3f} +- {spread:.3f} {unit}, {minutes:.1f} min of processor time")
+        mean, spread = (
+            jax.tree.map(lambda *values, of=of: of(values), *results[label])
+            for of in (np.mean, _spread)
+        )
+        print(f"{label}: {_said(mean, unit, spread)}, {minutes:.1f} min of processor time")
     path = Path("runs") / name / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _spread(values: tuple[float, ...]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def _said(numbers: Any, unit: str, spread: Any = None) -> str:
+    if not isinstance(numbers, dict):
+        numbers, spread = {unit: numbers}, {unit: spread}
+    of = {
+        name: "" if spread is None or spread[name] is None else f" +- {spread[name]:.3f}"
+        for name in numbers
+    }
+    return ", ".join(f"{value:.3f}{of[name]} {name}" for name, value in numbers.items())

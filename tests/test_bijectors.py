@@ -190,6 +190,14 @@ def test_masked_network_sees_what_comes_before(context, hidden):
         assert np.abs(jax.jacobian(lambda c: net(normal(4, D), c))(c)).sum() > 0
 
 
+def test_few_hidden_units_are_spread_over_all_coordinates():
+    """Four units for nine coordinates: the last row still sees most of what comes before it."""
+    net = trained(nn.MaskedMLP(9, 1, hidden=(4,), activation=jnp.tanh, rngs=nnx.Rngs(0)))
+    depends = np.abs(jax.jacobian(net)(normal(4, 9)))[:, 0] > 0
+    assert not np.triu(depends).any()
+    assert depends[-1].sum() == 7
+
+
 def test_an_autoregressive_posterior_trains_in_one_pass_a_layer():
     """Sampling with density calls each conditioner once; so does scoring by its inverse."""
     calls = []

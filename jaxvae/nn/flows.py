@@ -76,13 +76,20 @@ class MaskedMLP(nnx.Module):
         check_shape("MaskedMLP", "context", given, (self.context,))
         h, degree = z, np.arange(self.dim)
         for i, layer in enumerate(self.layers):
-            to = np.arange(self.hidden[i]) % max(self.dim - 1, 1)
+            to = _degrees(self.hidden[i], self.dim)
             h = _masked(layer, degree[:, None] <= to, h)
             if self.context:
                 h = h + self.contexts[i](given)
             h, degree = self.activation(h), to
         rows = np.repeat(np.arange(self.dim), self.size)
         return _masked(self.last, degree[:, None] < rows, h).reshape(self.dim, self.size)
+
+
+def _degrees(width: int, dim: int) -> np.ndarray:
+    """Degrees 0 to dim - 2 in turn or, where the units are fewer, spread evenly."""
+    degrees = max(dim - 1, 1)
+    units = np.arange(width)
+    return units % degrees if width >= degrees else units * degrees // width
 
 
 def _masked(layer: Any, mask: Any, h: Array) -> Array:
