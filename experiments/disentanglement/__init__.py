@@ -1,0 +1,1 @@
+"""Sweeps over how disentangled a code is."""
