@@ -38,7 +38,7 @@ from jaxvae import nn
 
 SIDE, LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 28, 32, 300, 15, 100, 3
 PIXELS, WINDOW, WIDTH = SIDE * SIDE, 4, 64
-FREE, TARGET, DISTORTION, ALPHA, PATIENCE = 0.5, 15.0, 80.0, 0.75, 5
+FREE, TARGET, DISTORTION, ALPHA, PATIENCE = 0.2, 8.0, 92.0, 0.6, 5
 
 
 def as_stored(key: jax.Array, image: jax.Array) -> jax.Array:

@@ -83,6 +83,7 @@ def dci(key: Array, codes: Array, factors: Array, *, trees: int = 100) -> DCI:
         no PRNG key.
       ImportError: scikit-learn is not there.
 
+    >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> [round(score, 3) for score in dci(jax.random.key(0), v, v, trees=5)]
     [1.0, 1.0, 1.0]
