@@ -66,7 +66,7 @@ def mmd(x: Array, y: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
 
     Gretton et al. 2012, equation 3.
     """
-    _check_points("mmd", x, y)
+    x, y = _points("mmd", x, y)
     check_function("mmd", "kernel", kernel)
     gram = jax.vmap(jax.vmap(kernel, (None, 0)), (0, None))
 
@@ -98,7 +98,7 @@ def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
 
     Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 9.
     """
-    _check_points("sliced_wasserstein", x, y)
+    x, y = _points("sliced_wasserstein", x, y)
     check_array("sliced_wasserstein", "directions", directions)
     if jnp.shape(x) != jnp.shape(y):
         raise ValueError(
@@ -300,7 +300,8 @@ def _row() -> Any:
         return 0
 
 
-def _check_points(owner: str, x: Any, y: Any) -> None:
+def _points(owner: str, x: Any, y: Any) -> tuple[Array, Array]:
+    """Both as floats, or an error that says what they lack."""
     for name, points in (("x", x), ("y", y)):
         check_array(owner, name, points)
         if jnp.ndim(points) != 2 or jnp.shape(points)[0] < 2 or 0 in jnp.shape(points):
@@ -312,3 +313,9 @@ def _check_points(owner: str, x: Any, y: Any) -> None:
         raise ValueError(
             f"{owner}: y has shape {jnp.shape(y)}, expected [m, {jnp.shape(x)[1]}] as x has"
         )
+    return _as_floats(x), _as_floats(y)
+
+
+def _as_floats(points: Any) -> Array:
+    points = jnp.asarray(points)
+    return points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(float)

@@ -63,6 +63,10 @@ def bound(function: Any, free: tuple[str, ...] = (), **hyper: Any) -> Call:
     return Call(function, {"model": MODEL, "key": KEY, "x": X, **hyper}, free)
 
 
+def batch(function: Any, **hyper: Any) -> Call:
+    return Call(jv.batched(function), {"model": MODEL, "key": KEY, "xs": XS, **hyper}, ("xs",))
+
+
 def reconstruct(**arguments: Any) -> Any:
     x_given_z: Any = jv.reconstruct(**arguments)
     return x_given_z.mean()
@@ -206,6 +210,61 @@ CALLS: dict[str, Call] = {
             1
         ],
         {"grid": {"key": KEYS}, "at_once": 2},
+    ),
+    "capacity": bound(partial(jv.regularized, price=jv.capacity), capacity=2.0, beta=1.0),
+    "free_bits": Call(
+        partial(jv.regularized, price=partial(jv.free_bits, parts=jv.each_level)),
+        {"model": MODEL, "key": KEY, "x": X, "free": 0.5},
+    ),
+    "mmd_price": batch(partial(jv.regularized, price=jv.mmd_price)),
+    "sliced_price": batch(partial(jv.regularized, price=jv.sliced_price)),
+    "info_price": batch(partial(jv.regularized, price=jv.info_price), alpha=0.5, weight=10.0),
+    "tc_price": Call(
+        jv.batched(partial(jv.regularized, price=partial(jv.tc_price, dataset_size=9))),
+        {
+            "model": jv.VAE(
+                Partial(lambda x: jv.Normal(MODEL.encode(x).mean(), 1.0)), MODEL.decode, MODEL.prior
+            ),
+            "key": KEY,
+            "xs": XS,
+            "correlation": 2.0,
+            "information": 1.0,
+            "dimension_wise": 1.0,
+        },
+    ),
+    "dip_1_price": batch(
+        partial(jv.regularized, price=jv.dip_1_price), off_diagonal=1.0, diagonal=1.0
+    ),
+    "dip_2_price": batch(
+        partial(jv.regularized, price=jv.dip_2_price), off_diagonal=1.0, diagonal=1.0
+    ),
+    "mmd": Call(jv.mmd, {"x": XS, "y": XS[:3], "kernel": jv.rbf}, free=("x", "y")),
+    "sliced_wasserstein": Call(
+        jv.sliced_wasserstein,
+        {"x": XS, "y": XS, "directions": jnp.eye(3)},
+        free=("x", "y", "directions"),
+    ),
+    "geco": Call(
+        lambda key, x, distortion: jv.geco(
+            jv.Constrained(MODEL, jnp.zeros(())), key, x, distortion=distortion
+        ),
+        {"key": KEY, "x": X, "distortion": 3.0},
+    ),
+    "target_rate": Call(
+        lambda model, log_multiplier, target: jv.target_rate(
+            jv.Constrained(model, log_multiplier), KEY, X, target=target
+        ),
+        {"model": MODEL, "log_multiplier": jnp.zeros(()), "target": 3.0},
+    ),
+    "ar1": Call(jv.ar1, {"length": 4, "alpha": 0.5}, free=("length",)),
+    "committed_rate": Call(jv.committed_rate, {"length": 4, "alpha": 0.5}),
+    "sigmoid_annealing": Call(
+        lambda **arguments: jv.sigmoid_annealing(**arguments)(3),
+        {"init_value": 0.0, "end_value": 1.0, "transition_steps": 9, "sharpness": 12.0},
+    ),
+    "cyclical": Call(
+        lambda schedule, period: jv.cyclical(schedule, period)(3),
+        {"schedule": optax.linear_schedule(0.0, 1.0, 5), "period": 9},
     ),
 }
 

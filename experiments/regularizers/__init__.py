@@ -1,0 +1,1 @@
+"""Experiments with what a code is charged, and with what is asked of a decoder instead."""

@@ -1,0 +1,350 @@
+"""Two players in one step: a model, and the discriminator that learns a density ratio to judge it.
+
+A divergence of the aggregate posterior q(z) has no closed form. It is the mean of a log density
+ratio, and the best discriminator between samples of two densities is their log ratio. Both players
+are one pytree, `Players`, with one objective: what the model gains, the discriminator held still,
+plus what the discriminator gains, its samples held still. One gradient then moves each by its own
+gain alone, and `train_step` and `fit` train a game as they train any model.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import (
+    check_array,
+    check_function,
+    check_key,
+    check_leaves,
+    check_scalar,
+    check_shape,
+)
+from jaxvae.distributions import Normal
+from jaxvae.gradients import hold
+from jaxvae.protocols import (
+    likelihood,
+    log_likelihood,
+    mean_of,
+    posterior,
+    prior,
+    sample_and_log_prob,
+)
+from jaxvae.rates import auto_kl
+
+Array = jax.Array
+
+
+class Players(NamedTuple):
+    """A model and its adversary, trained together; evaluate and sample `players.model`.
+
+    An optimiser each: `optax.partition({"model": adam, "discriminator": other}, Players("model",
+    "discriminator"))`.
+
+    Args:
+      model: any `Model`.
+      discriminator: v -> a logit, a scalar: a callable pytree of arrays, such as
+        `nn.MLP((latents,), (), rngs=rngs)`; for `vae_gan` a `Critic`.
+    """
+
+    model: Any
+    discriminator: Any
+
+
+class Critic(NamedTuple):
+    """A discriminator in two halves, logit(features(x)): `vae_gan` compares what is in between.
+
+    Args:
+      features: x -> h, an array.
+      logit: h -> a scalar.
+
+    >>> critic = Critic(features=lambda x: x[:2], logit=jnp.sum)
+    >>> float(critic(jnp.ones(3)))
+    2.0
+    """
+
+    features: Any
+    logit: Any
+
+    def __call__(self, x: Any) -> Array:
+        return self.logit(self.features(x))
+
+
+class AdversarialTerms(NamedTuple):
+    """What the players' gains are made of, for one example, in nats and without weights.
+
+    Args:
+      distortion: -log p(x|z); in `vae_gan` that of the features.
+      rate: KL(q(z|x) || p(z)); 0 in `adversarial_autoencoder`, which does not pay for it.
+      log_ratio: the discriminator's logit of what the model made.
+      discrimination: the discriminator's gain, -2 log 2 if it cannot tell a pair apart.
+    """
+
+    distortion: Array
+    rate: Array
+    log_ratio: Array
+    discrimination: Array
+
+
+def discrimination(discriminator: Any, a: Any, b: Any) -> Array:
+    """What a discriminator of a ~ p from b ~ q gains: log sigma(D(a)) + log sigma(-D(b)).
+
+    Its mean is largest at D = log p - log q, the log ratio of two densities that need only be
+    sampled, and is 2 JS(p, q) - 2 log 2 there. Nothing is held still.
+
+    Args:
+      discriminator: v -> logit, a scalar.
+      a: one sample of p.
+      b: one sample of q.
+
+    Returns:
+      A scalar in nats, at most 0.
+
+    Raises:
+      TypeError: the discriminator is no function, or a sample holds no numbers.
+      ValueError: the samples differ in shape, or a logit is no scalar.
+
+    >>> round(float(discrimination(lambda v: 0.0 * v, jnp.array(1.0), jnp.array(2.0))), 5)
+    -1.38629
+
+    Goodfellow et al. 2014, equation 1 and theorem 1.
+    """
+    check_function("discrimination", "discriminator", discriminator)
+    check_leaves("discrimination", "a", a)
+    check_leaves("discrimination", "b", b)
+    of_p, of_q = jax.tree.map(jnp.shape, a), jax.tree.map(jnp.shape, b)
+    if of_p != of_q:
+        raise ValueError(f"discrimination: b has shape {of_q}, expected that of a, {of_p}")
+    of_a, of_b = _logit(discriminator, a), _logit(discriminator, b)
+    return jax.nn.log_sigmoid(of_a) + jax.nn.log_sigmoid(-of_b)
+
+
+def permute_latents(zs: Any) -> Array:
+    """Codes whose latents come each from another row: of samples of q(z), ones of prod_j q(z_j).
+
+    z~_ij = z_(i + j mod n) j
+
+    No two latents of a row come from one example while d <= n, so each z~_i is an exact draw of the
+    product of the marginals; independent permutations would leave a pair of latents together once
+    in n. Which codes meet is as random as the order of the rows, so no key is needed.
+
+    Args:
+      zs: codes of independent examples in random order, [n, d].
+
+    Returns:
+      [n, d]; each column holds the numbers it held.
+
+    Raises:
+      ValueError: `zs` is no matrix of two rows or more.
+
+    >>> permute_latents(jnp.array([[0, 10], [1, 11], [2, 12]])).tolist()
+    [[0, 11], [1, 12], [2, 10]]
+
+    In place of Kim & Mnih 2018, algorithm 1.
+    """
+    check_array("permute_latents", "zs", zs)
+    if jnp.ndim(zs) != 2 or jnp.shape(zs)[0] < 2:
+        raise ValueError(
+            f"permute_latents: zs has shape {jnp.shape(zs)}, expected codes [n, d] with n at least "
+            "2; of one example no latent can be exchanged"
+        )
+    n, d = jnp.shape(zs)
+    rows = (jnp.arange(n)[:, None] + jnp.arange(d)[None]) % n
+    return jnp.take_along_axis(jnp.asarray(zs), rows, axis=0)
+
+
+def factor_vae(
+    players: Players, key: Array, x: Any, *, gamma: Any
+) -> tuple[Array, AdversarialTerms]:
+    """FactorVAE: the ELBO less gamma times the total correlation of the aggregate posterior.
+
+    ELBO - gamma KL(q(z) || prod_j q(z_j)),    KL = E[D(z)]
+
+    D tells codes from the batch's codes after `permute_latents`: an objective for `batched`. Where
+    beta-VAE makes all of the rate dear, I(x; z) too, this charges for dependent latents alone.
+
+    Args:
+      players: a model with latents in one array, and a discriminator of z.
+      key: a PRNG key.
+      x: one example.
+      gamma: weight of the total correlation, traced; 0 is the ELBO.
+
+    Returns:
+      The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the batch
+      estimates the total correlation.
+
+    Raises:
+      TypeError: `players` is not `Players`, or the discriminator no pytree of arrays.
+      ValueError: there is no batch, or one of one row; a logit is no scalar.
+
+    >>> from flax import nnx
+    >>> from jaxvae import batched, nn, ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
+    >>> players = Players(model, nn.MLP((2,), (), rngs=nnx.Rngs(0)))
+    >>> _, terms = batched(factor_vae)(players, jax.random.key(0), jnp.ones((7, 3)), gamma=10.0)
+    >>> terms.log_ratio.shape
+    (7,)
+
+    Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
+    """
+    model, discriminator, held = _play("factor_vae", players, key)
+    check_scalar("factor_vae", "gamma", gamma)
+    q = posterior(model, x)
+    z, log_q = sample_and_log_prob(q, key)
+    check_array("factor_vae", "z", z)
+    terms = AdversarialTerms(
+        distortion=-log_likelihood(model, x, z),
+        rate=auto_kl(q, prior(model), z, log_q),
+        log_ratio=_logit(held, z),
+        discrimination=discrimination(discriminator, *_code_and_permuted(z)),
+    )
+    gain = -(terms.distortion + terms.rate) - gamma * terms.log_ratio
+    return gain + terms.discrimination, terms
+
+
+def adversarial_autoencoder(
+    players: Players, key: Array, x: Any, *, beta: Any = 1.0
+) -> tuple[Array, AdversarialTerms]:
+    """The adversarial autoencoder: what is charged for is the aggregate posterior, not each code.
+
+    E[log p(x|z)] - beta KL(q(z) || p(z)),    KL = E[D(z)]
+
+    At beta = 1 that is the ELBO + I(x; z): a code may tell all of its x if the codes of the data
+    together look like the prior. D tells codes from draws of the prior. Of q(z|x) only `sample` is
+    used, so it needs no density and may be certain, as `nn.NormalHead(0.0)`.
+
+    Args:
+      players: a model, and a discriminator of z.
+      key: a PRNG key.
+      x: one example.
+      beta: weight of the divergence, traced.
+
+    Returns:
+      The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the data
+      estimates KL(q(z) || p(z)).
+
+    Raises:
+      TypeError: `players` is not `Players`, or the discriminator no pytree of arrays.
+      ValueError: a logit is no scalar.
+
+    >>> from flax import nnx
+    >>> from jaxvae import nn, ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
+    >>> players = Players(model, nn.MLP((2,), (), rngs=nnx.Rngs(0)))
+    >>> _, terms = adversarial_autoencoder(players, jax.random.key(0), jnp.ones(3))
+    >>> float(terms.rate)
+    0.0
+
+    Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
+    """
+    model, discriminator, held = _play("adversarial_autoencoder", players, key)
+    check_scalar("adversarial_autoencoder", "beta", beta)
+    z_key, prior_key = jax.random.split(key)
+    z, z_prior = posterior(model, x).sample(z_key), prior(model).sample(prior_key)
+    distortion = -log_likelihood(model, x, z)
+    terms = AdversarialTerms(
+        distortion=distortion,
+        rate=jnp.zeros_like(distortion),
+        log_ratio=_logit(held, z),
+        discrimination=discrimination(discriminator, *jax.lax.stop_gradient((z, z_prior))),
+    )
+    return -distortion - beta * terms.log_ratio + terms.discrimination, terms
+
+
+def vae_gan(players: Players, key: Array, x: Any, *, gamma: Any) -> tuple[Array, AdversarialTerms]:
+    """VAE-GAN: a likelihood of what a discriminator sees in x, and images that are to deceive it.
+
+    encoder          log p(h|z) - KL(q(z|x) || p(z)),    h = features(x), p(h|z) = N(h(x'), I)
+    decoder          gamma log p(h|z) + log sigma(D(x')) + log sigma(D(x_p))
+    discriminator    log sigma(D(x)) + log sigma(-D(x')) + log sigma(-D(x_p))
+
+    x' is the mean of p(x|z) at z ~ q(z|x), x_p that at z ~ p(z). Each line moves whom it names, so
+    the features learn to tell images apart and never to be easy to match.
+
+    Args:
+      players: a model that is a pytree of arrays, and a `Critic`.
+      key: a PRNG key.
+      x: one example, an array.
+      gamma: weight of the features for the decoder, traced.
+
+    Returns:
+      The sum of the three lines, no bound on log p(x), and `AdversarialTerms`: `distortion` is
+      -log p(h|z) in nats, `log_ratio` the mean of D(x') and D(x_p).
+
+    Raises:
+      TypeError: `players` is not `Players`, the discriminator no `Critic`, or one of them no pytree
+        of arrays.
+      ValueError: a logit is no scalar.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
+    >>> players = Players(model, Critic(features=Partial(jnp.tanh), logit=Partial(jnp.sum)))
+    >>> _, terms = vae_gan(players, jax.random.key(0), jnp.ones(3), gamma=1.0)
+    >>> terms.distortion.shape
+    ()
+
+    Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
+    the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
+    """
+    model, critic, held = _play("vae_gan", players, key)
+    check_scalar("vae_gan", "gamma", gamma)
+    if not hasattr(critic, "features"):
+        raise TypeError(
+            f"vae_gan: discriminator is a {type(critic).__name__}, expected Critic(features, logit)"
+        )
+    z_key, prior_key = jax.random.split(key)
+    q, p = posterior(model, x), prior(model)
+    z, log_q = sample_and_log_prob(q, z_key)
+    rate = auto_kl(q, p, z, log_q)
+
+    def image(model: Any, z: Any) -> Array:
+        return mean_of(likelihood(model, z))
+
+    def distortion(image: Array) -> Array:
+        check_shape("vae_gan", "x", x, jnp.shape(image))
+        h = held.features(image)
+        return -Normal(h, jnp.ones_like(h)).log_prob(held.features(x))
+
+    of_features = distortion(image(hold("vae_gan: model", model), z))
+    encoder = -of_features - rate
+
+    fakes = [image(model, z) for z in jax.lax.stop_gradient((z, p.sample(prior_key)))]
+    log_ratios = jnp.stack([_logit(held, fake) for fake in fakes])
+    decoder = -gamma * distortion(fakes[0]) + jnp.sum(jax.nn.log_sigmoid(log_ratios))
+
+    x_z, x_p = jax.lax.stop_gradient(fakes)
+    gain = discrimination(critic, x, x_z) + jax.nn.log_sigmoid(-_logit(critic, x_p))
+    return encoder + decoder + gain, AdversarialTerms(of_features, rate, jnp.mean(log_ratios), gain)
+
+
+def _play(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
+    """The model, the discriminator, and the discriminator held still."""
+    check_key(owner, key)
+    if not hasattr(players, "model") or not hasattr(players, "discriminator"):
+        raise TypeError(
+            f"{owner}: players is a {type(players).__name__}, expected "
+            "Players(model, discriminator)"
+        )
+    check_function(owner, "discriminator", players.discriminator)
+    held = hold(f"{owner}: discriminator", players.discriminator)
+    return players.model, players.discriminator, held
+
+
+def _logit(discriminator: Any, v: Any) -> Array:
+    logit = discriminator(v)
+    check_scalar("discriminator", "logit", logit)
+    return logit
+
+
+def _code_and_permuted(z: Array) -> tuple[Array, Array]:
+    """This example's code and its row of the batch's with latents permuted, both held still."""
+    z = jax.lax.stop_gradient(z)
+    try:
+        zs, row = jax.lax.all_gather(z.reshape(-1), "batch"), jax.lax.axis_index("batch")
+    except NameError:
+        raise ValueError(
+            "factor_vae: x has no batch here, expected to be inside batched(factor_vae), whose "
+            "other examples give the latents to exchange"
+        ) from None
+    return z, permute_latents(zs)[row].reshape(z.shape)

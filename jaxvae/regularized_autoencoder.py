@@ -1,0 +1,136 @@
+"""Deterministic autoencoders whose decoders are smooth, so that what lies between codes decodes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvae.bounds import autoencoder
+from jaxvae.checks import check_array, check_function, check_key, check_scalar
+from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
+
+Array = jax.Array
+Penalty = Callable[[Model, Array, Any], Array]
+
+
+class RAETerms(NamedTuple):
+    """The three parts of the RAE's loss of one example, without their weights.
+
+    Args:
+      distortion: |x - x'|^2.
+      rate: 1/2 |z|^2, that is -log N(z; 0, I) in nats up to a constant.
+      penalty: how rough the decoder is, as the penalty measures it.
+    """
+
+    distortion: Array
+    rate: Array
+    penalty: Array
+
+
+def weight_penalty(model: Model, key: Array, z: Any) -> Array:
+    """|theta|^2 over all parameters of the decoder, the same at any z: RAE-L2.
+
+    Args:
+      model: any `Model` whose `decode` is a pytree of floats.
+      key: not used.
+      z: not used.
+
+    Returns:
+      A scalar.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.0)))
+    >>> float(weight_penalty(model, jax.random.key(0), jnp.zeros(1)))
+    12.0
+
+    Ghosh et al. 2020, section 3.1.
+    """
+    del key, z
+    return optax.tree.norm(part(model, "decode"), squared=True)
+
+
+def gradient_penalty(model: Model, key: Array, z: Any) -> Array:
+    """1/2 |J|_F^2 at the code z, J = dx'/dz with x' the mean of p(x|z): RAE-GP.
+
+    1/2 |J v|^2 with v ~ N(0, I), one forward derivative: unbiased, where J itself would take a pass
+    for every latent.
+
+    Args:
+      model: any `Model` whose likelihood has a mean.
+      key: a PRNG key.
+      z: a code, an array of floats.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      TypeError: z is no array of floats.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> keys = jax.random.split(jax.random.key(0), 10_000)
+    >>> draws = jax.vmap(lambda key: gradient_penalty(model, key, jnp.zeros(1)))(keys)
+    >>> bool(jnp.abs(jnp.mean(draws) - 6.0) < 0.3)
+    True
+
+    Ghosh et al. 2020, section 3.1; the estimate: Hutchinson 1990.
+    """
+    check_key("gradient_penalty", key)
+    check_array("gradient_penalty", "z", z)
+    z = jnp.asarray(z)
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"gradient_penalty: z has dtype {z.dtype}, expected floats")
+    v = jax.random.normal(key, z.shape, z.dtype)
+    _, jv = jax.jvp(lambda z: mean_of(likelihood(model, z)), (z,), (v,))
+    return 0.5 * jnp.sum(jnp.square(jv))
+
+
+def rae(
+    model: Model, key: Array, x: Any, *, penalty: Penalty, beta: Any, weight: Any
+) -> tuple[Array, RAETerms]:
+    """The regularized autoencoder: a certain code, near the origin, and a decoder that is smooth.
+
+    -|x - x'|^2 - beta 1/2 |z|^2 - lambda penalty,    z the mean of q(z|x), x' that of p(x|z)
+
+    The noise of a VAE's code makes its decoder smooth; here that is asked for openly. Codes are
+    near the origin and of no known density: `generate` from one that is fitted to them afterwards,
+    `model._replace(prior=fitted)`.
+
+    Args:
+      model: any `Model` whose distributions have `mean()`, z an array.
+      key: a PRNG key, for the penalty.
+      x: one example, an array.
+      penalty: (model, key, z) -> scalar: `weight_penalty`, `gradient_penalty` or any other.
+      beta: weight of 1/2 |z|^2, traced; with `weight` 0 too this is `autoencoder`.
+      weight: lambda, traced.
+
+    Returns:
+      The score, to be maximised, and `RAETerms`.
+
+    Raises:
+      TypeError: the penalty is no function, or z no array.
+      ValueError: a weight or the penalty is no scalar.
+
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))
+    >>> score, terms = rae(
+    ...     model, jax.random.key(0), jnp.ones(3), penalty=gradient_penalty, beta=1.0, weight=0.1
+    ... )
+    >>> float(terms.distortion), float(terms.rate)  # z = 3/4: 3 (1/4)^2 and 1/2 (3/4)^2
+    (0.1875, 0.28125)
+
+    Ghosh, Sajjadi, Vergari, Black & Scholkopf 2020, section 3.
+    """
+    check_key("rae", key)
+    check_function("rae", "penalty", penalty)
+    check_scalar("rae", "beta", beta)
+    check_scalar("rae", "weight", weight)
+    score, (distortion, _) = autoencoder(model, key, x)
+    z = mean_of(posterior(model, x))
+    check_array("rae", "z", z)
+    rate = 0.5 * jnp.sum(jnp.square(z))
+    roughness = penalty(model, key, z)
+    check_scalar("rae", "penalty's result", roughness)
+    return score - beta * rate - weight * roughness, RAETerms(distortion, rate, roughness)

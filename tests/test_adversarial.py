@@ -1,0 +1,316 @@
+"""Games: who moves whom, and whether the ratio that is learned is the divergence it stands for."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from experiments.regularizers import adversarial as script
+from experiments.regularizers import vae_gan as gan_script
+from jaxvae import nn
+from jaxvae.adversarial import (
+    Critic,
+    Players,
+    adversarial_autoencoder,
+    discrimination,
+    factor_vae,
+    permute_latents,
+    vae_gan,
+)
+from jaxvae.pytrees import pytree
+from tests.common import close, standard_errors_off
+
+
+def bilinear(w, z):
+    """z'Az + b'z + c: the log ratio of any two Gaussians is one."""
+    a, b, c = w
+    return z @ a @ z + b @ z + c
+
+
+def gaussian_codes(loc, cov, n=20_000, spread=0.5):
+    """A model and x such that z ~ q(z|x) = N(x, spread^2) is N(loc, cov) over the rows."""
+    d = len(loc)
+    eps = jax.random.normal(jax.random.key(7), (n, d))
+    xs = loc[None] + eps @ jnp.linalg.cholesky(cov - spread**2 * jnp.eye(d)).T
+    encode = Partial(lambda x: jv.Normal(x, jnp.full_like(x, spread)))
+    decode = Partial(lambda z: jv.Normal(z, jnp.ones_like(z)))
+    return jv.VAE(encode, decode, jv.StandardNormal((d,))), xs
+
+
+LOC, COV = (0.3, -0.5), ((1.4, 0.8), (0.8, 0.9))
+
+
+def total_correlation(loc, cov):
+    return 0.5 * (jnp.sum(jnp.log(jnp.diagonal(cov))) - jnp.linalg.slogdet(cov)[1])
+
+
+def kl_to_standard_normal(loc, cov):
+    q = jv.MultivariateNormal(loc, jnp.linalg.cholesky(cov))
+    return jv.kl_divergence(q, jv.StandardNormal(loc.shape))
+
+
+@pytest.mark.parametrize(
+    ("objective", "exact"),
+    [
+        (partial(factor_vae, gamma=3.0), total_correlation),
+        (partial(adversarial_autoencoder, beta=2.0), kl_to_standard_normal),
+    ],
+)
+def test_the_best_discriminator_measures_the_divergence(objective, exact, x64):
+    # Newton's method on the discriminator's gain, which is concave in w, through the objective
+    loc, cov = jnp.array(LOC), jnp.array(COV)
+    model, xs = gaussian_codes(loc, cov)
+    start, unravel = ravel_pytree((jnp.zeros((2, 2)), jnp.zeros(2), jnp.zeros(())))
+
+    def gain(w):
+        players = Players(model, Partial(bilinear, unravel(w)))
+        return jv.batched(objective)(players, jax.random.key(0), xs)
+
+    @jax.jit
+    def ascend(w):
+        g, h = (f(lambda w: gain(w)[0])(w) for f in (jax.grad, jax.hessian))
+        return w - jnp.linalg.pinv(h, rtol=1e-9) @ g, g  # a_12 and a_21 are one parameter twice
+
+    w, gradient = ascend(start)
+    for _ in range(7):
+        w, gradient = ascend(w)
+    assert jnp.max(jnp.abs(gradient)) < 1e-9
+    log_ratio = gain(w)[1].log_ratio
+    assert standard_errors_off(log_ratio, exact(loc, cov)) < 4
+    assert jnp.std(log_ratio) / len(xs) ** 0.5 < 0.01 < 0.1 * exact(loc, cov)
+
+
+def test_permuted_latents_keep_their_marginals_and_part_company():
+    z = jnp.arange(15).reshape(5, 3)
+    permuted = permute_latents(z)
+    assert close(jnp.sort(permuted, axis=0), z)
+    assert all(len(set(row // 3)) == 3 for row in np.asarray(permuted))  # no two of one example
+    assert permute_latents(jnp.arange(8).reshape(2, 4)).tolist() == [[0, 5, 2, 7], [4, 1, 6, 3]]
+
+
+def players_of(discriminator: Any = None, seed=0) -> Players:
+    rngs = nnx.Rngs(seed)
+    tiny = partial(nn.MLP, hidden=(5,), activation=jnp.tanh)
+    model = jv.VAE(
+        encode=nn.Conditional(tiny, nn.NormalHead(), (4,), (3,), rngs=rngs),
+        decode=nn.Conditional(tiny, nn.NormalHead(0.7), (3,), (4,), rngs=rngs),
+        prior=jv.StandardNormal((3,)),
+    )
+    if discriminator == "critic":
+        critic = Critic(tiny((4,), (6,), rngs=rngs), tiny((6,), (), rngs=rngs))
+        return Players(model, critic)
+    return Players(model, tiny((3,), (), rngs=rngs))
+
+
+XS = jnp.sin(jnp.arange(24.0)).reshape(6, 4)
+GAMES = {
+    "factor_vae": (partial(factor_vae, gamma=2.0), players_of()),
+    "adversarial_autoencoder": (partial(adversarial_autoencoder, beta=2.0), players_of()),
+    "vae_gan": (partial(vae_gan, gamma=2.0), players_of("critic")),
+}
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_each_player_moves_by_its_own_gain_alone(name):
+    objective, players = GAMES[name]
+
+    def gains(players):
+        total, terms = jv.batched(objective)(players, jax.random.key(0), XS)
+        own = jnp.mean(terms.discrimination)
+        return {"model": total - own, "discriminator": own}
+
+    jacobian = jax.jit(jax.jacrev(gains))(players)
+    for gain, gradient in jacobian.items():
+        for player, leaves in gradient._asdict().items():
+            moved = [bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(leaves)]
+            assert moved == [player == gain] * len(moved), (gain, player)
+
+
+def test_factor_vae_at_gamma_0_is_the_elbo(x64):
+    # and so is its gradient
+    players, xs = jax.tree.map(lambda leaf: leaf.astype(float), (players_of(), XS))
+
+    def value(objective, model):
+        return jv.batched(objective)(model, jax.random.key(3), xs)
+
+    def plain(model):
+        return value(jv.elbo, model)[0]
+
+    def game(model):
+        total, terms = value(partial(factor_vae, gamma=0.0), players._replace(model=model))
+        return total - jnp.mean(terms.discrimination)
+
+    elbo, factor = (jax.jit(jax.value_and_grad(f))(players.model) for f in (plain, game))
+    for a, b in zip(jax.tree.leaves(elbo), jax.tree.leaves(factor), strict=True):
+        assert close(a, b)
+
+
+def test_a_batch_is_asked_for():
+    objective, players = GAMES["factor_vae"]
+    with pytest.raises(ValueError, match="batched"):
+        objective(players, jax.random.key(0), XS[0])
+    with pytest.raises(ValueError, match=r"shape \(1, 3\)"):
+        jv.batched(objective)(players, jax.random.key(0), XS[:1])
+
+
+@pytest.mark.parametrize("name", ["adversarial_autoencoder", "vae_gan"])
+def test_other_games_need_no_batch(name):
+    objective, players = GAMES[name]
+    bound, terms = objective(players, jax.random.key(0), XS[0])
+    assert jnp.isfinite(bound)
+    assert terms.log_ratio.shape == ()
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Certain:
+    """All of its mass at one point."""
+
+    loc: Any
+
+    def sample(self, key):
+        del key
+        return self.loc
+
+    def log_prob(self, z):
+        return jnp.zeros(())
+
+    def mean(self):
+        return self.loc
+
+
+def test_vae_gan_by_hand(x64):
+    # one number a player and nothing random: the three lines of the docstring written out
+    x, z_p, gamma = jnp.array([0.8]), jnp.array([-0.4]), 1.7
+    a, b, u, v = (jnp.array(s) for s in (0.9, -0.6, 1.3, 0.7))
+    still = jax.lax.stop_gradient
+
+    def scaled(s, x):
+        return Certain(s * x)
+
+    def game(a, b, u, v):
+        model = jv.VAE(Partial(scaled, a), Partial(scaled, b), Certain(z_p))
+        critic = Critic(Partial(jnp.multiply, u), Partial(lambda v, h: v * jnp.sum(h), v))
+        return vae_gan(Players(model, critic), jax.random.key(0), x, gamma=gamma)[0]
+
+    def log_p(a, b, u):
+        h, h_x = u * x, u * b * a * x
+        return -0.5 * jnp.sum((h - h_x) ** 2) - 0.5 * jnp.log(2 * jnp.pi)
+
+    def log_sigma(u, v, sign, x):
+        return jnp.sum(jax.nn.log_sigmoid(sign * v * u * x))
+
+    def by_hand(a, b, u, v):
+        z = still(a) * x
+        encoder = log_p(a, still(b), still(u))
+        decoder = gamma * log_p(still(a), b, still(u)) + sum(
+            log_sigma(still(u), still(v), 1.0, b * z) for z in (z, z_p)
+        )
+        fakes = sum(log_sigma(u, v, -1.0, still(b) * z) for z in (z, z_p))
+        return encoder + decoder + log_sigma(u, v, 1.0, x) + fakes
+
+    found, expected = (jax.value_and_grad(f, (0, 1, 2, 3))(a, b, u, v) for f in (game, by_hand))
+    assert close(found[0], expected[0])
+    assert close(jnp.stack(found[1]), jnp.stack(expected[1]))
+
+
+def test_a_trainer_trains_a_game_and_each_player_has_its_optimiser():
+    objective, players = GAMES["factor_vae"]
+    optimizer = optax.partition(
+        {"model": optax.adam(1e-2), "discriminator": optax.sgd(0.0)},
+        Players("model", "discriminator"),
+    )
+    step = jax.jit(jv.train_step(objective, optimizer))
+    state, metrics = step(jv.init_state(players, optimizer), jax.random.key(0), XS)
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.model, players)
+    assert all(jax.tree.leaves(moved.model))
+    assert not any(jax.tree.leaves(moved.discriminator))
+    assert {"log_ratio", "discrimination"} < set(metrics)
+
+
+def test_a_game_ends_where_the_codes_look_like_the_prior():
+    # x ~ N(2, 3^2) and z ~ N(a x + b, 1/4), from a = 1, b = 0 to the a and b of z ~ N(0, 1)
+    encode = Partial(
+        lambda a, b, x: jv.Normal(a * x + b, jnp.full_like(x, 0.5)), jnp.array(1.0), jnp.array(0.0)
+    )
+    decode = Partial(lambda z: jv.Normal(0.0 * z, jnp.ones_like(z)))
+    flat = Partial(bilinear, (jnp.zeros((1, 1)), jnp.zeros(1), jnp.zeros(())))
+    players = Players(jv.VAE(encode, decode, jv.StandardNormal((1,))), flat)
+    optimizer = optax.partition(
+        {"model": optax.sgd(0.05), "discriminator": optax.sgd(0.25)},
+        Players("model", "discriminator"),
+    )
+    xs = 2.0 + 3.0 * jax.random.normal(jax.random.key(5), (4096, 1))
+    epoch = jv.train_epoch(jv.train_step(adversarial_autoencoder, optimizer), batch_size=256)
+
+    @jax.jit
+    def run(key):
+        start = jv.init_state(players, optimizer)
+        return jax.lax.scan(lambda state, _: epoch(state, key, xs), start, length=60)
+
+    state, metrics = run(jax.random.key(0))
+    a, b = state.model.model.encode.args
+    assert abs(2.0 * a + b) < 0.1
+    assert abs(9.0 * a**2 + 0.25 - 1.0) < 0.1
+    assert metrics["log_ratio"][0].max() > 0.5 > 0.1 > abs(metrics["log_ratio"][-1].mean())
+
+
+def test_discrimination_says_what_is_wrong():
+    with pytest.raises(ValueError, match="discriminator: logit has shape"):
+        discrimination(lambda v: v, jnp.ones(2), jnp.ones(2))
+    with pytest.raises(ValueError, match="b has shape"):
+        discrimination(jnp.sum, jnp.ones(2), jnp.ones(3))
+    model: Any = players_of().model
+    with pytest.raises(TypeError, match="expected Players"):
+        factor_vae(model, jax.random.key(0), XS[0], gamma=1.0)
+    with pytest.raises(TypeError, match="expected Critic"):
+        vae_gan(players_of(), jax.random.key(0), XS[0], gamma=1.0)
+
+
+def small(module: Any, monkeypatch, images, **constants):
+    """The script on few images, with constants as given, from one seed for one epoch."""
+    split = SimpleNamespace(images=images)
+    monkeypatch.setattr(module, "load", lambda *_, **__: SimpleNamespace(train=split, test=split))
+    for name, value in {"EPOCHS": 1, "SEEDS": 1, "BATCH": 32, "HIDDEN": (8,), **constants}.items():
+        monkeypatch.setattr(module, name, value)
+
+
+def check_result(folder, labels):
+    """Each label has its numbers, all finite."""
+    numbers = json.loads((folder / "result.json").read_text())
+    assert list(numbers) == labels
+    assert np.all(np.isfinite([list(row.values()) for rows in numbers.values() for row in rows]))
+
+
+@pytest.mark.slow
+def test_the_script_of_aggregates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digits = np.random.default_rng(0).integers(0, 17, (64, 8, 8, 1)).astype(np.uint8)
+    small(script, monkeypatch, digits, BETAS=(1.0,), GAMMAS=(5.0,))
+    script.main()
+    folder = tmp_path / "runs" / script.NAME
+    check_result(folder, ["beta-VAE 1", "FactorVAE 5"])
+    check_result(folder / "prior", ["autoencoder", "VAE", "AAE"])
+    assert (folder / "correlation.png").stat().st_size > 10_000
+
+
+def test_the_script_of_vae_gan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1)).astype(np.uint8)
+    small(gan_script, monkeypatch, images, DRAWS=40, FEATURES=8)
+    monkeypatch.setattr(gan_script, "features", lambda xs: xs.reshape(len(xs), -1)[:, :5])
+    gan_script.main()
+    folder = tmp_path / "runs" / gan_script.NAME
+    check_result(folder, ["VAE", "VAE-GAN"])
+    assert (folder / "samples.png").stat().st_size > 10_000
