@@ -28,6 +28,7 @@ import jaxvae as jv
 from experiments import train
 from experiments.config import Config
 from jaxvae import ppca
+from jaxvae.protocols import mean_of
 
 LINEAR = ppca.PPCA(jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.zeros(3), jnp.array(0.5))
 MODEL = ppca.as_vae(LINEAR)
@@ -223,7 +224,9 @@ CALLS: dict[str, Call] = {
         jv.batched(partial(jv.regularized, price=partial(jv.tc_price, dataset_size=9))),
         {
             "model": jv.VAE(
-                Partial(lambda x: jv.Normal(MODEL.encode(x).mean(), 1.0)), MODEL.decode, MODEL.prior
+                Partial(lambda x: jv.Normal(mean_of(MODEL.encode(x)), 1.0)),
+                MODEL.decode,
+                MODEL.prior,
             ),
             "key": KEY,
             "xs": XS,
