@@ -1,0 +1,1 @@
+"""Structures: each a script of one idea, composed from the library."""

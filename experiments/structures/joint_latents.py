@@ -1,0 +1,182 @@
+"""A discrete and a continuous latent side by side: ten clusters and a style, without a label seen.
+
+    python -m experiments.prepare mnist --from DIR      # once
+    python -m experiments.structures.joint_latents
+
+z = (style in R^8, one of 10), p(z) = N(0, I) x uniform, q(z|x) a product too. The choice is summed
+out, or relaxed at temperature 2/3 (Jang et al. 2017). The rate is that of the ELBO, or held at
+a capacity that grows over the run, gamma (|KL_style - C| + |KL_choice - C'|), C to 5 nats and C' to
+log 10: the style is kept short, and the choice has to be used (Dupont 2018, equation 7, there with
+gamma 30 and the rates' means over a batch, here 10 and each image's). Dynamically binarized MNIST,
+784-256-128-z and its mirror, ReLU, Adam 1e-3, batch 100, 4 epochs.
+
+OURS: to be filled
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+
+import jaxvae
+from experiments.comparison import compare, train
+from experiments.data import load
+from experiments.evaluate import inputs
+from experiments.plotting import figure, save, show_images, styled
+from jaxvae import nn
+from jaxvae.divergences import value_of
+
+STYLE, CHOICES, EPOCHS, WARM_UP, BATCH, SEEDS = 8, 10, 4, 4, 100, 3
+TEMPERATURE, GAMMA, CAPACITY = 2 / 3, 10.0, 5.0
+SHAPE = (28, 28, 1)
+HEAD = nn.ProductHead(
+    (
+        ("choice", nn.HeadOf(jaxvae.OneHotCategorical, (nn.Real("n"),)), (CHOICES,)),
+        ("style", nn.NormalHead(), (STYLE,)),
+    )
+)
+
+
+def make(key: jax.Array) -> jaxvae.VAE:
+    rngs, up, down = nnx.Rngs(key), *(partial(nn.MLP, hidden=h) for h in ((256, 128), (128, 256)))
+    uniform = jaxvae.OneHotCategorical(np.zeros(CHOICES, np.float32))
+    both = {"choice": uniform, "style": jaxvae.StandardNormal((STYLE,))}
+    prior: Any = jaxvae.Constant(jaxvae.Product(both))
+    network = nn.Conditional(down, nn.BernoulliHead(), (CHOICES + STYLE,), SHAPE, rngs=rngs)
+    encode = nn.Conditional(up, HEAD, SHAPE, (), rngs=rngs)
+    return jaxvae.VAE(encode=encode, decode=Partial(of_both, network), prior=prior)
+
+
+def of_both(network: Any, z: dict[str, jax.Array]) -> Any:
+    return network(jnp.concatenate([z["choice"], z["style"]]))
+
+
+def choice_by(estimator: Any) -> Any:
+    """The gradient of the style by its path and of the choice by `estimator`, one sample."""
+
+    def gradient(reduction: Any, term: Any, q: Any, keys: jax.Array) -> tuple[jax.Array, Any]:
+        style_key, choice_key = jax.random.split(keys[0])
+        style, log_style = q.parts["style"].sample_and_log_prob(style_key)
+
+        def given_style(_: Any, choice: jax.Array, log_choice: jax.Array) -> tuple[jax.Array, Any]:
+            return term(q, {"choice": choice, "style": style}, log_style + log_choice)
+
+        return estimator(reduction, given_style, q.parts["choice"], choice_key[None])
+
+    return gradient
+
+
+def rates(q: Any, p: Any) -> dict[str, jax.Array]:
+    p = value_of(p)
+    return {part: jaxvae.kl_divergence(q.parts[part], p.parts[part]) for part in q.parts}
+
+
+def capacity(q: Any, p: Any, z: Any, log_q: jax.Array, *, share: Any) -> jax.Array:
+    """A rate held at a share of its capacity: gamma (|KL_style - C| + |KL_choice - log 10|)."""
+    del z, log_q
+    kl, style, choice = rates(q, p), share * CAPACITY, share * jnp.log(CHOICES)
+    return GAMMA * (jnp.abs(kl["style"] - style) + jnp.abs(kl["choice"] - choice))
+
+
+def bound(model: Any, key: jax.Array, x: Any, *, estimator: Any, share: Any = None) -> Any:
+    rate = jaxvae.auto_kl if share is None else partial(capacity, share=share)
+    return jaxvae.elbo(model, key, x, gradient=estimator, rate=rate)
+
+
+SUM = choice_by(jaxvae.enumerate)
+RELAX = choice_by(partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE))
+METHODS = {  # how the choice is drawn, and whether its rate is held at a capacity
+    "summed": (SUM, False),
+    "relaxed": (RELAX, False),
+    "relaxed, capacity": (RELAX, True),
+}
+
+
+@jax.jit
+def measure(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> dict[str, jax.Array]:
+    """Of each image: the ELBO with the choice summed out, its rates, and the likeliest choice."""
+
+    def one(key_x: Any) -> dict[str, jax.Array]:
+        key, x = key_x
+        q: Any = model.encode(x)
+        choice = jnp.argmax(q.parts["choice"].logits)
+        kl = {f"rate of {part}": value for part, value in rates(q, model.prior).items()}
+        return {"ELBO": jaxvae.elbo(model, key, x, gradient=SUM)[0], "cluster": choice, **kl}
+
+    return jax.lax.map(one, (jax.random.split(key, len(xs)), xs), batch_size=100)
+
+
+def accuracy(clusters: Any, labels: Any) -> float:
+    """The share of images whose label is the commonest of their cluster."""
+    counts = np.zeros((CHOICES, 10), int)
+    np.add.at(counts, (np.asarray(clusters), labels), 1)
+    return counts.max(axis=1).sum() / len(labels)
+
+
+@styled
+def draw(models: dict[str, jaxvae.VAE]) -> Any:
+    picture = figure(8.4, 4.3)
+    choices, styles = jnp.eye(CHOICES), jax.random.normal(jax.random.key(0), (6, STYLE))
+    for ax, (name, model) in zip(picture.subplots(1, len(models)), models.items(), strict=True):
+
+        def at(choice: jax.Array, style: jax.Array, model: Any = model) -> jax.Array:
+            return model.decode({"choice": choice, "style": style}).mean()
+
+        images = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(choices, styles)
+        show_images(ax, images.reshape(CHOICES * len(styles), -1), rows=CHOICES)
+        ax.set(title=name, xlabel="a draw of the style a column")
+    picture.axes[0].set_ylabel("a choice a row", rotation=90)
+    return picture
+
+
+def main() -> None:
+    data: Any = load("mnist")
+    images = jnp.asarray(data.train.images)
+    test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
+    found: list[tuple[jaxvae.VAE, dict[str, float]]] = []  # the seeds of each method in turn
+
+    def elbo(key: jax.Array, model: jaxvae.VAE) -> float:
+        numbers = measure(model, key, test)
+        means = {name: float(jnp.mean(value)) for name, value in numbers.items()}
+        means["accuracy"] = accuracy(numbers["cluster"], data.test.labels)
+        del means["cluster"]
+        found.append((model, means))
+        return means["ELBO"]
+
+    warm_up = optax.linear_schedule(0.0, 1.0, WARM_UP * (len(images) // BATCH))
+
+    def run(estimator: Any, held: bool, key: jax.Array) -> jaxvae.VAE:
+        return train(
+            make,
+            jaxvae.preprocessed(partial(bound, estimator=estimator), jaxvae.binarize),
+            optax.adam(1e-3),
+            key,
+            images,
+            epochs=EPOCHS,
+            batch_size=BATCH,
+            **({"share": warm_up} if held else {}),
+        )
+
+    runs = {name: partial(run, *method) for name, method in METHODS.items()}
+    compare("joint_latents", runs, elbo, seeds=SEEDS, unit="nats")
+    folder, measures = Path("runs/joint_latents"), {}
+    for i, name in enumerate(METHODS):
+        rows = [numbers for _, numbers in found[i * SEEDS : (i + 1) * SEEDS]]
+        measures[name] = {what: [row[what] for row in rows] for what in rows[0]}
+        for what, values in measures[name].items():
+            spread = np.std(values, ddof=min(1, SEEDS - 1))
+            print(f"{name}, {what}: {np.mean(values):.3f} +- {spread:.3f} {values}")
+    (folder / "measures.json").write_text(json.dumps(measures, indent=2) + "\n")
+    firsts = {name: found[i * SEEDS][0] for i, name in enumerate(METHODS)}
+    save(draw(firsts), folder / "choices.png")
+
+
+if __name__ == "__main__":
+    main()

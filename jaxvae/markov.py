@@ -1,0 +1,230 @@
+"""Sequences of latents: a Markov chain as one distribution, and what a deep Markov model adds.
+
+`hierarchy` is the same chain for a few layers that differ; here all steps share a transition, so
+that a chain of any length is one `lax.scan` to draw and one `jax.vmap` to score.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_function, check_key, check_leaves, check_positive
+from jaxvae.distributions import Each, Product
+from jaxvae.divergences import value_of
+from jaxvae.protocols import (
+    check_distribution,
+    has_path,
+    log_density,
+    sample_and_log_prob,
+    traced_has_path,
+)
+from jaxvae.pytrees import pytree
+from jaxvae.rates import auto_kl
+
+Array = jax.Array
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Markov:
+    """p(z_1, ..., z_T) = p(z_1) prod_{t>1} p(z_t | z_{t-1}, c_t): events have a leading axis of T.
+
+    A forecast is another chain: `Markov(transition(z_T), transition, n)`.
+
+    Args:
+      first: p(z_1).
+      transition: z_{t-1} -> p(z_t | z_{t-1}), a callable pytree; with a context it is called with
+        the pair (z_{t-1}, c_t).
+      length: T, a Python integer.
+      context: c_2, ..., c_T, a pytree with a leading axis of T - 1; None, the default, is none.
+
+    Raises:
+      ValueError: when drawn or scored, if the event or the context has another length.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import Normal
+    >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 3)
+    >>> walk.sample(jax.random.key(0)).shape
+    (3,)
+    >>> round(float(walk.log_prob(jnp.zeros(3))), 5)  # -3/2 log 2 pi
+    -2.75682
+
+    Krishnan, Shalit & Sontag 2017, equation 1.
+    """
+
+    first: Any
+    transition: Callable[[Any], Any]
+    length: int = field(metadata={"static": True})
+    context: Any = None
+
+    @property
+    def reparameterized(self) -> bool:
+        self._check()
+        return has_path(self.first) and (
+            self.length == 1
+            or traced_has_path(
+                lambda: self._step(
+                    self.first.sample(jax.random.key(0)), jax.tree.map(lambda c: c[0], self.context)
+                )
+            )
+        )
+
+    def sample(self, key: Array) -> Any:
+        return self.sample_and_log_prob(key)[0]
+
+    def log_prob(self, z: Any) -> Array:
+        self._check()
+        before, after = self._pairs(z)
+        steps = jax.vmap(lambda a, c, b: log_density(self._step(a, c), b))
+        first = log_density(self.first, jax.tree.map(lambda leaf: leaf[0], z))
+        return first + jnp.sum(steps(before, self.context, after))
+
+    def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
+        self._check()
+        check_key("Markov.sample", key)
+        first_key, key = jax.random.split(key)
+        first, log_first = sample_and_log_prob(self.first, first_key)
+
+        def step(z: Any, at: tuple[Array, Any]) -> tuple[Any, tuple[Any, Array]]:
+            t, c = at
+            z, log_p = sample_and_log_prob(self._step(z, c), jax.random.fold_in(key, t))
+            return z, (z, log_p)
+
+        steps = jnp.arange(self.length - 1)
+        _, (rest, log_p) = jax.lax.scan(step, first, (steps, self.context))
+        z = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        return z, log_first + jnp.sum(log_p)
+
+    def given(self, z: Any) -> Product:
+        """Every step's distribution given the state before it, over events (z_1, (z_2, ..., z_T)).
+
+        The chain is the product of these, and so is its log-density; its KL is their mean KL.
+        """
+        self._check()
+        before, _ = self._pairs(z)
+        return Product((self.first, Each(jax.vmap(self._step)(before, self.context))))
+
+    def _step(self, z: Any, c: Any) -> Any:
+        d = self.transition(z) if self.context is None else self.transition((z, c))
+        check_distribution("transition returned", d)
+        return d
+
+    def _pairs(self, z: Any) -> tuple[Any, Any]:
+        """(z_1, ..., z_{T-1}) and (z_2, ..., z_T)."""
+        _check_rows("event", z, self.length)
+        return jax.tree.map(lambda leaf: leaf[:-1], z), jax.tree.map(lambda leaf: leaf[1:], z)
+
+    def _check(self) -> None:
+        check_positive("Markov", "length", self.length)
+        check_distribution("Markov: first is", self.first)
+        check_function("Markov", "transition", self.transition)
+        if self.context is not None:
+            _check_rows("context", self.context, self.length - 1)
+
+
+def _check_rows(name: str, tree: Any, rows: int) -> None:
+    check_leaves("Markov", name, tree)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if sizes != {(rows,)}:
+        raise ValueError(f"Markov: {name} has leading axes {sorted(sizes)}, expected ({rows},)")
+
+
+def _length(owner: str, name: str, tree: Any) -> int:
+    """The leading axis that all leaves share, at least 1."""
+    check_leaves(owner, name, tree)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if len(sizes) != 1 or not all(sizes) or (0,) in sizes:
+        raise ValueError(
+            f"{owner}: {name} has leading axes {sorted(sizes)}, expected one of T >= 1"
+        )
+    return sizes.pop()[0]
+
+
+def stepwise_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
+    """The rate between two `Markov` chains, in closed form at every step given the state before.
+
+    KL(q(z_1) || p(z_1)) + sum_{t>1} KL(q(z_t|z_{t-1}) || p(z_t|z_{t-1})), z ~ q
+
+    Unbiased, and less noisy than the sampled rate: pass it to `elbo(..., rate=stepwise_kl)`. Where
+    a step has no closed form, or the two are no chains, it is `auto_kl`.
+
+    Args:
+      q: the posterior.
+      p: the prior.
+      z: a sample of q.
+      log_q: log q(z).
+
+    Returns:
+      A scalar in nats.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import Normal
+    >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 3)
+    >>> float(stepwise_kl(walk, walk, *walk.sample_and_log_prob(jax.random.key(0))))
+    0.0
+
+    Krishnan, Shalit & Sontag 2017, equation 6.
+    """
+    q, p = value_of(q), value_of(p)
+    if not (isinstance(q, Markov) and isinstance(p, Markov)):
+        return auto_kl(q, p, z, log_q)
+    given_q, given_p = q.given(z), p.given(z)
+    first, rest = jax.tree.map(lambda leaf: leaf[0], z), jax.tree.map(lambda leaf: leaf[1:], z)
+    return auto_kl(given_q, given_p, (first, rest), log_q)
+
+
+class Smoother(NamedTuple):
+    """x_{1:T} -> q(z|x) = prod_t q(z_t | z_{t-1}, h_t), h_t a summary of x_t, ..., x_T: an encoder.
+
+    The exact posterior of a state-space model has this form. Sequences of another length make
+    chains of that length, so what encodes a whole sequence encodes its beginning, too.
+
+    Args:
+      summary: x -> h, leaves with a leading axis of T; a recurrent network from the last to the
+        first, `jax.lax.scan(cell, h, x, reverse=True)`.
+      step: (z_{t-1}, h_t) -> q(z_t | z_{t-1}, h_t), a callable pytree.
+      start: z_0, an array that trains.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import Normal
+    >>> to_come = Partial(lambda x: jnp.cumsum(x[::-1])[::-1])
+    >>> step = Partial(lambda pair: Normal(pair[0] + pair[1], 1.0))
+    >>> Smoother(to_come, step, jnp.array(0.0))(jnp.ones(3)).first.loc.tolist()
+    3.0
+
+    Krishnan, Shalit & Sontag 2017, section 4.
+    """
+
+    summary: Callable[[Any], Any]
+    step: Callable[[Any], Any]
+    start: Any
+
+    def __call__(self, x: Any) -> Markov:
+        check_leaves("Smoother", "x", x)
+        check_leaves("Smoother", "start", self.start)
+        h = self.summary(x)
+        length = _length("Smoother", "summary(x)", h)
+        first, rest = jax.tree.map(lambda leaf: leaf[0], h), jax.tree.map(lambda leaf: leaf[1:], h)
+        return Markov(self.step((self.start, first)), self.step, length, rest)
+
+
+def emissions(conditional: Callable[[Any], Any], z: Any) -> Each:
+    """p(x|z) = prod_t p(x_t|z_t); `jax.tree_util.Partial(emissions, conditional)` is a decoder.
+
+    Args:
+      conditional: z_t -> p(x_t|z_t), a callable pytree.
+      z: states, leading axis T.
+
+    Returns:
+      An `Each` over x_{1:T}.
+
+    >>> from jaxvae import Normal
+    >>> emissions(lambda z: Normal(2.0 * z, 1.0), jnp.arange(3.0)).mean().tolist()
+    [0.0, 2.0, 4.0]
+    """
+    check_function("emissions", "conditional", conditional)
+    _length("emissions", "z", z)
+    return Each(jax.vmap(conditional)(z))

@@ -1,0 +1,255 @@
+"""Several modalities of one thing: a posterior for each, joined into one for whatever is there.
+
+A join is a function `(experts, prior, present) -> q(z | what is present)`. An expert that is
+missing is as if it were not there, and with none present every join is the prior.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxvae.checks import check_leaves
+from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
+from jaxvae.divergences import value_of
+from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
+from jaxvae.hierarchies import precision_weighted
+from jaxvae.protocols import has_path, log_density
+
+Array = jax.Array
+
+
+def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) -> Normal:
+    """The Gaussian proportional to the product of the prior and of the experts that are present.
+
+    q(z|x) ~ p(z) prod_i q_i(z|x_i):   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
+    mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
+
+    It is sharper than any expert: one that is sure overrules the others.
+
+    Args:
+      experts: `Normal`s over z, one a modality.
+      prior: p(z), a `Normal` or `StandardNormal`.
+      present: M booleans, traced or not; None, the default, is all.
+
+    Returns:
+      A `Normal`.
+
+    Raises:
+      TypeError: an expert or the prior is no Gaussian, or there are no experts.
+      ValueError: they are over events of different shapes, or `present` has not one flag an expert.
+
+    >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
+    >>> q = product_of_experts(experts, StandardNormal((1,)))
+    >>> float(q.loc[0]), round(float(q.scale[0]), 5)  # (2 + 4 + 0) / 3 and 1 / sqrt 3
+    (2.0, 0.57735)
+    >>> float(product_of_experts(experts, StandardNormal((1,)), (True, False)).loc[0])
+    1.0
+
+    Wu & Goodman 2018, section 2.2.
+    """
+    experts, q, present = _checked("product_of_experts", experts, prior, present)
+    for expert, here in zip(experts, present, strict=True):
+        q = precision_weighted(q, _if(here, expert, Normal(0.0, jnp.inf)))
+    return q
+
+
+def mixture_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) -> Mixture:
+    """The even mixture of the experts that are present: q(z|x) = 1/M sum_i q_i(z|x_i).
+
+    It is as wide as all experts together: z may be of any modality alone, so that each learns to
+    tell of the others. Take `gradient=stratified` with it.
+
+    Args:
+      experts: `Normal`s over z, one a modality.
+      prior: p(z), a `Normal` or `StandardNormal`; it is the posterior where nothing is present.
+      present: M booleans, traced or not; None, the default, is all.
+
+    Returns:
+      A `Mixture` of M `Normal`s.
+
+    Raises:
+      TypeError: an expert or the prior is no Gaussian, or there are no experts.
+      ValueError: they are over events of different shapes, or `present` has not one flag an expert.
+
+    >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
+    >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
+    3.0
+
+    Shi, Siddharth, Paige & Torr 2019, section 3.
+    """
+    experts, p, present = _checked("mixture_of_experts", experts, prior, present)
+    components = [_if(here, expert, p) for expert, here in zip(experts, present, strict=True)]
+    return _even(present, jax.tree.map(lambda *leaves: jnp.stack(leaves), *components))
+
+
+def mixture_of_products(experts: Sequence[Any], prior: Any, present: Any = None) -> Mixture:
+    """The even mixture of the products of experts of every set of modalities that are present.
+
+    q(z|x) = 1/|S| sum over sets s in S of product_of_experts(those in s), S all but the empty one
+
+    Args:
+      experts: `Normal`s over z, one a modality.
+      prior: p(z), a `Normal` or `StandardNormal`; an expert in every product.
+      present: M booleans, traced or not; None, the default, is all.
+
+    Returns:
+      A `Mixture` of 2^M - 1 `Normal`s.
+
+    Raises:
+      TypeError: an expert or the prior is no Gaussian, or there are no experts.
+      ValueError: they are over events of different shapes, or `present` has not one flag an expert.
+
+    >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
+    >>> q = mixture_of_products(experts, StandardNormal((1,)))
+    >>> round(float(q.mean()[0]), 5)  # (1 + 2 + 2) / 3
+    1.66667
+
+    Sutter, Daunhawer & Vogt 2021, equations 5 and 6; the prior among the experts: Wu & Goodman.
+    """
+    experts, p, present = _checked("mixture_of_products", experts, prior, present)
+    sets = jnp.array(list(product((False, True), repeat=len(experts)))[1:])
+    missing = jnp.any(sets & ~present[None], axis=1)
+    products = jax.vmap(lambda s: product_of_experts(experts, p, s & present))(sets)
+    return _even(~missing, products)
+
+
+def stratified(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+    """Draws from every component of a mixture: sum_m pi_m R(l_m1, ..., l_mK), z_mk ~ q_m.
+
+    The component is summed out, so that the gradient is the pathwise one within each, exact in the
+    weights, and never depends on which component was drawn. It takes M terms a sample. With more
+    than one sample a tighter bound is one of each component's own, and stays below log p(x).
+
+    Args:
+      reduction: terms [K] -> scalar.
+      term: (q, z, log_q) -> (l, aux) of one sample.
+      q: the posterior, a `Mixture` of components whose samples have a derivative.
+      keys: a PRNG key a sample, shape [K].
+
+    Returns:
+      The bound in nats, and aux of every sample, averaged over the components.
+
+    Raises:
+      TypeError: the posterior is no `Mixture`, or samples of its components have no derivative.
+
+    >>> q = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [3.0]]), jnp.full((2, 1), 1e-3)))
+    >>> term = lambda q, z, log_q: (z[0], None)
+    >>> round(float(stratified(jnp.mean, term, q, jax.random.key(0)[None])[0]), 1)
+    1.0
+
+    Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
+    """
+    check_estimator("stratified", reduction, term, q, keys)
+    q = value_of(q)
+    if not isinstance(q, Mixture):
+        raise TypeError(f"stratified: q is a {type(q).__name__}, expected a Mixture")
+    if not has_path(q.components):
+        raise TypeError(
+            f"stratified: q is a Mixture of {type(q.components).__name__}, whose samples have no "
+            "derivative, expected components such as Normal; use gradient=score_function"
+        )
+    weights = jax.nn.softmax(q.logits)
+
+    def draw(component: Any, key: Array) -> tuple[Array, Any]:
+        z = component.sample(key)
+        return term(q, z, log_density(q, z))
+
+    def strata(key: Array) -> tuple[Array, Any]:
+        return jax.vmap(draw)(q.components, jax.random.split(key, len(weights)))
+
+    l, aux = over_samples(strata)(keys)  # [K, M]
+    mean = jax.tree.map(lambda a: jnp.tensordot(a, weights, ((1,), (0,))), aux)
+    return weights @ jax.vmap(reduction, 1)(l), mean
+
+
+class Multimodal(NamedTuple):
+    """A model of examples with several modalities, any of which may be missing.
+
+    p(x, z) = p(z) prod_i p(x_i|z), over the modalities i that are present
+
+    An example is a pair (x, mask), two tuples with an entry a modality: what was seen, and whether.
+    Where the mask is False anything may stand, NaN included. The bound of an example is one of
+    log p(x_present), so to train on random masks is to train all conditionals.
+
+    Args:
+      experts: x_i -> `Normal` over z, one a modality.
+      likelihoods: z -> p(x_i|z), one a modality.
+      prior: p(z), a `Normal` or `StandardNormal`.
+      join: `product_of_experts`, `mixture_of_experts` or `mixture_of_products`, in a
+        `jax.tree_util.Partial`.
+
+    >>> of = Partial(lambda v: Normal(v, jnp.ones(2)))
+    >>> model = Multimodal((of, of), (of, of), StandardNormal((2,)))
+    >>> x, missing = jnp.ones(2), jnp.full(2, jnp.nan)
+    >>> model.encode(((x, missing), (True, False))).loc.tolist()
+    [0.5, 0.5]
+
+    Wu & Goodman 2018, section 2; missing modalities: equation 4.
+    """
+
+    experts: Sequence[Callable[[Any], Normal]]
+    likelihoods: Sequence[Callable[[Any], Any]]
+    prior: Any
+    join: Any = Partial(product_of_experts)
+
+    def encode(self, event: tuple[Any, Any]) -> Any:
+        x, mask = event
+        for name, part in ("x", x), ("mask", mask):
+            if not isinstance(part, (tuple, list)) or len(part) != len(self.experts):
+                raise ValueError(
+                    f"Multimodal: {name} is {part!r:.40}, expected a tuple with an entry for each "
+                    f"of {len(self.experts)} modalities"
+                )
+        triples = zip(self.experts, x, mask, strict=True)
+        # an expert of nothing sees zeros, and its gradient is zero
+        experts = [expert(_if(here, x_i, 0.0)) for expert, x_i, here in triples]
+        return self.join(experts, self.prior, mask)
+
+    def decode(self, z: Any) -> Masked:
+        return Masked(Product(tuple(likelihood(z) for likelihood in self.likelihoods)))
+
+
+def _if(here: Any, tree: Any, other: Any) -> Any:
+    """`tree` where it is here, else `other`, a number or a tree of that structure."""
+    if jax.tree.structure(other) != jax.tree.structure(tree):
+        other = jax.tree.map(lambda _: other, tree)
+    return jax.tree.map(
+        lambda a, b: jnp.where(here, a, jnp.asarray(b, jnp.result_type(a))), tree, other
+    )
+
+
+def _even(here: Array, components: Any) -> Mixture:
+    """The mixture with equal weights of the components that are here; of all if none is."""
+    dtype = jnp.result_type(*jax.tree.leaves(components))
+    excluded = jnp.asarray(-jnp.inf, dtype)
+    return Mixture(jnp.where(here | ~jnp.any(here), jnp.zeros((), dtype), excluded), components)
+
+
+def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, Normal, Array]:
+    """Experts and prior as `Normal`s with leaves as large as z, and the flags as an array."""
+    if not isinstance(experts, (tuple, list)) or not experts:
+        raise TypeError(f"{owner}: experts is {experts!r:.40}, expected a tuple of Normals")
+    named = [(f"experts[{i}]", d) for i, d in enumerate(experts)] + [("prior", prior)]
+    normals = []
+    for name, d in named:
+        d = value_of(d)
+        if not isinstance(d, (Normal, StandardNormal)):
+            raise TypeError(f"{owner}: {name} is a {type(d).__name__}, expected a Normal")
+        if d.shape != value_of(experts[0]).shape:
+            raise ValueError(
+                f"{owner}: {name} is over events of shape {d.shape}, expected "
+                f"{value_of(experts[0]).shape}, that of experts[0]"
+            )
+        normals.append(d.unstack())
+    if present is None:
+        present = np.ones(len(experts), bool)
+    check_leaves(owner, "present", present)
+    shapes = [jnp.shape(flag) for flag in jax.tree.leaves(present)]
+    if isinstance(present, dict) or shapes not in ([(len(experts),)], [()] * len(experts)):
+        raise ValueError(f"{owner}: present has not one flag for each of {len(experts)} experts")
+    return normals[:-1], normals[-1], jnp.asarray(present).astype(bool)

@@ -1,0 +1,244 @@
+"""Chains of latents, against joint Gaussians, matrices of a discrete chain, and nested `Joint`s."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae.markov import Markov, Smoother, emissions, stepwise_kl
+from tests.common import close, draws, is_differentiable, standard_errors_off
+
+T, D = 4, 2
+A = np.array([[0.9, 0.3], [-0.2, 0.7]])
+Q = np.array([[0.5, 0.0], [0.2, 0.4]])  # lower factors
+P0, M0 = np.array([[1.0, 0.0], [-0.3, 0.8]]), np.array([0.5, -1.0])
+C, R = np.array([[1.0, 0.4]]), np.array([[0.6]])
+
+
+def affine(matrices, z):
+    gain, tril = matrices
+    return jv.MultivariateNormal(gain @ z, tril)
+
+
+def linear_chain(length=T):
+    first = jv.MultivariateNormal(jnp.asarray(M0), jnp.asarray(P0))
+    return Markov(first, Partial(affine, (jnp.asarray(A), jnp.asarray(Q))), length)
+
+
+def joint_gaussian():
+    """Mean and covariance of (z_1, ..., z_T), by the affine map from the noise."""
+    mean, maps = [M0], [np.hstack([P0, np.zeros((D, (T - 1) * D))])]
+    for t in range(1, T):
+        noise = np.zeros((D, T * D))
+        noise[:, t * D : (t + 1) * D] = Q
+        mean, maps = [*mean, A @ mean[-1]], [*maps, A @ maps[-1] + noise]
+    tril = np.vstack(maps)
+    return np.concatenate(mean), tril
+
+
+def test_a_linear_chain_is_one_gaussian(x64):
+    mean, tril = joint_gaussian()
+    joint, chain = jv.MultivariateNormal(jnp.asarray(mean), jnp.asarray(tril)), linear_chain()
+    zs = jnp.asarray(np.random.default_rng(0).normal(size=(5, T, D)))
+    both = jax.jit(lambda z: (chain.log_prob(z), joint.log_prob(z.ravel())))
+    for z in zs:
+        assert close(*both(z))
+    z, log_p = draws(chain.sample_and_log_prob, 4_000)
+    flat = np.asarray(z).reshape(len(z), -1)
+    assert standard_errors_off(flat, mean) < 4
+    products = np.einsum("ni,nj->nij", flat - mean, flat - mean)
+    assert standard_errors_off(products, tril @ tril.T) < 4
+    assert close(log_p[:10], jax.vmap(chain.log_prob)(z[:10]))
+
+
+def exact_smoother():
+    """q(z_t | z_{t-1}, x_{t:T}) by conditioning the joint Gaussian of z and x, no recursion."""
+    mean, tril = joint_gaussian()
+    observe = np.kron(np.eye(T), C)
+    both = np.vstack([np.eye(T * D), observe])
+    mu = both @ mean
+    cov = both @ tril @ tril.T @ both.T
+    cov[T * D :, T * D :] += np.kron(np.eye(T), R @ R.T)
+    steps = []
+    for t in range(T):
+        at = np.arange(t * D, (t + 1) * D)
+        before = np.arange((t - 1) * D, t * D) if t else np.arange(0)
+        given = np.concatenate([before, T * D + np.arange(t, T)])
+        gain = np.linalg.solve(cov[np.ix_(given, given)], cov[np.ix_(given, at)]).T
+        left = cov[np.ix_(at, at)] - gain @ cov[np.ix_(given, at)]
+        of_z, of_x = np.zeros((D, D)), np.zeros((D, T))
+        of_z[:, : len(before)] = gain[:, : len(before)]
+        of_x[:, t:] = gain[:, len(before) :]
+        steps.append((of_z, of_x, mu[at] - gain @ mu[given], np.linalg.cholesky(left)))
+    matrices = tuple(jnp.asarray(np.stack(parts)) for parts in zip(*steps, strict=True))
+    return Smoother(Partial(summary, matrices), Partial(update), jnp.zeros(D))
+
+
+def summary(matrices, x):
+    of_z, of_x, shift, tril = matrices
+    return of_z, of_x @ x[:, 0] + shift, tril
+
+
+def update(pair):
+    z, (of_z, shift, tril) = pair
+    return jv.MultivariateNormal(of_z @ z + shift, tril)
+
+
+def emission(z):
+    return jv.Normal(jnp.asarray(C) @ z, jnp.full(1, R[0, 0]))
+
+
+def test_the_exact_smoother_closes_the_bound(x64):
+    """Backward information alone makes q exact: the ELBO is log p(x), and without noise."""
+    model = jv.VAE(exact_smoother(), Partial(emissions, Partial(emission)), linear_chain())
+    mean, tril = joint_gaussian()
+    observe = np.kron(np.eye(T), C)
+    cov = observe @ tril @ tril.T @ observe.T + np.kron(np.eye(T), R @ R.T)
+    x = np.random.default_rng(1).normal(size=(T, 1))
+    r = x[:, 0] - observe @ mean
+    log_p = -0.5 * (T * np.log(2 * np.pi) + np.linalg.slogdet(cov)[1] + r @ np.linalg.solve(cov, r))
+
+    def bounds(key):
+        sampled = jv.elbo(model, key, jnp.asarray(x), rate=jv.sampled_kl)[0]
+        stepwise = jv.elbo(model, jax.random.clone(key), jnp.asarray(x), rate=stepwise_kl)[0]
+        return jnp.stack([sampled, stepwise])
+
+    sampled, stepwise = draws(bounds, 2_000).T
+    assert close(sampled, np.full(2_000, log_p))
+    assert standard_errors_off(stepwise, log_p) < 4  # right in mean; its noise is another
+
+
+def move(w, pair):
+    z, c = pair
+    return jv.Normal(jnp.tanh(w * z) + c, jnp.full_like(z, 0.5))
+
+
+def other(w, z):
+    return jv.Normal(jnp.sin(w + z), jnp.full_like(z, 0.8))
+
+
+def pair_of_chains(length=3):
+    context = jnp.linspace(-1.0, 1.0, (length - 1) * D).reshape(length - 1, D)
+    q_first = jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 0.8]))
+    q = Markov(q_first, Partial(move, jnp.array(0.7)), length, context)
+    return q, Markov(jv.StandardNormal((D,)), Partial(other, jnp.array(0.2)), length)
+
+
+def test_the_rate_of_a_chain_is_that_of_nested_joints():
+    """Step by step in closed form, given the same sample; and log q and the draws have one mean."""
+    q, p = pair_of_chains()
+    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    steps = [Partial(given, q.transition, c) for c in q.context]
+    nested_q = jv.hierarchy(q.first, *steps)
+    nested_p = jv.hierarchy(p.first, p.transition, p.transition)
+    nested_z = (z[0], (z[1], z[2]))
+    assert close(nested_q.log_prob(nested_z), log_q)
+    exact = jv.auto_kl(nested_q, nested_p, nested_z, log_q)
+    assert close(stepwise_kl(q, p, z, log_q), exact)
+    assert close(stepwise_kl(q, jv.Constant(p), z, log_q), exact)
+    no_chain = jv.Normal(jnp.zeros(2), jnp.ones(2)), jv.StandardNormal((2,)), jnp.ones(2), log_q
+    assert close(stepwise_kl(*no_chain), jv.auto_kl(*no_chain))
+
+
+def given(transition, c, z):
+    return transition((z, c))
+
+
+def test_the_rate_of_a_chain_is_right_in_mean_and_quieter():
+    q, p = pair_of_chains()
+
+    def both(key):
+        z, log_q = q.sample_and_log_prob(key)
+        return jnp.stack([stepwise_kl(q, p, z, log_q), jv.sampled_kl(q, p, z, log_q)])
+
+    stepwise, sampled = draws(both, 20_000).T
+    assert standard_errors_off(stepwise - sampled, 0.0) < 4
+    assert np.std(stepwise) < 0.5 * np.std(sampled)
+
+
+def test_a_step_without_a_closed_form_is_sampled():
+    q, p = pair_of_chains()
+    p = Markov(p.first, Partial(heavy), p.length)
+    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    assert close(stepwise_kl(q, p, z, log_q), log_q - p.log_prob(z))
+
+
+def heavy(z):
+    return jv.StudentT(jnp.array(3.0), z, jnp.ones_like(z))
+
+
+LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]]))
+
+
+def jump(z):
+    return jv.Categorical(jnp.asarray(LOGITS)[z])
+
+
+def test_a_discrete_chain_is_a_product_of_matrices(x64):
+    first = np.array([0.5, 0.2, 0.3])
+    chain = Markov(jv.Categorical(jnp.log(jnp.asarray(first))), Partial(jump), 4)
+    paths = jnp.asarray(np.indices((3,) * 4).reshape(4, -1).T)
+    p = np.exp(np.asarray(jax.vmap(chain.log_prob)(paths)))
+    assert close(p.sum(), 1.0)
+    last = [p[np.asarray(paths[:, -1]) == k].sum() for k in range(3)]
+    assert close(np.array(last), first @ np.linalg.matrix_power(np.exp(LOGITS), 3))
+    drawn = draws(chain.sample, 5_000)[:, -1]
+    assert standard_errors_off(jax.nn.one_hot(drawn, 3), jnp.array(last)) < 4
+    assert not chain.reparameterized
+    assert linear_chain().reparameterized
+    assert pair_of_chains()[0].reparameterized
+
+
+def test_draws_are_differentiable(x64):
+    q, _ = pair_of_chains()
+    q = jax.tree.map(lambda leaf: leaf.astype(float), q)
+    assert is_differentiable(lambda q: q.sample_and_log_prob(jax.random.key(0)), q)
+
+
+def test_a_chain_of_one_and_a_sequence_cut_short():
+    first = jv.Normal(jnp.array([0.3]), jnp.array([0.5]))
+    chain = Markov(first, Partial(other, jnp.array(0.2)), 1)
+    z, log_p = chain.sample_and_log_prob(jax.random.key(0))
+    assert z.shape == (1, 1)
+    assert close(log_p, first.log_prob(z[0]))
+    assert close(chain.log_prob(z), log_p)
+    assert close(stepwise_kl(chain, chain, z, log_p), 0.0)
+    assert chain.reparameterized
+    later = Partial(lambda x: jnp.cumsum(x[::-1], axis=0)[::-1])  # h_t = x_t + ... + x_T
+    encode = Smoother(later, Partial(move, jnp.array(0.7)), jnp.zeros(1))
+    x = jnp.arange(1.0, 6.0)[:, None]
+    assert encode(x).first.loc == 15.0
+    assert encode(x[:2]).first.loc == 3.0
+    assert encode(x[:2]).sample(jax.random.key(0)).shape == (2, 1)
+    z = jnp.array([[0.2], [-0.4]])
+    exact = move(0.7, (jnp.zeros(1), jnp.array([3.0]))).log_prob(z[0])
+    exact += move(0.7, (z[0], jnp.array([2.0]))).log_prob(z[1])
+    assert close(encode(x[:2]).log_prob(z), exact)
+
+
+def test_errors_name_the_argument():
+    q, p = pair_of_chains()
+    nothing: Any = None
+    first, step, key = p.first, p.transition, jax.random.key(0)
+    for bad, error, text in (
+        (Markov(None, step, 3), TypeError, "first is"),
+        (Markov(first, nothing, 3), TypeError, "transition is"),
+        (Markov(first, step, 0), ValueError, "length is 0"),
+        (Markov(first, Partial(jnp.sin), 3), TypeError, "transition returned"),
+        (Markov(first, step, 3, jnp.ones((3, 2))), ValueError, "context has"),
+        (Markov(first, step, 3, "ab"), TypeError, "context is"),
+    ):
+        with pytest.raises(error, match=text):
+            bad.sample(key)
+        with pytest.raises(error, match=text):
+            bad.log_prob(jnp.zeros((3, D)))
+    with pytest.raises(ValueError, match=r"event has leading axes \[\(4,\)\], expected \(3,\)"):
+        p.log_prob(jnp.zeros((4, D)))
+    with pytest.raises(ValueError, match="event has leading axes"):
+        stepwise_kl(q, pair_of_chains(4)[1], jnp.zeros((3, D)), jnp.array(0.0))
+    with pytest.raises(TypeError, match="conditional is"):
+        emissions(nothing, jnp.zeros((3, D)))

@@ -1,0 +1,258 @@
+"""Several modalities: joins of experts, and bounds of whatever part of an example was seen."""
+
+from functools import partial
+from itertools import permutations, product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae.multimodal import (
+    Multimodal,
+    mixture_of_experts,
+    mixture_of_products,
+    product_of_experts,
+    stratified,
+)
+from tests.common import close, draws, grid, standard_errors_off
+
+JOINS = (product_of_experts, mixture_of_experts, mixture_of_products)
+LOCS, SCALES = (0.3, -1.0, 2.0), (0.5, 2.0, 0.8)
+
+
+def experts():
+    pairs = zip(LOCS, SCALES, strict=True)
+    return [jv.Normal(jnp.array([loc]), jnp.array([scale])) for loc, scale in pairs]
+
+
+def prior():
+    return jv.Normal(jnp.array([-0.4]), jnp.array([1.5]))
+
+
+def densities(q, z):
+    return jax.vmap(q.log_prob)(z)
+
+
+def test_a_product_is_the_normalized_product(x64):
+    z, weights = grid(np.zeros(1))
+    z = jnp.asarray(z)
+    log_p = sum(densities(d, z) for d in (*experts(), prior()))
+    log_p = log_p - jnp.log(jnp.sum(weights * jnp.exp(log_p)))
+    near = jnp.abs(z[:, 0]) < 8
+    assert close(densities(product_of_experts(experts(), prior()), z)[near], log_p[near])
+
+
+def test_one_expert_is_weighed_against_the_prior(x64):
+    one = experts()[:1]
+    q, exact = product_of_experts(one, prior()), jv.precision_weighted(one[0], prior())
+    assert close(q.loc, exact.loc)
+    assert close(q.scale, exact.scale)
+    standard = product_of_experts(experts()[:1], jv.StandardNormal((1,)))
+    assert close(standard.scale, (1 + 1 / 0.25) ** -0.5)
+    shared = jv.Normal(jnp.array([0.3, -1.0]), jnp.array(0.5))  # a scalar sigma
+    assert close(product_of_experts([shared], jv.StandardNormal((2,))).loc, 0.8 * shared.loc)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_order_does_not_matter(join, x64):
+    z = jnp.linspace(-3.0, 3.0, 7)[:, None]
+    found = jax.jit(lambda ds: densities(join(ds, prior()), z))
+    for order in permutations(range(3)):
+        assert close(found([experts()[i] for i in order]), found(experts()))
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_a_missing_modality_is_as_if_it_were_not_there(join, x64):
+    """Whatever stands in its place, and its gradient is 0; with none present there is the prior."""
+    z = jnp.linspace(-3.1, 3.0, 7)[:, None]
+
+    def density(loc, present):
+        qs = [jv.Normal(loc[i][None], d.scale) for i, d in enumerate(experts())]
+        return densities(join(qs, prior(), present), z)
+
+    locs = jnp.array(LOCS)
+    both = jax.jit(lambda loc, present: (density(loc, present), jax.jacrev(density)(loc, present)))
+    dropped = jax.jit(lambda here: densities(join(here, prior()) if here else prior(), z))
+    for present in product((False, True), repeat=3):
+        present = np.array(present)
+        here = [d for d, flag in zip(experts(), present, strict=True) if flag]
+        found, gradient = both(jnp.where(present, locs, jnp.nan), present)
+        assert close(found, dropped(here))
+        assert np.all(np.asarray(gradient)[:, ~present] == 0)
+        assert np.all(np.asarray(gradient)[:, present] != 0)
+
+
+def test_mixtures_are_even(x64):
+    z = jnp.linspace(-3.0, 3.0, 7)[:, None]
+
+    @jax.jit
+    def both(one, two):
+        sets = [product_of_experts(some, prior()) for some in ((one,), (two,), (one, two))]
+        return [
+            (jnp.exp(densities(join((one, two), prior()), z)), mean_density(parts, z))
+            for join, parts in ((mixture_of_experts, (one, two)), (mixture_of_products, sets))
+        ]
+
+    for found, by_hand in both(*experts()[:2]):
+        assert close(found, by_hand)
+
+
+def mean_density(parts, z):
+    return jnp.mean(jnp.exp(jnp.stack([densities(d, z) for d in parts])), axis=0)
+
+
+# of the precision of the test
+LOGITS, LOC, SCALE = np.array([0.4, -0.3]), np.array([[-0.5], [1.2]]), np.array([[0.6], [0.9]])
+X = np.array([1.5])
+
+
+def term(q, z, log_q):
+    log_p = jv.StandardNormal((1,)).log_prob(z) + jv.Normal(z, 1.0).log_prob(X)
+    return log_p - log_q, z
+
+
+def near_grid():
+    z, weights = grid(np.zeros(1))
+    near = np.abs(z[:, 0]) < 12
+    return jnp.asarray(z[near]), weights[near]
+
+
+def mixture(logits, loc, scale):
+    return jv.Mixture(logits, jv.Normal(loc, scale))
+
+
+def test_strata_have_the_bound_and_its_gradient(x64):
+    """Against quadrature, in logits, means and scales; and quieter than draws of the mixture."""
+    parameters = tuple(map(jnp.asarray, (LOGITS, LOC, SCALE)))
+    z, weights = near_grid()
+
+    def exact(parameters):
+        q = mixture(*parameters)
+        log_q = densities(q, z)
+        log_w = jax.vmap(lambda z, log_q: term(q, z, log_q)[0])(z, log_q)
+        return jnp.sum(weights * jnp.exp(log_q) * log_w)
+
+    def estimate(gradient, key):
+        return jax.value_and_grad(lambda p: gradient(jnp.mean, term, mixture(*p), key[None])[0])(
+            parameters
+        )
+
+    both = draws(
+        lambda key: (estimate(stratified, key), estimate(jv.pathwise, jax.random.clone(key))),
+        4_000,
+    )
+    truth = jax.value_and_grad(exact)(parameters)
+    for value, found in zip(jax.tree.leaves(truth), jax.tree.leaves(both[0]), strict=True):
+        assert standard_errors_off(found, value) < 4
+    assert np.std(both[0][0]) < 0.8 * np.std(both[1][0])
+
+
+def test_strata_of_several_samples_are_a_bound(x64):
+    """It tends to sum_m pi_m log E_{q_m}[w], which is below log p(x)."""
+    q = mixture(*map(jnp.asarray, (LOGITS, LOC, SCALE)))
+    z, weights = near_grid()
+    log_w = jax.vmap(lambda z: term(q, z, q.log_prob(z))[0])(z)
+    pi = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    each = jnp.exp(jax.vmap(lambda d: densities(d, z))(q.components))
+    limit = pi @ jnp.log(jnp.exp(log_w)[None] * each @ weights)
+    log_p = jv.Normal(0.0, 2.0**0.5).log_prob(X[0])
+
+    def bound(num_samples, key):
+        keys = jax.random.split(key, num_samples)
+        value, z = stratified(jv.log_mean_exp, term, q, keys)
+        assert z.shape == (num_samples, 1)  # aux of every sample
+        return value
+
+    one, many = (np.asarray(draws(partial(bound, k), 400)) for k in (1, 500))
+    assert abs(many.mean() - limit) < 0.005
+    assert one.mean() < limit - 0.1 < log_p - 0.1
+
+
+# Two modalities of a scalar z, x_i ~ N(w_i z, s_i^2): their likelihoods of z are Gaussians
+W, S = np.array([0.7, -2.0]), np.array([0.5, 1.5])
+
+
+def likelihood(i, z):
+    return jv.Normal(jnp.asarray(W)[i] * z, jnp.asarray(S)[i])
+
+
+def expert(i, x):
+    w, s = jnp.asarray(W)[i], jnp.asarray(S)[i]
+    return jv.Normal(x / w, s / jnp.abs(w))
+
+
+def linear_model(join=product_of_experts):
+    return Multimodal(
+        tuple(Partial(expert, i) for i in range(2)),
+        tuple(Partial(likelihood, i) for i in range(2)),
+        jv.StandardNormal((1,)),
+        Partial(join),
+    )
+
+
+def test_the_product_of_exact_experts_is_the_exact_posterior(x64):
+    """So the bound of whatever is present is log p of it, without noise."""
+    x = np.array([1.1, -0.6])
+    cov = np.outer(W, W) + np.diag(np.square(S))
+    bound = jax.jit(partial(jv.elbo, rate=jv.sampled_kl))
+    for mask in product((False, True), repeat=2):
+        here = np.array(mask)
+        sub, r = cov[np.ix_(here, here)], x[here]
+        exact = -0.5 * (here.sum() * np.log(2 * np.pi) + np.linalg.slogdet(sub)[1])
+        exact -= 0.5 * r @ np.linalg.solve(sub, r)
+        seen = tuple(
+            jnp.array([x_i if flag else np.nan]) for x_i, flag in zip(x, mask, strict=True)
+        )
+        for seed in range(3):
+            assert close(bound(linear_model(), jax.random.key(seed), (seen, mask))[0], exact)
+
+
+@pytest.mark.parametrize("join", [mixture_of_experts, mixture_of_products])
+def test_a_mixture_of_modalities_trains(join):
+    """A batch where modalities are missing at random, as NaN, has a finite gradient everywhere."""
+    masks = tuple(jnp.array(flags) for flags in ([True, True, False], [True, False, True]))
+    xs = tuple(jnp.where(flags[:, None], 0.7, jnp.nan) for flags in masks)
+
+    def loss(scale):
+        model = linear_model(join)
+        model = model._replace(experts=tuple(Partial(scaled, scale[i], i) for i in range(2)))
+        objective = jv.batched(partial(jv.elbo, gradient=stratified))
+        return objective(model, jax.random.key(0), (xs, masks))[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.ones(2))
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.asarray(gradient) != 0)
+
+
+def scaled(scale, i, x):
+    d = expert(i, x)
+    return jv.Normal(scale * d.loc, d.scale)
+
+
+def test_errors_name_the_argument():
+    d, p = experts()[0], prior()
+    bad: Any
+    for bad, error, text in (
+        (([], p), TypeError, "experts is"),
+        ((d, p), TypeError, "experts is"),
+        (([d, jv.Laplace(d.loc, d.scale)], p), TypeError, r"experts\[1\] is a Laplace"),
+        (([d], None), TypeError, "prior is a NoneType"),
+        (([d], jv.StandardNormal((2,))), ValueError, "prior is over events of shape"),
+        (([d, d], p, (True,)), ValueError, "present has"),
+        (([d, d], p, jnp.ones((2, 1))), ValueError, "present has"),
+        (([d, d], p, "ab"), TypeError, "present is"),
+    ):
+        for join in JOINS:
+            with pytest.raises(error, match=f"{join.__name__}: {text}"):
+                join(*bad)
+    keys = jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(TypeError, match="stratified: q is a Normal"):
+        stratified(jnp.mean, term, d, keys)
+    coins = jv.Mixture(jnp.zeros(2), jv.Bernoulli(jnp.zeros((2, 1))))
+    with pytest.raises(TypeError, match="stratified: q is a Mixture of Bernoulli"):
+        stratified(jnp.mean, term, coins, keys)

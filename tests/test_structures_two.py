@@ -1,0 +1,102 @@
+"""Multimodal, joint, text and deep Markov scripts in their smallest form: each leaves its files."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.structures import deep_markov, joint_latents, multimodal, text
+
+SCRIPTS = {
+    "multimodal": (multimodal, "images_of_labels.png"),
+    "joint_latents": (joint_latents, "choices.png"),
+    "text": (text, "bits.png"),
+    "deep_markov": (deep_markov, "forecasts.png"),
+}
+SMALL = {
+    "EPOCHS": 1,
+    "WARM_UP": 1,
+    "SEEDS": 1,
+    "BATCH": 32,
+    "SAMPLES": 2,
+    "IMAGES": 8,
+    "HIDDEN": 8,
+    "SEQUENCES": 64,
+    "SENTENCES": 64,
+    "TESTS": 16,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_leaves_its_files(name, tmp_path, monkeypatch, capsys):
+    module: Any
+    module, picture = SCRIPTS[name]
+    rng = np.random.default_rng(0)
+    split = SimpleNamespace(
+        images=rng.integers(0, 256, (64, 28, 28, 1)).astype(np.uint8),
+        labels=rng.integers(0, 10, 64),
+    )
+    data = SimpleNamespace(train=split, test=split)
+    monkeypatch.setattr(module, "load", lambda *_, **__: data, raising=False)
+    for constant, value in SMALL.items():
+        if hasattr(module, constant):
+            monkeypatch.setattr(module, constant, value)
+    monkeypatch.chdir(tmp_path)
+    module.main()
+    folder = tmp_path / "runs" / name
+    for file in folder.glob("*.json"):
+        numbers = json.loads(file.read_text())
+        assert set(numbers) == set(module.METHODS)
+        assert np.all(np.isfinite(jax.tree.leaves(numbers)))
+    assert len(list(folder.glob("*.json"))) == 2
+    assert (folder / picture).stat().st_size > 5_000
+    assert "+-" in capsys.readouterr().out
+
+
+def test_the_grammar_has_the_entropy_that_is_claimed():
+    """Every sentence is as likely: draws repeat as often as they should."""
+    rng = np.random.default_rng(0)
+    counts: dict[str, int] = {}
+    for _ in range(15_000):
+        line, _ = text.sentence(rng)
+        counts[line] = counts.get(line, 0) + 1
+    size = 2**text.BITS
+    assert len(counts) <= round(size)
+    expected = size * (1 - np.exp(-15_000 / size))  # of Poisson draws
+    assert abs(len(counts) - expected) < 4 * np.sqrt(size - expected) ** 0.5 * 10
+    assert max(map(len, counts)) <= text.LENGTH
+    codes, topics = text.sentences(0, 3)
+    again, _ = text.sentences(0, 3)
+    assert np.array_equal(codes, again)
+    for line, topic in zip(codes, topics, strict=True):
+        words = text.read(line)[:-1].split()
+        assert any(words[2].removesuffix("s") in t.split() for t in text.TOPICS[topic][:1])
+
+
+def test_a_choice_summed_out_is_the_mean_over_choices():
+    """At the drawn style, exactly; both rates in closed form, and the style's path is kept."""
+    model, key = joint_latents.make(jax.random.key(0)), jax.random.key(2)
+    x = (jax.random.uniform(jax.random.key(1), joint_latents.SHAPE) > 0.5).astype(float)
+
+    def by_hand(model):
+        q = model.encode(x)
+        style_key, _ = jax.random.split(jax.random.clone(key))
+        style = q.parts["style"].sample(style_key)
+        log_p = [
+            model.decode({"choice": choice, "style": style}).log_prob(x)
+            for choice in jnp.eye(joint_latents.CHOICES)
+        ]
+        rates = joint_latents.rates(q, model.prior)
+        return q.parts["choice"].mean() @ jnp.stack(log_p) - rates["choice"] - rates["style"]
+
+    def bound(model):
+        return joint_latents.bound(model, key, x, estimator=joint_latents.SUM)[0]
+
+    found, exact = jax.jit(lambda m: [jax.value_and_grad(f)(m) for f in (bound, by_hand)])(model)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-4)
