@@ -1,0 +1,1 @@
+"""What is done with the latents of a VAE that has been trained."""

@@ -1,0 +1,235 @@
+"""Four priors for one trained VAE: N(0, I), a Gaussian mixture, a flow, and a second VAE, on MNIST.
+
+    python -m experiments.prepare mnist --from DIR      # once
+    python -m experiments.latents.second_stage
+
+784-300-300-z20 and its mirror, ReLU, Adam 1e-3, batch 100, 10 epochs of 50,000 images, dynamically
+binarized. Then the VAE is held still, and a prior is fitted to its aggregate posterior
+q(z) = 1/N sum_n q(z|x_n): 20 Gaussians by EM; a flow of four affine couplings by maximum
+likelihood; a VAE of 20 latents on the latents (Dai & Wipf 2019), its rate warmed up, which makes of
+the two a chain p(z2) p(z1|z2) p(x|z1). Each is a swap of the prior, and the decoder stays.
+
+-ELBO is that of 10,000 test images, binarized once. The others compare the means of p(x|z) of 3,000
+draws with 3,000 test images as stored: the Frechet distance in the features of a small classifier
+(experiments.latents.classifier; it is no FID), precision and recall (k = 3), density and coverage
+(k = 5). "Aggregate posterior" are reconstructions of those test images, about the best that a prior
+could do for this decoder; "training images" are what real images reach.
+
+OURS: to be filled
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+
+import jaxvae
+from experiments.comparison import train
+from experiments.data import load
+from experiments.evaluate import evaluate, inputs
+from experiments.latents.classifier import features
+from experiments.plotting import figure, save, show_images, styled
+from jaxvae import nn
+from jaxvae.latent_space import tempered
+from jaxvae.protocols import mean_of
+from jaxvae.sample_quality import density_coverage, precision_recall, sample_frechet_distance
+
+LATENT, COMPONENTS, EPOCHS, PRIOR_EPOCHS, WARM_UP, BATCH, SEEDS = 20, 20, 10, 15, 5, 100, 3
+HIDDEN, FLOW_HIDDEN, LAYERS = (300, 300), (128,), 4
+DRAWS, EM_ROWS, TEMPERATURES = 3000, 20_000, (1.0, 0.8)
+SHAPE = (28, 28, 1)
+FOLDER = Path("runs/latents/second_stage")
+AS_IS = partial(jaxvae.rescale, max_value=1.0)
+
+
+def make_vae(key: jax.Array) -> jaxvae.VAE:
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
+    return jaxvae.VAE(
+        encode=nn.Conditional(mlp, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(mlp, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def train_vae(key: jax.Array, images: jax.Array) -> jaxvae.VAE:
+    objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
+    return train(
+        make_vae, objective, optax.adam(1e-3), key, images, epochs=EPOCHS, batch_size=BATCH
+    )
+
+
+def draw(key: jax.Array, q: jaxvae.Normal) -> jax.Array:
+    """z ~ q(z|x): what stands before an objective whose data are posteriors."""
+    return q.sample(key)
+
+
+def fit_to(qs: Any, make: Any, objective: Any, key: jax.Array, **hyper: Any) -> Any:
+    """A model of z trained on posteriors [N], a fresh draw of each at every visit."""
+    return train(
+        make,
+        jaxvae.preprocessed(objective, draw),
+        optax.adam(optax.cosine_decay_schedule(1e-3, PRIOR_EPOCHS * steps_of(qs))),
+        key,
+        qs,
+        epochs=PRIOR_EPOCHS,
+        batch_size=BATCH,
+        **hyper,
+    )
+
+
+def steps_of(qs: Any) -> int:
+    return len(qs.loc) // BATCH
+
+
+def make_flow(key: jax.Array) -> jaxvae.Transformed:
+    flow = nn.CouplingFlow(LATENT, layers=LAYERS, hidden=FLOW_HIDDEN, rngs=nnx.Rngs(key))
+    return jaxvae.Transformed(jaxvae.StandardNormal((LATENT,)), flow())
+
+
+def fit_flow(key: jax.Array, qs: Any) -> jaxvae.Transformed:
+    return fit_to(qs, make_flow, likelihood, key)
+
+
+def likelihood(model: Any, key: jax.Array, z: jax.Array) -> tuple[jax.Array, None]:
+    del key
+    return model.log_prob(z), None
+
+
+def make_second(key: jax.Array) -> jaxvae.VAE:
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
+    shapes = (LATENT,), (LATENT,)
+    return jaxvae.VAE(
+        encode=nn.Conditional(mlp, nn.NormalHead(), *shapes, rngs=rngs),
+        decode=nn.Conditional(mlp, nn.SharedScaleHead(), *shapes, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def fit_second(key: jax.Array, qs: Any) -> jaxvae.VAE:
+    warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * steps_of(qs))
+    return fit_to(qs, make_second, jaxvae.elbo, key, beta=warm_up)
+
+
+def mixture(z: jax.Array, components: int, seed: int = 0) -> jaxvae.Mixture:
+    """A mixture of Gaussians of full covariance, fitted by EM to draws z [n, d]."""
+    from sklearn.mixture import GaussianMixture
+
+    em = GaussianMixture(components, max_iter=50, tol=1e-2, reg_covar=1e-4, random_state=seed)
+    em.fit(np.asarray(z, np.float64))
+    weights, loc, cov = (jnp.asarray(a, float) for a in (em.weights_, em.means_, em.covariances_))
+    return jaxvae.Mixture(
+        jnp.log(weights), jaxvae.MultivariateNormal(loc, jnp.linalg.cholesky(cov))
+    )
+
+
+def chain(first: jaxvae.VAE, second: jaxvae.VAE) -> jaxvae.VAE:
+    """p(z2) p(z1|z2) p(x|z1), inferred from below: q(z1|x) q(z2|z1)."""
+    return jaxvae.VAE(
+        encode=Partial(_upwards, first.encode, second.encode),
+        decode=Partial(_from_lowest, first.decode),
+        prior=jaxvae.Joint(second.prior, second.decode),
+    )
+
+
+def _upwards(first: Any, second: Any, x: jax.Array) -> jaxvae.Transformed:
+    return jaxvae.Transformed(jaxvae.Joint(first(x), second), jaxvae.Reverse())
+
+
+def _from_lowest(decode: Any, z: Any) -> Any:
+    return decode(jaxvae.lowest(z))
+
+
+@partial(jax.jit, static_argnames="n")
+def generated(model: Any, key: jax.Array, n: int) -> jax.Array:
+    """Means of p(x|z) at n draws of the prior."""
+    keys = jax.random.split(key, n)
+    return jax.lax.map(lambda k: mean_of(jaxvae.generate(model, k)), keys, batch_size=100)
+
+
+@jax.jit
+def reconstructed(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
+    """Means of p(x|z) at draws of q(z|x), one for each x: of the aggregate posterior."""
+    keys = jax.random.split(key, len(xs))
+    return jax.vmap(lambda k, x: mean_of(jaxvae.reconstruct(model, k, x)))(keys, xs)
+
+
+def quality(real: jax.Array, images: jax.Array) -> dict[str, float]:
+    fake = features(images)
+    numbers = {"frechet": sample_frechet_distance(real, fake)}
+    numbers |= precision_recall(real, fake)._asdict() | density_coverage(real, fake)._asdict()
+    return {name: float(number) for name, number in numbers.items()}
+
+
+@styled
+def draw_samples(path: Path, rows: dict[str, jax.Array]) -> None:
+    """Twenty images for each label."""
+    picture = figure(8.2, 0.36 * len(rows) + 0.1)
+    for axis, (label, images) in zip(picture.subplots(len(rows)), rows.items(), strict=True):
+        show_images(axis, images[:20].reshape(20, -1), label)
+        axis.grid(visible=False)
+    save(picture, path)
+
+
+def summary(results: dict[str, list[float]]) -> None:
+    for label, values in results.items():
+        spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
+        print(f"{label}: {np.mean(values):.3f} +- {spread:.3f}")
+
+
+def main() -> None:
+    data = load("mnist", validation=10_000)
+    images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+    xs = inputs(jax.random.key(97), images, jaxvae.binarize)
+    test = inputs(jax.random.key(98), test_images, jaxvae.binarize)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    shown = test_images[:DRAWS].astype(float) / 255.0
+    real = features(shown)
+    vae, encode = jax.jit(train_vae), jax.jit(lambda model, xs: jax.vmap(model.encode)(xs))
+    flow, second = jax.jit(fit_flow), jax.jit(fit_second)
+    results: dict[str, dict[str, list[float]]] = {}
+
+    def note(label: str, numbers: dict[str, float]) -> None:
+        for name, number in numbers.items():
+            results.setdefault(label, {}).setdefault(name, []).append(number)
+        print(label, {name: round(number, 3) for name, number in numbers.items()}, flush=True)
+
+    note("training images", quality(real, images[:DRAWS].astype(float) / 255.0))
+    for seed in range(SEEDS):
+        key, *keys = jax.random.split(jax.random.key(seed), 6)
+        model = vae(keys[0], images)
+        qs = encode(model, xs)
+        draws = draw(keys[1], jax.tree.map(lambda a: a[:EM_ROWS], qs))
+        models = {
+            "N(0, I)": model,
+            "mixture": model._replace(prior=mixture(draws, COMPONENTS, seed)),
+            "flow": model._replace(prior=flow(keys[2], qs)),
+            "second VAE": chain(model, second(keys[3], qs)),
+        }
+        rows = {
+            "test images": shown,
+            "aggregate posterior": reconstructed(model, keys[4], test[:DRAWS]),
+        }
+        note("aggregate posterior", quality(real, rows["aggregate posterior"]))
+        for i, (label, model) in enumerate(models.items()):
+            bound = evaluate(model, jax.random.fold_in(key, i), test, AS_IS)
+            note(label, {"-elbo": -float(bound.elbo), "rate": float(bound.rate)})
+            for j, t in enumerate(TEMPERATURES, start=1):
+                cooled = model._replace(prior=tempered(model.prior, t))
+                row = f"{label}, T = {t}"
+                rows[row] = generated(cooled, jax.random.fold_in(key, 10 * j + i), DRAWS)
+                note(row, quality(real, rows[row]))
+        draw_samples(FOLDER / f"samples_{seed}.png", rows)
+    for label, numbers in results.items():
+        summary({f"{label}, {name}": values for name, values in numbers.items()})
+    (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Walks among the latents of a VAE of MNIST: along lines and spheres, one latent, one class.
+
+    python -m experiments.prepare mnist --from DIR      # once
+    python -m experiments.latents.walks
+
+The VAE of `experiments.latents.second_stage`. Three questions, each with a picture:
+
+Line or sphere? Half way between two draws of N(0, I), and between the codes of two test images,
+linearly and spherically: the norm of z, and the Frechet distance of 3,000 decoded middles to 3,000
+test images in the features of a small classifier (it is no FID).
+
+What does a latent do? It is moved from -3 to 3 while the others stay.
+
+One class, of a VAE that saw no labels: five Gaussians fitted to the latents of each class are the
+prior p(z|y), a swap. How often the classifier says y of the decoded draws, 1,000 a class.
+
+OURS: to be filled
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxvae
+from experiments import figures
+from experiments.data import load
+from experiments.evaluate import inputs, posterior_means
+from experiments.latents.classifier import examples_of, features, labels
+from experiments.latents.second_stage import draw, generated, mixture, summary, train_vae
+from experiments.plotting import BLUE, RED, figure, save, styled
+from jaxvae.latent_space import interpolate, slerp, tempered
+from jaxvae.protocols import mean_of
+from jaxvae.sample_quality import sample_frechet_distance
+
+SEEDS, DRAWS, EM_ROWS, COMPONENTS, PER_CLASS = 3, 3000, 20_000, 5, 1000
+TEMPERATURES = (1.0, 0.8)
+FOLDER = Path("runs/latents/walks")
+WAYS = {"linear": interpolate, "spherical": slerp}
+
+
+@jax.jit
+def decoded(model: jaxvae.VAE, zs: jax.Array) -> jax.Array:
+    """Means of p(x|z) for z [n, d]."""
+    return jax.lax.map(lambda z: mean_of(model.decode(z)), zs, batch_size=100)
+
+
+@partial(jax.jit, static_argnames="way")
+def middles(way: Any, z0: jax.Array, z1: jax.Array) -> jax.Array:
+    return jax.vmap(way, (0, 0, None))(z0, z1, 0.5)
+
+
+@styled
+def draw_paths(path: Path, model: jaxvae.VAE, ends: dict[str, tuple[jax.Array, jax.Array]]) -> None:
+    """Three pairs of each kind, both ways, and the mean norm of z along the way."""
+    ts, pairs = jnp.linspace(0.0, 1.0, 11), 3
+    picture = figure(8.2, 5.4)
+    grid = picture.subplots(2, 2, width_ratios=(2, 1))
+    for (walks, norms), (label, (z0, z1)) in zip(grid, ends.items(), strict=True):
+        zs = {
+            name: jax.vmap(jax.vmap(way, (None, None, 0)), (0, 0, None))(z0[:500], z1[:500], ts)
+            for name, way in WAYS.items()
+        }  # [500, 11, d]
+        rows = jnp.stack([way[:pairs] for way in zs.values()], axis=1)  # [pairs, 2, 11, d]
+        figures.show(walks, decoded(model, rows.reshape(-1, z0.shape[1])), columns=len(ts))
+        walks.set_axis_on()
+        walks.grid(visible=False)
+        walks.spines[:].set_visible(False)
+        walks.set_xticks([])
+        walks.tick_params(length=0)
+        walks.set_yticks(29.0 * np.arange(2 * pairs) + 14.0, list(zs) * pairs)
+        walks.set_title(f"between two {label}")
+        for (name, way), colour, dash in zip(zs.items(), (BLUE, RED), ("-", "--"), strict=True):
+            length = jnp.mean(jnp.linalg.norm(way, axis=2), axis=0)
+            norms.plot(ts, length, label=name, color=colour, linestyle=dash)
+        norms.set(title="mean norm of z, 500 pairs", xlabel="t", ylim=(0, None))
+        norms.legend(loc="lower right")
+    save(picture, path)
+
+
+@styled
+def draw_classes(path: Path, sheets: dict[str, jax.Array]) -> None:
+    """A row a class, ten draws each."""
+    picture = figure(3.6 * len(sheets), 3.9)
+    axes = picture.subplots(1, len(sheets), squeeze=False)[0]
+    for axis, (title, images) in zip(axes, sheets.items(), strict=True):
+        figures.show(axis, images[:, :10].reshape(-1, *images.shape[2:]), columns=10)
+        axis.set_title(title)
+    save(picture, path)
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    data = load("mnist", validation=10_000)
+    (images, digits), (test_images, answers) = examples_of(data.train), examples_of(data.test)
+    xs = inputs(jax.random.key(97), images[:EM_ROWS], jaxvae.binarize)
+    test = inputs(jax.random.key(98), test_images, jaxvae.binarize)
+    shown = test_images[:DRAWS].astype(float) / 255.0
+    real = features(shown)
+    vae, results = jax.jit(train_vae), {}
+
+    def note(label: str, number: Any) -> None:
+        results.setdefault(label, []).append(float(number))
+        print(f"{label}: {number:.3f}", flush=True)
+
+    note("right on test images, %", 100.0 * jnp.mean(labels(shown) == answers[:DRAWS]))
+    for seed in range(SEEDS):
+        key, *keys = jax.random.split(jax.random.key(seed), 5)
+        model = vae(keys[0], images)
+        mu = posterior_means(model, test)
+        z0, z1 = jnp.split(mu[jax.random.permutation(keys[1], len(mu))], 2)
+        prior = jax.random.normal(keys[2], (2, DRAWS, mu.shape[1]))
+        ends = {"draws of the prior": tuple(prior), "test images": (z0[:DRAWS], z1[:DRAWS])}
+        for label, pair in ends.items():
+            at_ends = sample_frechet_distance(real, features(decoded(model, pair[0])))
+            note(f"{label}, ends: Frechet distance", at_ends)
+            for name, way in WAYS.items():
+                middle = middles(way, *pair)
+                norm = jnp.mean(jnp.linalg.norm(middle, axis=1))
+                note(f"{label}, {name}: norm", norm)
+                distance = sample_frechet_distance(real, features(decoded(model, middle)))
+                note(f"{label}, {name}: Frechet distance", distance)
+
+        z = draw(keys[3], jax.jit(jax.vmap(model.encode))(xs))
+        classes = [mixture(z[digits[:EM_ROWS] == c], COMPONENTS, seed) for c in range(10)]
+        sheets = {}
+        for i, t in enumerate(TEMPERATURES):
+            made = [
+                generated(
+                    model._replace(prior=tempered(p_z_given_y, t)),
+                    jax.random.fold_in(key, 10 * i + c),
+                    PER_CLASS,
+                )
+                for c, p_z_given_y in enumerate(classes)
+            ]
+            sheets[f"p(x|y) at temperature {t}"] = jnp.stack(made)
+            hits = [jnp.mean(labels(x) == c) for c, x in enumerate(made)]
+            note(f"right on draws at temperature {t}, %", 100.0 * jnp.mean(jnp.stack(hits)))
+        if seed == 0:
+            draw_paths(FOLDER / "paths.png", model, ends)
+            draw_classes(FOLDER / "classes.png", sheets)
+            order = jnp.argsort(-jnp.var(mu, axis=0))
+            figures.traversals(FOLDER / "traversals.png", model, mu[0], order)
+    summary(results)
+    (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Moving about among the latents: between two of them, along one of them, and nearer the mode."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.tree_util import Partial
+
+from jaxvae.checks import check_array, check_scalar, check_shape
+from jaxvae.distributions import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    Each,
+    Joint,
+    Laplace,
+    LowRankNormal,
+    Mixture,
+    MultivariateNormal,
+    Normal,
+    OneHotCategorical,
+    StandardNormal,
+    StudentT,
+    Transformed,
+)
+from jaxvae.divergences import value_of
+
+Array = jax.Array
+
+
+def interpolate(z0: Any, z1: Any, t: Any) -> Array:
+    """The straight line: (1 - t) z0 + t z1.
+
+    In many dimensions the draws of N(0, I) lie near the sphere of radius sqrt(d), and the line
+    between two of them leaves it: in the middle its norm is sqrt(d / 2). See `slerp`.
+
+    Args:
+      z0: where t = 0, floats of any shape [...].
+      z1: where t = 1, the same shape.
+      t: a number, in [0, 1] for what is between; `jax.vmap` takes many.
+
+    Returns:
+      z, shape [...].
+
+    Raises:
+      TypeError: z0 or z1 holds no floats.
+      ValueError: their shapes differ, or t is no number.
+
+    >>> interpolate(jnp.zeros(2), jnp.array([1.0, 4.0]), 0.25).tolist()
+    [0.25, 1.0]
+    """
+    _check_ends("interpolate", z0, z1, t)
+    return (1.0 - t) * z0 + t * z1
+
+
+def slerp(z0: Any, z1: Any, t: Any) -> Array:
+    """Spherical interpolation: the direction turns at a constant rate, the norm goes linearly.
+
+    With u the direction of z0, v the one orthogonal to it in the plane of both, and theta the angle
+    between them,
+
+        z = ((1 - t) |z0| + t |z1|) (cos(t theta) u + sin(t theta) v)
+
+    Parallel ends give the straight line. Between opposite ones all great circles are as short, and
+    one of them is taken.
+
+    Args:
+      z0: where t = 0, floats of any shape [...], taken as one vector of at least two coordinates.
+      z1: where t = 1, the same shape.
+      t: a number, in [0, 1] for what is between; `jax.vmap` takes many.
+
+    Returns:
+      z, shape [...]; NaN where an end is 0 and traced, as it has no direction.
+
+    Raises:
+      TypeError: z0 or z1 holds no floats.
+      ValueError: their shapes differ, they have one coordinate, one is 0, or t is no number.
+
+    >>> middle = slerp(jnp.array([2.0, 0.0]), jnp.array([0.0, 4.0]), 0.5)
+    >>> [round(float(z), 4) for z in middle]  # 3 (cos 45, sin 45)
+    [2.1213, 2.1213]
+
+    Shoemake 1985, section 3; for latents: White 2016, section 2.
+    """
+    _check_ends("slerp", z0, z1, t)
+    if jnp.size(z0) < 2:
+        raise ValueError(
+            f"slerp: z0 has shape {jnp.shape(z0)}, expected two coordinates or more to turn in"
+        )
+    (norm_0, u_0), (norm_1, u_1) = _polar("z0", z0), _polar("z1", z1)
+    theta = 2.0 * jnp.arctan2(jnp.linalg.norm(u_1 - u_0), jnp.linalg.norm(u_1 + u_0))
+    v = _across(u_0, u_1)
+    sine = jnp.linalg.norm(v)
+    other = _across(u_0, jnp.zeros_like(u_0).at[jnp.argmin(jnp.abs(u_0))].set(1.0))
+    one_line = sine <= 4.0 * jnp.finfo(u_0.dtype).eps
+    v = jnp.where(one_line, other / jnp.linalg.norm(other), v / sine)
+    z = interpolate(norm_0, norm_1, t) * (jnp.cos(t * theta) * u_0 + jnp.sin(t * theta) * v)
+    return z.reshape(jnp.shape(z0))
+
+
+def _polar(name: str, z: Any) -> tuple[Array, Array]:
+    """The norm and the direction of z, flat."""
+    if not isinstance(z, Tracer) and not np.any(z):
+        raise ValueError(f"slerp: {name} is 0, expected a vector that has a direction")
+    flat = jnp.ravel(jnp.asarray(z))
+    norm = jnp.linalg.norm(flat)
+    return norm, flat / norm
+
+
+def _across(u: Array, v: Array) -> Array:
+    """What of v is orthogonal to the direction u; twice, as the first time leaves rounding."""
+    for _ in range(2):
+        v = v - (u @ v) * u
+    return v
+
+
+def traverse(z: Any, index: Any, values: Any) -> Array:
+    """Copies of z in which one latent takes each of the values.
+
+    Args:
+      z: latents, floats [d].
+      index: which latent, an integer in -d..d-1.
+      values: what it is set to, numbers [n].
+
+    Returns:
+      Latents, shape [n, d].
+
+    Raises:
+      TypeError: z or values hold no floats, or index is no integer.
+      ValueError: z or values is no vector, or z has no latent of that index.
+
+    >>> traverse(jnp.zeros(3), 1, jnp.array([-1.0, 1.0])).tolist()
+    [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    for name, vector in ("z", z), ("values", values):
+        _check_floats("traverse", name, vector)
+        if jnp.ndim(vector) != 1:
+            raise ValueError(f"traverse: {name} has shape {jnp.shape(vector)}, expected a vector")
+    check_scalar("traverse", "index", index)
+    if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+        raise TypeError(f"traverse: index has dtype {jnp.result_type(index)}, expected an integer")
+    d = len(z)
+    if not isinstance(index, Tracer) and not -d <= index < d:
+        raise ValueError(f"traverse: index is {index}, expected one of {d} latents")
+    return jax.vmap(lambda value: jnp.asarray(z).at[index].set(value))(jnp.asarray(values))
+
+
+def tempered(distribution: Any, temperature: Any) -> Any:
+    """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
+
+    Of a location and a scale the scale is multiplied by T; of choices and coins the logits are
+    divided by T. What is made of others is tempered in its parts: the components of a `Mixture`
+    (its weights stay), the base of `Transformed`, the parts of `Each`, every level of a `Joint`
+    given the one above, and what a `Constant` holds. `model._replace(prior=tempered(p, 0.8))`
+    generates at that temperature.
+
+    Args:
+      distribution: of a location and a scale (`Normal`, `StandardNormal`, `MultivariateNormal`,
+        `LowRankNormal`, `Laplace`, `StudentT`, `DiscretizedLogistic`), of choices (`Bernoulli`,
+        `Categorical`, `OneHotCategorical`), or made of such.
+      temperature: T > 0, a number.
+
+    Returns:
+      The distribution; a `StandardNormal` becomes a `Normal`.
+
+    Raises:
+      TypeError: it has no temperature, as a `Gamma`.
+      ValueError: T is not positive.
+
+    >>> tempered(StandardNormal((2,)), 0.5).scale.tolist()
+    [0.5, 0.5]
+
+    Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
+    """
+    check_scalar("tempered", "temperature", temperature)
+    if not isinstance(temperature, Tracer) and not temperature > 0:
+        raise ValueError(f"tempered: temperature is {temperature}, expected a positive number")
+    t = temperature
+    match value_of(distribution):
+        case StandardNormal() as d:
+            return tempered(d.unstack(), t)
+        case Normal() | Laplace() | StudentT() | DiscretizedLogistic() as d:
+            return replace(d, scale=t * d.scale)
+        case MultivariateNormal() as d:
+            return MultivariateNormal(d.loc, t * d.scale_tril)
+        case LowRankNormal() as d:
+            return LowRankNormal(d.loc, t * d.factor, t * d.scale)
+        case Bernoulli() | Categorical() | OneHotCategorical() as d:
+            return replace(d, logits=d.logits / t)
+        case Mixture() as d:
+            return Mixture(d.logits, tempered(d.components, t))
+        case Transformed() as d:
+            return Transformed(tempered(d.base, t), d.bijector)
+        case Each() as d:
+            return Each(tempered(d.parts, t))
+        case Joint() as d:
+            return Joint(tempered(d.first, t), Partial(_tempered_given, d.then, t))
+        case d:
+            raise TypeError(
+                f"tempered: distribution is a {type(d).__name__}, expected one with a scale or "
+                "logits, or made of such"
+            )
+
+
+def _tempered_given(then: Any, temperature: Any, z: Any) -> Any:
+    return tempered(then(z), temperature)
+
+
+def _check_ends(owner: str, z0: Any, z1: Any, t: Any) -> None:
+    _check_floats(owner, "z0", z0)
+    _check_floats(owner, "z1", z1)
+    check_shape(owner, "z1", z1, jnp.shape(z0))
+    check_scalar(owner, "t", t)
+
+
+def _check_floats(owner: str, name: str, value: Any) -> None:
+    check_array(owner, name, value)
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(value)}, expected floats")
