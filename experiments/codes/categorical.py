@@ -1,0 +1,182 @@
+"""Gradients for categorical latents, beside the exact one, on a model that can be enumerated.
+
+    python -m experiments.prepare binarized_mnist --from DIR      # once
+    python -m experiments.codes.categorical
+
+z is two choices of 8, 64 codes, of which every ELBO is known exactly. Static binarized MNIST,
+784-200-[2 x 8] and its mirror, ReLU, uniform prior, Adam 1e-3, batch 100, 10 epochs from the same
+start. All maximise the ELBO; the gradient alone differs. Those that sample draw 2 codes an image:
+the score function bare, with a baseline learned from x (Mnih & Gregor 2014) and with that of the
+other sample (Mnih & Rezende 2016), straight through, and Gumbel-softmax at a temperature that falls
+from 1 to 0.3 (Jang et al. 2017). No published number is on this model.
+
+OURS: to be filled
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+import jaxvae
+from experiments.codes.vq import report
+from experiments.comparison import train
+from experiments.data import load
+from experiments.plotting import BLUE, GREY, figure, save, styled
+from jaxvae import nn
+
+CHOICES, CLASSES, HIDDEN, EPOCHS, BATCH, SEEDS, DRAWS = 2, 8, (200,), 10, 100, 3, 200
+SHAPE, SAMPLES, COLDEST = (28, 28, 1), 2, 0.3
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)
+
+
+class Model(NamedTuple):
+    """A VAE, and a baseline that one of the estimators learns."""
+
+    encode: Any
+    decode: Any
+    prior: Any
+    baseline: Any
+
+
+def make_model(key: jax.Array) -> Model:
+    rngs, mlp, z_shape = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN), (CHOICES, CLASSES)
+    one_hot = nn.HeadOf(jaxvae.OneHotCategorical, (nn.Real("n"),))
+    return Model(
+        encode=nn.Conditional(mlp, one_hot, SHAPE, z_shape, rngs=rngs),
+        decode=nn.Conditional(mlp, nn.BernoulliHead(), z_shape, SHAPE, rngs=rngs),
+        prior=jaxvae.Constant(jaxvae.OneHotCategorical(np.zeros(z_shape, np.float32))),
+        baseline=mlp(SHAPE, (), rngs=rngs),
+    )
+
+
+def exact(model, key, x):
+    return jaxvae.elbo(model, key, x, gradient=jaxvae.enumerate)
+
+
+def scored(baseline, model, key, x):
+    """The mean of SAMPLES ELBOs, by the score function."""
+    gradient = partial(jaxvae.score_function, baseline=baseline)
+    return jaxvae.miwae(model, key, x, num_outer=SAMPLES, num_samples=1, gradient=gradient)
+
+
+def learned(model, key, x):
+    return scored(jaxvae.learned_baseline(model.baseline(x)), model, key, x)
+
+
+def through(gradient, model, key, x):
+    """The mean of SAMPLES ELBOs, through the sample; their rate is exact."""
+    one = partial(jaxvae.elbo, gradient=gradient)
+    bounds, _ = jax.vmap(lambda k: one(model, k, x))(jax.random.split(key, SAMPLES))
+    return jnp.mean(bounds), None
+
+
+def relaxed(model, key, x, *, temperature=COLDEST):
+    return through(partial(jaxvae.gumbel_softmax, temperature=temperature), model, key, x)
+
+
+OBJECTIVES = {
+    "enumeration": exact,
+    "score function": partial(scored, jaxvae.no_baseline),
+    "learned baseline": learned,
+    "leave one out": partial(scored, jaxvae.leave_one_out),
+    "straight through": partial(through, jaxvae.straight_through),
+    "Gumbel-softmax": relaxed,
+}
+
+
+def run(name: str, images: jax.Array, key: jax.Array) -> Model:
+    steps = EPOCHS * (len(images) // BATCH)
+    cooling = {"temperature": optax.exponential_decay(1.0, steps, COLDEST)}
+    return train(
+        make_model,
+        jaxvae.preprocessed(OBJECTIVES[name], AS_STORED),
+        optax.adam(1e-3),
+        key,
+        images,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        **(cooling if name == "Gumbel-softmax" else {}),
+    )
+
+
+@jax.jit
+def exact_elbo(model: Model, images: jax.Array) -> jax.Array:
+    """Mean over images as stored, nats."""
+    keys = jax.random.split(jax.random.key(0), len(images))
+    objective = jaxvae.preprocessed(exact, AS_STORED)
+    bounds = jax.lax.map(lambda kx: objective(model, *kx)[0], (keys, images), batch_size=BATCH)
+    return jnp.mean(bounds)
+
+
+def gradient_errors(model: Model, images: jax.Array) -> dict[str, dict[str, float]]:
+    """Of the encoder's gradient on one batch: noise and bias, as parts of the exact gradient."""
+
+    def moments(objective):
+        lifted = jaxvae.batched(jaxvae.preprocessed(objective, AS_STORED))
+        s = jaxvae.gradient_statistics(
+            lifted, model, jax.random.key(1), images, num_draws=DRAWS, chunk=10
+        )
+        return ravel_pytree(s.mean.encode)[0], jnp.sum(ravel_pytree(s.variance.encode)[0])
+
+    mean, _ = moments(exact)
+    norm, errors = jnp.linalg.norm(mean), {}
+    for name, objective in OBJECTIVES.items():
+        estimate, variance = moments(objective)
+        errors[name] = {
+            "noise": float(jnp.sqrt(variance) / norm),
+            "bias": float(jnp.linalg.norm(estimate - mean) / norm),
+            "bias, by chance": float(jnp.sqrt(variance / DRAWS) / norm),
+        }
+    return errors
+
+
+@styled
+def draw(path: Path, bounds: dict[str, list[float]], errors: dict[str, dict[str, float]]) -> None:
+    """The bound of every seed, and the noise of one gradient."""
+    picture = figure(8.0, 2.6)
+    left, right = picture.subplots(1, 2, sharey=True)
+    rows = np.arange(len(bounds))[::-1]
+    for row, values in zip(rows, bounds.values(), strict=True):
+        left.plot(values, [row] * len(values), "o", color=BLUE)
+    left.set_yticks(rows, list(bounds))
+    left.set(title="after training", xlabel="exact ELBO of the test images, nats")
+    right.barh(rows, [errors[name]["noise"] for name in bounds], color=BLUE, height=0.35)
+    right.barh(rows - 0.35, [errors[name]["bias"] for name in bounds], color=GREY, height=0.35)
+    right.set(title="encoder's gradient", xlabel="size beside the exact gradient")
+    right.set(xscale="log", xlim=(0.01, None))  # enumeration, of 0, has no bars
+    right.legend(["standard deviation", "bias"], loc="upper right")
+    save(picture, path)
+
+
+def main() -> None:
+    data = load("binarized_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+    runs = {name: partial(run, name, images) for name in OBJECTIVES}
+    models = report(
+        "categorical", runs, lambda key, model: {"ELBO": exact_elbo(model, test)}, SEEDS
+    )
+    folder = Path("runs/categorical")
+    trained = models["enumeration"]._replace(baseline=models["learned baseline"].baseline)
+    errors = {
+        "start": gradient_errors(make_model(jax.random.key(0)), images[:BATCH]),
+        "trained": gradient_errors(trained, images[:BATCH]),
+    }
+    (folder / "gradients.json").write_text(json.dumps(errors, indent=2) + "\n")
+    for point, of_each in errors.items():
+        for name, error in of_each.items():
+            print(f"{point}, {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in error.items()))
+    results = json.loads((folder / "result.json").read_text())
+    bounds = {name: numbers["ELBO"] for name, numbers in results.items()}
+    draw(folder / "gradients.png", bounds, errors["trained"])
+
+
+if __name__ == "__main__":
+    main()

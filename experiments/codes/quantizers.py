@@ -1,0 +1,109 @@
+"""A learned codebook, residual codebooks and fixed levels, at as many codes each.
+
+    python -m experiments.prepare binarized_mnist --from DIR      # once
+    python -m experiments.codes.quantizers
+
+Static binarized MNIST, 784-256-[16 x d] and its mirror, ReLU, Adam 1e-3, batch 100, 15 epochs: an
+image is 16 codes of 256. One codebook of 256, d = 16; two of 16, the second for what the first
+leaves, d = 16 (Zeghidour et al. 2021); four levels of each of d = 4 coordinates (Mentzer et al.
+2023). Codebooks follow by moving averages with revival. The prior is uniform, 16 log 256 = 88.72
+nats, for all: the distortion is what differs. No published number is on these data.
+
+OURS: to be filled
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxvae
+from experiments.codes.vq import (
+    AS_STORED,
+    OBJECTIVE,
+    OPTIMIZER,
+    SHAPE,
+    draw_reconstructions,
+    draw_usage,
+    fit,
+    indices_of,
+    report,
+)
+from experiments.data import load
+from experiments.evaluate import evaluate
+from jaxvae import nn
+from jaxvae.quantization import FSQ, VQVAE, Residual, ema_step, init_codebook, perplexity
+
+PLACES, HIDDEN, EPOCHS, SEEDS = 16, (256,), 15, 3
+CODES, DEPTH, PART, DIM = 256, 2, 16, 16  # 16^2 = 256
+LEVELS = (4, 4, 4, 4)
+FOLLOWING = ema_step(OBJECTIVE, OPTIMIZER, threshold=0.25)
+PLAIN = jaxvae.train_step(OBJECTIVE, OPTIMIZER)
+
+
+def noise(key: jax.Array, *shape: int) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / shape[-2]
+
+
+def one_codebook(key: jax.Array) -> Any:
+    return init_codebook(noise(key, CODES, DIM))
+
+
+def residual(key: jax.Array) -> Residual:
+    return Residual(jax.vmap(init_codebook)(noise(key, DEPTH, PART, DIM)))
+
+
+def levels(key: jax.Array) -> FSQ:
+    del key
+    return FSQ(LEVELS)
+
+
+# how each is made, how it learns, d, and the logits of the uniform prior over its indices
+QUANTIZERS: dict[str, tuple[Callable[..., Any], Any, int, tuple[int, ...]]] = {
+    "one codebook": (one_codebook, FOLLOWING, DIM, (PLACES, CODES)),
+    "residual codebooks": (residual, FOLLOWING, DIM, (PLACES, DEPTH, PART)),
+    "fixed levels": (levels, PLAIN, len(LEVELS), (PLACES, CODES)),
+}
+
+
+def run(label: str, images: jax.Array, key: jax.Array) -> VQVAE:
+    make, step, dim, shape = QUANTIZERS[label]
+    init_key, codes_key, key = jax.random.split(key, 3)
+    rngs, mlp = nnx.Rngs(init_key), partial(nn.MLP, hidden=HIDDEN)
+    model = VQVAE(
+        encoder=mlp(SHAPE, (PLACES, dim), rngs=rngs),
+        quantizer=make(codes_key),
+        decoder=nn.Conditional(mlp, nn.BernoulliHead(), (PLACES, dim), SHAPE, rngs=rngs),
+        prior=jaxvae.Constant(jaxvae.Categorical(np.zeros(shape, np.float32))),
+    )
+    return fit(step, model, key, images, EPOCHS)
+
+
+def main() -> None:
+    data = load("binarized_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+
+    @jax.jit
+    def usage(model: VQVAE) -> jax.Array:
+        indices = indices_of(model, test)
+        if isinstance(model.quantizer, Residual):
+            indices = indices @ jnp.array([PART, 1])  # one number for the pair
+        return jnp.bincount(indices.ravel(), length=CODES)
+
+    def measure(key, model):
+        distortion = evaluate(model, key, test, AS_STORED).distortion
+        return {"distortion": distortion, "perplexity": perplexity(usage(model))}
+
+    models = report("quantizers", {q: partial(run, q, images) for q in QUANTIZERS}, measure, SEEDS)
+    folder = Path("runs/quantizers")
+    draw_reconstructions(folder / "reconstructions.png", models, test)
+    draw_usage(folder / "usage.png", {label: usage(model) for label, model in models.items()})
+
+
+if __name__ == "__main__":
+    main()

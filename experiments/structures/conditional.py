@@ -1,0 +1,136 @@
+"""A conditional VAE, p(x|y), against the same networks with the label hidden, p(x).
+
+    python -m experiments.prepare mnist --from DIR      # once
+    python -m experiments.structures.conditional
+
+Sohn, Lee & Yan 2015. Both networks see the image or the code beside a one-hot label; in the second
+model that is 0. 794-256-128-z16 and 26-128-256-784, ReLU, Adam 1e-3, batch 100, 20 epochs,
+dynamically binarized MNIST.
+
+OURS: to be filled
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.scipy.special import logsumexp
+from jax.tree_util import Partial
+
+import jaxvae
+from experiments.comparison import compare, train
+from experiments.data import load
+from experiments.evaluate import inputs
+from experiments.plotting import figure, save, show_images, styled
+from jaxvae import nn
+from jaxvae.protocols import mean_of
+
+LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 16, 20, 100, 3, 1000, 100
+SHAPE, CLASSES = (28, 28, 1), 10
+FOLDER = Path("runs/conditional")
+
+
+def beside(network, y, v):
+    return network(jnp.concatenate([v.reshape(-1), y]))
+
+
+def given(networks, y):
+    encode, decode = networks
+    return jaxvae.VAE(
+        encode=Partial(beside, encode, y),
+        decode=Partial(beside, decode, y),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def label_hidden(networks, y):
+    return given(networks, jnp.zeros_like(y))
+
+
+def make(given, key: jax.Array) -> Partial:
+    """y -> VAE."""
+    rngs, seen, code = nnx.Rngs(key), (784 + CLASSES,), (LATENT + CLASSES,)
+    up, down = partial(nn.MLP, hidden=(256, 128)), partial(nn.MLP, hidden=(128, 256))
+    encode = nn.Conditional(up, nn.NormalHead(), seen, (LATENT,), rngs=rngs)
+    decode = nn.Conditional(down, nn.BernoulliHead(), code, SHAPE, rngs=rngs)
+    return Partial(given, (encode, decode))
+
+
+def binarize(key, xy):
+    return jaxvae.binarize(key, xy[0]), xy[1]
+
+
+@jax.jit
+def log_marginals(model, key, xs):
+    """log p(x|y) of every image under every label, [n, 10]; one key an image."""
+
+    def one(key_x):
+        key, x = key_x
+        estimate = partial(jaxvae.log_marginal, num_samples=SAMPLES)
+        return jax.vmap(lambda y: estimate(model(y), key, x).value)(jnp.eye(CLASSES))
+
+    return jax.lax.map(one, (jax.random.split(key, len(xs)), xs))
+
+
+@styled
+def draw(model) -> None:
+    """A class a row and a draw of z a column."""
+    z = jax.random.normal(jax.random.key(7), (12, LATENT))
+
+    def mean(y, z):
+        return mean_of(model(y).decode(z)).reshape(-1)
+
+    images = jax.vmap(jax.vmap(mean, (None, 0)), (0, None))(jnp.eye(CLASSES), z)
+    picture = figure(4.8, 4.3)
+    axes = picture.subplots()
+    show_images(axes, images.reshape(-1, 784), rows=CLASSES)
+    axes.set_yticks([30 * y + 14.5 for y in range(CLASSES)], [str(y) for y in range(CLASSES)])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.set(title="means of p(x|y, z)", xlabel="a draw of z a column")
+    axes.set_ylabel("label y", rotation=90, ha="center", va="bottom")
+    save(picture, FOLDER / "classes.png")
+
+
+def main() -> None:
+    data = load("mnist", validation=10_000)
+    pairs: Any = jnp.asarray(data.train.images), jnp.eye(CLASSES)[data.train.labels]
+    test = inputs(jax.random.key(98), data.test.images[:IMAGES], jaxvae.binarize)
+    truth = np.asarray(data.test.labels)[:IMAGES]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+
+    def run(given, key):
+        return train(
+            partial(make, given),
+            jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), binarize),
+            optax.adam(1e-3),
+            key,
+            pairs,
+            epochs=EPOCHS,
+            batch_size=BATCH,
+        )
+
+    def measure(key, model):
+        draw(model)  # the last one stays
+        log_p = log_marginals(model, key, test)
+        return {
+            "nats with its label": -jnp.mean(log_p[jnp.arange(len(truth)), truth]),
+            "nats without": -jnp.mean(logsumexp(log_p, axis=1) - jnp.log(CLASSES)),
+            "% errors of argmax p(x|y)": 100 * jnp.mean(jnp.argmax(log_p, axis=1) != truth),
+        }
+
+    compare(
+        "conditional",
+        {"label hidden": partial(run, label_hidden), "label given": partial(run, given)},
+        measure,
+        seeds=SEEDS,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What stands in the gaps: missing entries of x given the observed ones, from any trained model.
+
+Training needs no bound of its own. With events (x, mask) and a `Masked` likelihood, `iwae` is
+
+    log p(x_observed) >= E[ log 1/K sum_k p(x_observed|z_k) p(z_k) / q(z_k|x_observed) ],
+
+the missing-data importance-weighted bound, and its weights give p(x_missing|x_observed) too.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_key, check_leaves, check_positive, check_shape
+from jaxvae.distributions import Masked
+from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
+from jaxvae.weights import importance_term, sample_keys
+
+Array = jax.Array
+
+
+def impute(model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int) -> Any:
+    """x with E[x_missing|x_observed] in its gaps, by self-normalised importance sampling.
+
+    sum_k w_k E[x|z_k] / sum_k w_k,   w_k = p(x_observed|z_k) p(z_k) / q(z_k|x_observed)
+
+    Low in squared error, and too smooth for a draw: those are `multiple_imputations`.
+
+    Args:
+      model: any `Model` of events (x, mask): `decode` returns a `Masked`, of a distribution with a
+        mean.
+      key: a PRNG key.
+      event: (x, mask), the mask True where x is observed.
+      num_samples: K, a Python integer; the bias is of order 1/K.
+
+    Returns:
+      x as given where it was observed, in the dtype of the mean.
+
+    Raises:
+      TypeError: the event is no pair of arrays, or of trees of them; the likelihood is not
+        `Masked`, or has no mean, as a `Categorical`.
+      ValueError: x and mask do not agree in structure or shape, or `num_samples` is no integer of
+        at least one.
+
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))
+    >>> encode = lambda event: Normal(event[0][0] / 1.01, jnp.sqrt(0.01 / 1.01))  # p(z|x_0)
+    >>> event = jnp.array([1.0, jnp.nan]), jnp.array([True, False])
+    >>> model = VAE(encode, decode, StandardNormal(()))
+    >>> x = impute(model, jax.random.key(0), event, num_samples=1000)
+    >>> [round(float(x_i), 2) for x_i in x]  # 1 / 1.01
+    [1.0, 0.99]
+
+    Mattei & Frellsen 2019, on single imputation.
+    """
+    whole, log_w = _weighted("impute", model, key, event, num_samples)
+    w = jax.nn.softmax(log_w)
+    mean = jax.tree.map(lambda m: jnp.tensordot(w, m, 1), jax.vmap(mean_of)(whole))
+    return _fill("impute", event, mean)
+
+
+def multiple_imputations(
+    model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int, num_draws: int
+) -> Any:
+    """Draws of x_missing ~ p(x_missing|x_observed), by sampling importance resampling.
+
+    Of K draws z_k ~ q(z|x_observed) one is taken with probability w_k / sum_j w_j, and x is drawn
+    of its p(x|z_k): exact as K goes to infinity. What is estimated on each completed x varies by as
+    much as the gaps leave open.
+
+    Args:
+      model: any `Model` of events (x, mask): `decode` returns a `Masked`.
+      key: a PRNG key.
+      event: (x, mask), the mask True where x is observed.
+      num_samples: K, a Python integer.
+      num_draws: how many, a Python integer; all are taken of the same K.
+
+    Returns:
+      x completed, `num_draws` times along a leading axis.
+
+    Raises:
+      TypeError: the event is no pair of arrays, or of trees of them; the likelihood is not
+        `Masked`.
+      ValueError: x and mask do not agree in structure or shape, or `num_samples` or `num_draws` is
+        no integer of at least one.
+
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))
+    >>> model = VAE(lambda event: StandardNormal(()), decode, StandardNormal(()))
+    >>> event = jnp.array([1.0, jnp.nan]), jnp.array([True, False])
+    >>> key = jax.random.key(0)
+    >>> multiple_imputations(model, key, event, num_samples=1000, num_draws=5).shape
+    (5, 2)
+
+    Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
+    """
+    owner = "multiple_imputations"
+    check_key(owner, key)
+    check_positive(owner, "num_draws", num_draws)
+    z_key, which_key, x_key = jax.random.split(key, 3)
+    whole, log_w = _weighted(owner, model, z_key, event, num_samples)
+    which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
+
+    def draw(key: Array, k: Array) -> Any:
+        return _fill(owner, event, jax.tree.map(lambda leaf: leaf[k], whole).sample(key))
+
+    return jax.vmap(draw)(jax.random.split(x_key, num_draws), which)
+
+
+def _weighted(
+    owner: str, model: Model, key: Array, event: Any, num_samples: int
+) -> tuple[Any, Array]:
+    """p(x|z_k) of all entries and log w_k, for z_k ~ q(z|x_observed), stacked."""
+    _check_event(owner, event)
+    keys = sample_keys(owner, key, num_samples)
+    q, term = posterior(model, event), importance_term(model, event)
+
+    def one(key: Array) -> tuple[Any, Array]:
+        z, log_q = sample_and_log_prob(q, key)
+        return _unmasked(owner, likelihood(model, z)), term(q, z, log_q)[0]
+
+    return jax.vmap(one)(keys)
+
+
+def _unmasked(owner: str, d: Any) -> Any:
+    if not isinstance(d, Masked):
+        raise TypeError(
+            f"{owner}: decode returned {type(d).__name__}, expected a Masked distribution of "
+            "events (x, mask)"
+        )
+    return d.distribution
+
+
+def _check_event(owner: str, event: Any) -> None:
+    if not isinstance(event, tuple) or len(event) != 2:
+        raise TypeError(f"{owner}: event is a {type(event).__name__}, expected a pair (x, mask)")
+    x, mask = event
+    check_leaves(owner, "x", x)
+    check_leaves(owner, "mask", mask)
+    if jax.tree.structure(x) != jax.tree.structure(mask):
+        raise ValueError(
+            f"{owner}: mask has structure {jax.tree.structure(mask)}, expected that of x, "
+            f"{jax.tree.structure(x)}"
+        )
+    for leaf, seen in zip(jax.tree.leaves(x), jax.tree.leaves(mask), strict=True):
+        check_shape(owner, "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
+
+
+def _fill(owner: str, event: tuple[Any, Any], imputed: Any) -> Any:
+    """x where it was observed and `imputed` elsewhere; a mask of fewer axes hides whole pixels."""
+    x, mask = event
+
+    def fill(m: Array, x: Array, y: Array) -> Array:
+        check_shape(owner, "x", x, jnp.shape(y))
+        m = jnp.expand_dims(m, tuple(range(jnp.ndim(m), jnp.ndim(y))))
+        return jnp.where(m, jnp.asarray(x).astype(y.dtype), y)
+
+    return jax.tree.map(fill, mask, x, imputed)

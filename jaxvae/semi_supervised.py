@@ -1,0 +1,159 @@
+"""A class beside the code: objectives of examples with a label and of examples without one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxvae.bounds import Objective, conditioned
+from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
+from jaxvae.distributions import Joint
+from jaxvae.protocols import check_distribution, likelihood, log_density, posterior, prior
+from jaxvae.relaxations import enumerate
+
+Array = jax.Array
+
+
+class LabelVAE(NamedTuple):
+    """A VAE with a class y beside z: p(y) p(z|y) p(x|y, z), inferred by q(y|x) q(z|x, y).
+
+    `labelled` and `unlabelled` train it. It is also a `Model` whose latents are the pairs (y, z),
+    for every bound, evaluator and estimator that a posterior without derivative is good for.
+
+    Args:
+      classify: x -> q(y|x), with `enumerate_support()`: a `Categorical`, a `OneHotCategorical`.
+      given: y -> the `Model` of x given y, a callable pytree.
+      labels: p(y).
+
+    >>> from jaxvae import VAE, Categorical, Normal, StandardNormal
+    >>> given = Partial(lambda y: VAE(
+    ...     encode=lambda x: Normal(x / 2.0 - y, 0.7 * jnp.ones(2)),
+    ...     decode=lambda z: Normal(z + y, jnp.ones(2)),
+    ...     prior=StandardNormal((2,)),
+    ... ))
+    >>> classify = Partial(lambda x: Categorical(jnp.stack([0.0 * x[0], x[0], x[1]])))
+    >>> model = LabelVAE(classify, given, labels=Categorical(jnp.zeros(3)))
+    >>> y, z = model.prior.sample(jax.random.key(0))
+    >>> y.shape, z.shape
+    ((), (2,))
+
+    Kingma, Mohamed, Rezende & Welling 2014, equations 2 and 4, there M2.
+    """
+
+    classify: Any
+    given: Any
+    labels: Any
+
+    def encode(self, x: Any) -> Joint:
+        return Joint(_class_posterior(self, x), Partial(_posterior_given, self.given, x))
+
+    def decode(self, yz: tuple[Any, Any]) -> Any:
+        y, z = yz
+        return likelihood(self.given(y), z)
+
+    @property
+    def prior(self) -> Joint:
+        return Joint(self.labels, Partial(_prior_given, self.given))
+
+
+def labelled(objective: Objective) -> Objective:
+    """The objective of examples with a label: log p(y) + bound(x|y) + alpha log q(y|x).
+
+    At alpha = 0 it is below log p(x, y), and nothing in it trains q(y|x): alpha > 0 is what makes
+    that a classifier.
+
+    Args:
+      objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
+
+    Returns:
+      `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
+      objective. alpha is traced; 0.0 by default.
+
+    Raises:
+      TypeError: by the objective, where `model` is no `LabelVAE`, a part of it no distribution, or
+        the example no pair.
+      ValueError: y is no label of p(y) or of q(y|x).
+
+    Kingma et al. 2014, equations 6 and 9.
+    """
+
+    def labelled_objective(
+        model: LabelVAE, key: Array, xy: tuple[Any, Any], *, alpha: Any = 0.0, **hyper: Any
+    ) -> tuple[Array, Any]:
+        check_scalar("labelled", "alpha", alpha)
+        _check_model("labelled", model)
+        if not isinstance(xy, (tuple, list)) or len(xy) != 2:
+            raise TypeError(f"labelled: xy is a {type(xy).__name__}, expected a pair (x, y)")
+        x, y = xy
+        bound, aux = conditioned(objective)(model.given, key, xy, **hyper)
+        log_q = log_density(_class_posterior(model, x), y)
+        return bound + _log_prior(model, y) + alpha * log_q, aux
+
+    return labelled_objective
+
+
+def unlabelled(objective: Objective) -> Objective:
+    """The objective of examples without a label, by summing over all classes.
+
+    log p(x) >= sum_y q(y|x) [ bound(x|y) + log p(y) - log q(y|x) ]
+
+    The classes share one key, so that what tells them apart is the class and not the draw. With
+    `elbo` it is the ELBO of the pair (y, z), exact in y.
+
+    Args:
+      objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
+
+    Returns:
+      `(model, key, x, **hyper)` of a `LabelVAE`: the bound in nats, and the mean under q(y|x) of
+      the objective's aux.
+
+    Raises:
+      TypeError: by the objective, where `model` is no `LabelVAE` or a part of it no distribution,
+        or q(y|x) cannot be enumerated.
+
+    Kingma et al. 2014, equation 7.
+    """
+
+    def unlabelled_objective(
+        model: LabelVAE, key: Array, x: Any, **hyper: Any
+    ) -> tuple[Array, Any]:
+        check_key("unlabelled", key)
+        _check_model("unlabelled", model)
+
+        def term(q: Any, y: Any, log_q: Array) -> tuple[Array, Any]:
+            del q
+            bound, aux = conditioned(objective)(model.given, key, (x, y), **hyper)
+            return bound + _log_prior(model, y) - log_q, aux
+
+        bound, aux = enumerate(jnp.mean, term, _class_posterior(model, x), key[None])
+        return bound, jax.tree.map(lambda a: a[0], aux)
+
+    return unlabelled_objective
+
+
+def _check_model(owner: str, model: Any) -> None:
+    if not isinstance(model, LabelVAE):
+        raise TypeError(f"{owner}: model is a {type(model).__name__}, expected a jaxvae.LabelVAE")
+    check_function("model", "classify", model.classify)
+    check_function("model", "given", model.given)
+
+
+def _class_posterior(model: LabelVAE, x: Any) -> Any:
+    check_leaves("model", "x", x)
+    q = model.classify(x)
+    check_distribution("classify returned", q)
+    return q
+
+
+def _log_prior(model: LabelVAE, y: Any) -> Array:
+    check_distribution("labels is", model.labels)
+    return log_density(model.labels, y)
+
+
+def _posterior_given(given: Any, x: Any, y: Any) -> Any:
+    return posterior(given(y), x)
+
+
+def _prior_given(given: Any, y: Any) -> Any:
+    return prior(given(y))

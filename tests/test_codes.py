@@ -1,0 +1,75 @@
+"""The scripts of discrete codes in their small form, and the prior they are fitted."""
+
+import json
+from itertools import product
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.codes import categorical, quantizers, vq
+from jaxvae import Autoregressive, Categorical
+
+
+def test_the_prior_over_codes_is_one(monkeypatch, x64):
+    # each label is told those before it alone, and the probabilities of all codes sum to 1
+    monkeypatch.setattr(vq, "PRIOR_WIDTH", 8)
+    net = jax.tree.map(lambda a: a.astype(float), vq.NADE(3, 4, rngs=nnx.Rngs(0)))
+    prior = Autoregressive(net, Categorical, 3)
+    ways = jnp.array(list(product(range(4), repeat=3)))
+    logits = jax.jit(jax.vmap(lambda k: net(k, None)))(ways)
+    logits = np.asarray(logits).reshape(4, 4, 4, 3, 4)
+    assert np.ptp(logits[..., 0, :], axis=(0, 1, 2)).max() < 1e-12
+    assert np.ptp(logits[..., 1, :], axis=(1, 2)).max() < 1e-12
+    assert np.ptp(logits[..., 1, :], axis=0).min() > 1e-6
+    assert np.ptp(logits[..., 2, :], axis=2).max() < 1e-12
+    assert np.ptp(logits[..., 2, :], axis=1).min() > 1e-6
+    assert np.ptp(logits[..., 2, :], axis=0).min() > 1e-6
+    total = jnp.sum(jnp.exp(jax.jit(jax.vmap(prior.log_prob))(ways)))
+    assert float(total) == pytest.approx(1.0, abs=1e-12)
+
+
+SMALL = {
+    vq: {"CODES": 4, "HIDDEN": (8,), "PRIOR_WIDTH": 8, "PRIOR_EPOCHS": 1},
+    quantizers: {"CODES": 4, "PART": 2, "LEVELS": (2, 2), "HIDDEN": (8,)},
+    categorical: {"CLASSES": 3, "HIDDEN": (8,), "DRAWS": 3},
+}
+FILES = {
+    vq: ["reconstructions.png", "samples.png", "usage.png"],
+    quantizers: ["reconstructions.png", "usage.png"],
+    categorical: ["gradients.png", "gradients.json"],
+}
+SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in (vq, categorical)]
+
+
+@pytest.mark.parametrize("module", [*SLOW, quantizers])
+def test_scripts(module, tmp_path, monkeypatch, capsys):
+    # two steps of each run, and every number and picture in the folder
+    images = np.random.default_rng(0).integers(0, 2, (64, 28, 28, 1)).astype(np.uint8)
+    split = SimpleNamespace(images=images)
+    monkeypatch.setattr(module, "load", lambda name: SimpleNamespace(train=split, test=split))
+    small = {"EPOCHS": 1, "SEEDS": 1, **SMALL[module]}
+    for constant, value in small.items():
+        monkeypatch.setattr(module, constant, value)
+    for batching in {vq, module} & {vq, categorical}:
+        monkeypatch.setattr(batching, "BATCH", 32)
+    if module is quantizers:
+        few = {
+            "one codebook": (quantizers.one_codebook, quantizers.FOLLOWING, 16, (16, 4)),
+            "residual codebooks": (quantizers.residual, quantizers.FOLLOWING, 16, (16, 2, 2)),
+            "fixed levels": (quantizers.levels, quantizers.PLAIN, 2, (16, 4)),
+        }
+        monkeypatch.setattr(quantizers, "QUANTIZERS", few)
+    monkeypatch.chdir(tmp_path)
+    module.main()
+    folder = tmp_path / "runs" / module.__name__.split(".")[-1]
+    results = json.loads((folder / "result.json").read_text())
+    assert len(results) >= 3
+    numbers = [value for terms in results.values() for values in terms.values() for value in values]
+    assert np.all(np.isfinite(numbers))
+    for file in FILES[module]:
+        assert (folder / file).stat().st_size > 500
+    assert "min of processor time" in capsys.readouterr().out

@@ -1,0 +1,316 @@
+"""Discrete codes: nearest neighbours, gradients straight through, k-means, and a true bound."""
+
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import close
+from jax.tree_util import Partial
+
+from jaxvae import Categorical, Constant, Normal, elbo, generate, init_state, train_step
+from jaxvae.quantization import (
+    FSQ,
+    VQVAE,
+    Codebook,
+    PointMass,
+    Residual,
+    ema_codebook,
+    ema_step,
+    init_codebook,
+    perplexity,
+    revive,
+    straight_to,
+    vq,
+)
+
+RNG = np.random.default_rng(0)
+CODES = RNG.normal(size=(2, 5, 3))  # two codebooks of five codes in three dimensions
+Z = RNG.normal(size=(7, 3))
+N, K = 2, 3  # the small VQ-VAE's codes an example, and the codebook's size
+
+
+def quantizers() -> Any:
+    codes = jnp.asarray(CODES)
+    return init_codebook(codes[0]), Residual(jax.vmap(init_codebook)(codes)), FSQ((3, 4, 2))
+
+
+def small_vqvae(logits=None) -> Any:
+    """x [2] -> z = W x + b in [2, 1], 3 codes in one dimension, p(x|e) = N(V e, 1)."""
+    encoder = Partial(lambda w, x: (w @ x)[:, None], jnp.asarray(RNG.normal(size=(N, 2))))
+    decoder = Partial(lambda v, e: Normal(v @ e[:, 0], 1.0), jnp.asarray(RNG.normal(size=(2, N))))
+    prior = Constant(Categorical(np.zeros((N, K)))) if logits is None else Categorical(logits)
+    return VQVAE(encoder, init_codebook(jnp.array([[-1.0], [0.2], [1.5]])), decoder, prior)
+
+
+def test_a_vector_goes_to_the_nearest_code(x64):
+    codebook, residual, _ = quantizers()
+    z = jnp.asarray(Z)
+    q, r = jax.vmap(codebook)(z), jax.vmap(residual)(z)
+    first = np.argmin(np.sum((Z[:, None] - CODES[0]) ** 2, -1), 1)
+    rest = Z - CODES[0][first]
+    second = np.argmin(np.sum((rest[:, None] - CODES[1]) ** 2, -1), 1)
+    assert close(q.indices, first)
+    assert close(q.code, CODES[0][first])
+    assert close(q.commitment, np.sum(rest**2, 1))
+    assert close(r.indices, np.stack([first, second], 1))
+    assert close(r.code, CODES[0][first] + CODES[1][second])
+    assert close(r.commitment, np.sum(rest**2, 1) + np.sum((rest - CODES[1][second]) ** 2, 1))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_laws_of_a_quantizer(which, x64):
+    # the index names the code; vmap is the loop; backwards a code is z, or z squashed
+    quantizer, z = quantizers()[which], jnp.asarray(Z)
+    mapped = jax.vmap(quantizer)(z)
+    assert close(jax.vmap(quantizer.lookup)(mapped.indices), mapped.code)
+    one = quantizer(z[2])
+    for a, b in zip(one, mapped, strict=True):
+        assert close(a, b[2])
+    jacobian = jax.jacrev(lambda z: quantizer(z).code)(z[2])
+    expected = jnp.eye(3) if which < 2 else jnp.diag(1.0 - jnp.tanh(z[2]) ** 2)
+    assert close(jacobian, expected)
+
+
+def test_each_penalty_pulls_one_side(x64):
+    codebook, z = quantizers()[0], jnp.asarray(Z[0])
+
+    def penalty(name, codes, z):
+        return getattr(codebook._replace(codes=codes)(z), name)
+
+    index = codebook(z).indices
+    gap = 2.0 * (z - codebook.codes[index])
+    still = jnp.zeros_like(codebook.codes)
+    for name, to_codes, to_z in (
+        ("commitment", still, gap),
+        ("codebook", still.at[index].set(-gap), jnp.zeros(3)),
+    ):
+        found = jax.grad(partial(penalty, name), (0, 1))(codebook.codes, z)
+        assert close(found[0], to_codes)
+        assert close(found[1], to_z)
+
+
+def test_residuals_with_a_zero_code_only_shrink(x64):
+    codes = jnp.asarray(RNG.normal(size=(4, 6, 3))).at[:, 0].set(0.0)
+    books = jax.vmap(init_codebook)(codes)
+
+    def error(depth):
+        residual = Residual(jax.tree.map(lambda a: a[:depth], books))
+        q = jax.jit(jax.vmap(residual))(jnp.asarray(Z))
+        return np.sum((np.asarray(q.code) - Z) ** 2, axis=1)
+
+    errors = np.array([error(depth) for depth in (1, 2, 3, 4)])
+    assert np.all(np.diff(errors, axis=0) <= 1e-12)
+    assert errors[-1].mean() < 0.5 * errors[0].mean()
+
+
+@pytest.mark.parametrize("levels", [(2,), (3, 2), (4, 3, 5)])
+def test_finite_scalars_are_counted_by_their_index(levels, x64):
+    quantizer, count = FSQ(levels), int(np.prod(levels))
+    codes = np.asarray(jax.vmap(quantizer.lookup)(jnp.arange(count)))
+    grids = [np.linspace(-1.0, 1.0, n) for n in levels]  # levels at equal distances, ends included
+    assert close(codes, np.array(list(product(*grids))))
+    q = jax.vmap(quantizer)(jnp.arctanh(jnp.asarray(0.99 * codes)))
+    assert close(q.code, codes)
+    assert q.indices.tolist() == list(range(count))
+    far = quantizer(jnp.full(len(levels), 1e6))
+    assert close(far.code, np.ones(len(levels)))
+    assert float(far.commitment) == float(far.codebook) == 0.0
+
+
+def test_straight_to():
+    value, slope = jax.value_and_grad(lambda z: 3.0 * straight_to(jnp.floor(z), z))(1.7)
+    assert (float(value), float(slope)) == (3.0, 3.0)
+
+
+def lloyd(z, codes):
+    index = np.argmin(np.sum((z[:, None] - codes) ** 2, -1), 1)
+    return np.stack([z[index == k].mean(0) for k in range(len(codes))]), index
+
+
+def test_averages_without_memory_are_k_means(x64):
+    z = np.concatenate([RNG.normal(loc=c, size=(20, 2)) for c in (-3.0, 0.0, 3.0)])
+    codebook, expected = init_codebook(jnp.asarray(z[[0, 25, 50]])), z[[0, 25, 50]]
+    index = np.zeros(len(z), int)
+    move = partial(ema_codebook, decay=0.0, epsilon=0.0)
+    for _ in range(8):
+        expected, index = lloyd(z, expected)
+        codebook = move(codebook, jnp.asarray(z), jax.vmap(codebook)(jnp.asarray(z)).indices)
+        assert close(codebook.codes, expected)
+    # a clustering whose codes are the means stays, whatever the decay
+    again = ema_codebook(codebook, jnp.asarray(z), jnp.asarray(index), decay=0.7, epsilon=0.0)
+    for a, b in zip(again, codebook, strict=True):
+        assert close(a, b)
+
+
+def test_averages_forget_by_the_decay_and_are_smoothed(x64):
+    z, index = jnp.array([[2.0], [4.0], [7.0]]), jnp.array([0, 0, 2])
+    moved = ema_codebook(init_codebook(jnp.ones((3, 1))), z, index, decay=0.9, epsilon=0.5)
+    counts = np.array([0.9 + 0.1 * 2, 0.9, 0.9 + 0.1])
+    sums = np.array([0.9 + 0.1 * 6, 0.9, 0.9 + 0.1 * 7])
+    assert close(moved.counts, counts)
+    assert close(moved.sums[:, 0], sums)
+    smooth = (counts + 0.5) / (counts.sum() + 1.5) * counts.sum()
+    assert close(moved.codes[:, 0], sums / smooth)
+    never = Codebook(jnp.ones((3, 1)), jnp.zeros(3), jnp.zeros((3, 1)))
+    assert jnp.all(jnp.isfinite(ema_codebook(never, z, index, decay=0.0).codes))
+
+
+def test_residual_averages_see_what_is_left(x64):
+    _, residual, _ = quantizers()
+    z = jnp.asarray(Z)
+    indices = jax.jit(jax.vmap(residual))(z).indices
+    moved = jax.jit(partial(ema_codebook, decay=0.5))(residual, z, indices)
+    rests = (z, z - residual.codebooks.codes[0][indices[:, 0]])
+    for l, rest in enumerate(rests):
+        book = jax.tree.map(lambda a, l=l: a[l], residual.codebooks)
+        alone = ema_codebook(book, rest, indices[:, l], decay=0.5)
+        assert close(moved.codebooks.codes[l], alone.codes)
+        dead = book._replace(counts=jnp.zeros(5))
+        deads = residual.codebooks._replace(counts=jnp.zeros((2, 5)))
+        drawn = revive(jax.random.key(0), Residual(deads), z, indices, threshold=1.0)
+        of_rest = np.sum(
+            (np.asarray(drawn.codebooks.codes[l])[:, None] - np.asarray(rest)) ** 2, -1
+        )
+        assert np.all(of_rest.min(1) < 1e-20)
+        assert not close(drawn.codebooks.codes[l], dead.codes)
+
+
+def test_revival_draws_the_dead_from_the_batch():
+    counts = jnp.array([3.0, 0.2, 1.0, 0.0])
+    codebook = Codebook(jnp.zeros((4, 2)), counts, jnp.ones((4, 2)))
+    z = jnp.arange(12.0).reshape(6, 2) + 1.0
+    index = jnp.zeros(6, int)
+    found = revive(jax.random.key(0), codebook, z, index, threshold=1.0)
+    rows = {tuple(row) for row in z.tolist()}
+    for k in (0, 2):
+        assert jax.tree.all(jax.tree.map(lambda a, b, k=k: jnp.all(a[k] == b[k]), found, codebook))
+    for k in (1, 3):
+        assert tuple(found.codes[k].tolist()) in rows
+        assert float(found.counts[k]) == 1.0
+        assert found.sums[k].tolist() == found.codes[k].tolist()
+    still = revive(jax.random.key(0), codebook, z, index, threshold=0.0)
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.all(a == b), still, codebook))
+
+
+def test_perplexity_counts_codes():
+    assert float(perplexity(jnp.full(8, 3))) == pytest.approx(8.0)
+    assert float(perplexity(jnp.array([0, 5, 0]))) == 1.0
+    assert float(perplexity(jnp.array([6, 6, 12]))) == pytest.approx(2.0 * 2**0.5)  # 3/2 bits
+
+
+def test_vq_is_a_bound_and_its_model_a_model(x64):
+    model, x = small_vqvae(jnp.asarray(RNG.normal(size=(N, K)))), jnp.array([0.7, -1.1])
+    objective = jax.jit(vq)
+    bound, terms = objective(model, jax.random.key(0), x, commitment=0.0, codebook=0.0)
+    of_elbo, halves = jax.jit(elbo)(model, jax.random.key(1), x)
+    assert close(bound, of_elbo)
+    assert close((terms.distortion, terms.rate), halves)
+    ways = jnp.array(list(product(range(K), repeat=N)))
+    joint = jax.jit(jax.vmap(lambda k: model.prior.log_prob(k) + model.decode(k).log_prob(x)))(ways)
+    log_p = jax.scipy.special.logsumexp(joint)
+    assert bound < log_p
+    assert jnp.any(jnp.isclose(joint, bound))  # one of the ways: q is on it alone
+    penalized, terms = objective(model, jax.random.key(0), x)
+    assert close(penalized, bound - 1.25 * terms.error)
+    gap = terms.vectors - model.quantizer.codes[terms.indices]
+    assert close(terms.error, jnp.sum(gap**2))
+    assert generate(model, jax.random.key(2)).sample(jax.random.key(3)).shape == (2,)
+
+
+def test_gradients_of_vq(x64):
+    logits = jnp.asarray(RNG.normal(size=(N, K)))
+    model, x = small_vqvae(logits), jnp.array([0.7, -1.1])
+    (w,), (v,) = model.encoder.args, model.decoder.args
+    z = w @ x
+    k = jnp.argmin(jnp.abs(z[:, None] - model.quantizer.codes[:, 0][None]), axis=1)
+    e = model.quantizer.codes[k, 0]
+
+    def gradient(**weights):
+        return jax.jit(jax.grad(lambda m: vq(m, jax.random.key(0), x, **weights)[0]))(model)
+
+    g = gradient(commitment=0.3, codebook=0.0)
+    into_z = v.T @ (x - v @ e) - 0.6 * (z - e)  # straight through, and the commitment
+    assert close(g.encoder.args[0], jnp.outer(into_z, x))
+    assert close(g.decoder.args[0], jnp.outer(x - v @ e, e))
+    assert close(g.quantizer.codes, jnp.zeros((K, 1)))
+    assert close(g.prior.logits, jax.grad(lambda l: Categorical(l).log_prob(k))(logits))
+    pulled = gradient(commitment=0.3, codebook=2.0)
+    assert close(pulled.encoder.args[0], g.encoder.args[0])
+    assert close(pulled.quantizer.codes[:, 0], jnp.zeros(K).at[k].add(4.0 * (z - e)))
+
+
+def test_a_step_with_averages(x64):
+    # all but the codes as train_step leaves it; the codes by the vectors before it, whatever the
+    # optimiser does to them
+    model, optimizer = small_vqvae(), optax.adamw(0.1, weight_decay=0.5)
+    xs, key = jnp.asarray(RNG.normal(size=(4, 2))), jax.random.key(0)
+    start = init_state(model, optimizer)
+    step = jax.jit(ema_step(vq, optimizer, decay=0.5))
+    state, metrics = step(start, key, xs, commitment=0.1)
+    step = jax.jit(train_step(partial(vq, codebook=0.0), optimizer))
+    plain, _ = step(start, key, xs, commitment=0.1)
+    assert close(state.model.encoder.args[0], plain.model.encoder.args[0])
+    assert not close(state.model.encoder.args[0], model.encoder.args[0])
+    z = jax.vmap(model.encoder)(xs).reshape(-1, 1)
+    expected = ema_codebook(model.quantizer, z, jax.vmap(model.quantizer)(z).indices, decay=0.5)
+    for a, b in zip(state.model.quantizer, expected, strict=True):
+        assert close(a, b)
+    assert int(state.step) == 1
+    assert float(metrics["commitment"]) == 0.1
+    step = jax.jit(ema_step(vq, optimizer, decay=0.0, threshold=100.0))
+    revived, _ = step(start, key, xs)
+    assert close(revived.model.quantizer.counts, jnp.full(K, 100.0))
+    assert jnp.all(jnp.any(jnp.isclose(revived.model.quantizer.codes, z.T), axis=1))
+
+
+def test_a_point_mass():
+    q = PointMass(jnp.array([2, 0]))
+    assert float(q.log_prob(q.sample(jax.random.key(0)))) == 0.0
+    assert float(q.log_prob(jnp.array([2, 1]))) == -jnp.inf
+
+
+F32 = jnp.zeros(3, jnp.float32)
+BOOK: Any = Codebook(jnp.zeros((5, 3)), jnp.ones(5), jnp.zeros((5, 3)))
+BATCH = (jnp.zeros((4, 3)), jnp.zeros(4, int))
+NONE: Any = None
+BAD: Any = [
+    (lambda: BOOK(jnp.zeros(4)), "z has shape"),
+    (lambda: BOOK(NONE), "z is a NoneType"),
+    (lambda: BOOK(jnp.zeros(3, int)), "z has dtype int32, expected floats"),
+    (lambda: Residual(BOOK)(F32), "codes has shape"),
+    (lambda: Residual(NONE)(F32), "quantizer is a NoneType"),
+    (lambda: FSQ((3, 1))(jnp.zeros(2)), "levels is"),
+    (lambda: FSQ(NONE)(jnp.zeros(2)), "levels is"),
+    (lambda: FSQ((3, 3))(F32), "z has shape"),
+    (lambda: init_codebook(jnp.zeros(3)), "codes has shape"),
+    (lambda: init_codebook(NONE), "codes is a NoneType"),
+    (lambda: ema_codebook(NONE, *BATCH, decay=0.9), "quantizer is a NoneType"),
+    (lambda: ema_codebook(BOOK, BATCH[0][0], BATCH[1], decay=0.9), "z has shape"),
+    (lambda: ema_codebook(BOOK, BATCH[0], BATCH[1][:2], decay=0.9), "indices has shape"),
+    (lambda: ema_codebook(BOOK, BATCH[0], jnp.zeros(4), decay=0.9), "indices has dtype"),
+    (lambda: ema_codebook(BOOK, *BATCH, decay=F32), "decay has shape"),
+    (lambda: revive(NONE, BOOK, *BATCH, threshold=1.0), "key is a NoneType"),
+    (lambda: revive(jax.random.key(0), BOOK, *BATCH, threshold=NONE), "threshold is a NoneType"),
+    (lambda: perplexity(jnp.zeros((2, 2))), "counts has shape"),
+    (lambda: perplexity(NONE), "counts is a NoneType"),
+    (lambda: vq(NONE, jax.random.key(0), F32), "model is a NoneType"),
+    (lambda: vq(small_vqvae(), jax.random.key(0), None), "x is None"),
+    (lambda: vq(small_vqvae()._replace(prior=NONE), jax.random.key(0), F32[:2]), "prior is"),
+    (lambda: vq(small_vqvae(), jax.random.key(0), F32[:2], commitment=F32), "commitment has"),
+    (lambda: vq(small_vqvae()._replace(encoder=lambda x: x), NONE, F32[:2]), "shape"),
+    (lambda: vq(small_vqvae()._replace(decoder=lambda e: e), NONE, F32[:2]), "decoder returned"),
+    (lambda: ema_step(NONE, optax.sgd(0.1)), "objective is a NoneType"),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), BAD)
+def test_a_bad_argument_is_named(call, says):
+    with pytest.raises((TypeError, ValueError)) as error:
+        call()
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
