@@ -67,6 +67,8 @@ class Critic(NamedTuple):
     logit: Any
 
     def __call__(self, x: Any) -> Array:
+        check_function("Critic", "features", self.features)
+        check_function("Critic", "logit", self.logit)
         return self.logit(self.features(x))
 
 

@@ -43,7 +43,7 @@ def inverse_multiquadric(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
     return c / (c + jnp.sum(jnp.square(x - y)))
 
 
-def mmd(x: Array, y: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
+def mmd(x: Any, y: Any, *, kernel: Kernel = inverse_multiquadric) -> Array:
     """The squared maximum mean discrepancy of two samples, unbiased, so at times below 0.
 
     sum_{i != j} k(x_i, x_j) / n(n-1) + sum_{i != j} k(y_i, y_j) / m(m-1)
@@ -76,7 +76,7 @@ def mmd(x: Array, y: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
     return within(x) + within(y) - 2.0 * jnp.mean(gram(x, y))
 
 
-def sliced_wasserstein(x: Array, y: Array, directions: Array) -> Array:
+def sliced_wasserstein(x: Any, y: Any, directions: Any) -> Array:
     """The mean over directions of the squared 2-Wasserstein distance of two projected samples.
 
     1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1

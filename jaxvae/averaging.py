@@ -52,6 +52,8 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
         )
 
     def init(params: Any) -> Any:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            check_array("average_parameters", f"params{jax.tree_util.keystr(path)}", leaf)
         return ParameterAverage(jax.tree.map(jnp.asarray, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:

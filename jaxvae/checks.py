@@ -89,9 +89,7 @@ def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale") -> None:
 
 def logits_shape(owner: str, logits: Any, axes: int = 0) -> tuple[int, ...]:
     """The shape of `logits`; an error unless they are floats with at least that many axes."""
-    check_array(owner, "logits", logits)
-    if not jnp.issubdtype(jnp.result_type(logits), jnp.floating):
-        raise TypeError(f"{owner}: logits has dtype {jnp.result_type(logits)}, expected floats")
+    check_floats(owner, "logits", logits)
     if jnp.ndim(logits) < axes or (axes and not jnp.shape(logits)[-1]):
         raise ValueError(f"{owner}: logits has shape {jnp.shape(logits)}, expected [..., K]")
     return jnp.shape(logits)
@@ -104,10 +102,11 @@ def as_integers(owner: str, event: Any, expected: str) -> jax.Array:
     return jnp.asarray(event).astype(jnp.int32)
 
 
-def check_floats(owner: str, event: Any, expected: str) -> None:
-    """Raise TypeError unless `event` holds floats."""
-    if not jnp.issubdtype(jnp.result_type(event), jnp.floating):
-        raise TypeError(f"{owner}: event has dtype {jnp.result_type(event)}, expected {expected}")
+def check_floats(owner: str, name: str, value: Any, expected: str = "floats") -> None:
+    """Raise TypeError unless `value` is an array of floats."""
+    check_array(owner, name, value)
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(value)}, expected {expected}")
 
 
 def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:

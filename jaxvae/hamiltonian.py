@@ -11,14 +11,14 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from jaxvae.checks import (
-    check_array,
+    check_floats,
     check_function,
     check_log_prob,
     check_scalar,
     check_shape,
 )
 from jaxvae.distributions import Normal, Product, Transformed
-from jaxvae.protocols import log_density
+from jaxvae.protocols import check_distribution, log_density
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -99,6 +99,7 @@ class Leapfrog:
                 f"Leapfrog: event is a {type(event).__name__}, expected a pair (z, rho)"
             )
         for name, part in zip(("z", "rho"), event, strict=True):
+            check_floats("Leapfrog", name, part)
             check_shape("Leapfrog", name, part, jnp.shape(self.step_sizes)[1:])
         k = len(self.step_sizes)
         t = 1.0 + (self.heat - 1.0) * (1.0 - jnp.square(jnp.linspace(0.0, 1.0, k + 1)))
@@ -140,9 +141,11 @@ class HamiltonianVAE(NamedTuple):
 
     @property
     def prior(self) -> Product:
+        self._check()
         return Product((self.base, self._momentum(0.0)))
 
     def encode(self, x: Any) -> Transformed:
+        self._check()
         start, momentum = self.start(x), self._momentum(self.log_heat)
         shape = getattr(start, "shape", momentum.shape)
         if shape != momentum.shape:
@@ -159,6 +162,11 @@ class HamiltonianVAE(NamedTuple):
     def decode(self, z: tuple[Any, Any]) -> Any:
         return self.likelihood(z[0])
 
+    def _check(self) -> None:
+        check_function("HamiltonianVAE", "start", self.start)
+        check_function("HamiltonianVAE", "likelihood", self.likelihood)
+        check_distribution("base is", self.base)
+
     def _momentum(self, log_scale: Any) -> Normal:
         check_steps("HamiltonianVAE", "log_steps", self.log_steps)
         check_scalar("HamiltonianVAE", "log_heat", self.log_heat)
@@ -171,7 +179,7 @@ def _log_joint(likelihood: Callable[[Any], Any], base: Any, x: Any, z: Any) -> A
 
 
 def check_steps(owner: str, name: str, steps: Any) -> None:
-    """Raise unless `steps` is an array with an axis of steps."""
-    check_array(owner, name, steps)
+    """Raise unless `steps` is an array of floats with an axis of steps."""
+    check_floats(owner, name, steps)
     if not jnp.ndim(steps):
         raise ValueError(f"{owner}: {name} is a number, expected an array [K, *shape of z]")

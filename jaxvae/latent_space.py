@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import check_array, check_scalar, check_shape
+from jaxvae.checks import check_floats, check_scalar, check_shape
 from jaxvae.distributions import (
     Bernoulli,
     Categorical,
@@ -136,7 +136,7 @@ def traverse(z: Any, index: Any, values: Any) -> Array:
     [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
     """
     for name, vector in ("z", z), ("values", values):
-        _check_floats("traverse", name, vector)
+        check_floats("traverse", name, vector)
         if jnp.ndim(vector) != 1:
             raise ValueError(f"traverse: {name} has shape {jnp.shape(vector)}, expected a vector")
     check_scalar("traverse", "index", index)
@@ -210,13 +210,7 @@ def _tempered_given(then: Any, temperature: Any, z: Any) -> Any:
 
 
 def _check_ends(owner: str, z0: Any, z1: Any, t: Any) -> None:
-    _check_floats(owner, "z0", z0)
-    _check_floats(owner, "z1", z1)
+    check_floats(owner, "z0", z0)
+    check_floats(owner, "z1", z1)
     check_shape(owner, "z1", z1, jnp.shape(z0))
     check_scalar(owner, "t", t)
-
-
-def _check_floats(owner: str, name: str, value: Any) -> None:
-    check_array(owner, name, value)
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(value)}, expected floats")

@@ -203,6 +203,8 @@ class Smoother(NamedTuple):
     start: Any
 
     def __call__(self, x: Any) -> Markov:
+        check_function("Smoother", "summary", self.summary)
+        check_function("Smoother", "step", self.step)
         check_leaves("Smoother", "x", x)
         check_leaves("Smoother", "start", self.start)
         h = self.summary(x)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxvae.checks import check_leaves
+from jaxvae.checks import check_function, check_leaves
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
 from jaxvae.divergences import value_of
 from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
@@ -198,6 +198,8 @@ class Multimodal(NamedTuple):
     join: Any = Partial(product_of_experts)
 
     def encode(self, event: tuple[Any, Any]) -> Any:
+        _check_functions("experts", self.experts)
+        check_function("Multimodal", "join", self.join)
         x, mask = event
         for name, part in ("x", x), ("mask", mask):
             if not isinstance(part, (tuple, list)) or len(part) != len(self.experts):
@@ -211,7 +213,18 @@ class Multimodal(NamedTuple):
         return self.join(experts, self.prior, mask)
 
     def decode(self, z: Any) -> Masked:
+        _check_functions("likelihoods", self.likelihoods)
         return Masked(Product(tuple(likelihood(z) for likelihood in self.likelihoods)))
+
+
+def _check_functions(name: str, functions: Any) -> None:
+    if not isinstance(functions, Sequence) or not functions:
+        raise TypeError(
+            f"Multimodal: {name} is a {type(functions).__name__}, expected a tuple of functions, "
+            "one a modality"
+        )
+    for i, function in enumerate(functions):
+        check_function("Multimodal", f"{name}[{i}]", function)
 
 
 def _if(here: Any, tree: Any, other: Any) -> Any:

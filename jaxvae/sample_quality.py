@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.checks import check_array, check_positive, check_shape
+from jaxvae.checks import check_floats, check_positive, check_shape
 
 Array = jax.Array
 
@@ -146,11 +146,11 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> Array:
     """
     owner = "frechet_distance"
     for name, mean in ("mean1", mean1), ("mean2", mean2):
-        _check_floats(owner, name, mean, 1)
+        _check_finite(owner, name, mean, 1)
     d = jnp.shape(mean1)
     check_shape(owner, "mean2", mean2, d)
     for name, cov in ("cov1", cov1), ("cov2", cov2):
-        _check_floats(owner, name, cov, 2)
+        _check_finite(owner, name, cov, 2)
         check_shape(owner, name, cov, 2 * d)
     a1, a2 = _factor("cov1", cov1), _factor("cov2", cov2)
     overlap = jnp.sum(jnp.linalg.svd(a1.T @ a2, compute_uv=False))
@@ -243,7 +243,7 @@ def _squared_distances(point: Array, others: Any) -> Array:
 
 def _check_pair(owner: str, real: Any, fake: Any) -> None:
     for name, features in ("real", real), ("fake", fake):
-        _check_floats(owner, name, features, 2)
+        _check_finite(owner, name, features, 2)
     if jnp.shape(real)[1] != jnp.shape(fake)[1]:
         raise ValueError(
             f"{owner}: fake has {jnp.shape(fake)[1]} features and real {jnp.shape(real)[1]}, "
@@ -260,10 +260,8 @@ def _check_neighbours(owner: str, name: str, features: Any, k: int) -> None:
         )
 
 
-def _check_floats(owner: str, name: str, value: Any, axes: int) -> None:
-    check_array(owner, name, value)
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(value)}, expected floats")
+def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
+    check_floats(owner, name, value)
     if jnp.ndim(value) != axes or 0 in jnp.shape(value):
         raise ValueError(
             f"{owner}: {name} has shape {jnp.shape(value)}, expected {['[d]', '[n, d]'][axes - 1]}"

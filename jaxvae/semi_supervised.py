@@ -46,6 +46,7 @@ class LabelVAE(NamedTuple):
     labels: Any
 
     def encode(self, x: Any) -> Joint:
+        _check_model("LabelVAE", self)
         return Joint(_class_posterior(self, x), Partial(_posterior_given, self.given, x))
 
     def decode(self, yz: tuple[Any, Any]) -> Any:
@@ -54,6 +55,7 @@ class LabelVAE(NamedTuple):
 
     @property
     def prior(self) -> Joint:
+        _check_model("LabelVAE", self)
         return Joint(self.labels, Partial(_prior_given, self.given))
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 import jaxvae as jv
 from experiments.structures import deep_hierarchy as script
-from jaxvae.nn.residual import deep_elbo, deep_hierarchy, descend, features
+from jaxvae.nn.deep import deep_elbo, deep_hierarchy, descend, features
 from jaxvae.rates import levels
 from tests.common import close
 from tests.test_residual import perturbed
@@ -153,7 +153,9 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     split = SimpleNamespace(images=images)
     data = SimpleNamespace(train=split, validation=split, test=split)
     monkeypatch.setattr(script, "load", lambda _: data)
-    tiny = script.Setting((1, 1), width=4, epochs=2, batch=64, rate=1e-3, seeds=1, images=3)
+    tiny = script.Setting(
+        (1, 1), width=4, epochs=2, batch=64, rate=1e-3, free=0.0, seeds=1, images=3
+    )
     monkeypatch.setattr(script, "SETTINGS", dict.fromkeys(script.SETTINGS, tiny))
     monkeypatch.setattr(script, "DRAWS", 2)
     monkeypatch.setattr(script, "SAMPLES", 3)

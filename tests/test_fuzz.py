@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import (
@@ -27,7 +28,22 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from experiments import train
 from experiments.config import Config
-from jaxvae import ppca
+from jaxvae import (
+    adversarial,
+    disentanglement,
+    imputation,
+    latent_space,
+    markov,
+    multimodal,
+    nn,
+    ppca,
+)
+from jaxvae import quantization as vq
+from jaxvae import regularized_autoencoder as rae
+from jaxvae import sample_quality as quality
+from jaxvae import semi_supervised as semi
+from jaxvae.averaging import average_parameters
+from jaxvae.hamiltonian import HamiltonianVAE, Leapfrog
 from jaxvae.protocols import mean_of
 
 LINEAR = ppca.PPCA(jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.zeros(3), jnp.array(0.5))
@@ -44,6 +60,30 @@ TERM = lambda q, z, log_q: (-jnp.sum(z**2) - log_q, None)
 LOGITS = jv.Categorical(jnp.array([0.1, 0.2, 0.7]))
 SGD = optax.sgd(0.1)
 PIXELS = np.array([0, 128, 255], np.uint8)
+FACTORS = np.indices((3, 4), np.int32).reshape(2, -1).T
+CODES = np.float32(FACTORS + 0.25 * np.sin(np.arange(24.0)).reshape(12, 2))
+FEATURES = jnp.asarray(CODES)
+BOOK = vq.init_codebook(jnp.array([[-1.0], [1.0]]))
+BOOKS = vq.ResidualCodebooks(
+    jax.vmap(vq.init_codebook)(jnp.array([[[-1.0], [1.0]], [[0.0], [0.5]]]))
+)
+QUANTIZED = vq.VQVAE(
+    encoder=nn.MLP((3,), (3, 1), rngs=nnx.Rngs(0)),
+    quantizer=BOOK,
+    decoder=Partial(lambda codes: jv.Normal(codes[:, 0], 1.0)),
+    prior=jv.Categorical(jnp.zeros((3, 2))),
+)
+DEEP = nn.deep_hierarchy((4, 4, 1), levels=(1,), width=2, latents=1, rngs=nnx.Rngs(3))
+EXPERT = nn.Conditional(nn.MLP, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(4))
+EXPERTS = (Q, jv.Normal(Z, jnp.ones(2)))
+STEPS = jnp.full((2, 2), 0.1)
+WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
+CHAIN = markov.Markov(Q, WALK, 3)
+PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
+CRITIC = adversarial.Critic(
+    nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1))
+)
+DISCRIMINATOR = nn.MLP((2,), (), rngs=nnx.Rngs(2))
 
 
 class Call(NamedTuple):
@@ -66,6 +106,16 @@ def bound(function: Any, free: tuple[str, ...] = (), **hyper: Any) -> Call:
 
 def batch(function: Any, **hyper: Any) -> Call:
     return Call(jv.batched(function), {"model": MODEL, "key": KEY, "xs": XS, **hyper}, ("xs",))
+
+
+def traced(function: Any) -> Any:
+    """The function's zeros, where all that is checked is static and compiling takes long."""
+
+    def zeros(**arguments: Any) -> Any:
+        shapes = jax.eval_shape(lambda: function(**arguments))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+
+    return zeros
 
 
 def reconstruct(**arguments: Any) -> Any:
@@ -93,6 +143,67 @@ def distribution(d, event):
 def made(cls, event, **arguments):
     """A distribution built of the arguments, and what it then says of an event."""
     return Call(lambda **a: cls(**a).log_prob(event), arguments)
+
+
+def game(objective, discriminator, **arguments):
+    """Both players as arguments of their own."""
+
+    def play(model, discriminator, key, x, **hyper):
+        return objective(adversarial.Players(model, discriminator), key, x, **hyper)
+
+    good = {"model": MODEL, "discriminator": discriminator, "key": KEY, "x": X}
+    return Call(play, good | arguments)
+
+
+def with_gaps(function, **arguments):
+    """Of a model of (x, mask), both as arguments of their own."""
+
+    def fill(model, key, x, mask, **rest):
+        return function(model, key, (x, mask), **rest)
+
+    encode, decode = Partial(lambda event: Q), Partial(lambda z: jv.Masked(MODEL.decode(z)))
+    model = MODEL._replace(encode=encode, decode=decode)
+    mask = jnp.array([True, False, True])
+    return Call(fill, {"model": model, "key": KEY, "x": X, "mask": mask, **arguments})
+
+
+def averaged(decay, params):
+    optimizer = optax.chain(SGD, average_parameters(decay))
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    return optax.tree.get(state, "average")
+
+
+def chained(first, transition, length, event, context=None):
+    return markov.Markov(first, transition, length, context).log_prob(event)
+
+
+def of_labels(objective, **arguments):
+    """A `LabelVAE` of these parts, and an objective of it."""
+    good = {
+        "classify": Partial(lambda x: jv.Categorical(jnp.zeros(2))),
+        "given": Partial(lambda y: MODEL),
+        "labels": jv.Categorical(jnp.zeros(2)),
+    }
+    return Call(
+        lambda classify, given, labels, key, **rest: objective(
+            semi.LabelVAE(classify, given, labels), key, **rest
+        ),
+        good | {"key": KEY} | arguments,
+    )
+
+
+def quantized(objective, **arguments):
+    """A `VQVAE` of these parts, and an objective of it."""
+    return Call(
+        lambda encoder, quantizer, decoder, prior, **rest: objective(
+            vq.VQVAE(encoder, quantizer, decoder, prior), **rest
+        ),
+        {**QUANTIZED._asdict(), "key": KEY, "x": X, **arguments},
+    )
+
+
+def multimodal_elbo(experts, likelihoods, prior, join, key, x, mask):
+    return jv.elbo(multimodal.Multimodal(experts, likelihoods, prior, join), key, (x, mask))
 
 
 def state():
@@ -269,6 +380,202 @@ CALLS: dict[str, Call] = {
         lambda schedule, period: jv.cyclical(schedule, period)(3),
         {"schedule": optax.linear_schedule(0.0, 1.0, 5), "period": 9},
     ),
+    "Critic": Call(
+        lambda features, logit: adversarial.Critic(features, logit)(X), CRITIC._asdict()
+    ),
+    "discrimination": Call(
+        adversarial.discrimination, {"discriminator": DISCRIMINATOR, "a": Z, "b": -Z}
+    ),
+    "permute_latents": Call(adversarial.permute_latents, {"zs": PATH}, ("zs",)),
+    "factor_vae": game(jv.batched(adversarial.factor_vae), DISCRIMINATOR, x=XS, gamma=2.0),
+    "adversarial_autoencoder": game(adversarial.adversarial_autoencoder, DISCRIMINATOR, beta=1.0),
+    "vae_gan": game(adversarial.vae_gan, CRITIC, gamma=1.0),
+    "weight_penalty": Call(rae.weight_penalty, {"model": MODEL, "key": KEY, "z": Z}),
+    "gradient_penalty": Call(rae.gradient_penalty, {"model": MODEL, "key": KEY, "z": Z}),
+    "rae": bound(rae.rae, penalty=rae.gradient_penalty, beta=1.0, weight=0.1),
+    "labelled": of_labels(
+        lambda model, key, x, y, alpha: semi.labelled(jv.elbo)(model, key, (x, y), alpha=alpha),
+        x=X,
+        y=jnp.array(1),
+        alpha=0.5,
+    ),
+    "unlabelled": of_labels(semi.unlabelled(jv.elbo), x=X),
+    "LabelVAE": of_labels(partial(jv.elbo, gradient=jv.score_function), x=X),
+    "impute": with_gaps(imputation.impute, num_samples=3),
+    "multiple_imputations": with_gaps(imputation.multiple_imputations, num_samples=3, num_draws=2),
+    **{
+        name: Call(
+            getattr(multimodal, name),
+            {"experts": EXPERTS, "prior": P, "present": jnp.array([True, False])},
+        )
+        for name in ("product_of_experts", "mixture_of_experts", "mixture_of_products")
+    },
+    "stratified": estimator(
+        multimodal.stratified,
+        q=jv.Mixture(jnp.zeros(2), jv.Normal(jnp.zeros((2, 2)), jnp.ones((2, 2)))),
+    ),
+    "Multimodal": Call(
+        multimodal_elbo,
+        {
+            "experts": (EXPERT, EXPERT),
+            "likelihoods": (MODEL.decode, MODEL.decode),
+            "prior": P,
+            "join": Partial(multimodal.product_of_experts),
+            "key": KEY,
+            "x": (X, X),
+            "mask": (True, False),
+        },
+    ),
+    "Markov": Call(chained, {"first": Q, "transition": WALK, "length": 3, "event": PATH}),
+    "Markov.context": Call(
+        chained,
+        {
+            "first": Q,
+            "transition": Partial(lambda pair: jv.Normal(0.5 * pair[0], jnp.ones(2))),
+            "length": 3,
+            "event": PATH,
+            "context": jnp.zeros(2),
+        },
+    ),
+    **distribution(CHAIN, PATH),
+    "stepwise_kl": Call(
+        markov.stepwise_kl, {"q": CHAIN, "p": CHAIN, "z": PATH, "log_q": CHAIN.log_prob(PATH)}
+    ),
+    "Smoother": Call(
+        lambda summary, step, start, x: markov.Smoother(summary, step, start)(x).log_prob(PATH),
+        {
+            "summary": Partial(lambda x: X),
+            "step": Partial(lambda pair: jv.Normal(pair[0], jnp.ones(2))),
+            "start": Z,
+            "x": X,
+        },
+    ),
+    "emissions": Call(
+        lambda conditional, z: markov.emissions(conditional, z).mean(),
+        {"conditional": WALK, "z": PATH},
+        ("z",),
+    ),
+    "interpolate": Call(latent_space.interpolate, {"z0": Z, "z1": -Z, "t": 0.5}),
+    "slerp": Call(latent_space.slerp, {"z0": Z, "z1": jnp.ones(2), "t": 0.5}),
+    "traverse": Call(latent_space.traverse, {"z": Z, "index": 1, "values": BETAS}, ("z", "values")),
+    "tempered": Call(latent_space.tempered, {"distribution": Q, "temperature": 0.5}),
+    "precision_recall": Call(
+        quality.precision_recall, {"real": FEATURES, "fake": -FEATURES, "k": 3}
+    ),
+    "density_coverage": Call(
+        quality.density_coverage, {"real": FEATURES, "fake": -FEATURES, "k": 3}
+    ),
+    "sample_frechet_distance": Call(
+        quality.sample_frechet_distance, {"real": FEATURES, "fake": -FEATURES}
+    ),
+    "frechet_distance": Call(
+        quality.frechet_distance,
+        {"mean1": Z, "cov1": jnp.eye(2), "mean2": -Z, "cov2": 2.0 * jnp.eye(2)},
+    ),
+    "average_parameters": Call(averaged, {"decay": 0.9, "params": X}, ("params",)),
+    "Leapfrog": Call(
+        lambda log_prob, step_sizes, heat, z, rho: Leapfrog(
+            log_prob, step_sizes, heat
+        ).forward_and_log_det((z, rho)),
+        {"log_prob": Partial(P.log_prob), "step_sizes": STEPS, "heat": 2.0, "z": Z, "rho": -Z},
+    ),
+    "HamiltonianVAE": Call(
+        lambda start, likelihood, base, log_steps, log_heat, key, x: jv.elbo(
+            HamiltonianVAE(start, likelihood, base, log_steps, log_heat), key, x
+        ),
+        {
+            "start": MODEL.encode,
+            "likelihood": MODEL.decode,
+            "base": P,
+            "log_steps": -STEPS,
+            "log_heat": 0.5,
+            "key": KEY,
+            "x": X,
+        },
+    ),
+    "Codebook": Call(lambda z, **a: vq.Codebook(**a)(z), {**BOOK._asdict(), "z": jnp.ones(1)}),
+    "Codebook.lookup": Call(
+        lambda codes, index: BOOK._replace(codes=codes).lookup(index),
+        {"codes": BOOK.codes, "index": jnp.array(1)},
+    ),
+    "ResidualCodebooks": Call(
+        lambda codebooks, z: vq.ResidualCodebooks(codebooks)(z),
+        {"codebooks": BOOKS.codebooks, "z": jnp.ones(1)},
+    ),
+    "ResidualCodebooks.lookup": Call(
+        lambda codebooks, index: vq.ResidualCodebooks(codebooks).lookup(index),
+        {"codebooks": BOOKS.codebooks, "index": jnp.array([1, 0])},
+    ),
+    "FSQ": Call(lambda levels, z: vq.FSQ(levels)(z), {"levels": (3, 2), "z": Z}),
+    "FSQ.lookup": Call(
+        lambda levels, index: vq.FSQ(levels).lookup(index),
+        {"levels": (3, 2), "index": jnp.array(4)},
+    ),
+    "straight_to": Call(vq.straight_to, {"e": Z, "z": -Z}),
+    "init_codebook": Call(vq.init_codebook, {"codes": BOOK.codes}, ("codes",)),
+    "ema_codebook": Call(
+        vq.ema_codebook,
+        {
+            "quantizer": BOOK,
+            "z": jnp.ones((3, 1)),
+            "indices": jnp.array([0, 1, 1]),
+            "decay": 0.9,
+            "epsilon": 1e-5,
+        },
+    ),
+    "revive": Call(
+        vq.revive,
+        {
+            "key": KEY,
+            "quantizer": BOOKS,
+            "z": jnp.ones((3, 1)),
+            "indices": jnp.array([[0, 1], [1, 1], [0, 0]]),
+            "threshold": 0.5,
+        },
+    ),
+    "perplexity": Call(vq.perplexity, {"counts": jnp.array([3, 3, 1])}),
+    "PointMass": Call(
+        lambda value, event: vq.PointMass(value).log_prob(event),
+        {"value": jnp.array([3, 1]), "event": jnp.array([3, 2])},
+    ),
+    **distribution(vq.PointMass(jnp.array([3, 1])), jnp.array([3, 2])),
+    "VQVAE": quantized(jv.elbo),
+    "vq": quantized(vq.vq, commitment=0.25, codebook=1.0),
+    "ema_step": Call(
+        traced(vq.ema_step(vq.vq, SGD)),
+        {"state": jv.init_state(QUANTIZED, SGD), "key": KEY, "xs": XS, "commitment": 0.25},
+    ),
+    "ema_step.settings": Call(
+        traced(
+            lambda decay, threshold: vq.ema_step(vq.vq, SGD, decay=decay, threshold=threshold)(
+                jv.init_state(QUANTIZED, SGD), KEY, XS
+            )
+        ),
+        {"decay": 0.9, "threshold": 0.5},
+    ),
+    **{
+        name: Call(
+            getattr(disentanglement, name), {"codes": CODES, "factors": FACTORS, "bins": 3}, free
+        )
+        for name, free in (
+            ("mutual_information", ("codes", "factors")),
+            ("mig", ()),
+            ("modularity", ()),
+        )
+    },
+    "sap": Call(disentanglement.sap, {"codes": CODES, "factors": FACTORS}),
+    "dci": Call(disentanglement.dci, {"key": KEY, "codes": CODES, "factors": FACTORS, "trees": 2}),
+    **{
+        name: Call(
+            getattr(disentanglement, name),
+            {"key": KEY, "codes": CODES, "factors": FACTORS, "groups": 8, "size": 4},
+        )
+        for name in ("factor_vae_score", "beta_vae_score")
+    },
+    "deep_elbo": Call(
+        traced(nn.deep_elbo),
+        {"model": DEEP, "key": KEY, "x": jnp.zeros((4, 4, 1)), "beta": 1.0, "free": 0.1},
+    ),
 }
 
 
@@ -339,7 +646,7 @@ BAD_MODELS = [
     Bad("encode returns a pair", MODEL._replace(encode=Partial(lambda x: (x[:2], x[:2])))),
     Bad("encode returns None", MODEL._replace(encode=Partial(lambda x: None))),
     Bad("encode is none", MODEL._replace(encode=X)),
-    Bad("encode is of another size", MODEL._replace(encode=Partial(lambda x: jv.Normal(x, x * x)))),
+    Bad("encode is of another size", MODEL._replace(encode=Partial(lambda x: jv.Normal(X, X * X)))),
     Bad("decode returns an array", MODEL._replace(decode=Partial(lambda z: jnp.ones(3)))),
     Bad("decode returns None", MODEL._replace(decode=Partial(lambda z: None))),
     Bad("decode is none", MODEL._replace(decode=None)),
@@ -406,7 +713,9 @@ def complaint(name: str, argument: str, value: Any) -> str | None:
     except (TypeError, ValueError, NotImplementedError, jv.NonFinite) as error:
         message = str(error)
         lines = [line for line in message.split("\n----")[0].splitlines() if line.strip()]
-        about = r"^([\w. ()]+: )?\w+([.\[(]\S*)?( \w+)? (is|are|has|have|holds|returned|goes) "
+        about = (
+            r"^([\w. ()]+: )?\w+([.\[(]\S*)?( \w+)? (is|are|has|have|holds|returned|gives|goes) "
+        )
         if ours(error):
             wrong = not re.match(about, message) and not isinstance(error, jv.NonFinite)
         else:

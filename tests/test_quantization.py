@@ -18,7 +18,7 @@ from jaxvae.quantization import (
     VQVAE,
     Codebook,
     PointMass,
-    Residual,
+    ResidualCodebooks,
     ema_codebook,
     ema_step,
     init_codebook,
@@ -36,7 +36,11 @@ N, K = 2, 3  # the small VQ-VAE's codes an example, and the codebook's size
 
 def quantizers() -> Any:
     codes = jnp.asarray(CODES)
-    return init_codebook(codes[0]), Residual(jax.vmap(init_codebook)(codes)), FSQ((3, 4, 2))
+    return (
+        init_codebook(codes[0]),
+        ResidualCodebooks(jax.vmap(init_codebook)(codes)),
+        FSQ((3, 4, 2)),
+    )
 
 
 def small_vqvae(logits=None) -> Any:
@@ -99,7 +103,7 @@ def test_residuals_with_a_zero_code_only_shrink(x64):
     books = jax.vmap(init_codebook)(codes)
 
     def error(depth):
-        residual = Residual(jax.tree.map(lambda a: a[:depth], books))
+        residual = ResidualCodebooks(jax.tree.map(lambda a: a[:depth], books))
         q = jax.jit(jax.vmap(residual))(jnp.asarray(Z))
         return np.sum((np.asarray(q.code) - Z) ** 2, axis=1)
 
@@ -172,7 +176,7 @@ def test_residual_averages_see_what_is_left(x64):
         assert close(moved.codebooks.codes[l], alone.codes)
         dead = book._replace(counts=jnp.zeros(5))
         deads = residual.codebooks._replace(counts=jnp.zeros((2, 5)))
-        drawn = revive(jax.random.key(0), Residual(deads), z, indices, threshold=1.0)
+        drawn = revive(jax.random.key(0), ResidualCodebooks(deads), z, indices, threshold=1.0)
         of_rest = np.sum(
             (np.asarray(drawn.codebooks.codes[l])[:, None] - np.asarray(rest)) ** 2, -1
         )
@@ -282,8 +286,8 @@ BAD: Any = [
     (lambda: BOOK(jnp.zeros(4)), "z has shape"),
     (lambda: BOOK(NONE), "z is a NoneType"),
     (lambda: BOOK(jnp.zeros(3, int)), "z has dtype int32, expected floats"),
-    (lambda: Residual(BOOK)(F32), "codes has shape"),
-    (lambda: Residual(NONE)(F32), "quantizer is a NoneType"),
+    (lambda: ResidualCodebooks(BOOK)(F32), "codes has shape"),
+    (lambda: ResidualCodebooks(NONE)(F32), "quantizer is a NoneType"),
     (lambda: FSQ((3, 1))(jnp.zeros(2)), "levels is"),
     (lambda: FSQ(NONE)(jnp.zeros(2)), "levels is"),
     (lambda: FSQ((3, 3))(F32), "z has shape"),

@@ -15,7 +15,22 @@ draws with 3,000 test images as stored: the Frechet distance in the features of 
 (k = 5). "Aggregate posterior" are reconstructions of those test images, about the best that a prior
 could do for this decoder; "training images" are what real images reach.
 
-OURS: to be filled
+Ours: mean and standard deviation over seeds 0, 1, 2, on one H100; draws at temperature 1, in
+the last column at 0.8:
+
+                   -ELBO             Frechet       precision        recall           Frechet
+    N(0, I)        102.03 +- 0.68    127 +- 5      0.657 +- 0.006   0.721 +- 0.025   179 +- 4
+    mixture         99.35 +- 0.55     35 +- 5      0.843 +- 0.009   0.743 +- 0.006    35 +- 5
+    flow            99.88 +- 0.56     64 +- 4      0.727 +- 0.001   0.792 +- 0.020   104 +- 4
+    second VAE     101.10 +- 0.72     94 +- 12     0.704 +- 0.006   0.769 +- 0.003   134 +- 8
+    aggregate posterior               15 +- 4      0.985 +- 0.001   0.965 +- 0.011
+    training images                   4.1          0.872            0.891
+
+Density and coverage rank the priors as precision and the Frechet distance do, the mixture at
+0.891 +- 0.013 and 0.879 +- 0.004, N(0, I) at 0.454 +- 0.006 and 0.479 +- 0.013. Every prior that is
+fitted betters N(0, I), the mixture most but for recall, where the flow does. Temperature 0.8 buys
+precision with recall (mixture 0.896 +- 0.003, 0.582 +- 0.030), and the Frechet distance gets worse
+for all priors but the mixture.
 """
 
 import json

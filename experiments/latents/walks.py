@@ -14,7 +14,21 @@ What does a latent do? It is moved from -3 to 3 while the others stay.
 One class, of a VAE that saw no labels: five Gaussians fitted to the latents of each class are the
 prior p(z|y), a swap. How often the classifier says y of the decoded draws, 1,000 a class.
 
-OURS: to be filled
+Ours: mean and standard deviation over seeds 0, 1, 2, on one H100; at the ends of the walks, and
+half way:
+
+                                        ends          linear          spherical
+    draws of N(0, I)     |z|                          3.12 +- 0.01    4.42 +- 0.01
+                         Frechet        129 +- 7      223 +- 4        126 +- 4
+    codes of images      |z|                          2.85 +- 0.02    4.03 +- 0.03
+                         Frechet         16 +- 6      133 +- 11        62 +- 10
+
+    right on draws of p(x|y), %, temperature 1.0     93.4 +- 0.6     92.8 93.9 93.5
+                                 temperature 0.8     97.4 +- 0.2     97.2 97.3 97.6
+
+The classifier is right on 99.0 % of the 3,000 test images. A line cuts through where z is too
+short, and its middles lie farther from the test images than those of the sphere; yet between two
+images those of the sphere, too, are four times as far as the ends.
 """
 
 import json

@@ -3,10 +3,26 @@
     python -m experiments.regularizers.adversarial
 
 The digits (1,297 to train on), 64-200-z6 and its mirror, Gaussian pixels with sigma 0.2, Adam 1e-3,
-batch 100, EPOCHS epochs; a discriminator 6-200-200-1 moves in the same step. All numbers are of the
-training images, whose q(z) is then exact; mean and standard deviation over seeds 0, 1, 2:
+batch 100, 100 epochs; a discriminator 6-200-200-1 moves in the same step (b1 = 0.5 for both). All
+numbers are of the training images, whose q(z) is then exact; mean and standard deviation over seeds
+0, 1, 2, nats an image; for the prior, the squared error and 1,000 MMD between codes and N(0, I):
 
-OURS: to be filled
+                     distortion       I(x; z)         total corr.     dimension-wise KL
+    beta-VAE 1       -27.4 +- 0.4     6.20 +- 0.04    2.88 +- 0.06    1.19 +- 0.15
+    beta-VAE 2       -23.3 +- 0.1     5.01 +- 0.04    1.44 +- 0.07    0.48 +- 0.08
+    beta-VAE 4       -15.1 +- 0.4     3.24 +- 0.09    0.51 +- 0.07    0.08 +- 0.01
+    FactorVAE 5      -24.7 +- 0.6     6.14 +- 0.08    1.50 +- 0.04    3.17 +- 0.13
+    FactorVAE 10     -23.2 +- 0.5     6.07 +- 0.06    1.30 +- 0.06    4.18 +- 0.12
+    FactorVAE 20     -20.6 +- 0.8     5.99 +- 0.12    1.26 +- 0.06    5.84 +- 0.31
+
+                     squared error                        1,000 MMD
+    autoencoder      0.98 +- 0.06    (0.92, 0.97, 1.04)   160 +- 32    (138, 144, 196)
+    VAE              1.35 +- 0.03    (1.32, 1.38, 1.37)    68 +- 6     (63, 65, 75)
+    AAE              0.98 +- 0.04    (0.95, 1.03, 0.96)    41 +- 4     (36, 44, 44)
+
+in 1.5 minutes of processor time on one x86-64 core. FactorVAE keeps the information that beta-VAE
+gives up, but its marginals leave the prior, and beyond gamma 10 it pays in distortion for hardly
+any independence. The AAE errs as the autoencoder does, with codes nearer the prior than the VAE's.
 
 Kim & Mnih 2018; Higgins et al. 2017; Makhzani et al. 2016. Their numbers are of other data.
 """
@@ -82,8 +98,11 @@ def draw(results: dict[str, list[Any]], path: Path) -> None:
     """Total correlation against distortion, a point a model, and a line through the means."""
     picture = plotting.figure(4.6, 3.4)
     ax = picture.subplots()
-    looks = {"beta-VAE": ("beta", plotting.GREY, "o-"), "FactorVAE": ("gamma", plotting.BLUE, "s-")}
-    for family, (hyper, colour, mark) in looks.items():
+    looks = {
+        "beta-VAE": ("beta", plotting.GREY, "o-", (5, 4)),
+        "FactorVAE": ("gamma", plotting.BLUE, "s-", (-12, -18)),
+    }
+    for family, (hyper, colour, mark, beside) in looks.items():
         runs = {k.split()[-1]: v for k, v in results.items() if k.startswith(family)}
         points = np.array(
             [
@@ -94,7 +113,7 @@ def draw(results: dict[str, list[Any]], path: Path) -> None:
         ax.plot(*points.mean(1).T, mark, color=colour, label=f"{family}, {hyper} at each point")
         ax.plot(*points.reshape(-1, 2).T, ".", color=colour, markersize=3)
         for weight, point in zip(runs, points.mean(1), strict=True):
-            ax.annotate(weight, point, xytext=(5, 4), textcoords="offset points")
+            ax.annotate(weight, point, xytext=beside, textcoords="offset points")
     ax.set(xlabel="distortion, nats", ylabel="total correlation, nats", ylim=(0, None))
     ax.set_title("What independent latents cost")
     ax.legend()

@@ -3,15 +3,24 @@
     python -m experiments.prepare mnist --from DIR      # once
     python -m experiments.regularizers.deterministic
 
-784-300-300-z16 and its mirror on MNIST as stored, Adam 1e-3, batch 100, EPOCHS epochs; the VAE's
+784-300-300-z16 and its mirror on MNIST as stored, Adam 1e-3, batch 100, 10 epochs; the VAE's
 one sigma is at its optimum, the RAEs' weights are the best of a few on validation images in short
 runs. Each decodes the codes of 2,000 test images, draws of N(0, I), trained for it or not, and of a
-mixture of COMPONENTS Gaussians fitted to the codes of 10,000 training images: the squared error of
+mixture of 10 Gaussians fitted to the codes of 10,000 training images: the squared error of
 the first, and for all three the Frechet distance to the test images in the features of a small
 classifier (of experiments.latents.classifier; it is no FID). Mean and standard deviation over seeds
-0, 1, 2:
+0, 1, 2, on one H100:
 
-OURS: to be filled
+                                      Frechet distance
+                   squared error      codes       N(0, I)     mixture
+    autoencoder    11.25 +- 0.04      44 +- 1     363 +- 33   101 +- 1     100 102 101
+    RAE-L2         10.32 +- 0.05      35 +- 2     145 +- 10    90 +- 2      88  91  92
+    RAE-GP         11.49 +- 0.11      49 +- 3     280 +- 2    113 +- 4     118 110 111
+    VAE            11.49 +- 0.01      44 +- 2     365 +- 6    105 +- 4     109 104 101
+
+(the mixture's of each seed). Decay of the decoder's weights is best throughout. The gradient
+penalty at this weight does not help: only draws of N(0, I) come out nearer than those of the plain
+autoencoder, and still far off. The VAE, at its best sigma, decodes N(0, I) no better than it does.
 
 Ghosh et al. 2020; their numbers are FIDs of convolutional networks.
 """

@@ -5,9 +5,18 @@
 beta-VAE buys independence with information; beta-TC charges the total correlation alone, DIP-VAE
 the covariances. The digits, 64-200-z6 and its mirror, Gaussian pixels with sigma 0.2, Adam 1e-3,
 batch 100, 300 epochs; the parts of the rate on the training images, with q(z) their whole mixture,
-and the distortion per image; mean and standard deviation over seeds 0, 1, 2:
+and the distortion per image, nats; DIP-VAE-I charges 10 off the diagonal and 100 on it, II 10 and
+10; mean and standard deviation over seeds 0, 1, 2:
 
-OURS: to be filled
+                    distortion         I(x; z)         total corr.     dimension-wise KL
+    VAE             -31.28 +- 0.15     6.41 +- 0.01    2.85 +- 0.10    0.51 +- 0.07
+    beta-VAE, 4     -18.90 +- 0.77     3.47 +- 0.18    0.47 +- 0.06    0.04 +- 0.01
+    beta-TC, 4      -26.09 +- 0.07     5.36 +- 0.03    0.66 +- 0.09    0.88 +- 0.23
+    DIP-VAE-I       -28.56 +- 0.04     6.26 +- 0.09    2.32 +- 0.12    0.62 +- 0.07
+    DIP-VAE-II      -29.80 +- 0.10     6.23 +- 0.04    2.34 +- 0.17    0.28 +- 0.07
+
+in 1.1 minutes of processor time on one x86-64 core. beta-TC comes within 0.2 nats of beta-VAE's
+total correlation and gives up 1 nat of information for it, not 3; covariances alone remove 0.5.
 
 Chen et al. 2018; Kumar et al. 2018; Higgins et al. 2017. Their numbers are scores on dSprites; for
 scores see `experiments.disentanglement.sweep`.

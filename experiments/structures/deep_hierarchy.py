@@ -3,15 +3,25 @@
     python -m experiments.prepare binarized_mnist --from DIR      # once
     python -m experiments.structures.deep_hierarchy
 
-Images are halved to 14x14, 7x7 and 4x4 by residual cells; twelve levels of latents come down again,
-each posterior its prior moved (Child 2021; Vahdat & Kautz 2020). AdamW, the rate warmed up, steps
-with a large gradient skipped; the model measured is the average of the parameters at the epoch that
-was best on the validation images. Published for a ladder of twelve layers, NLL(1000): 78.30.
+Images are halved to 14x14, 7x7 and 4x4 by residual cells; ten levels of latents, two at 4x4, then
+four and four, come down again, each posterior its prior moved (Child 2021; Vahdat & Kautz 2020).
+Width 64, batch 250, 12 epochs, AdamW with 2e-3 at most, beta warmed up over a fifth of the steps,
+steps with a large gradient skipped; the model measured is the average of the parameters at the
+epoch that was best on the validation images. Without an accelerator all is smaller: `SETTINGS`.
+Published for a ladder of twelve layers, NLL(1000): 78.30.
 
-NLL of the 10,000 test images: their bound from DRAWS samples, and the mean of log p - bound over
-random images, log p from SAMPLES importance samples.
+NLL of the 10,000 test images: their bound from 8 samples, and the mean of log p - bound over 1,000
+random images, log p from 1,000 importance samples.
 
-Ours: OURS: to be filled
+Ours, 5.2 s an epoch on one H100, not a step skipped:
+
+    seed     NLL      bound      validation     levels from the top, nats
+    0        85.00    -88.89     -89.56         0 0 0 9.91 0 7.51 4.15 6.79 4.48 3.58
+    1        84.82    -88.48     -88.94         0 0 4.74 6.58 8.01 0 5.36 1.71 8.30 1.32
+    2                            -89.08         (the time was up before its test)
+
+What bounds it is 2,400 steps: in the last epoch the average, which lags, still gained 0.6 to 0.9
+nats on the validation images. Three or four levels carry nothing, both of the topmost among them.
 """
 
 import json
@@ -33,7 +43,7 @@ from experiments.figures import show
 from experiments.plotting import BLUE, GREEN, RED, figure, save, styled
 from jaxvae import nn
 from jaxvae.averaging import average_parameters
-from jaxvae.nn.residual import (
+from jaxvae.nn.deep import (
     DeepHierarchy,
     DeepTerms,
     deep_elbo,
@@ -44,21 +54,26 @@ from jaxvae.nn.residual import (
 
 
 class Setting(NamedTuple):
-    """What there is time for: `levels` from the top down, and `images` whose log p is estimated."""
+    """What there is time for: `levels` from the top down, nats that are `free` at each, and
+    `images` whose log p is estimated.
+    """
 
     levels: tuple[int, ...]
     width: int
     epochs: int
     batch: int
     rate: float
+    free: float
     seeds: int
     images: int
 
 
 SETTINGS = {
-    "cpu": Setting((2, 2, 1), width=16, epochs=5, batch=50, rate=1e-3, seeds=1, images=100),
+    "cpu": Setting(
+        (2, 2, 1), width=16, epochs=5, batch=50, rate=1e-3, free=0.2, seeds=1, images=100
+    ),
     "accelerator": Setting(
-        (2, 4, 4), width=64, epochs=12, batch=250, rate=2e-3, seeds=3, images=1000
+        (2, 4, 4), width=64, epochs=12, batch=250, rate=2e-3, free=0.0, seeds=3, images=1000
     ),
 }
 WARM_UP, DECAY, MAX_NORM, DRAWS, SAMPLES, SHAPE = 0.2, 0.998, 2000.0, 8, 1000, (28, 28, 1)
@@ -97,7 +112,7 @@ def train(
     model = jax.jit(lambda key: make(rngs=nnx.Rngs(key)))(init_key)
     warm_up = optax.linear_schedule(0.01, 1.0, int(WARM_UP * steps))
     adam = optimizer(setting.rate, steps)
-    step = partial(jaxvae.train_step(OBJECTIVE, adam), beta=warm_up)
+    step = partial(jaxvae.train_step(OBJECTIVE, adam), beta=warm_up, free=setting.free)
     epoch = jax.jit(jaxvae.train_epoch(step, batch_size=setting.batch))
     state, best = jaxvae.init_state(model, adam), model
     history: dict[str, Any] = {"train": [], "validation": [], "rates": [], "best_epoch": 0}
@@ -183,9 +198,10 @@ def draw(model: DeepHierarchy, levels: tuple[int, ...], xs: jax.Array, history: 
     stages = np.repeat(range(len(levels)), levels)
     picture = figure(6.4, 3.2)
     axis = picture.subplots()
-    for stage, colour in enumerate((RED, GREEN, BLUE)[: len(levels)]):
+    looks = ((RED, "-"), (GREEN, "--"), (BLUE, ":"))
+    for stage, (colour, dash) in enumerate(looks[: len(levels)]):
         side = nn.halvings(SHAPE[:2], len(levels))[-1 - stage][0]
-        lines = axis.plot(range(1, len(rates) + 1), rates[:, stages == stage], color=colour)
+        lines = axis.plot(range(1, len(rates) + 1), rates[:, stages == stage], dash, color=colour)
         lines[0].set_label(f"{levels[stage]} levels at {side}x{side}")
     axis.set(xlabel="epoch", ylabel="nats an image", title="rate of each level, validation")
     axis.legend()

@@ -5,10 +5,21 @@
 2,000 sequences of 16 binary frames of 16 x 16 pixels, generated: a pendulum that swings or turns
 over, from any angle at any speed, moved by gravity and a little noise. z_t in R^4,
 q(z_t | z_{t-1}, x_{t:T}) by a GRU of 64 from the last frame to the first (Krishnan et al. 2017);
-Adam 1e-3, batch 50, 40 epochs. Three priors, all else the same: p(z_t|z_{t-1}) with mean
-z + MLP(z), with a mean linear in z, and N(0, I), which is a VAE of single frames.
+Adam 1e-3, batch 50, 40 epochs, the rate warmed up over the first 5. Three priors, all else the
+same: p(z_t|z_{t-1}) with mean z + MLP(z), with a mean linear in z, and N(0, I), which is a VAE of
+single frames.
 
-OURS: to be filled
+Ours: nats a frame of 500 new sequences, a bound of 50 samples, and -log p(x_t | frames 1 to 8), the
+mean of t = 9 ... 16; mean and standard deviation over seeds 0, 1, 2:
+
+                 bound                                    forecast
+    nonlinear    36.06 +- 0.24    (36.09, 36.28, 35.81)    38.67 +- 0.80    (38.98, 39.26, 37.76)
+    linear       37.03 +- 0.10    (37.12, 36.92, 37.06)    39.65 +- 0.29    (39.40, 39.60, 39.96)
+    none         38.17 +- 0.09    (38.06, 38.22, 38.22)    39.58 +- 0.22    (39.33, 39.76, 39.65)
+
+in 3.3 minutes of processor time on one x86-64 core. Dynamics gain 1 nat a frame if linear and 2 if
+not. One frame ahead they forecast 2 to 3 nats better than none; over all eight frames the linear
+ones do not, and the others' lead of 0.9 is about the spread of their seeds.
 """
 
 import json

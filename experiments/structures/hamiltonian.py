@@ -4,13 +4,20 @@
     python -m experiments.structures.hamiltonian
 
 784-200-z20 and its mirror, softplus (the dynamics follow the decoder's gradient, which ReLU makes
-jump), Adam 1e-3, batch 100. K leapfrog steps on log p(x, z) follow the encoder's draw; step sizes
-and heat train with the rest (Caterini, Doucet & Sejdinovic 2018).
+jump), Adam 1e-3, batch 100, 20 epochs. K leapfrog steps on log p(x, z) follow the encoder's draw;
+step sizes and heat train with the rest (Caterini, Doucet & Sejdinovic 2018).
 
 Bound and NLL from 200 importance samples of the same 2,000 random test images; bound - NLL is what
-the posterior loses; mean and standard deviation over seeds 0, 1, 2:
+the posterior loses. Ours, mean and standard deviation over seeds 0, 1, 2, on one H100:
 
-Ours: OURS: to be filled
+                   -ELBO             NLL
+    VAE            103.85 +- 0.26    99.19 +- 0.15    (99.02, 99.31, 99.24)
+    HVAE, K = 1    103.01 +- 0.13    98.38 +- 0.15    (98.37, 98.23, 98.53)
+    HVAE, K = 4    102.82 +- 0.13    98.23 +- 0.15    (98.20, 98.09, 98.38)
+
+One step gains 0.8 nats and four gain 0.15 to 0.2 more, of the bound and of the NLL alike: the gap
+between them stays at 4.6 to 4.7. The step sizes end at 0.217 +- 0.002 (K = 1) and 0.101 +- 0.001,
+the heat at 1.021 +- 0.004 and 1.090 +- 0.003.
 """
 
 from functools import partial

@@ -10,7 +10,16 @@ log 10: the style is kept short, and the choice has to be used (Dupont 2018, equ
 gamma 30 and the rates' means over a batch, here 10 and each image's). Dynamically binarized MNIST,
 784-256-128-z and its mirror, ReLU, Adam 1e-3, batch 100, 4 epochs.
 
-OURS: to be filled
+Ours: of the 10,000 test images the ELBO, nats, with the choice summed out, the rates, and the share
+whose label is the commonest of their cluster; mean and standard deviation over seeds 0, 1, 2:
+
+                         ELBO               choice          style            accuracy, %
+    summed               -116.78 +- 0.27    0.04 +- 0.01    15.49 +- 0.14    19.6 +- 0.9
+    relaxed              -117.09 +- 0.07    0.10 +- 0.06    15.28 +- 0.21    22.5 +- 0.8
+    relaxed, capacity    -136.12 +- 0.37    2.04 +- 0.02     5.20 +- 0.10    41.1 +- 6.0
+
+in 3.9 minutes of processor time on one x86-64 core. None finds the digits: the ELBO leaves the
+choice unused, and held at a capacity it is used, but not for the classes (38, 37, 48 %).
 """
 
 import json

@@ -10,7 +10,19 @@ ReLU, Adam 1e-3, batch 100, 20 epochs. Against the mean of each pixel, and again
 mean of probabilistic PCA with 32 latents, by maximum likelihood on the observed pixels alone (its
 ELBO is exact; Adam 1e-2, 3 epochs).
 
-OURS: to be filled
+Ours: over the gaps of 1,000 test images, mean and standard deviation over seeds 0, 1, 2, on one
+H100:
+
+                             RMSE               F1                 nats a pixel
+    a fifth   pixel means    0.293 +- 0.001     0.121 +- 0.006     0.262 +- 0.001
+              linear         0.202 +- 0.001     0.786 +- 0.001     0.138 +- 0.001
+              VAE            0.187 +- 0.001     0.812 +- 0.001     0.111 +- 0.001
+    a half    pixel means    0.293 +- 0.000     0.119 +- 0.007     0.262 +- 0.000
+              linear         0.211 +- 0.000     0.763 +- 0.001     0.153 +- 0.001
+              VAE            0.199 +- 0.000     0.787 +- 0.002     0.125 +- 0.000
+
+The VAE is ahead of the linear model at both, by 0.03 nats a pixel; it loses less than 0.015 when
+half of the pixels are missing in place of a fifth.
 """
 
 from functools import partial

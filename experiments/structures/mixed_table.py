@@ -6,10 +6,23 @@ Nazabal, Olmos, Ghahramani & Valera 2020 for the likelihood of mixed columns, Ma
 2019 for the gaps. Rows are draws of a mixture of 6 clusters, in each of which the columns are
 independent: 4 reals, 3 counts, 2 choices among 4 and 3, and 3 of yes or no. From 2,000 rows with
 gaps, `iwae` (K = 10) trains a VAE that knows nothing of clusters: z of 4, 64-64 and its mirror,
-ReLU, Adam 1e-3, batch 100. It is held against each column on its own (its mean, or its most
-frequent choice), and against the truth itself, whose conditional mean no imputation betters.
+ReLU, Adam 1e-3, batch 100, 100 epochs. It is held against each column on its own (its mean, or its
+most frequent choice), and against the truth itself, whose conditional mean no imputation betters in
+expectation.
 
-OURS: to be filled
+Ours: of 1,000 new rows -log p, nats, from 100 importance samples, and over their gaps the RMSE, or
+the share that is wrong; mean and standard deviation over seeds 0, 1, 2:
+
+                          columns alone       VAE                 truth
+    nats a row            17.59 +- 0.13       11.56 +- 0.04       11.21 +- 0.04
+    RMSE, real            1.333 +- 0.021      0.785 +- 0.032      0.755 +- 0.028
+    RMSE, count           5.950 +- 0.295      3.399 +- 0.337      2.849 +- 0.186
+    % wrong, one of 4      51.4 +- 2.3         45.0 +- 4.1         44.9 +- 4.7
+    % wrong, one of 3      41.8 +- 1.8         27.5 +- 2.5         27.2 +- 1.2
+    % wrong, yes or no     37.7 +- 0.9         25.1 +- 1.4         24.9 +- 1.5
+
+in 1.4 minutes of processor time on one x86-64 core. The VAE is 0.35 nats a row from the truth, and
+fills the choices as well as it; counts it fills less well.
 """
 
 from functools import partial

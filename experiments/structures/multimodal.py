@@ -10,7 +10,18 @@ binarized MNIST, 784-256-128-z16 and 10-64-z16 and their mirrors, ReLU, Adam 1e-
 4 epochs each; no likelihood is weighed up. The judge of generated images is a classifier, MLP
 784-256-10, trained by itself.
 
-OURS: to be filled
+Ours: of 2,000 test pairs the nats, from 100 importance samples, and how often the label told from
+the image, and the image made of the label, are right, %; mean and standard deviation over seeds 0,
+1, 2, on one H100:
+
+                           -log p(x, y)     -log p(x | y)    label told     image made
+    product                119.8 +- 7.4     117.5 +- 7.4     85.1 +- 2.5    43.0 +- 1.7
+    mixture                113.0 +- 0.3     108.1 +- 0.3     92.5 +- 0.4    94.4 +- 1.0
+    mixture of products    112.9 +- 1.2     107.9 +- 1.1     91.6 +- 0.3    90.9 +- 1.5
+
+-log p(x, y) of each: product 128.3 114.9 116.3, mixture 113.3 112.6 113.0, mixture of products
+112.6 114.3 111.9. The product, to which one training example in three is a full pair, is behind in
+all four.
 """
 
 import json

@@ -10,7 +10,15 @@ the classifier the same in all four; Adam 1e-3, batches of 100 with and 100 with
 epochs of dynamically binarized MNIST for M1 and for what follows. The labelled images are drawn
 anew for each seed.
 
-OURS: to be filled
+Ours: errors on the 10,000 test images, mean and standard deviation over seeds 0, 1, 2, on one H100:
+
+    classifier        23.39 +- 1.47 %    (24.43, 24.03, 21.70)
+    M2                18.35 +- 2.99 %    (19.94, 20.21, 14.90)
+    M1, classifier    21.49 +- 1.20 %    (22.65, 21.56, 20.25)
+    M1+M2             12.42 +- 1.79 %    (12.07, 10.84, 14.36)
+
+Each of the two helps, and both together most, as published; the published 11.97 % of M2 and 3.33 %
+of M1+M2 are not reached here.
 """
 
 from collections.abc import Callable

@@ -52,7 +52,7 @@ class ContinuousBernoulli:
     def log_prob(self, x: Any) -> Array:
         owner, expected = "ContinuousBernoulli.log_prob", "floats in [0, 1]; see jaxvae.rescale"
         check_shape(owner, "event", x, self.shape)
-        check_floats(owner, x, expected)
+        check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, jnp.asarray(self.logits))
         log_p = x * l - softplus(l) + log_normalizer(l)

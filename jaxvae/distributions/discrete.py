@@ -51,7 +51,7 @@ class Bernoulli:
     def log_prob(self, x: Any) -> Array:
         owner, expected = "Bernoulli.log_prob", "floats 0. or 1.; see jaxvae.binarize and rescale"
         check_shape(owner, "event", x, self.shape)
-        check_floats(owner, x, expected)
+        check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, self.logits)
         return jnp.where(inside, jnp.sum(x * l - softplus(l)), -jnp.inf)

@@ -5,6 +5,8 @@ Encoder, decoder and every conditional of a hierarchy are one thing: a network f
     network   in_shape -> raw parameters        MLP, ConvEncoder, ConvDecoder
     head      raw parameters -> Distribution    NormalHead, BernoulliHead, FlowHead, ...
 
+`deep_hierarchy` makes a whole model instead, of levels that are `ResidualBlock`s.
+
 Networks take ONE example; `jax.vmap` makes a batch. Their only state is `Param`, so `jax.jit`,
 `jax.grad`, `jax.vmap`, `jax.lax.scan` and optax apply to them as to any dict of arrays.
 """
@@ -25,6 +27,10 @@ from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
 from jaxvae.nn.convolutions import Down as Down
 from jaxvae.nn.convolutions import Up as Up
 from jaxvae.nn.convolutions import halvings as halvings
+from jaxvae.nn.deep import DeepHierarchy as DeepHierarchy
+from jaxvae.nn.deep import DeepTerms as DeepTerms
+from jaxvae.nn.deep import deep_elbo as deep_elbo
+from jaxvae.nn.deep import deep_hierarchy as deep_hierarchy
 from jaxvae.nn.flows import AutoregressiveFlow as AutoregressiveFlow
 from jaxvae.nn.flows import CouplingFlow as CouplingFlow
 from jaxvae.nn.flows import FlowHead as FlowHead
@@ -34,3 +40,7 @@ from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import Rescaled as Rescaled
 from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead
+from jaxvae.nn.residual import Bottleneck as Bottleneck
+from jaxvae.nn.residual import Convolution as Convolution
+from jaxvae.nn.residual import ResidualBlock as ResidualBlock
+from jaxvae.nn.residual import ResidualCell as ResidualCell

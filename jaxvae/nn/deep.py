@@ -1,0 +1,273 @@
+"""A deep hierarchy over images: residual cells on the way up, levels of latents on the way down."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.tree_util import Partial
+
+from jaxvae.checks import check_key, check_positive, check_scalar, check_shape
+from jaxvae.distributions import Normal
+from jaxvae.divergences import kl_divergence
+from jaxvae.heads import BernoulliHead, Head, Shape
+from jaxvae.hierarchies import Block, TopDown
+from jaxvae.nn.convolutions import Down, Up, halvings
+from jaxvae.nn.residual import ResidualBlock, ResidualCell
+from jaxvae.protocols import log_density
+from jaxvae.regularizers import batch_mean
+
+Array = jax.Array
+BERNOULLI = BernoulliHead()
+
+
+class Stage(NamedTuple):
+    """One resolution of a `DeepHierarchy`; equal modules are stacked, for `jax.lax.scan`.
+
+    Args:
+      shrink: from the features of the stage below to this resolution.
+      cells: n `ResidualCell`s stacked, on the way up.
+      blocks: n `ResidualBlock`s stacked, on the way down.
+      grow: to the resolution of the stage below, or of the raw output.
+    """
+
+    shrink: Down
+    cells: ResidualCell
+    blocks: ResidualBlock
+    grow: Up
+
+
+class DeepHierarchy(NamedTuple):
+    """A deep hierarchy over images: residual cells on the way up, levels of latents down again.
+
+    p(x, z) = p(x|z) prod_l p(z_l|z_{>l}),   q(z|x) = prod_l q(z_l|z_{>l}, x)
+
+    It is a `Model`, by way of `top_down`, so that all evaluators take it; `deep_elbo` is its ELBO
+    in a single way down. `deep_hierarchy` makes one.
+
+    Args:
+      stages: from the bottom, the largest resolution, up.
+      start: h at the top, a learned array.
+      likelihood: raw parameters -> p(x|z).
+
+    Child 2021; Vahdat & Kautz 2020; Sonderby et al. 2016.
+    """
+
+    stages: Sequence[Stage]
+    start: Array
+    likelihood: Callable[[Array], Any]
+
+    @property
+    def prior(self) -> Any:
+        return self.top_down().prior
+
+    def encode(self, x: Array) -> Any:
+        return self.top_down().encode(x)
+
+    def decode(self, z: Any) -> Any:
+        return self.top_down().decode(z)
+
+    def top_down(self) -> TopDown:
+        """The same model with each level a `Block` of its own."""
+        blocks = []
+        for stage in self.stages[::-1]:
+            count = len(jax.tree.leaves(stage.blocks)[0])
+            for i in range(count):
+                block = jax.tree.map(lambda leaf, i=i: leaf[i], stage.blocks)
+                grow = stage.grow if i == count - 1 else Partial(_same)
+                merge = Partial(_merged_and_grown, block, grow)
+                blocks.append(Block(Partial(_prior, block), Partial(_posterior, block), merge))
+        return TopDown(
+            Partial(_every_level, tuple(self.stages)), self.start, blocks, self.likelihood
+        )
+
+
+def _same(h: Array) -> Array:
+    return h
+
+
+def _merged_and_grown(block: ResidualBlock, grow: Callable[[Array], Array], pair: Any) -> Array:
+    return grow(block.merge(pair))
+
+
+def _prior(block: ResidualBlock, h: Array) -> Normal:
+    return block.prior(h)
+
+
+def _posterior(block: ResidualBlock, pair: Any) -> Normal:
+    return block.posterior(pair)
+
+
+def _every_level(stages: Sequence[Stage], x: Array) -> list[Array]:
+    pairs = zip(stages[::-1], features(stages, x), strict=True)
+    return [f for stage, f in pairs for _ in jax.tree.leaves(stage.blocks)[0]]
+
+
+def features(stages: Sequence[Stage], x: Array) -> list[Array]:
+    """The way up: the features of x at each stage, from the top down."""
+    bottom, found = stages[0], []
+    shape = (*bottom.grow.size, bottom.shrink.kernel.shape[2])
+    check_shape("DeepHierarchy", "x", x, shape)
+    for stage in stages:
+        x, _ = jax.lax.scan(lambda x, cell: (cell(x), None), stage.shrink(x), stage.cells)
+        found.append(x)
+    return found[::-1]
+
+
+def descend(
+    model: DeepHierarchy, key: Array, evidence: Sequence[Array | None], temperatures: Any
+) -> tuple[Array, Array]:
+    """The way down, drawing every level once.
+
+    Args:
+      model: a `DeepHierarchy`.
+      key: a PRNG key.
+      evidence: the `features` of x, to draw of q(z|x); or None for each stage, to draw of p(z).
+      temperatures: what each level's sigma is multiplied with, [levels]: 1 to draw, 0 for the mean.
+
+    Returns:
+      The raw parameters of p(x|z), and KL(q(z_l|z_{>l}, x) || p(z_l|z_{>l})) [levels], nats.
+    """
+    h, kls, first = model.start, [], 0
+    for stage, at in zip(model.stages[::-1], evidence, strict=True):
+
+        def level(carry: Any, inputs: Any, at: Any = at) -> Any:
+            (h, key), (block, temperature) = carry, inputs
+            here, key = jax.random.split(key)
+            p = block.prior(h)
+            q = p if at is None else block.moved(p, h, at)
+            z = Normal(q.loc, temperature * q.scale).sample(here)
+            return (block.merge((h, z)), key), kl_divergence(q, p)
+
+        last = first + len(jax.tree.leaves(stage.blocks)[0])
+        levels = (stage.blocks, temperatures[first:last])
+        (h, key), kl = jax.lax.scan(level, (h, key), levels)
+        h, first = stage.grow(h), last
+        kls.append(kl)
+    return h, jnp.concatenate(kls)
+
+
+class DeepTerms(NamedTuple):
+    """The parts of a `DeepHierarchy`'s ELBO of one example, in nats.
+
+    Args:
+      distortion: -log p(x|z).
+      rate: KL(q(z|x) || p(z)), the sum over levels.
+      levels: of each level, given the sample above, from the top down: [levels].
+    """
+
+    distortion: Array
+    rate: Array
+    levels: Array
+
+
+def deep_elbo(
+    model: DeepHierarchy, key: Array, x: Any, *, beta: Any = 1.0, free: Any = 0.0
+) -> tuple[Array, DeepTerms]:
+    """The ELBO of a deep hierarchy in one way up and one way down: log p(x|z) - beta sum_l KL_l.
+
+    It is `elbo` with the rate in closed form at each level, but each level is computed once, where
+    `elbo` asks the posterior, the prior and the likelihood in turn. With free bits, each KL_l is
+    max(free, KL_l), KL_l the mean over the batch.
+
+    Args:
+      model: a `DeepHierarchy`.
+      key: a PRNG key.
+      x: one image.
+      beta: weight of the rate, traced.
+      free: nats a level that are free, traced; a level below has no gradient to collapse further.
+
+    Returns:
+      The bound, a scalar in nats, and its `DeepTerms`, which beta and free do not touch.
+
+    Raises:
+      TypeError: `model` is no `DeepHierarchy` or `key` no PRNG key.
+      ValueError: `beta` or `free` is no number, or x has not the shape of an image.
+
+    >>> model = deep_hierarchy((8, 8, 1), levels=(2, 1), width=8, rngs=nnx.Rngs(0))
+    >>> bound, terms = deep_elbo(model, jax.random.key(0), jnp.ones((8, 8, 1)))
+    >>> terms.levels.shape, float(terms.rate)  # at the start, the posterior is the prior
+    ((3,), 0.0)
+
+    Child 2021, section 3; free bits: Kingma et al. 2016, equation 15.
+    """
+    if not isinstance(model, DeepHierarchy):
+        raise TypeError(
+            f"deep_elbo: model is a {type(model).__name__}, expected deep_hierarchy's result; "
+            "elbo takes any model"
+        )
+    check_key("deep_elbo", key)
+    check_scalar("deep_elbo", "beta", beta)
+    check_scalar("deep_elbo", "free", free)
+    count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
+    raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))
+    distortion = -log_density(model.likelihood(raw), x)
+    price = jnp.sum(jnp.maximum(free, batch_mean(kls)))
+    return -(distortion + beta * price), DeepTerms(distortion, jnp.sum(kls), kls)
+
+
+def deep_hierarchy(
+    image_shape: Shape,
+    *,
+    levels: Sequence[int] = (3, 3, 4),
+    width: int = 64,
+    middle: int | None = None,
+    latents: int = 8,
+    head: Head = BERNOULLI,
+    rngs: nnx.Rngs,
+) -> DeepHierarchy:
+    """A `DeepHierarchy` over images, each stage half the size of the one below.
+
+    Args:
+      image_shape: (height, width, channels).
+      levels: of latents at each stage, from the top, the smallest resolution, down; a stage has as
+        many cells on the way up.
+      width: channels of all features.
+      middle: channels inside the cells; half of `width` by default.
+      latents: channels of each level's latents.
+      head: raw parameters -> p(x|z).
+      rngs: keys of the initial parameters.
+
+    >>> model = deep_hierarchy((28, 28, 1), levels=(1, 2), width=8, rngs=nnx.Rngs(0))
+    >>> z = model.prior.sample(jax.random.key(0))
+    >>> [z_l.shape for z_l in jax.tree.leaves(z)]
+    [(7, 7, 8), (14, 14, 8), (14, 14, 8)]
+    >>> model.decode(z).mean().shape
+    (28, 28, 1)
+    """
+    if not isinstance(image_shape, tuple) or len(image_shape) != 3:
+        raise ValueError(
+            f"deep_hierarchy: image_shape is {image_shape!r:.40}, "
+            "expected (height, width, channels)"
+        )
+    if not isinstance(levels, (tuple, list)) or not levels:
+        raise ValueError(
+            f"deep_hierarchy: levels is {levels!r:.40}, expected how many at each stage, (3, 4) say"
+        )
+    middle = max(width // 2, 1) if middle is None else middle
+    sizes = {"width": width, "middle": middle, "latents": latents}
+    counts = [("image_shape", n) for n in image_shape] + [("levels", n) for n in levels]
+    for name, size in [*sizes.items(), *counts]:
+        check_positive("deep_hierarchy", name, size)
+    depth = sum(levels)
+    cell = partial(ResidualCell, width, middle=middle, scale=depth**-0.5)
+    block = partial(ResidualBlock, width, latents, middle=middle, scale=depth**-0.5)
+    raw_channels = head.raw_shape(image_shape)[-1]
+    sizes = halvings(image_shape[:2], len(levels))
+    stages = [
+        Stage(
+            Down(width if i else image_shape[-1], width, rngs=rngs),
+            _stacked(cell, count, rngs),
+            _stacked(block, count, rngs),
+            Up(width, width if i else raw_channels, sizes[i], rngs=rngs),
+        )
+        for i, count in enumerate(levels[::-1])
+    ]
+    return DeepHierarchy(tuple(stages), jnp.zeros((*sizes[-1], width)), Partial(head))
+
+
+def _stacked(make: Callable[..., Any], count: int, rngs: nnx.Rngs) -> Any:
+    keys = jax.random.split(rngs.params(), count)
+    return jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(keys)

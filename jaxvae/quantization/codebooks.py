@@ -1,0 +1,144 @@
+"""Codebooks that follow their vectors without a gradient, and how many of their codes are used."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.checks import check_array, check_key, check_scalar
+from jaxvae.quantization.quantizers import (
+    Codebook,
+    ResidualCodebooks,
+    check_codebook,
+    check_index,
+    check_vectors,
+)
+
+Array = jax.Array
+
+
+def ema_codebook(
+    quantizer: Any, z: Array, indices: Array, *, decay: Any, epsilon: Any = 1e-5
+) -> Any:
+    """Codes moved to the moving average of the vectors that came to them: online k-means.
+
+    N_k <- decay N_k + (1 - decay) n_k,   m_k <- decay m_k + (1 - decay) sum_{i: k_i = k} z_i
+
+    e_k = m_k / N'_k,   N'_k = (N_k + epsilon) / (N + K epsilon) N,   N = sum_k N_k
+
+    A fixed point is a clustering whose codes are the means of their clusters, but for epsilon; at
+    decay 0 this is a step of k-means. No gradient is involved.
+
+    Args:
+      quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
+      z: a batch's vectors, shape [n, d].
+      indices: where each went, shape [n], or [n, depth].
+      decay: in 0..1, traced.
+      epsilon: of the Laplace smoothing, which keeps e_k finite where N_k is 0.
+
+    Returns:
+      The quantizer with all three arrays moved.
+
+    >>> from jaxvae.quantization import init_codebook
+    >>> z, indices = jnp.array([[1.0], [3.0], [8.0]]), jnp.array([0, 0, 1])
+    >>> moved = ema_codebook(init_codebook(jnp.array([[0.0], [9.0]])), z, indices, decay=0.0)
+    >>> [round(e, 3) for e in moved.codes.ravel().tolist()]
+    [2.0, 8.0]
+
+    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
+    """
+    check_scalar("ema_codebook", "decay", decay)
+    check_scalar("ema_codebook", "epsilon", epsilon)
+    _check_batch("ema_codebook", quantizer, z, indices)
+    if isinstance(quantizer, ResidualCodebooks):
+        move = partial(ema_codebook, decay=decay, epsilon=epsilon)
+        rests = _rests(quantizer, z, indices)
+        return ResidualCodebooks(
+            jax.vmap(move)(quantizer.codebooks, rests, jnp.moveaxis(indices, 1, 0))
+        )
+    k = len(quantizer.codes)
+    uses = jax.nn.one_hot(indices, k, dtype=jnp.result_type(z), axis=0)  # [K, n]
+    counts = decay * quantizer.counts + (1.0 - decay) * jnp.sum(uses, axis=1)
+    sums = decay * quantizer.sums + (1.0 - decay) * (uses @ z)
+    total = jnp.sum(counts)
+    smooth = (counts + epsilon) / (total + k * epsilon) * total
+    return Codebook(sums / smooth[:, None], counts, sums)
+
+
+def revive(key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: Any) -> Any:
+    """Codes used less than `threshold` times a batch are drawn again, from the batch.
+
+    Args:
+      key: a PRNG key.
+      quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
+      z: a batch's vectors, shape [n, d].
+      indices: where each went, shape [n], or [n, depth].
+      threshold: the least count N_k of `ema_codebook`, which a code drawn anew starts with; at 0
+        none is.
+
+    Returns:
+      The quantizer.
+
+    >>> dead = Codebook(jnp.zeros((2, 1)), jnp.array([5.0, 0.1]), jnp.zeros((2, 1)))
+    >>> z, indices = jnp.array([[7.0]]), jnp.array([0])
+    >>> revive(jax.random.key(0), dead, z, indices, threshold=1.0).codes.tolist()
+    [[0.0], [7.0]]
+
+    Dhariwal et al. 2020, section 3.1.
+    """
+    check_key("revive", key)
+    check_scalar("revive", "threshold", threshold)
+    _check_batch("revive", quantizer, z, indices)
+    if isinstance(quantizer, ResidualCodebooks):
+        rests = _rests(quantizer, z, indices)
+        keys = jax.random.split(key, len(rests))
+        again = partial(revive, threshold=threshold)
+        return ResidualCodebooks(
+            jax.vmap(again)(keys, quantizer.codebooks, rests, jnp.moveaxis(indices, 1, 0))
+        )
+    drawn = z[jax.random.randint(key, quantizer.counts.shape, 0, len(z))]
+    dead = quantizer.counts < threshold
+    row = dead[:, None]
+    return Codebook(
+        codes=jnp.where(row, drawn, quantizer.codes),
+        counts=jnp.where(dead, threshold, quantizer.counts),
+        sums=jnp.where(row, threshold * drawn, quantizer.sums),
+    )
+
+
+def perplexity(counts: Array) -> Array:
+    """exp H(p), p_k = counts_k / sum counts: how many codes are in use, K if all are used alike.
+
+    Args:
+      counts: how often each code is used, shape [K]: `jnp.bincount(indices, length=K)`.
+
+    Returns:
+      A number between 1 and K.
+
+    >>> float(perplexity(jnp.array([3, 3, 0]))), float(perplexity(jnp.array([0, 9])))
+    (2.0, 1.0)
+    """
+    check_array("perplexity", "counts", counts)
+    if jnp.ndim(counts) != 1 or not jnp.size(counts):
+        raise ValueError(f"perplexity: counts has shape {jnp.shape(counts)}, expected [K]")
+    counts = jnp.asarray(counts).astype(float)
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(counts / jnp.sum(counts))))
+
+
+def _check_batch(owner: str, quantizer: Any, z: Any, indices: Any) -> None:
+    residual = isinstance(quantizer, ResidualCodebooks)
+    codebook = quantizer.codebooks if residual else quantizer
+    _, d = check_codebook(owner, codebook, axes=int(residual))
+    check_array(owner, "z", z)
+    n = jnp.shape(z)[:1]
+    check_vectors(owner, z, (*n, d))
+    check_index(owner, indices, n + jnp.shape(codebook.codes)[:-2], "indices")
+
+
+def _rests(quantizer: ResidualCodebooks, z: Array, indices: Array) -> Array:
+    """What each codebook was given, shape [depth, n, d]."""
+    rests = [z]
+    for l, codes in enumerate(quantizer.codebooks.codes[:-1]):
+        rests.append(rests[-1] - codes[indices[:, l]])
+    return jnp.stack(rests)

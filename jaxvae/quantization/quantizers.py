@@ -1,0 +1,216 @@
+"""Quantizers: the nearest code of one book, of several in a row, or of a fixed grid."""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.checks import check_array, check_floats, check_shape
+from jaxvae.pytrees import pytree
+
+Array = jax.Array
+sg = jax.lax.stop_gradient
+
+
+class Quantized(NamedTuple):
+    """A vector as its code. The two penalties are equal in value and differ in their gradient.
+
+    Args:
+      code: e, shape [d]; backwards it is z.
+      indices: its number k, or [depth] of them.
+      commitment: |z - sg(e)|^2, which pulls the encoder to the code.
+      codebook: |sg(z) - e|^2, which pulls the code to the encoder.
+    """
+
+    code: Array
+    indices: Array
+    commitment: Array
+    codebook: Array
+
+
+class Codebook(NamedTuple):
+    """K codes; a vector goes to the nearest, argmin_k |z - e_k|. `init_codebook` makes one.
+
+    Args:
+      codes: e, shape [K, d].
+      counts: N, shape [K]: how often each is used a batch, a moving average; see `ema_codebook`.
+      sums: m, shape [K, d]: the sum of the vectors that it then stands for, likewise.
+
+    >>> q = init_codebook(jnp.array([[0.0, 0.0], [1.0, 1.0]]))(jnp.array([0.9, 0.6]))
+    >>> int(q.indices), q.code.tolist(), round(float(q.commitment), 5)
+    (1, [1.0, 1.0], 0.17)
+
+    van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
+    """
+
+    codes: Any
+    counts: Any
+    sums: Any
+
+    def __call__(self, z: Array) -> Quantized:
+        check_codebook("Codebook", self)
+        check_vectors("Codebook", z, jnp.shape(self.codes)[1:])
+        inner = jnp.matmul(self.codes, z, precision="highest")
+        index = jnp.argmin(jnp.sum(jnp.square(self.codes), axis=1) - 2.0 * inner)
+        e = self.codes[index]
+        return Quantized(straight_to(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
+
+    def lookup(self, index: Array) -> Array:
+        check_codebook("Codebook.lookup", self)
+        check_index("Codebook.lookup", index, ())
+        return jnp.asarray(self.codes)[index]
+
+
+class ResidualCodebooks(NamedTuple):
+    """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
+
+    L codebooks of K codes name K^L vectors at the price of L K.
+
+    Args:
+      codebooks: a `Codebook` whose leaves have the depth L as their leading axis.
+
+    >>> codebooks = jax.vmap(init_codebook)(jnp.array([[[0.0], [4.0]], [[0.0], [1.0]]]))
+    >>> q = ResidualCodebooks(codebooks)(jnp.array([5.2]))
+    >>> q.indices.tolist(), q.code.tolist()
+    ([1, 1], [5.0])
+
+    Zeghidour et al. 2021, algorithm 1.
+    """
+
+    codebooks: Codebook
+
+    def __call__(self, z: Array) -> Quantized:
+        def one(rest: Array, codebook: Codebook) -> tuple[Array, Quantized]:
+            q = codebook(rest)
+            return rest - sg(codebook.lookup(q.indices)), q
+
+        check_codebook("ResidualCodebooks", self.codebooks, axes=1)
+        check_vectors("ResidualCodebooks", z, jnp.shape(self.codebooks.codes)[2:])
+        _, q = jax.lax.scan(one, z, self.codebooks)
+        code = straight_to(self.lookup(q.indices), z)
+        return Quantized(code, q.indices, jnp.sum(q.commitment), jnp.sum(q.codebook))
+
+    def lookup(self, index: Array) -> Array:
+        check_codebook("ResidualCodebooks.lookup", self.codebooks, axes=1)
+        check_index("ResidualCodebooks.lookup", index, jnp.shape(self.codebooks.codes)[:1])
+        return jnp.sum(jax.vmap(Codebook.lookup)(self.codebooks, index), axis=0)
+
+
+@pytree
+@dataclass(frozen=True)
+class FSQ:
+    """Finite scalar quantization: each coordinate squashed and rounded to one of its levels.
+
+    s_i = (L_i - 1) (1 + tanh z_i) / 2,   code_i = 2 round(s_i) / (L_i - 1) - 1
+
+    Nothing is learned, nothing is committed to and no code can die. Odd levels have one at 0, even
+    ones lie about it; the paper shifts these so that z = 0 is a code.
+
+    Args:
+      levels: L_i >= 2 of each of the d coordinates, a tuple; there are L_1 ... L_d codes.
+
+    >>> q = FSQ((3, 2))(jnp.array([0.1, -5.0]))
+    >>> q.code.tolist(), int(q.indices), FSQ((3, 2)).lookup(q.indices).tolist()
+    ([0.0, -1.0], 2, [0.0, -1.0])
+
+    Mentzer et al. 2023, section 3.1.
+    """
+
+    levels: tuple[int, ...] = field(metadata={"static": True})
+
+    def __call__(self, z: Array) -> Quantized:
+        check_levels(self.levels)
+        check_vectors("FSQ", z, (len(self.levels),))
+        top = jnp.asarray(self.levels, z.dtype) - 1.0
+        s = 0.5 * top * (1.0 + jnp.tanh(z))
+        digits = sg(jnp.round(s))
+        code = 2.0 * straight_to(digits, s) / top - 1.0
+        index = jnp.sum(digits.astype(int) * self._places())
+        nothing = jnp.zeros((), z.dtype)
+        return Quantized(code, index, nothing, nothing)
+
+    def lookup(self, index: Array) -> Array:
+        check_levels(self.levels)
+        check_index("FSQ.lookup", index, ())
+        levels = jnp.asarray(self.levels)
+        digits = index // self._places() % levels
+        return 2.0 * digits.astype(float) / (levels - 1).astype(float) - 1.0
+
+    def _places(self) -> Array:
+        return jnp.asarray(prod(self.levels) // np.cumprod(self.levels))
+
+
+def straight_to(e: Array, z: Array) -> Array:
+    """The value of e with the gradient of z: z + sg(e - z).
+
+    >>> jax.grad(lambda z: jnp.square(straight_to(jnp.round(z), z)))(1.2).item()  # 2 e, not 2 z
+    2.0
+
+    Bengio, Leonard & Courville 2013, section 4.
+    """
+    check_array("straight_to", "z", z)
+    check_shape("straight_to", "e", e, jnp.shape(z))
+    return z + sg(e - z)
+
+
+def init_codebook(codes: Array) -> Codebook:
+    """A `Codebook` of these codes, with moving averages that count each as used once a batch.
+
+    Args:
+      codes: shape [K, d], floats: vectors of the encoder, or small noise.
+
+    Raises:
+      TypeError: they are no floats.
+      ValueError: they are no matrix.
+
+    >>> init_codebook(jnp.zeros((8, 2))).counts.shape
+    (8,)
+    """
+    check_array("init_codebook", "codes", codes)
+    codebook = Codebook(codes, jnp.ones(jnp.shape(codes)[:1], jnp.result_type(codes)), codes)
+    check_codebook("init_codebook", codebook)
+    return codebook
+
+
+def check_codebook(owner: str, codebook: Any, axes: int = 0) -> tuple[int, int]:
+    """K and d; an error unless `codebook` is a `Codebook` of such arrays, behind `axes` axes."""
+    if not isinstance(codebook, Codebook):
+        raise TypeError(f"{owner}: quantizer is a {type(codebook).__name__}, expected a Codebook")
+    for name, array in codebook._asdict().items():
+        check_floats(owner, name, array)
+    shape = jnp.shape(codebook.codes)
+    if len(shape) != axes + 2 or 0 in shape:
+        expected = "[K, d]" if not axes else "[depth, K, d]"
+        raise ValueError(f"{owner}: codes has shape {shape}, expected {expected}")
+    check_shape(owner, "counts", codebook.counts, shape[:-1])
+    check_shape(owner, "sums", codebook.sums, shape)
+    return shape[-2], shape[-1]
+
+
+def check_levels(levels: Any) -> None:
+    """Raise unless `levels` is a tuple of integers of at least 2."""
+    good = "a tuple of integers of at least 2, (8, 5, 5, 5) say, with less than 2^31 codes in all"
+    if type(levels) is not tuple:
+        raise TypeError(f"FSQ: levels is a {type(levels).__name__}, expected {good}")
+    if not levels or not all(type(n) is int and n > 1 for n in levels) or prod(levels) >= 2**31:
+        raise ValueError(f"FSQ: levels is {levels!r}, expected {good}")
+
+
+def check_index(owner: str, index: Any, shape: tuple[int, ...], name: str = "index") -> None:
+    """Raise unless `index` holds integers in this shape."""
+    check_shape(owner, name, index, shape)
+    if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+        raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(index)}, expected integers")
+
+
+def check_vectors(owner: str, z: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless z holds floats in this shape."""
+    check_shape(owner, "z", z, shape)
+    check_floats(owner, "z", z)
+
+
+def _gap(a: Array, b: Array) -> Array:
+    return jnp.sum(jnp.square(a - b))

@@ -1,0 +1,241 @@
+"""The VQ-VAE: a model whose latents are indices of codes, its objective and its step."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvae.bounds import Objective, batched
+from jaxvae.checks import (
+    check_array,
+    check_function,
+    check_key,
+    check_leaves,
+    check_scalar,
+    check_shape,
+)
+from jaxvae.protocols import check_distribution, log_density, part
+from jaxvae.pytrees import pytree
+from jaxvae.quantization.codebooks import ema_codebook, revive
+from jaxvae.quantization.quantizers import Quantized
+from jaxvae.training import Step, TrainState, check_state, train_step
+
+Array = jax.Array
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class PointMass:
+    """All probability on one event, of integers: the posterior of what is deterministic.
+
+    Args:
+      value: the event, an array.
+
+    >>> q = PointMass(jnp.array([3, 1]))
+    >>> float(q.log_prob(q.sample(jax.random.key(0)))), float(q.log_prob(jnp.array([3, 2])))
+    (0.0, -inf)
+    """
+
+    value: Any
+    reparameterized: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        check_array("PointMass", "value", self.value)
+        return jnp.shape(self.value)
+
+    def sample(self, key: Array) -> Any:
+        del key
+        return self.value
+
+    def log_prob(self, event: Any) -> Array:
+        check_shape("PointMass.log_prob", "event", event, self.shape)
+        return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
+
+
+class VQVAE(NamedTuple):
+    """A `Model` whose latents are the indices of n codes: q(k|x) is all on one of them.
+
+    log p(x) >= log p(x|e_k) + log p(k), k = the indices of x
+
+    Any quantizer and any prior over indices serve. `elbo`, `generate`, `reconstruct` and the
+    evaluators take it as it is; `vq` trains it.
+
+    Args:
+      encoder: x -> z, shape [n, d].
+      quantizer: a `Codebook`, `ResidualCodebooks` or `FSQ`.
+      decoder: codes [n, d] -> p(x|codes).
+      prior: p(k) over integers [n], or [n, depth] of a `ResidualCodebooks`: `Categorical`,
+        `Autoregressive`. What is to stay uniform is `Constant(Categorical(jnp.zeros((n, K))))`.
+
+    >>> from jaxvae import Categorical, Constant, Normal, elbo
+    >>> from jaxvae.quantization import init_codebook
+    >>> model = VQVAE(
+    ...     encoder=lambda x: x[:, None],
+    ...     quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),
+    ...     decoder=lambda codes: Normal(codes[:, 0], 1.0),
+    ...     prior=Constant(Categorical(jnp.zeros((3, 2)))),
+    ... )
+    >>> bound, terms = elbo(model, jax.random.key(0), jnp.array([0.9, -0.8, 0.2]))
+    >>> round(float(terms.rate), 5), float(terms.rate) == float(3 * jnp.log(2.0))
+    (2.07944, True)
+
+    van den Oord, Vinyals & Kavukcuoglu 2017.
+    """
+
+    encoder: Any
+    quantizer: Any
+    decoder: Any
+    prior: Any
+
+    def encode(self, x: Any) -> PointMass:
+        return PointMass(quantize(self, x)[1].indices)
+
+    def decode(self, indices: Array) -> Any:
+        return self.decoder(jax.vmap(self.quantizer.lookup)(indices))
+
+
+class VQTerms(NamedTuple):
+    """What `vq` is made of.
+
+    Args:
+      distortion: -log p(x|codes), nats.
+      rate: -log p(indices), nats: the price of the codes under the model's prior.
+      error: |z - e|^2, summed over the n vectors.
+      vectors: z, what the encoder gave, shape [n, d].
+      indices: where they went, [n] or [n, depth].
+    """
+
+    distortion: Array
+    rate: Array
+    error: Array
+    vectors: Array
+    indices: Array
+
+
+def vq(
+    model: VQVAE, key: Array, x: Any, *, commitment: Any = 0.25, codebook: Any = 1.0
+) -> tuple[Array, VQTerms]:
+    """The ELBO of a `VQVAE` less its two penalties; still a bound, as these are not negative.
+
+    log p(x) >= log p(x|e) + log p(k) - commitment |z - sg(e)|^2 - codebook |sg(z) - e|^2
+
+    The decoder's gradient reaches the encoder straight through, as if e were z. The prior trains
+    too, and moves no code.
+
+    Args:
+      model: a `VQVAE`.
+      key: not used; every objective has it.
+      x: one example.
+      commitment: weight of the encoder's penalty, traced.
+      codebook: weight of the codes' penalty, traced; 0 leaves them to `ema_step`.
+
+    Returns:
+      The bound, a scalar in nats, and `VQTerms`, which the weights do not touch.
+
+    Raises:
+      TypeError: a part of the model is missing, or returned what it should not.
+      ValueError: an array has another shape than the next part expects.
+
+    >>> from jaxvae import Categorical, Normal
+    >>> from jaxvae.quantization import init_codebook
+    >>> model = VQVAE(
+    ...     encoder=lambda x: x[:, None],
+    ...     quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),
+    ...     decoder=lambda codes: Normal(codes[:, 0], 1.0),
+    ...     prior=Categorical(jnp.zeros((3, 2))),
+    ... )
+    >>> bound, terms = vq(model, jax.random.key(0), jnp.array([0.5, -1.0, 1.0]))
+    >>> terms.indices.tolist(), float(terms.error)
+    ([1, 0, 1], 0.25)
+
+    van den Oord, Vinyals & Kavukcuoglu 2017, equation 3.
+    """
+    del key
+    check_scalar("vq", "commitment", commitment)
+    check_scalar("vq", "codebook", codebook)
+    vectors, q = quantize(model, x)
+    p, prior = model.decoder(q.code), part(model, "prior")
+    check_distribution("decoder returned", p)
+    check_distribution("prior is", prior)
+    distortion, rate = -log_density(p, x), -log_density(prior, q.indices)
+    error, pull = jnp.sum(q.commitment), jnp.sum(q.codebook)
+    bound = -(distortion + rate + commitment * error + codebook * pull)
+    return bound, VQTerms(distortion, rate, error, vectors, q.indices)
+
+
+def quantize(model: VQVAE, x: Any) -> tuple[Array, Quantized]:
+    """The encoder's vectors of one example, [n, d], and what the quantizer makes of each."""
+    for name in ("encoder", "quantizer", "decoder"):
+        if not callable(getattr(model, name, None)):
+            raise TypeError(
+                f"model is a {type(model).__name__} without a function {name}, expected a VQVAE"
+            )
+    check_leaves("model", "x", x)
+    z = model.encoder(x)
+    check_array("model", "encoder(x)", z)
+    if jnp.ndim(z) != 2:
+        raise ValueError(f"model.encoder(x) has shape {jnp.shape(z)}, expected n vectors [n, d]")
+    q = jax.vmap(model.quantizer)(z)
+    if not isinstance(q, Quantized):
+        raise TypeError(f"model.quantizer returned {type(q).__name__}, expected Quantized")
+    return z, q
+
+
+def ema_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    decay: float = 0.99,
+    threshold: float = 0.0,
+) -> Step:
+    """`train_step` of all but the codes, which follow by `ema_codebook` and `revive`.
+
+    What an optimiser did to the codebook, weight decay say, is undone: the codes before the step
+    move to the vectors before the step. Goes into `train_epoch`, `scan_steps` and `fit` like any.
+
+    Args:
+      objective: `vq`, or `preprocessed(vq, ...)`.
+      optimizer: any optax optimiser.
+      decay: of the averages.
+      threshold: least use of a code in a batch, on average, before it is drawn anew.
+
+    Returns:
+      `step(state, key, xs, **hyper)`, as `train_step` makes it.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import Categorical, Constant, Normal, init_state
+    >>> from jaxvae.quantization import init_codebook
+    >>> model = VQVAE(
+    ...     encoder=Partial(lambda x: x[:, None]),
+    ...     quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),
+    ...     decoder=Partial(lambda codes: Normal(codes[:, 0], 1.0)),
+    ...     prior=Constant(Categorical(jnp.zeros((3, 2)))),
+    ... )
+    >>> optimizer = optax.adam(1e-3)
+    >>> step = ema_step(vq, optimizer, decay=0.0)
+    >>> xs = jnp.array([[4.0, 4.0, -3.0]])
+    >>> state, _ = step(init_state(model, optimizer), jax.random.key(0), xs)
+    >>> [round(e, 3) for e in state.model.quantizer.codes.ravel().tolist()]
+    [-3.0, 4.0]
+    """
+    check_function("ema_step", "objective", objective)
+    step = train_step(partial(objective, codebook=0.0), optimizer)
+
+    def moved(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Any]:
+        check_state("ema_step", state)
+        check_key("ema_step", key)
+        step_key = jax.random.fold_in(key, state.step)
+        # the step's own draws, so that the compiled step encodes once
+        _, terms = batched(objective)(state.model, jax.random.clone(step_key), xs)
+        z, indices = (jax.lax.collapse(a, 0, 2) for a in (terms.vectors, terms.indices))
+        quantizer = ema_codebook(state.model.quantizer, z, indices, decay=decay)
+        revive_key = jax.random.fold_in(step_key, jnp.uint32(2**31))  # batches split off 0, 1, ...
+        quantizer = revive(revive_key, quantizer, z, indices, threshold=threshold)
+        state, metrics = step(state, key, xs, **hyper)
+        return state._replace(model=state.model._replace(quantizer=quantizer)), metrics
+
+    return moved
