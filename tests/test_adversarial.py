@@ -305,6 +305,7 @@ def test_the_script_of_aggregates(tmp_path, monkeypatch):
     assert (folder / "correlation.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_script_of_vae_gan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1)).astype(np.uint8)

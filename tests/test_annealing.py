@@ -154,6 +154,7 @@ def test_latents_may_be_any_pytree():
     assert jnp.std(estimates.value) < 0.2
 
 
+@pytest.mark.slow
 def test_the_sandwich_closes_on_the_digits():
     """targets: PPCA with 8 latents, 32 simulated pairs, 16 chains, 5 leapfrogs. log p(x) lies
     between, and the gap goes from nats at 10 temperatures to a fiftieth of one at 300."""

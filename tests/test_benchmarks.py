@@ -41,7 +41,9 @@ def small(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("workload", ["W1", pytest.param("W2", marks=pytest.mark.slow), "W4"])
+@pytest.mark.parametrize(
+    "workload", ["W1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("W2", "W4"))]
+)
 def test_peers_reach_one_loss(workload):
     """Nobody skips work: after as many steps of the same job the losses are alike."""
     peers = ["jaxvae", "NumPyro SVI"] if workload == "W2" else ["jaxvae", "Flax loop"]
@@ -57,7 +59,11 @@ def test_peers_reach_one_loss(workload):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("workload", "bits"),
-    [pytest.param("W5", 32 * 32 * 3, marks=pytest.mark.slow), ("E1", 784), ("E2", 784)],
+    [
+        pytest.param("W5", 32 * 32 * 3, marks=pytest.mark.slow),
+        ("E1", 784),
+        pytest.param("E2", 784, marks=pytest.mark.slow),
+    ],
 )
 def test_larger_jobs_and_estimates_run(workload, bits):
     """Near a fair coin a pixel, as logits start near 0 (and W5 trains a little)."""
@@ -134,7 +140,7 @@ def test_exponents_are_those_of_power_laws():
     "axis",
     [
         "batch",
-        "seeds",
+        pytest.param("seeds", marks=pytest.mark.slow),
         pytest.param("latent size", marks=pytest.mark.slow),
         pytest.param("samples", marks=pytest.mark.slow),
         pytest.param("image side", marks=pytest.mark.slow),

@@ -315,12 +315,20 @@ ALIKE = {  # another row is much like these: run by `make slow`
     "beta",
 }
 
+COSTLY = {  # programs that take seconds to compile: some laws leave them to `make slow`
+    "von mises-fisher",
+    "power spherical",
+    "logistic mixture",
+    "student t",
+    "negative binomial",
+}
 
-def rows(chosen):
+
+def rows(chosen, left_to_slow=frozenset(ALIKE)):
     return pytest.mark.parametrize(
         "case",
         [
-            pytest.param(case, id=name, marks=pytest.mark.slow if name in ALIKE else ())
+            pytest.param(case, id=name, marks=pytest.mark.slow if name in left_to_slow else ())
             for name, case in OBJECTS.items()
             if chosen(case)
         ],
@@ -328,6 +336,7 @@ def rows(chosen):
 
 
 everyone = rows(lambda case: True)
+quick = rows(lambda case: True, ALIKE | COSTLY)
 continuous = rows(lambda case: not case.discrete)
 explicit = rows(lambda case: not case.discrete and not case.implicit)
 discrete = rows(lambda case: case.discrete)
@@ -374,7 +383,7 @@ def same(a, b):
 
 
 def test_rows_left_to_make_slow_exist():
-    assert set(OBJECTS) > ALIKE
+    assert set(OBJECTS) > ALIKE | COSTLY
 
 
 def test_every_public_distribution_has_a_row():
@@ -520,7 +529,7 @@ def stretched(d, factor):
     return jax.tree.map(lambda leaf: leaf * factor, d)
 
 
-@everyone
+@quick
 def test_jit_is_eager_and_vmap_is_a_loop(case):
     """Compiling changes nothing, and a batch of distributions is a stack of leaves, mapped.
 
@@ -608,7 +617,7 @@ def with_leaves(d):
     return leaves, lambda leaves: jax.tree.unflatten(treedef, leaves)
 
 
-@everyone
+@quick
 def test_gradients_are_finite_differences(case, x64):
     """Of log_prob in the parameters and in the event."""
     z = case.make().sample(key(1))
