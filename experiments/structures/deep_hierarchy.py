@@ -22,6 +22,10 @@ Ours, 5.2 s an epoch on one H100, not a step skipped:
 
 What bounds it is 2,400 steps: in the last epoch the average, which lags, still gained 0.6 to 0.9
 nats on the validation images. Three or four levels carry nothing, both of the topmost among them.
+
+Without an accelerator (five levels, width 16, 0.2 nats free at each, seed 0; 19 minutes on two busy
+x86-64 cores): NLL 96.37 by 100 images, bound -103.07, levels .20 .20 24.61 .21 17.95: the free bits
+hold those that idle at 0.2.
 """
 
 import json
