@@ -42,10 +42,10 @@ FILES = {
     quantizers: ["reconstructions.png", "usage.png"],
     categorical: ["gradients.png", "gradients.json"],
 }
-SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in (vq, categorical)]
+SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in FILES]
 
 
-@pytest.mark.parametrize("module", [*SLOW, quantizers])
+@pytest.mark.parametrize("module", SLOW)
 def test_scripts(module, tmp_path, monkeypatch, capsys):
     # two steps of each run, and every number and picture in the folder
     images = np.random.default_rng(0).integers(0, 2, (64, 28, 28, 1)).astype(np.uint8)

@@ -6,11 +6,25 @@
 z is two choices of 8, 64 codes, of which every ELBO is known exactly. Static binarized MNIST,
 784-200-[2 x 8] and its mirror, ReLU, uniform prior, Adam 1e-3, batch 100, 10 epochs from the same
 start. All maximise the ELBO; the gradient alone differs. Those that sample draw 2 codes an image:
-the score function bare, with a baseline learned from x (Mnih & Gregor 2014) and with that of the
-other sample (Mnih & Rezende 2016), straight through, and Gumbel-softmax at a temperature that falls
+the score function (REINFORCE) bare, with a baseline learned from x (Mnih & Gregor 2014) and with
+that of the other sample, VIMCO, whose bound is the tighter one of both samples (Mnih & Rezende
+2016), straight through, and Gumbel-softmax at a temperature that falls
 from 1 to 0.3 (Jang et al. 2017). No published number is on this model.
 
-OURS: to be filled
+Ours, exact ELBO of the 10,000 test images, mean and standard deviation over seeds 0, 1, 2; and of the
+encoder's gradient on a batch, standard deviation and bias beside the norm of the exact one, of 200
+draws at the model that enumeration trained (chance alone shows a bias of .1, the bare one's 1.5):
+
+    enumeration         -154.5 +- 4.1   (-152.0, -152.2, -159.3)      0        0
+    score function      -173.0 +- 2.0   (-171.4, -172.4, -175.3)     21.4     1.5
+    learned baseline    -154.8 +- 0.5   (-155.1, -154.2, -155.0)      4.0      .26
+    leave one out       -168.6 +- 9.5   (-178.0, -159.0, -168.7)      1.6      .16
+    VIMCO               -157.5 +- 4.8   (-152.8, -157.2, -162.4)
+    straight through    -163.1 +- 0.9   (-163.7, -163.6, -162.0)      1.5      .64
+    Gumbel-softmax      -195.4 +- 25.4  (-210.1, -210.1, -166.1)      2.0      .30
+
+1.2 to 2.2 minutes of processor time for each on one busy x86-64 core. Two seeds of Gumbel-softmax
+use one code for all images: -210 is about the best without a code.
 """
 
 import json
