@@ -324,11 +324,13 @@ COSTLY = {  # programs that take seconds to compile: some laws leave them to `ma
 }
 
 
-def rows(chosen, left_to_slow=frozenset(ALIKE)):
+def rows(chosen, *left_to_slow):
     return pytest.mark.parametrize(
         "case",
         [
-            pytest.param(case, id=name, marks=pytest.mark.slow if name in left_to_slow else ())
+            pytest.param(
+                case, id=name, marks=pytest.mark.slow if name in (*ALIKE, *left_to_slow) else ()
+            )
             for name, case in OBJECTS.items()
             if chosen(case)
         ],
@@ -336,7 +338,7 @@ def rows(chosen, left_to_slow=frozenset(ALIKE)):
 
 
 everyone = rows(lambda case: True)
-quick = rows(lambda case: True, ALIKE | COSTLY)
+quick = rows(lambda case: True, *COSTLY)
 continuous = rows(lambda case: not case.discrete)
 explicit = rows(lambda case: not case.discrete and not case.implicit)
 discrete = rows(lambda case: case.discrete)
