@@ -261,6 +261,7 @@ OBJECTS = {
         lambda: Flat(jv.Product({"b": jv.Normal(0.3, 0.5), "a": jv.Normal(-0.2, 0.7)}))
     ),
     "joint": Case(lambda: Flat(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)))),
+    "markov": Case(lambda: Flat(jv.Markov(jv.Normal(0.3, 0.5), Partial(moved), 2))),
     "bottom-up": Case(
         lambda: Flat(jv.Transformed(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)), jv.Reverse()))
     ),
@@ -397,8 +398,9 @@ def test_every_public_distribution_has_a_row():
     } - {jv.Distribution}
     listed = [case.make() for case in OBJECTS.values()]
     kinds = {type(d.distribution if isinstance(d, Flat) else d) for d in listed}
-    # a density of what was observed, whatever was: see test_masked.py
-    assert public - {jv.Masked} <= kinds
+    # a density of what was observed, whatever was: see test_masked.py; and what is no random draw,
+    # one event that has all of the probability: see test_quantization.py
+    assert public - {jv.Masked, jv.PointMass} <= kinds
     assert len(public) >= 26
 
 
