@@ -67,6 +67,7 @@ def kl_to_standard_normal(loc, cov):
         (partial(adversarial_autoencoder, beta=2.0), kl_to_standard_normal),
     ],
 )
+@pytest.mark.slow
 def test_the_best_discriminator_measures_the_divergence(objective, exact, x64):
     # Newton's method on the discriminator's gain, which is concave in w, through the objective
     loc, cov = jnp.array(LOC), jnp.array(COV)

@@ -265,6 +265,7 @@ def test_shapes_follow_their_factors(drawn):
     assert np.abs(angle - expected)[shape == 1].max() < 0.1
 
 
+@pytest.mark.slow
 def test_the_sweep(tmp_path, monkeypatch, capsys):
     # two epochs of a small model: every number, finite, in the folder, with the figures
     small = {"EPOCHS": 2, "SEEDS": 1, "BETAS": (1.0, 4.0), "TREES": 2, "HIDDEN": (8,), "BATCH": 32}

@@ -109,6 +109,7 @@ def test_comparisons(name, tmp_path, monkeypatch, capsys):
     assert "+-" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_beta_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(beta_sweep, "EPOCHS", 10)
     monkeypatch.setattr(beta_sweep, "SEEDS", 2)

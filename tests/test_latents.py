@@ -83,6 +83,7 @@ def numbers_in(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_classifier(tmp_path, monkeypatch, capsys):
     images = small(monkeypatch, tmp_path) / np.float32(255)
     classifier.main()

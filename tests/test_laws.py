@@ -496,7 +496,7 @@ def test_each_event_is_drawn_as_often_as_it_is_probable(case, x64):
     assert seen.sum() >= 2
 
 
-@everyone
+@quick
 def test_sample_and_log_prob_is_one_draw(case, x64):
     """sample_and_log_prob(key) = (z, log_prob(z)) with z = sample(key)."""
 
@@ -554,7 +554,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(case):
     assert same(looped[0], everything(d, keys_of(3)[0], zs[0]))
 
 
-@everyone
+@quick
 def test_it_scans(case):
     """A distribution is the carry of a scan."""
     d, z = case.make(), case.make().sample(key(1))

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
@@ -116,6 +117,7 @@ def above(params, q, x, keys):
 
 @random_models
 @settings(max_examples=12, deadline=None, derandomize=True)
+@pytest.mark.slow
 def test_upper_bounds_are_above(seed, latents):
     """CUBO, EUBO and VR-max are not below log p(x), and log_marginal is at it, within its error."""
     params, x, q = linear_model(seed, latents)

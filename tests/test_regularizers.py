@@ -440,6 +440,7 @@ def test_schedules_feed_the_traced_beta_and_are_logged():
     assert close(metrics["free"], jnp.full(6, 0.1))
 
 
+@pytest.mark.slow
 def test_prices_train_flax_networks():
     rngs = nnx.Rngs(0)
     mlp = partial(nn.MLP, hidden=(8,))

@@ -87,6 +87,7 @@ def array(path, change=lambda images: images, dtype=np.float32):
     return path
 
 
+@pytest.mark.slow
 def test_own_images_train(run, tmp_path):
     code, _ = run("--dataset", array(tmp_path / "mine.npy"), "--batch", 8)
     assert code == 0
@@ -238,6 +239,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_
     assert numbers(folder) == numbers(tmp_path / "runs" / "whole")
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_only_reports_again(run, tmp_path):
     folder = tmp_path / "runs" / "digits"
     assert run()[0] == 0
@@ -258,6 +260,7 @@ def test_a_resumed_run_must_be_the_same_run(run, tmp_path):
     assert "its config.json can't be read" in printed.err
 
 
+@pytest.mark.slow
 def test_skipped_updates_are_counted_and_end_a_run_that_makes_no_other(run, tmp_path):
     code, printed = run("--on-nonfinite", "skip", "--clip", 10)
     result = json.loads((tmp_path / "runs" / "digits" / "result.json").read_text())
