@@ -13,12 +13,8 @@ from jaxvae.adversarial import vae_gan as vae_gan
 from jaxvae.aggregate import dip_1_price as dip_1_price
 from jaxvae.aggregate import dip_2_price as dip_2_price
 from jaxvae.aggregate import info_price as info_price
-from jaxvae.aggregate import inverse_multiquadric as inverse_multiquadric
-from jaxvae.aggregate import mmd as mmd
 from jaxvae.aggregate import mmd_price as mmd_price
-from jaxvae.aggregate import rbf as rbf
 from jaxvae.aggregate import sliced_price as sliced_price
-from jaxvae.aggregate import sliced_wasserstein as sliced_wasserstein
 from jaxvae.aggregate import tc_price as tc_price
 from jaxvae.amortization import semi_amortized as semi_amortized
 from jaxvae.annealing import AIS as AIS
@@ -222,6 +218,10 @@ from jaxvae.training import init_state as init_state
 from jaxvae.training import scan_steps as scan_steps
 from jaxvae.training import train_epoch as train_epoch
 from jaxvae.training import train_step as train_step
+from jaxvae.two_samples import inverse_multiquadric as inverse_multiquadric
+from jaxvae.two_samples import mmd as mmd
+from jaxvae.two_samples import rbf as rbf
+from jaxvae.two_samples import sliced_wasserstein as sliced_wasserstein
 from jaxvae.upper_bounds import cubo as cubo
 from jaxvae.upper_bounds import eubo as eubo
 from jaxvae.upper_bounds import tvo_upper as tvo_upper

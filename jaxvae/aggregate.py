@@ -1,7 +1,7 @@
 """Prices that look at a batch of codes: how far q(z), their mixture, is from p(z).
 
 Each gathers the codes over the axis that `batched` names "batch" and computes its statistic of
-arrays [B, d] once; the statistics are public.
+arrays [B, d] once.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_array, check_function, check_key, check_scalar
+from jaxvae.checks import check_key, check_scalar
 from jaxvae.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.distributions import MultivariateNormal, Normal
 from jaxvae.divergences import value_of
 from jaxvae.protocols import mean_of
 from jaxvae.regularizers import Code
+from jaxvae.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 
 Array = jax.Array
-Kernel = Callable[[Array, Array], Array]
 
 
 def gather(tree: Any) -> Any:
@@ -27,91 +27,6 @@ def gather(tree: Any) -> Any:
         return jax.lax.all_gather(tree, "batch")
     except NameError:
         return jax.tree.map(lambda leaf: leaf[None], tree)
-
-
-def rbf(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
-    """exp(-|x - y|^2 / (2 scale^2)), the Gaussian kernel of two points [d]."""
-    return jnp.exp(-0.5 * jnp.sum(jnp.square(x - y)) / jnp.square(scale))
-
-
-def inverse_multiquadric(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
-    """C / (C + |x - y|^2) with C = 2 d scale^2, two points [d]; its tails reach outlying codes.
-
-    Tolstikhin et al. 2018, section 4.
-    """
-    c = 2.0 * x.size * jnp.square(scale)
-    return c / (c + jnp.sum(jnp.square(x - y)))
-
-
-def mmd(x: Any, y: Any, *, kernel: Kernel = inverse_multiquadric) -> Array:
-    """The squared maximum mean discrepancy of two samples, unbiased, so at times below 0.
-
-    sum_{i != j} k(x_i, x_j) / n(n-1) + sum_{i != j} k(y_i, y_j) / m(m-1)
-        - 2 sum_ij k(x_i, y_j) / nm
-
-    Args:
-      x: points [n, d], n >= 2.
-      y: points [m, d], m >= 2.
-      kernel: (x_i, y_j) -> scalar: `rbf`, `inverse_multiquadric`, or any positive definite one.
-
-    Returns:
-      A scalar, without a unit.
-
-    Raises:
-      ValueError: the arrays are not [n, d] and [m, d] with two rows or more.
-
-    >>> x = jax.random.normal(jax.random.key(0), (500, 2))
-    >>> float(mmd(x[:250], x[250:])) < 0.01 < float(mmd(x[:250], x[250:] + 1.0))
-    True
-
-    Gretton et al. 2012, equation 3.
-    """
-    x, y = _points("mmd", x, y)
-    check_function("mmd", "kernel", kernel)
-    gram = jax.vmap(jax.vmap(kernel, (None, 0)), (0, None))
-
-    def within(x: Array) -> Array:  # the diagonal left out
-        return jnp.mean(gram(x, x), where=~jnp.eye(len(x), dtype=bool))
-
-    return within(x) + within(y) - 2.0 * jnp.mean(gram(x, y))
-
-
-def sliced_wasserstein(x: Any, y: Any, directions: Any) -> Array:
-    """The mean over directions of the squared 2-Wasserstein distance of two projected samples.
-
-    1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1
-
-    Args:
-      x: points [n, d], n >= 2.
-      y: points [n, d], as many.
-      directions: theta [L, d], of any length but 0: they are normalised.
-
-    Returns:
-      A scalar in the squared unit of the points.
-
-    Raises:
-      ValueError: the arrays are not [n, d] and [L, d].
-
-    >>> x = jnp.array([[0.0, 0.0], [1.0, 0.0]])
-    >>> float(sliced_wasserstein(x, x + 2.0, jnp.eye(2)))
-    4.0
-
-    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 9.
-    """
-    x, y = _points("sliced_wasserstein", x, y)
-    check_array("sliced_wasserstein", "directions", directions)
-    if jnp.shape(x) != jnp.shape(y):
-        raise ValueError(
-            f"sliced_wasserstein: y has shape {jnp.shape(y)}, expected that of x, {jnp.shape(x)}"
-        )
-    if jnp.ndim(directions) != 2 or jnp.shape(directions)[1] != jnp.shape(x)[1]:
-        raise ValueError(
-            f"sliced_wasserstein: directions has shape {jnp.shape(directions)}, expected "
-            f"[L, {jnp.shape(x)[1]}]"
-        )
-    theta = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    gaps = jnp.sort(x @ theta.T, axis=0) - jnp.sort(y @ theta.T, axis=0)
-    return jnp.mean(jnp.square(gaps))
 
 
 def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
@@ -298,24 +213,3 @@ def _row() -> Any:
         return jax.lax.axis_index("batch")
     except NameError:
         return 0
-
-
-def _points(owner: str, x: Any, y: Any) -> tuple[Array, Array]:
-    """Both as floats, or an error that says what they lack."""
-    for name, points in (("x", x), ("y", y)):
-        check_array(owner, name, points)
-        if jnp.ndim(points) != 2 or jnp.shape(points)[0] < 2 or 0 in jnp.shape(points):
-            raise ValueError(
-                f"{owner}: {name} has shape {jnp.shape(points)}, expected [n, d] with n >= 2; "
-                "a price of a batch needs batched(objective) and two examples or more"
-            )
-    if jnp.shape(x)[1] != jnp.shape(y)[1]:
-        raise ValueError(
-            f"{owner}: y has shape {jnp.shape(y)}, expected [m, {jnp.shape(x)[1]}] as x has"
-        )
-    return _as_floats(x), _as_floats(y)
-
-
-def _as_floats(points: Any) -> Array:
-    points = jnp.asarray(points)
-    return points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(float)
