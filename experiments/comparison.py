@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -47,6 +47,13 @@ def train(
     return state.model
 
 
+class Comparison(NamedTuple):
+    """For each label a list over the seeds: of what was measured, and of the trained models."""
+
+    results: dict[str, list[Any]]
+    models: dict[str, list[Any]]
+
+
 def compare(
     name: str,
     runs: dict[str, Callable[[jax.Array], Any]],
@@ -54,7 +61,7 @@ def compare(
     *,
     seeds: int,
     unit: str = "",
-) -> dict[str, list[Any]]:
+) -> Comparison:
     """Train and measure every model from every seed; print mean and spread, and keep each number.
 
     Args:
@@ -63,14 +70,19 @@ def compare(
       measure: (key, model) -> a number, or several by what they are.
       seeds: how many: keys 0, 1, ... train and 1000, 1001, ... measure.
       unit: of the number.
+
+    Returns:
+      The numbers and the models of every label, seed by seed.
     """
     results: dict[str, list[Any]] = {}
+    models: dict[str, list[Any]] = {}
     for label, run in runs.items():
         compiled, start = jax.jit(run), time.process_time()
-        results[label] = []
+        results[label], models[label] = [], []
         for seed in range(seeds):
-            model = compiled(jax.random.key(seed))
-            results[label].append(jax.tree.map(float, measure(jax.random.key(1000 + seed), model)))
+            models[label].append(compiled(jax.random.key(seed)))
+            measured = measure(jax.random.key(1000 + seed), models[label][-1])
+            results[label].append(jax.tree.map(float, measured))
             print(f"{label}, seed {seed}: {_said(results[label][-1], unit)}", flush=True)
         minutes = (time.process_time() - start) / 60
         mean, spread = (
@@ -81,7 +93,7 @@ def compare(
     path = Path("runs") / name / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n")
-    return results
+    return Comparison(results, models)
 
 
 def _spread(values: tuple[float, ...]) -> float:

@@ -40,8 +40,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import jaxvae
-from experiments.codes.vq import report
-from experiments.comparison import train
+from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.plotting import BLUE, GREY, figure, save, styled
 from jaxvae import nn
@@ -186,11 +185,11 @@ def main() -> None:
     data = load("binarized_mnist")
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
     runs = {name: partial(run, name, images) for name in OBJECTIVES}
-    models = report(
-        "categorical", runs, lambda key, model: {"ELBO": exact_elbo(model, test)}, SEEDS
+    results, models = compare(
+        "categorical", runs, lambda key, model: exact_elbo(model, test), seeds=SEEDS, unit="nats"
     )
     folder = Path("runs/categorical")
-    trained = models["enumeration"]._replace(baseline=models["learned baseline"].baseline)
+    trained = models["enumeration"][-1]._replace(baseline=models["learned baseline"][-1].baseline)
     errors = {
         "start": gradient_errors(make_model(jax.random.key(0)), images[:BATCH]),
         "trained": gradient_errors(trained, images[:BATCH]),
@@ -199,9 +198,7 @@ def main() -> None:
     for point, of_each in errors.items():
         for name, error in of_each.items():
             print(f"{point}, {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in error.items()))
-    results = json.loads((folder / "result.json").read_text())
-    bounds = {name: numbers["ELBO"] for name, numbers in results.items()}
-    draw(folder / "gradients.png", bounds, errors["trained"])
+    draw(folder / "gradients.png", results, errors["trained"])
 
 
 if __name__ == "__main__":

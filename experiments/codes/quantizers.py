@@ -41,8 +41,8 @@ from experiments.codes.vq import (
     draw_usage,
     fit,
     indices_of,
-    report,
 )
+from experiments.comparison import compare
 from experiments.data import load
 from experiments.evaluate import evaluate
 from jaxvae import nn
@@ -108,7 +108,9 @@ def main() -> None:
         distortion = evaluate(model, key, test, AS_STORED).distortion
         return {"distortion": distortion, "perplexity": perplexity(usage(model))}
 
-    models = report("quantizers", {q: partial(run, q, images) for q in QUANTIZERS}, measure, SEEDS)
+    runs = {name: partial(run, name, images) for name in QUANTIZERS}
+    _, trained = compare("quantizers", runs, measure, seeds=SEEDS)
+    models = {name: of_seeds[-1] for name, of_seeds in trained.items()}
     folder = Path("runs/quantizers")
     draw_reconstructions(folder / "reconstructions.png", models, test)
     draw_usage(folder / "usage.png", {label: usage(model) for label, model in models.items()})

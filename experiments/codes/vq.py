@@ -22,9 +22,6 @@ keep 14 nats more of an image and pay 13 more for its codes: the bounds are less
 deviations apart. Hardly a code dies at this size, so there is little to revive.
 """
 
-import json
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ import optax
 from flax import nnx
 
 import jaxvae
+from experiments.comparison import compare
 from experiments.data import load
 from experiments.evaluate import evaluate
 from experiments.plotting import BLACK, BLUE, ORANGE, figure, save, show_images, styled
@@ -119,39 +117,6 @@ def run(step: Any, images: jax.Array, key: jax.Array) -> VQVAE:
     return model._replace(prior=fit(prior_step, prior, prior_key, codes, PRIOR_EPOCHS))
 
 
-def report(
-    name: str,
-    runs: dict[str, Callable[[jax.Array], Any]],
-    measure: Callable[[jax.Array, Any], dict[str, Any]],
-    seeds: int,
-) -> dict[str, Any]:
-    """Train and measure each from every seed, print and keep the numbers; returns the last models.
-
-    Args:
-      name: of the folder in runs/ that result.json goes to.
-      runs: key -> trained model, pure; each is compiled once.
-      measure: (key, model) -> numbers by name.
-      seeds: how many: keys 0, 1, ... train and 1000, 1001, ... measure.
-    """
-    models, results = {}, {}
-    for label, one in runs.items():
-        compiled, start, rows = jax.jit(one), time.process_time(), []
-        for seed in range(seeds):
-            models[label] = compiled(jax.random.key(seed))
-            numbers = measure(jax.random.key(1000 + seed), models[label])
-            rows.append({term: float(number) for term, number in numbers.items()})
-            print(f"{label}, seed {seed}: {rows[-1]}", flush=True)
-        results[label] = {term: [row[term] for row in rows] for term in rows[0]}
-        for term, values in results[label].items():
-            spread = np.std(values, ddof=1) if seeds > 1 else np.nan
-            print(f"{label}: {term} {np.mean(values):.3f} +- {spread:.3f}")
-        print(f"{label}: {(time.process_time() - start) / 60:.1f} min of processor time")
-    path = Path("runs") / name / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    return models
-
-
 @styled
 def draw_reconstructions(path: Path, models: dict[str, VQVAE], test: jax.Array) -> None:
     """Test images and what each model makes of their codes."""
@@ -208,7 +173,9 @@ def main() -> None:
         numbers = {"-bound": -elbo, "distortion": distortion, "prior": rate}
         return numbers | {"perplexity": perplexity(usage(model))}
 
-    models = report("vq", {k: partial(run, s, images) for k, s in STEPS.items()}, measure, SEEDS)
+    runs = {name: partial(run, step, images) for name, step in STEPS.items()}
+    _, trained = compare("vq", runs, measure, seeds=SEEDS)
+    models = {name: of_seeds[-1] for name, of_seeds in trained.items()}
     folder = Path("runs/vq")
     draw_reconstructions(folder / "reconstructions.png", models, test)
     draw_samples(folder / "samples.png", models["averages, revival"])

@@ -137,7 +137,7 @@ def main() -> None:
     factors = {
         f"beta-VAE {b:g}": partial(alone, partial(jaxvae.elbo, beta=b), random) for b in BETAS
     } | {f"FactorVAE {g:g}": partial(against, partial(factor_vae, gamma=g), random) for g in GAMMAS}
-    results = compare(NAME, factors, partial(correlation, images=images), seeds=SEEDS)
+    results, _ = compare(NAME, factors, partial(correlation, images=images), seeds=SEEDS)
     draw(results, Path("runs") / NAME / "correlation.png")
     priors = {
         "autoencoder": partial(alone, jaxvae.autoencoder, certain),

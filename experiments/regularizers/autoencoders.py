@@ -101,7 +101,6 @@ def main() -> None:
     data = load("mnist", validation=10_000)
     images = jnp.asarray(data.train.images)
     test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
-    shown: dict[str, Any] = {}
 
     def run(objective: Callable[..., Any]) -> Callable[[jax.Array], Any]:
         objective, adam = jaxvae.preprocessed(objective, jaxvae.binarize), optax.adam(1e-3)
@@ -109,8 +108,7 @@ def main() -> None:
             make_vae, objective, adam, key, images, epochs=EPOCHS, batch_size=BATCH
         )
 
-    def measure(label: str, key: jax.Array, model: Any) -> dict[str, Any]:
-        shown.setdefault(label, model)
+    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         elbo_key, distance_key = jax.random.split(key)
         found = evaluate(model, elbo_key, test, AS_STORED)
         return {
@@ -120,10 +118,10 @@ def main() -> None:
             "sliced distance x 1000": 1000.0 * distance(distance_key, model, test),
         }
 
-    for label, objective in OBJECTIVES.items():
-        name = f"regularizers/autoencoders/{label}"
-        compare(name, {label: run(objective)}, partial(measure, label), seeds=SEEDS)
-    draw(shown, test[:SHOWN], Path("runs/regularizers/autoencoders/samples.png"))
+    runs = {label: run(objective) for label, objective in OBJECTIVES.items()}
+    _, models = compare("regularizers/autoencoders", runs, measure, seeds=SEEDS)
+    firsts = {label: of_seeds[0] for label, of_seeds in models.items()}
+    draw(firsts, test[:SHOWN], Path("runs/regularizers/autoencoders/samples.png"))
 
 
 if __name__ == "__main__":

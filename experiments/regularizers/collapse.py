@@ -175,7 +175,7 @@ def main() -> None:
         active = jnp.sum(jaxvae.active_units(model, test))
         return {"nats of ELBO": found.elbo, "nats of rate": found.rate, "active units": active}
 
-    results = compare("regularizers/collapse", runs, measure, seeds=SEEDS)
+    results, _ = compare("regularizers/collapse", runs, measure, seeds=SEEDS)
     delta = jaxvae.committed_rate(LATENT, ALPHA)
     print(f"delta-VAE: no diagonal posterior has a rate below {delta:.2f} nats")
     draw(results, Path("runs/regularizers/collapse/collapse.png"))

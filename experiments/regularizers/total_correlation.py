@@ -111,7 +111,7 @@ def main() -> None:
         }
 
     runs = {name: run(objective) for name, objective in objectives(len(images)).items()}
-    results = compare("regularizers/total_correlation", runs, measure, seeds=SEEDS)
+    results, _ = compare("regularizers/total_correlation", runs, measure, seeds=SEEDS)
     draw(results, Path("runs/regularizers/total_correlation/trade.png"))
 
 

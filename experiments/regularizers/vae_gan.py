@@ -80,7 +80,7 @@ def main() -> None:
     data = load("mnist", validation=10_000)
     how: Any = {"images": jnp.asarray(data.train.images), "epochs": EPOCHS, "batch_size": BATCH}
     test = jnp.asarray(data.test.images)[:DRAWS].astype(float) / 255.0
-    real, albums = features(test), []
+    real = features(test)
 
     def alone(key: jax.Array) -> Any:
         objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
@@ -90,26 +90,27 @@ def main() -> None:
         objective = jaxvae.preprocessed(partial(vae_gan, gamma=GAMMA), jaxvae.rescale)
         return train(make_players, objective, optax.adam(1e-3, b1=0.5), key, **how).model
 
-    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
+    def album(key: jax.Array, model: Any) -> dict[str, jax.Array]:
         again_key, draw_key = jax.random.split(key)
-        album = {
-            "codes": reconstructed(model, again_key, test),
-            "N(0, I)": generated(model, draw_key, DRAWS),
-        }
-        albums.append(album)
-        numbers = {"squared error": jnp.mean(jnp.sum((album["codes"] - test) ** 2, (1, 2, 3)))}
-        for what, shown in album.items():
+        again = reconstructed(model, again_key, test)
+        return {"codes": again, "N(0, I)": generated(model, draw_key, DRAWS)}
+
+    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
+        images = album(key, model)
+        numbers = {"squared error": jnp.mean(jnp.sum((images["codes"] - test) ** 2, (1, 2, 3)))}
+        for what, shown in images.items():
             fake = features(shown)
             numbers[f"Frechet, {what}"] = sample_frechet_distance(real, fake)
             found = precision_recall(real, fake)
             numbers[f"precision, {what}"], numbers[f"recall, {what}"] = found
         return numbers
 
-    runs = {"VAE": alone, "VAE-GAN": against}
-    compare(NAME, runs, measure, seeds=SEEDS)
-    firsts = zip(runs, albums[::SEEDS], strict=True)  # a model each, of seed 0
-    rows = {f"{label}: {what}": x for label, album in firsts for what, x in album.items()}
-    draw_samples(Path("runs") / NAME / "samples.png", {"test images": test} | rows)
+    _, models = compare(NAME, {"VAE": alone, "VAE-GAN": against}, measure, seeds=SEEDS)
+    rows = {"test images": test}
+    for label, of_seeds in models.items():
+        images = album(jax.random.key(1000), of_seeds[0])  # as measured
+        rows |= {f"{label}: {what}": shown for what, shown in images.items()}
+    draw_samples(Path("runs") / NAME / "samples.png", rows)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,6 @@ def main() -> None:
         )
 
     def measure(key, model):
-        draw(model)  # the last one stays
         log_p = log_marginals(model, key, test)
         return {
             "nats with its label": -jnp.mean(log_p[jnp.arange(len(truth)), truth]),
@@ -132,12 +131,13 @@ def main() -> None:
             "% errors of argmax p(x|y)": 100 * jnp.mean(jnp.argmax(log_p, axis=1) != truth),
         }
 
-    compare(
+    _, models = compare(
         "conditional",
         {"label hidden": partial(run, label_hidden), "label given": partial(run, given)},
         measure,
         seeds=SEEDS,
     )
+    draw(models["label given"][-1])
 
 
 if __name__ == "__main__":

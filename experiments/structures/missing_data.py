@@ -144,11 +144,7 @@ def draw(path: Path, models: dict[str, Any], xs: jax.Array, masks: jax.Array) ->
 
 def compare_at(missing: float, images: jax.Array, test: jax.Array) -> None:
     """All three at one share of missing pixels."""
-    name, seen, trained = (
-        f"{round(100 * missing)}",
-        partial(jax.random.bernoulli, p=1 - missing),
-        [],
-    )
+    name, seen = f"{round(100 * missing)}", partial(jax.random.bernoulli, p=1 - missing)
 
     def run(make, objective, rate, epochs, key):
         mask_key, key = jax.random.split(key)
@@ -161,7 +157,6 @@ def compare_at(missing: float, images: jax.Array, test: jax.Array) -> None:
         return pixel_means(images, seen(mask_key, shape=images.shape))
 
     def measure(key, model):
-        trained.append(model)
         mask_key, key = jax.random.split(key)
         masks = seen(mask_key, shape=test.shape)
         return scores(imputed(model, key, test, masks), test, masks)
@@ -171,8 +166,8 @@ def compare_at(missing: float, images: jax.Array, test: jax.Array) -> None:
         "linear": partial(run, linear, jaxvae.elbo, 1e-2, LINEAR_EPOCHS),
         "VAE": partial(run, vae, partial(jaxvae.iwae, num_samples=K), 1e-3, EPOCHS),
     }
-    compare(f"missing_data/{name}", runs, measure, seeds=SEEDS)
-    models = dict(zip(runs, trained[::SEEDS], strict=True))
+    _, trained = compare(f"missing_data/{name}", runs, measure, seeds=SEEDS)
+    models = {label: of_seeds[0] for label, of_seeds in trained.items()}
     masks = seen(jax.random.key(97), shape=(SHOWN, *SHAPE))
     draw(FOLDER / f"imputations_{name}.png", models, test[:SHOWN], masks)
 

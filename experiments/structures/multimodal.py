@@ -24,14 +24,12 @@ the image, and the image made of the label, are right, %; mean and standard devi
 all four.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.tree_util import Partial
@@ -169,33 +167,22 @@ def main() -> None:
     images, labels = jnp.asarray(data.test.images[:IMAGES]), data.test.labels[:IMAGES]
     xs = inputs(jax.random.key(98), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
     judge = jax.jit(classifier)(jax.random.key(99), pairs)
-    found: list[tuple[Multimodal, dict[str, float]]] = []  # the seeds of each method in turn
 
-    def measure(key: jax.Array, model: Multimodal) -> float:
+    def measure(key: jax.Array, model: Multimodal) -> dict[str, jax.Array]:
         keys = jax.random.split(key, 3)
         told, made = crosses(model, keys[0], xs, judge)
         both, label = nlls(model, keys[1], xs, BOTH), nlls(model, keys[2], xs, LABEL)
-        numbers = {
-            "-log p(image, label)": jnp.mean(both),
-            "-log p(image | label)": jnp.mean(both - label),
-            "label of image, accuracy": jnp.mean(told),
-            "image of label, accuracy": jnp.mean(made),
+        return {
+            "nats of -log p(image, label)": jnp.mean(both),
+            "nats of -log p(image | label)": jnp.mean(both - label),
+            "label of image": jnp.mean(told),
+            "image of label": jnp.mean(made),
         }
-        found.append((model, {what: float(value) for what, value in numbers.items()}))
-        return found[-1][1]["-log p(image, label)"]
 
     runs = {name: partial(run, name, pairs) for name in METHODS}
-    compare("multimodal", runs, measure, seeds=SEEDS, unit="nats")
-    folder, measures = Path("runs/multimodal"), {}
-    for i, name in enumerate(METHODS):
-        rows = [numbers for _, numbers in found[i * SEEDS : (i + 1) * SEEDS]]
-        measures[name] = {what: [row[what] for row in rows] for what in rows[0]}
-        for what, values in measures[name].items():
-            spread = np.std(values, ddof=min(1, SEEDS - 1))
-            print(f"{name}, {what}: {np.mean(values):.3f} +- {spread:.3f} {values}")
-    (folder / "measures.json").write_text(json.dumps(measures, indent=2) + "\n")
-    firsts = {name: found[i * SEEDS][0] for i, name in enumerate(METHODS)}
-    save(draw(firsts), folder / "images_of_labels.png")
+    _, models = compare("multimodal", runs, measure, seeds=SEEDS)
+    firsts = {name: of_seeds[0] for name, of_seeds in models.items()}
+    save(draw(firsts), Path("runs/multimodal/images_of_labels.png"))
 
 
 if __name__ == "__main__":

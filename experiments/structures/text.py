@@ -22,7 +22,6 @@ in 4.6 minutes of processor time on one x86-64 core. Dropout makes the latent ca
 the bound by 5 bits; the latent tells the topic without it too, and no bound reaches the plain GRU.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ TOPICS = (  # nouns, verbs, places
 ADJECTIVES, PREPOSITIONS = "old young tired proud", "near by past"
 ALPHABET = ". abcdefghijklmnopqrstuvwxyz"  # what follows the stop is more stops
 BITS = np.log2(6 * 2 * 2 * 4 * 4 * 3 * 4 * 3 * 3)  # of a sentence
-METHODS = {"no latent": None, "dropout 0": 0.0, "dropout 0.3": 0.3}
+METHODS = {"no latent": (False, 0.0), "dropout 0": (True, 0.0), "dropout 0.3": (True, 0.3)}
 
 
 def sentence(rng: np.random.Generator) -> tuple[str, int]:
@@ -114,38 +113,37 @@ def model(encode: Any, conditioner: Any, keep: jax.Array) -> jaxvae.VAE:
     return jaxvae.VAE(encode_text, decode, jaxvae.StandardNormal((LATENT,)))
 
 
-def language_model(model: Any, key: jax.Array, x: jax.Array, *, beta: Any = 1.0) -> Any:
-    """log p(x|z) at z = 0: no latent, so no bound but the likelihood itself."""
-    del key, beta
-    return model.decode(jnp.zeros(LATENT)).log_prob(x), None
+def without_latent(given: Any, keep: jax.Array) -> jaxvae.VAE:
+    """The same decoder at z = 0: what is left is a language model, whose every bound is exact."""
+    _, decode, prior = given(keep)
+
+    def nothing(x: jax.Array) -> Any:
+        return prior
+
+    def at_zero(z: jax.Array) -> Any:
+        return decode(jnp.zeros_like(z))
+
+    return jaxvae.VAE(nothing, at_zero, prior)
 
 
-def objective(dropout: float | None) -> Any:
+def objective(dropout: float) -> Any:
     def drop(key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        keep = jax.random.bernoulli(key, 1.0 - (dropout or 0.0), (LENGTH,))
+        keep = jax.random.bernoulli(key, 1.0 - dropout, (LENGTH,))
         return x.astype(int), keep.astype(float)
 
-    bound = language_model if dropout is None else jaxvae.elbo
-    return jaxvae.preprocessed(jaxvae.conditioned(bound), drop)
+    return jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), drop)
 
 
-@partial(jax.jit, static_argnames="latent")
-def measure(model: Any, key: jax.Array, xs: jax.Array, latent: bool) -> dict[str, jax.Array]:
-    """Bits of each sentence, the bound's or exact, its rate, and the mean of its code."""
-    model = model(jnp.ones(LENGTH))
+@jax.jit
+def of_sentences(model: Any, key: jax.Array, xs: jax.Array) -> dict[str, jax.Array]:
+    """Bits of each sentence, by the bound, its rate, and the mean of its code."""
+    vae = model(jnp.ones(LENGTH))
 
     def one(key_x: Any) -> dict[str, jax.Array]:
         (elbo_key, key), x = jax.random.split(key_x[0]), key_x[1]
-        if latent:
-            nats = -jaxvae.iwae(model, key, x, num_samples=SAMPLES)[0]
-        else:
-            nats = -language_model(model, key, x)[0]
-        rate = jaxvae.elbo(model, elbo_key, x)[1].rate
-        return {
-            "bits": nats / jnp.log(2.0),
-            "rate": rate / jnp.log(2.0) if latent else jnp.zeros(()),
-            "mean": model.encode(x).mean(),
-        }
+        bits = -jaxvae.iwae(vae, key, x, num_samples=SAMPLES)[0] / jnp.log(2.0)
+        rate = jaxvae.elbo(vae, elbo_key, x)[1].rate / jnp.log(2.0)
+        return {"bits": bits, "rate": rate, "mean": vae.encode(x).mean()}
 
     return jax.lax.map(one, (jax.random.split(key, len(xs)), xs.astype(int)))
 
@@ -158,18 +156,18 @@ def topic_accuracy(means: Any, topics: np.ndarray) -> float:
     return float(np.mean(np.argmax(means[half:] @ weights, axis=1) == topics[half:]))
 
 
-def samples(model: Any, key: jax.Array, scale: float) -> list[list[str]]:
-    """Three sentences from each of three codes; at scale 0 all codes are 0."""
+def samples(model: Any, key: jax.Array) -> list[list[str]]:
+    """Three sentences from each of three codes."""
     vae = model(jnp.ones(LENGTH))
     keys = jax.random.split(key)
     draw = jax.jit(jax.vmap(lambda z, keys: jax.vmap(vae.decode(z).sample)(keys)))
-    z = scale * jax.random.normal(keys[0], (3, LATENT))
+    z = jax.random.normal(keys[0], (3, LATENT))
     codes = draw(z, jax.random.split(keys[1], (3, 3)))
     return [[read(line) for line in lines] for lines in np.asarray(codes)]
 
 
 @styled
-def draw(measures: dict[str, dict[str, list[float]]]) -> Any:
+def draw(results: dict[str, list[Any]]) -> Any:
     picture = figure(7.6, 2.8)
     for ax, what, title in zip(
         picture.subplots(1, 2),
@@ -177,14 +175,14 @@ def draw(measures: dict[str, dict[str, list[float]]]) -> Any:
         ("-log p(x) of a sentence", "what of it the latent carries"),
         strict=True,
     ):
-        values = [measures[name][what] for name in METHODS]
-        ax.bar(list(METHODS), [np.mean(v) for v in values], color=GREY, width=0.6)
+        values = [[row[what] for row in rows] for rows in results.values()]
+        ax.bar(list(results), [np.mean(v) for v in values], color=GREY, width=0.6)
         for i, v in enumerate(values):
             ax.plot(np.full(len(v), i), v, "o", color=BLUE)
         ax.set(title=title, ylabel="bits")
     entropy, _ = picture.axes
     entropy.axhline(BITS, color=RED, ls="--", label="entropy of the grammar")
-    entropy.set_ylim(0.0, 1.35 * max(map(max, (m["bits"] for m in measures.values()))))
+    entropy.set_ylim(0.0, 1.35 * max(row["bits"] for rows in results.values() for row in rows))
     entropy.legend(loc="upper left")
     return picture
 
@@ -194,20 +192,15 @@ def main() -> None:
     test, topics = sentences(1, TESTS)
     train_xs = jnp.asarray(xs)
     warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * (SENTENCES // BATCH))
-    names = [name for name in METHODS for _ in range(SEEDS)]  # in the order of `compare`
-    found: list[tuple[Any, dict[str, float]]] = []
 
-    def bits(key: jax.Array, model: Any) -> float:
-        latent = METHODS[names[len(found)]] is not None
-        numbers = measure(model, key, jnp.asarray(test), latent)
-        rows = {what: float(jnp.mean(numbers[what])) for what in ("bits", "rate")}
-        rows["topic"] = topic_accuracy(numbers["mean"], topics) if latent else 0.0
-        found.append((model, rows))
-        return rows["bits"]
+    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
+        numbers = of_sentences(model, key, jnp.asarray(test))
+        rows = {what: jnp.mean(numbers[what]) for what in ("bits", "rate")}
+        return rows | {"topic": topic_accuracy(numbers["mean"], topics)}
 
-    def run(dropout: float | None, key: jax.Array) -> Any:
+    def run(latent: bool, dropout: float, key: jax.Array) -> Any:
         return train(
-            make,
+            make if latent else lambda key: Partial(without_latent, make(key)),
             objective(dropout),
             optax.adam(2e-3),
             key,
@@ -217,21 +210,14 @@ def main() -> None:
             beta=warm_up,
         )
 
-    runs = {name: partial(run, dropout) for name, dropout in METHODS.items()}
-    compare("text", runs, bits, seeds=SEEDS, unit="bits a sentence")
-    folder, measures, texts = Path("runs/text"), {}, []
-    for i, name in enumerate(METHODS):
-        rows = [numbers for _, numbers in found[i * SEEDS : (i + 1) * SEEDS]]
-        measures[name] = {what: [row[what] for row in rows] for what in rows[0]}
-        for what, values in measures[name].items():
-            spread = np.std(values, ddof=min(1, SEEDS - 1))
-            print(f"{name}, {what}: {np.mean(values):.3f} +- {spread:.3f} {values}")
-        scale = 0.0 if METHODS[name] is None else 1.0
-        for lines in samples(found[i * SEEDS][0], jax.random.key(0), scale):
+    runs = {name: partial(run, *method) for name, method in METHODS.items()}
+    results, models = compare("text", runs, measure, seeds=SEEDS)
+    folder, texts = Path("runs/text"), []
+    for name, of_seeds in models.items():
+        for lines in samples(of_seeds[0], jax.random.key(0)):
             texts += [name, *(f"    {line}" for line in lines)]
-    (folder / "measures.json").write_text(json.dumps(measures, indent=2) + "\n")
     (folder / "samples.txt").write_text("\n".join(texts) + "\n")
-    save(draw(measures), folder / "bits.png")
+    save(draw(results), folder / "bits.png")
 
 
 if __name__ == "__main__":
