@@ -3,13 +3,11 @@
 from jaxvae import disentanglement as disentanglement
 from jaxvae import ppca as ppca
 from jaxvae.adversarial import AdversarialTerms as AdversarialTerms
-from jaxvae.adversarial import Critic as Critic
 from jaxvae.adversarial import Players as Players
 from jaxvae.adversarial import adversarial_autoencoder as adversarial_autoencoder
 from jaxvae.adversarial import discrimination as discrimination
 from jaxvae.adversarial import factor_vae as factor_vae
 from jaxvae.adversarial import permute_latents as permute_latents
-from jaxvae.adversarial import vae_gan as vae_gan
 from jaxvae.aggregate import dip_1_price as dip_1_price
 from jaxvae.aggregate import dip_2_price as dip_2_price
 from jaxvae.aggregate import info_price as info_price
@@ -118,6 +116,8 @@ from jaxvae.hierarchies import TopDown as TopDown
 from jaxvae.hierarchies import hierarchy as hierarchy
 from jaxvae.hierarchies import lowest as lowest
 from jaxvae.hierarchies import precision_weighted as precision_weighted
+from jaxvae.image_adversary import Critic as Critic
+from jaxvae.image_adversary import vae_gan as vae_gan
 from jaxvae.importance import importance_bound as importance_bound
 from jaxvae.importance import iwae as iwae
 from jaxvae.importance import renyi as renyi

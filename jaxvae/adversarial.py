@@ -18,14 +18,10 @@ from jaxvae.checks import (
     check_key,
     check_leaves,
     check_scalar,
-    check_shape,
 )
-from jaxvae.distributions import Normal
 from jaxvae.gradients import hold
 from jaxvae.protocols import (
-    likelihood,
     log_likelihood,
-    mean_of,
     posterior,
     prior,
     sample_and_log_prob,
@@ -49,27 +45,6 @@ class Players(NamedTuple):
 
     model: Any
     discriminator: Any
-
-
-class Critic(NamedTuple):
-    """A discriminator in two halves, logit(features(x)): `vae_gan` compares what is in between.
-
-    Args:
-      features: x -> h, an array.
-      logit: h -> a scalar.
-
-    >>> critic = Critic(features=lambda x: x[:2], logit=jnp.sum)
-    >>> float(critic(jnp.ones(3)))
-    2.0
-    """
-
-    features: Any
-    logit: Any
-
-    def __call__(self, x: Any) -> Array:
-        check_function("Critic", "features", self.features)
-        check_function("Critic", "logit", self.logit)
-        return self.logit(self.features(x))
 
 
 class AdversarialTerms(NamedTuple):
@@ -117,7 +92,7 @@ def discrimination(discriminator: Any, a: Any, b: Any) -> Array:
     of_p, of_q = jax.tree.map(jnp.shape, a), jax.tree.map(jnp.shape, b)
     if of_p != of_q:
         raise ValueError(f"discrimination: b has shape {of_q}, expected that of a, {of_p}")
-    of_a, of_b = _logit(discriminator, a), _logit(discriminator, b)
+    of_a, of_b = logit_of(discriminator, a), logit_of(discriminator, b)
     return jax.nn.log_sigmoid(of_a) + jax.nn.log_sigmoid(-of_b)
 
 
@@ -189,7 +164,7 @@ def factor_vae(
 
     Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
     """
-    model, discriminator, held = _play("factor_vae", players, key)
+    model, discriminator, held = players_of("factor_vae", players, key)
     check_scalar("factor_vae", "gamma", gamma)
     q = posterior(model, x)
     z, log_q = sample_and_log_prob(q, key)
@@ -197,7 +172,7 @@ def factor_vae(
     terms = AdversarialTerms(
         distortion=-log_likelihood(model, x, z),
         rate=auto_kl(q, prior(model), z, log_q),
-        log_ratio=_logit(held, z),
+        log_ratio=logit_of(held, z),
         discrimination=discrimination(discriminator, *_code_and_permuted(z)),
     )
     gain = -(terms.distortion + terms.rate) - gamma * terms.log_ratio
@@ -239,7 +214,7 @@ def adversarial_autoencoder(
 
     Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
     """
-    model, discriminator, held = _play("adversarial_autoencoder", players, key)
+    model, discriminator, held = players_of("adversarial_autoencoder", players, key)
     check_scalar("adversarial_autoencoder", "beta", beta)
     z_key, prior_key = jax.random.split(key)
     z, z_prior = posterior(model, x).sample(z_key), prior(model).sample(prior_key)
@@ -247,80 +222,13 @@ def adversarial_autoencoder(
     terms = AdversarialTerms(
         distortion=distortion,
         rate=jnp.zeros_like(distortion),
-        log_ratio=_logit(held, z),
+        log_ratio=logit_of(held, z),
         discrimination=discrimination(discriminator, *jax.lax.stop_gradient((z, z_prior))),
     )
     return -distortion - beta * terms.log_ratio + terms.discrimination, terms
 
 
-def vae_gan(players: Players, key: Array, x: Any, *, gamma: Any) -> tuple[Array, AdversarialTerms]:
-    """VAE-GAN: a likelihood of what a discriminator sees in x, and images that are to deceive it.
-
-    encoder          log p(h|z) - KL(q(z|x) || p(z)),    h = features(x), p(h|z) = N(h(x'), I)
-    decoder          gamma log p(h|z) + log sigma(D(x')) + log sigma(D(x_p))
-    discriminator    log sigma(D(x)) + log sigma(-D(x')) + log sigma(-D(x_p))
-
-    x' is the mean of p(x|z) at z ~ q(z|x), x_p that at z ~ p(z). Each line moves whom it names, so
-    the features learn to tell images apart and never to be easy to match.
-
-    Args:
-      players: a model that is a pytree of arrays, and a `Critic`.
-      key: a PRNG key.
-      x: one example, an array.
-      gamma: weight of the features for the decoder, traced.
-
-    Returns:
-      The sum of the three lines, no bound on log p(x), and `AdversarialTerms`: `distortion` is
-      -log p(h|z) in nats, `log_ratio` the mean of D(x') and D(x_p).
-
-    Raises:
-      TypeError: `players` is not `Players`, the discriminator no `Critic`, or one of them no pytree
-        of arrays.
-      ValueError: a logit is no scalar.
-
-    >>> from jax.tree_util import Partial
-    >>> from jaxvae import ppca
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
-    >>> players = Players(model, Critic(features=Partial(jnp.tanh), logit=Partial(jnp.sum)))
-    >>> _, terms = vae_gan(players, jax.random.key(0), jnp.ones(3), gamma=1.0)
-    >>> terms.distortion.shape
-    ()
-
-    Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
-    the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
-    """
-    model, critic, held = _play("vae_gan", players, key)
-    check_scalar("vae_gan", "gamma", gamma)
-    if not hasattr(critic, "features"):
-        raise TypeError(
-            f"vae_gan: discriminator is a {type(critic).__name__}, expected Critic(features, logit)"
-        )
-    z_key, prior_key = jax.random.split(key)
-    q, p = posterior(model, x), prior(model)
-    z, log_q = sample_and_log_prob(q, z_key)
-    rate = auto_kl(q, p, z, log_q)
-
-    def image(model: Any, z: Any) -> Array:
-        return mean_of(likelihood(model, z))
-
-    def distortion(image: Array) -> Array:
-        check_shape("vae_gan", "x", x, jnp.shape(image))
-        h = held.features(image)
-        return -Normal(h, jnp.ones_like(h)).log_prob(held.features(x))
-
-    of_features = distortion(image(hold("vae_gan: model", model), z))
-    encoder = -of_features - rate
-
-    fakes = [image(model, z) for z in jax.lax.stop_gradient((z, p.sample(prior_key)))]
-    log_ratios = jnp.stack([_logit(held, fake) for fake in fakes])
-    decoder = -gamma * distortion(fakes[0]) + jnp.sum(jax.nn.log_sigmoid(log_ratios))
-
-    x_z, x_p = jax.lax.stop_gradient(fakes)
-    gain = discrimination(critic, x, x_z) + jax.nn.log_sigmoid(-_logit(critic, x_p))
-    return encoder + decoder + gain, AdversarialTerms(of_features, rate, jnp.mean(log_ratios), gain)
-
-
-def _play(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
+def players_of(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
     """The model, the discriminator, and the discriminator held still."""
     check_key(owner, key)
     if not hasattr(players, "model") or not hasattr(players, "discriminator"):
@@ -333,7 +241,7 @@ def _play(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
     return players.model, players.discriminator, held
 
 
-def _logit(discriminator: Any, v: Any) -> Array:
+def logit_of(discriminator: Any, v: Any) -> Array:
     logit = discriminator(v)
     check_scalar("discriminator", "logit", logit)
     return logit

@@ -20,14 +20,13 @@ from experiments.regularizers import adversarial as script
 from experiments.regularizers import vae_gan as gan_script
 from jaxvae import nn
 from jaxvae.adversarial import (
-    Critic,
     Players,
     adversarial_autoencoder,
     discrimination,
     factor_vae,
     permute_latents,
-    vae_gan,
 )
+from jaxvae.image_adversary import Critic, vae_gan
 from jaxvae.pytrees import pytree
 from tests.common import close, standard_errors_off
 

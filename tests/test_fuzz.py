@@ -80,9 +80,7 @@ STEPS = jnp.full((2, 2), 0.1)
 WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
 CHAIN = markov.Markov(Q, WALK, 3)
 PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
-CRITIC = adversarial.Critic(
-    nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1))
-)
+CRITIC = jv.Critic(nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1)))
 DISCRIMINATOR = nn.MLP((2,), (), rngs=nnx.Rngs(2))
 
 
@@ -380,16 +378,14 @@ CALLS: dict[str, Call] = {
         lambda schedule, period: jv.cyclical(schedule, period)(3),
         {"schedule": optax.linear_schedule(0.0, 1.0, 5), "period": 9},
     ),
-    "Critic": Call(
-        lambda features, logit: adversarial.Critic(features, logit)(X), CRITIC._asdict()
-    ),
+    "Critic": Call(lambda features, logit: jv.Critic(features, logit)(X), CRITIC._asdict()),
     "discrimination": Call(
         adversarial.discrimination, {"discriminator": DISCRIMINATOR, "a": Z, "b": -Z}
     ),
     "permute_latents": Call(adversarial.permute_latents, {"zs": PATH}, ("zs",)),
     "factor_vae": game(jv.batched(adversarial.factor_vae), DISCRIMINATOR, x=XS, gamma=2.0),
     "adversarial_autoencoder": game(adversarial.adversarial_autoencoder, DISCRIMINATOR, beta=1.0),
-    "vae_gan": game(adversarial.vae_gan, CRITIC, gamma=1.0),
+    "vae_gan": game(jv.vae_gan, CRITIC, gamma=1.0),
     "weight_penalty": Call(rae.weight_penalty, {"model": MODEL, "key": KEY, "z": Z}),
     "gradient_penalty": Call(rae.gradient_penalty, {"model": MODEL, "key": KEY, "z": Z}),
     "rae": bound(rae.rae, penalty=rae.gradient_penalty, beta=1.0, weight=0.1),

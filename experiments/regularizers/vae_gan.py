@@ -41,7 +41,8 @@ from experiments.data import load
 from experiments.latents.classifier import features
 from experiments.latents.second_stage import draw_samples, generated, reconstructed
 from jaxvae import nn
-from jaxvae.adversarial import Critic, Players, vae_gan
+from jaxvae.adversarial import Players
+from jaxvae.image_adversary import Critic, vae_gan
 from jaxvae.sample_quality import precision_recall, sample_frechet_distance
 
 LATENT, HIDDEN, FEATURES, EPOCHS, BATCH, SEEDS = 16, (300,), 256, 20, 100, 3

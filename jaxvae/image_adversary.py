@@ -1,0 +1,103 @@
+"""An adversary of images: VAE-GAN, whose likelihood is of what its discriminator sees."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.adversarial import AdversarialTerms, Players, discrimination, logit_of, players_of
+from jaxvae.checks import check_function, check_scalar, check_shape
+from jaxvae.distributions import Normal
+from jaxvae.gradients import hold
+from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
+from jaxvae.rates import auto_kl
+
+Array = jax.Array
+
+
+class Critic(NamedTuple):
+    """A discriminator in two halves, logit(features(x)): `vae_gan` compares what is in between.
+
+    Args:
+      features: x -> h, an array.
+      logit: h -> a scalar.
+
+    >>> critic = Critic(features=lambda x: x[:2], logit=jnp.sum)
+    >>> float(critic(jnp.ones(3)))
+    2.0
+    """
+
+    features: Any
+    logit: Any
+
+    def __call__(self, x: Any) -> Array:
+        check_function("Critic", "features", self.features)
+        check_function("Critic", "logit", self.logit)
+        return self.logit(self.features(x))
+
+
+def vae_gan(players: Players, key: Array, x: Any, *, gamma: Any) -> tuple[Array, AdversarialTerms]:
+    """VAE-GAN: a likelihood of what a discriminator sees in x, and images that are to deceive it.
+
+    encoder          log p(h|z) - KL(q(z|x) || p(z)),    h = features(x), p(h|z) = N(h(x'), I)
+    decoder          gamma log p(h|z) + log sigma(D(x')) + log sigma(D(x_p))
+    discriminator    log sigma(D(x)) + log sigma(-D(x')) + log sigma(-D(x_p))
+
+    x' is the mean of p(x|z) at z ~ q(z|x), x_p that at z ~ p(z). Each line moves whom it names, so
+    the features learn to tell images apart and never to be easy to match.
+
+    Args:
+      players: a model that is a pytree of arrays, and a `Critic`.
+      key: a PRNG key.
+      x: one example, an array.
+      gamma: weight of the features for the decoder, traced.
+
+    Returns:
+      The sum of the three lines, no bound on log p(x), and `AdversarialTerms`: `distortion` is
+      -log p(h|z) in nats, `log_ratio` the mean of D(x') and D(x_p).
+
+    Raises:
+      TypeError: `players` is not `Players`, the discriminator no `Critic`, or one of them no pytree
+        of arrays.
+      ValueError: a logit is no scalar.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
+    >>> players = Players(model, Critic(features=Partial(jnp.tanh), logit=Partial(jnp.sum)))
+    >>> _, terms = vae_gan(players, jax.random.key(0), jnp.ones(3), gamma=1.0)
+    >>> terms.distortion.shape
+    ()
+
+    Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
+    the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
+    """
+    model, critic, held = players_of("vae_gan", players, key)
+    check_scalar("vae_gan", "gamma", gamma)
+    if not hasattr(critic, "features"):
+        raise TypeError(
+            f"vae_gan: discriminator is a {type(critic).__name__}, expected Critic(features, logit)"
+        )
+    z_key, prior_key = jax.random.split(key)
+    q, p = posterior(model, x), prior(model)
+    z, log_q = sample_and_log_prob(q, z_key)
+    rate = auto_kl(q, p, z, log_q)
+
+    def image(model: Any, z: Any) -> Array:
+        return mean_of(likelihood(model, z))
+
+    def distortion(image: Array) -> Array:
+        check_shape("vae_gan", "x", x, jnp.shape(image))
+        h = held.features(image)
+        return -Normal(h, jnp.ones_like(h)).log_prob(held.features(x))
+
+    of_features = distortion(image(hold("vae_gan: model", model), z))
+    encoder = -of_features - rate
+
+    fakes = [image(model, z) for z in jax.lax.stop_gradient((z, p.sample(prior_key)))]
+    log_ratios = jnp.stack([logit_of(held, fake) for fake in fakes])
+    decoder = -gamma * distortion(fakes[0]) + jnp.sum(jax.nn.log_sigmoid(log_ratios))
+
+    x_z, x_p = jax.lax.stop_gradient(fakes)
+    gain = discrimination(critic, x, x_z) + jax.nn.log_sigmoid(-logit_of(critic, x_p))
+    return encoder + decoder + gain, AdversarialTerms(of_features, rate, jnp.mean(log_ratios), gain)
