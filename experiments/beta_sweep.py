@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import jaxvae
@@ -46,10 +45,8 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 def run(key: jax.Array, beta: Any, images: jax.Array, test: jax.Array) -> jaxvae.Terms:
     """Train from one seed at one beta; rate and distortion of the test set."""
     train_key, test_key = jax.random.split(key)
-    model = train(
-        make_vae, OBJECTIVE, optax.adam(1e-3), train_key, images,
-        epochs=EPOCHS, batch_size=BATCH, beta=beta,
-    )  # fmt: skip
+    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "beta": beta}
+    model = train(make_vae, OBJECTIVE, train_key, images, **how)
     _, terms = jaxvae.batched(OBJECTIVE)(model, test_key, test)
     return jax.tree.map(jnp.mean, terms)
 

@@ -12,16 +12,18 @@ import optax
 
 import jaxvae
 
+ADAM = optax.adam(1e-3)
+
 
 def train(
     make_model: Callable[[jax.Array], Any],
     objective: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
     key: jax.Array,
-    images: jax.Array,
+    images: Any,
     *,
     epochs: int,
     batch_size: int,
+    optimizer: optax.GradientTransformation = ADAM,
     **hyper: Any,
 ) -> Any:
     """A whole training run as a pure function of its key: returns the trained model.
@@ -29,11 +31,11 @@ def train(
     Args:
       make_model: key -> model.
       objective: of one image as stored.
-      optimizer: any optax optimiser.
       key: the run's key.
       images: as stored, leading axis n.
       epochs: how many passes.
       batch_size: rows a batch.
+      optimizer: any optax optimiser; Adam at 1e-3 by default.
       **hyper: hyper-parameters of the objective, or schedules of the step count.
     """
     init_key, run_key = jax.random.split(key)
@@ -52,6 +54,11 @@ class Comparison(NamedTuple):
 
     results: dict[str, list[Any]]
     models: dict[str, list[Any]]
+
+    @property
+    def firsts(self) -> dict[str, Any]:
+        """The model of seed 0 of every label."""
+        return {label: of_seeds[0] for label, of_seeds in self.models.items()}
 
 
 def compare(

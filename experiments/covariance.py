@@ -22,7 +22,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 import jaxvae
@@ -53,8 +52,8 @@ def main() -> None:
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
 
     def run(head, key):
-        make, optimizer = partial(make_vae, head), optax.adam(1e-3)
-        return train(make, OBJECTIVE, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+        make = partial(make_vae, head)
+        return train(make, OBJECTIVE, key, images, epochs=EPOCHS, batch_size=BATCH)
 
     compare(
         "covariance",

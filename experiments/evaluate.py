@@ -20,6 +20,19 @@ class Evaluation(NamedTuple):
     distortion: Array
 
 
+def each(one: Any, key: Array, xs: Any, *, batch_size: int | None = None) -> Any:
+    """one(key, x) of every example, a key for each: leaves [n, ...].
+
+    Args:
+      one: (key, x) -> arrays.
+      key: a PRNG key.
+      xs: examples, leading axis n.
+      batch_size: how many at a time; by default one after the other.
+    """
+    keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
+    return jax.lax.map(lambda kx: one(*kx), (keys, xs), batch_size=batch_size)
+
+
 @partial(jax.jit, static_argnames="transform")
 def evaluate(model: Any, key: Array, images: Array, transform: Any) -> Evaluation:
     """ELBO, rate and distortion over images as stored, one sample of z for each.
@@ -31,8 +44,7 @@ def evaluate(model: Any, key: Array, images: Array, transform: Any) -> Evaluatio
       transform: `(key, image) -> x`, such as `jaxvae.rescale`.
     """
     objective = jaxvae.preprocessed(jaxvae.elbo, transform)
-    keys = jax.random.split(key, len(images))
-    bounds, terms = jax.lax.map(lambda kx: objective(model, *kx), (keys, images), batch_size=100)
+    bounds, terms = each(partial(objective, model), key, images, batch_size=100)
     return Evaluation(jnp.mean(bounds), jnp.mean(terms.rate), jnp.mean(terms.distortion))
 
 
@@ -47,9 +59,8 @@ def log_marginals(
         x = transform(transform_key, image)
         return jaxvae.log_marginal(model, key, x, num_samples=num_samples)
 
-    keys = jax.random.split(key, len(images))
     # an image at a time: its samples already fill the cores, and more at once would leave the cache
-    return jax.lax.map(lambda kx: one(*kx), (keys, images))
+    return each(one, key, images)
 
 
 @partial(jax.jit, static_argnames="transform")

@@ -64,23 +64,15 @@ def main() -> None:
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
     steps = len(images) // BATCH
 
-    def run(head: Any, key: jax.Array) -> Any:
-        return train(
-            partial(make_vae, head),
-            OBJECTIVE,
-            optax.adam(optax.cosine_decay_schedule(1e-3, EPOCHS * steps)),
-            key,
-            images,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-            beta=optax.linear_schedule(0.01, 1.0, WARM_UP * steps),
-        )
-
+    how: Any = {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
+    how["optimizer"] = optax.adam(optax.cosine_decay_schedule(1e-3, EPOCHS * steps))
+    how["beta"] = optax.linear_schedule(0.01, 1.0, WARM_UP * steps)
+    heads = {"mean field": mean_field, "inverse autoregressive": inverse_autoregressive}
     compare(
         "flow_posterior",
         {
-            "mean field": partial(run, mean_field),
-            "inverse autoregressive": partial(run, inverse_autoregressive),
+            name: partial(train, partial(make_vae, head), OBJECTIVE, **how)
+            for name, head in heads.items()
         },
         lambda key, model: -jnp.mean(log_marginals(model, key, test, AS_STORED, SAMPLES).value),
         seeds=SEEDS,

@@ -28,7 +28,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 import jaxvae
@@ -76,10 +75,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     test = inputs(jax.random.key(98), test_images[: options.images], jaxvae.binarize)
 
     def run(head, prior, key):
-        make, optimizer = partial(make_vae, head, prior), optax.adam(1e-3)
-        return train(
-            make, OBJECTIVE, optimizer, key, images, epochs=options.epochs, batch_size=BATCH
-        )
+        make = partial(make_vae, head, prior)
+        return train(make, OBJECTIVE, key, images, epochs=options.epochs, batch_size=BATCH)
 
     compare(
         "hyperspherical",

@@ -17,6 +17,7 @@ on one x86-64 core.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,22 +67,11 @@ def main() -> None:
     data = load("binarized_mnist")
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
     warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * (len(images) // BATCH))
-
-    def run(make, key):
-        return train(
-            make,
-            OBJECTIVE,
-            optax.adam(1e-3),
-            key,
-            images,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-            beta=warm_up,
-        )
-
+    how: Any = {"images": images, "epochs": EPOCHS, "batch_size": BATCH, "beta": warm_up}
+    models = {"one layer": one_layer, "ladder, two": ladder}
     compare(
         "ladder",
-        {"one layer": partial(run, one_layer), "ladder, two": partial(run, ladder)},
+        {name: partial(train, make, OBJECTIVE, **how) for name, make in models.items()},
         lambda key, model: -jnp.mean(log_marginals(model, key, test, AS_STORED, SAMPLES).value),
         seeds=SEEDS,
         unit="nats",

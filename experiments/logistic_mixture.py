@@ -20,7 +20,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 import jaxvae
@@ -58,8 +57,8 @@ def main() -> None:
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
 
     def run(head, key):
-        make, optimizer = partial(make_vae, head), optax.adam(1e-3)
-        return train(make, jaxvae.elbo, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+        make = partial(make_vae, head)
+        return train(make, jaxvae.elbo, key, images, epochs=EPOCHS, batch_size=BATCH)
 
     def bits(key, model):
         return jaxvae.bits_per_dim(-evaluate(model, key, test, as_stored).elbo, SHAPE)

@@ -53,6 +53,20 @@ def show_images(ax: Axes, images: Any, label: str = "", *, rows: int = 1) -> Non
     ax.set_ylabel(label, rotation=0, ha="right", va="center")
 
 
+@styled
+def image_rows(path: Path, rows: dict[str, Any], *, lines: int = 1) -> None:
+    """Images [n, ...] of each label, below those of the label before, in so many lines."""
+    columns = len(next(iter(rows.values()))) // lines
+    picture = figure(1.2 + 0.35 * columns, 0.36 * lines * len(rows) + 0.1)
+    axes = picture.subplots(len(rows), squeeze=False)[:, 0]
+    for ax, (label, images) in zip(axes, rows.items(), strict=True):
+        images = np.asarray(images)
+        show_images(ax, images.reshape(len(images), -1), label, rows=lines)
+        ax.grid(visible=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(picture, path)
+
+
 def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
     """The ellipse mu + radius L u, |u| = 1, of a Gaussian in the plane, shape [2, 100]."""
     angle = np.linspace(0.0, 2.0 * np.pi, 100)

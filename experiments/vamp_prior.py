@@ -17,6 +17,7 @@ on one x86-64 core: 500 pseudo-inputs are encoded once a step, five times the ba
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,8 @@ def main() -> None:
     test = inputs(jax.random.key(98), test_images[:IMAGES], jaxvae.binarize)
 
     def run(make, key):
-        optimizer = optax.adam(5e-4)
-        return train(make, OBJECTIVE, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+        how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": optax.adam(5e-4)}
+        return train(make, OBJECTIVE, key, images, **how)
 
     compare(
         "vamp_prior",

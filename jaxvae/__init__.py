@@ -190,6 +190,7 @@ from jaxvae.regularizers import free_bits as free_bits
 from jaxvae.regularizers import regularized as regularized
 from jaxvae.relaxations import enumerate as enumerate
 from jaxvae.relaxations import gumbel_softmax as gumbel_softmax
+from jaxvae.relaxations import of_part as of_part
 from jaxvae.relaxations import straight_through as straight_through
 from jaxvae.resuming import Checkpoints as Checkpoints
 from jaxvae.resuming import best_checkpoint as best_checkpoint

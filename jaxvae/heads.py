@@ -13,7 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.distributions import Bernoulli, Masked, MultivariateNormal, Normal, Product
+from jaxvae.distributions import (
+    Bernoulli,
+    Masked,
+    MultivariateNormal,
+    Normal,
+    OneHotCategorical,
+    Product,
+)
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -91,6 +98,15 @@ class HeadOf:
 
     def _size(self, n: int) -> int:
         return sum(prod(parameter.axes(n)) for parameter in self.parameters)
+
+
+def OneHotHead() -> HeadOf:
+    """Raw parameters -> `OneHotCategorical`: they are the logits, the classes on the last axis.
+
+    >>> OneHotHead()(jnp.zeros((3, 4))).mean().shape
+    (3, 4)
+    """
+    return HeadOf(OneHotCategorical, (Real("n"),))
 
 
 @dataclass(frozen=True)

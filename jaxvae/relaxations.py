@@ -1,4 +1,4 @@
-"""Gradient estimators for discrete latents: exact, or biased through a relaxation."""
+"""Gradient estimators for discrete latents: exact, biased through a relaxation, or of one part."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import check_scalar
-from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
+from jaxvae.checks import check_function, check_scalar
+from jaxvae.distributions import Product
+from jaxvae.gradients import Estimator, Reduction, Term, check_estimator, over_samples, pathwise
 from jaxvae.protocols import log_density, mean_of
 
 Array = jax.Array
@@ -112,6 +113,61 @@ def gumbel_softmax(
     check_scalar("gumbel_softmax", "temperature", temperature)
     sample_relaxed = _method(q, "sample_relaxed", "gumbel_softmax")
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
+
+
+def of_part(part: str, estimator: Estimator) -> Estimator:
+    """An estimator for one part of a `Product`; the other parts keep their paths.
+
+    For a posterior of discrete and continuous latents side by side: the others are drawn once, and
+    given them `estimator` does what it does.
+
+        elbo(model, key, x, gradient=of_part("choice", enumerate))
+
+    Args:
+      part: its key in the posterior's dict of parts.
+      estimator: any gradient estimator.
+
+    Returns:
+      A gradient estimator of one sample.
+
+    Raises:
+      TypeError: the posterior is no `Product` of a dict, or the others' samples have no derivative.
+      ValueError: there is no such part, or more than one sample is asked for.
+
+    >>> from jaxvae import Normal, OneHotCategorical
+    >>> choice, style = OneHotCategorical(jnp.zeros(3)), Normal(jnp.ones(2), 0.0)
+    >>> q = Product({"choice": choice, "style": style})
+    >>> def term(q, z, log_q):
+    ...     return z["choice"] @ jnp.arange(3.0) + jnp.sum(z["style"]), log_q
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> bound, _ = of_part("choice", enumerate)(jnp.mean, term, q, keys)
+    >>> print(f"{bound:.4f}")
+    3.0000
+    """
+    check_function("of_part", "estimator", estimator)
+
+    def gradient(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+        check_estimator("of_part", reduction, term, q, keys)
+        parts = getattr(q, "parts", None)
+        if not isinstance(parts, dict):
+            raise TypeError(f"of_part: q is a {type(q).__name__}, expected a Product of a dict")
+        if not isinstance(part, str) or part not in parts:
+            raise ValueError(f"of_part: part is {part!r}, expected one of {sorted(parts)}")
+        if len(keys) != 1:
+            raise ValueError(f"of_part: num_samples is {len(keys)}, expected 1; use jax.vmap")
+        others = Product({name: d for name, d in parts.items() if name != part})
+        others_key, part_key = jax.random.split(keys[0])
+
+        def given(_: Any, rest: Any, log_rest: Array) -> tuple[Array, Any]:
+            def whole(_: Any, event: Any, log_part: Array) -> tuple[Array, Any]:
+                return term(q, rest | {part: event}, log_rest + log_part)
+
+            return estimator(reduction, whole, parts[part], part_key[None])
+
+        bound, aux = pathwise(jnp.squeeze, given, others, others_key[None])
+        return bound, jax.tree.map(lambda a: a[0], aux)
+
+    return gradient
 
 
 def _at(

@@ -22,6 +22,7 @@ from jaxvae import (
     Categorical,
     Normal,
     OneHotCategorical,
+    Product,
     StandardNormal,
     analytic_kl,
     auto_kl,
@@ -36,6 +37,7 @@ from jaxvae import (
     learned_baseline,
     leave_one_out,
     log_mean_exp,
+    of_part,
     pathwise,
     ppca,
     renyi,
@@ -551,3 +553,64 @@ def test_latents_in_layers(bound):
     assert standard_errors_off(plain - double, 0.0) < 4
     assert standard_errors_off(plain - stuck, 0.0) > 6  # biased, as it must be
     assert (double.std(axis=0) < plain.std(axis=0)).all()
+
+
+def side_by_side(logits, loc):
+    return Product({"choice": OneHotCategorical(logits), "style": Normal(loc, jnp.ones_like(loc))})
+
+
+def test_of_part_sums_one_part_out_and_keeps_the_path_of_the_other(x64):
+    """E[a_choice s] + log q over the choice, at the style that was drawn."""
+    a, keys = jnp.array([0.3, -1.0, 2.0]), jax.random.split(jax.random.key(3), 1)
+
+    def term(q, z, log_q):
+        s = jnp.sum(z["style"])
+        return (z["choice"] @ a) * s + log_q, s
+
+    def bound(logits, loc):
+        gradient = of_part("choice", enumerate)
+        return gradient(jnp.mean, term, side_by_side(logits, loc), keys)
+
+    at = LOGITS.astype(float), jnp.array([0.4, -0.2])
+    (value, (s,)), slopes = jax.value_and_grad(bound, (0, 1), has_aux=True)(*at)
+
+    def by_hand(logits, loc):
+        """log q(style) does not move with loc: it is that of the noise."""
+        log_p = jax.nn.log_softmax(logits)
+        style = s + jnp.sum(loc - at[1])
+        return jnp.exp(log_p) @ (a * style + log_p)
+
+    exact, expected = jax.value_and_grad(by_hand, (0, 1))(*at)
+    log_style = value - exact
+    noise = jnp.sqrt(-2 * (log_style + jnp.log(2 * jnp.pi)))  # |eps|, from its density
+    assert jnp.abs(s - jnp.sum(at[1])) <= noise * jnp.sqrt(2)
+    for slope, of in zip(slopes, expected, strict=True):
+        assert close(slope, of)
+
+
+def test_of_part_refuses():
+    q, gradient = side_by_side(jnp.zeros(3), jnp.zeros(2)), of_part("choice", enumerate)
+
+    def keys(k):
+        return jax.random.split(jax.random.key(0), k)
+
+    def term(q, z, log_q):
+        return log_q, None
+
+    with pytest.raises(ValueError, match="of_part: num_samples is 2, expected 1"):
+        gradient(jnp.mean, term, q, keys(2))
+    with pytest.raises(
+        ValueError, match=r"part is 'chioce', expected one of \['choice', 'style'\]"
+    ):
+        of_part("chioce", enumerate)(jnp.mean, term, q, keys(1))
+    with pytest.raises(TypeError, match="of_part: q is a Normal, expected a Product of a dict"):
+        gradient(jnp.mean, term, q.parts["style"], keys(1))
+    with pytest.raises(TypeError, match="of_part: estimator is a NoneType"):
+        of_part("choice", None)  # pyright: ignore
+
+    def slope(logits):
+        d = Product({"choice": OneHotCategorical(logits), "other": OneHotCategorical(logits)})
+        return gradient(jnp.mean, term, d, keys(1))[0]
+
+    with pytest.raises(TypeError, match="samples of Product have no derivative"):
+        jax.grad(slope)(jnp.zeros(3))

@@ -98,6 +98,9 @@ class Call(NamedTuple):
     free: tuple[str, ...] = ()
 
 
+PARTS = jv.Product({"choice": jv.OneHotCategorical(jnp.zeros(3)), "style": Q})
+
+
 def bound(function: Any, free: tuple[str, ...] = (), **hyper: Any) -> Call:
     return Call(function, {"model": MODEL, "key": KEY, "x": X, **hyper}, free)
 
@@ -267,6 +270,11 @@ CALLS: dict[str, Call] = {
         jv.gumbel_softmax,
         q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7])),
         temperature=0.5,
+    ),
+    "of_part": Call(
+        lambda part, estimator, **a: jv.of_part(part, estimator)(*a.values()),
+        {"part": "choice", "estimator": jv.straight_through}
+        | estimator(None, PARTS, lambda q, z, log_q: (log_q, None), keys=KEYS[:1]).arguments,
     ),
     "straight_through": estimator(
         jv.straight_through, q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7]))

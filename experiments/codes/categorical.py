@@ -42,6 +42,7 @@ from jax.flatten_util import ravel_pytree
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
+from experiments.evaluate import each
 from experiments.plotting import BLUE, GREY, figure, save, styled
 from jaxvae import nn
 
@@ -113,26 +114,17 @@ OBJECTIVES = {
 
 def run(name: str, images: jax.Array, key: jax.Array) -> Model:
     steps = EPOCHS * (len(images) // BATCH)
-    cooling = {"temperature": optax.exponential_decay(1.0, steps, COLDEST)}
-    return train(
-        make_model,
-        jaxvae.preprocessed(OBJECTIVES[name], AS_STORED),
-        optax.adam(1e-3),
-        key,
-        images,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        **(cooling if name == "Gumbel-softmax" else {}),
-    )
+    objective, how = jaxvae.preprocessed(OBJECTIVES[name], AS_STORED), {}
+    if name == "Gumbel-softmax":
+        how["temperature"] = optax.exponential_decay(1.0, steps, COLDEST)
+    return train(make_model, objective, key, images, epochs=EPOCHS, batch_size=BATCH, **how)
 
 
 @jax.jit
 def exact_elbo(model: Model, images: jax.Array) -> jax.Array:
     """Mean over images as stored, nats."""
-    keys = jax.random.split(jax.random.key(0), len(images))
-    objective = jaxvae.preprocessed(exact, AS_STORED)
-    bounds = jax.lax.map(lambda kx: objective(model, *kx)[0], (keys, images), batch_size=BATCH)
-    return jnp.mean(bounds)
+    objective = partial(jaxvae.preprocessed(exact, AS_STORED), model)
+    return jnp.mean(each(objective, jax.random.key(0), images, batch_size=BATCH)[0])
 
 
 def gradient_errors(model: Model, images: jax.Array) -> dict[str, dict[str, float]]:

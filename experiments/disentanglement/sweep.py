@@ -33,7 +33,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import jaxvae
@@ -72,10 +71,8 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 def run(seed: jax.Array, beta: jax.Array, images: jax.Array) -> dict[str, Any]:
     """One training: the model, and rate, distortion and two kinds of code of all images."""
     train_key, elbo_key, draw_key = jax.random.split(jax.random.key(seed), 3)
-    model = train(
-        make_vae, OBJECTIVE, optax.adam(1e-3), train_key, images,
-        epochs=EPOCHS, batch_size=BATCH, beta=beta,
-    )  # fmt: skip
+    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "beta": beta}
+    model = train(make_vae, OBJECTIVE, train_key, images, **how)
     _, terms = jaxvae.batched(OBJECTIVE)(model, elbo_key, images)
     q = jax.vmap(model.encode)(images.astype(float) / 255.0)
     draws = jax.vmap(lambda key, q: q.sample(key))(jax.random.split(draw_key, len(images)), q)

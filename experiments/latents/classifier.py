@@ -63,8 +63,9 @@ def log_probability(model: Classifier, key: jax.Array, example: Any) -> tuple[ja
 
 def run(key: jax.Array, examples: Any) -> Classifier:
     steps = EPOCHS * (len(examples[0]) // BATCH)
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-    return train(make, log_probability, optimizer, key, examples, epochs=EPOCHS, batch_size=BATCH)
+    adam = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": adam}
+    return train(make, log_probability, key, examples, **how)
 
 
 def examples_of(split: Any) -> tuple[jax.Array, jax.Array]:

@@ -75,9 +75,7 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 
 def train_vae(key: jax.Array, images: jax.Array) -> jaxvae.VAE:
     objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
-    return train(
-        make_vae, objective, optax.adam(1e-3), key, images, epochs=EPOCHS, batch_size=BATCH
-    )
+    return train(make_vae, objective, key, images, epochs=EPOCHS, batch_size=BATCH)
 
 
 def draw(key: jax.Array, q: jaxvae.Normal) -> jax.Array:
@@ -87,16 +85,9 @@ def draw(key: jax.Array, q: jaxvae.Normal) -> jax.Array:
 
 def fit_to(qs: Any, make: Any, objective: Any, key: jax.Array, **hyper: Any) -> Any:
     """A model of z trained on posteriors [N], a fresh draw of each at every visit."""
-    return train(
-        make,
-        jaxvae.preprocessed(objective, draw),
-        optax.adam(optax.cosine_decay_schedule(1e-3, PRIOR_EPOCHS * steps_of(qs))),
-        key,
-        qs,
-        epochs=PRIOR_EPOCHS,
-        batch_size=BATCH,
-        **hyper,
-    )
+    objective, steps = jaxvae.preprocessed(objective, draw), PRIOR_EPOCHS * steps_of(qs)
+    hyper["optimizer"] = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
+    return train(make, objective, key, qs, epochs=PRIOR_EPOCHS, batch_size=BATCH, **hyper)
 
 
 def steps_of(qs: Any) -> int:

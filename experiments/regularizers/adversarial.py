@@ -126,12 +126,12 @@ def main() -> None:
 
     def alone(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:
         objective = jaxvae.preprocessed(objective, INPUT)
-        return train(partial(make_vae, head), objective, optax.adam(1e-3), key, **how)
+        return train(partial(make_vae, head), objective, key, **how)
 
     def against(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:
         objective = jaxvae.preprocessed(objective, INPUT)
-        optimizer = optax.adam(1e-3, b1=0.5)
-        return train(partial(make_players, head), objective, optimizer, key, **how).model
+        make, adam = partial(make_players, head), optax.adam(1e-3, b1=0.5)
+        return train(make, objective, key, optimizer=adam, **how).model
 
     random, certain = nn.NormalHead(), nn.NormalHead(0.0)
     factors = {

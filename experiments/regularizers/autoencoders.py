@@ -30,7 +30,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 import jaxvae
@@ -103,10 +102,9 @@ def main() -> None:
     test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
 
     def run(objective: Callable[..., Any]) -> Callable[[jax.Array], Any]:
-        objective, adam = jaxvae.preprocessed(objective, jaxvae.binarize), optax.adam(1e-3)
-        return lambda key: train(
-            make_vae, objective, adam, key, images, epochs=EPOCHS, batch_size=BATCH
-        )
+        objective = jaxvae.preprocessed(objective, jaxvae.binarize)
+        how: Any = {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
+        return partial(train, make_vae, objective, **how)
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         elbo_key, distance_key = jax.random.split(key)

@@ -139,20 +139,17 @@ def main() -> None:
     images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
     test = jax.vmap(lambda image: as_stored(jax.random.key(0), image))(test_images)
     steps = EPOCHS * (len(images) // BATCH)
-    adam = optax.adam(1e-3)
     ramp = optax.linear_schedule(0.0, 1.0, steps // 2)
     prior = jaxvae.Constant(jaxvae.ar1(LATENT, ALPHA))
 
     def run(
         objective: Callable[..., Any],
         make: Callable[..., Any] = make_model,
-        optimizer: optax.GradientTransformation = adam,
-        **hyper: Any,
+        **how: Any,
     ) -> Callable[[jax.Array], Any]:
         objective = jaxvae.preprocessed(objective, as_stored)
-        return lambda key: train(
-            make, objective, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH, **hyper
-        )
+        how |= {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
+        return partial(train, make, objective, **how)
 
     elbo, free = jaxvae.elbo, partial(jaxvae.regularized, price=jaxvae.free_bits)
     runs = {
@@ -167,7 +164,7 @@ def main() -> None:
         "GECO": run(jaxvae.geco, constrained, distortion=DISTORTION),
         "target rate": run(jaxvae.target_rate, constrained, target=TARGET),
         "delta-VAE": run(elbo, partial(make_model, prior=prior)),
-        "the decoder waits": run(elbo, optimizer=waiting(adam, steps // 3)),
+        "the decoder waits": run(elbo, optimizer=waiting(optax.adam(1e-3), steps // 3)),
     }
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:

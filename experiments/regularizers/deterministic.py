@@ -32,7 +32,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 import jaxvae
@@ -87,10 +86,8 @@ def main() -> None:
     real = features(test)
 
     def run(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:
-        objective, adam = jaxvae.preprocessed(objective, jaxvae.rescale), optax.adam(1e-3)
-        return train(
-            partial(make, head), objective, adam, key, images, epochs=EPOCHS, batch_size=BATCH
-        )
+        networks, objective = partial(make, head), jaxvae.preprocessed(objective, jaxvae.rescale)
+        return train(networks, objective, key, images, epochs=EPOCHS, batch_size=BATCH)
 
     def album(key: jax.Array, model: Any) -> dict[str, jax.Array]:
         code_key, again_key, draw_key, fitted_key = jax.random.split(key, 4)

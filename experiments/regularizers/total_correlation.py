@@ -30,7 +30,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import jaxvae
@@ -92,13 +91,11 @@ def draw(results: dict[str, list[Any]], path: Path) -> None:
 def main() -> None:
     images = jnp.asarray(load("digits").train.images)
     xs = inputs(jax.random.key(0), images, INPUT)
-    adam = optax.adam(1e-3)
 
     def run(objective: Callable[..., Any]) -> Callable[[jax.Array], Any]:
         objective = jaxvae.preprocessed(objective, INPUT)
-        return lambda key: train(
-            make_vae, objective, adam, key, images, epochs=EPOCHS, batch_size=BATCH
-        )
+        how: Any = {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
+        return partial(train, make_vae, objective, **how)
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         bound_key, parts_key = jax.random.split(key)

@@ -85,11 +85,12 @@ def main() -> None:
 
     def alone(key: jax.Array) -> Any:
         objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
-        return train(make_vae, objective, optax.adam(1e-3), key, **how)
+        return train(make_vae, objective, key, **how)
 
     def against(key: jax.Array) -> Any:
         objective = jaxvae.preprocessed(partial(vae_gan, gamma=GAMMA), jaxvae.rescale)
-        return train(make_players, objective, optax.adam(1e-3, b1=0.5), key, **how).model
+        adam = optax.adam(1e-3, b1=0.5)
+        return train(make_players, objective, key, optimizer=adam, **how).model
 
     def album(key: jax.Array, model: Any) -> dict[str, jax.Array]:
         again_key, draw_key = jax.random.split(key)

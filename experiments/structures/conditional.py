@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
@@ -33,7 +32,7 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import inputs
+from experiments.evaluate import each, inputs
 from experiments.plotting import figure, save, show_images, styled
 from jaxvae import nn
 from jaxvae.protocols import mean_of
@@ -77,12 +76,11 @@ def binarize(key, xy):
 def log_marginals(model, key, xs):
     """log p(x|y) of every image under every label, [n, 10]; one key an image."""
 
-    def one(key_x):
-        key, x = key_x
+    def one(key, x):
         estimate = partial(jaxvae.log_marginal, num_samples=SAMPLES)
         return jax.vmap(lambda y: estimate(model(y), key, x).value)(jnp.eye(CLASSES))
 
-    return jax.lax.map(one, (jax.random.split(key, len(xs)), xs))
+    return each(one, key, xs)
 
 
 @styled
@@ -113,15 +111,9 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
 
     def run(given, key):
-        return train(
-            partial(make, given),
-            jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), binarize),
-            optax.adam(1e-3),
-            key,
-            pairs,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-        )
+        objective = jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), binarize)
+        networks = partial(make, given)
+        return train(networks, objective, key, pairs, epochs=EPOCHS, batch_size=BATCH)
 
     def measure(key, model):
         log_p = log_marginals(model, key, test)

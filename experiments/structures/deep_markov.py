@@ -28,42 +28,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
 from experiments.comparison import compare, train
-from experiments.plotting import BLUE, GREY, ORANGE, figure, save, show_images, styled
+from experiments.datasets.pendulum import SIDE, pendulums
+from experiments.evaluate import each
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.markov import Markov, Smoother, emissions, stepwise_kl
 
 LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 4, 64, 40, 5, 50, 3, 50
-SEQUENCES, TESTS, LENGTH, SEEN, SIDE = 2000, 500, 16, 8, 16
+SEQUENCES, TESTS, LENGTH, SEEN = 2000, 500, 16, 8
 SHAPE = (SIDE, SIDE, 1)
 OBJECTIVE = partial(jaxvae.elbo, rate=stepwise_kl)
 
 
-def pendulum(key: jax.Array) -> jax.Array:
-    """One sequence of binary frames, shape [T, 16, 16, 1]."""
-    angle_key, speed_key, push_key, pixel_key = jax.random.split(key, 4)
-    angle = jax.random.uniform(angle_key, minval=-jnp.pi, maxval=jnp.pi)
-    speed = jax.random.uniform(speed_key, minval=-2.0, maxval=2.0)
-
-    def move(state: tuple[jax.Array, jax.Array], push: jax.Array) -> Any:
-        angle, speed = state
-        for _ in range(4):  # a fine step of symplectic Euler
-            speed = speed - 0.1 * jnp.sin(angle)
-            angle = angle + 0.1 * speed
-        return (angle, speed + 0.05 * push), angle
-
-    _, angles = jax.lax.scan(move, (angle, speed), jax.random.normal(push_key, (LENGTH,)))
-    at = jnp.linspace(-1.0, 1.0, SIDE)
-    across = jnp.square(at[None, None] - 0.7 * jnp.sin(angles)[:, None, None])
-    down = jnp.square(at[None, :, None] - 0.7 * jnp.cos(angles)[:, None, None])
-    p = 0.01 + 0.97 * jnp.exp(-0.5 * (across + down) / 0.2**2)
-    return jax.random.bernoulli(pixel_key, p).astype(float)[..., None]
+def mlp(*hidden: int) -> partial[nn.MLP]:
+    return partial(nn.MLP, hidden=hidden)
 
 
 def residual(conditional: Any, z: jax.Array) -> jaxvae.Normal:
@@ -83,28 +67,16 @@ def of_pair(conditional: Any, pair: tuple[jax.Array, jax.Array]) -> Any:
     return conditional(jnp.concatenate(pair))
 
 
-def mlp(*hidden: int) -> partial[nn.MLP]:
-    return partial(nn.MLP, hidden=hidden)
-
-
 def make(dynamics: Any, key: jax.Array) -> jaxvae.VAE:
     rngs, d = nnx.Rngs(key), (LATENT,)
-
-    def conditional(network: Any, head: Any, n: tuple[int, ...], m: tuple[int, ...]) -> Any:
-        return nn.Conditional(network, head, n, m, rngs=rngs)
-
-    transition = (
-        Partial(forgetful)
-        if dynamics is None
-        else Partial(residual, conditional(dynamics, nn.SharedScaleHead(0.3), d, d))
-    )
-    summary = Partial(
-        backwards,
-        mlp(HIDDEN)(SHAPE, (HIDDEN,), rngs=rngs),
-        nnx.GRUCell(HIDDEN, HIDDEN, rngs=rngs),
-    )
+    conditional = partial(nn.Conditional, rngs=rngs)
+    transition = Partial(forgetful)
+    if dynamics is not None:
+        transition = Partial(residual, conditional(dynamics, nn.SharedScaleHead(0.3), d, d))
+    embed, cell = mlp(HIDDEN)(SHAPE, (HIDDEN,), rngs=rngs), nnx.GRUCell(HIDDEN, HIDDEN, rngs=rngs)
     step = conditional(mlp(HIDDEN), nn.NormalHead(), (LATENT + HIDDEN,), d)
     emission = conditional(mlp(HIDDEN, HIDDEN), nn.BernoulliHead(), d, SHAPE)
+    summary = Partial(backwards, embed, cell)
     return jaxvae.VAE(
         encode=Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
         decode=Partial(emissions, emission),
@@ -118,9 +90,8 @@ METHODS = {"nonlinear": mlp(64), "linear": mlp(), "none": None}
 @jax.jit
 def bounds(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> jax.Array:
     """The importance-weighted bound on -log p(x), nats a frame, of each sequence."""
-    keys = jax.random.split(key, len(xs))
     iwae = partial(jaxvae.iwae, model, num_samples=SAMPLES)
-    return jax.lax.map(lambda kx: -iwae(*kx)[0] / LENGTH, (keys, xs))
+    return each(lambda key, x: -iwae(key, x)[0] / LENGTH, key, xs)
 
 
 def forecast(model: Any, key: jax.Array, x: jax.Array) -> Any:
@@ -135,42 +106,24 @@ def forecast(model: Any, key: jax.Array, x: jax.Array) -> Any:
 def forecast_nlls(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> jax.Array:
     """-log p(x_t | frames seen), nats, of each frame to come on its own: shape [n, T - SEEN]."""
 
-    def one(key_x: Any) -> jax.Array:
-        key, x = key_x
-
+    def one(key: jax.Array, x: jax.Array) -> jax.Array:
         def log_p(key: jax.Array) -> jax.Array:
             frames = forecast(model, key, x).parts
             return jax.vmap(lambda d, frame: d.log_prob(frame))(frames, x[SEEN:])
 
         return -jax.vmap(jaxvae.log_mean_exp, 1)(jax.vmap(log_p)(jax.random.split(key, SAMPLES)))
 
-    return jax.lax.map(one, (jax.random.split(key, len(xs)), xs))
+    return each(one, key, xs)
 
 
-@styled
-def draw(models: dict[str, Any], nlls: dict[str, np.ndarray], x: jax.Array) -> Any:
-    picture = figure(6.6, 5.0)
-    *rows, below = picture.subplots(2 + len(models), height_ratios=(*[1] * (1 + len(models)), 6))
-    ahead = jax.jit(lambda *args: forecast(*args).mean())
-    for ax, (name, model) in zip(rows, {"truth": None, **models}.items(), strict=True):
-        later = x[SEEN:] if model is None else ahead(model, jax.random.key(0), x)
-        show_images(ax, jnp.concatenate([x[:SEEN], later]).reshape(LENGTH, -1), name)
-        ax.axvline(SEEN * (SIDE + 2) - 0.5, color=BLUE)
-    rows[0].set_title(f"{SEEN} frames seen, and one forecast of the {LENGTH - SEEN} after them")
-    frames = np.arange(SEEN + 1, LENGTH + 1)
-    for (name, values), color, mark in zip(nlls.items(), (BLUE, ORANGE, GREY), "os^", strict=True):
-        below.plot(frames, values.mean(axis=0), marker=mark, color=color, label=name)
-        below.fill_between(frames, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2)
-    title = f"Forecasts of one frame, {len(nlls['linear'])} seeds: mean and range"
-    below.set(title=title, xlabel="frame", ylabel="-log p(x_t | frames seen), nats")
-    below.legend(title="dynamics")
-    return picture
+def film(x: jax.Array, later: jax.Array) -> jax.Array:
+    """The frames seen, a grey one, and those after them."""
+    return jnp.concatenate([x[:SEEN], jnp.full((1, *SHAPE), 0.5), later])
 
 
 def main() -> None:
-    make_data = jax.jit(jax.vmap(pendulum))
-    xs = make_data(jax.random.split(jax.random.key(98), SEQUENCES))
-    test = make_data(jax.random.split(jax.random.key(99), TESTS))
+    draw = jax.jit(pendulums, static_argnums=(1, 2))
+    xs, test = draw(jax.random.key(98), SEQUENCES, LENGTH), draw(jax.random.key(99), TESTS, LENGTH)
     warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * (SEQUENCES // BATCH))
 
     def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, Any]:
@@ -178,33 +131,20 @@ def main() -> None:
         nlls = forecast_nlls(model, forecast_key, test).mean(axis=0)
         return {
             "nats a frame": jnp.mean(bounds(model, bound_key, test)),
+            "nats a frame of the forecast": jnp.mean(nlls),
             **{f"nats of frame {SEEN + 1 + t}": nll for t, nll in enumerate(nlls)},
         }
 
-    def run(dynamics: Any, key: jax.Array) -> jaxvae.VAE:
-        optimizer = optax.adam(1e-3)
-        return train(
-            partial(make, dynamics),
-            OBJECTIVE,
-            optimizer,
-            key,
-            xs,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-            beta=warm_up,
-        )
-
-    runs = {name: partial(run, dynamics) for name, dynamics in METHODS.items()}
-    results, models = compare("deep_markov", runs, measure, seeds=SEEDS)
-    frames = range(SEEN + 1, LENGTH + 1)
-    later = {
-        name: np.array([[row[f"nats of frame {t}"] for t in frames] for row in rows])
-        for name, rows in results.items()
+    how: Any = {"images": xs, "epochs": EPOCHS, "batch_size": BATCH, "beta": warm_up}
+    runs = {
+        name: partial(train, partial(make, dynamics), OBJECTIVE, **how)
+        for name, dynamics in METHODS.items()
     }
-    for name, nlls in later.items():
-        print(f"{name}, forecast: {nlls.mean():.3f}, seeds {nlls.mean(axis=1)}")
-    firsts = {name: of_seeds[0] for name, of_seeds in models.items()}
-    save(draw(firsts, later, test[0]), Path("runs/deep_markov/forecasts.png"))
+    trained, ahead = compare("deep_markov", runs, measure, seeds=SEEDS), jax.jit(forecast)
+    films = {"truth": film(test[0], test[0][SEEN:])}
+    for name, model in trained.firsts.items():
+        films[name] = film(test[0], ahead(model, jax.random.key(0), test[0]).mean())
+    image_rows(Path("runs/deep_markov/forecasts.png"), films)
 
 
 if __name__ == "__main__":

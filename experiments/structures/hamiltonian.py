@@ -25,7 +25,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 import jaxvae
@@ -62,8 +61,7 @@ def main() -> None:
     test = test[jax.random.permutation(jax.random.key(98), len(test))[:IMAGES]]
 
     def run(make: Any, key: jax.Array) -> Any:
-        optimizer = optax.adam(1e-3)
-        return train(make, OBJECTIVE, optimizer, key, images, epochs=EPOCHS, batch_size=BATCH)
+        return train(make, OBJECTIVE, key, images, epochs=EPOCHS, batch_size=BATCH)
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         bound_key, key = jax.random.split(key)

@@ -36,19 +36,16 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import inputs
-from experiments.plotting import figure, save, show_images, styled
+from experiments.evaluate import each, inputs
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.divergences import value_of
+from jaxvae.protocols import mean_of
 
 STYLE, CHOICES, EPOCHS, WARM_UP, BATCH, SEEDS = 8, 10, 4, 4, 100, 3
-TEMPERATURE, GAMMA, CAPACITY = 2 / 3, 10.0, 5.0
-SHAPE = (28, 28, 1)
+TEMPERATURE, GAMMA, CAPACITY, SHAPE = 2 / 3, 10.0, 5.0, (28, 28, 1)
 HEAD = nn.ProductHead(
-    (
-        ("choice", nn.HeadOf(jaxvae.OneHotCategorical, (nn.Real("n"),)), (CHOICES,)),
-        ("style", nn.NormalHead(), (STYLE,)),
-    )
+    (("choice", nn.OneHotHead(), (CHOICES,)), ("style", nn.NormalHead(), (STYLE,)))
 )
 
 
@@ -66,21 +63,6 @@ def of_both(network: Any, z: dict[str, jax.Array]) -> Any:
     return network(jnp.concatenate([z["choice"], z["style"]]))
 
 
-def choice_by(estimator: Any) -> Any:
-    """The gradient of the style by its path and of the choice by `estimator`, one sample."""
-
-    def gradient(reduction: Any, term: Any, q: Any, keys: jax.Array) -> tuple[jax.Array, Any]:
-        style_key, choice_key = jax.random.split(keys[0])
-        style, log_style = q.parts["style"].sample_and_log_prob(style_key)
-
-        def given_style(_: Any, choice: jax.Array, log_choice: jax.Array) -> tuple[jax.Array, Any]:
-            return term(q, {"choice": choice, "style": style}, log_style + log_choice)
-
-        return estimator(reduction, given_style, q.parts["choice"], choice_key[None])
-
-    return gradient
-
-
 def rates(q: Any, p: Any) -> dict[str, jax.Array]:
     p = value_of(p)
     return {part: jaxvae.kl_divergence(q.parts[part], p.parts[part]) for part in q.parts}
@@ -93,17 +75,16 @@ def capacity(q: Any, p: Any, z: Any, log_q: jax.Array, *, share: Any) -> jax.Arr
     return GAMMA * (jnp.abs(kl["style"] - style) + jnp.abs(kl["choice"] - choice))
 
 
-def bound(model: Any, key: jax.Array, x: Any, *, estimator: Any, share: Any = None) -> Any:
-    rate = jaxvae.auto_kl if share is None else partial(capacity, share=share)
-    return jaxvae.elbo(model, key, x, gradient=estimator, rate=rate)
+def held(model: Any, key: jax.Array, x: Any, *, gradient: Any, share: Any) -> Any:
+    return jaxvae.elbo(model, key, x, gradient=gradient, rate=partial(capacity, share=share))
 
 
-SUM = choice_by(jaxvae.enumerate)
-RELAX = choice_by(partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE))
-METHODS = {  # how the choice is drawn, and whether its rate is held at a capacity
-    "summed": (SUM, False),
-    "relaxed": (RELAX, False),
-    "relaxed, capacity": (RELAX, True),
+SUM = jaxvae.of_part("choice", jaxvae.enumerate)
+RELAX = jaxvae.of_part("choice", partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE))
+METHODS = {  # the bound, and how the choice is drawn
+    "summed": partial(jaxvae.elbo, gradient=SUM),
+    "relaxed": partial(jaxvae.elbo, gradient=RELAX),
+    "relaxed, capacity": partial(held, gradient=RELAX),
 }
 
 
@@ -111,14 +92,13 @@ METHODS = {  # how the choice is drawn, and whether its rate is held at a capaci
 def of_images(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> dict[str, jax.Array]:
     """Of each image: the ELBO with the choice summed out, its rates, and the likeliest choice."""
 
-    def one(key_x: Any) -> dict[str, jax.Array]:
-        key, x = key_x
+    def one(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         q: Any = model.encode(x)
         choice = jnp.argmax(q.parts["choice"].logits)
         kl = {f"rate of {part}": value for part, value in rates(q, model.prior).items()}
         return {"ELBO": jaxvae.elbo(model, key, x, gradient=SUM)[0], "cluster": choice, **kl}
 
-    return jax.lax.map(one, (jax.random.split(key, len(xs)), xs), batch_size=100)
+    return each(one, key, xs, batch_size=100)
 
 
 def accuracy(clusters: Any, labels: Any) -> float:
@@ -128,50 +108,34 @@ def accuracy(clusters: Any, labels: Any) -> float:
     return counts.max(axis=1).sum() / len(labels)
 
 
-@styled
-def draw(models: dict[str, jaxvae.VAE]) -> Any:
-    picture = figure(8.4, 4.3)
-    choices, styles = jnp.eye(CHOICES), jax.random.normal(jax.random.key(0), (6, STYLE))
-    for ax, (name, model) in zip(picture.subplots(1, len(models)), models.items(), strict=True):
-
-        def at(choice: jax.Array, style: jax.Array, model: Any = model) -> jax.Array:
-            return model.decode({"choice": choice, "style": style}).mean()
-
-        images = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(choices, styles)
-        show_images(ax, images.reshape(CHOICES * len(styles), -1), rows=CHOICES)
-        ax.set(title=name, xlabel="a draw of the style a column")
-    picture.axes[0].set_ylabel("a choice a row", rotation=90)
-    return picture
+@jax.jit
+def album(model: jaxvae.VAE, key: jax.Array) -> jax.Array:
+    """A choice a column, and a draw of the style in each of three rows."""
+    style, choice = jax.random.normal(key, (3, STYLE)), jnp.eye(CHOICES)
+    z = {"choice": jnp.tile(choice, (3, 1)), "style": jnp.repeat(style, CHOICES, axis=0)}
+    return jax.vmap(lambda z: mean_of(model.decode(z)))(z)
 
 
 def main() -> None:
     data: Any = load("mnist")
     images = jnp.asarray(data.train.images)
     test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
+    warm_up = optax.linear_schedule(0.0, 1.0, WARM_UP * (len(images) // BATCH))
+
+    def run(bound: Any, key: jax.Array) -> jaxvae.VAE:
+        objective = jaxvae.preprocessed(bound, jaxvae.binarize)
+        hyper: Any = {"share": warm_up} if bound.func is held else {}
+        return train(make, objective, key, images, epochs=EPOCHS, batch_size=BATCH, **hyper)
 
     def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, Any]:
         numbers = of_images(model, key, test)
         accurate = accuracy(numbers.pop("cluster"), data.test.labels)
         return {name: jnp.mean(value) for name, value in numbers.items()} | {"accuracy": accurate}
 
-    warm_up = optax.linear_schedule(0.0, 1.0, WARM_UP * (len(images) // BATCH))
-
-    def run(estimator: Any, held: bool, key: jax.Array) -> jaxvae.VAE:
-        return train(
-            make,
-            jaxvae.preprocessed(partial(bound, estimator=estimator), jaxvae.binarize),
-            optax.adam(1e-3),
-            key,
-            images,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-            **({"share": warm_up} if held else {}),
-        )
-
-    runs = {name: partial(run, *method) for name, method in METHODS.items()}
-    _, models = compare("joint_latents", runs, measure, seeds=SEEDS)
-    firsts = {name: of_seeds[0] for name, of_seeds in models.items()}
-    save(draw(firsts), Path("runs/joint_latents/choices.png"))
+    runs = {name: partial(run, bound) for name, bound in METHODS.items()}
+    trained = compare("joint_latents", runs, measure, seeds=SEEDS)
+    rows = {name: album(model, jax.random.key(0)) for name, model in trained.firsts.items()}
+    image_rows(Path("runs/joint_latents/choices.png"), rows, lines=3)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logit
@@ -38,71 +37,32 @@ from jax.tree_util import Partial
 
 import jaxvae
 from experiments.comparison import compare, train
+from experiments.datasets.mixed_table import clusters, table, truth
+from experiments.evaluate import each
 from jaxvae import nn
 from jaxvae.imputation import impute
 
-CLUSTERS, ROWS, TEST_ROWS, MISSING = 6, 2000, 1000, 0.25
-LATENT, EPOCHS, BATCH, SEEDS, K, SAMPLES = 4, 100, 100, 3, 10, 100
-
-CHOICE = nn.HeadOf(jaxvae.OneHotCategorical, (nn.Real("n"),))
+ROWS, TEST_ROWS, MISSING, LATENT = 2000, 1000, 0.25, 4
+EPOCHS, BATCH, SEEDS, K, SAMPLES = 100, 100, 3, 10, 100
+ENTRIES = 17 + 12  # of a row, a choice one-hot, and of its mask
 COLUMNS = (
     ("real", nn.NormalHead(), (4,)),
     ("count", nn.HeadOf(jaxvae.Poisson, (nn.Positive("n"),)), (3,)),
-    ("choice of 4", CHOICE, (4,)),
-    ("choice of 3", CHOICE, (3,)),
+    ("choice of 4", nn.OneHotHead(), (4,)),
+    ("choice of 3", nn.OneHotHead(), (3,)),
     ("yes", nn.BernoulliHead(), (3,)),
 )
 
 
-def truth() -> jaxvae.VAE:
-    """The clusters, drawn once and for all."""
-    keys = iter(jax.random.split(jax.random.key(2026), 6))
-
-    def normal(*shape):
-        return jax.random.normal(next(keys), (CLUSTERS, *shape))
-
-    columns = jaxvae.Product(
-        {
-            "real": jaxvae.Normal(1.5 * normal(4), jnp.full((CLUSTERS, 4), 0.7)),
-            "count": jaxvae.Poisson(jnp.exp(1.0 + 0.8 * normal(3))),
-            "choice of 4": jaxvae.OneHotCategorical(1.5 * normal(4)),
-            "choice of 3": jaxvae.OneHotCategorical(1.5 * normal(3)),
-            "yes": jaxvae.Bernoulli(1.5 * normal(3)),
-        }
-    )
-    return clusters(0.5 * normal(), columns)
-
-
-def clusters(logits: Any, columns: Any) -> jaxvae.VAE:
-    """A mixture as a VAE of one discrete latent, with its exact posterior: columns are stacked."""
-    return jaxvae.VAE(
-        encode=Partial(which, logits, columns),
-        decode=Partial(lambda columns, z: jaxvae.Masked(row(columns, z)), columns),
-        prior=jaxvae.Categorical(logits),
-    )
-
-
-def row(columns: Any, z: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[z], columns)
-
-
-def which(logits: Any, columns: Any, event: Any) -> jaxvae.Categorical:
-    log_p = jax.vmap(lambda d: jaxvae.Masked(d).log_prob(event))(columns)
-    return jaxvae.Categorical(jax.nn.log_softmax(logits) + log_p)
-
-
 def columns_alone(events: Any) -> jaxvae.VAE:
     """One cluster: the maximum likelihood of each column from its observed entries."""
+
+    def moment(x: jax.Array, mask: jax.Array, power: int = 1) -> jax.Array:
+        return jnp.mean(x**power, axis=0, where=jnp.broadcast_to(beside(mask, x), x.shape))
+
     xs, masks = events
-
-    def mean_of(of):
-        return {
-            name: jnp.mean(x, axis=0, where=jnp.broadcast_to(beside(masks[name], x), x.shape))
-            for name, x in of.items()
-        }
-
-    mean, square = mean_of(xs), mean_of(jax.tree.map(jnp.square, xs))
-    spread = jnp.sqrt(square["real"] - jnp.square(mean["real"]))
+    mean = jax.tree.map(moment, xs, masks)
+    spread = jnp.sqrt(moment(xs["real"], masks["real"], 2) - jnp.square(mean["real"]))
     columns = jaxvae.Product(
         {
             "real": jaxvae.Normal(mean["real"], spread),
@@ -129,73 +89,46 @@ def features(network: Any, event: Any) -> Any:
     return network(jnp.concatenate([ravel_pytree(seen)[0], ravel_pytree(mask)[0]]))
 
 
-def vae(size: int, key: jax.Array) -> jaxvae.VAE:
+def vae(key: jax.Array) -> jaxvae.VAE:
     rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=(64, 64))
     head = nn.MaskedHead(nn.ProductHead(COLUMNS))
+    encode = nn.Conditional(mlp, nn.NormalHead(), (ENTRIES,), (LATENT,), rngs=rngs)
     return jaxvae.VAE(
-        encode=Partial(
-            features, nn.Conditional(mlp, nn.NormalHead(), (size,), (LATENT,), rngs=rngs)
-        ),
+        encode=Partial(features, encode),
         decode=nn.Conditional(mlp, head, (LATENT,), (), rngs=rngs),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
 
 
-def table(key: jax.Array, rows: int) -> Any:
-    """Rows of the truth, and masks of what of them is seen."""
-    key, mask_key = jax.random.split(key)
-
-    def draw(key):
-        model, (z_key, key) = truth(), jax.random.split(key)
-        x_given_z: Any = model.decode(model.prior.sample(z_key))
-        return x_given_z.distribution.sample(key)
-
-    xs = jax.vmap(draw)(jax.random.split(key, rows))
-    whole = {name: x.shape[:1] if "choice" in name else x.shape for name, x in xs.items()}
-    keys = dict(zip(xs, jax.random.split(mask_key, len(xs)), strict=True))
-    return xs, {name: jax.random.bernoulli(keys[name], 1 - MISSING, whole[name]) for name in xs}
-
-
 @jax.jit
 def measure(key: jax.Array, model: Any) -> dict[str, jax.Array]:
-    table_key, key = jax.random.split(key)
-    xs, masks = table(table_key, TEST_ROWS)
-    keys = jax.random.split(key, (2, TEST_ROWS))
-    each = jax.vmap(partial(impute, num_samples=SAMPLES), (None, 0, 0))
-    means = each(model, keys[0], (xs, masks))
-    log_p = jax.vmap(partial(jaxvae.log_marginal, num_samples=SAMPLES), (None, 0, 0))
-    found = {"nats a row": -jnp.mean(log_p(model, keys[1], (xs, masks)).value)}
+    table_key, impute_key, key = jax.random.split(key, 3)
+    xs, masks = table(table_key, TEST_ROWS, missing=MISSING)
+    fill, log_p = (partial(f, model, num_samples=SAMPLES) for f in (impute, jaxvae.log_marginal))
+    means = each(fill, impute_key, (xs, masks), batch_size=100)
+    log_p = each(log_p, key, (xs, masks), batch_size=100).value
+    found = {"nats a row": -jnp.mean(log_p)}
     for name, x in xs.items():
         gap, mean = ~masks[name], means[name]
         if name in ("real", "count"):
             found[f"RMSE, {name}"] = jnp.sqrt(jnp.mean(jnp.square(mean - x), where=gap))
         else:
-            said = (mean > 0.5) if name == "yes" else jnp.argmax(mean, axis=-1)
-            right = (x > 0.5) if name == "yes" else jnp.argmax(x, axis=-1)
-            found[f"% wrong, {name}"] = 100.0 * jnp.mean(said != right, where=gap)
+            said, truth = ((a > 0.5) if name == "yes" else jnp.argmax(a, -1) for a in (mean, x))
+            found[f"% wrong, {name}"] = 100.0 * jnp.mean(said != truth, where=gap)
     return found
 
 
 def main() -> None:
-    def run(key):
+    def of_table(fit: Any, key: jax.Array) -> Any:
         table_key, key = jax.random.split(key)
-        events = table(table_key, ROWS)
-        size = sum(leaf[0].size for leaf in jax.tree.leaves(events))
-        return train(
-            partial(vae, size),
-            partial(jaxvae.iwae, num_samples=K),
-            optax.adam(1e-3),
-            key,
-            events,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-        )
+        return fit(key, table(table_key, ROWS, missing=MISSING))
 
-    def alone(key):
-        table_key, _ = jax.random.split(key)
-        return columns_alone(table(table_key, ROWS))
-
-    runs = {"columns alone": alone, "VAE": run, "truth": lambda key: truth()}
+    how: Any = {"epochs": EPOCHS, "batch_size": BATCH}
+    runs = {
+        "columns alone": partial(of_table, lambda _, events: columns_alone(events)),
+        "VAE": partial(of_table, partial(train, vae, partial(jaxvae.iwae, num_samples=K), **how)),
+        "truth": lambda _: truth(),
+    }
     compare("mixed_table", runs, measure, seeds=SEEDS)
 
 

@@ -30,15 +30,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import inputs
-from experiments.plotting import figure, save, show_images, styled
+from experiments.evaluate import each, inputs
+from experiments.latents import classifier
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.multimodal import (
     Multimodal,
@@ -62,19 +62,17 @@ def mlp(*hidden: int) -> partial[nn.MLP]:
     return partial(nn.MLP, hidden=hidden)
 
 
-CHOICE = nn.HeadOf(jaxvae.OneHotCategorical, (nn.Real("n"),))
-
-
 def make(join: Any, key: jax.Array) -> Multimodal:
-    rngs, normal, n, k = nnx.Rngs(key), nn.NormalHead(), (LATENT,), (CLASSES,)
+    conditional, normal = partial(nn.Conditional, rngs=nnx.Rngs(key)), nn.NormalHead()
+    n, k = (LATENT,), (CLASSES,)
     return Multimodal(
         experts=(
-            nn.Conditional(mlp(256, 128), normal, SHAPE, n, rngs=rngs),
-            nn.Conditional(mlp(64), normal, k, n, rngs=rngs),
+            conditional(mlp(256, 128), normal, SHAPE, n),
+            conditional(mlp(64), normal, k, n),
         ),
         likelihoods=(
-            nn.Conditional(mlp(128, 256), nn.BernoulliHead(), n, SHAPE, rngs=rngs),
-            nn.Conditional(mlp(64), CHOICE, n, k, rngs=rngs),
+            conditional(mlp(128, 256), nn.BernoulliHead(), n, SHAPE),
+            conditional(mlp(64), nn.OneHotHead(), n, k),
         ),
         prior=jaxvae.StandardNormal(n),
         join=Partial(join),
@@ -89,76 +87,40 @@ def some_of(masks: tuple[tuple[bool, bool], ...], key: jax.Array, pair: Any) -> 
     return x, tuple(jnp.array(masks)[which])
 
 
-def run(name: str, data: Any, key: jax.Array) -> Multimodal:
+def run(name: str, pairs: Any, key: jax.Array) -> Multimodal:
     join, masks, gradient = METHODS[name]
-    objective = jaxvae.preprocessed(
-        partial(jaxvae.elbo, gradient=gradient), partial(some_of, masks)
-    )
-    optimizer = optax.adam(1e-3)
-    return train(
-        partial(make, join), objective, optimizer, key, data, epochs=EPOCHS, batch_size=BATCH
-    )
-
-
-def classifier(key: jax.Array, data: Any) -> Any:
-    """image -> label, trained by itself: the judge of generated images."""
-
-    def log_likelihood(judge: Any, key: jax.Array, pair: Any) -> tuple[jax.Array, None]:
-        image, label = pair
-        return judge(jaxvae.binarize(key, image)).log_prob(jax.nn.one_hot(label, CLASSES)), None
-
-    def make_judge(key: jax.Array) -> Any:
-        return nn.Conditional(mlp(256), CHOICE, SHAPE, (CLASSES,), rngs=nnx.Rngs(key))
-
-    rate = optax.adam(1e-3)
-    return train(make_judge, log_likelihood, rate, key, data, epochs=EPOCHS, batch_size=BATCH)
+    elbo = partial(jaxvae.elbo, gradient=gradient)
+    objective = jaxvae.preprocessed(elbo, partial(some_of, masks))
+    return train(partial(make, join), objective, key, pairs, epochs=EPOCHS, batch_size=BATCH)
 
 
 @jax.jit
-def crosses(model: Multimodal, key: jax.Array, xs: Any, judge: Any) -> tuple[jax.Array, jax.Array]:
-    """Of each pair: is the label told from the image, and is the image made of it seen as it?"""
-    image_likelihood, label_likelihood = model.likelihoods
+def labels_of(model: Multimodal, key: jax.Array, xs: Any) -> jax.Array:
+    """The most probable label of each image, by the mean of p(y|z) over z ~ q(z|image)."""
 
-    def one(key_x: Any) -> tuple[jax.Array, jax.Array]:
-        key, x = key_x
-        made_key, key = jax.random.split(key)
-        keys = jax.random.split(key, SAMPLES)
-        of_image, of_label = model.encode((x, IMAGE)), model.encode((x, LABEL))
-        tell = jax.vmap(lambda key: label_likelihood(of_image.sample(key)).mean())
-        told = jnp.mean(tell(keys), axis=0)
-        made = judge(image_likelihood(of_label.sample(made_key)).mean()).mean()
-        return jnp.argmax(told) == jnp.argmax(x[1]), jnp.argmax(made) == jnp.argmax(x[1])
+    def one(key: jax.Array, x: Any) -> jax.Array:
+        q, p_y = model.encode((x, IMAGE)), model.likelihoods[1]
+        ps = jax.vmap(lambda key: p_y(q.sample(key)).mean())(jax.random.split(key, SAMPLES))
+        return jnp.argmax(jnp.mean(ps, axis=0))
 
-    return jax.lax.map(one, (jax.random.split(key, len(xs[0])), xs))
+    return each(one, key, xs)
+
+
+@jax.jit
+def images_of(model: Multimodal, key: jax.Array, xs: Any) -> jax.Array:
+    """The mean of p(image|z) at one z ~ q(z|label), for each label."""
+
+    def one(key: jax.Array, x: Any) -> jax.Array:
+        return model.likelihoods[0](model.encode((x, LABEL)).sample(key)).mean()
+
+    return each(one, key, xs)
 
 
 @partial(jax.jit, static_argnames="mask")
 def nlls(model: Multimodal, key: jax.Array, xs: Any, mask: Any) -> jax.Array:
     """-log p of what the mask shows of each pair, in nats."""
-
-    def one(key_x: Any) -> jax.Array:
-        key, x = key_x
-        return jaxvae.log_marginal(model, key, (x, mask), num_samples=SAMPLES).value
-
-    return -jax.lax.map(one, (jax.random.split(key, len(xs[0])), xs))
-
-
-@styled
-def draw(models: dict[str, Multimodal]) -> Any:
-    picture = figure(5.6, 1.35 * len(models) + 0.4)
-    labels = jnp.eye(CLASSES)
-    axes = picture.subplots(len(models))
-    for ax, (name, model) in zip(axes, models.items(), strict=True):
-
-        def made(key: jax.Array, label: jax.Array, model: Any = model) -> jax.Array:
-            q = model.encode(((jnp.zeros(SHAPE), label), LABEL))
-            return model.likelihoods[0](q.sample(key)).mean()
-
-        keys = jax.random.split(jax.random.key(0), (3, CLASSES))
-        images = jax.jit(jax.vmap(jax.vmap(made), (0, None)))(keys, labels)
-        show_images(ax, images.reshape(3 * CLASSES, -1), rows=3)
-        ax.set_title(f"{name}: three images of each label")
-    return picture
+    log_p = partial(jaxvae.log_marginal, model, num_samples=SAMPLES)
+    return -each(lambda key, x: log_p(key, (x, mask)).value, key, xs)
 
 
 def main() -> None:
@@ -166,23 +128,25 @@ def main() -> None:
     pairs = tuple(map(jnp.asarray, (data.train.images, data.train.labels)))
     images, labels = jnp.asarray(data.test.images[:IMAGES]), data.test.labels[:IMAGES]
     xs = inputs(jax.random.key(98), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
-    judge = jax.jit(classifier)(jax.random.key(99), pairs)
 
     def measure(key: jax.Array, model: Multimodal) -> dict[str, jax.Array]:
-        keys = jax.random.split(key, 3)
-        told, made = crosses(model, keys[0], xs, judge)
-        both, label = nlls(model, keys[1], xs, BOTH), nlls(model, keys[2], xs, LABEL)
+        keys = jax.random.split(key, 4)
+        both, label = nlls(model, keys[0], xs, BOTH), nlls(model, keys[1], xs, LABEL)
+        made = classifier.labels(images_of(model, keys[2], xs))
         return {
             "nats of -log p(image, label)": jnp.mean(both),
             "nats of -log p(image | label)": jnp.mean(both - label),
-            "label of image": jnp.mean(told),
-            "image of label": jnp.mean(made),
+            "% right, label of image": 100.0 * jnp.mean(labels_of(model, keys[3], xs) == labels),
+            "% right, image of label": 100.0 * jnp.mean(made == labels),
         }
 
     runs = {name: partial(run, name, pairs) for name in METHODS}
-    _, models = compare("multimodal", runs, measure, seeds=SEEDS)
-    firsts = {name: of_seeds[0] for name, of_seeds in models.items()}
-    save(draw(firsts), Path("runs/multimodal/images_of_labels.png"))
+    trained = compare("multimodal", runs, measure, seeds=SEEDS)
+    blank = jnp.zeros((3 * CLASSES, *SHAPE)), jnp.tile(jnp.eye(CLASSES), (3, 1))
+    sheets = {
+        name: images_of(model, jax.random.key(0), blank) for name, model in trained.firsts.items()
+    }
+    image_rows(Path("runs/multimodal/images_of_labels.png"), sheets, lines=3)
 
 
 if __name__ == "__main__":

@@ -35,50 +35,13 @@ from jax.tree_util import Partial
 
 import jaxvae
 from experiments.comparison import compare, train
-from experiments.plotting import BLUE, GREY, RED, figure, save, styled
+from experiments.datasets.sentences import ALPHABET, LENGTH, TOPICS, read, sentences
+from experiments.evaluate import each
 from jaxvae import nn
 
 LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 16, 64, 12, 3, 100, 3, 50
-SENTENCES, TESTS, LENGTH = 12_000, 1000, 58
-TOPICS = (  # nouns, verbs, places
-    ("sailor whale diver pirate", "follow hail rescue", "reef harbour island"),
-    ("farmer horse rooster pig", "groom herd calm", "barn field pond"),
-    ("cook waiter guest baker", "greet serve thank", "oven table kitchen"),
-    ("singer drummer dancer fan", "applaud enjoy join", "stage piano hall"),
-    ("keeper striker runner coach", "tackle train block", "goal track stadium"),
-    ("teacher pupil clerk tutor", "test mark answer", "desk library school"),
-)
-ADJECTIVES, PREPOSITIONS = "old young tired proud", "near by past"
-ALPHABET = ". abcdefghijklmnopqrstuvwxyz"  # what follows the stop is more stops
-BITS = np.log2(6 * 2 * 2 * 4 * 4 * 3 * 4 * 3 * 3)  # of a sentence
+SENTENCES, TESTS = 12_000, 1000
 METHODS = {"no latent": (False, 0.0), "dropout 0": (True, 0.0), "dropout 0.3": (True, 0.3)}
-
-
-def sentence(rng: np.random.Generator) -> tuple[str, int]:
-    """A sentence and its topic."""
-    topic, past, plural = rng.integers(len(TOPICS)), rng.integers(2), rng.integers(2)
-    nouns, verbs, places = TOPICS[topic]
-
-    def one(words: str) -> str:
-        return str(rng.choice(words.split()))
-
-    subject, object = (one(nouns) + "s" * plural for _ in range(2))
-    verb = one(verbs)
-    verb += ("d" if verb.endswith("e") else "ed") if past else "" if plural else "s"
-    place = f"{one(PREPOSITIONS)} the {one(places)}"
-    return f"the {one(ADJECTIVES)} {subject} {verb} the {object} {place}.", int(topic)
-
-
-def sentences(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sentences as numbers, shape [n, T], and their topics."""
-    rng = np.random.default_rng(seed)
-    texts, topics = zip(*(sentence(rng) for _ in range(n)), strict=True)
-    codes = [[ALPHABET.index(c) for c in text.ljust(LENGTH, ".")] for text in texts]
-    return np.array(codes, np.uint8), np.array(topics)
-
-
-def read(codes: Any) -> str:
-    return "".join(ALPHABET[int(c)] for c in codes).split(".")[0] + "."
 
 
 def one_hot(x: jax.Array) -> jax.Array:
@@ -139,13 +102,13 @@ def of_sentences(model: Any, key: jax.Array, xs: jax.Array) -> dict[str, jax.Arr
     """Bits of each sentence, by the bound, its rate, and the mean of its code."""
     vae = model(jnp.ones(LENGTH))
 
-    def one(key_x: Any) -> dict[str, jax.Array]:
-        (elbo_key, key), x = jax.random.split(key_x[0]), key_x[1]
+    def one(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        elbo_key, key = jax.random.split(key)
         bits = -jaxvae.iwae(vae, key, x, num_samples=SAMPLES)[0] / jnp.log(2.0)
         rate = jaxvae.elbo(vae, elbo_key, x)[1].rate / jnp.log(2.0)
         return {"bits": bits, "rate": rate, "mean": vae.encode(x).mean()}
 
-    return jax.lax.map(one, (jax.random.split(key, len(xs)), xs.astype(int)))
+    return each(one, key, xs.astype(int))
 
 
 def topic_accuracy(means: Any, topics: np.ndarray) -> float:
@@ -156,68 +119,36 @@ def topic_accuracy(means: Any, topics: np.ndarray) -> float:
     return float(np.mean(np.argmax(means[half:] @ weights, axis=1) == topics[half:]))
 
 
-def samples(model: Any, key: jax.Array) -> list[list[str]]:
-    """Three sentences from each of three codes."""
-    vae = model(jnp.ones(LENGTH))
-    keys = jax.random.split(key)
-    draw = jax.jit(jax.vmap(lambda z, keys: jax.vmap(vae.decode(z).sample)(keys)))
+@jax.jit
+def samples(model: Any, key: jax.Array) -> jax.Array:
+    """Three sentences from each of three codes, shape [9, T]."""
+    vae, keys = model(jnp.ones(LENGTH)), jax.random.split(key)
+    draw = jax.vmap(lambda z, keys: jax.vmap(vae.decode(z).sample)(keys))
     z = jax.random.normal(keys[0], (3, LATENT))
-    codes = draw(z, jax.random.split(keys[1], (3, 3)))
-    return [[read(line) for line in lines] for lines in np.asarray(codes)]
-
-
-@styled
-def draw(results: dict[str, list[Any]]) -> Any:
-    picture = figure(7.6, 2.8)
-    for ax, what, title in zip(
-        picture.subplots(1, 2),
-        ("bits", "rate"),
-        ("-log p(x) of a sentence", "what of it the latent carries"),
-        strict=True,
-    ):
-        values = [[row[what] for row in rows] for rows in results.values()]
-        ax.bar(list(results), [np.mean(v) for v in values], color=GREY, width=0.6)
-        for i, v in enumerate(values):
-            ax.plot(np.full(len(v), i), v, "o", color=BLUE)
-        ax.set(title=title, ylabel="bits")
-    entropy, _ = picture.axes
-    entropy.axhline(BITS, color=RED, ls="--", label="entropy of the grammar")
-    entropy.set_ylim(0.0, 1.35 * max(row["bits"] for rows in results.values() for row in rows))
-    entropy.legend(loc="upper left")
-    return picture
+    return draw(z, jax.random.split(keys[1], (3, 3))).reshape(9, LENGTH)
 
 
 def main() -> None:
     xs, _ = sentences(0, SENTENCES)
     test, topics = sentences(1, TESTS)
-    train_xs = jnp.asarray(xs)
     warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * (SENTENCES // BATCH))
+    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": optax.adam(2e-3)}
+    how |= {"images": jnp.asarray(xs), "beta": warm_up}
+
+    def run(latent: bool, dropout: float, key: jax.Array) -> Any:
+        made = make if latent else lambda key: Partial(without_latent, make(key))
+        return train(made, objective(dropout), key, **how)
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         numbers = of_sentences(model, key, jnp.asarray(test))
         rows = {what: jnp.mean(numbers[what]) for what in ("bits", "rate")}
         return rows | {"topic": topic_accuracy(numbers["mean"], topics)}
 
-    def run(latent: bool, dropout: float, key: jax.Array) -> Any:
-        return train(
-            make if latent else lambda key: Partial(without_latent, make(key)),
-            objective(dropout),
-            optax.adam(2e-3),
-            key,
-            train_xs,
-            epochs=EPOCHS,
-            batch_size=BATCH,
-            beta=warm_up,
-        )
-
     runs = {name: partial(run, *method) for name, method in METHODS.items()}
-    results, models = compare("text", runs, measure, seeds=SEEDS)
-    folder, texts = Path("runs/text"), []
-    for name, of_seeds in models.items():
-        for lines in samples(of_seeds[0], jax.random.key(0)):
-            texts += [name, *(f"    {line}" for line in lines)]
-    (folder / "samples.txt").write_text("\n".join(texts) + "\n")
-    save(draw(results), folder / "bits.png")
+    trained, texts = compare("text", runs, measure, seeds=SEEDS), []
+    for name, model in trained.firsts.items():
+        texts += [name, *(f"    {read(line)}" for line in samples(model, jax.random.key(0)))]
+    Path("runs/text/samples.txt").write_text("\n".join(texts) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from jaxvae.heads import HeadOf as HeadOf
 from jaxvae.heads import MaskedHead as MaskedHead
 from jaxvae.heads import MultivariateNormalHead as MultivariateNormalHead
 from jaxvae.heads import NormalHead as NormalHead
+from jaxvae.heads import OneHotHead as OneHotHead
 from jaxvae.heads import Positive as Positive
 from jaxvae.heads import ProductHead as ProductHead
 from jaxvae.heads import Real as Real
