@@ -32,6 +32,7 @@ def small():
 SIZES = {"levels": (1, 2), "width": 4, "latents": 2}
 
 
+@pytest.mark.slow
 def test_the_way_down_is_the_library_s(x64):
     """At sigma 0 both go through the means: the same KL at every level, the same likelihood."""
     model = jax.tree.map(lambda leaf: leaf.astype(float), small())

@@ -28,6 +28,7 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_tighter_bounds(tmp_path, capsys):
     # a curve an estimator; pathwise loses by K = 8 and the decoder is one and the same
     tighter_bounds.main(num_draws=2_000, ks=(1, 8), folder=str(tmp_path))
@@ -83,7 +84,7 @@ COMPARISONS = {
 }
 
 
-QUICK = "covariance"
+QUICK = "vamp_prior"
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in COMPARISONS if name != QUICK]
 
 

@@ -244,7 +244,13 @@ def test_bounds_share_their_samples(x64):
 
 
 @pytest.mark.parametrize(
-    "gradient", [pathwise, sticking_the_landing, doubly_reparameterized, vimco]
+    "gradient",
+    [
+        pathwise,
+        sticking_the_landing,
+        pytest.param(doubly_reparameterized, marks=pytest.mark.slow),
+        pytest.param(vimco, marks=pytest.mark.slow),
+    ],
 )
 def test_piwae_has_a_target_for_each_half(gradient, x64):
     """The encoder's gradient is MIWAE's, the decoder's is IWAE's, the value IWAE's: bit for bit."""

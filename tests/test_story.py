@@ -39,6 +39,7 @@ def run(step, digits):
     return {name: np.array(value) for name, value in numbers.items()}
 
 
+@pytest.mark.slow
 def test_the_autoencoder_reconstructs_and_cannot_be_sampled(digits):
     n = run(autoencoder, digits)
     spread = np.sum(np.var(digits.test, axis=0))  # the squared error of the best constant
@@ -72,6 +73,7 @@ def test_prior_sampling_falls_short_and_the_posterior_needs_one_draw(digits):
     assert abs(n["ess_wide_median"][-1] / n["sizes"][-1] - share) < 0.2 * share
 
 
+@pytest.mark.slow
 def test_em_climbs_to_the_closed_form_optimum(digits):
     n = run(em, digits)
     assert abs(n["em_optimum_closed_form"] - 14.209788) < 1e-6
@@ -129,6 +131,7 @@ def test_score_and_pathwise_gradients_agree_and_only_one_is_quiet(digits):
     assert np.allclose(sticking, 8.0 * (n["scales"] - 1.0 / n["scales"]) ** 2, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_only_a_diagonal_posterior_loses(digits):
     n = run(covariance, digits)
     loss = n["diagonal_loss_formula"]

@@ -448,17 +448,24 @@ PAIRS = list(product(PRIORS, POSTERIORS))
 @pytest.mark.parametrize(
     ("prior", "posterior", "likelihood"),
     [
-        (list(PRIORS)[i % len(PRIORS)], posterior, list(LIKELIHOODS)[i])
+        pytest.param(
+            list(PRIORS)[i % len(PRIORS)], posterior, list(LIKELIHOODS)[i],
+            marks=pytest.mark.slow if posterior == "semi-amortized" else [],
+        )
         for i, posterior in enumerate(POSTERIORS)
     ],
-)
+)  # fmt: skip
 def test_swaps_train(prior, posterior, likelihood):
-    """Each prior and each posterior at least once."""
+    """Each prior and each posterior at least once; the one that compiles longest in `make slow`."""
     check(partial(swap, prior, posterior), [likelihood], some_bounds(posterior, POSTERIORS))
 
 
 @pytest.mark.parametrize(
-    ("name", "likelihood"), list(zip(SPECIAL, list(LIKELIHOODS)[-len(SPECIAL) :], strict=True))
+    ("name", "likelihood"),
+    [
+        pytest.param(name, likelihood, marks=pytest.mark.slow if "sphere" in name else [])
+        for name, likelihood in zip(SPECIAL, list(LIKELIHOODS)[-len(SPECIAL) :], strict=True)
+    ],
 )
 def test_spaces_of_latents_train(name, likelihood):
     """Latents that are no vectors; and the likelihoods that are left."""
@@ -507,7 +514,7 @@ def smooth(chosen):
     return pytest.mark.parametrize("posterior", rows)
 
 
-@smooth({"diagonal", "mixture"})
+@smooth({"diagonal"})
 def test_auto_kl_samples_where_there_is_no_closed_form(posterior):
     """The rate is the closed form, which no sample moves, or log q - log p at the sample."""
     for prior in PRIORS:

@@ -74,7 +74,7 @@ def test_a_run_is_a_function_of_its_config(run, tmp_path):
     [
         "--bound iwae --num-samples 3 --likelihood bernoulli --binarization dynamic",
         "--likelihood bernoulli --binarization threshold --beta 0 --validation 0",
-        "--network conv --posterior full --dtype bfloat16",
+        pytest.param("--network conv --posterior full --dtype bfloat16", marks=pytest.mark.slow),
     ],
 )
 def test_options_compose(run, options):

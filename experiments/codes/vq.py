@@ -36,7 +36,7 @@ import jaxvae
 from experiments.comparison import compare
 from experiments.data import load
 from experiments.evaluate import evaluate
-from experiments.plotting import BLACK, BLUE, ORANGE, figure, save, show_images, styled
+from experiments.plotting import BLACK, BLUE, ORANGE, figure, image_rows, save, show_images, styled
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 from jaxvae.quantization import VQVAE, ema_step, init_codebook, perplexity, vq
@@ -117,17 +117,13 @@ def run(step: Any, images: jax.Array, key: jax.Array) -> VQVAE:
     return model._replace(prior=fit(prior_step, prior, prior_key, codes, PRIOR_EPOCHS))
 
 
-@styled
 def draw_reconstructions(path: Path, models: dict[str, VQVAE], test: jax.Array) -> None:
     """Test images and what each model makes of their codes."""
     xs = test[:16].astype(float)
     rows = {"test images": xs}
     for label, model in models.items():
         rows[label] = jax.vmap(lambda x, m=model: mean_of(m.decode(m.encode(x).value)))(xs)
-    picture = figure(7.2, 0.46 * len(rows) + 0.2)
-    for ax, (label, row) in zip(picture.subplots(len(rows), 1), rows.items(), strict=True):
-        show_images(ax, row.reshape(len(xs), -1), label)
-    save(picture, path)
+    image_rows(path, rows)
 
 
 @styled

@@ -1,1 +1,1 @@
-"""The machinery behind `experiments.data`: published files, TFDS builders, reading and caching."""
+"""Behind `experiments.data`: published files, TFDS builders, reading; and data sets that are drawn."""

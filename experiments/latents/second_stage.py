@@ -50,7 +50,7 @@ from experiments.comparison import train
 from experiments.data import load
 from experiments.evaluate import evaluate, inputs
 from experiments.latents.classifier import features
-from experiments.plotting import figure, save, show_images, styled
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.latent_space import tempered
 from jaxvae.protocols import mean_of
@@ -173,16 +173,6 @@ def quality(real: jax.Array, images: jax.Array) -> dict[str, float]:
     return {name: float(number) for name, number in numbers.items()}
 
 
-@styled
-def draw_samples(path: Path, rows: dict[str, jax.Array]) -> None:
-    """Twenty images for each label."""
-    picture = figure(8.2, 0.36 * len(rows) + 0.1)
-    for axis, (label, images) in zip(picture.subplots(len(rows)), rows.items(), strict=True):
-        show_images(axis, images[:20].reshape(20, -1), label)
-        axis.grid(visible=False)
-    save(picture, path)
-
-
 def summary(results: dict[str, list[float]]) -> None:
     for label, values in results.items():
         spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
@@ -231,7 +221,8 @@ def main() -> None:
                 row = f"{label}, T = {t}"
                 rows[row] = generated(cooled, jax.random.fold_in(key, 10 * j + i), DRAWS)
                 note(row, quality(real, rows[row]))
-        draw_samples(FOLDER / f"samples_{seed}.png", rows)
+        few = {label: images[:20] for label, images in rows.items()}
+        image_rows(FOLDER / f"samples_{seed}.png", few)
     for label, numbers in results.items():
         summary({f"{label}, {name}": values for name, values in numbers.items()})
     (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -33,10 +33,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxvae
-from experiments import plotting
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import evaluate, inputs
+from experiments.evaluate import each, evaluate, inputs
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 
@@ -77,23 +77,15 @@ def distance(key: jax.Array, model: Any, xs: jax.Array) -> jax.Array:
     return jaxvae.sliced_wasserstein(z, draws, directions)
 
 
-@plotting.styled
-def draw(models: dict[str, Any], xs: jax.Array, path: Path) -> None:
+def album(models: dict[str, Any], xs: jax.Array) -> dict[str, jax.Array]:
     """A row of reconstructions and a row of draws from the prior for each model."""
-    picture = plotting.figure(7.0, 1.0 + 0.75 * (1 + 2 * len(models)))
-    axes = picture.subplots(1 + 2 * len(models), 1)
-    plotting.show_images(axes[0], xs.reshape(SHOWN, -1), "test images")
+    rows = {"test images": xs}
     for row, (label, model) in enumerate(models.items()):
-        of_x, of_z = jax.random.split(jax.random.key(row), (2, SHOWN))
-        again = jax.vmap(lambda key, x, m=model: mean_of(jaxvae.reconstruct(m, key, x)))(of_x, xs)
-        new = jax.vmap(lambda key, m=model: mean_of(jaxvae.generate(m, key)))(of_z)
-        for ax, images, what in (
-            (axes[1 + 2 * row], again, "reconstructed"),
-            (axes[2 + 2 * row], new, "drawn"),
-        ):
-            plotting.show_images(ax, images.reshape(SHOWN, -1), f"{label}\n{what}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plotting.save(picture, path)
+        of_x, of_z = jax.random.split(jax.random.key(row))
+        again = each(lambda key, x, m=model: mean_of(jaxvae.reconstruct(m, key, x)), of_x, xs)
+        new = each(lambda key, _, m=model: mean_of(jaxvae.generate(m, key)), of_z, xs)
+        rows |= {f"{label}, again": again, f"{label}, drawn": new}
+    return rows
 
 
 def main() -> None:
@@ -117,9 +109,9 @@ def main() -> None:
         }
 
     runs = {label: run(objective) for label, objective in OBJECTIVES.items()}
-    _, models = compare("regularizers/autoencoders", runs, measure, seeds=SEEDS)
-    firsts = {label: of_seeds[0] for label, of_seeds in models.items()}
-    draw(firsts, test[:SHOWN], Path("runs/regularizers/autoencoders/samples.png"))
+    trained = compare("regularizers/autoencoders", runs, measure, seeds=SEEDS)
+    rows = album(trained.firsts, test[:SHOWN])
+    image_rows(Path("runs/regularizers/autoencoders/samples.png"), rows)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.latents.classifier import features
-from experiments.latents.second_stage import draw_samples, generated, mixture, reconstructed
+from experiments.latents.second_stage import generated, mixture, reconstructed
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.regularized_autoencoder import gradient_penalty, rae, weight_penalty
 from jaxvae.sample_quality import sample_frechet_distance
@@ -108,12 +109,12 @@ def main() -> None:
         }
 
     runs = {label: partial(run, *how) for label, how in OBJECTIVES.items()}
-    _, models = compare(NAME, runs, measure, seeds=SEEDS)
-    rows = {"test images": test}
-    for label, of_seeds in models.items():
-        pictures = album(jax.random.key(1000), of_seeds[0])  # as measured
-        rows |= {f"{label}: {what}": shown for what, shown in pictures.items()}
-    draw_samples(Path("runs") / NAME / "samples.png", rows)
+    trained = compare(NAME, runs, measure, seeds=SEEDS)
+    rows = {"test images": test[:20]}
+    for label, model in trained.firsts.items():
+        pictures = album(jax.random.key(1000), model)  # as measured
+        rows |= {f"{label}: {what}": shown[:20] for what, shown in pictures.items()}
+    image_rows(Path("runs") / NAME / "samples.png", rows)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.latents.classifier import features
-from experiments.latents.second_stage import draw_samples, generated, reconstructed
+from experiments.latents.second_stage import generated, reconstructed
+from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.adversarial import Players
 from jaxvae.image_adversary import Critic, vae_gan
@@ -107,12 +108,12 @@ def main() -> None:
             numbers[f"precision, {what}"], numbers[f"recall, {what}"] = found
         return numbers
 
-    _, models = compare(NAME, {"VAE": alone, "VAE-GAN": against}, measure, seeds=SEEDS)
-    rows = {"test images": test}
-    for label, of_seeds in models.items():
-        images = album(jax.random.key(1000), of_seeds[0])  # as measured
-        rows |= {f"{label}: {what}": shown for what, shown in images.items()}
-    draw_samples(Path("runs") / NAME / "samples.png", rows)
+    trained = compare(NAME, {"VAE": alone, "VAE-GAN": against}, measure, seeds=SEEDS)
+    rows = {"test images": test[:20]}
+    for label, model in trained.firsts.items():
+        images = album(jax.random.key(1000), model)  # as measured
+        rows |= {f"{label}: {what}": shown[:20] for what, shown in images.items()}
+    image_rows(Path("runs") / NAME / "samples.png", rows)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,6 @@ AS_STORED = partial(jaxvae.rescale, max_value=1.0)
 OBJECTIVE = jaxvae.preprocessed(deep_elbo, AS_STORED)
 
 
-class Trained(NamedTuple):
-    """The average of the parameters, and how many steps were skipped."""
-
-    model: DeepHierarchy
-    skipped: jax.Array
-
-
 def optimizer(top_rate: float, steps: int) -> optax.GradientTransformation:
     """Adam that keeps the average, and that does not see a gradient beyond MAX_NORM at all."""
     rate = optax.warmup_cosine_decay_schedule(0.0, top_rate, steps // 20 + 1, steps + 1)
@@ -69,7 +62,12 @@ def optimizer(top_rate: float, steps: int) -> optax.GradientTransformation:
     return optax.MultiSteps(adam, 1, should_skip_update_fn=skip).gradient_transformation()
 
 
-def run(setting: Setting, images: jax.Array, key: jax.Array) -> Trained:
+def say(epoch: Any, bound: Any) -> None:
+    print(f"epoch {epoch}: bound {bound:.2f} nats in training", flush=True)
+
+
+def run(setting: Setting, images: jax.Array, key: jax.Array) -> tuple[DeepHierarchy, jax.Array]:
+    """The average of the parameters, and how many steps were skipped."""
     init_key, key, _ = jax.random.split(key, 3)
     levels, width, rngs = setting.levels, setting.width, nnx.Rngs(init_key)
     steps = setting.epochs * (len(images) // setting.batch)
@@ -79,14 +77,14 @@ def run(setting: Setting, images: jax.Array, key: jax.Array) -> Trained:
     def one(state: Any, number: jax.Array) -> tuple[Any, None]:
         state, terms = epoch(state, key, images, beta=warm_up, free=setting.free)
         bound = -jnp.mean(terms["distortion"] + terms["rate"])
-        jax.debug.print("epoch {}: bound {:.2f} nats in training", number, bound)
+        jax.debug.callback(say, number, bound)
         return state, None
 
     model = deep_hierarchy(SHAPE, levels=levels, width=width, rngs=rngs)
     numbers = 1 + jnp.arange(setting.epochs)
     state, _ = jax.lax.scan(one, jaxvae.init_state(model, adam), numbers)
     average, steps = optax.tree.get(state.opt_state, "average"), state.opt_state.gradient_step
-    return Trained(average, state.step - steps)
+    return average, state.step - steps
 
 
 @jax.jit
@@ -95,20 +93,20 @@ def terms(model: DeepHierarchy, key: jax.Array, images: jax.Array) -> Any:
     return each(partial(OBJECTIVE, model), key, images, batch_size=250)[1]
 
 
-def measure(setting: Setting, images: jax.Array, key: jax.Array, trained: Trained) -> Any:
+def measure(setting: Setting, images: jax.Array, key: jax.Array, trained: Any) -> Any:
     """NLL and bound of all images, nats, and the rate of each level."""
+    (model, skipped), (draw_key, key) = trained, jax.random.split(key)
     rows = jax.random.permutation(jax.random.key(98), len(images))[: setting.images]
-    draw_key, key = jax.random.split(key)
-    drawn = [terms(trained.model, k, images) for k in jax.random.split(draw_key, DRAWS)]
+    drawn = [terms(model, k, images) for k in jax.random.split(draw_key, DRAWS)]
     bounds = -jnp.mean(jnp.stack([t.distortion + t.rate for t in drawn]), axis=0)
-    log_p = log_marginals(trained.model, key, images[rows], AS_STORED, SAMPLES).value
+    log_p = log_marginals(model, key, images[rows], AS_STORED, SAMPLES).value
     gaps, rates = log_p - bounds[rows], jnp.mean(drawn[0].levels, axis=0)
     return {
         "nats NLL": -jnp.mean(bounds) - jnp.mean(gaps),
         "nats bound": jnp.mean(bounds),
         "standard error of the gap": jnp.std(gaps) / len(rows) ** 0.5,
         **{f"nats of level {i}": rate for i, rate in enumerate(rates, start=1)},
-        "steps skipped": trained.skipped,
+        "steps skipped": skipped,
     }
 
 
@@ -129,7 +127,7 @@ def main() -> None:
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
     runs = {"deep hierarchy": partial(run, setting, images)}
     trained = compare("deep_hierarchy", runs, partial(measure, setting, test), seeds=SEEDS)
-    model, xs = trained.firsts["deep hierarchy"].model, test[:20].astype(float)
+    (model, _), xs = trained.firsts["deep hierarchy"], test[:20].astype(float)
     every = jnp.ones(sum(setting.levels))
     rows = {"test images": xs, "reconstructions": pictures(model, xs, every)}
     for n in (0, *np.cumsum(setting.levels)):  # the levels below at the prior's mean

@@ -38,12 +38,11 @@ from experiments.datasets.pendulum import SIDE, pendulums
 from experiments.evaluate import each
 from experiments.plotting import image_rows
 from jaxvae import nn
-from jaxvae.markov import Markov, Smoother, emissions, stepwise_kl
 
 LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 4, 64, 40, 5, 50, 3, 50
 SEQUENCES, TESTS, LENGTH, SEEN = 2000, 500, 16, 8
 SHAPE = (SIDE, SIDE, 1)
-OBJECTIVE = partial(jaxvae.elbo, rate=stepwise_kl)
+OBJECTIVE = partial(jaxvae.elbo, rate=jaxvae.stepwise_kl)
 
 
 def mlp(*hidden: int) -> partial[nn.MLP]:
@@ -78,9 +77,9 @@ def make(dynamics: Any, key: jax.Array) -> jaxvae.VAE:
     emission = conditional(mlp(HIDDEN, HIDDEN), nn.BernoulliHead(), d, SHAPE)
     summary = Partial(backwards, embed, cell)
     return jaxvae.VAE(
-        encode=Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
-        decode=Partial(emissions, emission),
-        prior=Markov(jaxvae.StandardNormal(d), transition, LENGTH),
+        encode=jaxvae.Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
+        decode=Partial(jaxvae.emissions, emission),
+        prior=jaxvae.Markov(jaxvae.StandardNormal(d), transition, LENGTH),
     )
 
 
@@ -99,7 +98,7 @@ def forecast(model: Any, key: jax.Array, x: jax.Array) -> Any:
     now_key, key = jax.random.split(key)
     now = model.encode(x[:SEEN]).sample(now_key)[-1]
     transition = model.prior.transition
-    return model.decode(Markov(transition(now), transition, LENGTH - SEEN).sample(key))
+    return model.decode(jaxvae.Markov(transition(now), transition, LENGTH - SEEN).sample(key))
 
 
 @jax.jit

@@ -40,21 +40,14 @@ from experiments.evaluate import each, inputs
 from experiments.latents import classifier
 from experiments.plotting import image_rows
 from jaxvae import nn
-from jaxvae.multimodal import (
-    Multimodal,
-    mixture_of_experts,
-    mixture_of_products,
-    product_of_experts,
-    stratified,
-)
 
 LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 16, 4, 100, 3, 2000, 100
 SHAPE, CLASSES = (28, 28, 1), 10
 BOTH, IMAGE, LABEL = (True, True), (True, False), (False, True)
 METHODS = {  # join, what is seen in training, gradient
-    "product": (product_of_experts, (BOTH, IMAGE, LABEL), jaxvae.pathwise),
-    "mixture": (mixture_of_experts, (BOTH,), stratified),
-    "mixture of products": (mixture_of_products, (BOTH,), stratified),
+    "product": (jaxvae.product_of_experts, (BOTH, IMAGE, LABEL), jaxvae.pathwise),
+    "mixture": (jaxvae.mixture_of_experts, (BOTH,), jaxvae.stratified),
+    "mixture of products": (jaxvae.mixture_of_products, (BOTH,), jaxvae.stratified),
 }
 
 
@@ -62,10 +55,10 @@ def mlp(*hidden: int) -> partial[nn.MLP]:
     return partial(nn.MLP, hidden=hidden)
 
 
-def make(join: Any, key: jax.Array) -> Multimodal:
+def make(join: Any, key: jax.Array) -> jaxvae.Multimodal:
     conditional, normal = partial(nn.Conditional, rngs=nnx.Rngs(key)), nn.NormalHead()
     n, k = (LATENT,), (CLASSES,)
-    return Multimodal(
+    return jaxvae.Multimodal(
         experts=(
             conditional(mlp(256, 128), normal, SHAPE, n),
             conditional(mlp(64), normal, k, n),
@@ -87,7 +80,7 @@ def some_of(masks: tuple[tuple[bool, bool], ...], key: jax.Array, pair: Any) -> 
     return x, tuple(jnp.array(masks)[which])
 
 
-def run(name: str, pairs: Any, key: jax.Array) -> Multimodal:
+def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.Multimodal:
     join, masks, gradient = METHODS[name]
     elbo = partial(jaxvae.elbo, gradient=gradient)
     objective = jaxvae.preprocessed(elbo, partial(some_of, masks))
@@ -95,7 +88,7 @@ def run(name: str, pairs: Any, key: jax.Array) -> Multimodal:
 
 
 @jax.jit
-def labels_of(model: Multimodal, key: jax.Array, xs: Any) -> jax.Array:
+def labels_of(model: jaxvae.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
     """The most probable label of each image, by the mean of p(y|z) over z ~ q(z|image)."""
 
     def one(key: jax.Array, x: Any) -> jax.Array:
@@ -107,7 +100,7 @@ def labels_of(model: Multimodal, key: jax.Array, xs: Any) -> jax.Array:
 
 
 @jax.jit
-def images_of(model: Multimodal, key: jax.Array, xs: Any) -> jax.Array:
+def images_of(model: jaxvae.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
     """The mean of p(image|z) at one z ~ q(z|label), for each label."""
 
     def one(key: jax.Array, x: Any) -> jax.Array:
@@ -117,7 +110,7 @@ def images_of(model: Multimodal, key: jax.Array, xs: Any) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="mask")
-def nlls(model: Multimodal, key: jax.Array, xs: Any, mask: Any) -> jax.Array:
+def nlls(model: jaxvae.Multimodal, key: jax.Array, xs: Any, mask: Any) -> jax.Array:
     """-log p of what the mask shows of each pair, in nats."""
     log_p = partial(jaxvae.log_marginal, model, num_samples=SAMPLES)
     return -each(lambda key, x: log_p(key, (x, mask)).value, key, xs)
@@ -129,7 +122,7 @@ def main() -> None:
     images, labels = jnp.asarray(data.test.images[:IMAGES]), data.test.labels[:IMAGES]
     xs = inputs(jax.random.key(98), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
 
-    def measure(key: jax.Array, model: Multimodal) -> dict[str, jax.Array]:
+    def measure(key: jax.Array, model: jaxvae.Multimodal) -> dict[str, jax.Array]:
         keys = jax.random.split(key, 4)
         both, label = nlls(model, keys[0], xs, BOTH), nlls(model, keys[1], xs, LABEL)
         made = classifier.labels(images_of(model, keys[2], xs))
