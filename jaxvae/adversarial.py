@@ -84,7 +84,7 @@ def discrimination(discriminator: Any, a: Any, b: Any) -> Array:
     >>> round(float(discrimination(lambda v: 0.0 * v, jnp.array(1.0), jnp.array(2.0))), 5)
     -1.38629
 
-    Goodfellow et al. 2014, equation 1 and theorem 1.
+    Goodfellow et al. 2014, equation 1, proposition 1 and theorem 1.
     """
     check_function("discrimination", "discriminator", discriminator)
     check_leaves("discrimination", "a", a)

@@ -40,7 +40,7 @@ def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) 
     Raises:
       ValueError: as `mmd`, in a batch of one say.
 
-    Tolstikhin et al. 2018, algorithm 2; here the encoder may be random.
+    Tolstikhin et al. 2018, algorithm 2, whose encoder may be random.
     """
     return mmd(*_codes_and_draws(code, key), kernel=kernel)
 
@@ -80,7 +80,7 @@ def info_price(
       weight: lambda, positive.
       kernel: as `mmd` takes it.
 
-    Zhao, Song & Ermon 2019, "InfoVAE", equation 6.
+    Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
     """
     check_scalar("info_price", "alpha", alpha)
     check_scalar("info_price", "weight", weight)

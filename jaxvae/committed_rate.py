@@ -63,7 +63,7 @@ def committed_rate(length: int, alpha: Any) -> Array:
     >>> round(float(committed_rate(32, 0.5)), 4)
     3.491
 
-    Razavi et al. 2019, equation 5 and appendix C.
+    Razavi et al. 2019, section 2.1.
     """
     check_positive("committed_rate", "length", length)
     check_scalar("committed_rate", "alpha", alpha)

@@ -89,7 +89,7 @@ def geco(
       TypeError: `model` is no `Constrained`; or as `elbo`.
       ValueError: `distortion` is no number; or as `elbo`.
 
-    Rezende & Viola 2018, "Taming VAEs", equation 2 and algorithm 1.
+    Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
     _check("geco", model, "distortion", distortion)
     _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)
@@ -127,7 +127,7 @@ def target_rate(
       TypeError: `model` is no `Constrained`; or as `elbo`.
       ValueError: `target` is no number; or as `elbo`.
 
-    Alemi et al. 2018, section 3, at a rate fixed beforehand; the multiplier as in `geco`.
+    Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
     """
     _check("target_rate", model, "target", target)
     _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)

@@ -50,7 +50,7 @@ def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) 
     >>> float(product_of_experts(experts, StandardNormal((1,)), (True, False)).loc[0])
     1.0
 
-    Wu & Goodman 2018, section 2.2.
+    Wu & Goodman 2018, section 2.
     """
     experts, q, present = _checked("product_of_experts", experts, prior, present)
     for expert, here in zip(experts, present, strict=True):
@@ -109,7 +109,7 @@ def mixture_of_products(experts: Sequence[Any], prior: Any, present: Any = None)
     >>> round(float(q.mean()[0]), 5)  # (1 + 2 + 2) / 3
     1.66667
 
-    Sutter, Daunhawer & Vogt 2021, equations 5 and 6; the prior among the experts: Wu & Goodman.
+    Sutter, Daunhawer & Vogt 2021; the prior among the experts: Wu & Goodman.
     """
     experts, p, present = _checked("mixture_of_products", experts, prior, present)
     sets = jnp.array(list(product((False, True), repeat=len(experts)))[1:])
@@ -189,7 +189,7 @@ class Multimodal(NamedTuple):
     >>> model.encode(((x, missing), (True, False))).loc.tolist()
     [0.5, 0.5]
 
-    Wu & Goodman 2018, section 2; missing modalities: equation 4.
+    Wu & Goodman 2018, section 2, modalities missing too.
     """
 
     experts: Sequence[Callable[[Any], Normal]]

@@ -75,7 +75,7 @@ def gradient_penalty(model: Model, key: Array, z: Any) -> Array:
     >>> bool(jnp.abs(jnp.mean(draws) - 6.0) < 0.3)
     True
 
-    Ghosh et al. 2020, section 3.1; the estimate: Hutchinson 1990.
+    Ghosh et al. 2020, section 3.1, there without the 1/2; the estimate: Hutchinson 1990.
     """
     check_key("gradient_penalty", key)
     check_array("gradient_penalty", "z", z)

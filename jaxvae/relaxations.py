@@ -71,7 +71,7 @@ def straight_through(reduction: Reduction, term: Term, q: Any, keys: Array) -> t
     Raises:
       TypeError: the posterior has no mean, as a `Categorical` of labels.
 
-    Bengio, Leonard & Courville 2013, section 4.
+    Bengio, Leonard & Courville 2013.
     """
     check_estimator("straight_through", reduction, term, q, keys)
     mean = mean_of(q)

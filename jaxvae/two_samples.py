@@ -79,7 +79,7 @@ def sliced_wasserstein(x: Any, y: Any, directions: Any) -> Array:
     >>> float(sliced_wasserstein(x, x + 2.0, jnp.eye(2)))
     4.0
 
-    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 9.
+    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 15 and algorithm 1.
     """
     x, y = _points("sliced_wasserstein", x, y)
     check_array("sliced_wasserstein", "directions", directions)

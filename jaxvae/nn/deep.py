@@ -191,7 +191,7 @@ def deep_elbo(
     >>> terms.levels.shape, float(terms.rate)  # at the start, the posterior is the prior
     ((2,), 0.0)
 
-    Child 2021, section 3; free bits: Kingma et al. 2016, equation 15.
+    Child 2021; free bits: Kingma et al. 2016, equation 15.
     """
     if not isinstance(model, DeepHierarchy):
         raise TypeError(

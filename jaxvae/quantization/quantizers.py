@@ -149,7 +149,7 @@ def straight_to(e: Array, z: Array) -> Array:
     >>> jax.grad(lambda z: jnp.square(straight_to(jnp.round(z), z)))(1.2).item()  # 2 e, not 2 z
     2.0
 
-    Bengio, Leonard & Courville 2013, section 4.
+    Bengio, Leonard & Courville 2013.
     """
     check_array("straight_to", "z", z)
     check_shape("straight_to", "e", e, jnp.shape(z))
