@@ -1,1 +1,1 @@
-"""Behind `experiments.data`: published files, TFDS builders, reading; and data sets that are drawn."""
+"""Behind `experiments.data`: published files, TFDS builders; and data sets that are drawn."""
