@@ -3,6 +3,7 @@
 Most of their time is XLA's, so it leaves programs as they are; `make slow` runs all optimised.
 """
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -18,6 +19,10 @@ os.environ.setdefault(
 
 import jax
 import pytest
+
+gc.set_threshold(
+    200_000, 50, 100
+)  # tracing makes many objects and little garbage: a tenth is saved
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -30,6 +30,7 @@ from jaxvae.nn import (
 )
 
 SIZES = [(28, 28), (7, 7), (5, 8), (1, 3)]
+FEW = [pytest.param(size, marks=pytest.mark.slow if size[0] == size[1] else []) for size in SIZES]
 
 
 def rngs(seed=0):
@@ -198,7 +199,7 @@ FORMS = [("gpu", 3, 5), ("cpu", 3, 9), ("cpu", 9, 3)]
 
 
 @pytest.mark.parametrize(("backend", "n", "m"), FORMS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", FEW)
 def test_down_is_a_strided_convolution(size, backend, n, m, x64, monkeypatch):
     # nnx.Conv with a 4x4 kernel, stride 2, SAME: values and every gradient
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -211,7 +212,7 @@ def test_down_is_a_strided_convolution(size, backend, n, m, x64, monkeypatch):
 
 
 @pytest.mark.parametrize(("backend", "n", "m"), FORMS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", FEW)
 def test_up_is_a_transposed_convolution(size, backend, n, m, x64, monkeypatch):
     # jax.lax's, of stride 2, cropped at the end to an odd size: values and every gradient.
     # transpose_kernel flips the kernel and swaps its channels; ours is swapped beforehand

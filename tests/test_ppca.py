@@ -55,11 +55,11 @@ def mean_log_likelihood(params, xs):
     ("k", "exact"),
     [
         (2, 0.005707),
-        (5, 8.907637),
-        (8, 14.209788),
+        pytest.param(5, 8.907637, marks=pytest.mark.slow),
+        pytest.param(8, 14.209788, marks=pytest.mark.slow),
         (10, 17.451947),
-        (16, 23.929443),
-        (20, 27.277300),
+        pytest.param(16, 23.929443, marks=pytest.mark.slow),
+        pytest.param(20, 27.277300, marks=pytest.mark.slow),
         (32, 35.247022),
     ],
 )

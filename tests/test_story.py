@@ -103,6 +103,7 @@ def test_quadrature_is_exact_in_the_linear_model(x64, digits):
         assert np.allclose(nearest.scale_tril, posterior.scale_tril)
 
 
+@pytest.mark.slow
 def test_elbo_and_gap_make_log_p(digits):
     n = run(lower_bound, digits)
     assert n["largest_error_of_elbo_plus_gap"] < 1e-12

@@ -14,14 +14,14 @@ Ours: of 1,000 new rows -log p, nats, from 100 importance samples, and over thei
 the share that is wrong; mean and standard deviation over seeds 0, 1, 2:
 
                           columns alone       VAE                 truth
-    nats a row            17.59 +- 0.13       11.56 +- 0.04       11.21 +- 0.04
-    RMSE, real            1.333 +- 0.021      0.785 +- 0.032      0.755 +- 0.028
-    RMSE, count           5.950 +- 0.295      3.399 +- 0.337      2.849 +- 0.186
-    % wrong, one of 4      51.4 +- 2.3         45.0 +- 4.1         44.9 +- 4.7
-    % wrong, one of 3      41.8 +- 1.8         27.5 +- 2.5         27.2 +- 1.2
-    % wrong, yes or no     37.7 +- 0.9         25.1 +- 1.4         24.9 +- 1.5
+    nats a row            17.59 +- 0.13       11.56 +- 0.03       11.21 +- 0.03
+    RMSE, real            1.333 +- 0.021      0.786 +- 0.032      0.755 +- 0.028
+    RMSE, count           5.950 +- 0.295      3.389 +- 0.306      2.849 +- 0.186
+    % wrong, one of 4      51.4 +- 2.3         44.8 +- 3.9         44.9 +- 4.7
+    % wrong, one of 3      41.8 +- 1.8         27.7 +- 2.4         27.2 +- 1.2
+    % wrong, yes or no     37.7 +- 0.9         24.9 +- 1.4         24.9 +- 1.5
 
-in 1.4 minutes of processor time on one x86-64 core. The VAE is 0.35 nats a row from the truth, and
+in 1.1 minutes of processor time on one x86-64 core. The VAE is 0.35 nats a row from the truth, and
 fills the choices as well as it; counts it fills less well.
 """
 
