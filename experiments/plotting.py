@@ -64,7 +64,9 @@ def image_rows(path: Path, rows: dict[str, Any], *, lines: int = 1) -> None:
         show_images(ax, images.reshape(len(images), -1), label, rows=lines)
         ax.grid(visible=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(picture, path)
+    picture.savefig(
+        path, dpi=110, bbox_inches="tight", pad_inches=0.05
+    )  # with labels of any length
 
 
 def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:

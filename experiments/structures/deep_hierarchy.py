@@ -7,10 +7,20 @@ Images are halved to 14x14, 7x7 and 4x4 by residual cells, and levels of latents
 each posterior its prior moved (Child 2021; Vahdat & Kautz 2020). AdamW, beta warmed up over a fifth
 of the steps, steps with a large gradient skipped; what is measured is the average of the
 parameters. Published for a ladder of twelve layers, NLL(1000): 78.30. NLL is here that of the
-10,000 test images: their bound from 8 samples, and the mean of log p - bound over some of them,
-log p from 1,000 importance samples.
+10,000 test images: their bound from 8 samples, and the mean of log p - bound over 100 of them
+(1,000 on an accelerator), log p from 1,000 importance samples.
 
-TABLE
+Ours without an accelerator, 34 minutes of processor time a seed on one x86-64 core, so all three in
+an hour of two: five levels, width 16, 0.2 nats free at each, 20 epochs of 1,000 steps:
+
+    seed     NLL      bound     levels from the top, nats
+    0        89.21    -94.40    1.44 3.32 11.37 7.30 15.74
+    1        89.18    -93.67    0.73 4.05 12.48 8.74 12.13
+    2        91.27    -96.53    1.17 1.15 16.43 5.90 16.07
+             89.88 +- 1.20      (after 5 epochs 96.49 +- 0.65)
+
+On one H100, ten levels, width 64, none free, 12 epochs of 200 steps, 5.2 s each: 85.00 and 84.82
+for seeds 0 and 1, three or four levels idle. What bounds both is the number of steps.
 """
 
 from functools import partial
