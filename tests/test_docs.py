@@ -13,10 +13,9 @@ ROOT = Path(__file__).parent.parent
     "page",
     [
         "README.md",
-        "docs/guide.md",
-        pytest.param(
-            "docs/bounds.md", marks=pytest.mark.slow
-        ),  # its bounds have tests of their own
+        # what these two show has tests of its own
+        pytest.param("docs/guide.md", marks=pytest.mark.slow),
+        pytest.param("docs/bounds.md", marks=pytest.mark.slow),
         "docs/new_method.md",
         "docs/faults.md",
         "docs/devices.md",

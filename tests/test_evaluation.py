@@ -157,6 +157,7 @@ def test_memory_does_not_grow_with_samples():
     assert memory(1_000, 1_000) > 5 * memory(1_000, 100)
 
 
+@pytest.mark.slow
 def test_a_data_set_goes_through_map(x64):
     # jax.lax.map over keys and examples, in batches of any size, is the loop
     xs, keys = jnp.linspace(-2.0, 3.0, 7), jax.random.split(jax.random.key(8), 7)

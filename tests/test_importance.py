@@ -268,6 +268,7 @@ def test_piwae_has_a_target_for_each_half(gradient, x64):
     assert not close(multiply[:2], tight[:2])
 
 
+@pytest.mark.slow
 def test_piwae_with_a_prior_that_encodes(x64):
     """A learned prior belongs to the decoder's target even if it shares parameters."""
 

@@ -57,6 +57,7 @@ def test_nearest_distance_is_zero_on_a_copy_and_the_norm_of_a_shift():
     assert np.allclose(autoencoder.nearest_distance(rows + shift, rows), 0.3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prior_sampling_falls_short_and_the_posterior_needs_one_draw(digits):
     n = run(evidence, digits)
     exact = n["log_p_exact"]
@@ -143,6 +144,7 @@ def test_only_a_diagonal_posterior_loses(digits):
     assert -1e-5 < n["gap_full_learned"] < 0.1
 
 
+@pytest.mark.slow
 def test_beta_trades_rate_for_distortion(digits):
     n = run(beta, digits)
     assert np.all(np.diff(n["rate"]) < 0.0)

@@ -59,6 +59,7 @@ def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_five_pictures(
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_a_function_of_its_config(run, tmp_path):
     """The same seed gives the same numbers; a second run gets a folder of its own."""
     for _ in range(2):
