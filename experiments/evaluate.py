@@ -69,6 +69,20 @@ def inputs(key: Array, images: Array, transform: Any) -> Array:
     return jax.vmap(transform)(jax.random.split(key, len(images)), images)
 
 
+@partial(jax.jit, static_argnames="n")
+def generated(model: Any, key: Array, n: int) -> Array:
+    """Means of p(x|z) at n draws of the prior."""
+    keys = jax.random.split(key, n)
+    return jax.lax.map(lambda k: mean_of(jaxvae.generate(model, k)), keys, batch_size=100)
+
+
+@jax.jit
+def reconstructed(model: Any, key: Array, xs: Array) -> Array:
+    """Means of p(x|z) at draws of q(z|x), one for each x: of the aggregate posterior."""
+    keys = jax.random.split(key, len(xs))
+    return jax.vmap(lambda k, x: mean_of(jaxvae.reconstruct(model, k, x)))(keys, xs)
+
+
 @jax.jit
 def posterior_means(model: Any, xs: Array) -> Array:
     """E[z|x] for each x, shape [n, d]."""

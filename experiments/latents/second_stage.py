@@ -48,12 +48,11 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import train
 from experiments.data import load
-from experiments.evaluate import evaluate, inputs
+from experiments.evaluate import evaluate, generated, inputs, reconstructed
 from experiments.latents.classifier import features
 from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.latent_space import tempered
-from jaxvae.protocols import mean_of
 from jaxvae.sample_quality import density_coverage, precision_recall, sample_frechet_distance
 
 LATENT, COMPONENTS, EPOCHS, PRIOR_EPOCHS, WARM_UP, BATCH, SEEDS = 20, 20, 10, 15, 5, 100, 3
@@ -150,20 +149,6 @@ def _upwards(first: Any, second: Any, x: jax.Array) -> jaxvae.Transformed:
 
 def _from_lowest(decode: Any, z: Any) -> Any:
     return decode(jaxvae.lowest(z))
-
-
-@partial(jax.jit, static_argnames="n")
-def generated(model: Any, key: jax.Array, n: int) -> jax.Array:
-    """Means of p(x|z) at n draws of the prior."""
-    keys = jax.random.split(key, n)
-    return jax.lax.map(lambda k: mean_of(jaxvae.generate(model, k)), keys, batch_size=100)
-
-
-@jax.jit
-def reconstructed(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
-    """Means of p(x|z) at draws of q(z|x), one for each x: of the aggregate posterior."""
-    keys = jax.random.split(key, len(xs))
-    return jax.vmap(lambda k, x: mean_of(jaxvae.reconstruct(model, k, x)))(keys, xs)
 
 
 def quality(real: jax.Array, images: jax.Array) -> dict[str, float]:

@@ -43,9 +43,9 @@ import numpy as np
 import jaxvae
 from experiments import figures
 from experiments.data import load
-from experiments.evaluate import inputs, posterior_means
+from experiments.evaluate import generated, inputs, posterior_means
 from experiments.latents.classifier import examples_of, features, labels
-from experiments.latents.second_stage import draw, generated, mixture, summary, train_vae
+from experiments.latents.second_stage import draw, mixture, summary, train_vae
 from experiments.plotting import BLUE, RED, figure, save, styled
 from jaxvae.latent_space import interpolate, slerp, tempered
 from jaxvae.protocols import mean_of

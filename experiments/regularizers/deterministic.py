@@ -37,8 +37,9 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
+from experiments.evaluate import generated, reconstructed
 from experiments.latents.classifier import features
-from experiments.latents.second_stage import generated, mixture, reconstructed
+from experiments.latents.second_stage import mixture
 from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.regularized_autoencoder import gradient_penalty, rae, weight_penalty

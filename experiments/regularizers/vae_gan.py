@@ -38,8 +38,8 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
+from experiments.evaluate import generated, reconstructed
 from experiments.latents.classifier import features
-from experiments.latents.second_stage import generated, reconstructed
 from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.adversarial import Players
