@@ -1,7 +1,7 @@
 """Dataclasses as pytrees."""
 
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,9 @@ def pytree(cls: type[T]) -> type[T]:
     >>> jax.tree.map(lambda x: 2 * x, Point(3.0))
     Point(x=6.0)
     """
-    static = [f.name for f in fields(cls) if f.metadata.get("static")]  # type: ignore[arg-type]
-    data = [f.name for f in fields(cls) if f.name not in static]  # type: ignore[arg-type]
+    every = fields(cast(Any, cls))
+    static = [f.name for f in every if f.metadata.get("static")]
+    data = [f.name for f in every if f.name not in static]
     keys = [jax.tree_util.GetAttrKey(name) for name in data]
 
     def flatten(d: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

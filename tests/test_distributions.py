@@ -31,8 +31,9 @@ def independent(oracle: Any):
 
 
 def multivariate_normal():
-    oracle: Any = stats.multivariate_normal(mean=LOC[0], cov=TRIL @ TRIL.T)  # type: ignore[arg-type]
-    return oracle.logpdf, LOC[0], np.diag(TRIL @ TRIL.T), oracle.entropy()
+    cov: Any = TRIL @ TRIL.T
+    oracle: Any = stats.multivariate_normal(mean=LOC[0], cov=cov)
+    return oracle.logpdf, LOC[0], np.diag(cov), oracle.entropy()
 
 
 def categorical():

@@ -754,7 +754,7 @@ def test_every_bad_argument_is_named_or_right(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.sampled_from(CASES))
 def test_a_bad_argument_is_named_or_right(case):
     name, argument, bad = case

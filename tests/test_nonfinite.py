@@ -45,7 +45,9 @@ def good_steps(bad):
     return jnp.ones(12), int(order[bad - 1])
 
 
-@pytest.mark.parametrize("bad", [1, 5, 6, 12])
+@pytest.mark.parametrize(
+    "bad", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 7)), 5, 6, 12]
+)
 @pytest.mark.parametrize("steps_per_call", [1, 4, None])
 @pytest.mark.parametrize(
     ("value", "culprit"), [(np.nan, "distortion and loss not finite"), (np.inf, r"the update of")]

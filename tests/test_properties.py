@@ -77,7 +77,7 @@ random_models = given(seed=st.integers(0, 2**32 - 1), latents=st.integers(1, 2))
 
 
 @random_models
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_bounds_are_in_order(seed, latents):
     """ELBO <= IWAE_2 <= IWAE_4 <= IWAE_8 <= log p(x) in mean, and each other bound in its place."""
     params, x, q = linear_model(seed, latents)

@@ -35,10 +35,9 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import each, evaluate, inputs
+from experiments.evaluate import evaluate, generated, inputs, reconstructed
 from experiments.plotting import image_rows
 from jaxvae import nn
-from jaxvae.protocols import mean_of
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 8, (300, 300), 20, 100, 3
 MMD_WEIGHT, SLICED_WEIGHT, INFO_WEIGHT, DIRECTIONS, SHOWN = 300.0, 100.0, 300.0, 100, 12
@@ -82,9 +81,8 @@ def album(models: dict[str, Any], xs: jax.Array) -> dict[str, jax.Array]:
     rows = {"test images": xs}
     for row, (label, model) in enumerate(models.items()):
         of_x, of_z = jax.random.split(jax.random.key(row))
-        again = each(lambda key, x, m=model: mean_of(jaxvae.reconstruct(m, key, x)), of_x, xs)
-        new = each(lambda key, _, m=model: mean_of(jaxvae.generate(m, key)), of_z, xs)
-        rows |= {f"{label}, again": again, f"{label}, drawn": new}
+        rows[f"{label}, again"] = reconstructed(model, of_x, xs)
+        rows[f"{label}, drawn"] = generated(model, of_z, len(xs))
     return rows
 
 
