@@ -63,6 +63,10 @@ class Config:
     """let TFDS download the data set"""
 
 
+# what changes no number of a run, and so may change when it goes on
+FREE = ("epochs", "eval_images", "eval_samples", "output", "name", "resume", "data_dir", "download")
+
+
 class Refused(Exception):
     """Input that can't be trained on; the message says what to do."""
 
@@ -112,16 +116,31 @@ def check_data(c: Config, data: Dataset) -> None:
         )
 
 
-def stored_config(folder: Path) -> dict[str, Any]:
-    """What config.json of a run says, but for what the machine was."""
+def check_resumed(c: Config, begun: Config) -> None:
+    """Raise Refused for the first option that would make a run that goes on another one."""
+    for name, value in vars(begun).items():
+        if name not in FREE and getattr(c, name) != value:
+            may = ", ".join(f"--{flag(n)}" for n in ("epochs", "eval_images", "eval_samples"))
+            raise Refused(
+                f"--{flag(name)} is {getattr(c, name)} but {c.resume} was begun with {value}; "
+                f"{may} may change, for the rest begin another run"
+            )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """All that config.json of a run says."""
     try:
-        content = json.loads((folder / "config.json").read_text())
+        return json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise Refused(f"--resume {folder}: its config.json can't be read ({error})") from None
+        raise Refused(f"{folder}: its config.json can't be read ({error})") from None
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """What config.json of a run says, but for what data and machine were."""
     names = {field.name: field.type for field in fields(Config)}
     return {
         name: Path(value) if value is not None and "Path" in str(names[name]) else value
-        for name, value in content.items()
+        for name, value in read_config(folder).items()
         if name in names
     }
 

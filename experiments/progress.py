@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.progress import Progress as Bar
 import jaxvae
 
 Metrics = dict[str, np.ndarray]
+SPEED = "examples_per_second"
 
 
 def finite_mean(values: np.ndarray) -> float:
@@ -24,7 +24,10 @@ def finite_mean(values: np.ndarray) -> float:
 
 
 class Progress:
-    """A callback of `jaxvae.fit`: a bar, and metrics.jsonl, which a resumed run goes on with.
+    """A callback of `jaxvae.fit`: a bar, and metrics.jsonl, written from the run's metrics alone.
+
+    At the end of an epoch it returns what was validated and the speed, which so become metrics of
+    the run and are in its checkpoints: a run that goes on writes the file anew from these.
 
     Args:
       path: the file that gets a line of JSON for every epoch.
@@ -46,9 +49,9 @@ class Progress:
         self.path, self.validate = path, validate
         self.steps_per_epoch, self.batch = steps_per_epoch, batch
         self.lines: list[dict[str, float]] = []
-        self.pending: list[Metrics] = []  # of the epoch under way
-        self.timed: list[tuple[int, float]] = []  # steps and seconds of every look
-        self.clock = time.perf_counter()
+        self.pending: Metrics = {}  # of the epoch under way
+        self.calls = self.steps = 0
+        self.seconds, self.clock = 0.0, time.perf_counter()
         self.bar = Bar(
             TextColumn(f"epoch {{task.fields[epoch]}}/{epochs}"),
             BarColumn(bar_width=5),
@@ -66,59 +69,63 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def __call__(self, state: jaxvae.TrainState, metrics: Metrics) -> None:
-        seconds, first = time.perf_counter() - self.clock, not self.timed
-        epoch, inside = divmod(int(state.step), self.steps_per_epoch)
-        self.timed.append((len(metrics["loss"]), seconds))
-        if first and self.path.exists():  # a run goes on, and these are its metrics so far
-            self.keep_lines(int(state.step))
-            self.timed[0] = (0, 0.0)
-        metrics = {n: m[-(inside or self.steps_per_epoch) :] for n, m in metrics.items()}
-        written = bool(self.lines) and self.lines[-1]["epoch"] == epoch
-        if inside or not written:
-            self.pending.append(metrics)
-        numbers = {name: finite_mean(value) for name, value in metrics.items()}
+    def __call__(self, state: jaxvae.TrainState, metrics: Metrics) -> dict[str, float]:
+        now = time.perf_counter()
+        if self.calls == 0:  # of a run that goes on, these are all metrics so far
+            self.path.unlink(missing_ok=True)
+        elif self.calls == 1 and self.pending:  # the first call compiled
+            self.steps, self.seconds = 0, 0.0
+        self.calls += 1
+        self.steps, self.seconds = (
+            self.steps + len(metrics["loss"]),
+            self.seconds + now - self.clock,
+        )
+        found = self.epochs_in(state.model, metrics)
+        self.show(int(state.step), metrics)
+        self.clock = time.perf_counter()
+        return found
+
+    def epochs_in(self, model: Any, metrics: Metrics) -> dict[str, float]:
+        """Write a line for every epoch that is complete; what was measured for the last of them."""
+        found: dict[str, float] = {}
+        if self.pending:
+            metrics = {n: np.concatenate([self.pending[n], metrics[n]]) for n in self.pending}
+        n, lines = self.steps_per_epoch, len(self.lines)
+        while len(metrics["loss"]) >= n:
+            epoch = {name: values[:n] for name, values in metrics.items()}
+            metrics = {name: values[n:] for name, values in metrics.items()}
+            numbers = {m: float(v[-1]) for m, v in epoch.items() if is_measured(m)}
+            if SPEED not in numbers:
+                speed = self.steps * self.batch / max(self.seconds, 1e-9)
+                numbers = found = {**self.validate(model), SPEED: speed}
+                self.steps, self.seconds = 0, 0.0
+            mean = {m: finite_mean(v) for m, v in epoch.items() if not is_measured(m)}
+            if "rate" in mean:  # at beta = 1, whatever is trained on
+                mean["elbo"] = -(mean["rate"] + mean["distortion"])
+            at = {"epoch": len(self.lines) + 1, "step": (len(self.lines) + 1) * n}
+            train = {f"train_{name}": value for name, value in mean.items()}
+            self.lines.append(at | train | dict(sorted(numbers.items())))
+        self.pending = {m: v for m, v in metrics.items() if not is_measured(m) and len(v)}
+        if len(self.lines) > lines:
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in self.lines[lines:])
+        return found
+
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Move the bar, with the means since the last look."""
+        numbers = {n: finite_mean(v[-self.steps_per_epoch :]) for n, v in metrics.items()}
         if self.lines and "rate" not in numbers:  # a bound without terms: those last validated
             for name in ("rate", "distortion"):
                 numbers[name] = self.lines[-1].get(f"validation_{name}", np.nan)
-        speed = len(metrics["loss"]) * self.batch / seconds
         shown = [f"{n} {numbers[n]:.1f}" for n in ("loss", "rate", "distortion") if n in numbers]
         shown += [f"skipped {numbers['skipped']:.0%}"] if numbers.get("skipped") else []
-        self.bar.update(
-            self.task,
-            completed=int(state.step),
-            epoch=epoch,
-            numbers=" ".join([*shown, f"{speed / 1000:.3g}k examples/s"]),
-        )
-        if inside == 0 and not written:
-            self.write_line(epoch, state)
-        self.clock = time.perf_counter()
+        if self.calls > 1:
+            speed = len(metrics["loss"]) * self.batch / (time.perf_counter() - self.clock)
+            shown += [f"{speed / 1000:.3g}k examples/s"]
+        epoch = step // self.steps_per_epoch
+        self.bar.update(self.task, completed=step, epoch=epoch, numbers=" ".join(shown))
 
-    def write_line(self, epoch: int, state: jaxvae.TrainState) -> None:
-        """Append the epoch's means to metrics.jsonl."""
-        names = self.pending[0]
-        mean = {n: finite_mean(np.concatenate([m[n] for m in self.pending])) for n in names}
-        steps, seconds = (
-            sum(column) for column in zip(*self.timed[-len(self.pending) :], strict=True)
-        )
-        if "rate" in mean:  # at beta = 1, whatever is trained on
-            mean["elbo"] = -(mean["rate"] + mean["distortion"])
-        line = {
-            "epoch": epoch,
-            "step": int(state.step),
-            **{f"train_{name}": value for name, value in mean.items()},
-            **self.validate(state.model),
-            "examples_per_second": steps * self.batch / max(seconds, 1e-9),
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.lines.append(line)
-        self.pending = []
 
-    def keep_lines(self, step: int) -> None:
-        """Read what was written up to a step, and drop the lines behind it, or cut off."""
-        for line in self.path.read_text().splitlines():
-            with suppress(ValueError):
-                self.lines.append(json.loads(line))
-        self.lines = [line for line in self.lines if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+def is_measured(name: str) -> bool:
+    """Whether a metric is one that `Progress` itself has returned."""
+    return name == SPEED or name.startswith("validation_")

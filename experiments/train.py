@@ -17,7 +17,6 @@ saved; 130 and 143: stopped by SIGINT or SIGTERM, and saved.
 import dataclasses
 import json
 import sys
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,17 @@ from rich.table import Table
 
 import jaxvae
 from experiments import figures
-from experiments.config import Config, Refused, check_config, check_data, make_folder, stored_config
+from experiments.config import (
+    FREE,
+    Config,
+    Refused,
+    check_config,
+    check_data,
+    check_resumed,
+    make_folder,
+    read_config,
+    stored_config,
+)
 from experiments.data import DataError, Dataset, load, load_file
 from experiments.evaluate import (
     evaluate,
@@ -75,8 +84,15 @@ def train(c: Config) -> Path:
     check_data(c, data)
     folder = make_folder(c)
     config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(c).items()}
+    config |= {"image_shape": list(data.shape)}
     config |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    write_json(folder / "config.json", config)
+
+    def keep_config(*_: Any) -> None:  # of a run that goes on, once it is known to be that run
+        if not (folder / "config.json").exists() or config != read_config(folder):
+            write_json(folder / "config.json", config)
+
+    if c.resume is None:
+        keep_config()
 
     # one key names the run: initial parameters, steps and evaluation draw from its parts
     init_key, run_key, eval_key = jax.random.split(jax.random.key(c.seed), 3)
@@ -106,11 +122,7 @@ def train(c: Config) -> Path:
 
     steps_per_epoch = len(images) // c.batch
 
-    # what changes no number of the run may change when it goes on
-    free = ("epochs", "eval_images", "eval_samples", "output", "name", "resume", "data_dir")
-    identity = {name: value for name, value in config.items() if name in vars(c)}
-    identity = {n: value for n, value in identity.items() if n not in (*free, "download")}
-    identity["images"] = zlib.crc32(np.ascontiguousarray(data.train.images).data)
+    identity = {n: value for n, value in config.items() if n in vars(c) and n not in FREE}
     progress = Progress(
         folder / "metrics.jsonl",
         epochs=c.epochs,
@@ -128,7 +140,7 @@ def train(c: Config) -> Path:
                 epochs=c.epochs,
                 batch_size=c.batch,
                 steps_per_call=min(steps_per_epoch, 50),
-                callbacks=[progress],
+                callbacks=[keep_config, progress],
                 checkpoints=jaxvae.Checkpoints(folder / "checkpoints", config=identity),
                 **hyper,
             )
@@ -224,6 +236,25 @@ def report(
     console.print(f"numbers and pictures: {folder}/", soft_wrap=True)
 
 
+def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
+    """The model of a run of this job: as it was last saved, or where its score was best.
+
+    Args:
+      folder: of the run.
+      best: whether the checkpoint of the lowest mean loss is wanted.
+
+    Raises:
+      Refused: config.json can't be read.
+      CheckpointError: no checkpoint can.
+    """
+    folder = Path(folder)
+    shape = tuple(read_config(folder)["image_shape"])
+    model = make_model(Config(**stored_config(folder)), shape, nnx.Rngs(0))
+    checkpoints = folder / "checkpoints"
+    newest_or_best = jaxvae.best_checkpoint if best else jaxvae.newest_checkpoint
+    return jaxvae.load_checkpoint(newest_or_best(checkpoints), model)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Whole, or not at all."""
     part = path.with_name(f".{path.name}.part")
@@ -237,6 +268,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if config.resume is not None:  # again, over what that run was begun with
             begun = Config(**stored_config(config.resume))
             config = tyro.cli(Config, description=__doc__, args=args, default=begun)
+            check_resumed(config, begun)
         train(config)
     except (Refused, DataError) as error:
         print(f"error: {error}", file=sys.stderr)

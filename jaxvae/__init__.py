@@ -42,7 +42,6 @@ from jaxvae.bounds import conditioned as conditioned
 from jaxvae.bounds import elbo as elbo
 from jaxvae.checkpoints import CheckpointError as CheckpointError
 from jaxvae.checkpoints import Damaged as Damaged
-from jaxvae.checkpoints import load_checkpoint as load_checkpoint
 from jaxvae.checkpoints import read_checkpoint as read_checkpoint
 from jaxvae.checkpoints import save_checkpoint as save_checkpoint
 from jaxvae.combined_bounds import ciwae as ciwae
@@ -194,6 +193,8 @@ from jaxvae.relaxations import of_part as of_part
 from jaxvae.relaxations import straight_through as straight_through
 from jaxvae.resuming import Checkpoints as Checkpoints
 from jaxvae.resuming import best_checkpoint as best_checkpoint
+from jaxvae.resuming import load_checkpoint as load_checkpoint
+from jaxvae.resuming import newest_checkpoint as newest_checkpoint
 from jaxvae.sample_quality import DensityCoverage as DensityCoverage
 from jaxvae.sample_quality import PrecisionRecall as PrecisionRecall
 from jaxvae.sample_quality import density_coverage as density_coverage

@@ -63,14 +63,14 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "my.ckpt"
     >>> save_checkpoint(path, {"weight": jnp.ones(3)}, info={"epoch": 7})
-    >>> load_checkpoint(path, {"weight": jnp.zeros(3)})
-    {'weight': Array([1., 1., 1.], dtype=float32)}
+    >>> read_checkpoint(path).leaves["['weight']"], read_checkpoint(path).info
+    (Array([1., 1., 1.], dtype=float32), {'epoch': 7})
     """
     path = Path(path)
     leaves = [(p, *_as_bytes(p, leaf)) for p, leaf in paths(tree).items()]
     header = json.dumps(
         {
-            "versions": {name: _version(name) for name in ("jaxvae", "jax", "numpy")},
+            "versions": {name: version_of(name) for name in ("jaxvae", "jax", "numpy")},
             "info": dict(info or {}),
             "leaves": [
                 {"path": p, "dtype": dtype, "shape": shape, "crc32": zlib.crc32(data)}
@@ -92,21 +92,6 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
         with suppress(OSError):  # of a folder that is gone, or a broken disk
             temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} can't be written: {error.strerror}") from None
-
-
-def load_checkpoint(path: str | Path, like: Any) -> Any:
-    """Read a pytree back, every byte verified.
-
-    Args:
-      path: a file that `save_checkpoint` wrote.
-      like: a pytree of the same structure, shapes and dtypes; its values don't matter.
-
-    Raises:
-      Damaged: a byte is not what was written, or the file is cut off.
-      CheckpointError: it can't be read, or holds another tree; the message names the first path
-        that differs, with what is stored there and what is wanted.
-    """
-    return restore(path, read_checkpoint(path).leaves, like)
 
 
 def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
@@ -239,7 +224,7 @@ def _read_header(path: Path, file: Any) -> dict[str, Any]:
     return json.loads(header)
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:  # a checkout on the path

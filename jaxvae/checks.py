@@ -109,6 +109,10 @@ def check_floats(owner: str, name: str, value: Any, expected: str = "floats") ->
         raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(value)}, expected {expected}")
 
 
+class OutsideSupportError(ValueError):
+    """An event that a distribution gives no probability: data of another kind than expected."""
+
+
 def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:
     """Whether the whole event is in the support; ValueError naming the first number that is not.
 
@@ -118,7 +122,7 @@ def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:
     if not isinstance(inside, Tracer) and not np.all(inside):
         index = tuple(map(int, np.argwhere(~np.asarray(inside))[0]))
         value = np.asarray(event)[index]
-        raise ValueError(f"{owner}: event holds {value} at {index}, expected {expected}")
+        raise OutsideSupportError(f"{owner}: event holds {value} at {index}, expected {expected}")
     return jnp.all(inside)
 
 

@@ -1,9 +1,9 @@
 """`fit`: many steps as one program, looked at now and then, saved, stopped and gone on with."""
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.bounds import batch_size as size_of
 from jaxvae.checkpoints import paths
-from jaxvae.checks import check_key, check_positive
+from jaxvae.checks import OutsideSupportError, check_key, check_positive
 from jaxvae.devices import on_mesh
+from jaxvae.identity import Identity, checksums, computation
 from jaxvae.nonfinite import NonFinite, all_finite
 from jaxvae.resuming import Checkpoints, Keeper
-from jaxvae.schedules import warn_if_unfinished
+from jaxvae.schedules import at_steps, warn_if_unfinished
 from jaxvae.stop_signals import Received, stop_signals
 from jaxvae.training import Metrics, Step, TrainState, check_state, epoch_order
 
 Array = jax.Array
+Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
 
 
 def fit(
@@ -32,7 +34,7 @@ def fit(
     epochs: int,
     batch_size: int,
     steps_per_call: int | None = None,
-    callbacks: Iterable[Callable[[TrainState, Metrics], None]] = (),
+    callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
     mesh: Mesh | None = None,
     **hyper: Any,
@@ -41,6 +43,8 @@ def fit(
 
     Each call of the compiled program makes `steps_per_call` steps on the device. After each call
     every callback gets `(state, metrics)`, metrics having one entry a step; to stop early, raise.
+    Numbers that a callback returns by name, measured on other data for instance, become metrics of
+    the last of these steps, NaN at the others.
 
     With `checkpoints` the run survives: the same call, made again, goes on where the newest whole
     checkpoint stands and ends with the same numbers to the last bit. Callbacks then first see the
@@ -58,24 +62,26 @@ def fit(
       key: the run's key.
       data: arrays whose leading axis is the example, uint8 as stored for instance. Where processes
         hold different rows, what `shard_rows` makes of them.
-      epochs: how many passes.
+      epochs: how many passes over the data, the first begun with this call.
       batch_size: rows a batch, over all devices.
       steps_per_call: steps between looks; a whole epoch by default.
-      callbacks: functions of (state, metrics).
+      callbacks: functions of (state, metrics), which return None or named numbers.
       checkpoints: where to save.
       mesh: the devices to share the work, of all processes.
       **hyper: hyper-parameters of the objective: numbers, or schedules of the step count. A
-        schedule that the run is too short for is warned of.
+        schedule that still rises at the end of the run is warned of, but for a single epoch without
+        checkpoints, which may be one turn of a loop.
 
     Returns:
       The last state, and the metrics of every step as NumPy arrays.
 
     Raises:
       TypeError: `state` is no `TrainState`, or `key` no PRNG key.
-      ValueError: `epochs` or `batch_size` is out of range, or the batch can't be split evenly.
-      NonFinite: a loss or an update was no finite number. It names the step and has the state
-        before it, which is saved; `skip_nonfinite` steps over such updates instead, until a whole
-        epoch had no other.
+      ValueError: `epochs` or `batch_size` is out of range, the batch can't be split evenly, or a
+        callback returns a number under the name of a metric.
+      NonFinite: a loss or an update was no finite number. It names the step, where it can the row
+        of the data and what is wrong with it, and has the state before it, which is saved;
+        `skip_nonfinite` steps over such updates instead, until a whole epoch had no other.
       CheckpointError: nothing can be saved, or what the folder holds is of another run.
 
     >>> from jaxvae import elbo, init_state, ppca, train_step
@@ -95,60 +101,49 @@ def fit(
         check_positive("fit", "steps_per_call", steps_per_call)
     check_state("fit", state)
     check_key("fit", key)
-    num_examples = size_of(data)
     callbacks = tuple(callbacks)
-    schedules: dict[str, Any] = {name: h for name, h in hyper.items() if callable(h)}
-    numbers = {name: h for name, h in hyper.items() if not callable(h)}
-    step = partial(step, **schedules) if schedules else step
-    per_epoch = max(num_examples // batch_size, 1)
-    begun = int(state.step)
-    end = (begun // per_epoch + epochs) * per_epoch
-    for name, schedule in schedules.items():
-        warn_if_unfinished(name, schedule, begun, end)
-
+    plan = _plan(state, size_of(data), epochs, batch_size, steps_per_call, hyper)
+    if plan.begun == 0 and (epochs > 1 or checkpoints is not None):  # else a loop may go on
+        for name, values in plan.schedules.items():
+            warn_if_unfinished(name, hyper[name], values)
     history: list[Metrics] = []
     streak = 0  # of updates that were skipped
-    keeper = None
-    if checkpoints is not None:
-        run = {"batch_size": batch_size, "rows": num_examples, "begun": begun}
-        run |= {name: np.asarray(h).tolist() for name, h in numbers.items()}
-        run |= {name: [float(h(10**k)) for k in range(7)] for name, h in schedules.items()}
-        keeper = Keeper(checkpoints, key, run)
-        if (found := keeper.restore(state)) is not None:
-            state, so_far = found
-            history += [so_far] if so_far else []
-    if mesh is None:
-        data = jax.device_put(data)
-    else:
-        state, key, data = on_mesh(mesh, state, key, data, batch_size)
-    layout = None if mesh is None else tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-    call = partial(_first_steps, step, mesh=mesh, layout=layout)
 
     def every_step() -> dict[str, np.ndarray]:
         if len(history) > 1:
-            history[:] = [{n: np.concatenate([h[n] for h in history]) for n in history[0]}]
+            history[:] = [_joined(history)]
         return history[0] if history else {}
 
-    with nullcontext(Received()) if keeper is None else stop_signals() as received:
+    with ExitStack() as stack:
+        keeper, received = None, Received()
+        if checkpoints is not None:
+            keeper = stack.enter_context(Keeper(checkpoints, key, plan.end))
+            identity = _identity(step, state, key, data, plan)
+            if (found := keeper.restore(state, identity)) is not None:
+                state, so_far = found
+                history += [so_far] if so_far else []
+            received = stack.enter_context(stop_signals())
+        if mesh is None:
+            data = jax.device_put(data)
+        else:
+            state, key, data = on_mesh(mesh, state, key, data, batch_size)
+        layout = None if mesh is None else tuple(leaf.sharding for leaf in jax.tree.leaves(state))
+        call = partial(_first_steps, step, mesh=mesh, layout=layout)
         for callback in callbacks if history else ():
             callback(state, every_step())
         if keeper is not None:
-            # at once, so that a folder or a disk that won't do is known before the work is done
-            keeper.look(state, every_step, every_step(), received, last=True)
-        while (done := int(state.step)) < end:
-            index, inside = divmod(done, per_epoch)
-            order = epoch_order(key, index, num_examples, batch_size)
-            size = steps_per_call or len(order)
-            # beyond the last is the last, never visited
-            rows = order.at[jnp.arange(inside, inside + size)].get(mode="clip")
-            count = min(size, len(order) - inside)
-            arguments = (key, data, rows, numbers)
+            keeper.begin(state)
+        while (done := int(state.step)) < plan.end:
+            rows, schedules, count = plan.at(key, done)
+            arguments = (key, data, rows, plan.numbers, schedules)
             new, every, finite = call(state, count, *arguments)
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
             bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
             if bad.any() or not finite:
                 first = int(np.argmax(bad)) if bad.any() else count
-                error = _what_went_wrong(partial(call, state), first, done, metrics, *arguments)
+                error = _what_went_wrong(
+                    step, partial(call, state), first, done, metrics, *arguments
+                )
                 if keeper is not None:
                     if good := error.step - done - 1:
                         history.append({name: m[:good] for name, m in metrics.items()})
@@ -156,22 +151,98 @@ def fit(
                     error.args = (f"{error}; the state before it is in {path}",)
                 raise error
             state = new
-            history.append(metrics)
             skipped = metrics.get("skipped", np.zeros(count))
             streak = streak + count if skipped.all() else int(np.argmin(skipped[::-1]))
-            if streak >= per_epoch:
+            if streak >= plan.per_epoch:
+                at = done + count - 1
+                hyper = plan.hyper(at)
+                why = _first_bad_row(
+                    step, state._replace(step=at), key, data, rows[count - 1], hyper
+                )
                 raise NonFinite(
-                    f"step {int(state.step)}: none of the last {streak} updates was finite",
-                    step=int(state.step),
+                    f"step {at + 1}: none of the last {streak} updates was finite{why}",
+                    step=at + 1,
                     state=state,
                     rows=rows[count - 1],
                 )
             for callback in callbacks:
-                callback(state, metrics)
+                metrics |= _numbers(callback(state, metrics), metrics)
+            history.append(metrics)
             if keeper is not None:
-                last = int(state.step) >= end
-                keeper.look(state, every_step, metrics, received, last=last)
+                done = int(state.step) >= plan.end
+                keeper.look(state, every_step, metrics, received, last=done)
     return state, every_step()
+
+
+class _Plan(NamedTuple):
+    """Which steps are made, and what each of them is given.
+
+    Args:
+      num_examples: rows of data.
+      batch_size: rows a batch.
+      size: steps a call.
+      begun: the first step.
+      end: the step after the last.
+      numbers: hyper-parameters that stay.
+      schedules: those that change: their values at every step, leading axis [end - begun].
+    """
+
+    num_examples: int
+    batch_size: int
+    size: int
+    begun: int
+    end: int
+    numbers: dict[str, Any]
+    schedules: dict[str, Any]
+
+    @property
+    def per_epoch(self) -> int:
+        return max(self.num_examples // self.batch_size, 1)
+
+    def at(self, key: Array, done: int) -> tuple[Array, dict[str, Any], int]:
+        """Rows and schedules of the steps of the next call, and how many of them are made."""
+        epoch, inside = divmod(done - self.begun, self.per_epoch)
+        epoch += -(-self.begun // self.per_epoch)  # a shuffle that no step before has drawn from
+        order = epoch_order(key, epoch, self.num_examples, self.batch_size)
+        schedules = jax.tree.map(partial(self._from, done - self.begun), self.schedules)
+        return self._from(inside, order), schedules, min(self.size, len(order) - inside)
+
+    def _from(self, start: int, values: Any) -> Any:
+        """Those of a call that starts there; beyond the last is the last, never visited."""
+        return values.at[jnp.arange(start, start + self.size)].get(mode="clip")
+
+    def hyper(self, step: int) -> dict[str, Any]:
+        """All hyper-parameters at one step."""
+        return self.numbers | jax.tree.map(lambda v: v[step - self.begun], self.schedules)
+
+
+def _plan(
+    state: TrainState,
+    num_examples: int,
+    epochs: int,
+    batch_size: int,
+    steps_per_call: int | None,
+    hyper: Metrics,
+) -> _Plan:
+    begun, per_epoch = int(state.step), max(num_examples // batch_size, 1)
+    end = begun + epochs * per_epoch
+    schedules = {n: at_steps(h, begun, end) for n, h in hyper.items() if callable(h)}
+    numbers = {name: h for name, h in hyper.items() if not callable(h)}
+    size = steps_per_call or per_epoch
+    return _Plan(num_examples, batch_size, size, begun, end, numbers, schedules)
+
+
+def _identity(step: Step, state: TrainState, key: Array, data: Any, plan: _Plan) -> Identity:
+    given = {"batch_size": plan.batch_size, "rows": plan.num_examples, "first step": plan.begun}
+    given |= {name: np.asarray(h).tolist() for name, h in plan.numbers.items()}
+    given |= dict.fromkeys(plan.schedules, "a schedule")
+    batch = jax.eval_shape(partial(jax.tree.map, lambda x: x[: plan.batch_size]), data)
+    return Identity(
+        given=given | checksums("data", data),
+        schedules=jax.device_get(plan.schedules),
+        start=checksums("the first state", state),
+        step=computation(step, state, key, batch, **plan.hyper(plan.begun)),
+    )
 
 
 @partial(jax.jit, static_argnames=("step", "mesh", "layout"))
@@ -182,7 +253,8 @@ def _first_steps(
     key: Array,
     data: Any,
     order: Array,
-    hyper: Metrics,
+    numbers: Metrics,
+    schedules: Metrics,
     *,
     mesh: Mesh | None,
     layout: Any,
@@ -194,38 +266,62 @@ def _first_steps(
     """
 
     @jax.jit  # to be traced once for the shapes of the metrics and for the loop
-    def one(rows: Array, state: TrainState) -> tuple[TrainState, Metrics]:
-        xs = jax.tree.map(lambda leaf: leaf[rows], data)
+    def one(i: Any, state: TrainState) -> tuple[TrainState, Metrics]:
+        xs = jax.tree.map(lambda leaf: leaf[order[i]], data)
         if mesh is not None:
             split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
             xs = jax.lax.with_sharding_constraint(xs, split)
-        state, metrics = step(state, key, xs, **hyper)
+        hyper = numbers | jax.tree.map(lambda values: values[i], schedules)
+        state, metrics = jax.jit(step)(state, key, xs, **hyper)
         if mesh is not None:
             leaves, structure = jax.tree.flatten(state)
             state = structure.unflatten(map(jax.lax.with_sharding_constraint, leaves, layout))
         return state, metrics
 
     def body(i: Any, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-        state, metrics = one(order[i], carry[0])
+        state, metrics = one(i, carry[0])
         return state, jax.tree.map(lambda every, m: every.at[i].set(m), carry[1], metrics)
 
-    _, shapes = jax.eval_shape(one, order[0], state)
+    _, shapes = jax.eval_shape(one, jnp.int32(0), state)
     empty = jax.tree.map(lambda m: jnp.zeros((len(order), *m.shape), m.dtype), shapes)
     state, metrics = jax.lax.fori_loop(0, count, body, (state, empty))
     return state, metrics, all_finite(state)
 
 
+def _joined(parts: list[Metrics]) -> Metrics:
+    """Metrics of steps one after another, NaN where a number was not measured."""
+    return {
+        name: np.concatenate([m.get(name, np.full(len(m["loss"]), np.nan)) for m in parts])
+        for name in dict.fromkeys(name for m in parts for name in m)
+    }
+
+
+def _numbers(found: Mapping[str, Any] | None, metrics: Metrics) -> Metrics:
+    """What a callback returned, as metrics of the last step."""
+    for name in found or {}:
+        if name in metrics:
+            raise ValueError(f"fit: a callback returned {name!r}, expected no name of a metric")
+    before = np.full(len(metrics["loss"]) - 1, np.nan)
+    return {name: np.append(before, float(value)) for name, value in (found or {}).items()}
+
+
 def _what_went_wrong(
-    replay: Callable[..., Any], first: int, done: int, metrics: Metrics, *arguments: Any
+    step: Step,
+    replay: Callable[..., Any],
+    first: int,
+    done: int,
+    metrics: Metrics,
+    *arguments: Any,
 ) -> NonFinite:
     """The error for the first step that went wrong, found by making the good ones again.
 
     Args:
+      step: as `fit` took it.
       replay: (how many steps, *arguments) -> (state, metrics, whether the state is finite).
       first: how many steps come before the first loss that is not finite.
       done: how many steps were made before these.
       metrics: of the steps.
-      *arguments: key, data, rows and hyper-parameters.
+      *arguments: key, data, rows, numbers and schedules.
     """
 
     def run(count: int) -> tuple[TrainState, Metrics, Array]:
@@ -236,19 +332,52 @@ def _what_went_wrong(
         middle = (good + spoiled) // 2
         good, spoiled = (middle, spoiled) if run(middle)[2] else (good, middle)
     before = run(good)[0]
+    key, data, order, numbers, schedules = arguments
+    why = ""
     if begins := _not_finite(before):
         culprit = f"the state it begins with, at {begins[0]},"
     elif good == first:
         culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
+        hyper = numbers | jax.tree.map(lambda values: values[good], schedules)
+        why = _first_bad_row(step, before, key, data, order[good], hyper)
     else:
         culprit = f"the update of {_not_finite(run(spoiled)[0])[0]}"
-    numbers = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
+    means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
     return NonFinite(
-        f"step {done + good + 1}: {culprit} not finite ({numbers})",
+        f"step {done + good + 1}: {culprit} not finite ({means}){why}",
         step=done + good + 1,
         state=before,
-        rows=arguments[2][good],
+        rows=order[good],
     )
+
+
+def _first_bad_row(
+    step: Step, state: TrainState, key: Array, data: Any, rows: Array, hyper: Metrics
+) -> str:
+    """Which example of a batch has a bound that is no finite number, and why, where that is known.
+
+    It is scored once more by itself and outside jit, where a likelihood looks at what it is given.
+    """
+    while isinstance(step, partial):
+        step, hyper = step.func, step.keywords | hyper
+    if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
+        return ""
+    keys = jax.random.split(jax.random.fold_in(key, state.step), len(rows))
+    xs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    one = partial(objective, state.model, **hyper)
+    again = jax.random.clone(keys)
+    bounds = jax.vmap(lambda k, x: one(k, x)[0], axis_name="batch")(again, xs)
+    if not (bad := np.flatnonzero(~np.isfinite(bounds))).size:
+        return ""
+    i = int(bad[0])
+    try:
+        one(keys[i], jax.tree.map(lambda leaf: leaf[i], xs))
+        why = ""
+    except OutsideSupportError as error:
+        why = f": {error}"
+    except (ValueError, NameError):  # an objective of whole batches, which names their axis
+        why = ""
+    return f"; first at row {int(rows[i])} of the data{why}"
 
 
 def _not_finite(tree: Any) -> list[str]:

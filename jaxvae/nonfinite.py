@@ -1,6 +1,7 @@
 """Numbers that go wrong: a run stops before they spoil its state, or steps over them."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
@@ -60,6 +61,7 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     (True, 1, True)
     """
 
+    @wraps(step)
     def guarded(state: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         new, metrics = step(state, key, xs, **hyper)
         good = jnp.isfinite(metrics["loss"]) & all_finite(new)

@@ -10,29 +10,34 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 
 from jaxvae.checkpoints import (
     CheckpointError,
     Damaged,
-    first_difference,
     paths,
     read_checkpoint,
     restore,
     save_checkpoint,
 )
 from jaxvae.checks import check_positive
+from jaxvae.identity import Identity
 from jaxvae.sharded import is_sharded, load_sharded, save_sharded
 from jaxvae.stop_signals import Received, stop
 
 PATTERN = "step_{:010d}.ckpt"
+LOCK = ".lock"  # held by the process that writes, and by none once that has ended
 MAIN = "main.ckpt"  # in a folder of that name, where the state is sharded
 
 
 class Checkpoints(NamedTuple):
     """Where `fit` saves, and from where the same call goes on after whatever has ended it.
 
-    A checkpoint holds the model, the optimiser's state, the step, the run's key and the metrics of
-    every step so far. The step says where in which epoch the run is, and what a schedule gives.
+    A checkpoint holds the model, the optimiser's state, the step, the run's key, the metrics of
+    every step so far, and what makes the run this run: the checksums of its data and of the state
+    it began with, every hyper-parameter, schedules at every step, and all operations of one step.
+    A call that differs in any of them is refused; `epochs`, `steps_per_call`, callbacks, devices
+    and these settings but `config` may change.
 
     Args:
       folder: one of the run's own; made where it is missing.
@@ -57,8 +62,8 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob(PATTERN.replace("{:010d}", "*")))
 
 
-def best_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint of the lowest score in a run's folder.
+def newest_checkpoint(folder: str | Path) -> Path:
+    """The last checkpoint in a run's folder that can be read; `load_checkpoint` reads it.
 
     Args:
       folder: of a `Checkpoints`.
@@ -66,10 +71,53 @@ def best_checkpoint(folder: str | Path) -> Path:
     Raises:
       CheckpointError: none is there that can be read.
     """
-    found = {path: info["score"] for path, info in _infos(folder).items()}
-    if not found:
-        raise CheckpointError(f"{folder} holds no checkpoint")
-    return min(found, key=lambda path: found[path])
+    return max(_some(folder), key=_step)
+
+
+def best_checkpoint(folder: str | Path) -> Path:
+    """The checkpoint of the lowest score in a run's folder; `load_checkpoint` reads it.
+
+    Args:
+      folder: of a `Checkpoints`.
+
+    Raises:
+      CheckpointError: none is there that can be read.
+    """
+    found = _some(folder)
+    return min(found, key=lambda path: found[path]["score"])
+
+
+def load_checkpoint(path: str | Path, like: Any) -> Any:
+    """Read a pytree back, every byte verified: all that was saved, or the state or model in it.
+
+    Args:
+      path: what `save_checkpoint` wrote, or a checkpoint of `fit`, the best one for instance.
+      like: a pytree of the same structure, shapes and dtypes as what is wanted: the tree that was
+        saved, or of a checkpoint of `fit` a `TrainState` or a model. Its values don't matter.
+
+    Raises:
+      Damaged: a byte is not what was written, or the file is cut off.
+      CheckpointError: it can't be read, or holds another tree; the message names the first path
+        that differs, with what is stored there and what is wanted.
+
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> path = Path(tempfile.mkdtemp()) / "my.ckpt"
+    >>> save_checkpoint(path, {"weight": jnp.ones(3)})
+    >>> load_checkpoint(path, {"weight": jnp.zeros(3)})
+    {'weight': Array([1., 1., 1.], dtype=float32)}
+    """
+    path = Path(path)
+    if path.is_dir():  # a state that lies on the devices of several processes
+        return load_sharded(path / "state", like)
+    leaves, wanted = read_checkpoint(path).leaves, paths(like)
+    parts = ("", "['state']", "['state'].model")
+    part = max(parts, key=lambda below: sum(below + p in leaves for p in wanted))
+    return restore(path, leaves, like, below=part)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def _main_file(path: Path) -> Path:
@@ -87,88 +135,125 @@ def _infos(folder: str | Path) -> dict[Path, dict[str, Any]]:
     return infos
 
 
+def _some(folder: str | Path) -> dict[Path, dict[str, Any]]:
+    if not (found := _infos(folder)):
+        raise CheckpointError(f"{folder} holds no checkpoint")
+    return found
+
+
 class Keeper:
-    """What `fit` does with its `Checkpoints`.
+    """What `fit` does with its `Checkpoints`, of which one process writes at a time.
 
     Args:
       checkpoints: the settings.
       key: the run's key.
-      run: what else of the call determines the numbers, as JSON.
+      end: the step after its last.
     """
 
-    def __init__(self, checkpoints: Checkpoints, key: jax.Array, run: dict[str, Any]):
+    def __init__(self, checkpoints: Checkpoints, key: jax.Array, end: int):
         check_positive("Checkpoints", "keep", checkpoints.keep)
         if not checkpoints.share > 0:
             raise ValueError(f"Checkpoints: share is {checkpoints.share}, expected more than 0")
         try:
-            self.identity = json.loads(json.dumps({"config": checkpoints.config, "fit": run}))
+            config = json.loads(json.dumps(checkpoints.config))
         except TypeError as error:
             raise TypeError(f"Checkpoints: config must be what JSON holds; {error}") from None
+        self.config = {"config" + path: value for path, value in paths(config).items()}
         self.folder, self.settings, self.key = Path(checkpoints.folder), checkpoints, key
+        self.end, self.newest = end, -1
         self.leads = jax.process_index() == 0
         self.saved_at, self.cost = time.monotonic(), 0.0
         self.looks = 0
+
+    def __enter__(self) -> "Keeper":
+        self.lock = FileLock(self.folder / LOCK)
+        self.refused: CheckpointError | None = None
         if self.leads:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self.lock.acquire(timeout=0)
                 for rest in self.folder.glob(".*.part"):
                     rest.unlink()
+            except Timeout:
+                self.refused = CheckpointError(
+                    f"{self.folder} is being written by another run; wait for its end, or choose "
+                    "another folder"
+                )
             except OSError as error:
-                raise CheckpointError(f"{self.folder} can't be written: {error.strerror}") from None
+                self.refused = CheckpointError(f"{self.folder} can't be written: {error.strerror}")
         self.scores = {path: info["score"] for path, info in _infos(self.folder).items()}
+        if self.refused and not self.scores:
+            raise self.refused
+        return self
 
-    def restore(self, state: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
-        """The newest state that is whole, with the metrics so far; None in an empty folder."""
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    def restore(self, state: Any, identity: Identity) -> tuple[Any, dict[str, np.ndarray]] | None:
+        """The newest state that is whole and not beyond the end, with the metrics so far, or None.
+
+        Nothing is written, so that a run that is done may lie in a folder that can only be read.
+
+        Args:
+          state: the one that the run begins with.
+          identity: what makes this run what it is, besides `config` and key.
+        """
+        self.identity = identity._replace(given=self.config | identity.given)
         files = checkpoint_files(self.folder)
         if jax.process_count() > 1:  # what the first process sees, all read
             from jax.experimental import multihost_utils
 
-            steps = np.array([int(path.stem.split("_")[1]) for path in files[-100:]], np.int32)
+            steps = np.array([_step(path) for path in files[-100:]], np.int32)
             steps = np.pad(steps, (100 - len(steps), 0), constant_values=-1)
             steps = multihost_utils.broadcast_one_to_all(steps)
             files = [self.folder / PATTERN.format(step) for step in steps if step >= 0]
         for path in reversed(files):
             try:
                 leaves, info = read_checkpoint(_main_file(path))
-                self._check_identity(path, info)
-                self._check_key(path, leaves["['key']"])
+                self._refuse(path, self.identity.other_call(leaves, info))
+                there, here = map(jax.random.key_data, (leaves["['key']"], self.key))
+                if not np.array_equal(there, here):
+                    self._refuse(path, "its key is another")
                 if path.is_dir():
                     found = load_sharded(path / "state", state)
                 else:
                     found = restore(path, leaves, state, below="['state']")
+                self._refuse(path, self.identity.other_start(leaves, info))
             except Damaged as damage:
                 self.scores.pop(path, None)
                 warnings.warn(f"{damage}; looking for the one before", stacklevel=3)
                 continue
+            self.newest = max(self.newest, _step(path))
+            if _step(path) > self.end:  # of a run of more epochs
+                continue
             below = "['metrics']['"
             names = [p for p in leaves if p.startswith(below)]
             return found, {p[len(below) : -2]: np.asarray(leaves[p]) for p in names}
-        if files:
+        if files and self.newest < 0:
             raise CheckpointError(
                 f"{self.folder}: none of {len(files)} checkpoints is whole; start in another folder"
             )
         return None
 
-    def _check_key(self, path: Path, key: jax.Array) -> None:
-        if not np.array_equal(jax.random.key_data(key), jax.random.key_data(self.key)):
-            raise CheckpointError(f"{path} is of a run with another key; {self._way_out()}")
-
-    def _check_identity(self, path: Path, info: dict[str, Any]) -> None:
-        stored, wanted = (paths({n: i[n] for n in self.identity}) for i in (info, self.identity))
-        if first := first_difference(stored, wanted):
-            where, there, here = first
+    def _refuse(self, path: Path, why: str | None) -> None:
+        if why:
             raise CheckpointError(
-                f"{path} is of another run: {where} is {there!r} there and {here!r} here; "
-                + self._way_out()
+                f"{path} is of another run: {why}; call with what the run was begun with, or start "
+                "in another folder"
             )
 
-    def _way_out(self) -> str:
-        return "call with what the run was begun with, or start in another folder"
+    def begin(self, state: Any) -> None:
+        """Before the first step: a folder that will not do is known before the work is done."""
+        if self.refused and int(state.step) < self.end:
+            raise self.refused
+        if self.newest < 0:
+            self._save_in_time(state, {}, np.inf)
 
     def save(self, state: Any, metrics: Mapping[str, np.ndarray], score: float) -> Path:
         """Write one, and remove what need not be kept any more."""
         path = self.folder / PATTERN.format(int(state.step))
-        tree, info = {"key": self.key, "metrics": dict(metrics)}, self.identity | {"score": score}
+        tree = {"key": self.key, "metrics": dict(metrics), **self.identity.arrays}
+        info = self.identity.info | {"score": score}
         try:
             if is_sharded(state):
                 save_sharded(path / "state", state)
@@ -190,9 +275,13 @@ class Keeper:
                 del self.scores[old]
         return path
 
+    def _save_in_time(self, state: Any, metrics: Mapping[str, np.ndarray], score: float) -> None:
+        began = time.monotonic()
+        self.save(state, metrics, score)
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - began
+
     def _score(self, state: Any, since: Mapping[str, np.ndarray]) -> float:
-        if not since:  # before the first step
-            return np.inf
         score = self.settings.score or (lambda _, metrics: np.mean(metrics["loss"]))
         found = float(score(state, since))
         return found if np.isfinite(found) else np.inf
@@ -213,8 +302,8 @@ class Keeper:
         last: bool = False,
     ) -> None:
         """Save where it is time to, or where the run is to stop; then stop it."""
-        began = time.monotonic()
-        due = last or (began - self.saved_at) * self.settings.share >= self.cost
+        now = time.monotonic()
+        due = last or (now - self.saved_at) * self.settings.share >= self.cost
         number = received.number
         if jax.process_count() > 1:  # all save the same step, or none
             from jax.experimental import multihost_utils
@@ -224,9 +313,8 @@ class Keeper:
             self.looks += 1
             if multihost_utils.reached_preemption_sync_point(self.looks):
                 number = number or 15  # SIGTERM, which jax.distributed keeps to itself
-        if due or number is not None:
-            self.save(state, every_step(), self._score(state, since))
-            self.saved_at = time.monotonic()
-            self.cost = self.saved_at - began
+        # what a run of more epochs has saved is this one's too, and stays as it is
+        if (due or number is not None) and int(state.step) > self.newest:
+            self._save_in_time(state, every_step(), self._score(state, since))
         if number is not None:
             stop(number)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -83,23 +84,28 @@ def cyclical(schedule: Schedule, period: int) -> Schedule:
     return lambda step: schedule(step % period)
 
 
-def warn_if_unfinished(name: str, schedule: Callable[[Any], Any], begun: int, end: int) -> None:
+@partial(jax.jit, static_argnames=("schedule", "num_steps"))
+def _values(schedule: Schedule, begun: Any, num_steps: int) -> Any:
+    return jax.lax.map(schedule, begun + jnp.arange(num_steps, dtype=jnp.int32))
+
+
+def at_steps(schedule: Schedule, begun: int, end: int) -> Any:
+    """A schedule's values at the steps begun, ..., end - 1, in that order."""
+    return _values(schedule, begun, end - begun)
+
+
+def warn_if_unfinished(name: str, schedule: Schedule, values: Any) -> None:
     """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads.
 
     Args:
       name: of the hyper-parameter.
       schedule: of the step count.
-      begun: the first step.
-      end: the step after the last.
+      values: its values at every step of the run.
     """
-    # at even places a cyclical schedule could be met at one phase alone
-    golden = (np.arange(1, 65) * (np.sqrt(5.0) - 1.0) / 2.0) % 1.0
-    steps = np.unique(np.append(begun + ((end - begun) * golden).astype(int), end - 1))
-    seen = max(float(schedule(int(step))) for step in steps)
-    least = float(schedule(2**30))
-    if seen < least - 1e-3 * abs(least):
+    seen, leads_to = float(np.max(values)), float(schedule(2**30))
+    if seen < leads_to - 1e-3 * abs(leads_to):
         warnings.warn(
-            f"{name} rises to {least:g}, but only {seen:g} is reached in the {end - begun} steps "
-            "of this run; make its warm-up shorter or the run longer",
+            f"{name} rises to {leads_to:g}, but only {seen:g} is reached in the {len(values)} "
+            "steps of this run; make its warm-up shorter or the run longer",
             stacklevel=3,
         )

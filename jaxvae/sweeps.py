@@ -1,7 +1,6 @@
 """A sweep: one run at every point of a grid of seeds and hyper-parameters, as one program."""
 
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
@@ -10,21 +9,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxvae.checkpoints import (
     CheckpointError,
     Damaged,
-    first_difference,
-    is_key,
-    load_checkpoint,
-    paths,
     read_checkpoint,
+    restore,
     save_checkpoint,
 )
 from jaxvae.checks import check_positive
 from jaxvae.devices import check_mesh
+from jaxvae.identity import Identity, checksums, computation
 
 Array = jax.Array
 
@@ -72,8 +68,8 @@ def sweep(
     Raises:
       ValueError: the grid or one of its axes is empty, a name is both swept and fixed, or
         `at_once` is no positive integer.
-      CheckpointError: the folder can't be written, or holds a sweep of other points or other fixed
-        arguments; what is no array of either, and `run`, are not looked at.
+      CheckpointError: the folder can't be written, or holds a sweep of other points, other fixed
+        arguments or another `run`; the message names the first difference.
 
     >>> import optax
     >>> from jaxvae import elbo, init_state, ppca, train_epoch, train_step
@@ -122,7 +118,7 @@ def sweep(
     if folder is None:
         every = call(points, fixed)
     else:
-        every = _chunk_by_chunk(call, points, fixed, Path(folder), at_once * devices)
+        every = _chunk_by_chunk(run, call, points, fixed, Path(folder), at_once * devices)
     every = jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), every)
     return Sweep(axes, every, at_once)
 
@@ -156,46 +152,45 @@ def _rows(points: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
 
 
 def _chunk_by_chunk(
-    call: Callable[..., Any], points: dict[str, Array], fixed: Any, folder: Path, size: int
+    run: Callable[..., Any],
+    call: Callable[..., Any],
+    points: dict[str, Array],
+    fixed: Any,
+    folder: Path,
+    size: int,
 ) -> Any:
     """`call(points, fixed)`, every chunk of it read from the folder, or made and saved there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error.strerror}") from None
-    arrays = {p: v for p, v in paths(fixed).items() if hasattr(v, "dtype") and not is_key(v)}
-    identity = {p: zlib.crc32(np.asarray(v).tobytes()) for p, v in arrays.items()}
+    point = jax.eval_shape(lambda: {name: v[0] for name, v in points.items()})
+    step = computation(run, **point, **fixed)
     num_points = len(next(iter(points.values())))
     chunks = []
     for start in range(0, num_points, size):
         chunk = _rows(points, start, start + size)
+        given = checksums("grid", chunk) | checksums("fixed", fixed)
+        identity = Identity(given=given, schedules={}, start={}, step=step)
         path = folder / f"points_{start:06d}.ckpt"
-        like = {"points": chunk, "results": jax.eval_shape(call, chunk, fixed)}
         found = None
         if path.exists():
             try:
-                found = load_checkpoint(path, like)
+                leaves, info = read_checkpoint(path)
+                if why := identity.other_call(leaves, info) or identity.other_start(leaves, info):
+                    raise CheckpointError(
+                        f"{path} is of another sweep: {why}; call with what the sweep was begun "
+                        "with, or choose another folder"
+                    )
+                like = jax.eval_shape(call, chunk, fixed)
+                found = restore(path, leaves, like, below="['results']")
             except Damaged as damage:
                 warnings.warn(f"{damage}; its points are run again", stacklevel=3)
-        if found is not None:
-            stored = read_checkpoint(path, leaves=False).info["fixed"]
-            where = [f"fixed{d[0]}" for d in [first_difference(stored, identity)] if d]
-            where += [name for name in points if not _equal(found["points"][name], chunk[name])]
-            if where:
-                raise CheckpointError(
-                    f"{path} is of another sweep: {where[0]} differs; call with what the sweep was "
-                    "begun with, or choose another folder"
-                )
-        else:
-            found = {"points": chunk, "results": call(chunk, fixed)}
-            save_checkpoint(path, found, info={"fixed": identity})
-        chunks.append(found["results"])
+        if found is None:
+            found = call(chunk, fixed)
+            save_checkpoint(path, {"results": found, **identity.arrays}, info=identity.info)
+        chunks.append(found)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_points], *chunks)
-
-
-def _equal(a: Array, b: Array) -> bool:
-    a, b = (jax.random.key_data(x) if is_key(x) else x for x in (a, b))
-    return np.array_equal(a, b, equal_nan=jnp.issubdtype(a.dtype, jnp.inexact))
 
 
 def points_at_once(

@@ -125,6 +125,7 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
         }
         return TrainState(model, opt_state, state.step + 1), metrics
 
+    vars(step)["objective"] = objective  # for who explains a loss that is not finite
     return step
 
 

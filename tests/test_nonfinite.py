@@ -1,5 +1,6 @@
 """Numbers that go wrong: where a run stops, what it says, and what it keeps."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,11 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.tree_util import Partial
 
 from jaxvae import (
+    VAE,
+    Bernoulli,
     Checkpoints,
     NonFinite,
+    Normal,
+    Poisson,
+    StandardNormal,
     clip_by_finite_norm,
+    elbo,
     fit,
     init_state,
     load_checkpoint,
@@ -71,11 +79,8 @@ def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_cal
     assert all(step < bad for step in seen)
     path = checkpoint_files(tmp_path)[-1]
     assert f"the state before it is in {path}" in str(error)
-    metrics = {n: jnp.zeros(bad - 1) for n in ("loss", "distortion", "rate")} if bad > 1 else {}
-    found = load_checkpoint(
-        path, {"key": jax.random.key(0), "metrics": metrics, "state": error.state}
-    )
-    assert found["state"].model == error.state.model
+    found = load_checkpoint(path, error.state)
+    assert found.model == error.state.model
     expected = start()
     for _ in range(bad - 1):
         expected, _ = train_step(bound, SGD)(expected, jax.random.key(0), jnp.ones(1))
@@ -169,10 +174,63 @@ def test_a_warm_up_longer_than_the_run_is_told(schedule, told, recwarn):
         return beta * bound(model, key, x)[0], bound(model, key, x)[1]
 
     fit(
-        train_step(objective, SGD), start(), jax.random.key(0), jnp.ones(12), epochs=1,
+        train_step(objective, SGD), start(), jax.random.key(0), jnp.ones(6), epochs=2,
         batch_size=1, beta=schedule,
     )  # fmt: skip
     messages = [str(w.message) for w in recwarn]
     assert len(messages) == (told is not None)
     if told:
         assert told in messages[0]
+
+
+def test_a_warm_up_that_a_loop_finishes_is_not_told(recwarn):
+    """And each turn of the loop is the same program, with the schedule's values of its steps."""
+    traces = []
+
+    def objective(model, key, x, *, beta):
+        traces.append(x)
+        return beta * bound(model, key, x)[0], bound(model, key, x)[1]
+
+    step, state, betas = train_step(objective, SGD), start(), []
+    for _ in range(4):
+        state, history = fit(
+            step, state, jax.random.key(0), jnp.ones(3), epochs=1, batch_size=1,
+            beta=optax.linear_schedule(0.0, 1.0, 10),
+        )  # fmt: skip
+        betas += history["beta"].tolist()
+    assert not recwarn.list
+    assert len(traces) == 1
+    assert np.allclose(betas, np.minimum(np.arange(12) / 10, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("decode", "value", "message"),
+    [
+        (Bernoulli, -0.5, r"Bernoulli.log_prob: event holds -0.5 at \(1,\), expected"),
+        (
+            lambda z: Poisson(jnp.exp(z)),
+            0.5,
+            r"Poisson.log_prob: event holds 0.5 at \(1,\), expect",
+        ),
+    ],
+)
+@pytest.mark.parametrize("lift", [lambda step: step, skip_nonfinite, partial])
+def test_data_outside_the_support_are_told_with_their_row(decode, value, message, lift):
+    """What the likelihood says outside jit, and which row of the data it is about."""
+    model = VAE(Partial(lambda w, x: Normal(w * x, jnp.ones(2)), jnp.ones(2)),
+                Partial(decode), StandardNormal((2,)))  # fmt: skip
+    data = jnp.ones((12, 2)).at[7, 1].set(value)
+    step = lift(train_step(elbo, SGD))
+    with pytest.raises(NonFinite, match=f"; first at row 7 of the data: {message}"):
+        fit(step, init_state(model, SGD), jax.random.key(0), data, epochs=2, batch_size=12)
+
+
+def test_an_objective_of_whole_batches_is_told_with_its_row():
+    def objective(model, key, x):
+        jax.lax.axis_index("batch")
+        return jnp.where(x > 1.0, jnp.nan, model[0] * x), ()
+
+    data = jnp.ones(12).at[7].set(2.0)
+    with pytest.raises(NonFinite, match=r"first at row 7 of the data$"):
+        fit(train_step(objective, SGD), init_state(jnp.ones(1), SGD), jax.random.key(0), data,
+            epochs=1, batch_size=12)  # fmt: skip

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from filelock import FileLock
 
 from jaxvae import (
     CheckpointError,
@@ -24,6 +25,7 @@ from jaxvae import (
     elbo,
     fit,
     init_state,
+    load_checkpoint,
     ppca,
     read_checkpoint,
     train_step,
@@ -41,11 +43,13 @@ def start(seed=0, d=3):
     return init_state(model, OPTIMIZER)
 
 
-def data(n=22, d=3):
+def rows(n=22, d=3):
     return jnp.asarray(np.random.default_rng(0).normal(size=(n, d)), jnp.float32)
 
 
-def run(folder, *, stop_at=None, seed=1, checkpoints=None, state=None, **changes):
+def run(
+    folder, *, stop_at=None, seed=1, checkpoints=None, state=None, step=STEP, data=None, **changes
+):
     """Five steps an epoch in calls of two; raises at step `stop_at`, after it was saved."""
     seen = []
 
@@ -59,7 +63,8 @@ def run(folder, *, stop_at=None, seed=1, checkpoints=None, state=None, **changes
         kept = checkpoints or Checkpoints(folder, share=np.inf)
         settings["checkpoints"] = kept
     state = start() if state is None else state
-    found = fit(STEP, state, jax.random.key(seed), data(), callbacks=[callback], **settings)
+    data = rows() if data is None else data
+    found = fit(step, state, jax.random.key(seed), data, callbacks=[callback], **settings)
     return *found, seen
 
 
@@ -169,28 +174,172 @@ def test_another_run_does_not_go_on(tmp_path):
     again = partial(run, tmp_path, checkpoints=kept(network={"hidden": [8, 8]}))
     again()
     wrong = {
-        r"\['fit'\]\['batch_size'\] is 4 there and 2 here": {"batch_size": 2},
-        r"\['fit'\]\['beta'\] is 0.5 there and 0.1 here": {"beta": 0.1},
-        "another key": {"seed": 2},
-        r"\['config'\]\['network'\]\['hidden'\]\[1\] is 8 there and 9 here": {
+        "batch_size is 4 there and 2 here": {"batch_size": 2},
+        "beta is 0.5 there and 0.1 here": {"beta": 0.1},
+        "its key is another": {"seed": 2},
+        r"config\['network'\]\['hidden'\]\[1\] is 8 there and 9 here": {
             "checkpoints": kept(network={"hidden": [8, 9]})
         },
-        r"\['config'\]\['network'\]\['hidden'\]\[0\] is 8 there and 'nothing' here": {
+        r"config\['network'\]\['hidden'\]\[0\] is 8 there and nothing here": {
             "checkpoints": kept()
         },
-        r"\['config'\]\['new'\] is 'nothing' there and 1 here": {
+        r"config\['new'\] is nothing there and 1 here": {
             "checkpoints": kept(network={"hidden": [8, 8]}, new=1)
         },
         r"at .*opt_state.* it holds .*, wanted .*; build what was saved": {
-            "state": start()._replace(opt_state=optax.sgd(1.0).init(start().model))
+            "step": train_step(elbo, optax.sgd(1.0)),
+            "state": init_state(start().model, optax.sgd(1.0)),
         },
     }
     for message, changes in wrong.items():
         with pytest.raises(CheckpointError, match=message):
             again(**changes)
     schedule = optax.linear_schedule(0.0, 0.5, 10)
-    with pytest.raises(CheckpointError, match=r"\['beta'\].*there and"):
+    with pytest.raises(CheckpointError, match=r"beta is 0\.5 there and a schedule here"):
         again(beta=schedule)
+
+
+def test_another_computation_data_or_first_state_does_not_go_on(tmp_path):
+    """All of one shape: what differs is named, whether a number, a byte or an operation."""
+    run(tmp_path, epochs=2)
+    again = partial(run, tmp_path)
+    doubled = lambda model, key, x, **hyper: jax.tree.map(
+        lambda v: 2.0 * v, elbo(model, key, x, **hyper)
+    )
+    tilted = jnp.array([1.0, 1.0, 1.5])
+    constant = lambda c: lambda model, key, x, **hyper: elbo(model, key, c * x, **hyper)
+    compute = "compute something else, first where it is"
+    wrong = {
+        r"data is float32\[22, 3\], checksum \w+ there and": {"data": rows().at[21, 2].add(1e-3)},
+        r"the first state\.model.*weight is float32.* there": {"state": start(seed=1)},
+        rf"{compute} .*mul -0\.01 .* there and .*mul -0\.02 .* here": {
+            "step": train_step(elbo, optax.adam(2e-2))
+        },
+        f"{compute}": {"step": train_step(doubled, OPTIMIZER)},
+        f"{compute} ": {"step": train_step(constant(tilted), OPTIMIZER)},
+    }
+    for message, changes in wrong.items():
+        with pytest.raises(CheckpointError, match=message):
+            again(**changes)
+    run(tmp_path / "constant", step=train_step(constant(tilted), OPTIMIZER))
+    with pytest.raises(CheckpointError, match=f"{compute} .*checksum .* there and .*checksum"):
+        run(tmp_path / "constant", step=train_step(constant(2.0 * tilted), OPTIMIZER))
+    assert same(again(epochs=2, steps_per_call=3)[:2], run(None, epochs=2)[:2])
+
+
+def test_schedules_are_compared_at_every_step(tmp_path):
+    """Equal at steps 1, 10, 100, ... and not between; what a longer run adds is its own."""
+    schedule = optax.linear_schedule(0.0, 0.5, 8)
+    bump = lambda step: schedule(step) + jnp.where(step == 7, 0.1, 0.0)
+    run(tmp_path, beta=schedule, epochs=2)
+    with pytest.raises(CheckpointError, match=r"beta at step 8 is .* there and .* here"):
+        run(tmp_path, beta=bump, epochs=2)
+    longer = run(tmp_path, beta=schedule, epochs=3)
+    assert same(longer[:2], run(None, beta=schedule, epochs=3)[:2])
+
+
+def test_another_version_can_not_be_compared_and_is_told(tmp_path, monkeypatch):
+    run(tmp_path, epochs=2)
+    monkeypatch.setattr("jaxvae.identity._made_by", lambda: "jax 99 on gpu")
+    with pytest.warns(
+        UserWarning, match="begun with jaxvae .* goes on with jax 99 on gpu: whether"
+    ):
+        run(tmp_path, epochs=2, state=start(seed=1))
+    with pytest.raises(CheckpointError, match="batch_size is 4 there and 2 here"):
+        run(tmp_path, epochs=2, batch_size=2)
+
+
+def test_fewer_epochs_than_are_there_are_answered_with_fewer(tmp_path):
+    """From a checkpoint in time, or made again; what the longer run has saved stays as it is."""
+    run(tmp_path, epochs=4)
+    files = {path: path.read_bytes() for path in checkpoint_files(tmp_path)}
+    for epochs in (3, 1):
+        assert same(run(tmp_path, epochs=epochs)[:2], run(None, epochs=epochs)[:2])
+    assert {path: path.read_bytes() for path in checkpoint_files(tmp_path)} == files
+
+
+def test_a_finished_run_writes_nothing(tmp_path):
+    """However often it is called, so that what is best does not depend on it."""
+    run(tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in checkpoint_files(tmp_path)}
+    best, scores = best_checkpoint(tmp_path), dict.fromkeys(stamps, 0.0)
+    for path in stamps:
+        scores[path] = read_checkpoint(path).info["score"]
+    run(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in checkpoint_files(tmp_path)} == stamps
+    assert best_checkpoint(tmp_path) == best
+    assert {path: read_checkpoint(path).info["score"] for path in stamps} == scores
+
+
+def test_scores_outlive_the_process(tmp_path):
+    """The best of the first part stays the best, and is kept, while the second part goes on."""
+    kept = Checkpoints(tmp_path, keep=1, score=lambda s, m: abs(int(s.step) - 4), share=np.inf)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, checkpoints=kept, stop_at=9)
+    run(tmp_path, checkpoints=kept)
+    assert best_checkpoint(tmp_path).name == "step_0000000004.ckpt"
+    assert len(checkpoint_files(tmp_path)) == 2
+
+
+def test_two_do_not_write_in_one_folder(tmp_path):
+    """The second is refused while the first is at it, and no longer; what is done may be read."""
+    run(tmp_path / "done", epochs=1)
+    seen = []
+
+    def intrude(state, metrics):
+        if int(state.step) == 7:
+            with pytest.raises(CheckpointError, match="is being written by another run; wait"):
+                run(tmp_path / "one")
+            with FileLock(tmp_path / "done" / ".lock"):
+                seen.append(run(tmp_path / "done", epochs=1))
+                with pytest.raises(CheckpointError, match="is being written by another run; wait"):
+                    run(tmp_path / "done", epochs=2)
+
+    kept = Checkpoints(tmp_path / "one", share=np.inf)
+    fit(
+        STEP, start(), jax.random.key(1), rows(), epochs=4, batch_size=4, steps_per_call=2,
+        callbacks=[intrude], checkpoints=kept, beta=0.5,
+    )  # fmt: skip
+    assert same(seen[0][:2], run(None, epochs=1)[:2])
+    assert same(run(tmp_path / "one")[:2], run(None)[:2])
+
+
+def test_the_best_model_and_state_are_read_back(tmp_path):
+    state, _, _ = run(tmp_path)
+    path = checkpoint_files(tmp_path)[-1]
+    assert same(load_checkpoint(path, start()), state)
+    assert same(load_checkpoint(path, start().model), state.model)
+    with pytest.raises(
+        CheckpointError, match=r"weight.* it holds float32\[3, 2\], wanted float32\[4, 2\]"
+    ):
+        load_checkpoint(path, start(d=4).model)
+
+
+def test_what_a_callback_returns_is_a_metric_and_is_kept(tmp_path):
+    """NaN where it was not measured; a run that was stopped ends with the same."""
+    validate = lambda state, metrics: (
+        {"validation": state.step * 2} if state.step % 5 == 0 else None
+    )
+    settings = {"epochs": 4, "batch_size": 4, "steps_per_call": 2, "beta": 0.5}
+    call = partial(fit, STEP, start(), jax.random.key(1), rows(), **settings)
+    _, whole = call(callbacks=[validate])
+    column = np.full(20, np.nan)
+    column[4::5] = [10, 20, 30, 40]
+    assert np.array_equal(whole["validation"], column, equal_nan=True)
+
+    def stop(state, metrics):
+        if int(state.step) > 11:
+            raise KeyboardInterrupt
+
+    best = Checkpoints(tmp_path, score=lambda s, m: -m.get("validation", [0])[-1], share=np.inf)
+    with pytest.raises(KeyboardInterrupt):
+        call(callbacks=[validate, stop], checkpoints=best)
+    _, resumed = call(callbacks=[validate], checkpoints=best)
+    assert all(np.array_equal(whole[n], resumed[n], equal_nan=True) for n in whole | resumed)
+    with pytest.raises(
+        ValueError, match="a callback returned 'loss', expected no name of a metric"
+    ):
+        call(callbacks=[lambda state, metrics: {"loss": 1.0}])
 
 
 def test_settings_are_checked(tmp_path):
@@ -212,7 +361,7 @@ def test_a_folder_that_will_not_do_is_known_before_the_first_step(tmp_path):
 
     with pytest.raises(CheckpointError, match="file/run can't be written: Not a directory"):
         fit(
-            watched, start(), jax.random.key(0), data(), epochs=1,
+            watched, start(), jax.random.key(0), rows(), epochs=1,
             batch_size=4, checkpoints=Checkpoints(tmp_path / "file" / "run"),
         )  # fmt: skip
     assert not steps
@@ -227,7 +376,7 @@ def test_a_folder_that_vanishes_ends_the_run_and_says_so(tmp_path):
 
     with pytest.raises(CheckpointError, match="No such file or directory; nothing was saved yet"):
         fit(
-            STEP, start(), jax.random.key(0), data(), epochs=4, batch_size=4, steps_per_call=2,
+            STEP, start(), jax.random.key(0), rows(), epochs=4, batch_size=4, steps_per_call=2,
             callbacks=[vanish], checkpoints=Checkpoints(folder, share=np.inf),
         )  # fmt: skip
 
@@ -275,7 +424,7 @@ def test_a_signal_lets_the_steps_finish_and_saves(tmp_path, number, error):
 
     with pytest.raises(error) as raised:
         fit(
-            STEP, start(), jax.random.key(1), data(), epochs=4, batch_size=4, steps_per_call=2,
+            STEP, start(), jax.random.key(1), rows(), epochs=4, batch_size=4, steps_per_call=2,
             callbacks=[raise_it], checkpoints=Checkpoints(tmp_path, share=1e-9), beta=0.5,
         )  # fmt: skip
     if error is SystemExit:

@@ -185,16 +185,19 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
     run = partial(kept_run, counts=[])
     jv.sweep(run, kept_grid(), folder=tmp_path, at_once=4, xs=XS)
     for match, grid, xs in [
-        (r"another sweep: fixed\['xs'\] differs", kept_grid(), XS + 1.0),
-        ("another sweep: beta differs", kept_grid() | {"beta": jnp.array([0.5, 2.0, 3.0])}, XS),
-        (
-            r"at \['points'\]\['beta'\]",
-            {"key": kept_grid()["key"]} | {"beta": jnp.ones((3, 1))},
-            XS,
-        ),
+        (r"fixed\['xs'\] is float32.* there and .* here", kept_grid(), XS + 1.0),
+        (r"grid\['beta'\] is ", kept_grid() | {"beta": jnp.array([0.5, 2.0, 3.0])}, XS),
+        (r"grid\['beta'\] is .*\[4\]", kept_grid() | {"beta": jnp.ones((3, 1))}, XS),
     ]:
         with pytest.raises(jv.CheckpointError, match=match):
             jv.sweep(run, grid, folder=tmp_path, at_once=4, xs=xs)
+    other = lambda key, beta, xs: kept_run(key, beta, 2.0 * xs, [])
+    with pytest.raises(jv.CheckpointError, match=r"of another sweep: .* compute something else"):
+        jv.sweep(other, kept_grid(), folder=tmp_path, at_once=4, xs=XS)
+    rate = lambda x, rate: 2.0 * x + rate
+    jv.sweep(rate, {"x": [2.5, 4.0]}, folder=tmp_path / "rate", rate=3.0)
+    with pytest.raises(jv.CheckpointError, match=r"fixed\['rate'\] is "):
+        jv.sweep(rate, {"x": [2.5, 4.0]}, folder=tmp_path / "rate", rate=2.0)
     (tmp_path / "file").touch()
     with pytest.raises(jv.CheckpointError, match="file can't be written"):
         jv.sweep(run, kept_grid(), folder=tmp_path / "file", at_once=4, xs=XS)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.config import Config
+from experiments.config import Config, Refused
 from experiments.evaluate import evaluate, log_marginals
-from experiments.train import main, make_model
+from experiments.train import load_model, main, make_model
+from jaxvae import read_checkpoint
+from jaxvae.resuming import checkpoint_files
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--eval-samples", "20", "--eval-images", "50"]
 
@@ -240,22 +242,43 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_
     assert numbers(folder) == numbers(tmp_path / "runs" / "whole")
 
 
-@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_only_reports_again(run, tmp_path):
+    """metrics.jsonl is the checkpoint's, whatever has become of the file meanwhile."""
     folder = tmp_path / "runs" / "digits"
     assert run()[0] == 0
     lines, result = ((folder / n).read_text() for n in ("metrics.jsonl", "result.json"))
-    assert run("--resume", folder)[0] == 0
-    assert (folder / "metrics.jsonl").read_text() == lines
-    assert (folder / "result.json").read_text() == result
+    for spoiled in (lines.replace("1", "2"), '{"no": "step"}\n', "{", None):
+        (folder / "metrics.jsonl").unlink()
+        if spoiled is not None:
+            (folder / "metrics.jsonl").write_text(spoiled)
+        assert run("--resume", folder)[0] == 0
+        assert (folder / "metrics.jsonl").read_text() == lines
+        assert (folder / "result.json").read_text() == result
+
+
+def test_the_model_of_a_run_is_read_back(run, tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    assert run()[0] == 0
+    newest, best = (load_model(folder, best=best) for best in (False, True))
+    path = checkpoint_files(folder / "checkpoints")[-1]
+    stored = [v for p, v in read_checkpoint(path).leaves.items() if p.startswith("['state'].model")]
+    assert all(map(np.array_equal, jax.tree.leaves(newest), stored))
+    assert jax.tree.structure(best) == jax.tree.structure(newest)
+    with pytest.raises(Refused, match=r"its config.json can't be read"):
+        load_model(tmp_path)
 
 
 def test_a_resumed_run_must_be_the_same_run(run, tmp_path):
     folder = tmp_path / "runs" / "digits"
     assert run()[0] == 0
-    code, printed = run("--resume", folder, "--learning-rate", 0.1)
-    assert code == 1
-    assert "['learning_rate'] is 0.001 there and 0.1 here" in printed.err
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for option, value, begun in [("learning-rate", 0.1, 0.001), ("batch", 8, 64), ("latent", 3, 8)]:
+        code, printed = run("--resume", folder, f"--{option}", value)
+        assert code == 2
+        assert f"--{option} is {value} but {folder} was begun with {begun}; --epochs" in printed.err
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert run("--resume", folder, "--epochs", 3)[0] == 0
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 3
     code, printed = run("--resume", tmp_path / "nowhere")
     assert code == 2
     assert "its config.json can't be read" in printed.err

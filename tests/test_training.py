@@ -349,34 +349,16 @@ def test_a_resumed_run_is_the_uninterrupted_one():
     assert np.allclose(np.concatenate([before["loss"], after["loss"]]), history["loss"], rtol=1e-5)
 
 
-def test_a_run_stopped_inside_an_epoch_resumes_there():
-    # a callback stops at step 3 of 5; the next call makes the steps 3 and 4 first, then epoch 1
+def test_epochs_are_whole_passes_over_these_data():
+    # chunks of 10, 10, 6 and 6 rows: steps that others had made count in no epoch of theirs
     step, state, xs = watch()
-    _, whole = fit(step, state, jax.random.key(10), xs, epochs=2, batch_size=2)
-
-    kept = []
-
-    def stop(state, metrics):
-        kept.append(jax.tree.map(jnp.copy, state))
-        if int(state.step) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(
-            step,
-            state,
-            jax.random.key(10),
-            xs,
-            epochs=2,
-            batch_size=2,
-            steps_per_call=1,
-            callbacks=[stop],
-        )
-    assert int(kept[-1].step) == 3
-    resumed, rest = fit(step, kept[-1], jax.random.key(10), xs, epochs=2, batch_size=2)
-    assert int(resumed.step) == 10
-    for name in whole:
-        assert np.array_equal(rest[name], whole[name][3:])
+    key, orders = jax.random.key(10), []
+    for rows in (10, 10, 6, 6):
+        state, history = fit(step, state, key, xs[:rows], epochs=1, batch_size=1)
+        assert sorted(history["row"].tolist()) == list(range(rows))
+        orders.append(history["row"].tolist())
+    assert int(state.step) == 32
+    assert orders[2] != orders[3]
 
 
 def test_states_stay_usable():
