@@ -235,7 +235,7 @@ except Stop: pass
 def same(a, b):
     here = lambda x: np.asarray(x.addressable_data(0))
     return all(np.array_equal(here(x), here(y)) for x, y in zip(*map(jax.tree.leaves, (a, b))))
-found = {"kept": sorted(os.listdir(c.folder))}
+found = {"kept": sorted(name for name in os.listdir(c.folder) if name != ".lock")}
 from jax.experimental import multihost_utils
 multihost_utils.sync_global_devices("listed")
 if c.process == 0:  # a byte of an array changes, in the newest
