@@ -1,6 +1,7 @@
 """Hierarchies: rates level by level, the ladder, shared features, and refinement at test time."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -226,6 +227,22 @@ def test_refinement_reaches_the_optimal_posterior():
     refined = mean_bound(jv.semi_amortized(jv.elbo, optax.sgd(0.02), num_steps=500))
     assert plain < exact - 0.3
     assert abs(refined - exact) < 0.05
+
+
+def test_refinement_by_hand(x64):
+    """mu + eta (w (x - w z) - mu), z = mu + s eps of each step's own key, three times; then the
+    bound there, of a key that no step has seen."""
+    w, s, eta, x, key = 1.3, 0.5, 0.1, jnp.array([0.9]), jax.random.key(4)
+    encode = SimpleNamespace(network=lambda x: 0.7 * x, head=nn.NormalHead(s))
+    model: Any = jv.VAE(encode, lambda z: jv.Normal(w * z, jnp.ones(1)), jv.StandardNormal((1,)))
+    steps_key, last_key = jax.random.split(key)
+    mu = 0.7 * x
+    for t in range(3):
+        z = jv.Normal(mu, s).sample(jax.random.fold_in(steps_key, t))
+        mu = mu + eta * (w * (x - w * z) - mu)
+    exact, _ = jv.elbo(model._replace(encode=lambda _: jv.Normal(mu, s)), last_key, x)
+    refined = jv.semi_amortized(jv.elbo, optax.sgd(eta), num_steps=3)
+    assert close(refined(model, jax.random.clone(key), x)[0], exact)
 
 
 def test_refinement_trains_the_start_or_leaves_it():
