@@ -221,7 +221,7 @@ def test_what_is_left_after_each_of_three_codebooks(x64):
 
 
 def test_each_codebook_draws_its_own_rows():
-    """Codes of 0 leave every codebook the same vectors: were the key the same, so were the draws."""
+    """Codes of 0 leave each codebook the same vectors: were the key one, so were the draws."""
     books = jax.vmap(init_codebook)(jnp.zeros((2, 40, 1)))
     dead = ResidualCodebooks(books._replace(counts=jnp.zeros((2, 40))))
     z, indices = jnp.arange(100.0)[:, None], jnp.zeros((100, 2), int)

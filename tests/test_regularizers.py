@@ -181,9 +181,9 @@ def test_capacity_is_of_the_batch_mean(x64):
         code = CODE(None, None, None, None, rates @ x)
         return jv.capacity(code, key, capacity=capacity), None
 
-    price = lambda rates: jv.batched(objective)(
-        rates, jax.random.key(0), jnp.eye(2), capacity=4.0
-    )[0]
+    def price(rates):
+        return jv.batched(objective)(rates, jax.random.key(0), jnp.eye(2), capacity=4.0)[0]
+
     value, slopes = jax.value_and_grad(price)(jnp.array([1.0, 9.0]))
     assert close(value, 1.0)
     assert close(slopes, jnp.array([0.5, 0.5]))
