@@ -294,6 +294,16 @@ def test_optimal_sigma_is_the_best_shared_one():
     assert np.max(bounds) > best - 1e-3
 
 
+def test_the_best_sigma_is_the_root_of_the_mean_squared_error(x64):
+    """Over examples and pixels, at a draw of each example's own key."""
+    xs = jnp.array([[0.5, -1.0], [2.0, 0.3], [0.0, 4.0]])
+    model = jv.VAE(lambda x: jv.Normal(x, 0.7), lambda z: jv.Normal(z[::-1], 1.0), TOP)
+    keys = jax.random.split(jax.random.key(0), 3)
+    z = xs + 0.7 * np.stack([jax.random.normal(key, (2,)) for key in keys])
+    exact = np.sqrt(np.mean((xs - z[:, ::-1]) ** 2))
+    assert close(jv.optimal_scale(model, jax.random.key(0), xs), exact)
+
+
 def test_optimal_sigma_outside_a_batch_says_what_to_do():
     model = sigma_model()
     with pytest.raises(ValueError, match="optimal_scale"):
