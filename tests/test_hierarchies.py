@@ -202,14 +202,32 @@ def unit(h):
     return jv.Normal(h, 1.0)
 
 
-def test_every_evaluator_takes_a_hierarchy():
-    model, x, key = ladder(), jnp.ones(4), partial(jax.random.key, 0)
-    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, key(), x)
-    bound = jax.jit(partial(jv.iwae, num_samples=5))(model, key(), x)[0]
-    assert np.isfinite(estimate.value)
-    assert np.isfinite(bound)
-    assert jv.generate(model, key()).sample(key()).shape == (4,)
-    assert jv.reconstruct(model, key(), x).sample(key()).shape == (4,)
+def scaled(slope, scale, z):
+    return jv.Normal(slope * z, jnp.full(1, scale))
+
+
+def test_every_evaluator_takes_a_hierarchy(x64):
+    """z1 ~ N(0, 1), z2 ~ N(1.5 z1, s^2), x ~ N(z2, t^2), inferred exactly from below: every weight
+    is p(x). What is generated, and what is reconstructed, is of the lowest latent."""
+    s, t, x = 0.5, 0.8, jnp.array([0.7])
+    v = 1.5**2 + s**2  # of z2
+
+    def encode(x):
+        low = scaled(v / (v + t**2), (1 / v + 1 / t**2) ** -0.5, x)
+        up = jv.Joint(low, Partial(scaled, 1.5 / v, s / v**0.5))
+        return jv.Transformed(up, jv.Reverse())
+
+    prior = jv.hierarchy(jv.StandardNormal((1,)), Partial(scaled, 1.5, s))
+    model = jv.VAE(Partial(encode), Partial(lambda z: scaled(1.0, t, jv.lowest(z))), prior)
+    exact = jv.Normal(jnp.zeros(1), (v + t**2) ** 0.5).log_prob(x)
+    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, jax.random.key(0), x)
+    assert close(estimate.value, exact)
+    assert close(estimate.ess, 50.0)
+    assert close(jax.jit(partial(jv.iwae, num_samples=5))(model, jax.random.key(0), x)[0], exact)
+    assert close(jv.elbo(model, jax.random.key(0), x, rate=jv.sampled_kl)[0], exact)
+    made, of_x = jv.generate(model, jax.random.key(1)), jv.reconstruct(model, jax.random.key(1), x)
+    assert close(made.mean(), prior.sample(jax.random.key(1))[1])
+    assert close(of_x.mean(), encode(x).sample(jax.random.key(1))[1])
 
 
 def test_refinement_reaches_the_optimal_posterior():
