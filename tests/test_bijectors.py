@@ -226,7 +226,7 @@ def test_the_spline_is_tensorflow_probabilitys(x64):
     bins = 4.0 * (1e-3 + (1.0 - 4e-3) * share)
     slopes = 1e-3 + (1.0 - 1e-3) * np.log1p((np.e - 1.0) * np.exp(raw[:, 8:]))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        theirs = tfb.RationalQuadraticSpline(bins[:, 0], bins[:, 1], slopes, range_min=-2.0)
+        theirs = tfb.RationalQuadraticSpline(bins[:, 0], bins[:, 1], slopes, range_min=-2)
         x, log_det = theirs.forward(z), theirs.forward_log_det_jacobian(z, event_ndims=1)
     assert maps(SPLINE(raw), z, x)
     assert close(SPLINE(raw).forward_and_log_det(z)[1], log_det)

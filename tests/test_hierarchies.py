@@ -225,7 +225,8 @@ def test_every_evaluator_takes_a_hierarchy(x64):
     assert close(estimate.ess, 50.0)
     assert close(jax.jit(partial(jv.iwae, num_samples=5))(model, jax.random.key(0), x)[0], exact)
     assert close(jv.elbo(model, jax.random.key(0), x, rate=jv.sampled_kl)[0], exact)
-    made, of_x = jv.generate(model, jax.random.key(1)), jv.reconstruct(model, jax.random.key(1), x)
+    made: Any = jv.generate(model, jax.random.key(1))
+    of_x: Any = jv.reconstruct(model, jax.random.key(1), x)
     assert close(made.mean(), prior.sample(jax.random.key(1))[1])
     assert close(of_x.mean(), encode(x).sample(jax.random.key(1))[1])
 
@@ -251,7 +252,7 @@ def test_refinement_by_hand(x64):
     """mu + eta (w (x - w z) - mu), z = mu + s eps of each step's own key, three times; then the
     bound there, of a key that no step has seen."""
     w, s, eta, x, key = 1.3, 0.5, 0.1, jnp.array([0.9]), jax.random.key(4)
-    encode = SimpleNamespace(network=lambda x: 0.7 * x, head=nn.NormalHead(s))
+    encode: Any = SimpleNamespace(network=lambda x: 0.7 * x, head=nn.NormalHead(s))
     model: Any = jv.VAE(encode, lambda z: jv.Normal(w * z, jnp.ones(1)), jv.StandardNormal((1,)))
     steps_key, last_key = jax.random.split(key)
     mu = 0.7 * x

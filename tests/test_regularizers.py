@@ -303,8 +303,8 @@ def test_each_example_has_its_own_row_of_weights(x64):
 
     def price(x, z, log_q):
         code = CODE(model.encode(x), model.prior, z, log_q, None)
-        weights = {"information": 2.0, "correlation": 3.0, "dimension_wise": 5.0}
-        return jv.tc_price(code, jax.random.key(0), dataset_size=50, **weights)
+        price = partial(jv.tc_price, information=2.0, correlation=3.0, dimension_wise=5.0)
+        return price(code, jax.random.key(0), dataset_size=50)
 
     prices = jax.vmap(price, axis_name="batch")(xs, z, log_q)
     weights = jv.minibatch_stratified(len(xs), 50).astype(float)

@@ -59,6 +59,15 @@ def test_cells_keep_shape_and_start_as_nothing():
         Convolution(3, 6, rngs=rngs)(IMAGE)
 
 
+def test_scale_is_of_the_last_kernel_at_the_start():
+    """Beside one that keeps the variance: 1 / fan-in; the others keep theirs."""
+    whole, half = (Bottleneck(40, 30, middle=50, scale=s, rngs=nnx.Rngs(0)) for s in (1.0, 0.5))
+    for i, (a, b) in enumerate(zip(whole.convolutions, half.convolutions, strict=True)):
+        k, _, n, _ = a.kernel.shape
+        assert abs(np.var(a.kernel[...]) * k * k * n - 1.0) < 0.1
+        assert close(b.kernel[...], (0.5 if i == 3 else 1.0) * a.kernel[...])
+
+
 def gelu(x):
     return x * 0.5 * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
 
