@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_probability.substrates.jax.bijectors as tfb
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -171,6 +172,129 @@ def test_zero_parameters_have_finite_gradients(make):
     """Training starts there."""
     gradient = jax.grad(lambda b: jnp.sum(b.forward_and_log_det(points()[0])[0]))(make())
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+# values: what the laws above say of any bijector does not say which it is
+
+
+def onto_minus_one(a):
+    """log(1 + (e - 1) e^a) - 1."""
+    return np.log1p((np.e - 1.0) * np.exp(a)) - 1.0
+
+
+def maps(b, z, x):
+    """Whether it takes z to x."""
+    return close(jax.jit(b.forward_and_log_det)(z)[0], x)
+
+
+def test_planar_and_radial_are_the_formulas(x64):
+    z, u, w = points()[0], normal(1, D), normal(2, D)
+    moved = u + (onto_minus_one(w @ u) - w @ u) * w / (w @ w)
+    assert maps(jv.Planar(u, w, jnp.array(0.4)), z, z + moved * np.tanh(w @ z + 0.4))
+    alpha, r = np.log1p(np.exp(0.3)), np.linalg.norm(z - u)
+    beta = alpha * onto_minus_one(-1.2)
+    radial = jv.Radial(u, jnp.array(0.3), jnp.array(-1.2))
+    assert maps(radial, z, z + beta * (z - u) / (alpha + r))
+
+
+def test_reflections_are_the_formulas(x64):
+    """Q is the first columns of the product of the reflections, the last row's to the left."""
+    z, v = points()[0], np.asarray(normal(1, 3, D))
+    reflections = [np.eye(D) - 2.0 * np.outer(row, row) / (row @ row) for row in v]
+    assert maps(jv.Householder(jnp.asarray(v[0])), z, reflections[0] @ z)
+    r, r_tilde = (np.triu(normal(seed, 4, 4)) for seed in (2, 3))
+    raw = jnp.asarray(r), jnp.asarray(r_tilde) + jnp.tril(jnp.ones((4, 4)), -1)  # ignored
+    for matrix in (r, r_tilde):
+        np.fill_diagonal(matrix, np.tanh(np.diag(matrix)))
+    q = (reflections[2] @ reflections[1] @ reflections[0])[:, :4]
+    b = normal(4, 4)
+    exact = z + q @ r @ np.tanh(r_tilde @ q.T @ z + b)
+    assert maps(jv.Sylvester(jnp.asarray(v), *raw, b), z, exact)
+
+
+def test_affine_maps_and_those_of_raw_numbers(x64):
+    z, raw = points()[0], normal(1, D, 2)
+    assert maps(jv.Affine(raw[:, 0], raw[:, 1]), z, raw[:, 0] + np.exp(raw[:, 1]) * z)
+    exact = raw[:, 0] + np.exp(2.0 * np.tanh(raw[:, 1] / 2.0)) * z
+    assert maps(jv.AffineTransformer()(raw), z, exact)
+
+
+def test_the_spline_is_tensorflow_probabilitys(x64):
+    """Widths, heights and slopes of the raw numbers, in this order; value and log-determinant."""
+    raw, z = normal(3, D, SPLINE.size), jnp.array([-1.9, -0.6, 0.1, 0.7, 1.4])
+    share = jax.nn.softmax(raw[:, :8].reshape(D, 2, 4), axis=-1)
+    bins = 4.0 * (1e-3 + (1.0 - 4e-3) * share)
+    slopes = 1e-3 + (1.0 - 1e-3) * np.log1p((np.e - 1.0) * np.exp(raw[:, 8:]))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = tfb.RationalQuadraticSpline(bins[:, 0], bins[:, 1], slopes, range_min=-2)
+        x, log_det = theirs.forward(z), theirs.forward_log_det_jacobian(z, event_ndims=1)
+    assert maps(SPLINE(raw), z, x)
+    assert close(SPLINE(raw).forward_and_log_det(z)[1], log_det)
+
+
+def layers_of(flow, context, layer, x):
+    """x through a flow's layers written out, back to front in between, for a context."""
+    for i, conditioner in enumerate(flow.conditioners):
+        x = layer(conditioner, context, x[::-1] if i else x)
+    return x
+
+
+def by_hand(raw, z):
+    return raw[:, 0] + jnp.exp(2.0 * jnp.tanh(raw[:, 1] / 2.0)) * z
+
+
+def test_flows_are_their_layers(x64):
+    """An affine map each, of what comes before, or of the second half by the first; so are the
+    inverse of one, and the head that cuts a flow's context from what a network gives."""
+    c = normal(4, 3)
+
+    def autoregression(conditioner, context, z):
+        return by_hand(conditioner(z, context), z)
+
+    def coupled(conditioner, context, z):
+        return jnp.append(z[:2], by_hand(conditioner(z[:2], context), z[2:]))
+
+    flows = (autoregressive(context=3), autoregression), (coupling(context=3), coupled)
+    raw, eps = normal(5, 2 * D), jv.StandardNormal((D,)).sample(jax.random.key(0))
+    base = raw[:D] + (jnp.log1p(jnp.exp(raw[D:])) + 1e-6) * eps
+    for flow, layer in flows:
+        head = nn.FlowHead(nn.NormalHead(), flow, 3)
+        assert head.raw_shape((D,)) == (2 * D + 3,)
+
+        @jax.jit
+        def found(c, flow=flow, head=head):
+            forward, _ = flow(c).forward_and_log_det(base)
+            of_inverse, _ = nn.InverseFlow(flow)(c).inverse_and_log_det(base)
+            return forward, of_inverse, head(jnp.append(raw, c)).sample(jax.random.key(0))
+
+        exact = layers_of(flow, c, layer, base)
+        assert all(close(x, exact) for x in found(c))
+
+
+def test_a_masked_network_by_hand(x64):
+    """Three coordinates, hidden units of degrees 0, 1, 0: unit m sees z_j to j = m, and row i of
+    the output the units of degrees below i; the context is added to the hidden layer."""
+    net: Any = trained(
+        nn.MaskedMLP(3, 2, hidden=(3,), context=2, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    )
+    z, c, degrees = normal(1, 3), normal(2, 2), (0, 1, 0)
+    hidden, given, last = (
+        np.asarray(layer.kernel[...]) for layer in (net.layers[0], net.contexts[0], net.last)
+    )
+    bias, last_bias = (np.asarray(layer.bias[...]) for layer in (net.layers[0], net.last))
+    h = [
+        np.tanh(sum(z[j] * hidden[j, u] for j in range(m + 1)) + c @ given[:, u] + bias[u])
+        for u, m in enumerate(degrees)
+    ]
+    exact = [
+        [
+            sum(h[u] * last[u, 2 * i + s] for u, m in enumerate(degrees) if m < i)
+            + last_bias[2 * i + s]
+            for s in range(2)
+        ]
+        for i in range(3)
+    ]
+    assert close(net(z, c), exact)
 
 
 @pytest.mark.parametrize("context", [0, 3])

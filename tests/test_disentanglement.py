@@ -76,6 +76,19 @@ def test_mig_sap_of_shared_factors(codes, expected):
     assert sap(codes, V) == pytest.approx(expected, abs=1e-12)
 
 
+def test_each_factor_counts_alike_however_many_values_it_has():
+    """Factors of 2, 4 and 8 values; the latents are the first, all of the second and a half of the
+    third, and the second's other half is repeated. In bits the gaps are 1 of 1, 1 of 2, 1 of 3."""
+    v = np.indices((2, 4, 8)).reshape(3, -1).T
+    codes = np.stack([v[:, 0], v[:, 1], v[:, 1] % 2, v[:, 2] % 2], axis=1)
+    bits = mutual_information(codes, v) / np.log(2)
+    assert np.allclose(bits, [[1, 0, 0], [0, 2, 0], [0, 1, 0], [0, 0, 1]], atol=1e-12)
+    assert mig(codes, v) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3, abs=1e-12)
+    # of a latent with all of v_2 and of v_3 the squares are 4 and 9: 1 - 4 / (2 x 9)
+    both = np.stack([8 * v[:, 1] + v[:, 2], v[:, 0]], axis=1)
+    assert modularity(both, v) == pytest.approx((1 - 4 / 18 + 1) / 2, abs=1e-12)
+
+
 def test_sap_is_the_share_of_variance_explained():
     # z = v + noise orthogonal to v, of a quarter of its variance: R^2 = 1 / (1 + 1/4)
     v = np.indices((4, 2)).reshape(2, -1).T[:, :1]
@@ -125,6 +138,32 @@ def test_dci_of_a_latent_that_holds_two_factors():
     assert found.disentanglement == pytest.approx(1 - 2 / 3 * np.log(2) / np.log(3), abs=1e-9)
     assert found.completeness == pytest.approx(1.0, abs=1e-9)
     assert found.informativeness == 1.0
+
+
+def test_dci_of_known_importances(monkeypatch):
+    """By hand: R = [[1, 0], [1/2, 1/2], [0, 1/2]], a dead latent, and half of the guesses right."""
+    columns = iter(([1.0, 0.5, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]))
+
+    class Fitted:
+        def __init__(self, **_):
+            self.feature_importances_ = np.array(next(columns))
+
+        def fit(self, codes, v):
+            assert len(codes) == len(v) == 32
+            return self
+
+        def score(self, codes, v):
+            assert len(codes) == len(v) == 32
+            return self.feature_importances_[0] * 0.5
+
+    monkeypatch.setattr("sklearn.ensemble.GradientBoostingClassifier", Fitted)
+    found = dci(KEY, np.concatenate([V, V[:, :1]], axis=1), V[:, :2])
+    share = np.array([1.0, 1.0, 0.5]) / 2.5
+    assert found.disentanglement == pytest.approx(share @ [1.0, 0.0, 1.0], abs=1e-12)
+    entropy = np.log(3) - 2 / 3 * np.log(2), np.log(2)  # of (2/3, 1/3) and (1/2, 1/2)
+    expected = np.mean([1 - h / np.log(4) for h in entropy])
+    assert found.completeness == pytest.approx(expected, abs=1e-12)
+    assert found.informativeness == pytest.approx(0.25, abs=1e-12)
 
 
 def test_dci_of_a_factor_in_two_latents_and_of_noise():

@@ -248,6 +248,19 @@ def test_leave_one_out_does_not_look_at_its_sample():
         assert close(moved[k], leave_one_out(log_mean_exp, log_w)[k])
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_leave_one_out_is_the_bound_with_the_mean_of_the_others(k, x64):
+    """By hand: of l = (1, 4, 7) the means of the others are 5.5, 4 and 2.5; of two, the other."""
+    l = jnp.array([1.0, 4.0, 7.0])[:k]
+    replaced = {
+        2: [[4.0, 4.0], [1.0, 1.0]],
+        3: [[5.5, 4.0, 7.0], [1.0, 4.0, 7.0], [1.0, 4.0, 2.5]],
+    }[k]
+    for reduction in (jnp.mean, log_mean_exp):
+        exact = [reduction(jnp.array(row)) for row in replaced]
+        assert close(leave_one_out(reduction, l), jnp.stack(exact))
+
+
 # the ELBO takes an estimator too
 
 

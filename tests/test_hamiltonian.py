@@ -48,6 +48,21 @@ def test_steps_are_reversible_and_only_cooling_changes_volume(x64, heat):
     assert close(back_det, -log_det)
 
 
+def test_leapfrogs_by_hand(x64):
+    """The three lines of the docstring, with the force of log p = -2 z^2 and a heat of 1.7."""
+    z, rho, steps = 0.5, 0.8, [0.3, 0.2, 0.1]
+    flow = Leapfrog(Partial(lambda z: -2.0 * jnp.sum(z**2)), jnp.array(steps)[:, None], 1.7)
+    (found, momentum), log_det = flow.forward_and_log_det((jnp.array([z]), jnp.array([rho])))
+    heats = [1.0 + 0.7 * (1.0 - k**2 / 9) for k in range(4)]
+    for step, before, after in zip(steps, heats, heats[1:], strict=False):
+        rho = rho + step / 2 * (-4.0 * z)
+        z = z + step * rho
+        rho = after / before * (rho + step / 2 * (-4.0 * z))
+    assert close(found, [z])
+    assert close(momentum, [rho])
+    assert close(log_det, -np.log(1.7))
+
+
 def test_small_steps_conserve_energy(x64):
     """To second order: half the step, a quarter of the error."""
     pair = (jnp.array([0.5, -1.0]), jnp.array([0.2, 0.9]))

@@ -1,6 +1,7 @@
 """Hierarchies: rates level by level, the ladder, shared features, and refinement at test time."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -201,14 +202,33 @@ def unit(h):
     return jv.Normal(h, 1.0)
 
 
-def test_every_evaluator_takes_a_hierarchy():
-    model, x, key = ladder(), jnp.ones(4), partial(jax.random.key, 0)
-    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, key(), x)
-    bound = jax.jit(partial(jv.iwae, num_samples=5))(model, key(), x)[0]
-    assert np.isfinite(estimate.value)
-    assert np.isfinite(bound)
-    assert jv.generate(model, key()).sample(key()).shape == (4,)
-    assert jv.reconstruct(model, key(), x).sample(key()).shape == (4,)
+def scaled(slope, scale, z):
+    return jv.Normal(slope * z, jnp.full(1, scale))
+
+
+def test_every_evaluator_takes_a_hierarchy(x64):
+    """z1 ~ N(0, 1), z2 ~ N(1.5 z1, s^2), x ~ N(z2, t^2), inferred exactly from below: every weight
+    is p(x). What is generated, and what is reconstructed, is of the lowest latent."""
+    s, t, x = 0.5, 0.8, jnp.array([0.7])
+    v = 1.5**2 + s**2  # of z2
+
+    def encode(x):
+        low = scaled(v / (v + t**2), (1 / v + 1 / t**2) ** -0.5, x)
+        up = jv.Joint(low, Partial(scaled, 1.5 / v, s / v**0.5))
+        return jv.Transformed(up, jv.Reverse())
+
+    prior = jv.hierarchy(jv.StandardNormal((1,)), Partial(scaled, 1.5, s))
+    model = jv.VAE(Partial(encode), Partial(lambda z: scaled(1.0, t, jv.lowest(z))), prior)
+    exact = jv.Normal(jnp.zeros(1), (v + t**2) ** 0.5).log_prob(x)
+    estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, jax.random.key(0), x)
+    assert close(estimate.value, exact)
+    assert close(estimate.ess, 50.0)
+    assert close(jax.jit(partial(jv.iwae, num_samples=5))(model, jax.random.key(0), x)[0], exact)
+    assert close(jv.elbo(model, jax.random.key(0), x, rate=jv.sampled_kl)[0], exact)
+    made: Any = jv.generate(model, jax.random.key(1))
+    of_x: Any = jv.reconstruct(model, jax.random.key(1), x)
+    assert close(made.mean(), prior.sample(jax.random.key(1))[1])
+    assert close(of_x.mean(), encode(x).sample(jax.random.key(1))[1])
 
 
 def test_refinement_reaches_the_optimal_posterior():
@@ -226,6 +246,22 @@ def test_refinement_reaches_the_optimal_posterior():
     refined = mean_bound(jv.semi_amortized(jv.elbo, optax.sgd(0.02), num_steps=500))
     assert plain < exact - 0.3
     assert abs(refined - exact) < 0.05
+
+
+def test_refinement_by_hand(x64):
+    """mu + eta (w (x - w z) - mu), z = mu + s eps of each step's own key, three times; then the
+    bound there, of a key that no step has seen."""
+    w, s, eta, x, key = 1.3, 0.5, 0.1, jnp.array([0.9]), jax.random.key(4)
+    encode: Any = SimpleNamespace(network=lambda x: 0.7 * x, head=nn.NormalHead(s))
+    model: Any = jv.VAE(encode, lambda z: jv.Normal(w * z, jnp.ones(1)), jv.StandardNormal((1,)))
+    steps_key, last_key = jax.random.split(key)
+    mu = 0.7 * x
+    for t in range(3):
+        z = jv.Normal(mu, s).sample(jax.random.fold_in(steps_key, t))
+        mu = mu + eta * (w * (x - w * z) - mu)
+    exact, _ = jv.elbo(model._replace(encode=lambda _: jv.Normal(mu, s)), last_key, x)
+    refined = jv.semi_amortized(jv.elbo, optax.sgd(eta), num_steps=3)
+    assert close(refined(model, jax.random.clone(key), x)[0], exact)
 
 
 def test_refinement_trains_the_start_or_leaves_it():
@@ -275,6 +311,16 @@ def test_optimal_sigma_is_the_best_shared_one():
     bounds = jax.jit(jax.vmap(fixed))(jnp.linspace(0.3, 3.0, 400))
     assert np.all(bounds <= best + 1e-5)
     assert np.max(bounds) > best - 1e-3
+
+
+def test_the_best_sigma_is_the_root_of_the_mean_squared_error(x64):
+    """Over examples and pixels, at a draw of each example's own key."""
+    xs = jnp.array([[0.5, -1.0], [2.0, 0.3], [0.0, 4.0]])
+    model = jv.VAE(lambda x: jv.Normal(x, 0.7), lambda z: jv.Normal(z[::-1], 1.0), TOP)
+    keys = jax.random.split(jax.random.key(0), 3)
+    z = xs + 0.7 * np.stack([jax.random.normal(key, (2,)) for key in keys])
+    exact = np.sqrt(np.mean((xs - z[:, ::-1]) ** 2))
+    assert close(jv.optimal_scale(model, jax.random.key(0), xs), exact)
 
 
 def test_optimal_sigma_outside_a_batch_says_what_to_do():

@@ -129,6 +129,21 @@ def test_columns_of_any_kind(x64):
     assert np.all(rows["kind"].sum(axis=-1) == 1.0)
 
 
+def test_imputations_share_the_latents_alone(x64):
+    """Of two draws for one row: each has its own noise, and its own z among the same K = 3. With
+    equal weights these are one z at 1 in 3, which is all that the two have in common."""
+    model = linear(exact_posterior)
+
+    def two(key):
+        return multiple_imputations(model, key, event(), num_samples=3, num_draws=2)
+
+    mean, _ = conditional()
+    r = np.asarray(draws(two, 20_000))[:, :, MISSING] - mean
+    scale_tril = np.asarray(exact_posterior(event()).scale_tril)
+    shared = WEIGHT[MISSING] @ scale_tril
+    assert standard_errors_off(r[:, 0, :, None] * r[:, 1, None, :], shared @ shared.T / 3) < 4
+
+
 def test_a_mask_of_pixels_hides_their_channels():
     image = jv.Masked(jv.Each(jv.Each(jv.Normal(jnp.full((2, 2, 3), 7.0), jnp.ones((2, 2, 3))))))
     model = jv.VAE(

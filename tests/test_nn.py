@@ -2,7 +2,7 @@
 
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox
 import jax
@@ -14,8 +14,17 @@ from common import close
 from flax import linen, nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
+from scipy.stats import norm
 
-from jaxvae import VAE, Bernoulli, MultivariateNormal, Normal, StandardNormal, elbo
+from jaxvae import (
+    VAE,
+    Bernoulli,
+    LowRankNormal,
+    MultivariateNormal,
+    Normal,
+    StandardNormal,
+    elbo,
+)
 from jaxvae.nn import (
     MLP,
     BernoulliHead,
@@ -23,8 +32,16 @@ from jaxvae.nn import (
     ConvDecoder,
     ConvEncoder,
     Down,
+    HeadOf,
+    MaskedHead,
     MultivariateNormalHead,
     NormalHead,
+    OneHotHead,
+    Positive,
+    ProductHead,
+    Real,
+    Rescaled,
+    SharedScaleHead,
     Up,
     positive,
 )
@@ -387,6 +404,63 @@ def test_multivariate_head_fills_a_triangle():
     assert np.array_equal(tril, np.tril(tril))
     assert tril[[1, 2, 2], [0, 0, 1]].tolist() == [-1.0, 1.0, 2.0]
     assert np.allclose(np.diag(tril), np.log1p(np.exp([-2.0, 0.0, 3.0])), rtol=1e-5, atol=2e-6)
+
+
+def test_heads_cut_what_a_network_gives(x64):
+    """By hand: in the order of the parameters, rows first, and positive ones by softplus."""
+    raw = normal(0, 20).astype(float)
+    low = HeadOf(LowRankNormal, (Real("n"), Real("n", 2), Positive("n")))(raw)
+    softplus = np.log1p(np.exp(raw))
+    assert close(low.loc, raw[:5])
+    assert close(low.factor, raw[5:15].reshape(5, 2))
+    assert close(low.scale, softplus[15:] + 1e-6)
+    pixels = normal(1, 2, 3, 8).astype(float)  # of two channels, three numbers each and two for all
+    head = HeadOf(Stacked, (Real(2), Real(2, "n"), Real("n")))
+    assert head.raw_shape((2, 3, 2)) == (2, 3, 8)
+    logits, loc, scale = head(pixels)
+    assert close(logits, pixels[..., :2])
+    assert close(loc, pixels[..., 2:6].reshape(2, 3, 2, 2))
+    assert close(scale, pixels[..., 6:])
+
+
+class Stacked(NamedTuple):
+    logits: Any
+    loc: Any
+    scale: Any
+
+
+def test_columns_are_cut_one_after_the_other(x64):
+    columns = (
+        ("height", NormalHead(), (2,)),
+        ("kind", OneHotHead(), (3,)),
+        ("smokes", BernoulliHead(), (1,)),
+    )
+    head, raw = MaskedHead(ProductHead(columns)), normal(0, 8).astype(float)
+    assert head.raw_shape(()) == (8,)
+    parts = head(raw).distribution.parts
+    assert close(parts["height"].loc, raw[:2])
+    assert close(parts["height"].scale, np.log1p(np.exp(raw[2:4])) + 1e-6)
+    assert close(parts["kind"].logits, raw[4:7])
+    assert close(parts["smokes"].logits, raw[7:])
+    x = {"height": jnp.ones(2), "kind": jnp.eye(3)[1], "smokes": jnp.ones(1)}
+    seen = {"height": jnp.array([True, False]), "kind": jnp.array(False), "smokes": jnp.ones(1) > 0}
+    exact = norm.logpdf(1.0, raw[0], np.log1p(np.exp(raw[2])) + 1e-6) - np.log1p(np.exp(-raw[7]))
+    assert close(head(raw).log_prob((x, seen)), exact)
+
+
+def test_data_as_stored_are_rescaled_to_minus_one_and_one(x64):
+    make = partial(Rescaled, partial(MLP, hidden=()), max_value=16.0)
+    network: Any = jax.tree.map(lambda leaf: leaf.astype(float), make((3,), (2,), rngs=rngs()))
+    x, layer = jnp.array([0, 12, 16], jnp.uint8), network.network.layers[0]
+    assert close(network(x), np.array([-1.0, 0.5, 1.0]) @ layer.kernel[...] + layer.bias[...])
+
+
+def test_a_shared_sigma_starts_where_it_is_told(x64):
+    head, raw = SharedScaleHead(0.3), normal(0, 4, 4, 1).astype(float)
+    assert head.raw_shape((4, 4, 1)) == (4, 4, 1)
+    assert close(head(raw).log_prob(0.0 * raw), np.sum(norm.logpdf(0.0, raw, 0.3)))
+    head.log_scale[...] = head.log_scale[...] + 1.0
+    assert close(head(raw).scale, 0.3 * np.e)
 
 
 # errors

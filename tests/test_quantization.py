@@ -98,6 +98,27 @@ def test_each_penalty_pulls_one_side(x64):
         assert close(found[1], to_z)
 
 
+def test_each_penalty_of_residual_codebooks_pulls_one_side(x64):
+    """Each codebook learns from what it was given, and none from what those after it were left."""
+    residual, z = quantizers()[1], jnp.asarray(Z[0])
+    codes = residual.codebooks.codes
+    first, second = residual(z).indices
+    left = z - codes[0, first]  # and what the second leaves
+    last = left - codes[1, second]
+
+    def penalty(name, codes, z):
+        books = residual.codebooks._replace(codes=codes)
+        return getattr(ResidualCodebooks(books)(z), name)
+
+    to_codes = jnp.zeros_like(codes).at[0, first].set(-2.0 * left).at[1, second].set(-2.0 * last)
+    for name, expected in (
+        ("commitment", (jnp.zeros_like(codes), 2.0 * left + 2.0 * last)),
+        ("codebook", (to_codes, jnp.zeros(3))),
+    ):
+        found = jax.grad(partial(penalty, name), (0, 1))(codes, z)
+        assert all(map(close, found, expected)), name
+
+
 def test_residuals_with_a_zero_code_only_shrink(x64):
     codes = jnp.asarray(RNG.normal(size=(4, 6, 3))).at[:, 0].set(0.0)
     books = jax.vmap(init_codebook)(codes)
@@ -182,6 +203,30 @@ def test_residual_averages_see_what_is_left(x64):
         )
         assert np.all(of_rest.min(1) < 1e-20)
         assert not close(drawn.codebooks.codes[l], dead.codes)
+
+
+def test_what_is_left_after_each_of_three_codebooks(x64):
+    """z = 7, codes 4, 2 and 0.5: the averages of the three see 7, 3 and 1; dead codes are drawn
+    from those, each codebook's by itself, and stand for as many vectors as the threshold."""
+    codes = jnp.array([[[4.0], [50.0]], [[2.0], [50.0]], [[0.5], [50.0]]])
+    z, indices = jnp.array([[7.0]]), jnp.zeros((1, 3), int)
+    books = jax.vmap(init_codebook)(codes)
+    moved = ema_codebook(ResidualCodebooks(books), z, indices, decay=0.0, epsilon=0.0)
+    assert close(moved.codebooks.codes[:, 0, 0], jnp.array([7.0, 3.0, 1.0]))
+    dead = ResidualCodebooks(books._replace(counts=jnp.zeros((3, 2))))
+    drawn = revive(jax.random.key(0), dead, z, indices, threshold=0.3).codebooks
+    assert close(drawn.codes, jnp.array([[[rest]] * 2 for rest in (7.0, 3.0, 1.0)]))
+    assert close(drawn.counts, jnp.full((3, 2), 0.3))
+    assert close(drawn.sums, 0.3 * drawn.codes)
+
+
+def test_each_codebook_draws_its_own_rows():
+    """Codes of 0 leave each codebook the same vectors: were the key one, so were the draws."""
+    books = jax.vmap(init_codebook)(jnp.zeros((2, 40, 1)))
+    dead = ResidualCodebooks(books._replace(counts=jnp.zeros((2, 40))))
+    z, indices = jnp.arange(100.0)[:, None], jnp.zeros((100, 2), int)
+    first, second = revive(jax.random.key(0), dead, z, indices, threshold=1.0).codebooks.codes
+    assert np.mean(first == second) < 0.2  # one in a hundred by chance
 
 
 def test_revival_draws_the_dead_from_the_batch():

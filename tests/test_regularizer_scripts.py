@@ -1,13 +1,19 @@
-"""The scripts of the regularizers, two steps on 64 images each, leave every number and picture."""
+"""The scripts of the regularizers, two steps on 64 images each, leave every number and picture; and
+lagging inference, which is a line of one of them, in numbers."""
 
 import json
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.regularizers import autoencoders, collapse, total_correlation
+from jaxvae import VAE, StandardNormal, init_state, train_step
+from tests.common import close
 
 
 def split(side, levels, num=64):
@@ -43,3 +49,64 @@ def test_two_steps(name, tmp_path, monkeypatch, capsys):
     (picture,) = folder.glob("*.png")
     assert picture.stat().st_size > 5_000
     assert "+-" in capsys.readouterr().out
+
+
+# lagging inference, by hand
+
+
+X, SIGMA, RATE = 1.2, 0.5, 0.1
+
+
+def linear_elbo(model, key, x):
+    """Of p(x|z) = N(w z, 1) and q(z|x) = N(a x, SIGMA^2), in closed form but for a constant."""
+    del key
+    a, w = model.encode, model.decode
+    distortion = 0.5 * ((x - w * a * x) ** 2 + (w * SIGMA) ** 2)
+    return -(distortion + 0.5 * (a * x) ** 2), None
+
+
+def slopes(a, w):
+    """Its derivatives in a and in w."""
+    rest = X - w * a * X
+    return rest * w * X - a * X**2, rest * a * X - w * SIGMA**2
+
+
+def path(optimizer, num_steps):
+    """a and w before each step, and after the last."""
+    step = train_step(linear_elbo, optimizer)
+    model = VAE(jnp.array(-0.4), jnp.array(0.8), StandardNormal(()))  # pyright: ignore
+
+    def one(state, _):
+        after, _ = step(state, jax.random.key(0), jnp.array([X]))
+        return after, (after.model.encode, after.model.decode)
+
+    run = jax.jit(lambda state: jax.lax.scan(one, state, length=num_steps))
+    found = np.stack(run(init_state(model, optimizer))[1], axis=1)
+    return np.concatenate([[[-0.4, 0.8]], found])
+
+
+def test_the_decoder_waits_for_the_encoder(x64):
+    """For ten steps the encoder moves at each and the decoder after four steps of the encoder's
+    own; then both. What the decoder's momentum holds waits with it."""
+    exact, (a, w), (of_a, of_w) = [(-0.4, 0.8)], (-0.4, 0.8), (0.0, 0.0)
+    for t in range(13):
+        to_a, to_w = slopes(a, w)
+        of_a = 0.5 * of_a + to_a
+        a = a + RATE * of_a
+        if t in (4, 9, 10, 11, 12):
+            of_w = 0.5 * of_w + to_w
+            w = w + RATE * of_w
+        exact.append((a, w))
+    assert close(path(collapse.waiting(optax.sgd(RATE, momentum=0.5), 10), 13), exact)
+
+
+def test_a_decoder_that_waits_long_steps_at_the_best_encoder(x64, monkeypatch):
+    """He et al. 2019, algorithm 1: a = w / (1 + w^2) to convergence, then a step of w alone."""
+    monkeypatch.setattr(collapse, "PATIENCE", 200)
+    found = path(collapse.waiting(optax.sgd(RATE), 10_000), 400)
+    w = 0.8
+    for turn in (199, 399):
+        best = w / (1 + w**2)
+        assert close(found[turn], [best, w])
+        w = w + RATE * slopes(best, w)[1]
+        assert close(found[turn + 1], [best, w])

@@ -174,6 +174,21 @@ def test_hyper_parameters_reach_the_price(x64):
     assert close(bound, -(jnp.mean(terms.distortion) + 3.0 * excess))
 
 
+def test_capacity_is_of_the_batch_mean(x64):
+    """Rates of 1 and 9 about 4 nats: |5 - 4|, where the mean of 3 and 5 would be 4."""
+
+    def objective(rates, key, x, *, capacity):
+        code = CODE(None, None, None, None, rates @ x)
+        return jv.capacity(code, key, capacity=capacity), None
+
+    def price(rates):
+        return jv.batched(objective)(rates, jax.random.key(0), jnp.eye(2), capacity=4.0)[0]
+
+    value, slopes = jax.value_and_grad(price)(jnp.array([1.0, 9.0]))
+    assert close(value, 1.0)
+    assert close(slopes, jnp.array([0.5, 0.5]))
+
+
 def test_capacity_pulls_the_rate_from_both_sides():
     code = lambda rate: CODE(None, None, None, None, rate)
     price = lambda rate: jv.capacity(code(rate), jax.random.key(0), capacity=5.0)
@@ -238,6 +253,21 @@ def test_sliced_wasserstein_of_a_shift_is_its_length_squared_over_d(x64):
     assert standard_errors_off(draws(of_key, 2000), jnp.sum(m**2) / 3) < 4
 
 
+def test_the_sliced_price_has_a_draw_and_a_direction_of_each_example(x64):
+    model, xs = linear()
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), len(xs)))
+    z = jax.vmap(lambda key, x: model.encode(x).sample(key))(keys[:, 0], xs)
+    keys = jax.vmap(jax.random.split)(keys[:, 1])
+    y = jax.vmap(model.prior.sample)(keys[:, 0])
+    theta = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys[:, 1])
+    theta = theta / np.linalg.norm(theta, axis=1, keepdims=True)
+    gaps = np.sort(z @ theta.T, axis=0) - np.sort(y @ theta.T, axis=0)
+    bound, terms = jv.batched(partial(jv.regularized, price=jv.sliced_price, beta=3.0))(
+        model, jax.random.key(0), xs
+    )
+    assert close(-(bound + jnp.mean(terms.distortion)) / 3.0, np.mean(gaps**2))
+
+
 def test_the_total_correlation_price_is_the_closed_form_on_gaussians(x64):
     """-1/2 log det R of a Gaussian q(z), told from a batch that is the data set."""
     covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
@@ -273,13 +303,15 @@ def test_each_example_has_its_own_row_of_weights(x64):
 
     def price(x, z, log_q):
         code = CODE(model.encode(x), model.prior, z, log_q, None)
-        return jv.tc_price(code, jax.random.key(0), dataset_size=50, correlation=3.0)
+        price = partial(jv.tc_price, information=2.0, correlation=3.0, dimension_wise=5.0)
+        return price(code, jax.random.key(0), dataset_size=50)
 
     prices = jax.vmap(price, axis_name="batch")(xs, z, log_q)
     weights = jv.minibatch_stratified(len(xs), 50).astype(float)
     for i in range(len(xs)):
         parts = decompose(qs, factors(model.prior), z[i], log_q[i], weights[i])
-        assert close(prices[i], sum(parts) + 2.0 * parts.total_correlation)
+        information, correlation, dimension_wise = parts
+        assert close(prices[i], 2.0 * information + 3.0 * correlation + 5.0 * dimension_wise)
 
 
 def test_decorrelation_by_hand(x64):
@@ -383,6 +415,28 @@ def test_the_multiplier_ascends_where_the_model_descends(x64):
             lambda m: (lambda t: t.rate + 2.0 * t.distortion)(jv.elbo(m, key, xs[0])[1])
         )(model)
         assert same(gradient.model, expected)
+
+
+def test_a_target_rate_by_hand(x64):
+    """The distortion, and lambda = 2 of the rate above 1.5; lambda's gradient is its own excess."""
+    model, xs = linear()
+    constrained = jv.Constrained(model, jnp.log(jnp.array(2.0)))
+
+    def halves(model):
+        _, terms = jv.elbo(model, jax.random.key(0), xs[0])
+        return terms
+
+    def minus(constrained):
+        value, terms = jv.target_rate(constrained, jax.random.key(0), xs[0], target=1.5)
+        return -value, terms
+
+    (value, aux), gradient = jax.value_and_grad(minus, has_aux=True)(constrained)
+    terms = halves(model)
+    assert close(value, terms.distortion + 2.0 * (terms.rate - 1.5))
+    assert close(aux, [terms.distortion, terms.rate, 2.0])
+    assert close(gradient.log_multiplier, -2.0 * (terms.rate - 1.5))
+    expected = jax.grad(lambda m: (lambda t: t.distortion + 2.0 * t.rate)(halves(m)))(model)
+    assert same(gradient.model, expected)
 
 
 def test_a_constrained_model_is_a_model(x64):

@@ -59,6 +59,48 @@ def test_cells_keep_shape_and_start_as_nothing():
         Convolution(3, 6, rngs=rngs)(IMAGE)
 
 
+def test_scale_is_of_the_last_kernel_at_the_start():
+    """Beside one that keeps the variance: 1 / fan-in; the others keep theirs."""
+    whole, half = (Bottleneck(40, 30, middle=50, scale=s, rngs=nnx.Rngs(0)) for s in (1.0, 0.5))
+    for i, (a, b) in enumerate(zip(whole.convolutions, half.convolutions, strict=True)):
+        k, _, n, _ = a.kernel.shape
+        assert abs(np.var(a.kernel[...]) * k * k * n - 1.0) < 0.1
+        assert close(b.kernel[...], (0.5 if i == 3 else 1.0) * a.kernel[...])
+
+
+def gelu(x):
+    return x * 0.5 * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def convolved(layer, x):
+    """A convolution written out, pixel by pixel of the kernel."""
+    kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
+    k, (h, w, _) = len(kernel), x.shape
+    around = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    places = [(i, j) for i in range(k) for j in range(k)]
+    return bias + sum(around[i : i + h, j : j + w] @ kernel[i, j] for i, j in places)
+
+
+def bottleneck(network, x):
+    assert [layer.kernel.shape[0] for layer in network.convolutions] == [1, 3, 3, 1]
+    for layer in network.convolutions:
+        x = convolved(layer, gelu(x))
+    return x
+
+
+def test_a_block_by_hand(x64):
+    """N(mu, sigma) of h, sigma = 1 at raw 0; then h + W z, through a cell x + f(x)."""
+    block: Any = perturbed(ResidualBlock(6, 2, middle=3, rngs=nnx.Rngs(0)))
+    h, z = np.asarray(IMAGE, float), np.cos(np.arange(40.0)).reshape(5, 4, 2)
+    both = jax.jit(lambda block, h, z: (block.prior(h), block.merge((h, z))))
+    (p, below), raw = both(block, h, z), bottleneck(block.above, h)
+    assert close(p.loc, raw[..., :2])
+    one = np.log(np.expm1(1.0 - 1e-6))
+    assert close(p.scale, np.log1p(np.exp(raw[..., 2:] + one)) + 1e-6)
+    merged = h + convolved(block.write, z)
+    assert close(below, merged + bottleneck(block.cell.f, merged))
+
+
 def test_a_block_starts_free_of_charge():
     block = ResidualBlock(6, 2, middle=3, rngs=nnx.Rngs(0))
     p, q = block.prior(IMAGE), block.posterior((IMAGE, 2.0 * IMAGE))

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,18 @@ def test_the_last_ones_and_the_best_stay(tmp_path):
     assert [p.name[5:15] for p in checkpoint_files(tmp_path)] == [f"{n:010d}" for n in (9, 19, 20)]
     assert best_checkpoint(tmp_path).name == "step_0000000009.ckpt"
     assert read_checkpoint(best_checkpoint(tmp_path)).info["score"] == 0.0
+
+
+def test_by_default_the_score_is_the_mean_loss_since_the_last_look(tmp_path):
+    _, history, _ = run(tmp_path, checkpoints=Checkpoints(tmp_path, keep=50, share=np.inf))
+    scores = {int(p.stem[5:]): read_checkpoint(p).info["score"] for p in checkpoint_files(tmp_path)}
+    looks = [0, 2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
+    assert list(scores) == looks
+    assert scores[0] == np.inf
+    for since, step in pairwise(looks):
+        assert np.isclose(scores[step], np.mean(history["loss"][since:step]), rtol=1e-6)
+    best = min(scores, key=lambda step: scores[step])
+    assert best_checkpoint(tmp_path).name == f"step_{best:010d}.ckpt"
 
 
 def test_a_score_that_is_no_number_is_never_the_best(tmp_path):

@@ -1,6 +1,7 @@
 """Multimodal, joint, text and deep Markov scripts in their smallest form: each leaves its files."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from experiments.datasets import sentences
 from experiments.structures import deep_markov, joint_latents, multimodal, text
-from jaxvae import Product, elbo
+from jaxvae import VAE, Product, StandardNormal, elbo
+from tests.common import draws, standard_errors_off
 
 SCRIPTS = {
     "multimodal": (multimodal, "images_of_labels.png", 5_000),
@@ -81,6 +83,35 @@ def test_the_grammar_has_the_entropy_that_is_claimed():
     for line, topic in zip(codes, topics, strict=True):
         words = sentences.read(line)[:-1].split()
         assert any(words[2].removesuffix("s") in t.split() for t in sentences.TOPICS[topic][:1])
+
+
+def test_a_dropped_word_is_not_seen(monkeypatch):
+    """A cell that adds up what it is given: row t holds the kept ones of x_1, ..., x_{t-1}, z each
+    time, and nothing of x_t; and each is kept with probability 1 - dropout."""
+    symbols = len(sentences.ALPHABET)
+    monkeypatch.setattr(text, "LENGTH", 4)
+    monkeypatch.setattr(text, "HIDDEN", symbols + text.LATENT)
+    x, keep = jnp.array([3, 1, 2, 5]), jnp.array([1.0, 1.0, 0.0, 1.0])
+    z = jnp.arange(float(text.LATENT))
+
+    def add(total, given):
+        return total + given, total + given
+
+    found = text.step_by_step(add, lambda h: h, x, (z, keep))
+    exact = np.zeros((4, symbols))
+    exact[1:, 3] = 1.0  # the second of them is dropped
+    exact[3:, 2] = 1.0
+    assert np.array_equal(found[:, :symbols], exact)
+    assert np.array_equal(found[:, symbols:], np.outer([1, 2, 3, 4], z))
+
+    def model(keep):  # whose bound is how many are kept
+        kept: Any = SimpleNamespace(log_prob=lambda _: jnp.sum(keep), sample=None)
+        return VAE(lambda _: StandardNormal(()), lambda _: kept, StandardNormal(()))
+
+    bound = partial(text.objective(0.3), model, x=x)
+    kept = draws(lambda key: bound(key)[0], 2_000)
+    assert set(kept.tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert standard_errors_off(kept, 4 * 0.7) < 4
 
 
 def test_a_choice_summed_out_is_the_mean_over_choices():

@@ -101,10 +101,10 @@ def constrained(key: jax.Array) -> jaxvae.Constrained:
 
 
 def waiting(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """For so many steps the decoder moves at one in PATIENCE only, and the encoder at each."""
+    """For so many steps the decoder moves at the last of PATIENCE only, and the encoder at each."""
 
     def turn(step: Any, **_: Any) -> Any:
-        return (step >= steps) | (step % PATIENCE == 0)
+        return (step >= steps) | (step % PATIENCE == PATIENCE - 1)
 
     return optax.partition(
         {"encoder": optimizer, "decoder": optax.conditionally_mask(optimizer, turn)},

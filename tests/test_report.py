@@ -1,0 +1,139 @@
+"""What the main job measures and reports, by hand: no number that it prints is another's."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from scipy.stats import norm
+
+from experiments import figures, train
+from experiments.config import Config
+from experiments.evaluate import (
+    Evaluation,
+    evaluate,
+    generated,
+    inputs,
+    largest_log_scale,
+    log_marginals,
+    posterior_means,
+    reconstructed,
+)
+from jaxvae import VAE, LogMarginal, MultivariateNormal, Normal, StandardNormal
+from tests.common import close
+
+XS = np.array([[0.3, -1.2], [2.0, 0.5], [-0.7, 1.1]])
+
+
+def noisy(key, x):
+    return x + jax.random.normal(key, (2,))
+
+
+def careless(loc=0.7, scale=0.5):
+    """A decoder that takes no notice of z, so that rate, distortion and log p(x) have no noise."""
+    return VAE(
+        encode=Partial(lambda x: Normal(loc * x, jnp.full(2, scale))),
+        decode=Partial(lambda z: Normal(0.0 * z + 0.1, jnp.ones(2))),
+        prior=StandardNormal((2,)),
+    )
+
+
+def test_an_evaluation_is_the_mean_over_images(x64):
+    """Of a Gaussian rate, and of each image as its own key makes it."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 3))
+    xs = XS + np.stack([jax.random.normal(key, (2,)) for key in keys[:, 0]])
+    rate = np.mean(np.sum((0.7 * xs) ** 2 - 0.75, axis=1)) / 2 + np.log(4)
+    distortion = -np.mean(np.sum(norm.logpdf(xs, 0.1), axis=1))
+    found = evaluate(careless(), jax.random.key(0), jnp.asarray(XS), noisy)
+    assert close(found, [-(rate + distortion), rate, distortion])
+
+
+def test_log_p_is_of_each_image_as_its_key_makes_it(x64):
+    """From the prior every weight is p(x); from elsewhere the weights are unequal."""
+    keys = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), 3))
+    xs = XS + np.stack([jax.random.normal(key, (2,)) for key in keys[:, 0]])
+    prior = careless()._replace(encode=Partial(lambda x: StandardNormal((2,))))
+    found = log_marginals(prior, jax.random.key(0), jnp.asarray(XS), noisy, 7)
+    assert close(found.value, np.sum(norm.logpdf(xs, 0.1), axis=1))
+    assert close(found.ess, np.full(3, 7.0))
+    away = log_marginals(careless(), jax.random.key(0), jnp.asarray(XS), noisy, 7)
+    assert np.all(away.ess < 6.9)
+
+
+def test_what_is_drawn_and_said_of_a_model(x64):
+    xs, key = jnp.asarray(XS), jax.random.key(0)
+    model: Any = VAE(
+        encode=Partial(lambda x: Normal(2.0 * x, jnp.exp(x))),
+        decode=Partial(lambda z: Normal(3.0 * z, jnp.ones(2))),
+        prior=StandardNormal((2,)),
+    )
+    assert close(posterior_means(model, xs), 2.0 * XS)
+    assert close(largest_log_scale(model, xs), 2.0)
+    full = model._replace(
+        encode=Partial(lambda x: MultivariateNormal(x, jnp.diag(jnp.exp(x)).at[1, 0].set(99.0)))
+    )
+    assert close(largest_log_scale(full, xs), 2.0)
+    eps = np.stack([jax.random.normal(k, (2,)) for k in jax.random.split(jax.random.clone(key), 3)])
+    assert close(inputs(jax.random.clone(key), xs, noisy), XS + eps)
+    assert close(generated(model, jax.random.clone(key), 3), 3.0 * eps)
+    assert close(
+        reconstructed(model, jax.random.clone(key), xs), 3.0 * (2.0 * XS + np.exp(XS) * eps)
+    )
+
+
+def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
+    """Four rows of twenty drawn at random; each number in its place, in the file and the table."""
+    images = np.arange(20.0).reshape(20, 1, 1, 1)
+    measured = LogMarginal(
+        value=jnp.array([-9.0, -2.0, -4.0, -5.0]),
+        standard_error=jnp.array([0.1, 0.5, 0.5, 0.7]),  # squares of 1 in all: 1 / 4 of the mean
+        ess=jnp.array([3.0, 11.0, 9.0, 50.0]),
+        pareto_k=jnp.zeros(4),
+        reliable=jnp.array([True, True, True, False]),
+    )
+    rows = []
+
+    def log_marginals(model, key, images, transform, num_samples):
+        assert num_samples == 60
+        rows.extend(images.ravel().tolist())
+        return measured
+
+    of_all = Evaluation(jnp.array(-12.5), jnp.array(4.25), jnp.array(8.25))
+    monkeypatch.setattr(train, "evaluate", lambda *_: of_all)
+    monkeypatch.setattr(train, "log_marginals", log_marginals)
+    for picture in ("reconstructions", "samples", "latent_map", "traversals"):
+        monkeypatch.setattr(figures, picture, lambda *_: None)
+    model = VAE(  # of three latents one that varies by 0.1^2 (20^2 - 1) / 12, and one by little
+        encode=Partial(lambda x: Normal(jnp.array([0.1, 0.001, 0.0]) * x.ravel(), jnp.ones(3))),
+        decode=Partial(lambda z: Normal(z[:1], 1.0)),
+        prior=StandardNormal((3,)),
+    )
+    data: Any = SimpleNamespace(name="numbers", test=SimpleNamespace(images=images, labels=None))
+    c = Config(latent=3, eval_images=4, eval_samples=60)
+    train.report(c, tmp_path, data, model, jax.random.key(0), lambda _, x: x, 2)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result == {
+        "test_images": 20,
+        "elbo": -12.5,
+        "rate": 4.25,
+        "distortion": 8.25,
+        "log_marginal": -5.0,
+        "log_marginal_standard_error": pytest.approx(0.25),
+        "log_marginal_images": 4,
+        "log_marginal_samples": 60,
+        "ess_median": 10.0,
+        "ess_least": 3.0,
+        "log_marginal_reliable": 0.75,
+        "active_units": 1,
+        "latent": 3,
+        "skipped_updates": 2,
+    }
+    assert len(set(rows)) == 4
+    assert sorted(rows) != [0.0, 1.0, 2.0, 3.0]
+    table = " ".join(capsys.readouterr().out.split())
+    for said in ("-12.50", "4.25", "8.25", "-5.00 ± 0.25", "10 (3)", "75%"):
+        assert said in table
