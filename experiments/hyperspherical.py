@@ -33,7 +33,7 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import inputs, log_marginals
+from experiments.evaluate import drawn, inputs, log_marginals
 from jaxvae import nn
 
 LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 10, 20, 100, 3, 2000, 500
@@ -71,8 +71,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments)
 
     data = load("mnist", validation=10_000)
-    images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    test = inputs(jax.random.key(98), test_images[: options.images], jaxvae.binarize)
+    images = jnp.asarray(data.train.images)
+    rows = drawn(jax.random.key(98), data.test.images, options.images)
+    test = inputs(jax.random.key(99), rows, jaxvae.binarize)
 
     def run(head, prior, key):
         make = partial(make_vae, head, prior)

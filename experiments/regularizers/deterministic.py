@@ -37,7 +37,7 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import generated, reconstructed
+from experiments.evaluate import drawn, generated, reconstructed
 from experiments.latents.classifier import features
 from experiments.latents.second_stage import mixture
 from experiments.plotting import image_rows
@@ -84,7 +84,7 @@ def codes(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
 def main() -> None:
     data = load("mnist", validation=10_000)
     images = jnp.asarray(data.train.images)
-    test = jnp.asarray(data.test.images)[:DRAWS].astype(float) / 255.0
+    test = drawn(jax.random.key(98), data.test.images, DRAWS).astype(float) / 255.0
     real = features(test)
 
     def run(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:

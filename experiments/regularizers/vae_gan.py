@@ -38,7 +38,7 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import generated, reconstructed
+from experiments.evaluate import drawn, generated, reconstructed
 from experiments.latents.classifier import features
 from experiments.plotting import image_rows
 from jaxvae import nn
@@ -81,7 +81,7 @@ def make_players(key: jax.Array) -> Players:
 def main() -> None:
     data = load("mnist", validation=10_000)
     how: Any = {"images": jnp.asarray(data.train.images), "epochs": EPOCHS, "batch_size": BATCH}
-    test = jnp.asarray(data.test.images)[:DRAWS].astype(float) / 255.0
+    test = drawn(jax.random.key(98), data.test.images, DRAWS).astype(float) / 255.0
     real = features(test)
 
     def alone(key: jax.Array) -> Any:

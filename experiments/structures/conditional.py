@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
@@ -32,7 +31,7 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import each, inputs
+from experiments.evaluate import drawn, each, inputs
 from experiments.plotting import figure, save, show_images, styled
 from jaxvae import nn
 from jaxvae.protocols import mean_of
@@ -106,8 +105,8 @@ def draw(model) -> None:
 def main() -> None:
     data = load("mnist", validation=10_000)
     pairs: Any = jnp.asarray(data.train.images), jnp.eye(CLASSES)[data.train.labels]
-    test = inputs(jax.random.key(98), data.test.images[:IMAGES], jaxvae.binarize)
-    truth = np.asarray(data.test.labels)[:IMAGES]
+    rows, truth = drawn(jax.random.key(98), data.test, IMAGES)
+    test = inputs(jax.random.key(99), rows, jaxvae.binarize)
     FOLDER.mkdir(parents=True, exist_ok=True)
 
     def run(given, key):

@@ -33,7 +33,7 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import each, inputs
+from experiments.evaluate import drawn, each, inputs
 from experiments.latents import classifier
 from experiments.plotting import image_rows
 from jaxvae import nn
@@ -116,8 +116,8 @@ def nlls(model: jaxvae.Multimodal, key: jax.Array, xs: Any, mask: Any) -> jax.Ar
 def main() -> None:
     data: Any = load("mnist")
     pairs = tuple(map(jnp.asarray, (data.train.images, data.train.labels)))
-    images, labels = jnp.asarray(data.test.images[:IMAGES]), data.test.labels[:IMAGES]
-    xs = inputs(jax.random.key(98), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
+    images, labels = drawn(jax.random.key(98), data.test, IMAGES)
+    xs = inputs(jax.random.key(99), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
 
     def measure(key: jax.Array, model: jaxvae.Multimodal) -> dict[str, jax.Array]:
         keys = jax.random.split(key, 4)
