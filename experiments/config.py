@@ -46,6 +46,8 @@ class Config:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """what a loss or an update that is no finite number does: end the run, or change nothing"""
     seed: int = 0
+    max_value: float | None = None
+    """value of a full pixel of a .npy file; by default 255 for uint8, 1 for floats and binary"""
     validation: int | None = None
     """rows held out of train; by default as many as the data set publishes or suggests"""
     eval_images: int = 1000
@@ -75,6 +77,11 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def is_file(dataset: str) -> bool:
+    """Whether that names a file of images; the data sets' names have no suffix."""
+    return bool(Path(dataset).suffix)
+
+
 def check_config(c: Config) -> None:
     """Raise Refused for the first value out of range."""
     at_least = {
@@ -95,8 +102,12 @@ def check_config(c: Config) -> None:
     for name in ("learning_rate", "sigma"):
         if not 0 < getattr(c, name) < np.inf:
             raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected a positive number")
-    if c.clip is not None and not 0 < c.clip < np.inf:
-        raise Refused(f"--clip is {c.clip}, expected a positive number")
+    for name in ("clip", "max_value"):
+        value = getattr(c, name)
+        if value is not None and not 0 < value < np.inf:
+            raise Refused(f"--{flag(name)} is {value}, expected a positive number")
+    if c.max_value is not None and not is_file(c.dataset):
+        raise Refused(f"--max-value is {c.max_value:g}, but {c.dataset} is no .npy file")
     if c.name is not None and Path(c.name).name != c.name:
         raise Refused(f"--name is {c.name!r}, expected a plain folder name; --output says where")
     if c.bound == "iwae" and c.beta != 1:

@@ -31,8 +31,9 @@ class Dataset(Spec):
 
     @property
     def binary(self) -> bool:
-        """Whether every training pixel is 0 or full."""
-        return bool(np.isin(self.train.images, (0, self.max_value)).all())
+        """Whether every pixel is 0 or full."""
+        splits = (self.train, self.validation, self.test)
+        return all(bool(np.isin(split.images, (0, self.max_value)).all()) for split in splits)
 
 
 def load(
@@ -116,41 +117,39 @@ def _take(split: Split, index: Any) -> Split:
     return Split(split.images[index], None if split.labels is None else split.labels[index])
 
 
-def load_file(path: str | os.PathLike[str], *, validation: int | None = None) -> Dataset:
+def load_file(
+    path: str | os.PathLike[str],
+    *,
+    validation: int | None = None,
+    max_value: float | None = None,
+) -> Dataset:
     """Returns a user's images from a .npy file, split by a fixed shuffle: a tenth to test.
 
     Args:
-        path: an array [N, H, W] or [N, H, W, C]: uint8 0..255, bool, or floats in [0, 1].
+        path: an array [N, H, W] or [N, H, W, C] of uint8, bool or floats in 0..max_value.
         validation: rows to hold out for validation, a tenth by default.
+        max_value: the value of a full pixel; by default 1 where no pixel is above it, and 255
+            for other uint8.
 
     Raises:
-        DataError: the file is missing, damaged, or holds no images.
+        DataError: the file is missing, damaged, or holds no images; or no pixel comes near the
+            default `max_value`.
     """
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} can't be read as a .npy array: {error}") from None
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or 0 in images.shape or len(images) < 10:
+    images = _read_images(path)
+    full = max_value or (255 if images.dtype == np.uint8 and images.max() > 1 else 1)
+    outside = np.argwhere(~((images >= 0) & (images <= full)))  # NaN is outside too
+    if len(outside):
+        row, *pixel = map(int, outside[0])
         raise DataError(
-            f"{path} has shape {images.shape}, expected [N, H, W] or [N, H, W, C] with N >= 10"
+            f"{path}: image {row} holds {images[row, *pixel]:g} at {tuple(pixel)}, expected "
+            f"numbers in [0, {full:g}]; scale the images, drop that one, or give --max-value"
         )
-    if images.dtype == bool:
-        images = images.astype(np.uint8)
-    if np.issubdtype(images.dtype, np.floating):
-        images, max_value = images.astype(np.float32), 1
-        outside = np.argwhere(~((images >= 0) & (images <= 1)))  # NaN is outside too
-        if len(outside):
-            row, *pixel = map(int, outside[0])
-            raise DataError(
-                f"{path}: image {row} holds {images[row, *pixel]:g} at {tuple(pixel)}, expected "
-                "numbers in [0, 1]; scale the images, or drop that one"
-            )
-    elif images.dtype == np.uint8:
-        max_value = 1 if images.max() == 1 else 255
-    else:
-        raise DataError(f"{path} holds {images.dtype}, expected uint8, bool or floats in [0, 1]")
+    largest = images.max()
+    if max_value is None and 0 < largest < full / 2:
+        raise DataError(
+            f"{path}: the largest value is {largest:g}, where a full pixel of {images.dtype} is "
+            f"{full:g}; give --max-value {largest}, or {full:g} if the images are that dark"
+        )
     order = np.random.default_rng(0).permutation(len(images))
     tenth = len(images) // 10
     held_out = tenth if validation is None else validation
@@ -162,10 +161,39 @@ def load_file(path: str | os.PathLike[str], *, validation: int | None = None) ->
         source=str(path),
         name=os.fspath(path),
         shape=images.shape[1:],
-        max_value=max_value,
+        max_value=full,
         num_classes=0,
         held_out=tenth,
         train=Split(images[pool[: size - held_out]], None),
         validation=Split(images[pool[size - held_out :]], None),
         test=Split(images[test], None),
     )
+
+
+def _read_images(path: str | os.PathLike[str]) -> np.ndarray:
+    """[N, H, W, C] of uint8 or float32, as in the file; DataError if that is not what it holds."""
+    try:
+        with open(path, "rb") as file:
+            images = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        said, *_ = [*str(error).splitlines(), type(error).__name__]
+        raise DataError(f"{path} can't be read as one array written by np.save: {said}") from None
+    shape = images.shape
+    if len(shape) not in (3, 4) or 0 in shape or len(images) < 10:
+        raise DataError(f"{path} has shape {shape}, expected [N, H, W] or [N, H, W, C], N >= 10")
+    if images.ndim == 4 and shape[1] < min(shape[2:]) and shape[3] > 4:
+        raise DataError(
+            f"{path} has shape {shape}, which looks like channels first; expected [N, H, W, C]: "
+            "save images.transpose(0, 2, 3, 1), or swapaxes(1, 2) if the first is the height"
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        with np.errstate(over="ignore"):  # infinity, which is refused as such
+            images = images.astype(np.float32)
+    elif images.dtype in (np.bool_, np.uint8):
+        images = images.astype(np.uint8)
+    else:
+        raise DataError(
+            f"{path} holds {images.dtype}, expected uint8, bool or floats in [0, 1]: divide by the "
+            "value of a full pixel"
+        )
+    return images.reshape(*shape[:3], -1)

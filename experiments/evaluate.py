@@ -33,6 +33,20 @@ def each(one: Any, key: Array, xs: Any, *, batch_size: int | None = None) -> Any
     return jax.lax.map(lambda kx: one(*kx), (keys, xs), batch_size=batch_size)
 
 
+def drawn(key: Array, xs: Any, n: int) -> Any:
+    """n of the examples at random, none twice; all of them, shuffled, where there are fewer.
+
+    The first n may be no fair sample: files are often sorted by class, or by who wrote the digits.
+
+    Args:
+      key: a PRNG key; the experiments draw their test rows with `jax.random.key(98)`.
+      xs: examples, leaves of leading axis N; a row of each leaf belongs to that of the others.
+      n: how many.
+    """
+    rows = jax.random.permutation(key, len(jax.tree.leaves(xs)[0]))[:n]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], xs)
+
+
 @partial(jax.jit, static_argnames="transform")
 def evaluate(model: Any, key: Array, images: Array, transform: Any) -> Evaluation:
     """ELBO, rate and distortion over images as stored, one sample of z for each.

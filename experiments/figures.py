@@ -14,13 +14,25 @@ from jaxvae import generate, reconstruct
 from jaxvae.protocols import mean_of
 
 
-def show(axes: Axes, images: Any, columns: int, gap: int = 1) -> None:
-    """Images [n, H, W, C] in [0, 1] as one mosaic, row by row; grey ones as ink on paper."""
+def in_colour(images: Any) -> np.ndarray:
+    """Images [n, H, W, C] in [0, 1], any C, as [n, H, W', 3].
+
+    Grey ones become ink on paper, three channels are red, green and blue, and of any other number
+    each is a grey image, the first on the left.
+    """
     images = np.clip(np.asarray(images, np.float32), 0, 1)
-    n, h, w, channels = images.shape
+    n, h, _, channels = images.shape
+    if channels == 3:
+        return images
+    side_by_side = np.moveaxis(images, 3, 2).reshape(n, h, -1, 1)
+    return 1 - np.repeat(side_by_side, 3, axis=3)
+
+
+def show(axes: Axes, images: Any, columns: int, gap: int = 1) -> None:
+    """Images [n, H, W, C] in [0, 1] as one mosaic, row by row."""
+    images = in_colour(images)
+    n, h, w, _ = images.shape
     rows = -(-n // columns)
-    if channels == 1:
-        images = 1 - np.repeat(images, 3, axis=-1)
     canvas = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), np.float32) * 0.8
     for i, image in enumerate(images):
         top, left = i // columns * (h + gap), i % columns * (w + gap)
@@ -42,8 +54,9 @@ def learning_curves(path: Path, lines: list[dict[str, float]]) -> None:
             key = f"{split}_{name.lower()}"
             if key in lines[0]:
                 values = [line[key] for line in lines]
-                axis.plot(epochs, values, color=colour, label=split)
-                shown += values[settled:]
+                marker = "o" if len(lines) == 1 else None  # a line of one point would not show
+                axis.plot(epochs, values, color=colour, label=split, marker=marker)
+                shown += [value for value in values[settled:] if np.isfinite(value)]
         if shown:
             margin = 0.05 * (max(shown) - min(shown)) or 1.0
             axis.set_ylim(min(shown) - margin, max(shown) + margin)
@@ -58,7 +71,7 @@ def reconstructions(path: Path, model: Any, key: jax.Array, xs: jax.Array) -> No
     """Test images beside the means of their reconstructions."""
     keys = jax.random.split(key, len(xs))
     means = jax.vmap(lambda k, x: mean_of(reconstruct(model, k, x)))(keys, xs)
-    pairs = np.concatenate([xs, means], axis=2)  # side by side
+    pairs = np.concatenate([in_colour(xs), in_colour(means)], axis=2)  # side by side
     picture = figure(6.4, 0.41 * len(xs) / 8 + 0.4)
     axis = picture.subplots()
     show(axis, pairs, columns=8)
@@ -83,8 +96,9 @@ def latent_map(path: Path, means: Any, labels: Any) -> None:
     """Posterior means [n, d] of test images, coloured by label: the two leading principal axes."""
     means = np.asarray(means)
     means = means - means.mean(axis=0)
-    _, spread, axes = np.linalg.svd(np.pad(means, ((0, 0), (0, 1))), full_matrices=False)
-    share = (spread[:2] ** 2).sum() / (spread**2).sum()
+    padded = np.pad(means, (0, 1))  # two axes at least, of one image or latent too
+    _, spread, axes = np.linalg.svd(padded, full_matrices=False)
+    share = (spread[:2] ** 2).sum() / max((spread**2).sum(), np.finfo(float).tiny)
     first, second = (means @ axes[:2, :-1].T).T
     picture = figure(5.2, 4.6)
     axis = picture.subplots()
@@ -115,11 +129,11 @@ def traversals(path: Path, model: Any, z: Any, order: Any, count: int = 8) -> No
     rows = jnp.asarray(order)[:count]
     grid = jax.vmap(lambda i: jax.vmap(lambda value: z.at[i].set(value))(steps))(rows)
     means = jax.vmap(jax.vmap(lambda z: mean_of(model.decode(z))))(grid)
-    images = np.asarray(means).reshape(-1, *means.shape[2:])
+    images = in_colour(means.reshape(-1, *means.shape[2:]))
     picture = figure(5.2, 0.45 * len(rows) + 0.9)
     axis = picture.subplots()
     show(axis, images, columns=len(steps))
-    height = means.shape[2] + 1
+    height, width = images.shape[1] + 1, images.shape[2] + 1
     axis.set_axis_on()
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
@@ -127,7 +141,6 @@ def traversals(path: Path, model: Any, z: Any, order: Any, count: int = 8) -> No
     axis.set_yticks(
         [height * i + height / 2 for i in range(len(rows))], [f"z{int(i)}" for i in rows]
     )
-    width = means.shape[3] + 1
     axis.set_xticks([width / 2, width * 5.5, width * 10.5], ["-3", "0", "3"])
     axis.set_title("one latent moved at a time, the most active first")
     save(picture, path)

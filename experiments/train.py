@@ -40,12 +40,14 @@ from experiments.config import (
     check_config,
     check_data,
     check_resumed,
+    is_file,
     make_folder,
     read_config,
     stored_config,
 )
 from experiments.data import DataError, Dataset, load, load_file
 from experiments.evaluate import (
+    drawn,
     evaluate,
     inputs,
     largest_log_scale,
@@ -77,8 +79,8 @@ class Stopped(Exception):
 def train(c: Config) -> Path:
     """The whole job; returns the run's folder."""
     check_config(c)
-    if c.dataset.endswith(".npy"):
-        data = load_file(c.dataset, validation=c.validation)
+    if is_file(c.dataset):
+        data = load_file(c.dataset, validation=c.validation, max_value=c.max_value)
     else:
         data = load(c.dataset, data_dir=c.data_dir, download=c.download, validation=c.validation)
     check_data(c, data)
@@ -166,74 +168,95 @@ def report(
     transform: Any,
     skipped: int | None,
 ) -> None:
-    """Measure the model on the test set, draw it, and print the table."""
+    """Measure the model on the test set, print the table, then draw: no picture loses a number."""
     elbo_key, subset_key, marginal_key, input_key, picture_key = jax.random.split(key, 5)
     images = jnp.asarray(data.test.images)
-    elbo, rate, distortion = evaluate(model, elbo_key, images, transform)
-    # a random subset: the test rows of some data sets are sorted by class
-    rows = jax.random.permutation(subset_key, len(images))[: c.eval_images]
-    marginal = log_marginals(model, marginal_key, images[rows], transform, c.eval_samples)
+    rows = drawn(subset_key, np.arange(len(images)), c.eval_images)
     xs = inputs(input_key, images, transform)
-    means = posterior_means(model, xs)
-    variance = jnp.var(means, axis=0)
-    result = {
-        "test_images": len(images),
-        "elbo": float(elbo),
-        "rate": float(rate),
-        "distortion": float(distortion),
-        "log_marginal": float(jnp.mean(marginal.value)),
-        "log_marginal_standard_error": float(
-            jnp.sqrt(jnp.sum(marginal.standard_error**2)) / len(rows)
-        ),
-        "log_marginal_images": len(rows),
-        "log_marginal_samples": c.eval_samples,
-        "ess_median": float(jnp.median(marginal.ess)),
-        "ess_least": float(jnp.min(marginal.ess)),
-        "log_marginal_reliable": float(jnp.mean(marginal.reliable)),
-        "active_units": int(jnp.sum(jaxvae.active_units(model, xs))),
+    keys = elbo_key, marginal_key
+    result = measure(model, keys, images, rows, transform, c.eval_samples) | {
+        "active_units": int(jnp.sum(jaxvae.active_units(model, xs))) if len(xs) > 1 else None,
         "latent": c.latent,
     }
     if skipped is not None:
         result["skipped_updates"] = skipped
     write_json(folder / "result.json", result)
+    print_table(data.name, result)
 
     few, many = jax.random.split(picture_key)
-    shown = xs[rows[:40]]
-    figures.reconstructions(folder / "reconstructions.png", model, few, shown)
+    means = posterior_means(model, xs)
+    figures.reconstructions(folder / "reconstructions.png", model, few, xs[rows[:40]])
     figures.samples(folder / "samples.png", model, many)
     figures.latent_map(folder / "latent_map.png", means, data.test.labels)
-    order = np.argsort(-np.asarray(variance))
+    order = np.argsort(-np.var(means, axis=0))
     figures.traversals(folder / "traversals.png", model, means[rows[0]], order)
+    Console().print(f"numbers and pictures: {folder}/", soft_wrap=True)
 
-    table = Table(title=f"{data.name}: {len(images)} test images, nats an image", show_header=False)
+
+def measure(
+    model: Any,
+    keys: tuple[jax.Array, jax.Array],
+    images: jax.Array,
+    rows: jax.Array,
+    transform: Any,
+    num_samples: int,
+) -> dict[str, Any]:
+    """The ELBO and its parts on all images, and log p(x) on those rows, with its error.
+
+    The standard error is of importance sampling: of the same images, drawn for again. A mean of n
+    independent estimates of standard errors s_i has sqrt(sum_i s_i^2) / n.
+    """
+    elbo_key, marginal_key = keys
+    elbo, rate, distortion = evaluate(model, elbo_key, images, transform)
+    marginal = log_marginals(model, marginal_key, images[rows], transform, num_samples)
+    error = jnp.sqrt(jnp.sum(marginal.standard_error**2)) / len(rows)
+    return {
+        "test_images": len(images),
+        "elbo": float(elbo),
+        "rate": float(rate),
+        "distortion": float(distortion),
+        "log_marginal": float(jnp.mean(marginal.value)),
+        "log_marginal_standard_error": float(error),
+        "log_marginal_images": len(rows),
+        "log_marginal_samples": num_samples,
+        "ess_median": float(jnp.median(marginal.ess)),
+        "ess_least": float(jnp.min(marginal.ess)),
+        "log_marginal_reliable": float(jnp.mean(marginal.reliable)),
+    }
+
+
+def print_table(name: str, result: dict[str, Any]) -> None:
+    """The numbers of a result, and a warning of a collapse on stderr."""
+    samples, active = result["log_marginal_samples"], result["active_units"]
+    title = f"{name}: {result['test_images']} test images, nats an image"
+    table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("ELBO", f"{elbo:.2f}")
-    table.add_row("rate, KL(q(z|x) || p(z))", f"{rate:.2f}")
-    table.add_row("distortion, -log p(x|z)", f"{distortion:.2f}")
+    table.add_row("ELBO", f"{result['elbo']:.2f}")
+    table.add_row("rate, KL(q(z|x) || p(z))", f"{result['rate']:.2f}")
+    table.add_row("distortion, -log p(x|z)", f"{result['distortion']:.2f}")
     table.add_row(
-        f"log p(x), {c.eval_samples} importance samples, {len(rows)} images",
+        f"log p(x), {samples} importance samples, {result['log_marginal_images']} images",
         f"{result['log_marginal']:.2f} ± {result['log_marginal_standard_error']:.2f}",
     )
     table.add_row(
-        f"effective samples of {c.eval_samples}, median (least)",
+        f"effective samples of {samples}, median (least)",
         f"{result['ess_median']:.0f} ({result['ess_least']:.0f})",
     )
     table.add_row(
         "images whose estimate can be trusted (k-hat)", f"{result['log_marginal_reliable']:.0%}"
     )
-    table.add_row(f"active units of {c.latent}", str(result["active_units"]))
-    if skipped is not None:
-        table.add_row("updates skipped", str(skipped))
-    console = Console()
-    console.print(table)
-    if not result["active_units"]:
+    known = "unknown of one image" if active is None else str(active)
+    table.add_row(f"active units of {result['latent']}", known)
+    if "skipped_updates" in result:
+        table.add_row("updates skipped", str(result["skipped_updates"]))
+    Console().print(table)
+    if active == 0:
         print(
             "warning: no latent is active: the posterior has collapsed to the prior; "
             "try --warmup, a smaller --beta or a smaller --sigma",
             file=sys.stderr,
         )
-    console.print(f"numbers and pictures: {folder}/", soft_wrap=True)
 
 
 def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:

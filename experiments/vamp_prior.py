@@ -27,7 +27,7 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import inputs, log_marginals
+from experiments.evaluate import drawn, inputs, log_marginals
 from jaxvae import nn
 
 LATENT, PSEUDO_INPUTS, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 40, 500, 10, 100, 3, 2000, 200
@@ -55,8 +55,9 @@ def vamp_prior(images: jax.Array, key: jax.Array) -> jaxvae.VampVAE:
 
 def main() -> None:
     data = load("mnist", validation=10_000)
-    images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    test = inputs(jax.random.key(98), test_images[:IMAGES], jaxvae.binarize)
+    images = jnp.asarray(data.train.images)
+    rows = drawn(jax.random.key(98), data.test.images, IMAGES)
+    test = inputs(jax.random.key(99), rows, jaxvae.binarize)
 
     def run(make, key):
         how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": optax.adam(5e-4)}

@@ -113,7 +113,7 @@ class OutsideSupportError(ValueError):
     """An event that a distribution gives no probability: data of another kind than expected."""
 
 
-def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:
+def within(owner: str, event: Any, inside: Any, expected: str, name: str = "event") -> jax.Array:
     """Whether the whole event is in the support; ValueError naming the first number that is not.
 
     Values are looked at where they are concrete. Under `jit` or `vmap` they are not, and a
@@ -122,7 +122,7 @@ def within(owner: str, event: Any, inside: Any, expected: str) -> jax.Array:
     if not isinstance(inside, Tracer) and not np.all(inside):
         index = tuple(map(int, np.argwhere(~np.asarray(inside))[0]))
         value = np.asarray(event)[index]
-        raise OutsideSupportError(f"{owner}: event holds {value} at {index}, expected {expected}")
+        raise OutsideSupportError(f"{owner}: {name} holds {value} at {index}, expected {expected}")
     return jnp.all(inside)
 
 

@@ -11,38 +11,58 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.bounds import Objective
-from jaxvae.checks import check_array, check_scalar
+from jaxvae.checks import check_array, check_scalar, within
 
 Array = jax.Array
 
 
-def rescale(key: Array, x: Any, *, max_value: float = 255.0) -> Array:
+def rescale(key: Any, x: Any, *, max_value: float | None = None) -> Array:
     """x / max_value: stored values to floats in [0, 1]; nothing is drawn.
 
     Args:
       key: not used; every transform has it.
       x: one example, any shape, values in 0..max_value.
-      max_value: the largest value stored, 1 for binary data.
+      max_value: the largest value stored, 1.0 for binary data or floats in [0, 1]; by default 255
+        for uint8 and 1 for bool. Any other dtype doesn't tell, so it must be given.
 
     Returns:
       float array in the shape of x.
+
+    Raises:
+      TypeError: if x is not uint8 or bool and max_value is not given.
+      ValueError: if a value of x is not in 0..max_value; under `jit` and `vmap` none is looked at.
 
     >>> rescale(jax.random.key(0), jnp.array([0, 255], jnp.uint8)).tolist()
     [0.0, 1.0]
     """
     del key
-    check_array("preprocessing", "x", x)
-    check_scalar("preprocessing", "max_value", max_value)
-    return jnp.asarray(x).astype(float) / max_value
+    owner = "preprocessing"
+    check_array(owner, "x", x)
+    if max_value is None:
+        max_value = _full(owner, jnp.result_type(x))
+    check_scalar(owner, "max_value", max_value)
+    y = jnp.asarray(x).astype(float) / max_value
+    within(owner, x, (y >= 0) & (y <= 1), f"values in 0..{max_value}, or another max_value", "x")
+    return y
 
 
-def binarize(key: Array, x: Any, *, max_value: float = 255.0) -> Array:
+def _full(owner: str, dtype: Any) -> float:
+    """What a full pixel is in that dtype; TypeError where it doesn't tell."""
+    if dtype not in (jnp.uint8, jnp.bool_):
+        raise TypeError(
+            f"{owner}: x is an array of {dtype}, expected uint8 (0 to 255) or bool where max_value "
+            "is not given; for floats in [0, 1] give max_value=1.0"
+        )
+    return 255.0 if dtype == jnp.uint8 else 1.0
+
+
+def binarize(key: Array, x: Any, *, max_value: float | None = None) -> Array:
     """Dynamic binarization: every pixel is 1 with probability x / max_value, afresh at every visit.
 
     Args:
       key: a PRNG key.
       x: one example, any shape, values in 0..max_value.
-      max_value: the largest value stored.
+      max_value: the largest value stored, as in `rescale`.
 
     Returns:
       float array of 0. and 1. in the shape of x.
@@ -56,13 +76,13 @@ def binarize(key: Array, x: Any, *, max_value: float = 255.0) -> Array:
     return jax.random.bernoulli(key, p).astype(p.dtype)
 
 
-def threshold(key: Array, x: Any, *, max_value: float = 255.0) -> Array:
+def threshold(key: Array, x: Any, *, max_value: float | None = None) -> Array:
     """Fixed binarization: a pixel is 1 where x / max_value > 1/2; nothing is drawn.
 
     Args:
       key: not used; every transform has it.
       x: one example, any shape, values in 0..max_value.
-      max_value: the largest value stored.
+      max_value: the largest value stored, as in `rescale`.
 
     Returns:
       float array of 0. and 1. in the shape of x.

@@ -1,7 +1,9 @@
 """The experiments of bounds and information in their small form: each leaves its files."""
 
 import json
+import re
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import experiments
 from experiments import (
     beta_sweep,
     covariance,
@@ -108,6 +111,16 @@ def test_comparisons(name, tmp_path, monkeypatch, capsys):
         assert values[0] != values[1]
         assert np.all(np.isfinite(values))
     assert "+-" in capsys.readouterr().out
+
+
+def test_no_script_measures_on_the_first_rows_of_a_test_set():
+    # they may be of one class; `evaluate.drawn` takes rows at random
+    scripts = list(Path(experiments.__file__).parent.rglob("*.py"))
+    first = re.compile(r"test(_images|\.images|\.labels)?\)?\[ ?:[^\]]*(IMAGES|DRAWS|images)\]")
+    assert first.search("jnp.asarray(data.test.images)[:DRAWS]")
+    assert first.search("test_images[: options.images]")
+    assert len(scripts) > 50
+    assert [path.name for path in scripts if first.search(path.read_text())] == []
 
 
 @pytest.mark.slow

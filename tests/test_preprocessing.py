@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import close, draws, standard_errors_off
+from flax import nnx
 
 from jaxvae import binarize, preprocessed, rescale, threshold
+from jaxvae.nn import MLP, Rescaled
 
 BYTES = np.array([0, 1, 64, 127, 128, 254, 255], np.uint8)
 
@@ -34,6 +36,43 @@ def test_threshold_is_one_above_the_middle():
     # x / 255 > 1/2: from 128 on
     assert threshold(jax.random.key(0), BYTES).tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert threshold(jax.random.key(0), jnp.array([8, 9]), max_value=16.0).tolist() == [0, 1]
+
+
+def rescaled(key, x, **how):
+    """The input of the network behind `Rescaled`, back in [0, 1]."""
+    return (Rescaled(lambda *shapes, rngs: lambda x: x, (), (), rngs=None, **how)(x) + 1) / 2
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("transform", [rescale, binarize, threshold, rescaled])
+def test_what_does_not_tell_its_largest_value_is_asked_for_it(transform, jit):
+    # floats in [0, 1] divided by 255 would be nearly black, and int32 may be of any levels
+    run = jax.jit(transform, static_argnames="max_value") if jit else transform
+    for x in (jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0], jnp.bfloat16), jnp.array([0, 255])):
+        with pytest.raises(TypeError, match=f"of {x.dtype}, expected uint8 .*give max_value=1.0"):
+            run(jax.random.key(0), x)
+        y = run(jax.random.key(0), x, max_value=float(x[1]))
+        assert y.tolist() == [0.0, 1.0]
+    for x in (jnp.array([0, 255], jnp.uint8), jnp.array([False, True])):
+        assert run(jax.random.key(0), x).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("transform", [rescale, binarize, threshold, rescaled])
+@pytest.mark.parametrize("value", [256.0, -1.0, np.nan])
+def test_a_value_out_of_range_is_named(transform, value):
+    # where values are concrete: a pixel brighter than full, or darker than none, has no meaning
+    x = jnp.array([[0.0, 255.0], [value, 3.0]])
+    with pytest.raises(
+        ValueError, match=rf"x holds {value} at \(1, 0\), expected values in 0..255"
+    ):
+        transform(jax.random.key(0), x, max_value=255.0)
+
+
+def test_rescaled_sees_minus_one_to_one():
+    # 2 x / 255 - 1 goes into the network, whatever it is
+    network = Rescaled(MLP, (3,), (2,), rngs=nnx.Rngs(0))
+    x = jnp.array([0, 51, 255], jnp.uint8)
+    assert close(network(x), network.network(jnp.array([-1.0, -0.6, 1.0])))
 
 
 @pytest.mark.parametrize("max_value", [255.0, 16.0])

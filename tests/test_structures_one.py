@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.data import Split
 from experiments.structures import conditional, missing_data, mixed_table, semi_supervised
 
 
@@ -15,7 +16,7 @@ def small(monkeypatch, tmp_path, module, **constants):
     """Two steps on 64 images of one seed, in an empty folder."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2, (64, 28, 28, 1)).astype(np.uint8)
-    split = SimpleNamespace(images=images, labels=(np.arange(64) % 10).astype(np.int32))
+    split = Split(images, (np.arange(64) % 10).astype(np.int32))
     if hasattr(module, "load"):
         loaded = SimpleNamespace(train=split, test=split)
         monkeypatch.setattr(module, "load", lambda *_, **__: loaded)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.data import Split
 from experiments.datasets import sentences
 from experiments.structures import deep_markov, joint_latents, multimodal, text
 from jaxvae import VAE, Product, StandardNormal, elbo
@@ -41,7 +42,7 @@ def test_a_script_leaves_its_files(name, tmp_path, monkeypatch, capsys):
     module: Any
     module, shown, size = SCRIPTS[name]
     rng = np.random.default_rng(0)
-    split = SimpleNamespace(
+    split = Split(
         images=rng.integers(0, 256, (64, 28, 28, 1)).astype(np.uint8),
         labels=rng.integers(0, 10, 64),
     )

@@ -1,7 +1,9 @@
 """The main job: what it writes, what it refuses, and how it stops."""
 
+import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments import figures
 from experiments.config import Config, Refused
-from experiments.evaluate import evaluate, log_marginals
-from experiments.train import load_model, main, make_model
+from experiments.evaluate import drawn, evaluate, log_marginals
+from experiments.train import load_model, main, make_model, measure
 from jaxvae import read_checkpoint
 from jaxvae.resuming import checkpoint_files
 
@@ -90,11 +93,53 @@ def array(path, change=lambda images: images, dtype=np.float32):
     return path
 
 
-@pytest.mark.slow
-def test_own_images_train(run, tmp_path):
-    code, _ = run("--dataset", array(tmp_path / "mine.npy"), "--batch", 8)
+def uniform(*shape):
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+LEVELS = np.random.default_rng(0).integers(0, 17, (20, 3, 3), np.uint8)
+OWN = {  # images, options
+    "four channels, one test image, no validation": (uniform(15, 5, 4, 4), "--validation 0"),
+    "ten images": (uniform(10, 3, 3), "--epochs 1"),
+    "two channels": (uniform(40, 6, 6, 2), "--network conv"),
+    "seven channels of one row": (uniform(20, 1, 5, 7), "--latent 1 --posterior full"),
+    "one pixel": (uniform(20, 1, 1), "--latent 40 --eval-images 1"),
+    "a column, the last image alone grey": (uniform(20, 28, 1) > 0.5, "--likelihood bernoulli"),
+    "twenty black ones": (np.zeros((20, 3, 3)), "--eval-samples 2"),
+    "levels to 16": (LEVELS, "--max-value 16 --likelihood bernoulli --binarization dynamic"),
+    "levels to 16, dark": (LEVELS, "--max-value 255"),
+    "floats to 255": (255 * uniform(20, 3, 3), "--max-value 255"),
+    "float64, big-endian": (uniform(20, 3, 3).astype(">f8"), "--eval-samples 1"),
+}
+QUICK_OWN = "four channels, one test image, no validation"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == QUICK_OWN else pytest.param(n, marks=pytest.mark.slow) for n in OWN]
+)
+def test_what_is_let_in_is_reported_on(run, tmp_path, name):
+    """Whatever number of channels, rows and test images: a table, a result and five pictures."""
+    images, options = OWN[name]
+    np.save(tmp_path / "mine.npy", images)
+    code, printed = run("--dataset", tmp_path / "mine.npy", "--batch", 8, *options.split())
     assert code == 0
-    assert (tmp_path / "runs" / "mine" / "result.json").exists()
+    result = json.loads((tmp_path / "runs" / "mine" / "result.json").read_text())
+    assert f"{result['elbo']:.2f}" in printed.out
+    assert result["test_images"] == len(images) // 10
+    assert (result["active_units"] is None) == (len(images) < 20)
+    assert len(list((tmp_path / "runs" / "mine").glob("*.png"))) == 5
+
+
+def test_no_picture_loses_the_numbers(run, tmp_path, monkeypatch):
+    """The table and result.json come first."""
+
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(figures, "reconstructions", fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        run("--epochs", 1)
+    assert json.loads((tmp_path / "runs" / "digits" / "result.json").read_text())["test_images"]
 
 
 def put(value):
@@ -121,6 +166,8 @@ REFUSED = {
     "--bound iwae --beta 2": "iwae bound has no beta",
     "--name a/b": "expected a plain folder name",
     "--validation 1497": "rows to train",
+    "--max-value 16": "--max-value is 16, but digits is no .npy file",
+    "--dataset x.npy --max-value 0": "--max-value is 0.0, expected a positive number",
 }
 
 
@@ -135,20 +182,73 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(run, tmp_path, options):
 
 
 def test_bad_arrays_are_refused(run, tmp_path):
+    def refused(said):
+        code, printed = run("--dataset", tmp_path / "bad.npy")
+        assert code == 2
+        assert said in printed.err
+        assert printed.err.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+
     for change, said in {
         put(np.nan): "image 3 holds nan at (2, 1, 0)",
         put(1.5): "image 3 holds 1.5",
         put(-0.5): "image 3 holds -0.5",
         lambda images: images[0]: "has shape (6, 7)",
+        put(np.inf): "image 3 holds inf",
+        lambda images: images.astype(float) * 1e300: "holds inf",
+        lambda images: images * 255: "or give --max-value",
+        lambda images: images[0, 0, 0]: "has shape ()",
+        lambda images: images[:9]: "has shape (9, 6, 7), expected [N, H, W]",
+        lambda images: images[:, :0]: "has shape (40, 0, 7)",
         lambda images: (images * 9).astype(np.int64): "holds int64",
+        lambda images: images.astype(complex): "holds complex128",
+        lambda images: images.astype(str): "holds <U",
+        lambda images: np.repeat(images[:, None], 3, 1): "looks like channels first",
+        lambda images: images[:, None]: "(40, 1, 6, 7), which looks like channels first",
+        lambda images: (images * 17).astype(np.uint8): "give --max-value 16, or 255 if",
+        lambda images: images / np.float32(255): "full pixel of float32 is 1; give --max-value 0.",
     }.items():
-        code, printed = run("--dataset", array(tmp_path / "bad.npy", change))
-        assert code == 2
-        assert said in printed.err
-    (tmp_path / "cut.npy").write_bytes((tmp_path / "bad.npy").read_bytes()[:200])
-    code, printed = run("--dataset", tmp_path / "cut.npy")
+        array(tmp_path / "bad.npy", change)
+        refused(said)
+    code, printed = run("--dataset", array(tmp_path / "bad.npy"), "--max-value", 0.5)
     assert code == 2
-    assert "can't be read" in printed.err
+    assert "expected numbers in [0, 0.5]" in printed.err
+
+
+def test_what_is_no_array_is_refused(run, tmp_path):
+    """An archive, a pickle, text, part of a file, a folder: one line, before the work."""
+    whole, archive = io.BytesIO(), io.BytesIO()
+    np.save(whole, uniform(40, 3, 3))
+    np.savez(archive, uniform(40, 3, 3))
+    objects = io.BytesIO()
+    np.save(objects, np.full((40, 3, 3), None), allow_pickle=True)
+    huge = whole.getvalue().replace(b"(40, 3, 3), }", b"(4" + 9 * b"0" + b", 3, 3), }")[:-9]
+    contents = [whole.getvalue()[:200], archive.getvalue(), objects.getvalue(), huge]
+    path = tmp_path / "bad.npy"
+    for content in (*contents, b"", b"a,b\n1,2\n", b"PK\x03\x04", pickle.dumps([1.0]), None):
+        path.unlink(missing_ok=True)
+        if content is None:
+            path.mkdir()
+        else:
+            path.write_bytes(content)
+        code, printed = run("--dataset", path)
+        assert code == 2
+        assert f"error: {path} can't be read as one array written by np.save" in printed.err
+        assert printed.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_grey_image_is_seen_wherever_the_split_puts_it(run, tmp_path):
+    """A Bernoulli likelihood would lose the whole table to one test image that is not binary."""
+    for row in range(10):
+        images = np.ones((10, 2, 2), np.float32)
+        images[row] = 0.5
+        np.save(tmp_path / "grey.npy", images)
+        code, printed = run(
+            *("--dataset", tmp_path / "grey.npy"), "--batch", 8, "--likelihood", "bernoulli"
+        )
+        assert code == 2
+        assert "choose --binarization" in printed.err
 
 
 def test_an_output_that_cannot_be_written_is_refused(run, tmp_path):
@@ -318,6 +418,41 @@ def test_evaluation_averages_over_images_and_draws_a_key_for_each():
 
 def identity(key, x):
     return x
+
+
+def test_the_error_of_log_p_is_that_of_another_draw():
+    """log p(x) measured 60 times from other keys: its spread is the error that each one states."""
+    model = make_model(Config(latent=2, hidden=8), (4, 4, 1), nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(1), (50, 4, 4, 1))
+
+    def once(key):
+        found = measure(model, jax.random.split(key), images, jnp.arange(50), identity, 200)
+        return found["log_marginal"], found["log_marginal_standard_error"]
+
+    means, errors = np.array([once(key) for key in jax.random.split(jax.random.key(2), 60)]).T
+    assert 0.8 < np.std(means, ddof=1) / np.mean(errors) < 1.25
+
+
+def test_rows_are_drawn_at_random_and_together():
+    xs = {"a": jnp.arange(100), "b": np.arange(100)[:, None] * np.ones((1, 2))}
+    some = drawn(jax.random.key(0), xs, 40)
+    assert jnp.shape(some["a"]) == (40,)
+    assert len(set(some["a"].tolist())) == 40
+    assert np.array_equal(some["a"], some["b"][:, 1])
+    assert 30 < np.mean(some["a"]) < 70
+    assert np.any(np.diff(some["a"]) < 0)
+    every = drawn(jax.random.key(1), xs, 1000)["a"]
+    assert np.array_equal(np.sort(every), np.arange(100))
+    assert not np.array_equal(every, np.arange(100))
+
+
+def test_images_of_any_number_of_channels_can_be_drawn():
+    images = uniform(3, 2, 4, 5)
+    for channels, width in {1: 4, 2: 8, 3: 4, 4: 16, 5: 20}.items():
+        assert figures.in_colour(images[..., :channels]).shape == (3, 2, width, 3)
+    assert np.array_equal(figures.in_colour(images[..., :3]), images[..., :3])
+    ink = figures.in_colour(images[..., :2])  # the second channel, and its ink dark
+    assert np.array_equal(ink[:, :, 4:, 2], 1 - images[..., 1])
 
 
 def test_the_two_commands_of_the_readme_come_first():

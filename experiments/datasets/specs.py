@@ -35,7 +35,7 @@ class Spec:
 
     source: str
     shape: tuple[int, int, int] = (28, 28, 1)
-    max_value: int = 255
+    max_value: float = 255
     num_classes: int = 10
     held_out: int = 10_000
 

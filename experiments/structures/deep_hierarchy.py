@@ -36,7 +36,7 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare
 from experiments.data import load
-from experiments.evaluate import each, log_marginals
+from experiments.evaluate import drawn, each, log_marginals
 from experiments.plotting import image_rows
 from jaxvae.nn.deep import DeepHierarchy, deep_elbo, deep_hierarchy, descend, features
 
@@ -106,11 +106,11 @@ def terms(model: DeepHierarchy, key: jax.Array, images: jax.Array) -> Any:
 def measure(setting: Setting, images: jax.Array, key: jax.Array, trained: Any) -> Any:
     """NLL and bound of all images, nats, and the rate of each level."""
     (model, skipped), (draw_key, key) = trained, jax.random.split(key)
-    rows = jax.random.permutation(jax.random.key(98), len(images))[: setting.images]
-    drawn = [terms(model, k, images) for k in jax.random.split(draw_key, DRAWS)]
-    bounds = -jnp.mean(jnp.stack([t.distortion + t.rate for t in drawn]), axis=0)
+    rows = drawn(jax.random.key(98), np.arange(len(images)), setting.images)
+    scored = [terms(model, k, images) for k in jax.random.split(draw_key, DRAWS)]
+    bounds = -jnp.mean(jnp.stack([t.distortion + t.rate for t in scored]), axis=0)
     log_p = log_marginals(model, key, images[rows], AS_STORED, SAMPLES).value
-    gaps, rates = log_p - bounds[rows], jnp.mean(drawn[0].levels, axis=0)
+    gaps, rates = log_p - bounds[rows], jnp.mean(scored[0].levels, axis=0)
     return {
         "nats NLL": -jnp.mean(bounds) - jnp.mean(gaps),
         "nats bound": jnp.mean(bounds),

@@ -30,7 +30,7 @@ from flax import nnx
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import evaluate, log_marginals
+from experiments.evaluate import drawn, evaluate, log_marginals
 from jaxvae import nn
 from jaxvae.hamiltonian import HamiltonianVAE
 
@@ -57,8 +57,8 @@ def hamiltonian(num_steps: int, key: jax.Array) -> HamiltonianVAE:
 
 def main() -> None:
     data = load("binarized_mnist")
-    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    test = test[jax.random.permutation(jax.random.key(98), len(test))[:IMAGES]]
+    images = jnp.asarray(data.train.images)
+    test = drawn(jax.random.key(98), data.test.images, IMAGES)
 
     def run(make: Any, key: jax.Array) -> Any:
         return train(make, OBJECTIVE, key, images, epochs=EPOCHS, batch_size=BATCH)

@@ -33,7 +33,7 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.comparison import compare, train
 from experiments.data import load
-from experiments.evaluate import each
+from experiments.evaluate import drawn, each
 from experiments.plotting import image_rows
 from jaxvae import nn, ppca
 
@@ -141,7 +141,8 @@ def compare_at(missing: float, images: jax.Array, test: jax.Array) -> None:
 
 def main() -> None:
     data = load("binarized_mnist")
-    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images[:IMAGES])
+    images = jnp.asarray(data.train.images)
+    test = drawn(jax.random.key(98), data.test.images, IMAGES)
     for missing in MISSING:
         compare_at(missing, images, test.astype(float))
 

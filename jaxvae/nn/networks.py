@@ -13,6 +13,7 @@ from flax import nnx
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Normal
 from jaxvae.heads import Head, Shape
+from jaxvae.preprocessing import rescale
 
 Array = jax.Array
 Activation = Callable[[Array], Array]
@@ -117,7 +118,7 @@ class Rescaled(nnx.Module):
       network: `(in_shape, out_shape, *, rngs) -> module`.
       in_shape: shape of one input.
       out_shape: shape of the output.
-      max_value: the largest value stored.
+      max_value: the largest value stored, as in `rescale`: by default 255 for uint8.
       rngs: keys of the initial parameters.
 
     >>> from functools import partial
@@ -134,14 +135,14 @@ class Rescaled(nnx.Module):
         in_shape: Shape,
         out_shape: Shape,
         *,
-        max_value: float = 255.0,
+        max_value: float | None = None,
         rngs: nnx.Rngs,
     ):
         self.network: Any = network(in_shape, out_shape, rngs=rngs)
         self.max_value = max_value
 
     def __call__(self, x: Any) -> Array:
-        return self.network(2.0 * jnp.asarray(x).astype(float) / self.max_value - 1.0)
+        return self.network(2.0 * rescale(None, x, max_value=self.max_value) - 1.0)
 
 
 class SharedScaleHead(nnx.Module):
