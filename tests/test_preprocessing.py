@@ -1,6 +1,7 @@
 """From stored bytes to model input."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,8 @@ def test_threshold_is_one_above_the_middle():
 
 def rescaled(key, x, **how):
     """The input of the network behind `Rescaled`, back in [0, 1]."""
-    return (Rescaled(lambda *shapes, rngs: lambda x: x, (), (), rngs=None, **how)(x) + 1) / 2
+    identity: Any = lambda *shapes, rngs: lambda x: x
+    return (Rescaled(identity, (), (), rngs=nnx.Rngs(0), **how)(x) + 1) / 2
 
 
 @pytest.mark.parametrize("jit", [False, True])
