@@ -136,7 +136,7 @@ def fit(
         while (done := int(state.step)) < plan.end:
             rows, schedules, count = plan.at(key, done)
             arguments = (key, data, rows, plan.numbers, schedules)
-            new, every, finite = call(state, count, *arguments)
+            new, every, finite = call(state, _known(count, plan.size), *arguments)
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
             bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
             if bad.any() or not finite:
@@ -245,6 +245,15 @@ def _identity(step: Step, state: TrainState, key: Array, data: Any, plan: _Plan)
     )
 
 
+def _known(count: int, length: int) -> int | None:
+    """None, for all of them, where a loop's length should be a constant of its program.
+
+    On a GPU the host asks the device before every turn of a loop whose length it does not know, and
+    waits for the answer, so that no step is launched while another runs.
+    """
+    return None if count == length and jax.default_backend() != "cpu" else count
+
+
 @partial(jax.jit, static_argnames=("step", "mesh", "layout"))
 def _first_steps(
     step: Step,
@@ -260,6 +269,8 @@ def _first_steps(
     layout: Any,
 ) -> tuple[TrainState, Metrics, Array]:
     """The first `count` batches of `order`: traced, so that a short last call is the same program.
+
+    All of them where `count` is None, which is another: see `_known`.
 
     Returns the state, the metrics, and whether that state is finite. The program is kept for as
     long as `step`, by which it is found, so that a second `fit` of it compiles nothing.
@@ -284,7 +295,8 @@ def _first_steps(
 
     _, shapes = jax.eval_shape(one, jnp.int32(0), state)
     empty = jax.tree.map(lambda m: jnp.zeros((len(order), *m.shape), m.dtype), shapes)
-    state, metrics = jax.lax.fori_loop(0, count, body, (state, empty))
+    bound = len(order) if count is None else count
+    state, metrics = jax.lax.fori_loop(0, bound, body, (state, empty))
     return state, metrics, all_finite(state)
 
 

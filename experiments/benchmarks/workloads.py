@@ -29,6 +29,9 @@ class Workload(NamedTuple):
       job: train, log_marginal (importance sampling) or ais.
       shape: of an image.
       levels: of latents.
+      sigma: of a Gaussian likelihood of fixed width; Bernoulli without it.
+      betas: every seed is trained at each of them.
+      dtype: what networks compute in; parameters and losses stay float32.
     """
 
     name: str
@@ -45,16 +48,25 @@ class Workload(NamedTuple):
     job: str = "train"
     shape: tuple[int, int, int] = (28, 28, 1)
     levels: int = 1
+    sigma: float | None = None
+    betas: tuple[float, ...] = (1.0,)
+    dtype: str = "float32"
+
+    @property
+    def runs(self) -> int:
+        """How many models, each from a seed at a beta."""
+        return self.seeds * len(self.betas)
 
     @property
     def examples(self) -> int:
         """Between two looks."""
-        return self.chunk * self.batch * self.seeds
+        return self.chunk * self.batch * self.runs
 
 
 def plain(w: Workload, owner: str, *, networks: tuple[str, ...] = ("mlp", "conv")) -> None:
-    """NotImplementedError unless the job is to train one of these networks."""
-    if w.job != "train" or w.network not in networks:
+    """NotImplementedError unless the job is to train one of these networks, as in W1 to W4."""
+    usual = (w.sigma, w.betas, w.dtype) == (None, (1.0,), "float32")
+    if w.job != "train" or w.network not in networks or not usual:
         raise NotImplementedError(f"{owner} is not timed on {w.name}: {w.about}")
 
 
@@ -90,14 +102,15 @@ def pixels(num_examples: int, shape: tuple[int, int, int] = (28, 28, 1)) -> np.n
     """Stand-in images: two soft blobs each, [n, *shape] float32 in [0.05, 0.95].
 
     Speed does not depend on what the pixels say, and these need no download; a network learns
-    them, so that final losses can be compared.
+    them, so that final losses can be compared. Smaller images than 28x28 have smaller blobs.
     """
     rng = np.random.default_rng(0)
+    size = min(1.0, shape[0] / 28)
     axes = np.arange(shape[0]), np.arange(shape[1])
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     blobs = np.zeros((num_examples, *shape[:2]))
     for _ in range(2):
-        centre = rng.uniform(6, 22, (num_examples, 1, 1, 2))
-        width = rng.uniform(2, 5, (num_examples, 1, 1))
+        centre = size * rng.uniform(6, 22, (num_examples, 1, 1, 2))
+        width = size * rng.uniform(2, 5, (num_examples, 1, 1))
         blobs += np.exp(-np.sum((grid - centre) ** 2, axis=-1) / (2 * width**2))
     return np.repeat(np.clip(blobs, 0.05, 0.95).astype(np.float32)[..., None], shape[2], axis=-1)

@@ -111,9 +111,22 @@ def features(stages: Sequence[Stage], x: Array) -> list[Array]:
     shape = (*bottom.grow.size, bottom.shrink.kernel.shape[2])
     check_shape("DeepHierarchy", "x", x, shape)
     for stage in stages:
-        x, _ = jax.lax.scan(lambda x, cell: (cell(x), None), stage.shrink(x), stage.cells)
+        unroll = turns_at_once(len(jax.tree.leaves(stage.cells)[0]))
+        x, _ = jax.lax.scan(
+            lambda x, cell: (cell(x), None), stage.shrink(x), stage.cells, unroll=unroll
+        )
         found.append(x)
     return found[::-1]
+
+
+def turns_at_once(count: int) -> int:
+    """How many of `count` equal modules a scan writes out: one on a CPU, which compiles soonest.
+
+    Elsewhere up to eight, as a turn of a loop copies what its gradient needs: compiled for an H100,
+    ten levels of width 64 on 250 images are 1,936 kernels that move 9.4 GB a step, not 3,744 that
+    move 28.3 GB.
+    """
+    return 1 if jax.default_backend() == "cpu" else min(count, 8)
 
 
 def descend(
@@ -143,7 +156,8 @@ def descend(
 
         last = first + len(jax.tree.leaves(stage.blocks)[0])
         levels = (stage.blocks, temperatures[first:last])
-        (h, key), kl = jax.lax.scan(level, (h, key), levels)
+        unroll = turns_at_once(last - first)
+        (h, key), kl = jax.lax.scan(level, (h, key), levels, unroll=unroll)
         h, first = stage.grow(h), last
         kls.append(kl)
     return h, jnp.concatenate(kls)

@@ -1,5 +1,6 @@
 """jaxvae, as a user writes it."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,21 +19,39 @@ def make_model(w: Workload, key: jax.Array) -> Any:
     rngs = nnx.Rngs(key)
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[w.activation]
     networks: Any = (nn.MLP, nn.MLP) if w.network == "mlp" else (nn.ConvEncoder, nn.ConvDecoder)
+    conditional = partial(nn.Conditional, dtype=precision(w), rngs=rngs)
+    likelihood = nn.BernoulliHead() if w.sigma is None else nn.NormalHead(w.sigma)
     encoder = partial(networks[0], hidden=w.hidden, activation=activation)
     decoder = partial(networks[1], hidden=w.hidden[::-1], activation=activation)
     if w.network == "top-down":
         (width,) = w.hidden
         return jaxvae.TopDown(
-            up=Features(encoder(w.shape, (width,), rngs=rngs), w.levels),
+            up=Features(conditional(encoder, Raw(), w.shape, (width,)), w.levels),
             start=jnp.zeros(width),
             blocks=[make_block(w, width, rngs) for _ in range(w.levels)],
-            likelihood=nn.Conditional(decoder, nn.BernoulliHead(), (width,), w.shape, rngs=rngs),
+            likelihood=conditional(decoder, likelihood, (width,), w.shape),
         )
     return jaxvae.VAE(
-        encode=nn.Conditional(encoder, nn.NormalHead(), w.shape, (w.latent,), rngs=rngs),
-        decode=nn.Conditional(decoder, nn.BernoulliHead(), (w.latent,), w.shape, rngs=rngs),
+        encode=conditional(encoder, nn.NormalHead(), w.shape, (w.latent,)),
+        decode=conditional(decoder, likelihood, (w.latent,), w.shape),
         prior=jaxvae.StandardNormal((w.latent,)),
     )
+
+
+def precision(w: Workload) -> Any:
+    """What `nn.Conditional` takes: None for the parameters' own."""
+    return None if w.dtype == "float32" else jnp.dtype(w.dtype)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A head that leaves the network's output as it is."""
+
+    def raw_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def __call__(self, raw: jax.Array) -> jax.Array:
+        return raw
 
 
 class Features(nnx.Module):
@@ -57,11 +76,14 @@ class Joined(nnx.Module):
 
 
 def make_block(w: Workload, width: int, rngs: nnx.Rngs) -> jaxvae.Block:
-    mlp, head, latents = partial(nn.MLP, hidden=w.hidden), nn.NormalHead(), (w.latent,)
-    posterior = nn.Conditional(mlp, head, (2 * width,), latents, rngs=rngs)
-    merge = mlp((width + w.latent,), (width,), rngs=rngs)
+    conditional = partial(
+        nn.Conditional, partial(nn.MLP, hidden=w.hidden), dtype=precision(w), rngs=rngs
+    )
+    head, latents = nn.NormalHead(), (w.latent,)
+    posterior = conditional(head, (2 * width,), latents)
+    merge = conditional(Raw(), (width + w.latent,), (width,))
     return jaxvae.Block(
-        prior=nn.Conditional(mlp, head, (width,), latents, rngs=rngs),
+        prior=conditional(head, (width,), latents),
         posterior=Joined(posterior, residual=False),
         merge=Joined(merge, residual=True),
     )
@@ -76,7 +98,7 @@ def objective(w: Workload) -> Any:
 def train(w: Workload, images: np.ndarray, look: Any) -> None:
     if w.job != "train":
         return estimate(w, images, look)
-    if w.seeds > 1:
+    if w.runs > 1:
         return train_seeds(w, images, look)
     optimizer = optax.adam(1e-3)
     jaxvae.fit(
@@ -91,18 +113,28 @@ def train(w: Workload, images: np.ndarray, look: Any) -> None:
 
 
 def train_seeds(w: Workload, images: np.ndarray, look: Any) -> None:
+    run, data = run_of(w), jnp.asarray(images)
+    for seed in range(w.looks):
+        keys, betas = jax.random.split(jax.random.key(seed), w.seeds), jnp.asarray(w.betas)
+        look(np.mean(jaxvae.sweep(run, {"key": keys, "beta": betas}, data=data).results))
+
+
+def run_of(w: Workload) -> Any:
+    """A run of `w.chunk` steps, whole epochs, as a function of its key: the last loss."""
     optimizer = optax.adam(1e-3)
     epoch = jaxvae.train_epoch(jaxvae.train_step(objective(w), optimizer), batch_size=w.batch)
 
-    def run(key: jax.Array, data: jax.Array) -> jax.Array:
+    def run(key: jax.Array, beta: Any, data: jax.Array) -> jax.Array:
         init_key, run_key = jax.random.split(key)
-        state = jaxvae.init_state(make_model(w, init_key), optimizer)
-        return epoch(state, run_key, data)[1]["loss"][-1]
+        hyper = {"beta": beta} if w.num_samples == 1 else {}
+        _, losses = jax.lax.scan(
+            lambda state, _: epoch(state, run_key, data, **hyper),
+            jaxvae.init_state(make_model(w, init_key), optimizer),
+            length=w.chunk // (len(data) // w.batch),
+        )
+        return losses["loss"][-1, -1]
 
-    data = jnp.asarray(images)
-    for seed in range(w.looks):
-        keys = jax.random.split(jax.random.key(seed), w.seeds)
-        look(np.mean(jaxvae.sweep(run, {"key": keys}, data=data).results))
+    return run
 
 
 def estimate(w: Workload, images: np.ndarray, look: Any) -> None:

@@ -31,8 +31,8 @@ class Level(nn.Module):
         self.merge = mlp(width + latent, width)
 
     def forward(self, h: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        p_mean, p_log_var = self.prior(h).chunk(2, dim=-1)
-        q_mean, q_log_var = self.posterior(torch.cat([h, features], -1)).chunk(2, dim=-1)
+        p_mean, p_log_var = self.prior(h).float().chunk(2, dim=-1)
+        q_mean, q_log_var = self.posterior(torch.cat([h, features], -1)).float().chunk(2, dim=-1)
         z = q_mean + torch.exp(0.5 * q_log_var) * torch.randn_like(q_mean)
         ratio = torch.exp(q_log_var - p_log_var) + (q_mean - p_mean) ** 2 * torch.exp(-p_log_var)
         rate = 0.5 * torch.sum(ratio - 1.0 + p_log_var - q_log_var)
@@ -58,12 +58,13 @@ class TopDown(nn.Module):
         self.start = nn.Parameter(torch.zeros(width))
         initialise(self)
 
-    def forward(self, x: torch.Tensor, k: int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, k: int, beta: Any = 1.0) -> torch.Tensor:
         del k
         features, rates = self.encoder(x), []
         h: Any = self.start.expand(len(x), -1)
         for level in self.levels:
             h, rate = level(h, features)
             rates.append(rate)
-        distortion = F.binary_cross_entropy_with_logits(self.decoder(h), x, reduction="sum")
-        return (distortion + torch.stack(rates).sum()) / len(x)
+        logits = self.decoder(h).float()
+        distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        return (distortion + beta * torch.stack(rates).sum()) / len(x)

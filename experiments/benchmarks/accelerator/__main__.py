@@ -1,0 +1,195 @@
+"""What a run on an accelerator found, as tables for docs/performance.md.
+
+python -m experiments.benchmarks.accelerator OUT
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.accelerator.stages import FLAGS, STAGES
+
+Record = dict[str, Any]
+STANDING = ("jaxvae", "PyTorch", "jaxvae in bfloat16", "PyTorch in bfloat16", "NumPyro")
+APART = 0.05  # losses that differ by more are said to
+
+
+def records(out: Path) -> dict[str, dict[str, Record]]:
+    """Stage -> measurement -> what was written, in the order of `STAGES`."""
+    found: dict[str, dict[str, Record]] = {}
+    for stage in STAGES:
+        every = [json.loads(path.read_text()) for path in (out / stage.name).glob("*.json")]
+        by_name = {record["name"]: record for record in every}
+        names = [n for n in stage.measurements if n in by_name]
+        found[stage.name] = {n: by_name[n] for n in [*names, *sorted(set(by_name) - set(names))]}
+    return found
+
+
+def measured(found: dict[str, Record]) -> dict[str, Record]:
+    return {n: r for n, r in found.items() if not {"error", "cut", "missing"} & set(r)}
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: Any, form: str = ",.0f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def roof(program: Record, peaks: dict[str, Record], dtype: str, runs: int = 1) -> tuple[float, str]:
+    """The least microseconds of a step of `runs` models at once, and what binds it.
+
+    Launches: the kernels of a step, however many models; memory: value, gradient and Adam's two
+    read, three written back, 28 bytes a parameter; products: operations at the rate of large ones.
+    """
+    needed = runs * program["operations"] / (1e6 * peaks["products"][dtype])
+    moved = 28e-3 * runs * program["parameters"] / peaks["memory"]["gigabytes_per_second"]
+    times = {
+        "launches": program["kernels"] * peaks["launches"]["us_a_kernel"],
+        "memory": moved,
+        "products": needed,
+    }
+    binds = max(times, key=lambda name: times[name])
+    return times[binds], binds
+
+
+def standing(found: dict[str, dict[str, Record]]) -> Iterator[str]:
+    """Everyone on every workload, beside the roof."""
+    peaks, programs = measured(found["peaks"]), measured(found["programs"])
+    by_workload: dict[tuple[str, str], dict[str, Record]] = {}
+    for stage in STANDING:
+        for name, record in measured(found[stage]).items():
+            workload, dtype, who = name.split("/")
+            by_workload.setdefault((workload, dtype), {})[who] = record
+    cold = {name: r["first_step_seconds"] for name, r in measured(found["compilation"]).items()}
+    rows, losses = [], []
+    for (workload, dtype), peers in sorted(by_workload.items()):
+        ours = peers.get("jaxvae", {}).get("examples_per_second")
+        program = programs.get(f"{workload}/scan")
+        for who, r in peers.items():
+            speed = r["examples_per_second"]
+            binds, share = "-", None
+            if program and {"products", "memory", "launches"} <= set(peaks):
+                least, binds = roof(program, peaks, dtype)
+                batch = program["examples_per_second"] * program["us_a_step"] / 1e6
+                share = speed * least / (1e6 * batch)
+            first = cold.get(f"{workload}/{dtype}/{who}", r["first_step_seconds"])
+            rows.append([
+                f"{workload}, {dtype}", who, number(speed),
+                number(None if ours is None else ours / speed, ".2f"), binds, number(share, ".0%"),
+                number(r.get("device_megabytes")), number(first, ".1f"), number(r["loss"], ".1f"),
+            ])  # fmt: skip
+        values = [r["loss"] for r in peers.values()]
+        spread = (max(values) - min(values)) / abs(sum(values) / len(values))
+        agree = "agree" if spread <= APART else "DIFFER"
+        losses.append(f"{workload} in {dtype}: {agree}, by {spread:.1%} among {len(values)}")
+    if rows:
+        heads = ["", "", "examples/s", "jaxvae is, times", "what binds", "share of that roof",
+                 "MB on the device", "first step, s", "loss"]  # fmt: skip
+        yield table(heads, rows)
+        yield "Last losses after as many steps: " + "; ".join(losses) + "."
+
+
+def seeds(found: dict[str, dict[str, Record]]) -> Iterator[str]:
+    """Many runs at once, against one."""
+    every = measured(found["seeds"]) | measured(found["seeds by PyTorch"])
+    peaks, programs = measured(found["peaks"]), measured(found["programs"])
+    ones = {n.split("/")[0].split(" x")[0]: r["examples_per_second"] for n, r in every.items()
+            if n.split("/")[0].endswith(" x1")}  # fmt: skip
+    rows = []
+    for name, r in sorted(every.items(), key=lambda item: _runs(item[0])):
+        workload, _, who = name.split("/")
+        base, speed = workload.split(" x")[0], r["examples_per_second"]
+        share, program = None, programs.get(f"{base}/scan")
+        if program and {"products", "memory", "launches"} <= set(peaks):
+            one = program["examples_per_second"] * program["us_a_step"] / 1e6
+            least, _ = roof(program, peaks, "float32", _runs(name)[1])
+            share = speed * least / (1e6 * one * _runs(name)[1])
+        times = speed / ones[base] if base in ones else None
+        rows.append([
+            workload, who, number(speed), number(times, ".1f"), number(share, ".0%"),
+            number(r.get("device_megabytes")), number(r["first_look_seconds"], ".1f"),
+        ])  # fmt: skip
+    if rows:
+        heads = ["runs", "", "examples/s", "times one run's", "share of its roof",
+                 "MB on the device", "first results after, s"]  # fmt: skip
+        yield table(heads, rows)
+
+
+def _runs(name: str) -> tuple[str, int]:
+    base, _, times = name.split("/")[0].partition(" x")
+    return base, int(times)
+
+
+def programs(found: dict[str, dict[str, Record]]) -> Iterator[str]:
+    """One loop in many ways, against the plain scan."""
+    stages = ["programs", *FLAGS]
+    base = measured(found["programs"])
+    rows = []
+    for stage in stages:
+        for name, r in measured(found[stage]).items():
+            plain = base.get(f"{name.split('/')[0]}/scan")
+            times = plain["us_a_step"] / r["us_a_step"] if plain else None
+            label = name if stage == "programs" else f"{name}, {stage}"
+            rows.append([label, number(r["us_a_step"], ",.1f"), number(times, ".2f"),
+                         number(r["kernels"], ",.1f"), number(r["megabytes_moved"], ",.1f"),
+                         number(r["waits"]), number(r["compile_seconds"], ".1f")])  # fmt: skip
+    if rows:
+        heads = ["", "us a step", "times as fast as the scan", "kernels", "MB moved", "waits",
+                 "compilation, s"]  # fmt: skip
+        yield table(heads, rows)
+
+
+def deep(found: dict[str, dict[str, Record]]) -> Iterator[str]:
+    """The hierarchy's step, against the rate of large products."""
+    peaks, rows = measured(found["peaks"]), []
+    for stage in [name for name in found if name.startswith("deep")]:
+        for name, r in measured(found[stage]).items():
+            rate = r["operations"] / r["us_a_step"] / 1e6
+            share = rate / peaks["products"]["float32"] if "products" in peaks else None
+            rows.append([f"{name}{stage.removeprefix('deep')}", number(r["us_a_step"] / 1e3, ".2f"),
+                         number(rate, ".2f"), number(share, ".1%"), number(r["kernels"]),
+                         number(r["megabytes_moved"]), number(r["megabytes_of_buffers"]),
+                         number(r["compile_seconds"], ".0f")])  # fmt: skip
+    if rows:
+        heads = ["", "ms a step", "TFLOP/s", "of the float32 peak", "kernels", "MB moved",
+                 "MB of buffers", "compilation, s"]  # fmt: skip
+        yield table(heads, rows)
+
+
+def summary(out: Path) -> str:
+    """All that was found, and what was not."""
+    found = records(out)
+    peaks = measured(found["peaks"])
+    parts = ["## On one accelerator"]
+    if about := peaks.get("device"):
+        parts.append(", ".join(f"{k} {v}" for k, v in about.items() if k != "name"))
+    rates = {k: v for n, r in peaks.items() if n != "device" for k, v in r.items() if k != "name"}
+    if rates:
+        said = {"float32": "TFLOP/s, float32 product", "bfloat16": "TFLOP/s, bfloat16 product"}
+        rows = [[said.get(k, k.replace("_", " ")), number(v, ",.2f")] for k, v in rates.items()]
+        parts.append(table(["what it can do", ""], rows))
+    for title, part in {
+        "Where we stand": standing,
+        "Many runs at once": seeds,
+        "What makes it faster": programs,
+        "A deep hierarchy": deep,
+    }.items():
+        parts += [f"### {title}", *(list(part(found)) or ["Nothing was measured."])]
+    failures = []
+    for stage in STAGES:
+        for name in stage.measurements:
+            r = found[stage.name].get(name, {"not reached": ""})
+            for kind in ("error", "cut", "missing", "not reached"):
+                if kind in r:
+                    failures.append(f"- {stage.name}: {name}: {kind} {r[kind]}".rstrip())
+    parts += ["### Not measured", "\n".join(failures) or "Nothing: all was."]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(summary(Path(sys.argv[1])))

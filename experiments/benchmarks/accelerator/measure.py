@@ -1,0 +1,43 @@
+"""Measurements of one stage, each written once it is known.
+
+python -m experiments.benchmarks.accelerator.measure FOLDER JOB NAME...
+"""
+
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import measure as peers
+from experiments.benchmarks.accelerator import sizes
+from experiments.benchmarks.accelerator.stages import write
+
+
+def peer(name: str) -> dict[str, Any]:
+    """`W1/float32/jaxvae`: see `peers.timed`."""
+    workload, dtype, who = name.split("/")
+    w = sizes.workload(workload, dtype)
+    began = time.perf_counter()
+    return peers.timed(who, w, lambda: sizes.images(w), began, seconds=sizes.SECONDS)
+
+
+def main(folder: Path, job: str, names: list[str]) -> None:
+    """What goes wrong in Python is a result too."""
+    for name in names:
+        try:
+            if job == "peer":
+                found = peer(name)
+            else:
+                module = import_module(f"experiments.benchmarks.accelerator.{job}")
+                found = module.measure(name)
+        except ModuleNotFoundError as error:
+            found = {"missing": error.name}
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            found = {"error": f"{type(error).__name__}: {first}"}
+        write(folder, name, found)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
