@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import digamma, erf, gammaln
+from jax.scipy.special import erf
 
 from jaxvae.checks import check_scale, check_shape
 from jaxvae.constant import Constant
@@ -32,7 +32,7 @@ from jaxvae.distributions import (
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
 from jaxvae.protocols import check_distribution
-from jaxvae.special import log_beta, softplus
+from jaxvae.special import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio, softplus
 
 Array = jax.Array
 
@@ -143,7 +143,7 @@ def closed_form(q: Any, p: Any) -> Array | None:
             return _kl_dirichlet(q.concentration, p.concentration)
         case Poisson(), Poisson():
             _check_events(q, p)
-            return jnp.sum(q.rate * jnp.log(q.rate / p.rate) - q.rate + p.rate)
+            return jnp.sum(deviance(q.rate, p.rate))
         case ((VonMisesFisher() | PowerSpherical()), SphericalUniform()):
             _check_events(q, p)
             return log_area(p.dim) - q.entropy()
@@ -191,7 +191,8 @@ def _loc_tril(d: Any, other: Any) -> tuple[Array, Array]:
 
 def _kl_normal(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Array) -> Array:
     # the affine map z -> (z - mu_p) / sigma_p leaves KL as it is and makes p standard
-    return kl_standard_normal((loc_q - loc_p) / scale_p, scale_q / scale_p)
+    square = jnp.square((loc_q - loc_p) / scale_p) + jnp.square(scale_q / scale_p)
+    return jnp.sum(0.5 * (square - 1.0) + log_ratio(scale_p, scale_q))
 
 
 def _kl_multivariate_normal(loc_q: Array, tril_q: Array, loc_p: Array, tril_p: Array) -> Array:
@@ -211,36 +212,66 @@ def _kl_categorical(log_q: Array, log_p: Array) -> Array:
 
 
 def _kl_bernoulli(logits_q: Any, logits_p: Any) -> Array:
-    # sigma(a)(a - b) - softplus(a) + softplus(b). Swapping the outcomes' names, (a, b) ->
-    # (-a, -b), changes nothing, so take a <= 0, where no two large terms cancel.
-    sign = jnp.where(logits_q > 0, -1.0, 1.0).astype(jnp.result_type(logits_q))
-    a, b = sign * logits_q, sign * logits_p
-    return jnp.sum(jax.nn.sigmoid(a) * (a - b) - softplus(a) + softplus(b))
+    # sum_x q(x) log(q(x) / p(x)) - q(x) + p(x), where no two large terms cancel
+    def side(q: Any, p: Any) -> Array:
+        return deviance(jax.nn.sigmoid(q), jax.nn.sigmoid(p), -softplus(-p))
+
+    return jnp.sum(side(logits_q, logits_p) + side(-logits_q, -logits_p))
 
 
 def _kl_laplace(loc_q: Any, scale_q: Any, loc_p: Any, scale_p: Any) -> Array:
-    # log(b_p / b_q) + (D + b_q exp(-D / b_q)) / b_p - 1, D = |m_q - m_p|
-    distance = jnp.abs(loc_q - loc_p)
-    spread = distance + scale_q * jnp.exp(-distance / scale_q)
-    return jnp.sum(jnp.log(scale_p / scale_q) + spread / scale_p - 1.0)
+    # log(b_p / b_q) + E|z - m_p| / b_p - 1
+    distance = _laplace_distance(loc_q - loc_p, scale_q)
+    return jnp.sum(log_ratio(scale_p, scale_q) + distance / scale_p - 1.0)
+
+
+@jax.custom_jvp
+def _laplace_distance(shift: Any, scale: Any) -> Array:
+    """E|z|, z ~ Laplace(shift, scale): D + b exp(-D / b), D = |shift|."""
+    return jnp.abs(shift) + scale * jnp.exp(-jnp.abs(shift) / scale)
+
+
+@_laplace_distance.defjvp
+def _laplace_distance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (shift, scale), (by_shift, by_scale) = primals, tangents
+    u = jnp.minimum(jnp.abs(shift) / scale, 1e4)  # the slope in b is 0 there
+    slope = (1.0 + u) * jnp.exp(-u)
+    tangent = -jnp.sign(shift) * jnp.expm1(-u) * by_shift + slope * by_scale
+    return _laplace_distance(*primals), tangent
 
 
 def _kl_normal_laplace(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Array) -> Array:
-    # E|z - m| / b + log 2b - 1/2 log(2 pi e sigma^2); E|z - m| is the mean of a folded normal:
-    # sigma sqrt(2/pi) exp(-D^2 / 2 sigma^2) + D erf(D / sigma sqrt 2), D = mu - m
-    shift = loc_q - loc_p
-    u = shift / scale_q
-    folded = scale_q * jnp.sqrt(2.0 / jnp.pi) * jnp.exp(-0.5 * u**2) + shift * erf(u / 2.0**0.5)
-    entropy = 0.5 * jnp.log(2.0 * jnp.pi * jnp.e) + jnp.log(scale_q)
-    return jnp.sum(folded / scale_p + jnp.log(2.0 * scale_p) - entropy)
+    # E|z - m| / b + log 2b - 1/2 log(2 pi e sigma^2)
+    distance = _normal_distance(loc_q - loc_p, scale_q)
+    return jnp.sum(
+        distance / scale_p + log_ratio(scale_p, scale_q) + 0.5 * jnp.log(2.0 / (jnp.pi * jnp.e))
+    )
+
+
+@jax.custom_jvp
+def _normal_distance(shift: Any, scale: Any) -> Array:
+    """E|z|, z ~ N(D, s^2): s sqrt(2/pi) exp(-u^2 / 2) + D erf(u / sqrt 2), u = D / s."""
+    by_shift, by_scale = _normal_distance_slopes(shift, scale)
+    return scale * by_scale + shift * by_shift
+
+
+def _normal_distance_slopes(shift: Any, scale: Any) -> tuple[Array, Array]:
+    u = shift / scale
+    return erf(u / 2.0**0.5), jnp.sqrt(2.0 / jnp.pi) * jnp.exp(-0.5 * u**2)
+
+
+@_normal_distance.defjvp
+def _normal_distance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    by_shift, by_scale = _normal_distance_slopes(*primals)
+    return _normal_distance(*primals), by_shift * tangents[0] + by_scale * tangents[1]
 
 
 def _kl_low_rank(
     loc_q: Array, factor: Array, scale: Array, log_det: Array, loc_p: Array, scale_p: Array
 ) -> Array:
     # 1/2 [ tr(S_p^-1 (W W' + diag s^2)) + |(mu_q - mu_p) / s_p|^2 - d - log|Sigma_q| + log|S_p| ]
-    variance = jnp.sum(jnp.square(factor), axis=1) + jnp.square(scale)
-    terms = (variance + jnp.square(loc_q - loc_p)) / jnp.square(scale_p)
+    terms = jnp.sum(jnp.square(factor / scale_p[:, None]), axis=1)
+    terms = terms + jnp.square(scale / scale_p) + jnp.square((loc_q - loc_p) / scale_p)
     return 0.5 * (jnp.sum(terms - 1.0 + 2.0 * jnp.log(scale_p)) - log_det)
 
 
@@ -254,20 +285,28 @@ def _kl_continuous_bernoulli(l_q: Any, l_p: Any, mean: Array) -> Array:
 
 def _kl_gamma(a: Any, b: Any, c: Any, d: Any) -> Array:
     # (a - c) psi(a) - log Gamma(a) + log Gamma(c) + c log(b / d) + a (d - b) / b
-    terms = (a - c) * digamma(a) - gammaln(a) + gammaln(c)
-    return jnp.sum(terms + c * (jnp.log(b) - jnp.log(d)) + a * (d / b - 1.0))
+    log_mean = jnp.log(a) + jnp.log(d) - jnp.log(b)
+    return jnp.sum(deviance(c, a * (d / b), log_mean) + _bregman(c, a))
 
 
 def _kl_beta(a: Any, b: Any, c: Any, d: Any) -> Array:
-    # log B(c, d) - log B(a, b) + (a - c) psi(a) + (b - d) psi(b) - (a - c + b - d) psi(a + b)
     a, b, c, d = jnp.broadcast_arrays(a, b, c, d)
-    terms = (a - c) * digamma(a) + (b - d) * digamma(b) - (a - c + b - d) * digamma(a + b)
-    return jnp.sum(log_beta(c, d) - log_beta(a, b) + terms)
+    q, p = jnp.stack([a, b], axis=-1), jnp.stack([c, d], axis=-1)
+    return jnp.sum(_kl_dirichlet(q, p))
 
 
 def _kl_dirichlet(a: Array, b: Array) -> Array:
     # log G(sum a) - log G(sum b)
     #   + sum_i [ log G(b_i) - log G(a_i) + (a_i - b_i) (psi(a_i) - psi(sum a)) ], G = Gamma
-    total_a, total_b = jnp.sum(a), jnp.sum(b)
-    terms = gammaln(b) - gammaln(a) + (a - b) * (digamma(a) - digamma(total_a))
-    return gammaln(total_a) - gammaln(total_b) + jnp.sum(terms)
+    total_a, total_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
+    log_mean = jnp.log(a) + jnp.log(total_b) - jnp.log(total_a)
+    parts = deviance(b, a * (total_b / total_a), log_mean) + _bregman(b, a)
+    return jnp.sum(parts, -1) - jnp.squeeze(_bregman(total_b, total_a), -1)
+
+
+def _bregman(c: Any, a: Any) -> Array:
+    """log Gamma(c) - log Gamma(a) - (c - a) psi(a) - D(c, a), D the `deviance`.
+
+    With G of `log_gamma_peak`, log Gamma(a) = a log a - a - G(a): G is what is left of it.
+    """
+    return log_gamma_peak(a) - log_gamma_peak(c) + (c - a) * log_gamma_peak_slope(a)

@@ -98,9 +98,10 @@ def _bin(edges: Array, at: Array) -> tuple[Array, Array]:
 
 
 def _knots(w: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
-    one, half = jnp.ones_like(w[:1]), 0.5 * jnp.sum(w)
-    left = jnp.concatenate([-half[None], jnp.cumsum(w) - half])
-    bottom = jnp.concatenate([-half[None], jnp.cumsum(h) - half])
+    one, half = jnp.ones_like(w[:1]), 0.5 * jnp.sum(w, keepdims=True)
+    left, bottom = (
+        jnp.concatenate([-half, jnp.cumsum(sizes[:-1]) - half, half]) for sizes in (w, h)
+    )
     return left, bottom, jnp.concatenate([one, d, one])
 
 
@@ -108,22 +109,31 @@ def _spline(z: Array, w: Array, h: Array, d: Array) -> tuple[Array, Array]:
     """One coordinate: x and log dx/dz."""
     left, bottom, slope = _knots(w, h, d)
     k, inside = _bin(left, z)
-    t = jnp.where(inside, (z - left[k]) / w[k], 0.5)
-    x, log_slope = _rational_quadratic(t, bottom[k], h[k], h[k] / w[k], slope[k], slope[k + 1])
+    w, h = left[k + 1] - left[k], bottom[k + 1] - bottom[k]  # so that t in 0..1 survives rounding
+    t = jnp.where(inside, (z - left[k]) / w, 0.5)
+    x, log_slope = _rational_quadratic(t, bottom[k], h, h / w, slope[k], slope[k + 1])
     return jnp.where(inside, x, z), jnp.where(inside, log_slope, jnp.zeros_like(x))
 
 
 def _inverse_spline(x: Array, w: Array, h: Array, d: Array) -> tuple[Array, Array]:
-    """One coordinate: z and log dx/dz, by the root of a quadratic in t."""
+    """One coordinate: z and log dx/dz, by the root of a quadratic in t.
+
+    With y = (x - bottom) / h and m = d0 (1 - y) - d1 y its discriminant is m^2 + 4 s^2 y (1 - y),
+    which no rounding makes negative.
+    """
     left, bottom, slope = _knots(w, h, d)
     k, inside = _bin(bottom, x)
-    s, d0, d1 = h[k] / w[k], slope[k], slope[k + 1]
-    y = jnp.where(inside, (x - bottom[k]) / h[k], 0.5)
-    curve = d0 + d1 - 2.0 * s
-    a, b, c = s - d0 + y * curve, d0 - y * curve, -s * y
-    t = 2.0 * c / (-b - jnp.sqrt(b**2 - 4.0 * a * c))
-    _, log_slope = _rational_quadratic(t, bottom[k], h[k], s, d0, d1)
-    z = left[k] + w[k] * t
+    w, h = left[k + 1] - left[k], bottom[k + 1] - bottom[k]
+    s, d0, d1 = h / w, slope[k], slope[k + 1]
+    y = jnp.where(inside, (x - bottom[k]) / h, 0.5)
+    m = d0 * (1.0 - y) - d1 * y
+    root = jnp.sqrt(m**2 + 4.0 * s**2 * y * (1.0 - y))
+    # the same root twice: root and m do not cancel in the first where m > 0, in the second else
+    first = 2.0 * s * y / (root + m + 2.0 * s * y)
+    second = (root - m) / (root - m + 2.0 * s * (1.0 - y))
+    t = jnp.where(m > 0, first, second)
+    _, log_slope = _rational_quadratic(t, bottom[k], h, s, d0, d1)
+    z = left[k] + w * t
     return jnp.where(inside, z, x), jnp.where(inside, log_slope, jnp.zeros_like(z))
 
 

@@ -17,8 +17,12 @@ Array = jax.Array
 
 
 def _above_minus_one(a: Array) -> Array:
-    """A smooth increasing map onto (-1, inf) with 0 -> 0: where I + u w' stays invertible."""
-    return jax.nn.softplus(a + 0.5413248546129181) - 1.0  # log(e - 1)
+    """An increasing map onto (-1, inf) with 0 -> 0: where I + u w' stays invertible.
+
+    What would round to -1, and the determinant to 0, is some roundings above it.
+    """
+    least = 4.0 * jnp.finfo(jnp.result_type(a)).eps - 1.0
+    return jnp.maximum(jax.nn.softplus(a + 0.5413248546129181) - 1.0, least)  # log(e - 1)
 
 
 @pytree
@@ -177,13 +181,17 @@ class Sylvester:
         return q, _bounded_diagonal(self.r), _bounded_diagonal(self.r_tilde)
 
     def _log_det(self, t: Array) -> Array:
-        product = jnp.tanh(jnp.diagonal(self.r)) * jnp.tanh(jnp.diagonal(self.r_tilde))
+        product = _below_one(jnp.diagonal(self.r)) * _below_one(jnp.diagonal(self.r_tilde))
         return jnp.sum(jnp.log1p(product * (1.0 - t**2)))
 
 
 def _bounded_diagonal(r: Array) -> Array:
-    upper = jnp.triu(r, 1)
-    return upper + jnp.diag(jnp.tanh(jnp.diagonal(r)))
+    return jnp.triu(r, 1) + jnp.diag(_below_one(jnp.diagonal(r)))
+
+
+def _below_one(r: Array) -> Array:
+    """tanh r, short of the +-1 that it rounds to."""
+    return (1.0 - jnp.finfo(r.dtype).eps) * jnp.tanh(r)
 
 
 @pytree

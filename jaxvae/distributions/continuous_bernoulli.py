@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxvae.checks import check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree, stacked
-from jaxvae.special import softplus
+from jaxvae.special import log_bernoulli
 
 Array = jax.Array
 
@@ -55,7 +55,7 @@ class ContinuousBernoulli:
         check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, jnp.asarray(self.logits))
-        log_p = x * l - softplus(l) + log_normalizer(l)
+        log_p = log_bernoulli(x, l) + log_normalizer(l)
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:

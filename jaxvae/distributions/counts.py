@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln, xlogy
 
 from jaxvae.checks import check_scale, check_shape, within
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import log_beta, softplus
+from jaxvae.special import deviance, log_gamma_peak, log_poisson_peak, softplus
 
 Array = jax.Array
 
@@ -48,7 +47,7 @@ class Poisson:
         check_shape("Poisson.log_prob", "event", x, self.shape)
         rate = jnp.asarray(self.rate)
         x, valid = _counts("Poisson.log_prob", x, rate.dtype)
-        return jnp.where(valid, jnp.sum(xlogy(x, rate) - rate - gammaln(x + 1.0)), -jnp.inf)
+        return jnp.where(valid, jnp.sum(log_poisson_peak(x) - deviance(x, rate)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)
@@ -96,11 +95,14 @@ class NegativeBinomial:
 
     def log_prob(self, x: Any) -> Array:
         check_shape("NegativeBinomial.log_prob", "event", x, self.shape)
-        r = jnp.asarray(self.total_count)
+        r, l = jnp.asarray(self.total_count), jnp.asarray(self.logits)
         x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
-        choose = -log_beta(r, x + 1.0) - jnp.log(r + x)
-        log_p = choose - r * softplus(self.logits) - x * softplus(-self.logits)
-        return jnp.where(valid, jnp.sum(log_p), -jnp.inf)
+        n, log_n = r + x, jnp.log(r + x)
+        # of n trials, what it costs that x succeed and r fail
+        successes = deviance(x, n * jax.nn.sigmoid(l), log_n - softplus(-l))
+        failures = deviance(r, n * jax.nn.sigmoid(-l), log_n - softplus(l))
+        peak = log_poisson_peak(x) + log_gamma_peak(r) - log_gamma_peak(n)
+        return jnp.where(valid, jnp.sum(peak - successes - failures), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)
@@ -146,8 +148,9 @@ class ZeroInflated:
     def log_prob(self, x: Any) -> Array:
         check_shape("ZeroInflated.log_prob", "event", x, ())
         log_p = self.base.log_prob(x) - softplus(self.logits)
-        inflated = jnp.logaddexp(log_p, -softplus(-self.logits))
-        return jnp.where(jnp.asarray(x) == 0, inflated, log_p)
+        zero = jnp.asarray(x) == 0
+        inflated = jnp.logaddexp(jnp.where(zero, log_p, 0.0), -softplus(-self.logits))
+        return jnp.where(zero, inflated, log_p)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxvae.checks import as_integers, check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree
-from jaxvae.special import softplus
+from jaxvae.special import log_bernoulli, weighted
 
 Array = jax.Array
 
@@ -27,8 +27,8 @@ class Bernoulli:
 
     log p(x) = sum_i [ x_i l_i - log(1 + exp l_i) ]
 
-    exact for every finite logit in value and gradient, where the usual -log(-expm1(log_sigmoid(l)))
-    is infinite from l = 104 on in float32.
+    exact for every logit in value and gradient, infinite ones too, where the usual
+    -log(-expm1(log_sigmoid(l))) is infinite from l = 104 on in float32.
 
     Args:
       logits: l, any shape [...]; events are 0. or 1. in that shape and dtype.
@@ -54,7 +54,7 @@ class Bernoulli:
         check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, self.logits)
-        return jnp.where(inside, jnp.sum(x * l - softplus(l)), -jnp.inf)
+        return jnp.where(inside, jnp.sum(log_bernoulli(x, l)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)
@@ -138,8 +138,8 @@ class OneHotCategorical:
     the simplex log p is the linear extension above, no density.
 
     Args:
-      logits: l, shape [..., K], finite; events are one-hot in the last axis, of that shape and
-        dtype.
+      logits: l, shape [..., K], finite or -inf; events are one-hot in the last axis, of that shape
+        and dtype.
 
     >>> d = OneHotCategorical(jnp.zeros(4))
     >>> round(float(d.log_prob(jnp.array([0.0, 0.0, 1.0, 0.0]))), 5)  # -log 4
@@ -163,7 +163,7 @@ class OneHotCategorical:
 
     def log_prob(self, z: Any) -> Array:
         check_shape("OneHotCategorical.log_prob", "event", z, self.shape)
-        return jnp.sum(z * self.log_probs)
+        return jnp.sum(weighted(z, self.log_probs))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         z = self.sample(key)

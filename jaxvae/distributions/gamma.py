@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln, xlog1py, xlogy
 
 from jaxvae.checks import check_scale, check_shape, within
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import log_beta
+from jaxvae.special import deviance, log_gamma_peak
 
 Array = jax.Array
 
@@ -45,11 +44,11 @@ class Gamma:
 
     def log_prob(self, z: Any) -> Array:
         check_shape("Gamma.log_prob", "event", z, self.shape)
-        inside = within("Gamma.log_prob", z, z > 0, "positive numbers")
+        inside = within("Gamma.log_prob", z, (z > 0) & (z < jnp.inf), "positive numbers")
         z = jnp.where(inside, z, 1.0)
-        a = jnp.asarray(self.concentration)
-        log_p = xlogy(a, self.rate) + xlogy(a - 1.0, z) - self.rate * z - gammaln(a)
-        return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
+        a, log_z = jnp.asarray(self.concentration), jnp.log(z)
+        gap = deviance(a, self.rate * z, jnp.log(self.rate) + log_z)
+        return jnp.where(inside, jnp.sum(log_gamma_peak(a) - gap - log_z), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         z = self.sample(key)
@@ -94,8 +93,8 @@ class Beta:
         inside = within("Beta.log_prob", z, (z > 0) & (z < 1), "numbers between 0 and 1")
         z = jnp.where(inside, z, 0.5)
         a, b = jnp.asarray(self.a), jnp.broadcast_to(self.b, self.shape)
-        log_p = xlogy(a - 1.0, z) + xlog1py(b - 1.0, -z) - log_beta(a, b)
-        return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
+        log_p = _log_part(a, a + b, z, jnp.log(z)) + _log_part(b, a + b, 1.0 - z, jnp.log1p(-z))
+        return jnp.where(inside, jnp.sum(log_p - log_gamma_peak(a + b)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         z = self.sample(key)
@@ -139,9 +138,10 @@ class Dirichlet:
         check_shape("Dirichlet.log_prob", "event", z, self.shape)
         sums = jnp.abs(jnp.sum(z) - 1.0) < 1e-3
         inside = within("Dirichlet.log_prob", z, (z > 0) & sums, "positive numbers that sum to 1")
-        a = jnp.asarray(self.concentration)
-        log_p = xlogy(a - 1.0, jnp.where(inside, z, 1.0)) - gammaln(a)
-        return jnp.where(inside, jnp.sum(log_p) + gammaln(jnp.sum(a)), -jnp.inf)
+        a, z = jnp.asarray(self.concentration), jnp.where(inside, z, 1.0)
+        total = jnp.sum(z)  # what it is off 1 by rounding would count sum_i a_i times
+        log_p = _log_part(a, jnp.sum(a), z / total, jnp.log(z) - jnp.log(total))
+        return jnp.where(inside, jnp.sum(log_p) - log_gamma_peak(jnp.sum(a)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         z = self.sample(key)
@@ -149,3 +149,8 @@ class Dirichlet:
 
     def mean(self) -> Array:
         return self.concentration / jnp.sum(self.concentration)
+
+
+def _log_part(a: Array, total: Array, z: Array, log_z: Array) -> Array:
+    """What a coordinate of concentration a, of `total` in all, adds to log p(z)."""
+    return log_gamma_peak(a) - deviance(a, total * z, jnp.log(total) + log_z) - log_z

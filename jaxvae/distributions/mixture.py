@@ -52,9 +52,10 @@ class Mixture:
         return implicit(z, self._distributional_transform) if self.reparameterized else z
 
     def log_prob(self, z: Any) -> Array:
-        log_weights = self._log_weights
         each = jax.vmap(lambda d: log_density(d, z))(self.components)
-        return logsumexp(log_weights + each)
+        log_p = self._log_weights + each
+        possible = jnp.any(log_p > -jnp.inf)  # else logsumexp has no gradient
+        return jnp.where(possible, logsumexp(jnp.where(possible, log_p, 0.0)), -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
         z = self.sample(key)

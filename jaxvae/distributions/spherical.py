@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma
 
 from jaxvae.checks import check_shape, within
 from jaxvae.pytrees import pytree
 from jaxvae.roots import increasing_root
-from jaxvae.special import bessel_shortfalls, log_beta, log_partition
+from jaxvae.special import bessel_shortfalls, log_beta, log_gamma_peak_slope, log_partition
 
 Array = jax.Array
 
@@ -216,7 +215,8 @@ class PowerSpherical:
     def entropy(self) -> Array:
         """log N - kappa E[log(1 + mu'x)], in nats."""
         a, b = self._parameters()
-        expected = math.log(2.0) + digamma(a) - digamma(a + b)
+        # E[log((1 + mu'x) / 2)] = psi(a) - psi(a + b), psi(a) = log a - G'(a)
+        expected = log_gamma_peak_slope(a + b) - log_gamma_peak_slope(a) - jnp.log1p(b / a)
         return self._log_normalizer() - self.concentration * expected
 
     def _parameters(self) -> tuple[Array, Array]:
@@ -224,15 +224,16 @@ class PowerSpherical:
         return b + self.concentration, b
 
     def _log_normalizer(self) -> Array:
+        """log N - kappa log 2, which does not grow with kappa."""
         a, b = self._parameters()
         # Gamma(a) / Gamma(a + b) = B(a, b) / Gamma(b)
         log_ratio = log_beta(a, b) - math.lgamma(0.5 * (self.shape[0] - 1))
-        return (a + b) * math.log(2.0) + b * math.log(math.pi) + log_ratio
+        return b * math.log(4.0 * math.pi) + log_ratio
 
     def _log_density(self, s: Array) -> Array:
         """s = (1 - mu'x) / 2."""
         at_antipode = jnp.log1p(-jnp.minimum(s, 1.0 - jnp.finfo(s.dtype).epsneg))
-        return self.concentration * (math.log(2.0) + at_antipode) - self._log_normalizer()
+        return self.concentration * at_antipode - self._log_normalizer()
 
 
 def _normalized(v: Any) -> Array:
