@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxvae.bounds import BATCH, gather
 from jaxvae.checks import (
     check_array,
     check_function,
@@ -250,11 +251,5 @@ def logit_of(discriminator: Any, v: Any) -> Array:
 def _code_and_permuted(z: Array) -> tuple[Array, Array]:
     """This example's code and its row of the batch's with latents permuted, both held still."""
     z = jax.lax.stop_gradient(z)
-    try:
-        zs, row = jax.lax.all_gather(z.reshape(-1), "batch"), jax.lax.axis_index("batch")
-    except NameError:
-        raise ValueError(
-            "factor_vae: x has no batch here, expected to be inside batched(factor_vae), whose "
-            "other examples give the latents to exchange"
-        ) from None
+    zs, row = gather(z.reshape(-1)), jax.lax.axis_index(BATCH)
     return z, permute_latents(zs)[row].reshape(z.shape)

@@ -1,7 +1,7 @@
 """Prices that look at a batch of codes: how far q(z), their mixture, is from p(z).
 
-Each gathers the codes over the axis that `batched` names "batch" and computes its statistic of
-arrays [B, d] once.
+Each gathers the codes of the batch that `batched` maps and computes its statistic of arrays [B, d]
+once. Outside `batched`, or in a batch of one row, there is none: a ValueError.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvae.bounds import BATCH, gather
 from jaxvae.checks import check_key, check_scalar
 from jaxvae.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.distributions import MultivariateNormal, Normal
@@ -21,14 +22,6 @@ from jaxvae.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wassers
 Array = jax.Array
 
 
-def gather(tree: Any) -> Any:
-    """Every example's `tree`, stacked over the mapped axis "batch"; one alone is a batch of one."""
-    try:
-        return jax.lax.all_gather(tree, "batch")
-    except NameError:
-        return jax.tree.map(lambda leaf: leaf[None], tree)
-
-
 def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
     """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
 
@@ -38,7 +31,7 @@ def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) 
       kernel: as `mmd` takes it.
 
     Raises:
-      ValueError: as `mmd`, in a batch of one say.
+      ValueError: there is no batch of two rows or more.
 
     Tolstikhin et al. 2018, algorithm 2, whose encoder may be random.
     """
@@ -55,7 +48,7 @@ def sliced_price(code: Code, key: Array) -> Array:
       key: draws the prior and the direction.
 
     Raises:
-      ValueError: as `sliced_wasserstein`, in a batch of one say.
+      ValueError: there is no batch of two rows or more.
 
     Kolouri et al. 2019, algorithm 1.
     """
@@ -79,6 +72,9 @@ def info_price(
       alpha: at most 1.
       weight: lambda, positive.
       kernel: as `mmd` takes it.
+
+    Raises:
+      ValueError: there is no batch of two rows or more.
 
     Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
     """
@@ -116,7 +112,8 @@ def tc_price(
 
     Raises:
       TypeError: q or p does not factorise.
-      ValueError: the weighting is not defined for these sizes, a batch of one say.
+      ValueError: there is no batch of two rows or more, or the weighting is not defined for its
+        size.
 
     Chen et al. 2018, equation 4; the weightings: appendix C.
     """
@@ -129,7 +126,7 @@ def tc_price(
         check_scalar("tc_price", name, weight)
     qs = gather(factors(code.q))
     size = len(jax.tree.leaves(qs)[0])
-    row = log_weights(size, dataset_size)[_row()].astype(code.log_q.dtype)
+    row = log_weights(size, dataset_size)[jax.lax.axis_index(BATCH)].astype(code.log_q.dtype)
     parts = decompose(qs, factors(code.p), code.z.reshape(-1), code.log_q, row)
     return (
         information * parts.mutual_information
@@ -154,6 +151,7 @@ def dip_1_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> 
 
     Raises:
       TypeError: q has no mean.
+      ValueError: there is no batch of two rows or more.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 6.
     """
@@ -175,6 +173,7 @@ def dip_2_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> 
 
     Raises:
       TypeError: q is no Gaussian.
+      ValueError: there is no batch of two rows or more.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """
@@ -206,10 +205,3 @@ def _decorrelated(code: Code, sigma: Array, off_diagonal: Any, diagonal: Any) ->
 def _codes_and_draws(code: Code, key: Array) -> tuple[Array, Array]:
     check_key("price", key)
     return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))
-
-
-def _row() -> Any:
-    try:
-        return jax.lax.axis_index("batch")
-    except NameError:
-        return 0

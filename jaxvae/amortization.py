@@ -40,7 +40,9 @@ def semi_amortized(
       num_steps: gradient steps, each at a fresh draw.
       through: whether the gradient passes through the steps, so that the encoder learns to start
         well (Kim et al.); False trains the model at the refined posterior and leaves the encoder
-        without a gradient.
+        without a gradient. What is differentiated is the whole of each step, the optimiser
+        included. Where that has no derivative, as Adam's root has none at a gradient of exactly 0,
+        the step counts as a constant; `optax.adam(eta, eps_root=1e-8)` has one everywhere.
 
     Returns:
       A function of the same signature. `model.encode` has to be a network and a head, as
@@ -61,6 +63,7 @@ def semi_amortized(
     Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """
     check_positive("semi_amortized", "num_steps", num_steps)
+    update = _differentiable(optimizer)
 
     def refined_objective(model: Any, key: Array, x: Any, **hyper: Any) -> Any:
         network = getattr(model.encode, "network", None)
@@ -79,8 +82,7 @@ def semi_amortized(
             raw, opt_state = state
             step_key = jax.random.fold_in(steps_key, i)
             gradient = jax.grad(lambda raw: -elbo(at(raw), step_key, x)[0])(raw)
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
-                updates, opt_state = optimizer.update(gradient, opt_state, raw)
+            updates, opt_state = update(gradient, opt_state, raw)
             return (optax.apply_updates(raw, updates), opt_state), None
 
         start = network(x)
@@ -88,3 +90,29 @@ def semi_amortized(
         return objective(at(raw if through else jax.lax.stop_gradient(raw)), key, x, **hyper)
 
     return refined_objective
+
+
+def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """The optimiser's update, with a derivative of 0 in each number in which it has none.
+
+    sqrt'(0) is infinite: Adam's root of a gradient that is 0, as a fresh flow's is in its context,
+    would otherwise make NaN of the derivative of all that the gradient is made of.
+    """
+
+    def update(*arguments: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
+            return optimizer.update(*arguments)
+
+    def forward(*arguments: Any) -> tuple[Any, Any]:
+        return update(*arguments), arguments
+
+    def backward(arguments: Any, cotangent: Any) -> Any:
+        _, pull = jax.vjp(update, *arguments)
+        return jax.tree.map(finite_or_0, pull(cotangent))
+
+    def finite_or_0(c: Any) -> Any:  # a count of steps has none, whose dtype is no float
+        return jnp.where(jnp.isfinite(c), c, 0.0) if jnp.issubdtype(c.dtype, jnp.floating) else c
+
+    differentiable = jax.custom_vjp(update)
+    differentiable.defvjp(forward, backward)
+    return differentiable

@@ -18,6 +18,7 @@ from jaxvae.rates import auto_kl
 Array = jax.Array
 Rate = Callable[..., Array]
 Objective = Callable[..., tuple[Array, Any]]
+BATCH = "batch"  # the axis that `batched` maps
 
 
 class Terms(NamedTuple):
@@ -142,7 +143,7 @@ def batched(objective: Objective) -> Objective:
     def batch_objective(model: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Array, Any]:
         check_key("batched", key)
         keys = jax.random.split(key, batch_size(xs))
-        one = jax.vmap(lambda k, x: objective(model, k, x, **hyper), axis_name="batch")
+        one = jax.vmap(lambda k, x: objective(model, k, x, **hyper), axis_name=BATCH)
         bounds, aux = one(keys, xs)
         return jnp.mean(bounds), aux
 
@@ -177,6 +178,50 @@ def conditioned(objective: Callable[..., Any]) -> Callable[..., Any]:
         return objective(model(y), key, x, **hyper)
 
     return conditional_objective
+
+
+def batch_mean(value: Any) -> Any:
+    """The mean over the batch that `batched` maps of what each example has, an array or a tree.
+
+    Raises:
+      ValueError: no batch is mapped here: one example alone, or `jax.vmap` by hand.
+
+    >>> squares = batched(lambda model, key, x: (batch_mean(x) ** 2, None))
+    >>> float(squares(None, jax.random.key(0), jnp.array([1.0, 3.0]))[0])
+    4.0
+    """
+    _rows_of_batch()
+    return jax.lax.pmean(value, BATCH)
+
+
+def gather(tree: Any) -> Any:
+    """What every example of the batch that `batched` maps has, stacked along a leading axis.
+
+    It is one array for all examples, so that what is computed of it is computed once.
+
+    Raises:
+      ValueError: no batch is mapped here, or one of a single row, which compares with nothing.
+
+    >>> to_the_top = batched(lambda model, key, x: (jnp.max(gather(x)) - x, None))
+    >>> float(to_the_top(None, jax.random.key(0), jnp.array([1.0, 3.0]))[0])
+    1.0
+    """
+    if _rows_of_batch() < 2:
+        raise ValueError(
+            "batched: xs has 1 row, expected at least 2, as the objective compares the examples of "
+            "a batch"
+        )
+    return jax.lax.all_gather(tree, BATCH)
+
+
+def _rows_of_batch() -> int:
+    try:
+        return jax.lax.axis_size(BATCH)
+    except NameError:
+        raise ValueError(
+            "batched: objective is called without the batch that it takes a statistic of; call "
+            "jaxvae.batched(objective)(model, key, xs), as jax.vmap by hand makes no batch"
+        ) from None
 
 
 def batch_size(xs: Any) -> int:

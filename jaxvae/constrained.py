@@ -23,7 +23,7 @@ class Constrained(NamedTuple):
     >>> from jaxvae import elbo, ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> constrained = Constrained(model, jnp.zeros(()))
-    >>> bound, terms = geco(constrained, jax.random.key(0), jnp.ones(3), distortion=4.0)
+    >>> bound, terms = geco(constrained, jax.random.key(0), jnp.ones(3), tolerance=4.0)
     >>> bool(jnp.isclose(bound, -(terms.rate + terms.multiplier * (terms.distortion - 4.0))))
     True
     """
@@ -63,7 +63,7 @@ def geco(
     key: Array,
     x: Any,
     *,
-    distortion: Any,
+    tolerance: Any,
     rate: Rate = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, ConstrainedTerms]:
@@ -78,7 +78,7 @@ def geco(
       model: a `Constrained`.
       key: a PRNG key.
       x: one example.
-      distortion: D, nats an example; traced.
+      tolerance: D, nats an example; traced.
       rate: as `elbo`.
       gradient: as `elbo`.
 
@@ -87,13 +87,13 @@ def geco(
 
     Raises:
       TypeError: `model` is no `Constrained`; or as `elbo`.
-      ValueError: `distortion` is no number; or as `elbo`.
+      ValueError: `tolerance` is no number; or as `elbo`.
 
     Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
-    _check("geco", model, "distortion", distortion)
+    _check("geco", model, "tolerance", tolerance)
     _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)
-    return _lagrangian(model, terms, terms.rate, terms.distortion - distortion)
+    return _lagrangian(model, terms, terms.rate, terms.distortion - tolerance)
 
 
 def target_rate(

@@ -1,7 +1,7 @@
 """What a code is charged instead of its rate: `regularized`, and the prices it takes.
 
-A price is a function `(code, key, *, hyper) -> scalar` in nats. Where it needs a mean over the
-batch it takes it over the axis that `batched` maps; one example alone is a batch of one.
+A price is a function `(code, key, *, hyper) -> scalar` in nats. What it needs of the batch it asks
+`batch_mean` or `gather` for, and then it is a price inside `batched` alone.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.bounds import Rate, Terms
+from jaxvae.bounds import Rate, Terms, batch_mean
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
 from jaxvae.diagnostics import latent_kls
 from jaxvae.divergences import kl_divergence
@@ -60,7 +60,7 @@ def regularized(
     Args:
       model: any `Model`.
       key: a PRNG key.
-      x: one example; a price that compares the codes of a batch needs `batched`.
+      x: one example; of the prices here all look at a batch, and need `batched`.
       price: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_price`.
       beta: weight of the price, traced.
       rate: `auto_kl`, `analytic_kl`, `sampled_kl` or `sticking_kl`.
@@ -73,7 +73,7 @@ def regularized(
 
     Raises:
       TypeError: `price` is no function; or as `elbo`.
-      ValueError: the price is no scalar; or as `elbo`.
+      ValueError: the price is no scalar, or looks at a batch where none is; or as `elbo`.
 
     >>> from functools import partial
     >>> from jaxvae import batched, ppca
@@ -99,14 +99,6 @@ def regularized(
     return bound, jax.tree.map(lambda t: t[0], terms)
 
 
-def batch_mean(value: Array) -> Array:
-    """The mean over the mapped axis "batch"; of one example alone, itself."""
-    try:
-        return jax.lax.pmean(value, "batch")
-    except NameError:
-        return value
-
-
 def capacity(code: Code, key: Array, *, capacity: Any) -> Array:
     """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
 
@@ -121,13 +113,16 @@ def capacity(code: Code, key: Array, *, capacity: Any) -> Array:
       Nats.
 
     Raises:
-      ValueError: `capacity` is no number.
+      ValueError: `capacity` is no number, or there is no batch.
 
-    >>> from jaxvae import Normal, StandardNormal
-    >>> zero = jnp.zeros(())
-    >>> code = Code(Normal(0.0, 1.0), StandardNormal(()), zero, zero, rate=zero + 3.0)
-    >>> float(capacity(code, jax.random.key(0), capacity=5.0))
-    2.0
+    >>> from functools import partial
+    >>> from jaxvae import VAE, Normal, StandardNormal, batched
+    >>> encode = decode = lambda v: Normal(v, jnp.ones(1))
+    >>> model = VAE(encode, decode, StandardNormal((1,)))
+    >>> objective = batched(partial(regularized, price=capacity, capacity=5.0))
+    >>> bound, terms = objective(model, jax.random.key(0), jnp.array([[2.0], [4.0]]))
+    >>> terms.rate.tolist(), round(float(-bound - jnp.mean(terms.distortion)), 5)  # R = 5
+    ([2.0, 8.0], 0.0)
 
     Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
     """
@@ -186,7 +181,7 @@ def free_bits(
       Nats.
 
     Raises:
-      ValueError: `free` is no number.
+      ValueError: `free` is no number, or there is no batch.
 
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
     """

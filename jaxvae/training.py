@@ -90,6 +90,7 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     Raises:
       TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key.
+      ValueError: by the step, where a hyper-parameter bears the name of another metric.
 
     >>> from jaxvae import elbo, ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -118,11 +119,15 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
         model: Any = optax.apply_updates(state.model, updates)
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
-        metrics = {
-            "loss": value,
-            **{name: jnp.mean(term) for name, term in terms.items()},
-            **{name: jnp.asarray(h) for name, h in hyper.items()},
-        }
+        metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
+        for name in hyper:
+            if name in metrics:
+                raise ValueError(
+                    f"train_step: {name} is both a hyper-parameter and a metric of the objective, "
+                    "expected another name; functools.partial(objective, "
+                    f"{name}=...) binds it under this one"
+                )
+        metrics |= {name: jnp.asarray(h) for name, h in hyper.items()}
         return TrainState(model, opt_state, state.step + 1), metrics
 
     vars(step)["objective"] = objective  # for who explains a loss that is not finite

@@ -103,8 +103,7 @@ def _points(owner: str, x: Any, y: Any) -> tuple[Array, Array]:
         check_array(owner, name, points)
         if jnp.ndim(points) != 2 or jnp.shape(points)[0] < 2 or 0 in jnp.shape(points):
             raise ValueError(
-                f"{owner}: {name} has shape {jnp.shape(points)}, expected [n, d] with n >= 2; "
-                "a price of a batch needs batched(objective) and two examples or more"
+                f"{owner}: {name} has shape {jnp.shape(points)}, expected [n, d] with n >= 2"
             )
     if jnp.shape(x)[1] != jnp.shape(y)[1]:
         raise ValueError(

@@ -186,11 +186,29 @@ def test_factor_vae_at_gamma_0_is_the_elbo(x64):
         assert close(a, b)
 
 
+def test_factor_vae_by_hand(x64):
+    """ELBO - gamma D(z), and the discriminator's gain on codes and their exchanged latents."""
+    players, xs = jax.tree.map(lambda leaf: leaf.astype(float), (players_of(), XS))
+    gamma = 2.5
+    total, terms = jv.batched(factor_vae)(players, jax.random.key(3), xs, gamma=gamma)
+    keys = jax.random.split(jax.random.key(3), len(xs))
+    z = jax.vmap(lambda key, x: players.model.encode(x).sample(key))(keys, xs)
+    judge = jax.vmap(players.discriminator)
+    ratio = judge(z)
+    assert jnp.abs(jnp.mean(ratio)) > 0.01
+    own = jax.nn.log_sigmoid(ratio) + jax.nn.log_sigmoid(-judge(permute_latents(z)))
+    elbo = -(terms.distortion + terms.rate)
+    assert close(total, jnp.mean(elbo - gamma * ratio + own))
+    assert close(jnp.mean(elbo), jv.batched(jv.elbo)(players.model, jax.random.key(3), xs)[0])
+
+
 def test_a_batch_is_asked_for():
     objective, players = GAMES["factor_vae"]
-    with pytest.raises(ValueError, match="batched"):
+    with pytest.raises(ValueError, match=r"call jaxvae.batched\(objective\)"):
         objective(players, jax.random.key(0), XS[0])
-    with pytest.raises(ValueError, match=r"shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"call jaxvae.batched\(objective\)"):
+        jax.vmap(objective, (None, None, 0))(players, jax.random.key(0), XS)
+    with pytest.raises(ValueError, match="batched: xs has 1 row"):
         jv.batched(objective)(players, jax.random.key(0), XS[:1])
 
 

@@ -130,7 +130,8 @@ def test_refusals():
         ({"x": jnp.zeros((4, 4, 2))}, "x has shape"),
         ({"x": None}, "x is a NoneType"),
         ({"beta": jnp.ones(2)}, "beta has shape"),
-        ({"free": None}, "free is a NoneType"),
+        ({"free": "0.1"}, "free is a str"),
+        ({"free": 0.1}, r"jaxvae.batched\(objective\)"),
     ):
         good = {"model": small(), "key": jax.random.key(0), "x": X}
         with pytest.raises((TypeError, ValueError), match=error):

@@ -329,10 +329,10 @@ CALLS: dict[str, Call] = {
         ],
         {"grid": {"key": KEYS}, "at_once": 2},
     ),
-    "capacity": bound(partial(jv.regularized, price=jv.capacity), capacity=2.0, beta=1.0),
-    "free_bits": Call(
-        partial(jv.regularized, price=partial(jv.free_bits, parts=jv.each_level)),
-        {"model": MODEL, "key": KEY, "x": X, "free": 0.5},
+    "regularized": bound(partial(jv.regularized, price=lambda code, key: code.rate), beta=2.0),
+    "capacity": batch(partial(jv.regularized, price=jv.capacity), capacity=2.0, beta=1.0),
+    "free_bits": batch(
+        partial(jv.regularized, price=partial(jv.free_bits, parts=jv.each_level)), free=0.5
     ),
     "mmd_price": batch(partial(jv.regularized, price=jv.mmd_price)),
     "sliced_price": batch(partial(jv.regularized, price=jv.sliced_price)),
@@ -365,10 +365,10 @@ CALLS: dict[str, Call] = {
         free=("x", "y", "directions"),
     ),
     "geco": Call(
-        lambda key, x, distortion: jv.geco(
-            jv.Constrained(MODEL, jnp.zeros(())), key, x, distortion=distortion
+        lambda key, x, tolerance: jv.geco(
+            jv.Constrained(MODEL, jnp.zeros(())), key, x, tolerance=tolerance
         ),
-        {"key": KEY, "x": X, "distortion": 3.0},
+        {"key": KEY, "x": X, "tolerance": 3.0},
     ),
     "target_rate": Call(
         lambda model, log_multiplier, target: jv.target_rate(
@@ -577,8 +577,8 @@ CALLS: dict[str, Call] = {
         for name in ("factor_vae_score", "beta_vae_score")
     },
     "deep_elbo": Call(
-        traced(nn.deep_elbo),
-        {"model": DEEP, "key": KEY, "x": jnp.zeros((4, 4, 1)), "beta": 1.0, "free": 0.1},
+        traced(jv.batched(nn.deep_elbo)),
+        {"model": DEEP, "key": KEY, "xs": jnp.zeros((2, 4, 4, 1)), "beta": 1.0, "free": 0.1},
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -277,6 +277,91 @@ def test_refinement_trains_the_start_or_leaves_it():
         g = gradient(model, through)
         assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(g.encode)) == through
         assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(g.decode))
+
+
+class Encoder(NamedTuple):
+    """raw = W x, of whose first four numbers q is made; the rest are idle, their gradient 0."""
+
+    weight: Any
+
+    def network(self, x):
+        return self.weight @ x
+
+    def head(self, raw):
+        return jv.Normal(raw[:2] + 0.0 * jnp.sum(raw[4:]), jnp.exp(raw[2:4]))
+
+
+def refinable(rows):
+    weight = jnp.sin(jnp.arange(15.0)).reshape(5, 3)[:rows]
+    decode = Partial(lambda v, z: jv.Normal(jnp.tanh(v * z[0] + z[1]), 0.7), jnp.arange(1.0, 4.0))
+    return jv.VAE(Encoder(weight), decode, TOP)  # pyright: ignore[reportArgumentType]
+
+
+REFINERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "rmsprop": optax.rmsprop(0.1),
+    "adam": optax.adam(0.1),
+}
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_the_derivative_of_refinement_is_that_of_its_steps_unrolled(name, x64):
+    optimizer, x = REFINERS[name], jnp.array([0.5, -1.0, 0.8])
+
+    def unrolled(model):
+        steps_key, key = jax.random.split(jax.random.key(3))
+
+        def at(raw):
+            return model._replace(encode=lambda _: model.encode.head(raw))
+
+        raw = model.encode.network(x)
+        state = optimizer.init(raw)
+        for i in range(3):
+            step_key = jax.random.fold_in(steps_key, i)
+            gradient = jax.grad(lambda raw, k=step_key: -jv.elbo(at(raw), k, x)[0])(raw)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(gradient, state, raw)
+            raw = optax.apply_updates(raw, updates)
+        return jv.elbo(at(raw), key, x)[0]
+
+    objective = jv.semi_amortized(jv.elbo, optimizer, num_steps=3)
+    refined = lambda model: objective(model, jax.random.key(3), x)[0]
+    (value, found), (exact_value, exact) = jax.jit(
+        lambda model: [jax.value_and_grad(f)(model) for f in (refined, unrolled)]
+    )(refinable(4))
+    assert close(value, exact_value)
+    assert all(jax.tree.leaves(jax.tree.map(close, found, exact)))
+    # and a number of raw that q is not made of, whose gradient is 0, changes none of it
+    idle = jax.jit(jax.grad(refined))(refinable(5))
+    assert close(idle.encode.weight[:4], exact.encode.weight)
+    assert close(idle.encode.weight[4], np.zeros(3))
+    assert close(idle.decode.args[0], exact.decode.args[0])
+
+
+def test_refinement_of_a_fresh_flow_has_a_finite_derivative():
+    """Its context has a gradient of exactly 0, as the flow is the identity to begin with."""
+    rngs = nnx.Rngs(0)
+    tiny = partial(nn.MLP, hidden=(4,))
+    head = nn.FlowHead(nn.NormalHead(), nn.CouplingFlow(2, layers=1, context=2, rngs=rngs), 2)
+    model = jv.VAE(
+        nn.Conditional(tiny, head, (3,), (2,), rngs=rngs),
+        nn.Conditional(tiny, nn.NormalHead(), (2,), (3,), rngs=rngs),
+        TOP,
+    )
+    objective = jv.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
+    loss = lambda model: objective(model, jax.random.key(0), jnp.ones(3))[0]
+    gradient = jax.jit(jax.grad(loss))(model)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
+
+
+def test_refinement_hides_no_nan():
+    """What is no number for another reason stays none."""
+    objective = jv.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
+    loss = lambda model: objective(model, jax.random.key(0), jnp.array([1.0, jnp.nan, 0.0]))[0]
+    gradient = jax.jit(jax.grad(loss))(refinable(4))
+    assert bool(jnp.all(jnp.isnan(gradient.encode.weight)))
 
 
 def test_refinement_needs_a_network_and_a_head():

@@ -89,6 +89,16 @@ def test_multiple_imputations_have_the_conditional_moments(x64, encode, num_samp
     assert standard_errors_off(r[:, :, None] * r[:, None, :], cov) < 4
 
 
+def test_each_of_multiple_imputations_draws_its_own(x64):
+    """Of one z, as only K = 1 is drawn, they are independent draws of p(x_missing|z)."""
+    model = linear(exact_posterior)
+    of_key = lambda key: multiple_imputations(model, key, event(), num_samples=1, num_draws=2)
+    rows = draws(of_key, 4_000)[:, :, MISSING]
+    apart = rows[:, 0] - rows[:, 1]
+    assert standard_errors_off(apart, np.zeros(2)) < 4
+    assert standard_errors_off(apart**2, np.full(2, 2.0 * VARIANCE)) < 4
+
+
 def columns(z):
     """Two reals, one count and one choice among three, all moved by z > 0 or z < 0."""
     return jv.Masked(

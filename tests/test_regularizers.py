@@ -190,10 +190,14 @@ def test_capacity_is_of_the_batch_mean(x64):
 
 
 def test_capacity_pulls_the_rate_from_both_sides():
-    code = lambda rate: CODE(None, None, None, None, rate)
-    price = lambda rate: jv.capacity(code(rate), jax.random.key(0), capacity=5.0)
-    assert float(price(3.0)) == float(price(7.0)) == 2.0
-    assert [float(jax.grad(price)(rate)) for rate in (3.0, 7.0)] == [-1.0, 1.0]
+    def objective(scale, key, rate):
+        return jv.capacity(CODE(None, None, None, None, scale * rate), key, capacity=5.0), None
+
+    value = lambda scale: jv.batched(objective)(scale, jax.random.key(0), jnp.array([1.0, 5.0]))[0]
+    for mean_rate, slope in ((2.0, -3.0), (8.0, 3.0)):
+        found, gradient = jax.value_and_grad(value)(mean_rate / 3.0)
+        assert close(found, 3.0)
+        assert close(gradient, slope)
 
 
 # --- what compares batches -------------------------------------------------------------------
@@ -356,14 +360,55 @@ def test_a_statistic_of_the_batch_is_one_number_for_all_its_examples(x64):
     assert close(-(bound + jnp.mean(terms.distortion)) / 3.0, jv.mmd(z, y))
 
 
-@pytest.mark.parametrize(
-    "price",
-    [jv.mmd_price, jv.sliced_price, partial(jv.tc_price, dataset_size=9)],
-)
-def test_one_example_alone_is_too_small_a_batch(price):
+def test_info_vae_by_hand(x64):
+    """(1 - alpha) rate + (alpha + lambda - 1) MMD, at the draws that the keys give."""
     model, xs = linear()
-    with pytest.raises(ValueError, match=r"n >= 2|the batch has 1 rows"):
-        jv.regularized(model, jax.random.key(0), xs[0], price=price)
+    price = partial(jv.info_price, alpha=0.3, weight=5.0)
+    objective = jv.batched(partial(jv.regularized, price=price, beta=2.0))
+    bound, terms = objective(model, jax.random.key(0), xs)
+    pairs = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), len(xs)))
+    z = jax.vmap(lambda key, x: model.encode(x).sample(key))(pairs[:, 0], xs)
+    y = jax.vmap(model.prior.sample)(pairs[:, 1])
+    distance = jv.mmd(z, y)
+    assert distance > 0.01
+    charged = 0.7 * jnp.mean(terms.rate) + 4.3 * distance
+    assert close(bound, -jnp.mean(terms.distortion) - 2.0 * charged)
+
+
+MEANS = {
+    "capacity": partial(jv.capacity, capacity=2.0),
+    "free bits": partial(jv.free_bits, free=0.5),
+    "free bits by group": partial(
+        jv.free_bits, free=0.5, parts=partial(jv.each_group, groups=np.array([0, 1, 0]))
+    ),
+    "free bits by level": partial(jv.free_bits, free=0.5, parts=jv.each_level),
+}
+COMPARISONS = {
+    "DIP-I": partial(jv.dip_1_price, off_diagonal=10.0, diagonal=100.0),
+    "DIP-II": partial(jv.dip_2_price, off_diagonal=10.0, diagonal=100.0),
+    "InfoVAE": partial(jv.info_price, alpha=0.5, weight=10.0),
+    "MMD": jv.mmd_price,
+    "sliced": jv.sliced_price,
+    "total correlation": partial(jv.tc_price, dataset_size=9),
+    "total correlation, weighted": partial(
+        jv.tc_price, dataset_size=9, log_weights=jv.minibatch_weighted
+    ),
+    "total correlation, full": partial(jv.tc_price, dataset_size=1, log_weights=jv.full_batch),
+}
+
+
+@pytest.mark.parametrize("name", MEANS | COMPARISONS)
+def test_a_statistic_of_a_batch_asks_for_one(name):
+    """Neither one example alone nor `jax.vmap` by hand makes a batch; nor one row, to compare."""
+    model, xs = linear()
+    objective = partial(jv.regularized, price=(MEANS | COMPARISONS)[name])
+    with pytest.raises(ValueError, match=r"call jaxvae.batched\(objective\)"):
+        objective(model, jax.random.key(0), xs[0])
+    with pytest.raises(ValueError, match=r"call jaxvae.batched\(objective\)"):
+        jax.vmap(objective, (None, None, 0))(model, jax.random.key(0), xs)
+    if name in COMPARISONS:
+        with pytest.raises(ValueError, match="batched: xs has 1 row, expected at least 2"):
+            jv.batched(objective)(model, jax.random.key(0), xs[:1])
 
 
 def test_dip_2_refuses_what_is_no_gaussian():
@@ -391,12 +436,12 @@ def settle(objective, steps=2000, **hyper):
 
 @pytest.mark.parametrize(
     ("objective", "target"),
-    [(jv.geco, {"distortion": 5.0}), (jv.target_rate, {"target": 1.5})],
+    [(jv.geco, {"tolerance": 5.0}), (jv.target_rate, {"target": 1.5})],
 )
 def test_the_multiplier_converges_and_the_constraint_is_met(objective, target):
     late = settle(objective, **target)
     [(name, wanted)] = target.items()
-    met = late["rate" if name == "target" else name].mean()
+    met = late["rate" if name == "target" else "distortion"].mean()
     assert abs(met - wanted) < 0.02 * wanted
     assert late["multiplier"].std() < 0.02 * late["multiplier"].mean()
     assert 0.1 < late["multiplier"].mean() < 10.0
@@ -406,11 +451,11 @@ def test_the_multiplier_ascends_where_the_model_descends(x64):
     model, xs = linear()
     constrained = jv.Constrained(model, jnp.log(jnp.array(2.0)))
     key = jax.random.key(0)
-    for distortion in (1e6, -1e6):
-        loss = lambda m, d=distortion: -jv.geco(m, key, xs[0], distortion=d)[0]
+    for tolerance in (1e6, -1e6):
+        loss = lambda m, d=tolerance: -jv.geco(m, key, xs[0], tolerance=d)[0]
         gradient = jax.grad(loss)(constrained)
         _, terms = jv.elbo(model, key, xs[0])
-        assert close(gradient.log_multiplier, -2.0 * (terms.distortion - distortion))
+        assert close(gradient.log_multiplier, -2.0 * (terms.distortion - tolerance))
         expected = jax.grad(
             lambda m: (lambda t: t.rate + 2.0 * t.distortion)(jv.elbo(m, key, xs[0])[1])
         )(model)
@@ -445,7 +490,28 @@ def test_a_constrained_model_is_a_model(x64):
     key = jax.random.key(0)
     assert close(jv.elbo(constrained, key, xs[0])[0], jv.elbo(model, key, xs[0])[0])
     with pytest.raises(TypeError, match=r"geco: model is a VAE, expected a jaxvae.Constrained"):
-        jv.geco(cast(Any, model), key, xs[0], distortion=1.0)
+        jv.geco(cast(Any, model), key, xs[0], tolerance=1.0)
+
+
+@pytest.mark.parametrize("name", ["distortion", "rate", "multiplier", "loss"])
+def test_no_hyper_parameter_is_logged_over_a_metric(name):
+    model, xs = linear()
+    constrained, optimizer = jv.Constrained(model, jnp.zeros(())), optax.sgd(0.1)
+    state = jv.init_state(constrained, optimizer)
+
+    def named(model, key, x, **hyper):
+        return jv.geco(model, key, x, tolerance=hyper[name])
+
+    step = jax.jit(jv.train_step(named, optimizer))
+    match = f"train_step: {name} is both a hyper-parameter and a metric of the objective"
+    with pytest.raises(ValueError, match=match):
+        step(state, jax.random.key(0), xs, **{name: 2.0})
+    bound = jv.train_step(partial(named, **{name: 2.0}), optimizer)  # as the message says
+    _, metrics = jax.jit(bound)(state, jax.random.key(0), xs)
+    step_key = jax.random.fold_in(jax.random.key(0), 0)
+    _, terms = jv.batched(jv.elbo)(model, step_key, xs)
+    assert close(metrics["distortion"], jnp.mean(terms.distortion))
+    assert sorted(metrics) == ["distortion", "loss", "multiplier", "rate"]
 
 
 # --- a committed rate -------------------------------------------------------------------------

@@ -50,7 +50,7 @@ from jaxvae import nn
 
 SIDE, LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 28, 32, 300, 15, 100, 3
 PIXELS, WINDOW, WIDTH = SIDE * SIDE, 4, 64
-FREE, TARGET, DISTORTION, ALPHA, PATIENCE = 0.2, 8.0, 92.0, 0.6, 5
+FREE, TARGET, TOLERANCE, ALPHA, PATIENCE = 0.2, 8.0, 92.0, 0.6, 5
 
 
 def as_stored(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -161,7 +161,7 @@ def main() -> None:
             elbo,
             beta=jaxvae.cyclical(optax.linear_schedule(0.0, 1.0, steps // 8), max(steps // 4, 1)),
         ),
-        "GECO": run(jaxvae.geco, constrained, distortion=DISTORTION),
+        "GECO": run(jaxvae.geco, constrained, tolerance=TOLERANCE),
         "target rate": run(jaxvae.target_rate, constrained, target=TARGET),
         "delta-VAE": run(elbo, partial(make_model, prior=prior)),
         "the decoder waits": run(elbo, optimizer=waiting(optax.adam(1e-3), steps // 3)),

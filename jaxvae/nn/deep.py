@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.tree_util import Partial
 
+from jaxvae.bounds import batch_mean
 from jaxvae.checks import check_key, check_positive, check_scalar, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.divergences import kl_divergence
@@ -17,7 +18,6 @@ from jaxvae.hierarchies import Block, TopDown
 from jaxvae.nn.convolutions import Down, Up, halvings
 from jaxvae.nn.residual import ResidualBlock, ResidualCell
 from jaxvae.protocols import log_density
-from jaxvae.regularizers import batch_mean
 
 Array = jax.Array
 BERNOULLI = BernoulliHead()
@@ -178,13 +178,13 @@ class DeepTerms(NamedTuple):
 
 
 def deep_elbo(
-    model: DeepHierarchy, key: Array, x: Any, *, beta: Any = 1.0, free: Any = 0.0
+    model: DeepHierarchy, key: Array, x: Any, *, beta: Any = 1.0, free: Any = None
 ) -> tuple[Array, DeepTerms]:
     """The ELBO of a deep hierarchy in one way up and one way down: log p(x|z) - beta sum_l KL_l.
 
     It is `elbo` with the rate in closed form at each level, but each level is computed once, where
     `elbo` asks the posterior, the prior and the likelihood in turn. With free bits, each KL_l is
-    max(free, KL_l), KL_l the mean over the batch.
+    max(free, KL_l), KL_l the mean over the batch, so that the objective is one for `batched`.
 
     Args:
       model: a `DeepHierarchy`.
@@ -192,13 +192,15 @@ def deep_elbo(
       x: one image.
       beta: weight of the rate, traced.
       free: nats a level that are free, traced; a level below has no gradient to collapse further.
+        None, the default, is the ELBO of one example, in a batch or not.
 
     Returns:
       The bound, a scalar in nats, and its `DeepTerms`, which beta and free do not touch.
 
     Raises:
       TypeError: `model` is no `DeepHierarchy` or `key` no PRNG key.
-      ValueError: `beta` or `free` is no number, or x has not the shape of an image.
+      ValueError: `beta` or `free` is no number, x has not the shape of an image, or there is no
+        batch for free bits.
 
     >>> model = deep_hierarchy((4, 4, 1), levels=(1, 1), width=4, rngs=nnx.Rngs(0))
     >>> bound, terms = jax.jit(deep_elbo)(model, jax.random.key(0), jnp.ones((4, 4, 1)))
@@ -214,11 +216,12 @@ def deep_elbo(
         )
     check_key("deep_elbo", key)
     check_scalar("deep_elbo", "beta", beta)
-    check_scalar("deep_elbo", "free", free)
+    if free is not None:
+        check_scalar("deep_elbo", "free", free)
     count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
     raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))
     distortion = -log_density(model.likelihood(raw), x)
-    price = jnp.sum(jnp.maximum(free, batch_mean(kls)))
+    price = jnp.sum(kls if free is None else jnp.maximum(free, batch_mean(kls)))
     return -(distortion + beta * price), DeepTerms(distortion, jnp.sum(kls), kls)
 
 
