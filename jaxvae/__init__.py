@@ -2,6 +2,7 @@
 
 from jaxvae import disentanglement as disentanglement
 from jaxvae import ppca as ppca
+from jaxvae import workarounds as workarounds
 from jaxvae.adversarial import AdversarialTerms as AdversarialTerms
 from jaxvae.adversarial import Players as Players
 from jaxvae.adversarial import adversarial_autoencoder as adversarial_autoencoder

@@ -1,12 +1,19 @@
 """What the tests share: one table of tolerances, and the one way a random estimate is judged."""
 
-from functools import reduce
+import copy
+import pickle
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+COPIES = {
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+}
 # relative and absolute tolerance of a value that is exact but for rounding
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
@@ -71,3 +78,21 @@ def is_differentiable(function, *args) -> bool:
 
     exact, numeric = both(flat)
     return flat.dtype == jnp.float64 and bool(np.allclose(exact, numeric, rtol=1e-6, atol=1e-6))
+
+
+def same(a, b):
+    """Equal in structure and in every leaf; a `functools.partial` is what it holds."""
+    if isinstance(a, partial):
+        return same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
+    a, b = ((jax.tree.structure(v), jax.tree.leaves(v)) for v in (a, b))
+    return a[0] == b[0] and all(map(_equal, a[1], b[1]))
+
+
+def _equal(a, b):
+    if isinstance(a, partial):
+        return same(a, b)
+    if not isinstance(a, (jax.Array, np.ndarray)):
+        return type(a) is type(b) and a == b
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    return a.dtype == b.dtype and np.array_equal(a, b)

@@ -1,6 +1,6 @@
 """Convolutional networks, whose convolutions are matrix products on CPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import jax
@@ -9,10 +9,10 @@ from flax import nnx
 
 from jaxvae.checks import check_shape
 from jaxvae.heads import Shape
+from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.networks import MLP
 
 Array = jax.Array
-Activation = Callable[[Array], Array]
 
 
 class ConvEncoder(nnx.Module):
@@ -41,7 +41,7 @@ class ConvEncoder(nnx.Module):
         self.convolutions = nnx.List([Down(n, m, rngs=rngs) for n, m in pairwise(sizes)])
         smallest = (*halvings(in_shape[:2], len(channels))[-1], channels[-1])
         self.dense = MLP(smallest, out_shape, hidden=hidden, activation=activation, rngs=rngs)
-        self.in_shape, self.activation = in_shape, activation
+        self.in_shape, self.activation = in_shape, by_name(activation)
 
     def __call__(self, x: Array) -> Array:
         check_shape("ConvEncoder", "input", x, self.in_shape)
@@ -83,7 +83,7 @@ class ConvDecoder(nnx.Module):
                 for n, m, size in zip(sizes[:-1], sizes[1:], grown[::-1], strict=True)
             ]
         )
-        self.activation = activation
+        self.activation = by_name(activation)
 
     def __call__(self, z: Array) -> Array:
         h = self.dense(z)

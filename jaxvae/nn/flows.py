@@ -1,6 +1,6 @@
 """Flows with networks in them, and the head that puts one behind any other head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,10 +20,10 @@ from jaxvae.bijectors import (
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Transformed
 from jaxvae.heads import Head, Shape
+from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.networks import MLP
 
 Array = jax.Array
-Activation = Callable[[Array], Array]
 AFFINE = AffineTransformer()
 
 
@@ -68,7 +68,7 @@ class MaskedMLP(nnx.Module):
         )
         self.last = nnx.Linear(sizes[-1], dim * size, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.dim, self.size, self.hidden = dim, size, tuple(hidden)
-        self.context, self.activation = context, activation
+        self.context, self.activation = context, by_name(activation)
 
     def __call__(self, z: Array, context: Array | None = None) -> Array:
         check_shape("MaskedMLP", "z", z, (self.dim,))

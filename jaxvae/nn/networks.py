@@ -13,10 +13,10 @@ from flax import nnx
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Normal
 from jaxvae.heads import Head, Shape
+from jaxvae.nn.activations import Activation, by_name
 from jaxvae.preprocessing import rescale
 
 Array = jax.Array
-Activation = Callable[[Array], Array]
 
 
 class Conditional(nnx.Module):
@@ -101,7 +101,8 @@ class MLP(nnx.Module):
     ):
         sizes = [prod(in_shape), *hidden, prod(out_shape)]
         self.layers = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in pairwise(sizes)])
-        self.in_shape, self.out_shape, self.activation = in_shape, out_shape, activation
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.activation = by_name(activation)
 
     def __call__(self, x: Array) -> Array:
         check_shape("MLP", "input", x, self.in_shape)

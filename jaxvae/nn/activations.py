@@ -1,0 +1,53 @@
+"""Activations that a network can be copied and pickled with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Activation = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A function of JAX by the name that users know it by, equal to every other of that name.
+
+    Args:
+      module: where it is found.
+      name: what it is called there.
+      options: (name, value) of further arguments.
+    """
+
+    module: str
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, x: Array) -> Array:
+        return getattr(import_module(self.module), self.name)(x, **dict(self.options))
+
+
+def by_name(activation: Activation) -> Activation:
+    """The same function, `Named` where it is JAX's own; any other is returned as it is.
+
+    JAX's are objects of its own: pickle looks for them in a private module and does not find them
+    there, and a deep copy is another object, so that a copied network would differ in structure.
+
+    Args:
+      activation: a function of an array, or a `functools.partial` of one with keywords.
+
+    >>> by_name(jax.nn.relu)
+    Named(module='jax.nn', name='relu', options=())
+    """
+    if isinstance(activation, partial) and not activation.args:
+        function = by_name(activation.func)
+        options = tuple(activation.keywords.items())
+        return replace(function, options=options) if isinstance(function, Named) else activation
+    name = getattr(activation, "__name__", "")
+    for module in ("jax.nn", "jax.numpy", "jax.lax"):
+        if getattr(import_module(module), name, None) is activation:
+            return Named(module, name)
+    return activation
