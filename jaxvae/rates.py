@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_log_prob, check_scalar
+from jaxvae.checks import check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.divergences import closed_form, kl_divergence, value_of
-from jaxvae.protocols import check_distribution, log_density
+from jaxvae.protocols import check_distribution, log_density, log_prob_of
 
 Array = jax.Array
 
@@ -28,9 +28,7 @@ def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
 
 def _log_prior(p: Any, z: Any) -> Array:
     check_distribution("prior is", p)
-    log_p = p.log_prob(z)
-    check_log_prob(f"prior {type(p).__name__}", log_p)
-    return log_p
+    return log_prob_of("the prior", p, "z", z)
 
 
 def sampled_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:

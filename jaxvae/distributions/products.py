@@ -49,7 +49,7 @@ class Product:
     def sample(self, key: Array) -> Any:
         parts = self.split(self.parts)
         keys = jax.random.split(key, len(parts))
-        return self._join([d.sample(k) for d, k in zip(parts, keys, strict=True)])
+        return self.join([d.sample(k) for d, k in zip(parts, keys, strict=True)])
 
     def log_prob(self, x: Any) -> Array:
         pairs = zip(self.split(self.parts), self.split(x), strict=True)
@@ -60,10 +60,10 @@ class Product:
         keys = jax.random.split(key, len(parts))
         draws = [sample_and_log_prob(d, k) for d, k in zip(parts, keys, strict=True)]
         events, log_p = zip(*draws, strict=True)
-        return self._join(list(events)), jnp.sum(jnp.stack(log_p))
+        return self.join(list(events)), jnp.sum(jnp.stack(log_p))
 
     def mean(self) -> Any:
-        return self._join([mean_of(d) for d in self.split(self.parts)])
+        return self.join([mean_of(d) for d in self.split(self.parts)])
 
     def split(self, x: Any) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure.
@@ -83,7 +83,8 @@ class Product:
     def _structure(self) -> Any:
         return jax.tree.structure(self.parts, is_leaf=lambda node: node is not self.parts)
 
-    def _join(self, parts: list[Any]) -> Any:
+    def join(self, parts: list[Any]) -> Any:
+        """A tree of the structure of an event, of what belongs to each part."""
         return jax.tree.unflatten(self._structure, parts)
 
 
