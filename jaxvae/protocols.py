@@ -84,6 +84,28 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Any) -> Array:
     return log_p
 
 
+def log_prior_of(p: Distribution, z: Any) -> Array:
+    """log p(z) of latents that an estimator may have relaxed, a scalar in nats.
+
+    Raises:
+      TypeError: p is no distribution (an array, say).
+      ValueError: z has not the shapes of its draws, or its log_prob is no scalar.
+    """
+    check_distribution("prior is", p)
+    check_event("the prior", p, "z", z)
+    return log_density_relaxed(p, z)
+
+
+def log_density_relaxed(d: Distribution, z: Any) -> Array:
+    """`log_density` of a latent that an estimator may have relaxed, as `gumbel_softmax` does.
+
+    It is `d.log_prob_relaxed(z)` where d has it, as a `Bernoulli`, whose log_prob is of 0. and 1.
+    """
+    log_p = getattr(d, "log_prob_relaxed", d.log_prob)(z)
+    check_log_prob(type(d).__name__, log_p)
+    return log_p
+
+
 def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
     """ValueError unless the event has the structure and the shapes of a draw of d.
 

@@ -10,7 +10,7 @@ from jaxvae.checks import check_key, check_positive
 from jaxvae.protocols import (
     Model,
     log_likelihood,
-    log_prob_of,
+    log_prior_of,
     posterior,
     prior,
     sample_and_log_prob,
@@ -74,4 +74,4 @@ def sample_keys(owner: str, key: Array, num_samples: int) -> Array:
 
 def log_prior(model: Model, z: Any) -> Array:
     """log p(z), a scalar in nats; ValueError if it is none, or z has another shape."""
-    return log_prob_of("the prior", prior(model), "z", z)
+    return log_prior_of(prior(model), z)

@@ -75,8 +75,8 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
         return jnp.sum(jnp.stack([_observed(*part) for part in parts]))
     if not hasattr(d, "sample"):
         raise TypeError(
-            f"Masked: {type(d).__name__} has no sample, expected a distribution whose density of an "
-            "entry does not depend on others that may be missing"
+            f"Masked: {type(d).__name__} has no sample, expected a distribution whose density of "
+            "an entry does not depend on others that may be missing"
         )
     if jnp.ndim(mask) == 0:
         d, gap = _of_nothing(d, x, mask)

@@ -12,6 +12,7 @@ from jaxvae.protocols import (
     check_distribution,
     has_path,
     log_density,
+    log_density_relaxed,
     mean_of,
     sample_and_log_prob,
     traced_has_path,
@@ -52,8 +53,10 @@ class Product:
         return self.join([d.sample(k) for d, k in zip(parts, keys, strict=True)])
 
     def log_prob(self, x: Any) -> Array:
-        pairs = zip(self.split(self.parts), self.split(x), strict=True)
-        return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
+        return self._sum(log_density, x)
+
+    def log_prob_relaxed(self, x: Any) -> Array:
+        return self._sum(log_density_relaxed, x)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
         parts = self.split(self.parts)
@@ -64,6 +67,10 @@ class Product:
 
     def mean(self) -> Any:
         return self.join([mean_of(d) for d in self.split(self.parts)])
+
+    def _sum(self, log_density: Callable[[Any, Any], Array], x: Any) -> Array:
+        pairs = zip(self.split(self.parts), self.split(x), strict=True)
+        return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
 
     def split(self, x: Any) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure.
