@@ -7,13 +7,14 @@ Training needs no bound of its own. With events (x, mask) and a `Masked` likelih
 the missing-data importance-weighted bound, and its weights give p(x_missing|x_observed) too.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_key, check_leaves, check_positive, check_shape
-from jaxvae.distributions import Masked
+from jaxvae.distributions import Categorical, Each, Masked, Product
+from jaxvae.divergences import value_of
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
 from jaxvae.weights import importance_term, sample_keys
 
@@ -25,21 +26,23 @@ def impute(model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int
 
     sum_k w_k E[x|z_k] / sum_k w_k,   w_k = p(x_observed|z_k) p(z_k) / q(z_k|x_observed)
 
-    Low in squared error, and too smooth for a draw: those are `multiple_imputations`.
+    Low in squared error, and too smooth for a draw: those are `multiple_imputations`. The average
+    of labels means nothing: in the gaps of a `Categorical` stands the most probable one,
+    argmax_c p(x_missing = c|x_observed), in those of a `OneHotCategorical` the probability of each.
 
     Args:
-      model: any `Model` of events (x, mask): `decode` returns a `Masked`, of a distribution with a
-        mean.
+      model: any `Model` of events (x, mask): `decode` returns a `Masked`, of distributions that are
+        `Categorical` or have a mean.
       key: a PRNG key.
       event: (x, mask), the mask True where x is observed.
       num_samples: K, a Python integer; the bias is of order 1/K.
 
     Returns:
-      x as given where it was observed, in the dtype of the mean.
+      x as given where it was observed, in the dtype of the mean; labels are integers.
 
     Raises:
       TypeError: the event is no pair of arrays, or of trees of them; the likelihood is not
-        `Masked`, or has no mean, as a `Categorical`.
+        `Masked`, or has no mean.
       ValueError: x and mask do not agree in structure or shape, or `num_samples` is no integer of
         at least one.
 
@@ -54,10 +57,12 @@ def impute(model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int
 
     Mattei & Frellsen 2019, on single imputation.
     """
-    whole, log_w = _weighted("impute", model, key, event, num_samples)
+    zs, log_w = _weighted("impute", model, key, event, num_samples)
+    moments = jax.vmap(lambda z: _moments(_whole("impute", model, z)))(zs)
     w = jax.nn.softmax(log_w)
-    mean = jax.tree.map(lambda m: jnp.tensordot(w, m, 1), jax.vmap(mean_of)(whole))
-    return _fill("impute", event, mean)
+    mean = jax.tree.map(lambda m: jnp.tensordot(w, m, 1), moments)
+    best = jax.tree.map(_most_probable, mean, is_leaf=_of_labels)
+    return _fill("impute", event, best)
 
 
 def multiple_imputations(
@@ -99,11 +104,12 @@ def multiple_imputations(
     check_key(owner, key)
     check_positive(owner, "num_draws", num_draws)
     z_key, which_key, x_key = jax.random.split(key, 3)
-    whole, log_w = _weighted(owner, model, z_key, event, num_samples)
+    zs, log_w = _weighted(owner, model, z_key, event, num_samples)
     which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
 
     def draw(key: Array, k: Array) -> Any:
-        return _fill(owner, event, jax.tree.map(lambda leaf: leaf[k], whole).sample(key))
+        z = jax.tree.map(lambda leaf: leaf[k], zs)
+        return _fill(owner, event, _whole(owner, model, z).sample(key))
 
     return jax.vmap(draw)(jax.random.split(x_key, num_draws), which)
 
@@ -111,25 +117,57 @@ def multiple_imputations(
 def _weighted(
     owner: str, model: Model, key: Array, event: Any, num_samples: int
 ) -> tuple[Any, Array]:
-    """p(x|z_k) of all entries and log w_k, for z_k ~ q(z|x_observed), stacked."""
+    """K draws z_k ~ q(z|x_observed), stacked, and log w_k."""
     _check_event(owner, event)
     keys = sample_keys(owner, key, num_samples)
     q, term = posterior(model, event), importance_term(model, event)
 
     def one(key: Array) -> tuple[Any, Array]:
         z, log_q = sample_and_log_prob(q, key)
-        return _unmasked(owner, likelihood(model, z)), term(q, z, log_q)[0]
+        _whole(owner, model, z)
+        return z, term(q, z, log_q)[0]
 
     return jax.vmap(one)(keys)
 
 
-def _unmasked(owner: str, d: Any) -> Any:
+def _whole(owner: str, model: Model, z: Any) -> Any:
+    """p(x|z) of all entries."""
+    d = likelihood(model, z)
     if not isinstance(d, Masked):
         raise TypeError(
             f"{owner}: decode returned {type(d).__name__}, expected a Masked distribution of "
             "events (x, mask)"
         )
     return d.distribution
+
+
+class _Labels(NamedTuple):
+    probabilities: Array
+
+
+def _of_labels(moments: Any) -> bool:
+    return isinstance(moments, _Labels)
+
+
+def _moments(d: Any) -> Any:
+    """E[x], in the structure of x; of labels the probability of each."""
+    match value_of(d):
+        case Product() as d:
+            return d.join([_moments(part) for part in d.split(d.parts)])
+        case Each() as d:
+            return jax.vmap(_moments)(d.parts)
+        case Categorical() as d:
+            return _Labels(jnp.exp(d.log_probs))
+    if getattr(d, "mean", None) is None:
+        raise TypeError(
+            f"impute: {type(d).__name__} has no mean, expected one that has, or a Categorical; "
+            "multiple_imputations draws from any"
+        )
+    return mean_of(d)
+
+
+def _most_probable(mean: Any) -> Array:
+    return jnp.argmax(mean.probabilities, axis=-1) if _of_labels(mean) else mean
 
 
 def _check_event(owner: str, event: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from jaxvae.checks import check_leaves, check_log_prob
 
@@ -59,6 +60,85 @@ def log_density(d: Distribution, event: Any) -> Array:
     log_p = d.log_prob(event)
     check_log_prob(type(d).__name__, log_p)
     return log_p
+
+
+def log_prob_of(name: str, d: Distribution, what: str, event: Any) -> Array:
+    """log d(event) of an event that d did not draw, a scalar in nats.
+
+    Here alone the event's shape is held against the distribution's, for ours and anyone's: what
+    broadcasts is a wrong number without a word.
+
+    Args:
+      name: of the distribution, for messages: "decode(z)", say.
+      d: the distribution.
+      what: the event is: "x" or "z".
+      event: the event.
+
+    Raises:
+      ValueError: the event has not the structure and the shapes of a draw of d, or log_prob is no
+        scalar.
+    """
+    check_event(name, d, what, event)
+    log_p = d.log_prob(event)
+    check_log_prob(name, log_p)
+    return log_p
+
+
+def log_prior_of(p: Distribution, z: Any) -> Array:
+    """log p(z) of latents that an estimator may have relaxed, a scalar in nats.
+
+    Raises:
+      TypeError: p is no distribution (an array, say).
+      ValueError: z has not the shapes of its draws, or its log_prob is no scalar.
+    """
+    check_distribution("prior is", p)
+    check_event("the prior", p, "z", z)
+    return log_density_relaxed(p, z)
+
+
+def log_density_relaxed(d: Distribution, z: Any) -> Array:
+    """`log_density` of a latent that an estimator may have relaxed, as `gumbel_softmax` does.
+
+    It is `d.log_prob_relaxed(z)` where d has it, as a `Bernoulli`, whose log_prob is of 0. and 1.
+    """
+    log_p = getattr(d, "log_prob_relaxed", d.log_prob)(z)
+    check_log_prob(type(d).__name__, log_p)
+    return log_p
+
+
+def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
+    """ValueError unless the event has the structure and the shapes of a draw of d.
+
+    The draw is traced for its shape and never computed. A distribution whose events need not look
+    like its draws has a `check_event(name, what, event)` of its own, as `Masked`; of one that can't
+    be drawn from, as `OptimalNormal`, nothing is known.
+    """
+    own = getattr(d, "check_event", None)
+    if own is not None:
+        own(name, what, event)
+    elif hasattr(d, "sample") and (draw := _shapes_of_draw(d)) is not None:
+        found, expected = jax.tree.structure(event), jax.tree.structure(draw)
+        if found != expected:
+            raise ValueError(
+                f"model: {what} has structure {found}, expected {expected} as draws of {name} have"
+            )
+        paths = jax.tree_util.tree_leaves_with_path(event)
+        for (path, leaf), like in zip(paths, jax.tree.leaves(draw), strict=True):
+            if jnp.shape(leaf) != like.shape:
+                raise ValueError(
+                    f"model: {what}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, "
+                    f"expected {like.shape} as draws of {name} have; functions here take one "
+                    "example: use jax.vmap for a batch"
+                )
+
+
+def _shapes_of_draw(d: Distribution) -> Any:
+    """A draw's shapes and dtypes, or None of what has a density and no draws, an improper prior."""
+    try:  # a draw of another library may broadcast, whatever the caller forbids
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return jax.eval_shape(lambda: d.sample(jax.random.key(0)))
+    except NotImplementedError:
+        return None
 
 
 def has_path(d: Any) -> bool:
@@ -115,12 +195,10 @@ def log_likelihood(model: Model, x: Any, z: Any) -> Array:
 
     Raises:
       TypeError: `decode` returned something that is no distribution (an array, say).
-      ValueError: its log_prob is no scalar.
+      ValueError: x has not the shapes of its draws, or its log_prob is no scalar.
     """
     check_leaves("model", "x", x)
-    log_p = likelihood(model, z).log_prob(x)
-    check_log_prob("decode(z)", log_p)
-    return log_p
+    return log_prob_of("decode(z)", likelihood(model, z), "x", x)
 
 
 def likelihood(model: Model, z: Any) -> Distribution:

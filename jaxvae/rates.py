@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_log_prob, check_scalar
+from jaxvae.checks import check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.divergences import closed_form, kl_divergence, value_of
-from jaxvae.protocols import check_distribution, log_density
+from jaxvae.protocols import check_distribution, log_density, log_prior_of
 
 Array = jax.Array
 
@@ -26,18 +26,11 @@ def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     return sum_of([kl_divergence(q_l, p_l) for q_l, p_l, _ in levels(q, p, z)])
 
 
-def _log_prior(p: Any, z: Any) -> Array:
-    check_distribution("prior is", p)
-    log_p = p.log_prob(z)
-    check_log_prob(f"prior {type(p).__name__}", log_p)
-    return log_p
-
-
 def sampled_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     """The rate log q(z) - log p(z) at one sample z ~ q: unbiased for KL(q || p), for any pair."""
     del q
     check_scalar("sampled_kl", "log_q", log_q)
-    return log_q - _log_prior(p, z)
+    return log_q - log_prior_of(p, z)
 
 
 def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
@@ -50,7 +43,7 @@ def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     """
     del log_q
     check_distribution("sticking_kl: q is", q)
-    return jax.lax.stop_gradient(q).log_prob(z) - _log_prior(p, z)
+    return jax.lax.stop_gradient(q).log_prob(z) - log_prior_of(p, z)
 
 
 def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
@@ -80,7 +73,7 @@ def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     check_scalar("auto_kl", "log_q", log_q)
     rate = log_q
     for (q_l, p_l, z_l), kl in zip(pairs, kls, strict=True):
-        rate = rate + (-_log_prior(p_l, z_l) if kl is None else kl - log_density(q_l, z_l))
+        rate = rate + (-log_prior_of(p_l, z_l) if kl is None else kl - log_density(q_l, z_l))
     return rate
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxvae.checks import check_function, check_scalar
 from jaxvae.distributions import Product
 from jaxvae.gradients import Estimator, Reduction, Term, check_estimator, over_samples, pathwise
-from jaxvae.protocols import log_density, mean_of
+from jaxvae.protocols import log_density, log_density_relaxed, mean_of
 
 Array = jax.Array
 
@@ -177,7 +177,7 @@ def _at(
 
     def one(key: Array) -> tuple[Array, Any]:
         z = draw(key)
-        return term(q, z, log_density(q, z))
+        return term(q, z, log_density_relaxed(q, z))
 
     l, aux = over_samples(one)(keys)
     return reduction(l), aux

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxvae.bounds import Objective, conditioned
 from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
 from jaxvae.distributions import Joint
-from jaxvae.protocols import check_distribution, likelihood, log_density, posterior, prior
+from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
 from jaxvae.relaxations import enumerate
 
 Array = jax.Array
@@ -89,7 +89,7 @@ def labelled(objective: Objective) -> Objective:
             raise TypeError(f"labelled: xy is a {type(xy).__name__}, expected a pair (x, y)")
         x, y = xy
         bound, aux = conditioned(objective)(model.given, key, xy, **hyper)
-        log_q = log_density(_class_posterior(model, x), y)
+        log_q = log_prob_of("classify(x)", _class_posterior(model, x), "y", y)
         return bound + _log_prior(model, y) + alpha * log_q, aux
 
     return labelled_objective
@@ -150,7 +150,7 @@ def _class_posterior(model: LabelVAE, x: Any) -> Any:
 
 def _log_prior(model: LabelVAE, y: Any) -> Array:
     check_distribution("labels is", model.labels)
-    return log_density(model.labels, y)
+    return log_prob_of("labels", model.labels, "y", y)
 
 
 def _posterior_given(given: Any, x: Any, y: Any) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.importance import Bound, importance_bound
-from jaxvae.protocols import Model, log_density, posterior
+from jaxvae.protocols import Model, log_prob_of, posterior
 from jaxvae.reductions import log_power_mean, thermodynamic
 from jaxvae.weights import importance_term, sample_keys
 
@@ -105,7 +105,7 @@ def eubo(
     keys = sample_keys("eubo", key, num_samples)
     z = jax.lax.stop_gradient(jax.vmap(sample_posterior)(keys))
     q, term = posterior(model, x), importance_term(model, x)
-    log_w, _ = jax.vmap(lambda z: term(q, z, log_density(q, z)))(z)
+    log_w, _ = jax.vmap(lambda z: term(q, z, log_prob_of("encode(x)", q, "z", z)))(z)
     return jnp.mean(log_w), log_w
 
 

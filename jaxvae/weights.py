@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import check_key, check_log_prob, check_positive
+from jaxvae.checks import check_key, check_positive
 from jaxvae.protocols import (
     Model,
     log_likelihood,
+    log_prior_of,
     posterior,
     prior,
     sample_and_log_prob,
@@ -72,7 +73,5 @@ def sample_keys(owner: str, key: Array, num_samples: int) -> Array:
 
 
 def log_prior(model: Model, z: Any) -> Array:
-    """log p(z), a scalar in nats; ValueError if it is none."""
-    log_p = prior(model).log_prob(z)
-    check_log_prob("model.prior", log_p)
-    return log_p
+    """log p(z), a scalar in nats; ValueError if it is none, or z has another shape."""
+    return log_prior_of(prior(model), z)

@@ -522,6 +522,47 @@ def test_gumbel_softmax_differentiates_the_relaxed_sample(x64):
     assert close(jax.grad(bound)(at), jax.grad(by_hand)(at))
 
 
+@pytest.mark.parametrize("way", ["jit", "eager"])
+def test_a_relaxed_coin_is_scored_between_its_events(way, x64):
+    """log p and log q are linear in z there, though a grey pixel is no datum of a coin."""
+    t, x = 0.7, 1.0
+    at = jnp.array(0.3)
+    relax = partial(gumbel_softmax, temperature=t)
+    linear = lambda z, l: z * l - jnp.log1p(jnp.exp(l))
+
+    def by_hand(q, key):
+        z = Bernoulli(q).sample_relaxed(key, t)
+        return coin(q).decode(z).log_prob(x) + linear(z, 0.4) - linear(z, q)
+
+    def of_product(q):
+        """The coin beside a latent of which nothing is made."""
+        model, idle = coin(q), Normal(jnp.zeros(1), 1.0)
+        return VAE(
+            encode=lambda x: Product({"coin": model.encode(x), "idle": idle}),
+            decode=lambda z: model.decode(z["coin"]),
+            prior=Product({"coin": model.prior, "idle": idle}),
+        )
+
+    bounds = {
+        "iwae": lambda q, key: iwae(coin(q), key, x, num_samples=1, gradient=relax)[0],
+        "elbo": lambda q, key: elbo(coin(q), key, x, rate=sampled_kl, gradient=relax)[0],
+        "part": lambda q, key: elbo(
+            of_product(q), key, x, rate=sampled_kl, gradient=of_part("coin", relax)
+        )[0],
+    }
+    keys = {
+        "iwae": lambda key: jax.random.fold_in(key, 0),
+        "elbo": lambda key: key,
+        "part": lambda key: jax.random.split(key)[1],
+    }
+    for name, bound in bounds.items():
+        f = jax.value_and_grad(bound)
+        value, slope = (jax.jit(f) if way == "jit" else f)(at, jax.random.key(5))
+        exact = jax.value_and_grad(by_hand)(at, keys[name](jax.random.key(5)))
+        assert close(value, exact[0]), name
+        assert close(slope, exact[1]), name
+
+
 # layers
 
 

@@ -154,6 +154,37 @@ def test_imputations_share_the_latents_alone(x64):
     assert standard_errors_off(r[:, 0, :, None] * r[:, 1, None, :], shared @ shared.T / 3) < 4
 
 
+def test_a_gap_among_labels_takes_the_most_probable_one(x64):
+    """Of the mixture over z: here one that is the best at no z, and not a vote or an average."""
+    one, other = jnp.array([0.5, 0.4, 0.1]), jnp.array([0.05, 0.4, 0.55])
+
+    def logits(z):
+        share = jax.nn.sigmoid(20.0 * z)
+        return jnp.log(share * one + (1.0 - share) * other)
+
+    def decode(z):
+        parts = {
+            "each": jv.Each(jax.vmap(jv.Categorical)(jnp.stack([logits(z), logits(z)[::-1]]))),
+            "fixed": jv.Constant(jv.Categorical(np.array([0.1, 0.3, 0.9]))),
+            "kinds": jv.Categorical(jnp.stack([logits(z), jnp.roll(logits(z), 1)])),
+            "real": jv.Normal(z, 2.0),
+        }
+        return jv.Masked(jv.Product(parts))
+
+    model = jv.VAE(Partial(lambda _: jv.Normal(0.1, 1.1)), Partial(decode), jv.StandardNormal(()))
+    x: Any = {name: jnp.full(2, -7) for name in ("each", "kinds")}
+    x |= {"fixed": jnp.array(-7), "real": jnp.array(0.5)}
+    mask = jax.tree.map(lambda leaf: leaf != -7, x)
+    z = jnp.linspace(-8.0, 8.0, 4001)
+    w = jax.nn.softmax(jax.vmap(lambda z: decode(z).log_prob((x, mask)) - z**2 / 2)(z))
+    chances = w @ jax.nn.softmax(jax.vmap(logits)(z))
+    assert chances[1] - max(chances[0], chances[2]) > 0.05
+    assert jnp.argmax(logits(w @ z)) == 0
+    fill = jax.jit(lambda key: impute(model, key, (x, mask), num_samples=2_000))
+    found = jax.tree.map(lambda leaf: leaf.tolist(), fill(jax.random.key(0)))
+    assert found == {"each": [1, 1], "fixed": 2, "kinds": [1, 2], "real": 0.5}
+
+
 def test_a_mask_of_pixels_hides_their_channels():
     image = jv.Masked(jv.Each(jv.Each(jv.Normal(jnp.full((2, 2, 3), 7.0), jnp.ones((2, 2, 3))))))
     model = jv.VAE(
@@ -169,6 +200,16 @@ def test_what_cannot_be_imputed_is_named():
     plain = model._replace(decode=Partial(lambda z: jv.Normal(jnp.ones(4), 1.0)))
     with pytest.raises(TypeError, match="impute: decode returned Normal, expected a Masked"):
         impute(plain, jax.random.key(0), event(), num_samples=2)
+    mixed = lambda z: jv.Masked(
+        jv.Each(jv.Mixture(jnp.zeros((4, 2)), jv.Categorical(jnp.zeros((4, 2, 3)))))
+    )
+    with pytest.raises(TypeError, match="Categorical has no mean"):
+        impute(
+            model._replace(decode=Partial(mixed)),
+            jax.random.key(0),
+            (jnp.zeros(4, int), event()[1]),
+            num_samples=2,
+        )
     no_pair: Any = event()[0]
     with pytest.raises(TypeError, match=r"impute: event is a .*Array.*, expected a pair"):
         impute(model, jax.random.key(0), no_pair, num_samples=2)

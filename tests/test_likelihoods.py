@@ -23,6 +23,15 @@ REFUSED = [
         "uint8, expected floats 0. or 1.; see .*binarize",
     ),
     (jv.Bernoulli(jnp.zeros(3)), np.array([0.0, 255.0, 1.0]), ValueError, r"255.0 at \(1,\)"),
+    (
+        jv.Bernoulli(jnp.zeros(3)),
+        np.array([0.0, 1.0, 1 / 255]),
+        ValueError,
+        r"0.0039\d* at \(2,\), expected .* 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli",
+    ),
+    (jv.Bernoulli(jnp.zeros(3)), np.array([254 / 255, 1.0, 0.0]), ValueError, "0.996"),
+    (jv.Bernoulli(jnp.zeros(3)), np.array([0.0, -1.0, 1.0]), ValueError, r"-1.0 at \(1,\)"),
+    (jv.Bernoulli(jnp.zeros(3)), np.array([0.0, np.nan, 1.0]), ValueError, r"nan at \(1,\)"),
     (jv.ContinuousBernoulli(jnp.zeros(3)), BYTES, TypeError, r"uint8, expected floats in \[0, 1\]"),
     (jv.ContinuousBernoulli(jnp.zeros(3)), np.array([0.0, 2.0, 1.0]), ValueError, "2.0"),
     (

@@ -1,9 +1,9 @@
 """Distributions over ONE event of coins or choices: what has no derivative, and what stands in.
 
-A sample has no derivative in the logits, which `reparameterized = False` says. Two methods serve
-the estimators that are made for this: `enumerate_support()`, every event stacked, and
+A sample has no derivative in the logits, which `reparameterized = False` says. These methods serve
+the estimators that are made for this: `enumerate_support()`, every event stacked,
 `sample_relaxed(key, temperature)`, a differentiable draw that tends to a sample as the temperature
-goes to 0.
+goes to 0, and `log_prob_relaxed(z)` of it, where log_prob itself is of events alone.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from jaxvae.pytrees import in_a_row, pytree
 from jaxvae.special import log_bernoulli, weighted
 
 Array = jax.Array
+COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
 
 
 @pytree
@@ -28,7 +29,9 @@ class Bernoulli:
     log p(x) = sum_i [ x_i l_i - log(1 + exp l_i) ]
 
     exact for every logit in value and gradient, infinite ones too, where the usual
-    -log(-expm1(log_sigmoid(l))) is infinite from l = 104 on in float32.
+    -log(-expm1(log_sigmoid(l))) is infinite from l = 104 on in float32. A grey pixel is no event of
+    a coin, though the formula has a value there: `binarize` it, or take the density
+    `ContinuousBernoulli`.
 
     Args:
       logits: l, any shape [...]; events are 0. or 1. in that shape and dtype.
@@ -49,12 +52,18 @@ class Bernoulli:
         return draw.astype(jnp.result_type(self.logits))
 
     def log_prob(self, x: Any) -> Array:
-        owner, expected = "Bernoulli.log_prob", "floats 0. or 1.; see jaxvae.binarize and rescale"
+        owner, expected = "Bernoulli.log_prob", COINS
         check_shape(owner, "event", x, self.shape)
         check_floats(owner, "event", x, expected)
-        inside = within(owner, x, (x >= 0) & (x <= 1), expected)
-        x, l = in_a_row(x, self.logits)
-        return jnp.where(inside, jnp.sum(log_bernoulli(x, l)), -jnp.inf)
+        # where a machine's division is a reciprocal's, 255 / 255 is 1 but for its last bit
+        inside = within(owner, x, (x == 0) | (jnp.abs(x - 1.0) < 1e-5), expected)
+        return jnp.where(inside, self.log_prob_relaxed(x), -jnp.inf)
+
+    def log_prob_relaxed(self, z: Any) -> Array:
+        """The formula at a relaxed draw, in [0, 1]: log p is linear between its events."""
+        check_shape("Bernoulli.log_prob_relaxed", "event", z, self.shape)
+        z, l = in_a_row(z, self.logits)
+        return jnp.sum(log_bernoulli(z, l))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)

@@ -1,13 +1,17 @@
 """Missing entries."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from jaxvae.checks import check_shape
 from jaxvae.distributions.products import Product
-from jaxvae.protocols import mean_of
+from jaxvae.protocols import check_event, mean_of
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -19,8 +23,8 @@ class Masked:
     """The entries of an event that were observed: log p(x_observed) = sum_i mask_i log p_i(x_i).
 
     Events are pairs (x, mask): what is missing is part of the datum, so a decoder need not know it.
-    An entry that is missing may hold anything, NaN included; neither value nor gradient sees it.
-    Sampling draws every entry, and says so in the mask.
+    An entry that is missing may hold anything, NaN included: it counts 0 nats and has no gradient,
+    in x and in the parameters of p_i. Sampling draws every entry, and says so in the mask.
 
     Args:
       distribution: of independent coordinates: any elementwise one, an `Each` (a mask of its first
@@ -55,18 +59,54 @@ class Masked:
     def mean(self) -> Any:
         return mean_of(self.distribution)
 
+    def check_event(self, name: str, what: str, event: Any) -> None:
+        """As `protocols.check_event`; of the mask nothing, as it may have fewer axes than x."""
+        if not isinstance(event, tuple) or len(event) != 2:
+            raise ValueError(
+                f"model: {what} is a {type(event).__name__}, expected a pair (x, mask) as {name} "
+                "is a Masked distribution"
+            )
+        check_event(name, self.distribution, f"{what}[0]", event[0])
+
 
 def _observed(d: Any, x: Any, mask: Any) -> Array:
     if isinstance(d, Product):
         parts = zip(d.split(d.parts), d.split(x), d.split(mask), strict=True)
         return jnp.sum(jnp.stack([_observed(*part) for part in parts]))
+    if not hasattr(d, "sample"):
+        raise TypeError(
+            f"Masked: {type(d).__name__} has no sample, expected a distribution whose density of "
+            "an entry does not depend on others that may be missing"
+        )
     if jnp.ndim(mask) == 0:
-        # 0 is in the support of every likelihood of pixels, counts and reals
-        x = jax.tree.map(lambda leaf: jnp.where(mask, leaf, jnp.zeros_like(leaf)), x)
-        return jnp.where(mask, d.log_prob(x), 0.0)
+        d, gap = _of_nothing(d, x, mask)
+        return jnp.where(mask, d.log_prob(jax.tree.map(partial(_if, mask), x, gap)), 0.0)
     if not hasattr(d, "unstack"):
         raise TypeError(
             f"Masked: the coordinates of {type(d).__name__} are not known to be independent, "
             "expected an elementwise distribution, Each or Product"
         )
     return jnp.sum(jax.vmap(_observed)(d.unstack(), x, mask))
+
+
+def _of_nothing(d: Any, x: Any, mask: Any) -> tuple[Any, Any]:
+    """d, which learns nothing in a gap, and an event to stand there, of which log p is not seen.
+
+    A draw, as that is in the support; but drawing counts takes a hundred times as long as scoring
+    them, so where d's parameters can be held still there, 0 will do, even if log p(0) is infinite.
+    """
+    parameters = jax.tree.leaves(d)
+    if not isinstance(mask, Tracer) or not all(map(_is_array, parameters)):
+        return d, jax.lax.stop_gradient(d.sample(jax.random.key(0)))
+    held = jax.tree.map(lambda leaf: _if(mask, leaf, jax.lax.stop_gradient(leaf)), d)
+    return held, jax.tree.map(jnp.zeros_like, x)
+
+
+def _if(seen: Any, leaf: Any, gap: Any) -> Array:
+    """The leaf where it was seen, else the gap's."""
+    check_shape("Masked.log_prob", "event", leaf, jnp.shape(gap))
+    return jnp.where(seen, leaf, jnp.asarray(gap, jnp.result_type(leaf)))
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, float))

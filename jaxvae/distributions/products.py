@@ -12,6 +12,7 @@ from jaxvae.protocols import (
     check_distribution,
     has_path,
     log_density,
+    log_density_relaxed,
     mean_of,
     sample_and_log_prob,
     traced_has_path,
@@ -49,21 +50,27 @@ class Product:
     def sample(self, key: Array) -> Any:
         parts = self.split(self.parts)
         keys = jax.random.split(key, len(parts))
-        return self._join([d.sample(k) for d, k in zip(parts, keys, strict=True)])
+        return self.join([d.sample(k) for d, k in zip(parts, keys, strict=True)])
 
     def log_prob(self, x: Any) -> Array:
-        pairs = zip(self.split(self.parts), self.split(x), strict=True)
-        return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
+        return self._sum(log_density, x)
+
+    def log_prob_relaxed(self, x: Any) -> Array:
+        return self._sum(log_density_relaxed, x)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
         parts = self.split(self.parts)
         keys = jax.random.split(key, len(parts))
         draws = [sample_and_log_prob(d, k) for d, k in zip(parts, keys, strict=True)]
         events, log_p = zip(*draws, strict=True)
-        return self._join(list(events)), jnp.sum(jnp.stack(log_p))
+        return self.join(list(events)), jnp.sum(jnp.stack(log_p))
 
     def mean(self) -> Any:
-        return self._join([mean_of(d) for d in self.split(self.parts)])
+        return self.join([mean_of(d) for d in self.split(self.parts)])
+
+    def _sum(self, log_density: Callable[[Any, Any], Array], x: Any) -> Array:
+        pairs = zip(self.split(self.parts), self.split(x), strict=True)
+        return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
 
     def split(self, x: Any) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure.
@@ -83,7 +90,8 @@ class Product:
     def _structure(self) -> Any:
         return jax.tree.structure(self.parts, is_leaf=lambda node: node is not self.parts)
 
-    def _join(self, parts: list[Any]) -> Any:
+    def join(self, parts: list[Any]) -> Any:
+        """A tree of the structure of an event, of what belongs to each part."""
         return jax.tree.unflatten(self._structure, parts)
 
 

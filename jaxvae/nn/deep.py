@@ -17,7 +17,7 @@ from jaxvae.heads import BernoulliHead, Head, Shape
 from jaxvae.hierarchies import Block, TopDown
 from jaxvae.nn.convolutions import Down, Up, halvings
 from jaxvae.nn.residual import ResidualBlock, ResidualCell
-from jaxvae.protocols import log_density
+from jaxvae.protocols import log_prob_of
 
 Array = jax.Array
 BERNOULLI = BernoulliHead()
@@ -220,7 +220,7 @@ def deep_elbo(
         check_scalar("deep_elbo", "free", free)
     count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
     raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))
-    distortion = -log_density(model.likelihood(raw), x)
+    distortion = -log_prob_of("the likelihood", model.likelihood(raw), "x", x)
     price = jnp.sum(kls if free is None else jnp.maximum(free, batch_mean(kls)))
     return -(distortion + beta * price), DeepTerms(distortion, jnp.sum(kls), kls)
 

@@ -17,7 +17,7 @@ from jaxvae.checks import (
     check_scalar,
     check_shape,
 )
-from jaxvae.protocols import check_distribution, log_density, part
+from jaxvae.protocols import check_distribution, log_prob_of, part
 from jaxvae.pytrees import pytree
 from jaxvae.quantization.codebooks import ema_codebook, revive
 from jaxvae.quantization.quantizers import Quantized
@@ -161,7 +161,8 @@ def vq(
     p, prior = model.decoder(q.code), part(model, "prior")
     check_distribution("decoder returned", p)
     check_distribution("prior is", prior)
-    distortion, rate = -log_density(p, x), -log_density(prior, q.indices)
+    distortion = -log_prob_of("decoder(codes)", p, "x", x)
+    rate = -log_prob_of("the prior", prior, "indices", q.indices)
     error, pull = jnp.sum(q.commitment), jnp.sum(q.codebook)
     bound = -(distortion + rate + commitment * error + codebook * pull)
     return bound, VQTerms(distortion, rate, error, vectors, q.indices)
