@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 MEASURE = "experiments.benchmarks.accelerator.measure"
@@ -33,7 +34,7 @@ class Stage(NamedTuple):
     Args:
       name: of its folder.
       limit: in seconds.
-      job: what is measured: peaks, peer, program or deep.
+      job: peer, or the module beside this one that measures.
       measurements: by their names, in the order of their worth.
       flags: of XLA.
       apart: every measurement has a process of its own, so that its peak memory is its own.
@@ -92,14 +93,14 @@ STAGES = (
     ),
     # what makes it faster
     Stage(
-        "programs", 110, "program",
+        "programs", 110, "programs",
         ("W1/scan", "W1/scan, 8 written out", "W1/loop of traced length", "W2/scan",
          "W1/one key a batch", "W1/donated state", "W3/scan", "W3/products", "W5/scan",
          "W1/scan, 32 written out", "W2/scan, 8 written out", "W1/bfloat16",
          "W1/keys of the device's generator", "W1/a call a step", "W2/one key a batch",
          "W3 x16/scan", "W3 x16/products"),
     ),
-    *(Stage(name, 25, "program", ("W1/scan", "W2/scan"), flags) for name, flags in FLAGS.items()),
+    *(Stage(name, 25, "programs", ("W1/scan", "W2/scan"), flags) for name, flags in FLAGS.items()),
     # a deep hierarchy
     Stage("deep", 120, "deep", ("written out", "scanned", "written out, bfloat16")),
     Stage("deep, WHILE in command buffers", 60, "deep", ("scanned", "written out"), WHILE),
@@ -132,16 +133,25 @@ def read(folder: Path, measurement: str) -> dict[str, Any] | None:
 
 
 class Processes:
-    """Those under way, so that none outlives this one."""
+    """Those under way, so that none outlives this one.
 
-    def __init__(self) -> None:
+    Args:
+      cache: a folder for what PyTorch compiles. A process that was killed leaves half a file, so
+        another run needs another folder; JAX keeps nothing, so that it is seen to compile.
+    """
+
+    def __init__(self, cache: str) -> None:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
+        self.env = os.environ | {
+            "TORCHINDUCTOR_CACHE_DIR": cache,
+            "TRITON_CACHE_DIR": f"{cache}/triton",
+            "JAX_COMPILATION_CACHE_DIR": "",
+        }
 
     def run(self, command: Sequence[str], flags: str, log: Path, seconds: float) -> int | None:
         """The exit status, or None where time was up."""
-        env = dict(os.environ)
-        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}".strip()
+        env = self.env | {"XLA_FLAGS": f"{self.env.get('XLA_FLAGS', '')} {flags}".strip()}
         with log.open("ab") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, env=env, start_new_session=True
@@ -213,17 +223,19 @@ def run_stage(stage: Stage, out: Path, seconds: float, processes: Processes) -> 
 
 def run(stages: Sequence[Stage], out: Path, seconds: float) -> None:
     """All stages, until the time is up."""
-    processes, begun = Processes(), time.monotonic()
-    before = signal.signal(signal.SIGTERM, processes.stop)
-    try:
-        for stage in stages:
-            left = seconds - (time.monotonic() - begun)
-            if left <= 0:
-                print(f"{stage.name}: not reached")
-                continue
-            run_stage(stage, out, left, processes)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    begun = time.monotonic()
+    with TemporaryDirectory() as cache:
+        processes = Processes(cache)
+        before = signal.signal(signal.SIGTERM, processes.stop)
+        try:
+            for stage in stages:
+                left = seconds - (time.monotonic() - begun)
+                if left > 0:
+                    run_stage(stage, out, left, processes)
+                else:
+                    print(f"{stage.name}: not reached")
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
