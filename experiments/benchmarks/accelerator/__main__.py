@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.accelerator.stages import FLAGS, STAGES
+from experiments.benchmarks.accelerator.stages import FLAGS, STAGES, kind_of
 
 Record = dict[str, Any]
 STANDING = ("jaxvae", "PyTorch", "jaxvae in bfloat16", "PyTorch in bfloat16", "NumPyro")
@@ -28,7 +28,7 @@ def records(out: Path) -> dict[str, dict[str, Record]]:
 
 
 def measured(found: dict[str, Record]) -> dict[str, Record]:
-    return {n: r for n, r in found.items() if not {"error", "cut", "missing"} & set(r)}
+    return {name: r for name, r in found.items() if kind_of(r) == "measured"}
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -183,10 +183,9 @@ def summary(out: Path) -> str:
     failures = []
     for stage in STAGES:
         for name in stage.measurements:
-            r = found[stage.name].get(name, {"not reached": ""})
-            for kind in ("error", "cut", "missing", "not reached"):
-                if kind in r:
-                    failures.append(f"- {stage.name}: {name}: {kind} {r[kind]}".rstrip())
+            r = found[stage.name].get(name, {})
+            if (kind := kind_of(r)) != "measured":
+                failures.append(f"- {stage.name}: {name}: {kind} {r.get(kind, '')}".rstrip())
     parts += ["### Not measured", "\n".join(failures) or "Nothing: all was."]
     return "\n\n".join(parts)
 

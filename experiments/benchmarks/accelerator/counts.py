@@ -200,6 +200,18 @@ def without_a_card(run: Any, arguments: Any) -> Any:
     return run.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
 
 
+EVERY = (
+    *(f"programs/W1/{variant}" for variant in (
+        "scan", "loop of traced length", "scan, 8 written out", "scan, 32 written out",
+        "one key a batch", "keys of the device's generator", "donated state", "bfloat16",
+    )),
+    *(f"programs/W1 x{runs}/scan" for runs in (16, 64, 1024)),
+    *(f"programs/W2/{variant}" for variant in ("scan", "scan, 8 written out", "one key a batch")),
+    *(f"programs/{w}/{variant}" for w in ("W3", "W3 x16") for variant in ("scan", "products")),
+    "programs/W5/scan", "deep/scanned", "deep/written out", "deep/written out, bfloat16",
+)  # fmt: skip
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     from experiments.benchmarks.accelerator import deep, programs  # which import this file
 
@@ -208,13 +220,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="programs/W1/scan, deep/scanned, ...")
-    names = parser.parse_args(arguments).names or [
-        *(f"program/{w}/scan" for w in ("W1", "W2", "W3", "W5")),
-        "programs/W1/loop of traced length", "programs/W1/scan, 8 written out",
-        "programs/W1/one key a batch", "programs/W1/donated state", "programs/W1/bfloat16",
-        "programs/W1 x16/scan", "programs/W3/products", "deep/scanned", "deep/written out",
-        "deep/written out, bfloat16",
-    ]  # fmt: skip
+    names = parser.parse_args(arguments).names or EVERY
     prepare()
     print("| a step of | kernels | MB moved | waits | MB of buffers |\n|---|---|---|---|---|")
     for name in names:
