@@ -342,6 +342,8 @@ def test_the_tables_say_what_was_found_and_what_was_not(tmp_path):
     put("compilation", "W1/float32/PyTorch, CUDA graphs", PEER | {"first_step_seconds": 30.0})
     put("seeds", "W1 x1/float32/jaxvae", PEER)
     put("seeds", "W1 x16/float32/jaxvae", PEER | {"examples_per_second": 6.4e6})
+    func = PEER | {"examples_per_second": 1.6e6, "loss": 10.2}
+    put("seeds by PyTorch", "W1 x16/float32/PyTorch, torch.func", func)
     put("deep", "scanned", PROGRAM | {"operations": 1e10, "us_a_step": 1000.0})
     found = tables.summary(tmp_path)
     assert "device A card, jax 1.2" in found
@@ -350,6 +352,13 @@ def test_the_tables_say_what_was_found_and_what_was_not(tmp_path):
     assert "| PyTorch, CUDA graphs | 400,000 | 2.00 | launches | 32% | 50 | 30.0 | 10.0 |" in found
     assert "W1 in float32: agree, by 0.0% among 2" in found
     assert "| W1 x16 | jaxvae | 6,400,000 | 8.0 | 90% | 50 | 4.0 |" in found
+    assert "W1 x16: agree, by 2.0% among 2" in found
+    assert "| W1, images/s | 1,500,000 | 800,000 |" in found
+    assert "| W1, times PyTorch with CUDA graphs | 1.3 | 2.00 |" in found
+    assert "| sixteen seeds, times one | 8 | 8.0 |" in found
+    assert "| sixteen seeds, times torch.func | 2 | 4.0 |" in found
+    assert "| 1,024 runs of the digits, s | 10 | - |" in found
+    assert "| deep hierarchy, of the float32 peak | 15 % | 10.0% |" in found
     assert "| W1/loop of traced length | 125.0 | 0.80 | 40.0 | 30.0 | 1 | 2.0 |" in found
     assert "| W1/scan, WHILE in command buffers | 50.0 | 2.00 |" in found
     assert "| scanned | 1.00 | 10.00 | 10.0% | 40 | 30 | 5 | 2 |" in found

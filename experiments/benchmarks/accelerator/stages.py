@@ -72,7 +72,7 @@ STAGES = (
     Stage("peaks", 30, "peaks", ("device", "launches", "products", "memory")),
     # where we stand
     Stage(
-        "jaxvae", 80, "peer", of_peers((*WORKLOADS, "digits x64"), ["jaxvae"], "float32"),
+        "jaxvae", 80, "peer", of_peers((*WORKLOADS, "digits x1024"), ["jaxvae"], "float32"),
         apart=True,
     ),
     # PyTorch compiles for a minute a network, on one core: all at once, kept on disk
@@ -84,7 +84,7 @@ STAGES = (
     ),
     Stage(
         "seeds", 45, "peer",
-        of_peers(["W1 x16", "digits x1024", "W1 x1", "W1 x64", "W1 x4", "W1 x256", "W1 x1024"],
+        of_peers(["W1 x16", "W1 x1", "digits x64", "W1 x64", "W1 x1024", "W1 x4", "W1 x256"],
                  ["jaxvae"], "float32"),
     ),
     Stage(
