@@ -197,31 +197,37 @@ def without_a_card(run: Any, arguments: Any) -> Any:
     arguments = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), arguments
     )
-    with mock.patch.object(jax, "default_backend", return_value="gpu"):  # whose forms are wanted
-        return run.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
+    return run.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
+
+
+EVERY = (
+    *(f"programs/W1/{variant}" for variant in (
+        "scan", "loop of traced length", "scan, 8 written out", "scan, 32 written out",
+        "one key a batch", "keys of the device's generator", "donated state", "bfloat16",
+    )),
+    *(f"programs/W1 x{runs}/scan" for runs in (16, 64, 1024)),
+    *(f"programs/W2/{variant}" for variant in ("scan", "scan, 8 written out", "one key a batch")),
+    *(f"programs/{w}/{variant}" for w in ("W3", "W3 x16") for variant in ("scan", "products")),
+    "programs/W5/scan", "deep/scanned", "deep/written out", "deep/written out, bfloat16",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] = ()) -> None:
     from experiments.benchmarks.accelerator import deep, programs  # which import this file
 
-    every = {"program": programs.build, "deep": deep.build}
+    every = {"programs": programs.build, "deep": deep.build}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help="program/W1/scan, deep/scanned, ...")
-    names = parser.parse_args(arguments).names or [
-        *(f"program/{w}/scan" for w in ("W1", "W2", "W3", "W5")),
-        "program/W1/loop of traced length", "program/W1/scan, 8 written out",
-        "program/W1/one key a batch", "program/W1/donated state", "program/W1/bfloat16",
-        "program/W1 x16/scan", "program/W3/products", "deep/scanned", "deep/written out",
-        "deep/written out, bfloat16",
-    ]  # fmt: skip
+    parser.add_argument("names", nargs="*", help="programs/W1/scan, deep/scanned, ...")
+    names = parser.parse_args(arguments).names or EVERY
     prepare()
     print("| a step of | kernels | MB moved | waits | MB of buffers |\n|---|---|---|---|---|")
     for name in names:
         job, _, rest = name.partition("/")
         p = every[job](rest)
-        with p.forms():
+        gpu = mock.patch.object(jax, "default_backend", return_value="gpu")
+        with gpu, p.forms():  # the forms that the library takes there, or those that `p` asks for
             compiled = without_a_card(p.run, jax.eval_shape(p.arguments))
         each = count(compiled.as_text(), p.steps).each(p.steps)
         buffers = compiled.memory_analysis().temp_size_in_bytes / 1e6

@@ -31,11 +31,13 @@ def main(folder: Path, job: str, names: list[str]) -> None:
             else:
                 module = import_module(f"experiments.benchmarks.accelerator.{job}")
                 found = module.measure(name)
-        except ModuleNotFoundError as error:
-            found = {"missing": error.name}
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            found = {"error": f"{type(error).__name__}: {first}"}
+            package = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
+            said = (str(error).strip().splitlines() or [""])[0]
+            if package and package.split(".")[0] not in ("experiments", "jaxvae"):
+                found = {"missing": package}
+            else:
+                found = {"error": f"{type(error).__name__}: {said}"}
         write(folder, name, found)
 
 

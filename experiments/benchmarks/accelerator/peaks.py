@@ -69,7 +69,7 @@ def launches() -> dict[str, float]:
     def loop(x: Any, w: Any, count: Any = LAUNCHES) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, x: x @ w, x)
 
-    program = jax.jit(chain).lower(x, w).compile()
+    program: Any = jax.jit(chain).lower(x, w).compile()
     kernels = counts.count(program.as_text()).kernels
     one = jax.jit(jnp.matmul)
 

@@ -147,7 +147,7 @@ def one_key(w: Workload, adam: optax.GradientTransformation) -> Any:
     k = w.num_samples
 
     def bound(model: Any, key: jax.Array, x_eps: Any) -> Any:
-        (x, eps), q = x_eps, None
+        x, eps = x_eps
         q = model.encode(x)
         z = q.loc + q.scale * eps  # [k, d]
         log_p = jax.vmap(lambda z: model.decode(z).log_prob(x))(z)

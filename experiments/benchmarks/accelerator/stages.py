@@ -18,10 +18,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 MEASURE = "experiments.benchmarks.accelerator.measure"
@@ -33,7 +35,7 @@ class Stage(NamedTuple):
     Args:
       name: of its folder.
       limit: in seconds.
-      job: what is measured: peaks, peer, program or deep.
+      job: peer, or the module beside this one that measures.
       measurements: by their names, in the order of their worth.
       flags: of XLA.
       apart: every measurement has a process of its own, so that its peak memory is its own.
@@ -67,41 +69,41 @@ def of_peers(workloads: Sequence[str], peers: Sequence[str], dtype: str) -> tupl
 
 
 STAGES = (
-    Stage("peaks", 50, "peaks", ("device", "launches", "products", "memory")),
+    Stage("peaks", 30, "peaks", ("device", "launches", "products", "memory")),
     # where we stand
     Stage(
-        "jaxvae", 110, "peer", of_peers((*WORKLOADS, "digits x64"), ["jaxvae"], "float32"),
+        "jaxvae", 80, "peer", of_peers((*WORKLOADS, "digits x1024"), ["jaxvae"], "float32"),
         apart=True,
     ),
     # PyTorch compiles for a minute a network, on one core: all at once, kept on disk
     Stage(
-        "compilation", 70, "peer", of_peers(WORKLOADS, COMPILED, "float32"), apart=True, at_once=12
+        "compilation", 50, "peer", of_peers(WORKLOADS, COMPILED, "float32"), apart=True, at_once=12
     ),
     Stage(
-        "PyTorch", 90, "peer", of_peers(WORKLOADS, (*COMPILED, "PyTorch, best effort"), "float32")
+        "PyTorch", 60, "peer", of_peers(WORKLOADS, (*COMPILED, "PyTorch, best effort"), "float32")
     ),
     Stage(
-        "seeds", 60, "peer",
-        of_peers(["W1 x16", "digits x1024", "W1 x1", "W1 x64", "W1 x4", "W1 x256", "W1 x1024"],
+        "seeds", 45, "peer",
+        of_peers(["W1 x16", "W1 x1", "digits x64", "W1 x64", "W1 x1024", "W1 x4", "W1 x256"],
                  ["jaxvae"], "float32"),
     ),
     Stage(
-        "seeds by PyTorch", 50, "peer",
+        "seeds by PyTorch", 30, "peer",
         of_peers(["W1 x16", "digits x64"], ["PyTorch, torch.func", "PyTorch, torch.func compiled"],
                  "float32"),
     ),
     # what makes it faster
     Stage(
-        "programs", 110, "program",
+        "programs", 80, "programs",
         ("W1/scan", "W1/scan, 8 written out", "W1/loop of traced length", "W2/scan",
          "W1/one key a batch", "W1/donated state", "W3/scan", "W3/products", "W5/scan",
          "W1/scan, 32 written out", "W2/scan, 8 written out", "W1/bfloat16",
          "W1/keys of the device's generator", "W1/a call a step", "W2/one key a batch",
          "W3 x16/scan", "W3 x16/products"),
     ),
-    *(Stage(name, 25, "program", ("W1/scan", "W2/scan"), flags) for name, flags in FLAGS.items()),
+    *(Stage(name, 16, "programs", ("W1/scan", "W2/scan"), flags) for name, flags in FLAGS.items()),
     # a deep hierarchy
-    Stage("deep", 120, "deep", ("written out", "scanned", "written out, bfloat16")),
+    Stage("deep", 90, "deep", ("written out", "scanned", "written out, bfloat16")),
     Stage("deep, WHILE in command buffers", 60, "deep", ("scanned", "written out"), WHILE),
     # the second row of everything
     Stage("jaxvae in bfloat16", 60, "peer", of_peers(WORKLOADS, ["jaxvae"], "bfloat16")),
@@ -126,22 +128,42 @@ def write(folder: Path, measurement: str, found: dict[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def read(folder: Path, measurement: str) -> dict[str, Any] | None:
+def read(folder: Path, measurement: str) -> dict[str, Any]:
+    """What was written, empty where nothing was."""
     path = path_of(folder, measurement)
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+KINDS = ("measured", "error", "cut", "missing", "not reached")
+
+
+def kind_of(found: dict[str, Any]) -> str:
+    """How a measurement went, one of `KINDS`."""
+    if not found:
+        return "not reached"
+    return next((kind for kind in KINDS if kind in found), "measured")
 
 
 class Processes:
-    """Those under way, so that none outlives this one."""
+    """Those under way, so that none outlives this one.
 
-    def __init__(self) -> None:
+    Args:
+      cache: a folder for what PyTorch compiles. A process that was killed leaves half a file, so
+        another run needs another folder; JAX keeps nothing, so that it is seen to compile.
+    """
+
+    def __init__(self, cache: str) -> None:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
+        self.env = os.environ | {
+            "TORCHINDUCTOR_CACHE_DIR": cache,
+            "TRITON_CACHE_DIR": f"{cache}/triton",
+            "JAX_COMPILATION_CACHE_DIR": "",
+        }
 
     def run(self, command: Sequence[str], flags: str, log: Path, seconds: float) -> int | None:
         """The exit status, or None where time was up."""
-        env = dict(os.environ)
-        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}".strip()
+        env = self.env | {"XLA_FLAGS": f"{self.env.get('XLA_FLAGS', '')} {flags}".strip()}
         with log.open("ab") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, env=env, start_new_session=True
@@ -173,19 +195,20 @@ def run_stage(stage: Stage, out: Path, seconds: float, processes: Processes) -> 
     folder, limit = out / stage.name, min(stage.limit, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    records = {name: read(folder, name) or {} for name in stage.measurements}
-    todo = [name for name, r in records.items() if not r or "cut" in r or "missing" in r]
-    todo.sort(key=lambda name: "cut" in records[name])
+    records = {name: read(folder, name) for name in stage.measurements}
+    settled = ("measured", "error")
+    todo = [name for name, found in records.items() if kind_of(found) not in settled]
+    todo.sort(key=lambda name: kind_of(records[name]) == "cut")
     for name in todo:  # a package may have come since
         path_of(folder, name).unlink(missing_ok=True)
 
     def settle(names: list[str]) -> None:
-        while (left := [n for n in names if read(folder, n) is None]) and not processes.stopped:
+        while (left := [n for n in names if not read(folder, n)]) and not processes.stopped:
             log = path_of(folder, left[0]).with_suffix(".log")
             rest = limit - (time.monotonic() - begun)
             command = [sys.executable, "-m", stage.module, str(folder), stage.job, *left]
             status = processes.run(command, stage.flags, log, rest) if rest > 0 else None
-            lost = [n for n in left if read(folder, n) is None]
+            lost = [n for n in left if not read(folder, n)]
             if not lost or processes.stopped:
                 return
             if status is None:
@@ -196,34 +219,26 @@ def run_stage(stage: Stage, out: Path, seconds: float, processes: Processes) -> 
     groups = [[name] for name in todo] if stage.apart else [todo]
     with ThreadPoolExecutor(min(stage.at_once, os.cpu_count() or 1)) as pool:
         list(pool.map(settle, groups))
-    counts = dict.fromkeys(("measured", "failed", "cut", "missing", "not reached"), 0)
-    for name in stage.measurements:
-        r = read(folder, name)
-        kind = (
-            "not reached"
-            if r is None
-            else next(
-                (k for k in ("cut", "missing") if k in r), "failed" if "error" in r else "measured"
-            )
-        )
-        counts[kind] += 1
-    said = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
+    kinds = Counter(kind_of(read(folder, name)) for name in stage.measurements)
+    said = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
     print(f"{stage.name}: {said}; {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def run(stages: Sequence[Stage], out: Path, seconds: float) -> None:
     """All stages, until the time is up."""
-    processes, begun = Processes(), time.monotonic()
-    before = signal.signal(signal.SIGTERM, processes.stop)
-    try:
-        for stage in stages:
-            left = seconds - (time.monotonic() - begun)
-            if left <= 0:
-                print(f"{stage.name}: not reached")
-                continue
-            run_stage(stage, out, left, processes)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    begun = time.monotonic()
+    with TemporaryDirectory() as cache:
+        processes = Processes(cache)
+        before = signal.signal(signal.SIGTERM, processes.stop)
+        try:
+            for stage in stages:
+                left = seconds - (time.monotonic() - begun)
+                if left > 0:
+                    run_stage(stage, out, left, processes)
+                else:
+                    print(f"{stage.name}: not reached")
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
