@@ -54,7 +54,9 @@ class Bernoulli:
         check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, self.logits)
-        return jnp.where(inside, jnp.sum(log_bernoulli(x, l)), -jnp.inf)
+        log_p = jnp.sum(log_bernoulli(x, l))
+        possible = log_p > 0.5 * jnp.finfo(log_p.dtype).min
+        return jnp.where(inside & possible, log_p, -jnp.inf)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         x = self.sample(key)
