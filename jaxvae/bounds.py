@@ -14,6 +14,7 @@ from jaxvae.checks import check_key, check_leaves, check_scalar, check_shape
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
 from jaxvae.rates import auto_kl
+from jaxvae.special import weighted
 
 Array = jax.Array
 Rate = Callable[..., Array]
@@ -81,7 +82,7 @@ def elbo(
 
     def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, prior(model), z, log_q))
-        return -(terms.distortion + beta * terms.rate), terms
+        return -(terms.distortion + weighted(beta, terms.rate)), terms
 
     bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
     return bound, jax.tree.map(lambda t: t[0], terms)

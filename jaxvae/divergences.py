@@ -32,7 +32,14 @@ from jaxvae.distributions import (
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
 from jaxvae.protocols import check_distribution
-from jaxvae.special import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio, softplus
+from jaxvae.special import (
+    deviance,
+    log_gamma_peak,
+    log_gamma_peak_slope,
+    log_ratio,
+    sigmoid,
+    softplus,
+)
 
 Array = jax.Array
 
@@ -131,7 +138,7 @@ def closed_form(q: Any, p: Any) -> Array | None:
             return _kl_normal_laplace(*_loc_scale(q, p), *_loc_scale(p, q))
         case ContinuousBernoulli(), ContinuousBernoulli():
             _check_events(q, p)
-            return _kl_continuous_bernoulli(q.logits, p.logits, q.mean())
+            return _kl_continuous_bernoulli(q.logits, p.logits)
         case Gamma(), Gamma():
             _check_events(q, p)
             return _kl_gamma(q.concentration, q.rate, p.concentration, p.rate)
@@ -192,7 +199,7 @@ def _loc_tril(d: Any, other: Any) -> tuple[Array, Array]:
 def _kl_normal(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Array) -> Array:
     # the affine map z -> (z - mu_p) / sigma_p leaves KL as it is and makes p standard
     square = jnp.square((loc_q - loc_p) / scale_p) + jnp.square(scale_q / scale_p)
-    return jnp.sum(0.5 * (square - 1.0) + log_ratio(scale_p, scale_q))
+    return jnp.sum(0.5 * (square - 1.0) - log_ratio(scale_q, scale_p))
 
 
 def _kl_multivariate_normal(loc_q: Array, tril_q: Array, loc_p: Array, tril_p: Array) -> Array:
@@ -214,7 +221,7 @@ def _kl_categorical(log_q: Array, log_p: Array) -> Array:
 def _kl_bernoulli(logits_q: Any, logits_p: Any) -> Array:
     # sum_x q(x) log(q(x) / p(x)) - q(x) + p(x), where no two large terms cancel
     def side(q: Any, p: Any) -> Array:
-        return deviance(jax.nn.sigmoid(q), jax.nn.sigmoid(p), -softplus(-p))
+        return deviance(sigmoid(q), sigmoid(p), -softplus(-p))
 
     return jnp.sum(side(logits_q, logits_p) + side(-logits_q, -logits_p))
 
@@ -222,7 +229,7 @@ def _kl_bernoulli(logits_q: Any, logits_p: Any) -> Array:
 def _kl_laplace(loc_q: Any, scale_q: Any, loc_p: Any, scale_p: Any) -> Array:
     # log(b_p / b_q) + E|z - m_p| / b_p - 1
     distance = _laplace_distance(loc_q - loc_p, scale_q)
-    return jnp.sum(log_ratio(scale_p, scale_q) + distance / scale_p - 1.0)
+    return jnp.sum(distance / scale_p - 1.0 - log_ratio(scale_q, scale_p))
 
 
 @jax.custom_jvp
@@ -275,8 +282,13 @@ def _kl_low_rank(
     return 0.5 * (jnp.sum(terms - 1.0 + 2.0 * jnp.log(scale_p)) - log_det)
 
 
-def _kl_continuous_bernoulli(l_q: Any, l_p: Any, mean: Array) -> Array:
-    # E[x] (l_q - l_p) - A(l_q) + A(l_p), A(l) = log(1 + e^l) - log C(l)
+def _kl_continuous_bernoulli(l_q: Any, l_p: Any) -> Array:
+    # E[x] (l_q - l_p) - A(l_q) + A(l_p), A(l) = log(1 + e^l) - log C(l). Of 1 - x both logits have
+    # the other sign and KL is the same, so take l_q <= 0, where no two large terms cancel.
+    sign = jnp.where(l_q > 0, -1.0, 1.0).astype(jnp.result_type(l_q))
+    l_q, l_p = sign * l_q, sign * l_p
+    mean = ContinuousBernoulli(l_q).mean()
+
     def cumulant(l: Any) -> Array:
         return softplus(l) - log_normalizer(l)
 

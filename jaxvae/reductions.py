@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from jaxvae.checks import check_array
+from jaxvae.special import weighted
 
 Array = jax.Array
 
@@ -58,7 +59,7 @@ def log_power_mean(log_w: Array, *, power: Any) -> Array:
     """
     # p near 0 divides a small logarithm by p: about the mean, expm1 and log1p lose nothing there
     mean = jnp.mean(log_w)
-    y = power * (log_w - mean)
+    y = jnp.where(power == 0.0, 0.0, power * (log_w - mean))
     small = jnp.max(jnp.abs(y)) < 1.0
     by_series = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(small, y, 0.0))))
     p = jnp.where(power == 0.0, 1.0, power)
@@ -147,7 +148,7 @@ def convex_combination(log_w: Array, *, beta: Any) -> Array:
 
     Rainforth et al. 2018, equation 8.
     """
-    return beta * jnp.mean(log_w) + (1.0 - beta) * log_mean_exp(log_w)
+    return weighted(beta, jnp.mean(log_w)) + weighted(1.0 - beta, log_mean_exp(log_w))
 
 
 def thermodynamic(log_w: Array, *, betas: Any, at: Any) -> Array:
@@ -174,7 +175,7 @@ def thermodynamic(log_w: Array, *, betas: Any, at: Any) -> Array:
     """
 
     def expectation(a: Array) -> Array:
-        return jnp.sum(jax.nn.softmax(a * log_w) * log_w)
+        return jnp.sum(weighted(jax.nn.softmax(weighted(a, log_w)), log_w))
 
     betas, at = jnp.asarray(betas, log_w.dtype), jnp.asarray(at, log_w.dtype)
     return jnp.sum(jnp.diff(betas) * jax.vmap(expectation)(at))

@@ -18,6 +18,7 @@ from jaxvae.divergences import kl_divergence
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.protocols import Model, log_likelihood, posterior, prior
 from jaxvae.rates import auto_kl, levels
+from jaxvae.special import weighted
 
 Array = jax.Array
 Price = Callable[..., Array]
@@ -93,7 +94,7 @@ def regularized(
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, p, z, log_q))
         charged = price(Code(q, p, z, log_q, terms.rate), price_key, **hyper)
         check_scalar("regularized", "price's result", charged)
-        return -(terms.distortion + beta * charged), terms
+        return -(terms.distortion + weighted(beta, charged)), terms
 
     bound, terms = gradient(jnp.mean, term, posterior(model, x), sample_key[None])
     return bound, jax.tree.map(lambda t: t[0], terms)

@@ -11,6 +11,7 @@ from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
 from jaxvae.relaxations import enumerate
+from jaxvae.special import weighted
 
 Array = jax.Array
 
@@ -90,7 +91,7 @@ def labelled(objective: Objective) -> Objective:
         x, y = xy
         bound, aux = conditioned(objective)(model.given, key, xy, **hyper)
         log_q = log_prob_of("classify(x)", _class_posterior(model, x), "y", y)
-        return bound + _log_prior(model, y) + alpha * log_q, aux
+        return bound + _log_prior(model, y) + weighted(alpha, log_q), aux
 
     return labelled_objective
 

@@ -356,3 +356,82 @@ def test_spline_is_the_identity_outside(x64):
 def test_affine_transformer_is_bounded():
     _, log_det = jv.AffineTransformer()(jnp.full((1, 2), 1e4)).forward_and_log_det(jnp.ones(1))
     assert float(log_det) == 2.0
+
+
+def test_a_spline_inverts_within_a_rounding_of_its_knots():
+    """In float32 and at slopes a thousand times apart: finite, the inverse, and of slope 1 / f'.
+
+    The usual discriminant is a difference of two near numbers there, and negative at times."""
+    transformer = jv.SplineTransformer()
+    raw = 5.0 * normal(5, 300, transformer.size)
+    spline = transformer(raw)
+    half = 0.5 * jnp.sum(spline.widths, axis=1, keepdims=True)
+    knots = np.asarray(jnp.cumsum(spline.heights, axis=1)[:, :-1] - half)
+    knots = np.concatenate([knots, np.asarray(half), -np.asarray(half)], axis=1)
+
+    @jax.jit
+    def at(x):
+        def inverse(x):
+            z, log_det = jax.vmap(lambda s, x: s.inverse_and_log_det(x))(stack, x[:, None])
+            return jnp.sum(z), (z[:, 0], log_det)
+
+        stack = jax.tree.map(lambda leaf: leaf[:, None], spline)
+        slope, (z, log_det) = jax.grad(inverse, has_aux=True)(x)
+        by_raw = jax.grad(lambda raw: jnp.sum(transformer(raw).inverse_and_log_det(x)[0]))(raw)
+        return (
+            z,
+            log_det,
+            slope,
+            by_raw,
+            jax.vmap(lambda s, z: s.forward_and_log_det(z)[0])(stack, z[:, None])[:, 0],
+        )
+
+    for knot in knots.T:
+        for x in (knot, np.nextafter(knot, np.float32(9)), np.nextafter(knot, np.float32(-9))):
+            z, log_det, slope, by_raw, back = at(jnp.asarray(x))
+            assert all(np.all(np.isfinite(leaf)) for leaf in (z, log_det, slope, by_raw))
+            assert np.allclose(np.log(slope), log_det, atol=0.1)  # as near a knot as that it jumps
+            assert np.allclose(back, x, atol=3e-5)
+
+
+def test_a_steep_spline_inverts_to_its_last_digits():
+    """Between the knots too, where m + root cancels: slopes of 1e3 and bins of a hundredth."""
+    spline = jv.RationalQuadraticSpline(
+        jnp.array([[1.0, 0.01, 0.99]]), jnp.array([[0.01, 1.0, 0.99]]), jnp.array([[1e-3, 1e3]])
+    )
+    both = jax.jit(lambda x: (spline.inverse_and_log_det(x), jax.jacfwd(
+        lambda x: spline.inverse_and_log_det(x)[0])(x)))  # fmt: skip
+    for x in np.linspace(-0.985, 0.985, 41, dtype=np.float32):
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda leaf: leaf.astype(float), spline)
+            z, log_det = wide.inverse_and_log_det(jnp.array([x], float))
+        (found, found_log_det), slope = both(jnp.array([x]))
+        assert np.allclose(found, z, rtol=1e-5, atol=1e-6)
+        assert np.allclose(found_log_det, log_det, rtol=1e-4, atol=1e-3)
+        assert np.allclose(np.log(slope), found_log_det, atol=1e-3)
+
+
+FOLDED = {
+    "planar": lambda a: jv.Planar(-a * jnp.eye(2)[0], jnp.eye(2)[0], 0.0 * a),
+    "radial": lambda a: jv.Radial(jnp.zeros(2), 0.0 * a, -a),
+    "sylvester": lambda a: jv.Sylvester(
+        jnp.ones((1, 2)), jnp.full((1, 1), a), jnp.full((1, 1), -a), jnp.zeros(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FOLDED.values(), ids=FOLDED)
+@pytest.mark.parametrize("a", [10.0, 17.0, 30.0, 300.0])
+def test_what_is_nearly_folded_still_inverts(make, a):
+    """Where 1 + w'u, 1 + beta / alpha or 1 + r r~ rounds to 0, in float32: a finite
+    log-determinant, with finite slopes, the inverse's with its sign turned."""
+
+    def log_dets(a):
+        b = make(a)
+        return jnp.stack([b.forward_and_log_det(z)[1], b.inverse_and_log_det(z)[1]])
+
+    z = jnp.zeros(2)
+    forward, inverse = jax.jit(log_dets)(jnp.float32(a))
+    assert -40.0 < forward < -8.0
+    assert np.isclose(forward, -inverse, atol=1e-3)
+    assert np.all(np.isfinite(jax.jit(jax.jacobian(log_dets))(jnp.float32(a))))

@@ -147,6 +147,65 @@ def test_finite_scalars_are_counted_by_their_index(levels, x64):
     assert float(far.commitment) == float(far.codebook) == 0.0
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_the_nearest_is_the_nearest_far_from_0(spread):
+    """In float32 at 1,000 times the spread, all codes there or half of them on the other side."""
+    rng = np.random.default_rng(1)
+    offset = np.where(np.arange(512)[:, None] % 2, 1.0, -1.0)
+    for shift in (np.ones((512, 1)), offset):
+        codes = np.float32(1e3 * spread * shift + spread * rng.normal(size=(512, 4)))
+        z = np.float32(codes + 0.5 * spread * rng.normal(size=(512, 4)))
+        squares = np.sum((z[:, None].astype(float) - codes) ** 2, -1)
+        q = jax.jit(jax.vmap(init_codebook(jnp.asarray(codes))))(jnp.asarray(z))
+        taken = squares[np.arange(512), q.indices]
+        assert np.all(taken <= squares.min(1) * (1.0 + 1e-6))
+        assert np.array_equal(q.code, codes[np.asarray(q.indices)])  # the code, to the last digit
+    deep = ResidualCodebooks(jax.vmap(init_codebook)(jnp.asarray(codes).reshape(2, 256, 4)))
+    q = jax.jit(jax.vmap(deep))(jnp.asarray(z))
+    assert np.array_equal(q.code, jax.vmap(deep.lookup)(q.indices))
+
+
+def test_straight_to_is_its_value():
+    """To the last digit, which z + sg(e - z) is not: there 0.3 comes back as 0 from 1e8."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        e, z = jnp.array([0.3, -7.1, 1e-9], dtype), jnp.array([1e8, 3.3, -1.0], dtype)
+        assert np.array_equal(straight_to(e, z), e)
+        assert np.array_equal(jax.jit(straight_to)(e, z), e)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("levels", [(1000, 1000), (257, 3), (2**25,)])
+def test_finite_scalars_in_any_precision_are_levels_there_are(dtype, levels):
+    """A bfloat16 tells no integers apart above 256, a float32 above 2^24."""
+    quantizer = FSQ(levels)
+    z = jnp.asarray(np.linspace(-20.0, 20.0, 200)[:, None] * np.ones(len(levels)), dtype)
+    q = jax.jit(jax.vmap(quantizer))(z)
+    assert np.min(q.indices) == 0
+    assert np.max(q.indices) == np.prod(levels) - 1
+    assert q.code.dtype == dtype
+    looked_up = jax.vmap(quantizer.lookup)(q.indices)
+    assert np.allclose(q.code.astype(float), looked_up, atol=float(jnp.finfo(dtype).eps))
+    if dtype != jnp.float32:  # the same as of the same numbers in float32
+        assert np.array_equal(jax.vmap(quantizer)(z.astype(jnp.float32)).indices, q.indices)
+
+
+def test_a_codebook_in_half_precision_counts_all_the_same():
+    """300 uses, which a bfloat16 takes for 256 or 304, and distances that it rounds together."""
+    codes, rng = jnp.array([[1.0, 1.0], [1.0078125, 1.0]], jnp.bfloat16), np.random.default_rng(0)
+    book = init_codebook(codes)
+    z = jnp.asarray(100.0 * rng.normal(size=(301, 2)), jnp.bfloat16)
+    wide = np.asarray(z, float), np.asarray(codes, float)
+    index = np.argmin(np.sum((wide[0][:, None] - wide[1]) ** 2, -1), 1)
+    assert np.array_equal(jax.jit(jax.vmap(book))(z).indices, index)
+    moved = ema_codebook(book, z, jnp.zeros(301, int), decay=0.0)
+    assert moved.counts.tolist() == [301.0, 0.0]
+    assert moved.codes.dtype == jnp.bfloat16
+    assert np.allclose(moved.sums[0], np.sum(wide[0], 0), rtol=1e-5)
+    assert revive(jax.random.key(0), moved, z, jnp.zeros(301, int), threshold=1.0).codes.dtype == (
+        jnp.bfloat16
+    )
+
+
 def test_straight_to():
     value, slope = jax.value_and_grad(lambda z: 3.0 * straight_to(jnp.floor(z), z))(1.7)
     assert (float(value), float(slope)) == (3.0, 3.0)

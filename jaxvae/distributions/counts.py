@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxvae.checks import check_scale, check_shape, within
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import deviance, log_gamma_peak, log_poisson_peak, softplus
+from jaxvae.special import deviance, log_gamma_peak, log_poisson_peak, sigmoid, softplus
 
 Array = jax.Array
 
@@ -99,8 +99,8 @@ class NegativeBinomial:
         x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
         n, log_n = r + x, jnp.log(r + x)
         # of n trials, what it costs that x succeed and r fail
-        successes = deviance(x, n * jax.nn.sigmoid(l), log_n - softplus(-l))
-        failures = deviance(r, n * jax.nn.sigmoid(-l), log_n - softplus(l))
+        successes = deviance(x, n * sigmoid(l), log_n - softplus(-l))
+        failures = deviance(r, n * sigmoid(-l), log_n - softplus(l))
         peak = log_poisson_peak(x) + log_gamma_peak(r) - log_gamma_peak(n)
         return jnp.where(valid, jnp.sum(peak - successes - failures), -jnp.inf)
 

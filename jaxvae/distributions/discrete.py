@@ -57,7 +57,9 @@ class Bernoulli:
         check_floats(owner, "event", x, expected)
         # where a machine's division is a reciprocal's, 255 / 255 is 1 but for its last bit
         inside = within(owner, x, (x == 0) | (jnp.abs(x - 1.0) < 1e-5), expected)
-        return jnp.where(inside, self.log_prob_relaxed(x), -jnp.inf)
+        log_p = self.log_prob_relaxed(x)
+        possible = log_p > 0.5 * jnp.finfo(log_p.dtype).min
+        return jnp.where(inside & possible, log_p, -jnp.inf)
 
     def log_prob_relaxed(self, z: Any) -> Array:
         """The formula at a relaxed draw, in [0, 1]: log p is linear between its events."""

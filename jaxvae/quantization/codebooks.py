@@ -57,13 +57,14 @@ def ema_codebook(
         return ResidualCodebooks(
             jax.vmap(move)(quantizer.codebooks, rests, jnp.moveaxis(indices, 1, 0))
         )
-    k = len(quantizer.codes)
-    uses = jax.nn.one_hot(indices, k, dtype=jnp.result_type(z), axis=0)  # [K, n]
+    k, dtype = len(quantizer.codes), jnp.result_type(quantizer.counts)
+    uses = jax.nn.one_hot(indices, k, dtype=dtype, axis=0)  # [K, n]
     counts = decay * quantizer.counts + (1.0 - decay) * jnp.sum(uses, axis=1)
-    sums = decay * quantizer.sums + (1.0 - decay) * (uses @ z)
+    sums = decay * quantizer.sums + (1.0 - decay) * (uses @ z.astype(dtype))
     total = jnp.sum(counts)
     smooth = (counts + epsilon) / (total + k * epsilon) * total
-    return Codebook(sums / smooth[:, None], counts, sums)
+    codes = (sums / smooth[:, None]).astype(jnp.result_type(quantizer.codes))
+    return Codebook(codes, counts, sums)
 
 
 def revive(key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: Any) -> Any:
@@ -101,9 +102,11 @@ def revive(key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: A
     dead = quantizer.counts < threshold
     row = dead[:, None]
     return Codebook(
-        codes=jnp.where(row, drawn, quantizer.codes),
+        codes=jnp.where(row, drawn.astype(jnp.result_type(quantizer.codes)), quantizer.codes),
         counts=jnp.where(dead, threshold, quantizer.counts),
-        sums=jnp.where(row, threshold * drawn, quantizer.sums),
+        sums=jnp.where(
+            row, threshold * drawn.astype(jnp.result_type(quantizer.sums)), quantizer.sums
+        ),
     )
 
 
@@ -114,7 +117,7 @@ def perplexity(counts: Array) -> Array:
       counts: how often each code is used, shape [K]: `jnp.bincount(indices, length=K)`.
 
     Returns:
-      A number between 1 and K.
+      A number between 1 and K; 0 where nothing is counted.
 
     >>> float(perplexity(jnp.array([3, 3, 0]))), float(perplexity(jnp.array([0, 9])))
     (2.0, 1.0)
@@ -123,7 +126,9 @@ def perplexity(counts: Array) -> Array:
     if jnp.ndim(counts) != 1 or not jnp.size(counts):
         raise ValueError(f"perplexity: counts has shape {jnp.shape(counts)}, expected [K]")
     counts = jnp.asarray(counts).astype(float)
-    return jnp.exp(jnp.sum(jax.scipy.special.entr(counts / jnp.sum(counts))))
+    total = jnp.sum(counts)
+    p = counts / jnp.where(total > 0, total, 1.0)
+    return jnp.where(total > 0, jnp.exp(jnp.sum(jax.scipy.special.entr(p))), 0.0)
 
 
 def _check_batch(owner: str, quantizer: Any, z: Any, indices: Any) -> None:

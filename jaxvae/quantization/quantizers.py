@@ -53,9 +53,9 @@ class Codebook(NamedTuple):
     def __call__(self, z: Array) -> Quantized:
         check_codebook("Codebook", self)
         check_vectors("Codebook", z, jnp.shape(self.codes)[1:])
-        inner = jnp.matmul(self.codes, z, precision="highest")
-        index = jnp.argmin(jnp.sum(jnp.square(self.codes), axis=1) - 2.0 * inner)
-        e = self.codes[index]
+        # as written: |e|^2 - 2 e'z, a matrix product, has no digits left far from 0
+        index = jnp.argmin(jax.vmap(_gap, (0, None))(_wide(self.codes), _wide(z)))
+        e = jnp.asarray(self.codes)[index]
         return Quantized(straight_to(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
 
     def lookup(self, index: Array) -> Array:
@@ -124,11 +124,13 @@ class FSQ:
     def __call__(self, z: Array) -> Quantized:
         check_levels(self.levels)
         check_vectors("FSQ", z, (len(self.levels),))
-        top = jnp.asarray(self.levels, z.dtype) - 1.0
-        s = 0.5 * top * (1.0 + jnp.tanh(z))
+        levels, wide = jnp.asarray(self.levels), _wide(z)
+        top = (levels - 1).astype(wide.dtype)
+        s = 0.5 * top * (1.0 + jnp.tanh(wide))
         digits = sg(jnp.round(s))
-        code = 2.0 * straight_to(digits, s) / top - 1.0
-        index = jnp.sum(digits.astype(int) * self._places())
+        code = (2.0 * straight_to(digits, s) / top - 1.0).astype(z.dtype)
+        # and of more levels than floats tell apart, top may round to one that is not there
+        index = jnp.sum(jnp.minimum(digits.astype(int), levels - 1) * self._places())
         nothing = jnp.zeros((), z.dtype)
         return Quantized(code, index, nothing, nothing)
 
@@ -144,7 +146,7 @@ class FSQ:
 
 
 def straight_to(e: Array, z: Array) -> Array:
-    """The value of e with the gradient of z: z + sg(e - z).
+    """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
 
     >>> jax.grad(lambda z: jnp.square(straight_to(jnp.round(z), z)))(1.2).item()  # 2 e, not 2 z
     2.0
@@ -153,7 +155,7 @@ def straight_to(e: Array, z: Array) -> Array:
     """
     check_array("straight_to", "z", z)
     check_shape("straight_to", "e", e, jnp.shape(z))
-    return z + sg(e - z)
+    return sg(e) + (z - sg(z))
 
 
 def init_codebook(codes: Array) -> Codebook:
@@ -172,7 +174,7 @@ def init_codebook(codes: Array) -> Codebook:
     check_array("init_codebook", "codes", codes)
     codebook = Codebook(codes, jnp.ones(jnp.shape(codes)[:1], jnp.result_type(codes)), codes)
     check_codebook("init_codebook", codebook)
-    return codebook
+    return codebook._replace(counts=_wide(codebook.counts), sums=_wide(codes))
 
 
 def check_codebook(owner: str, codebook: Any, axes: int = 0) -> tuple[int, int]:
@@ -214,3 +216,9 @@ def check_vectors(owner: str, z: Any, shape: tuple[int, ...]) -> None:
 
 def _gap(a: Array, b: Array) -> Array:
     return jnp.sum(jnp.square(a - b))
+
+
+def _wide(a: Any) -> Array:
+    """In float32 or better: a bfloat16 tells no integers apart above 256."""
+    a = jnp.asarray(a)
+    return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
