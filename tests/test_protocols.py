@@ -148,8 +148,9 @@ def test_no_bound_takes_a_log_prob_that_is_no_scalar(objective, part):
 class Broad(Minimal):
     """Of events of another shape, whose log_prob makes a scalar of any, as a stranger's may."""
 
-    def __init__(self, loc=jnp.zeros((2, 1)), has_path=True):
-        self.loc, self.has_rsample = loc, has_path
+    def __init__(self, loc=None, has_path=True):
+        self.loc = jnp.zeros((2, 1)) if loc is None else loc
+        self.has_rsample = has_path
 
     def sample(self, key):
         return self.loc + jax.random.normal(key, self.loc.shape)
@@ -175,9 +176,8 @@ BROADCASTS = {
 def test_no_bound_scores_an_event_of_another_shape(objective, part):
     """x under p(x|z) or z under p(z) of another shape would broadcast to a number."""
     parts = {part: Broad() if part == "prior" else lambda _: Broad()}
-    what, name = {
-        "prior": ("z", "the prior"), "decode": ("x", r"decode\(z\)"), "encode": ("z", r"encode\(x\)")
-    }[part]  # fmt: skip
+    what = "x" if part == "decode" else "z"
+    name = {"prior": "the prior", "decode": r"decode\(z\)", "encode": r"encode\(x\)"}[part]
     match = rf"model: {what} has shape \(2,\), expected \(2, 1\) as draws of {name} have"
     with pytest.raises(ValueError, match=match):
         OBJECTIVES[objective](model(**parts))
