@@ -18,7 +18,7 @@ from jaxvae.checks import (
     check_shape,
 )
 from jaxvae.distributions import Normal, Product, Transformed
-from jaxvae.protocols import check_distribution, log_prob_of
+from jaxvae.protocols import check_distribution, log_density
 from jaxvae.pytrees import pytree
 
 Array = jax.Array
@@ -175,7 +175,7 @@ class HamiltonianVAE(NamedTuple):
 
 
 def _log_joint(likelihood: Callable[[Any], Any], base: Any, x: Any, z: Any) -> Array:
-    return log_prob_of("likelihood(z)", likelihood(z), "x", x) + log_prob_of("base", base, "z", z)
+    return log_density(likelihood(z), x) + log_density(base, z)
 
 
 def check_steps(owner: str, name: str, steps: Any) -> None:

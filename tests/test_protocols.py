@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 import jaxvae as jv
+from jaxvae import adversarial
 from jaxvae.protocols import log_likelihood, mean_of, posterior
 from tests.common import close
 
@@ -141,6 +143,148 @@ def test_no_bound_takes_a_log_prob_that_is_no_scalar(objective, part):
     parts = {part: wrong if part == "prior" else lambda _: wrong}
     with pytest.raises(ValueError, match=r"log_prob has shape \(2,\), expected a scalar"):
         OBJECTIVES[objective](model(**parts))
+
+
+class Broad(Minimal):
+    """Of events of another shape, whose log_prob makes a scalar of any, as a stranger's may."""
+
+    def __init__(self, loc=None, has_path=True):
+        self.loc = jnp.zeros((2, 1)) if loc is None else loc
+        self.has_rsample = has_path
+
+    def sample(self, key):
+        return self.loc + jax.random.normal(key, self.loc.shape)
+
+    def log_prob(self, event):
+        with jax.numpy_rank_promotion("allow"):
+            return -0.5 * jnp.sum((event - self.loc) ** 2)
+
+    def enumerate_support(self):
+        return jnp.zeros((3, *self.loc.shape))
+
+
+BROADCASTS = {
+    **dict.fromkeys(SCORED, ("prior", "decode")),
+    "prior_sampling": ("decode",),  # what draws z itself can't be given another
+    "ais": ("decode",),
+    "bdmc": (),
+    "eubo": ("prior", "encode", "decode"),
+}
+
+
+@pytest.mark.parametrize(("objective", "part"), with_parts(BROADCASTS))
+def test_no_bound_scores_an_event_of_another_shape(objective, part):
+    """x under p(x|z) or z under p(z) of another shape would broadcast to a number."""
+    parts = {part: Broad() if part == "prior" else lambda _: Broad()}
+    what = "x" if part == "decode" else "z"
+    name = {"prior": "the prior", "decode": r"decode\(z\)", "encode": r"encode\(x\)"}[part]
+    match = rf"model: {what} has shape \(2,\), expected \(2, 1\) as draws of {name} have"
+    with pytest.raises(ValueError, match=match):
+        OBJECTIVES[objective](model(**parts))
+
+
+BOOK = jv.quantization.init_codebook(jnp.array([[-1.0], [1.0]]))
+HERE = jnp.asarray(X)
+OTHERS = {
+    "regularized": lambda broad: jv.regularized(
+        model(decode=broad), key(), HERE, price=lambda code, key: code.rate
+    ),
+    "geco": lambda broad: jv.geco(
+        jv.Constrained(model(decode=broad), jnp.zeros(())), key(), HERE, tolerance=1.0
+    ),
+    "factor_vae": lambda broad: adversarial.factor_vae(
+        adversarial.Players(model(decode=broad), Partial(jnp.sum)), key(), HERE, gamma=1.0
+    ),
+    "adversarial_autoencoder": lambda broad: adversarial.adversarial_autoencoder(
+        adversarial.Players(model(decode=broad), Partial(jnp.sum)), key(), HERE
+    ),
+    "piwae": lambda broad: jv.piwae(
+        jv.VAE(Partial(lambda x: normal()), Partial(broad), normal()),
+        key(), HERE, num_outer=2, num_samples=2,
+    ),
+    "conditioned": lambda broad: jv.conditioned(jv.elbo)(
+        lambda y: model(decode=broad), key(), (HERE, HERE)
+    ),
+    "labelled, x": lambda broad: jv.labelled(jv.elbo)(
+        jv.LabelVAE(
+            lambda x: jv.Categorical(jnp.zeros(3)),
+            lambda y: model(decode=broad),
+            jv.Categorical(jnp.zeros(3)),
+        ),
+        key(), (HERE, jnp.array(1)),
+    ),
+    "vq": lambda broad: jv.vq(
+        jv.VQVAE(lambda x: x[:, None], BOOK, broad, jv.Categorical(jnp.zeros((2, 2)))), key(), HERE
+    ),
+    "Hamiltonian": lambda broad: jv.elbo(
+        jv.HamiltonianVAE(
+            lambda x: normal(), broad, normal(), jnp.full((1, 2), -2.0), jnp.zeros(())
+        ),
+        key(), HERE,
+    ),
+    "Masked": lambda broad: jv.elbo(
+        model(decode=lambda z: jv.Masked(jv.Product([broad(z)]))),
+        key(), ([HERE], [jnp.array(True)]),
+    ),
+    "Multimodal": lambda broad: jv.elbo(
+        jv.Multimodal((lambda x: normal(),), (broad,), normal()), key(), ((HERE,), (True,))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_whatever_scores_x_holds_its_shape_against_the_likelihoods(name):
+    with pytest.raises(
+        ValueError, match=r"model: x\S* has shape \(2,\), expected \(2, 1\) as draws"
+    ):
+        OTHERS[name](lambda z: Broad())
+
+
+@pytest.mark.parametrize("part", ["labels", "classify"])
+def test_labels_have_the_shape_of_their_distributions(part):
+    good, bad = jv.Categorical(jnp.zeros(3)), Broad(jnp.zeros(2), has_path=False)
+    labels, classify = (bad, good) if part == "labels" else (good, bad)
+    of = jv.LabelVAE(lambda x: classify, lambda y: model(), labels)
+    with pytest.raises(
+        ValueError, match=rf"model: y has shape \(\), expected \(2,\) as draws of {part}"
+    ):
+        jv.labelled(jv.elbo)(of, key(), (HERE, jnp.array(1)), alpha=1.0)
+
+
+def test_a_tree_is_held_against_the_likelihoods():
+    tree = jv.Product({"a": Broad(), "b": normal()})
+    with pytest.raises(
+        ValueError, match=r"x\['a'\] has shape \(2,\), expected \(2, 1\) as draws of"
+    ):
+        jv.elbo(model(decode=lambda z: tree), key(), {"a": HERE, "b": HERE})
+    with pytest.raises(ValueError, match=r"x has structure .*'a'.*, expected .*'b'.* as draws of"):
+        jv.elbo(model(decode=lambda z: tree), key(), {"a": jnp.zeros((2, 1))})
+
+
+def test_what_cannot_be_drawn_is_not_held_against_anything():
+    class Improper(Minimal):
+        def sample(self, key):
+            raise NotImplementedError
+
+    class Density:
+        def log_prob(self, event):
+            return -0.5 * jnp.sum(event**2)
+
+    for p in (Improper(), Density()):
+        _, terms = jv.elbo(model(prior=p, decode=lambda z, p=p: p), key(), HERE)
+        assert close(terms.distortion, -p.log_prob(HERE))
+
+
+def test_a_shape_is_checked_when_traced_and_costs_nothing_then():
+    """The program that scores x has not an operation more than log_prob itself."""
+
+    def operations(f):
+        return [str(eqn.primitive) for eqn in jax.make_jaxpr(f)(HERE).eqns]
+
+    for d in (normal(), jv.Product([normal()]), Minimal()):
+        event = (lambda x: [x]) if isinstance(d, jv.Product) else lambda x: x
+        scored = lambda x, d=d, e=event: log_likelihood(model(decode=lambda z: d), e(x), HERE)
+        assert operations(scored) == operations(lambda x, d=d, e=event: d.log_prob(e(x)))
 
 
 @pytest.mark.parametrize("objective", ["elbo, stuck", "iwae, doubly"])
