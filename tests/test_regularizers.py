@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae import nn
 from jaxvae.diagnostics import decompose, factors
-from jaxvae.schedules import warn_if_unfinished
+from jaxvae.schedules import at_steps, warn_if_unfinished
 from tests.common import close, draws, standard_errors_off
 
 CODE: Any = jv.Code  # of which each test fills in what its price looks at
@@ -568,9 +568,9 @@ def test_sigmoid_annealing_is_the_logistic_curve_between_its_ends(x64):
 def test_a_cyclical_schedule_is_no_warm_up_that_never_ends():
     beta = jv.cyclical(optax.linear_schedule(0.0, 1.0, 50), 100)
     assert [float(beta(t)) for t in (0, 25, 50, 99, 100, 125)] == [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
-    warn_if_unfinished("beta", beta, 0, 6401)  # even places would all be the start of a period
+    warn_if_unfinished("beta", beta, at_steps(beta, 0, 6401))  # which ends where a period starts
     with pytest.warns(UserWarning, match="beta rises to"):
-        warn_if_unfinished("beta", beta, 0, 10)
+        warn_if_unfinished("beta", beta, at_steps(beta, 0, 10))
 
 
 def test_schedules_feed_the_traced_beta_and_are_logged():
