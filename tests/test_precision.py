@@ -179,7 +179,7 @@ def test_negative_binomial():
     assert double < 1e-13
     assert slopes < 8
     few = [row for row in rows if row[1] <= 1e3]  # where it matters little what log r rounds to
-    exact = exactly(Exact.negative_binomial, np.float32(few))
+    exact = exactly(Exact.negative_binomial, np.asarray(few, np.float32))
     value = jax.jit(jax.vmap(f))(*jnp.asarray(few, jnp.float32).T)
     assert np.allclose(np.asarray(value, float), exact, rtol=10 * EPS, atol=10 * EPS)
 

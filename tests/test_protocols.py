@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae import adversarial
 from jaxvae.protocols import log_likelihood, mean_of, posterior
+from jaxvae.quantization import init_codebook
 from tests.common import close
 
 
@@ -183,7 +184,7 @@ def test_no_bound_scores_an_event_of_another_shape(objective, part):
         OBJECTIVES[objective](model(**parts))
 
 
-BOOK = jv.quantization.init_codebook(jnp.array([[-1.0], [1.0]]))
+BOOK = init_codebook(jnp.array([[-1.0], [1.0]]))
 HERE = jnp.asarray(X)
 OTHERS = {
     "regularized": lambda broad: jv.regularized(

@@ -153,8 +153,8 @@ def test_the_nearest_is_the_nearest_far_from_0(spread):
     rng = np.random.default_rng(1)
     offset = np.where(np.arange(512)[:, None] % 2, 1.0, -1.0)
     for shift in (np.ones((512, 1)), offset):
-        codes = np.float32(1e3 * spread * shift + spread * rng.normal(size=(512, 4)))
-        z = np.float32(codes + 0.5 * spread * rng.normal(size=(512, 4)))
+        codes = (1e3 * spread * shift + spread * rng.normal(size=(512, 4))).astype(np.float32)
+        z = (codes + 0.5 * spread * rng.normal(size=(512, 4))).astype(np.float32)
         squares = np.sum((z[:, None].astype(float) - codes) ** 2, -1)
         q = jax.jit(jax.vmap(init_codebook(jnp.asarray(codes))))(jnp.asarray(z))
         taken = squares[np.arange(512), q.indices]
