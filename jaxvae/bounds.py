@@ -230,8 +230,15 @@ def batch_size(xs: Any) -> int:
 
     Raises:
       ValueError: they do not share one, or it is empty.
-      TypeError: a leaf holds no numbers.
+      TypeError: a leaf holds no numbers, or rows are a list, which is a tree of as many arrays.
     """
+    for part in jax.tree.leaves(xs, is_leaf=lambda part: isinstance(part, list)):
+        shapes = {jnp.shape(row) for row in jax.tree.leaves(part)}
+        if isinstance(part, list) and len(shapes) == 1:
+            raise TypeError(
+                f"xs holds a list of {len(part)}, which JAX reads as a tree and not as rows; "
+                "expected an array, np.stack(rows), or for a tree of several arrays a tuple"
+            )
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
     if len(sizes) != 1 or not all(sizes) or not all(size[0] for size in sizes):
         raise ValueError(

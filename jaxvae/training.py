@@ -5,17 +5,18 @@ key names a run; step t draws from `fold_in(key, t)`, so a resumed run draws wha
 would have drawn.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxvae.bounds import Objective, batched
 from jaxvae.bounds import batch_size as size_of
 from jaxvae.checks import check_key, check_positive, check_scalar
+from jaxvae.trainable import check_trainable
 
 Array = jax.Array
 Metrics = dict[str, Any]
@@ -46,20 +47,12 @@ def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainStat
       optimizer: any optax optimiser.
 
     Raises:
-      TypeError: a leaf of the model is no array, a bare function say, or holds integers.
+      TypeError: a leaf of the model is no array, a bare function for instance, holds integers, or
+        is state of a network that a step would have to update, as BatchNorm's; or the model holds
+        an array of floats, in a closure for instance, that is no leaf and so would never train.
+        What must not train goes in a `Constant`.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.dtype.kind in "biu":
-            raise TypeError(
-                f"init_state: model{jax.tree_util.keystr(path)} is an array of {leaf.dtype}, "
-                "expected floats, as every leaf trains; wrap it in jaxvae.Constant"
-            )
-        if not isinstance(leaf, (jax.Array, np.ndarray, float)):
-            raise TypeError(
-                f"init_state: model{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, "
-                "expected an array; wrap a plain function in jax.tree_util.Partial, and what must "
-                "not train in jaxvae.Constant"
-            )
+    check_trainable("init_state", model)
     # a Python float is weakly typed, its update is not: a step would be traced again and again
     model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), model)
     return TrainState(model, optimizer.init(model), jnp.zeros((), jnp.int32))
@@ -80,7 +73,9 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     Args:
       objective: of one example, `(model, key, x, **hyper) -> (bound, aux)`; to be maximised.
-      optimizer: any optax optimiser.
+      optimizer: any optax optimiser. Those that adapt to the loss, as `optax.lbfgs` and
+        `optax.contrib.reduce_on_plateau`, are given it as `value`, `grad` and `value_fn`, params ->
+        the loss of the same batch under the same noise.
 
     Returns:
       The step. Its metrics are scalars: `loss` (minus the mean bound, in nats), the mean of every
@@ -89,7 +84,8 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
       norm by `optax.chain(optax.snapshot("norm", optax.tree.norm), optimizer)` for instance.
 
     Raises:
-      TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key.
+      TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key, or where the
+        optimiser asks for more than the loss.
       ValueError: by the step, where a hyper-parameter bears the name of another metric.
 
     >>> from jaxvae import elbo, ppca
@@ -115,8 +111,16 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.model, step_key, xs, hyper
         )
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.model)
+        updates, opt_state = update(
+            "train_step",
+            optimizer,
+            gradient,
+            state.opt_state,
+            state.model,
+            value=value,
+            # the same noise on purpose
+            value_fn=lambda model: loss(model, jax.random.clone(step_key), xs, hyper)[0],
+        )
         model: Any = optax.apply_updates(state.model, updates)
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
         metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
@@ -132,6 +136,49 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     vars(step)["objective"] = objective  # for who explains a loss that is not finite
     return step
+
+
+def update(
+    owner: str,
+    optimizer: optax.GradientTransformation,
+    gradient: Any,
+    opt_state: Any,
+    params: Any,
+    *,
+    value: Array,
+    value_fn: Callable[[Any], Array],
+) -> tuple[Any, Any]:
+    """`optimizer.update`, with the loss for those of optax's that ask for it.
+
+    Args:
+      owner: who calls, for the error.
+      optimizer: any optax optimiser.
+      gradient: of the loss.
+      opt_state: the optimiser's state.
+      params: where the loss was taken.
+      value: the loss there, a scalar.
+      value_fn: params -> the loss, on the same batch with the same noise.
+
+    Returns:
+      The updates and the optimiser's new state.
+
+    Raises:
+      TypeError: the optimiser asks for what a step does not have.
+    """
+    extended = optax.with_extra_args_support(optimizer)
+    try:
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
+            return extended.update(
+                gradient, opt_state, params, value=value, grad=gradient, value_fn=value_fn
+            )
+    except TypeError as error:
+        keywords = "missing .* required keyword-only argument|got an unexpected keyword argument"
+        if not re.search(keywords, str(error)):
+            raise
+        raise TypeError(
+            f"{owner}: optimizer.update gets value, grad and value_fn, as optax calls them, and "
+            f"{error}; expected an optimiser that needs no other and takes **extra_args"
+        ) from error
 
 
 def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> Array:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
@@ -20,15 +21,23 @@ from jaxvae import (
     Laplace,
     Normal,
     StandardNormal,
+    active_units,
     analytic_kl,
     auto_kl,
     autoencoder,
     batched,
     elbo,
+    fit,
+    init_state,
     iwae,
     log_marginal,
+    optimal_scale,
+    rate_decomposition,
+    rate_per_latent,
     sampled_kl,
     sticking_kl,
+    train_epoch,
+    train_step,
 )
 
 X = 1.5  # the ladder: p(z) = N(0, 1), p(x|z) = N(z, 1), q = N(.25, 1)
@@ -352,6 +361,46 @@ def test_batched_wants_one_leading_axis(xs):
     # mismatched, empty or missing batch axes are named
     with pytest.raises(ValueError, match=r"leading axes.*one common batch axis"):
         batched(elbo)(ladder(), jax.random.key(0), xs)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [np.ones(2), np.ones(2)],
+        [jnp.ones(2)] * 3,
+        [[0.1, 0.2], [0.3, 0.4]],
+        [np.ones(2)],
+        ([np.ones(2), np.ones(2)], np.ones(2)),
+        {"x": [np.ones(2), np.ones(2)]},
+    ],
+)
+def test_a_list_of_rows_is_refused_wherever_data_come_in(rows):
+    # as a tree its rows would be columns: two rows of two numbers are a batch of two either way
+    optimizer = optax.sgd(0.1)
+    step, state = train_step(elbo, optimizer), init_state(ladder(), optimizer)
+    ways = [
+        lambda: batched(elbo)(ladder(), jax.random.key(0), rows),
+        lambda: step(state, jax.random.key(0), rows),
+        lambda: train_epoch(step, batch_size=1)(state, jax.random.key(0), rows),
+        lambda: fit(step, state, jax.random.key(0), rows, epochs=1, batch_size=1),
+        lambda: active_units(ladder(), rows),
+        lambda: rate_per_latent(ladder(), rows),
+        lambda: rate_decomposition(ladder(), jax.random.key(0), rows),
+        lambda: optimal_scale(ladder(), jax.random.key(0), rows),
+    ]
+    for way in ways:
+        with pytest.raises(TypeError, match=r"list of \d, which .* as a tree.*np\.stack\(rows\)"):
+            way()
+
+
+@pytest.mark.parametrize("make", [tuple, list])
+def test_trees_of_several_arrays_are_batches(make):
+    # a tuple of any, a list of arrays of different shapes
+    xs = make([np.ones((3, 2)), np.ones(3)])
+    bound, _ = batched(lambda model, key, x: (jnp.sum(x[0]) + x[1], None))(
+        None, jax.random.key(0), xs
+    )
+    assert bound == 3.0
 
 
 class PseudoInputs(NamedTuple):

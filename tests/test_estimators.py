@@ -20,6 +20,7 @@ from jaxvae import (
     VAE,
     Bernoulli,
     Categorical,
+    Constant,
     Normal,
     OneHotCategorical,
     Product,
@@ -70,10 +71,10 @@ def ladder(q, weight=1.0):
 
 
 def discrete(logits):
-    p = jnp.array([0.7, 0.2, 0.05])
+    p = Constant(jnp.array([0.7, 0.2, 0.05]))
     return VAE(
         encode=Partial(lambda q, x: Categorical(q), logits),
-        decode=Partial(lambda z: Bernoulli(jnp.log(p / (1.0 - p))[z])),
+        decode=Partial(lambda z: Bernoulli(jax.scipy.special.logit(p.value)[z])),
         prior=Categorical(jnp.array([0.2, -0.3, 0.5])),
     )
 

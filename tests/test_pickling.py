@@ -3,6 +3,7 @@ alike, so that a copy stands in for the original in `jax.tree.map`, `jit` and a 
 
 import multiprocessing
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,12 +82,13 @@ def stock():
     image = partial(nn.ConvEncoder, **CONVOLUTIONS), partial(nn.ConvDecoder, **CONVOLUTIONS)
     codes = jv.init_codebook(jnp.arange(8.0).reshape(4, 2))
     uniform = jv.Constant(jv.Categorical(jnp.zeros((1, 4))))
+    laplace: Any = jv.Constant(jv.Laplace(jnp.zeros(2), jnp.ones(2)))
     dtype = jnp.bfloat16
     return {
         "flow": jv.VAE(
             nn.Conditional(mlp, head, (5,), (2,), dtype=dtype, rngs=rngs),
             decode,
-            jv.Constant(jv.Laplace(jnp.zeros(2), jnp.ones(2))),
+            laplace,
         ),
         "images": jv.VAE(
             nn.Conditional(image[0], nn.NormalHead(), (4, 4, 1), (2,), rngs=rngs),

@@ -282,7 +282,9 @@ def deep_hierarchy(
         )
         for i, count in enumerate(levels[::-1])
     ]
-    return DeepHierarchy(tuple(stages), jnp.zeros((*sizes[-1], width)), Partial(head))
+    # a head with parameters of its own is a pytree as it is, another a function
+    likelihood = head if isinstance(head, nnx.Module) else Partial(head)
+    return DeepHierarchy(tuple(stages), jnp.zeros((*sizes[-1], width)), likelihood)
 
 
 def _stacked(make: Callable[..., Any], count: int, rngs: nnx.Rngs) -> Any:

@@ -1,0 +1,155 @@
+"""What of a model trains: its leaves, all of them, and nothing that it holds elsewhere."""
+
+import dis
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.constant import Constant
+
+ARRAYS = (jax.Array, np.ndarray)
+_NOISE = (
+    "Dropout and other noise in a network are not supported yet: leave it out, or make it with "
+    "deterministic=True and no rngs"
+)
+
+
+def check_trainable(owner: str, model: Any) -> None:
+    """Raise TypeError unless every leaf of `model` is an array of floats that an optimiser may move
+    and every array of floats that it holds is a leaf, or part of a `Constant`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_state):
+        where = f"{owner}: model{jax.tree_util.keystr(path)}"
+        if _is_state(leaf) or any(getattr(key, "key", None) == "batch_stats" for key in path):
+            raise TypeError(_about_state(where, leaf))
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"{where} is a PRNG key, expected parameters; {_NOISE}")
+        if isinstance(leaf, ARRAYS) and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"{where} is an array of {leaf.dtype}, expected floats, as every leaf trains; "
+                "wrap it in jaxvae.Constant"
+            )
+        if not isinstance(leaf, (*ARRAYS, float)):
+            raise TypeError(
+                f"{where} is a {type(leaf).__name__}, expected an array; wrap a function in "
+                "jax.tree_util.Partial, what must not train in jaxvae.Constant, and of an Equinox "
+                "module pass the arrays: arrays, rest = equinox.partition(module, "
+                "equinox.is_inexact_array), then Partial(lambda arrays, x: equinox.combine(arrays, "
+                "rest)(x), arrays)"
+            )
+    for holder, name, array in outside_leaves(model):
+        raise TypeError(
+            f"{owner}: model holds {name} ({array.dtype}{list(array.shape)}) in {holder}, not as a "
+            "leaf, so it would never train; make it an argument, "
+            "jax.tree_util.Partial(function, argument), or a jaxvae.Constant if it is to stay"
+        )
+
+
+def _kinds(value: Any) -> set[str]:
+    """The names of its classes, as flax.Param; no network library is imported for it."""
+    return {f"{c.__module__.split('.')[0]}.{c.__name__}" for c in type(value).__mro__}
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it is what a network of NNX or Equinox changes when it is called."""
+    kinds = _kinds(value)
+    return "equinox.StateIndex" in kinds or ("flax.Variable" in kinds and "flax.Param" not in kinds)
+
+
+def _about_state(where: str, value: Any) -> str:
+    if "flax.RngState" in _kinds(value):
+        return f"{where} is a random stream ({type(value).__name__}), expected parameters; {_NOISE}"
+    return (
+        f"{where} is state that a network keeps ({type(value).__name__}), expected parameters; "
+        "BatchNorm and other running statistics are not supported yet: use LayerNorm, or GroupNorm "
+        "on a batch of one, norm(x[None])[0]"
+    )
+
+
+def outside_leaves(tree: Any) -> Iterator[tuple[str, str, Any]]:
+    """Every array of floats, numbers aside, that `tree` holds but not as a leaf.
+
+    It is looked for in the structure: in functions, as of `jax.tree_util.Partial`, in static fields
+    and in what these hold in turn: closures, default arguments, arguments of a `functools.partial`,
+    attributes of an object and global names. A NumPy array under a global name is a constant, as
+    modules have them. A `Constant` is not looked into.
+
+    Returns:
+      What holds it, the name it has there, and the array.
+    """
+    seen = {}  # kept alive, so that no other value gets its id
+
+    def held(value: Any, holder: str, name: str) -> Iterator[tuple[str, str, Any]]:
+        if id(value) in seen or isinstance(value, (ModuleType, type)):
+            return
+        seen[id(value)] = value
+        # flattening sorts the keys of a dict, and these may be of any kind
+        leaves, structure = jax.tree.flatten([*value.values()] if type(value) is dict else value)
+        for leaf in leaves:
+            if isinstance(leaf, ARRAYS):
+                if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.ndim:
+                    yield holder, name, leaf
+            else:
+                for part, inside in _parts(leaf):
+                    where = (_described(leaf), part) if part else (holder, name)
+                    yield from held(inside, *where)
+        yield from static(structure)
+
+    def static(structure: Any) -> Iterator[tuple[str, str, Any]]:
+        if (node := structure.node_data()) is not None and node[0] is not Constant:
+            yield from held(node[1], f"the structure of a {node[0].__name__}", "an array")
+            for child in structure.children():
+                yield from static(child)
+
+    yield from static(jax.tree.structure(tree))
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a function is made of, by name where it has one."""
+    if isinstance(value, FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        for name, cell in cells:
+            with suppress(ValueError):  # not assigned yet
+                yield name, cell.cell_contents
+        yield "a default argument", (value.__defaults__, value.__kwdefaults__)
+        for name in _names(value.__code__, "LOAD_GLOBAL"):
+            found = value.__globals__.get(name)
+            elsewhere = getattr(found, "__globals__", value.__globals__) is not value.__globals__
+            if not isinstance(found, np.ndarray) and not elsewhere:
+                yield name, found
+    elif isinstance(value, MethodType):
+        yield "", value.__func__
+        if not jax.tree_util.all_leaves([value.__self__]):
+            yield "its object", value.__self__
+        elif isinstance(value.__func__, FunctionType):
+            mine = getattr(value.__self__, "__dict__", {})
+            names = _names(value.__func__.__code__, "LOAD_ATTR", "LOAD_METHOD")
+            yield from ((name, mine[name]) for name in names if name in mine)
+    elif isinstance(value, partial):
+        yield "", value.func
+        yield "an argument", (value.args, value.keywords)
+    elif hasattr(value, "__wrapped__"):
+        yield "", value.__wrapped__
+    elif callable(value) and isinstance(value.__call__, MethodType):
+        yield "", value.__call__
+
+
+def _names(code: CodeType, *instructions: str) -> set[str]:
+    """The names that these instructions of a function load, those of functions within included."""
+    within = [c for c in code.co_consts if isinstance(c, CodeType)]
+    here = {str(i.argval) for i in dis.get_instructions(code) if i.opname in instructions}
+    return here.union(*(_names(c, *instructions) for c in within))
+
+
+def _described(function: Any) -> str:
+    """By its name and the place it was written at."""
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__name__", type(function).__name__)
+    place = f" (line {code.co_firstlineno} of {Path(code.co_filename).name})" if code else ""
+    return f"the function {name}{place}"

@@ -1,0 +1,128 @@
+"""What `train_step` gives the optimiser: the gradient, and the loss for those that adapt to it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae as jv
+
+START, TARGET = jnp.array([3.0, -2.0]), jnp.array([1.0, 0.5])
+XS = jnp.stack([TARGET + 1.0, TARGET - 1.0])
+
+
+def squares(model, key, x):
+    """-1/2 |model - x|^2 of a noisy x."""
+    return -0.5 * jnp.sum(jnp.square(model - x - jax.random.normal(key, x.shape))), None
+
+
+def parabola(model, key, x):
+    """The same without noise."""
+    return -0.5 * jnp.sum(jnp.square(model - x)), None
+
+
+def still(model, key, x):
+    """Never better, with a gradient of 1."""
+    return jnp.sum(model - jax.lax.stop_gradient(model)), None
+
+
+def recording(names):
+    """The extra arguments of this step, those of a function at 0 beside."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any):
+        value, grad, value_fn = (extra_args.pop(name) for name in ("value", "grad", "value_fn"))
+        assert not extra_args
+        return updates, {
+            "value": value,
+            "grad": grad,
+            "here": value_fn(params),
+            "at 0": value_fn(jnp.zeros(2)),
+            "at 0 in a loop": jax.lax.fori_loop(0, 1, lambda i, v: value_fn(0.0 * params), value),
+        }
+
+    zeros = {name: jnp.zeros(()) for name in names} | {"grad": jnp.zeros(2)}
+    return optax.GradientTransformationExtraArgs(lambda params: zeros, update)
+
+
+def test_the_optimiser_is_given_the_loss_of_the_batch_under_the_same_noise():
+    names = ("value", "here", "at 0", "at 0 in a loop")
+    optimizer, key = optax.chain(optax.sgd(0.1), recording(names)), jax.random.key(3)
+    step = jax.jit(jv.train_step(squares, optimizer))
+    state, metrics = step(jv.init_state(START, optimizer), jax.random.clone(key), XS)
+    seen = state.opt_state[-1]
+    assert seen["value"] == metrics["loss"] == seen["here"]
+    assert np.allclose(START - 0.1 * seen["grad"], state.model, rtol=1e-6)
+    at_0 = -jv.batched(squares)(jnp.zeros(2), jax.random.fold_in(key, 0), XS)[0]
+    assert np.allclose([seen["at 0"], seen["at 0 in a loop"]], at_0, rtol=1e-6)
+
+
+def test_polyaks_step_is_its_formula():
+    """gamma = loss / |g|^2, which optax takes with `value`."""
+    optimizer = optax.polyak_sgd(max_learning_rate=10.0)
+    state, metrics = jax.jit(jv.train_step(squares, optimizer))(
+        jv.init_state(START, optimizer), jax.random.key(3), XS
+    )
+    loss = lambda model: (
+        -jv.batched(squares)(model, jax.random.fold_in(jax.random.key(3), 0), XS)[0]
+    )
+    g = jax.grad(loss)(START)
+    assert np.allclose(state.model, START - metrics["loss"] / jnp.sum(g**2) * g, rtol=1e-5)
+
+
+def test_a_plateau_lowers_the_rate_inside_fit():
+    """By its factor, once for every two steps that were no better."""
+    optimizer = optax.chain(optax.sgd(1.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=2))
+    state, _ = jv.fit(
+        jv.train_step(still, optimizer),
+        jv.init_state(START, optimizer),
+        jax.random.key(0),
+        jnp.ones((8, 2)),
+        epochs=3,
+        batch_size=4,
+    )
+    # the first loss is better than none, then come two pairs of equal ones and one more
+    assert optax.tree.get(state.opt_state, "scale") == 0.25
+    assert jnp.all(state.model - START == 1.0 + 1.0 + 0.5 + 0.5 + 0.25 + 0.25)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+    ],
+)
+def test_line_searches_find_the_minimum(optimizer):
+    """Of a parabola: the mean of the rows."""
+    state = jv.init_state(START, optimizer)
+    step = jax.jit(jv.train_step(parabola, optimizer))
+    for _ in range(4):
+        state, _ = step(state, jax.random.key(3), XS)
+    assert np.allclose(state.model, TARGET, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["obj_fn", "only value"])
+def test_what_a_step_does_not_have_is_said(name):
+    def needs(updates, state, params=None, *, obj_fn, **extra_args):
+        return updates, state
+
+    def strict(updates, state, params=None, *, value):
+        return updates, state
+
+    update = {"obj_fn": needs, "only value": strict}[name]
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    message = {"obj_fn": "'obj_fn'", "only value": "'grad'"}[name]
+    with pytest.raises(TypeError, match=f"train_step: optimizer.update gets value, .*{message}"):
+        jv.train_step(squares, optimizer)(jv.init_state(START, optimizer), jax.random.key(0), XS)
+
+
+def test_another_type_error_of_an_optimiser_stays_what_it_is():
+    def broken(updates, state, params=None):
+        raise TypeError("mine")
+
+    optimizer = optax.GradientTransformation(lambda params: (), broken)
+    with pytest.raises(TypeError, match=r"^mine$"):
+        jv.train_step(squares, optimizer)(jv.init_state(START, optimizer), jax.random.key(0), XS)
