@@ -40,9 +40,9 @@ def semi_amortized(
       num_steps: gradient steps, each at a fresh draw.
       through: whether the gradient passes through the steps, so that the encoder learns to start
         well (Kim et al.); False trains the model at the refined posterior and leaves the encoder
-        without a gradient. What is differentiated is the whole of each step, the optimiser
-        included. Where that has no derivative, as Adam's root has none at a gradient of exactly 0,
-        the step counts as a constant; `optax.adam(eta, eps_root=1e-8)` has one everywhere.
+        without a gradient. What is differentiated, in reverse mode, is the whole of each step, the
+        optimiser included. Where that has no derivative, as Adam's root has none at a gradient of
+        exactly 0, the step counts as a constant; `optax.adam(eta, eps_root=1e-8)` has one.
 
     Returns:
       A function of the same signature. `model.encode` has to be a network and a head, as

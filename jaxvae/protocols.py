@@ -110,8 +110,8 @@ def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
     """ValueError unless the event has the structure and the shapes of a draw of d.
 
     The draw is traced for its shape and never computed. A distribution whose events need not look
-    like its draws has a `check_event(name, what, event)` of its own, as `Masked`; of one that can't
-    be drawn from, as `OptimalNormal`, nothing is known.
+    like its draws has a `check_event(name, what, event)` of its own, as `Masked` and so a `Product`
+    of them; of one that can't be drawn from, as `OptimalNormal`, nothing is known.
     """
     own = getattr(d, "check_event", None)
     if own is not None:

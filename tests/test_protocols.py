@@ -258,8 +258,32 @@ def test_a_tree_is_held_against_the_likelihoods():
         ValueError, match=r"x\['a'\] has shape \(2,\), expected \(2, 1\) as draws of"
     ):
         jv.elbo(model(decode=lambda z: tree), key(), {"a": HERE, "b": HERE})
-    with pytest.raises(ValueError, match=r"x has structure .*'a'.*, expected .*'b'.* as draws of"):
+    with pytest.raises(ValueError, match="expected an event for each part"):
         jv.elbo(model(decode=lambda z: tree), key(), {"a": jnp.zeros((2, 1))})
+
+    class Tree(Minimal):
+        def sample(self, key):
+            return {"a": HERE, "b": HERE}
+
+    with pytest.raises(ValueError, match=r"x has structure .*'a'.*, expected .*'b'.* as draws of"):
+        jv.elbo(model(decode=lambda z: Tree()), key(), {"a": HERE})
+
+
+def test_a_product_of_masked_parts_asks_each():
+    pixels = jv.Masked(jv.Each(jv.Each(jv.Normal(jnp.zeros((2, 2, 3)), jnp.ones((2, 2, 3))))))
+    both = jv.Product({"image": pixels, "label": jv.Categorical(jnp.zeros(3))})
+    image = (jnp.ones((2, 2, 3)), jnp.array([[True, False], [True, True]]))
+    of = lambda image: jv.elbo(
+        model(decode=lambda z: both), key(), {"image": image, "label": jnp.array(1)}
+    )
+    exact = jv.Normal(jnp.zeros(9), 1.0).log_prob(jnp.ones(9)) - jnp.log(3.0)
+    assert close(of(image)[1].distortion, -exact)
+    with pytest.raises(
+        ValueError, match=r"x\['image'\]\[0\] has shape \(2, 3\), expected \(2, 2, 3\)"
+    ):
+        of((jnp.ones((2, 3)), image[1]))
+    with pytest.raises(ValueError, match=r"x\['image'\] is a .*, expected a pair \(x, mask\)"):
+        of(image[0])
 
 
 def test_what_cannot_be_drawn_is_not_held_against_anything():

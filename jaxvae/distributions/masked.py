@@ -79,7 +79,7 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
             "an entry does not depend on others that may be missing"
         )
     if jnp.ndim(mask) == 0:
-        d, gap = _of_nothing(d, x, mask)
+        d, gap = _in_a_gap(d, x, mask)
         return jnp.where(mask, d.log_prob(jax.tree.map(partial(_if, mask), x, gap)), 0.0)
     if not hasattr(d, "unstack"):
         raise TypeError(
@@ -89,11 +89,11 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
     return jnp.sum(jax.vmap(_observed)(d.unstack(), x, mask))
 
 
-def _of_nothing(d: Any, x: Any, mask: Any) -> tuple[Any, Any]:
-    """d, which learns nothing in a gap, and an event to stand there, of which log p is not seen.
+def _in_a_gap(d: Any, x: Any, mask: Any) -> tuple[Any, Any]:
+    """d, which learns nothing in a gap, and an event that stands there, whose log p is not seen.
 
-    A draw, as that is in the support; but drawing counts takes a hundred times as long as scoring
-    them, so where d's parameters can be held still there, 0 will do, even if log p(0) is infinite.
+    A draw is in the support. But drawing counts takes a hundred times as long as scoring them, so
+    where d's parameters can be held still in the gap, it is 0, be log p(0) finite or not.
     """
     parameters = jax.tree.leaves(d)
     if not isinstance(mask, Tracer) or not all(map(_is_array, parameters)):

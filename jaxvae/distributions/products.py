@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxvae.checks import check_function
 from jaxvae.protocols import (
     check_distribution,
+    check_event,
     has_path,
     log_density,
     log_density_relaxed,
@@ -72,6 +73,12 @@ class Product:
         pairs = zip(self.split(self.parts), self.split(x), strict=True)
         return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
 
+    def check_event(self, name: str, what: str, event: Any) -> None:
+        """As `protocols.check_event`, part by part."""
+        paths, _ = jax.tree_util.tree_flatten_with_path(self.parts, self._is_part)
+        for (path, d), part in zip(paths, self.split(event), strict=True):
+            check_event(name, d, what + jax.tree_util.keystr(path), part)
+
     def split(self, x: Any) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure.
 
@@ -88,7 +95,10 @@ class Product:
 
     @property
     def _structure(self) -> Any:
-        return jax.tree.structure(self.parts, is_leaf=lambda node: node is not self.parts)
+        return jax.tree.structure(self.parts, self._is_part)
+
+    def _is_part(self, node: Any) -> bool:
+        return node is not self.parts
 
     def join(self, parts: list[Any]) -> Any:
         """A tree of the structure of an event, of what belongs to each part."""
