@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.constant import Constant
-
 ARRAYS = (jax.Array, np.ndarray)
 _NOISE = (
     "Dropout and other noise in a network are not supported yet: leave it out, or make it with "
@@ -78,7 +76,7 @@ def outside_leaves(tree: Any) -> Iterator[tuple[str, str, Any]]:
     It is looked for in the structure: in functions, as of `jax.tree_util.Partial`, in static fields
     and in what these hold in turn: closures, default arguments, arguments of a `functools.partial`,
     attributes of an object and global names. A NumPy array under a global name is a constant, as
-    modules have them. A `Constant` is not looked into.
+    modules have them. A `Constant` has neither leaves nor structure of its own.
 
     Returns:
       What holds it, the name it has there, and the array.
@@ -102,7 +100,7 @@ def outside_leaves(tree: Any) -> Iterator[tuple[str, str, Any]]:
         yield from static(structure)
 
     def static(structure: Any) -> Iterator[tuple[str, str, Any]]:
-        if (node := structure.node_data()) is not None and node[0] is not Constant:
+        if (node := structure.node_data()) is not None:
             yield from held(node[1], f"the structure of a {node[0].__name__}", "an array")
             for child in structure.children():
                 yield from static(child)
