@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -33,7 +34,7 @@ from experiments.benchmarks.accelerator.stages import (
     run_stage,
     write,
 )
-from experiments.benchmarks.measure import timed
+from experiments.benchmarks.measure import PEERS, timed
 from experiments.benchmarks.peers import flax_loop
 from experiments.benchmarks.peers.ours import make_model
 from jaxvae import fitting
@@ -43,6 +44,7 @@ ROOT = Path(__file__).parents[1]
 STAND_IN = """
 import os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from experiments.benchmarks.accelerator.stages import write
 
@@ -281,6 +283,27 @@ def test_a_peer_is_timed_for_some_seconds():
     assert 0.2 < found["loss"] / np.mean(np.sum(each, axis=-1)) < 1.0
 
 
+def test_looks_go_on_for_some_seconds_but_never_too_few(monkeypatch):
+    """The loss is that of a fixed look, so that all peers are asked after as many steps."""
+    turns = []
+
+    def train(w, data, look):
+        for i in range(w.looks):
+            turns.append(i)
+            time.sleep(0.01)
+            look(float(i))
+
+    monkeypatch.setitem(PEERS, "stub", "stub:train")
+    stub = SimpleNamespace(train=train)
+    monkeypatch.setitem(sys.modules, "experiments.benchmarks.peers.stub", stub)
+    w = sizes.workload("W1")._replace(looks=3)
+    for seconds, fewest, most in ((0.0, 3, 3), (0.2, 5, 21), (None, 3, 3)):
+        turns.clear()
+        found = timed("stub", w, lambda: None, time.perf_counter(), seconds=seconds)
+        assert fewest <= len(turns) <= most
+        assert found["loss"] == 2.0
+
+
 def test_workloads_that_a_peer_does_not_know_are_refused():
     for w in sizes.workload("digits x64"), sizes.workload("W1", "bfloat16"):
         with pytest.raises(NotImplementedError, match="the Flax loop is not timed on"):
@@ -324,6 +347,7 @@ def test_the_roof_is_what_binds():
     heavy = PROGRAM | {"operations": 4e11}
     assert tables.roof(heavy, PEAKS, "float32") == (pytest.approx(4000.0), "products")
     assert tables.roof(heavy, PEAKS, "bfloat16") == (pytest.approx(2000.0), "products")
+    assert tables.roof(heavy, PEAKS, "float32", 3) == (pytest.approx(12_000.0), "products")
 
 
 def test_the_tables_say_what_was_found_and_what_was_not(tmp_path):

@@ -3,6 +3,7 @@
 python -m experiments.benchmarks.accelerator.measure FOLDER JOB NAME...
 """
 
+import os
 import sys
 import time
 from importlib import import_module
@@ -23,8 +24,11 @@ def peer(name: str) -> dict[str, Any]:
 
 
 def main(folder: Path, job: str, names: list[str]) -> None:
-    """What goes wrong in Python is a result too."""
+    """What goes wrong in Python is a result too; without the process that asked, nothing is."""
+    parent = os.getppid()
     for name in names:
+        if os.getppid() != parent:
+            return
         try:
             if job == "peer":
                 found = peer(name)

@@ -169,25 +169,30 @@ class Processes:
                 command, stdout=file, stderr=file, env=env, start_new_session=True
             )
             self.running.add(process)
-            try:
-                return process.wait(max(seconds, 0.0))
-            except subprocess.TimeoutExpired:
-                return None
-            finally:
-                self.kill(process)
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """With all that it started."""
-        self.running.discard(process)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            end = time.monotonic() + seconds
+            while not (over := ended(process)) and time.monotonic() < end:
+                time.sleep(0.02)
+            self.running.discard(process)
+            kill(process)  # with all that it started
+            status = process.wait()
+            return status if over else None
 
     def stop(self, *_: Any) -> None:
         self.stopped = True
         for process in list(self.running):
-            self.kill(process)
+            kill(process)
         raise SystemExit(143)
+
+
+def ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has; it is not reaped, so that its number is given to nobody else yet."""
+    how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, how) is not None
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_stage(stage: Stage, out: Path, seconds: float, processes: Processes) -> None:
