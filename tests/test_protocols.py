@@ -261,9 +261,12 @@ def test_a_tree_is_held_against_the_likelihoods():
     with pytest.raises(ValueError, match="expected an event for each part"):
         jv.elbo(model(decode=lambda z: tree), key(), {"a": jnp.zeros((2, 1))})
 
-    class Tree(Minimal):
+    class Tree:
         def sample(self, key):
             return {"a": HERE, "b": HERE}
+
+        def log_prob(self, event):
+            return 0.0
 
     with pytest.raises(ValueError, match=r"x has structure .*'a'.*, expected .*'b'.* as draws of"):
         jv.elbo(model(decode=lambda z: Tree()), key(), {"a": HERE})
