@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from filelock import FileLock, Timeout
 
 from jaxvae.checkpoints import (
     CheckpointError,
@@ -166,6 +165,8 @@ class Keeper:
         self.looks = 0
 
     def __enter__(self) -> "Keeper":
+        from filelock import FileLock, Timeout
+
         self.lock = FileLock(self.folder / LOCK)
         self.refused: CheckpointError | None = None
         if self.leads:
