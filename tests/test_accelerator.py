@@ -457,6 +457,7 @@ def test_fit_waits_for_no_condition_on_an_accelerator(monkeypatch):
             jnp.ones((20, 3)),
             order,
             {},
+            {},
             mesh=None,
             layout=None,
         )

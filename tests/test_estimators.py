@@ -71,7 +71,7 @@ def ladder(q, weight=1.0):
 
 
 def discrete(logits):
-    p = Constant(jnp.array([0.7, 0.2, 0.05]))
+    p = Constant(np.array([0.7, 0.2, 0.05]))
     return VAE(
         encode=Partial(lambda q, x: Categorical(q), logits),
         decode=Partial(lambda z: Bernoulli(jax.scipy.special.logit(p.value)[z])),

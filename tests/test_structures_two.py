@@ -106,7 +106,7 @@ def test_a_dropped_word_is_not_seen(monkeypatch):
     assert np.array_equal(found[:, symbols:], np.outer([1, 2, 3, 4], z))
 
     def model(keep):  # whose bound is how many are kept
-        kept: Any = SimpleNamespace(log_prob=lambda _: jnp.sum(keep), sample=None)
+        kept: Any = SimpleNamespace(log_prob=lambda _: jnp.sum(keep), sample=lambda _: x)
         return VAE(lambda _: StandardNormal(()), lambda _: kept, StandardNormal(()))
 
     bound = partial(text.objective(0.3), model, x=x)
