@@ -597,11 +597,15 @@ def test_extreme_logits_of_bernoulli(logit_q, logit_p):
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize(("logit_q", "logit_p"), [(20.0, 15.0), (10.0, 30.0), (12.0, 8.0)])
 def test_confident_bernoullis_lose_no_digits(sign, logit_q, logit_p):
-    """KL of 1e-7, the difference of numbers near 10: four digits in float32 on either side of 0."""
+    """KL of 1e-7, the difference of numbers near 10: four digits in float32 on either side of 0,
+    of its slope (a - b) sigma(a) sigma(-a) too."""
     a, b = sign * logit_q, sign * logit_p
     log_q, log_p = (np.array([stats.logistic.logsf(l), stats.logistic.logcdf(l)]) for l in (a, b))
     exact = np.sum(np.exp(log_q) * (log_q - log_p))
-    assert np.allclose(jv.kl_divergence(bernoulli(a), bernoulli(b)), exact, rtol=1e-4, atol=0)
+    value, slope = jax.value_and_grad(lambda a: jv.kl_divergence(bernoulli(a), bernoulli(b)))(a)
+    assert np.allclose(value, exact, rtol=1e-4, atol=0)
+    q = np.exp(log_q)
+    assert np.allclose(slope, (a - b) * q[0] * q[1], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("low", [-1e4, -np.inf])

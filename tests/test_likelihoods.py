@@ -49,6 +49,7 @@ REFUSED = [
     (jv.NegativeBinomial(jnp.ones(3), 0.0), np.array([1.0, np.nan, 2.0]), ValueError, "nan at"),
     (jv.ZeroInflated(jv.Poisson(jnp.array(1.0)), 0.0), np.array(0.5), ValueError, "whole"),
     (jv.Gamma(jnp.ones(3), 1.0), np.array([0.0, 1.0, 2.0]), ValueError, "positive"),
+    (jv.Gamma(jnp.ones(3), 1.0), np.array([np.inf, 1.0, 2.0]), ValueError, "inf at .* positive"),
     (jv.Beta(jnp.ones(3), 1.0), np.array([0.5, 1.0, 0.2]), ValueError, "between 0 and 1"),
     (jv.Dirichlet(jnp.ones(3)), np.array([0.5, 0.5, 0.5]), ValueError, "sum to 1"),
 ]
