@@ -16,6 +16,7 @@ SMALL = {"hidden": (16,), "latent": 2, "chunk": 30, "looks": 3}
 KEYS = {
     "examples_per_second",
     "import_seconds",
+    "first_look_seconds",
     "first_step_seconds",
     "peak_megabytes",
     "loss",
