@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jaxvae.bounds import elbo
 from jaxvae.checks import check_positive
 from jaxvae.model import VAE
+from jaxvae.optimizers import update
 
 Array = jax.Array
 
@@ -49,7 +50,8 @@ def semi_amortized(
       `nn.Conditional` is.
 
     Raises:
-      TypeError: `model.encode` has no `network` and `head`.
+      TypeError: `model.encode` has no `network` and `head`, or the optimiser asks for more than the
+        gradient, `value` and `grad`, as line searches do.
       ValueError: `num_steps` is no integer of at least one.
 
     >>> from flax import nnx
@@ -63,7 +65,7 @@ def semi_amortized(
     Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """
     check_positive("semi_amortized", "num_steps", num_steps)
-    update = _differentiable(optimizer)
+    step = _differentiable(optimizer)
 
     def refined_objective(model: Any, key: Array, x: Any, **hyper: Any) -> Any:
         network = getattr(model.encode, "network", None)
@@ -81,8 +83,8 @@ def semi_amortized(
         def ascend(state: Any, i: Array) -> tuple[Any, None]:
             raw, opt_state = state
             step_key = jax.random.fold_in(steps_key, i)
-            gradient = jax.grad(lambda raw: -elbo(at(raw), step_key, x)[0])(raw)
-            updates, opt_state = update(gradient, opt_state, raw)
+            value, gradient = jax.value_and_grad(lambda raw: -elbo(at(raw), step_key, x)[0])(raw)
+            updates, opt_state = step(gradient, opt_state, raw, value)
             return (optax.apply_updates(raw, updates), opt_state), None
 
         start = network(x)
@@ -99,20 +101,20 @@ def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., An
     would otherwise make NaN of the derivative of all that the gradient is made of.
     """
 
-    def update(*arguments: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
-            return optimizer.update(*arguments)
+    def step(gradient: Any, opt_state: Any, raw: Any, value: Array) -> Any:
+        loss = {"value": value, "grad": gradient}
+        return update("semi_amortized", optimizer, gradient, opt_state, raw, **loss)
 
     def forward(*arguments: Any) -> tuple[Any, Any]:
-        return update(*arguments), arguments
+        return step(*arguments), arguments
 
     def backward(arguments: Any, cotangent: Any) -> Any:
-        _, pull = jax.vjp(update, *arguments)
+        _, pull = jax.vjp(step, *arguments)
         return jax.tree.map(finite_or_0, pull(cotangent))
 
     def finite_or_0(c: Any) -> Any:  # a count of steps has none, whose dtype is no float
         return jnp.where(jnp.isfinite(c), c, 0.0) if jnp.issubdtype(c.dtype, jnp.floating) else c
 
-    differentiable = jax.custom_vjp(update)
+    differentiable = jax.custom_vjp(step)
     differentiable.defvjp(forward, backward)
     return differentiable

@@ -5,7 +5,6 @@ key names a run; step t draws from `fold_in(key, t)`, so a resumed run draws wha
 would have drawn.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import optax
 from jaxvae.bounds import Objective, batched
 from jaxvae.bounds import batch_size as size_of
 from jaxvae.checks import check_key, check_positive, check_scalar
+from jaxvae.optimizers import update
 from jaxvae.trainable import check_trainable
 
 Array = jax.Array
@@ -118,6 +118,7 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
             state.opt_state,
             state.model,
             value=value,
+            grad=gradient,
             # the same noise on purpose
             value_fn=lambda model: loss(model, jax.random.clone(step_key), xs, hyper)[0],
         )
@@ -136,49 +137,6 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     vars(step)["objective"] = objective  # for who explains a loss that is not finite
     return step
-
-
-def update(
-    owner: str,
-    optimizer: optax.GradientTransformation,
-    gradient: Any,
-    opt_state: Any,
-    params: Any,
-    *,
-    value: Array,
-    value_fn: Callable[[Any], Array],
-) -> tuple[Any, Any]:
-    """`optimizer.update`, with the loss for those of optax's that ask for it.
-
-    Args:
-      owner: who calls, for the error.
-      optimizer: any optax optimiser.
-      gradient: of the loss.
-      opt_state: the optimiser's state.
-      params: where the loss was taken.
-      value: the loss there, a scalar.
-      value_fn: params -> the loss, on the same batch with the same noise.
-
-    Returns:
-      The updates and the optimiser's new state.
-
-    Raises:
-      TypeError: the optimiser asks for what a step does not have.
-    """
-    extended = optax.with_extra_args_support(optimizer)
-    try:
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
-            return extended.update(
-                gradient, opt_state, params, value=value, grad=gradient, value_fn=value_fn
-            )
-    except TypeError as error:
-        keywords = "missing .* required keyword-only argument|got an unexpected keyword argument"
-        if not re.search(keywords, str(error)):
-            raise
-        raise TypeError(
-            f"{owner}: optimizer.update gets value, grad and value_fn, as optax calls them, and "
-            f"{error}; expected an optimiser that needs no other and takes **extra_args"
-        ) from error
 
 
 def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> Array:

@@ -1,5 +1,6 @@
 """What `train_step` gives the optimiser: the gradient, and the loss for those that adapt to it."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxvae as jv
+from jaxvae import nn
 
 START, TARGET = jnp.array([3.0, -2.0]), jnp.array([1.0, 0.5])
 XS = jnp.stack([TARGET + 1.0, TARGET - 1.0])
@@ -115,7 +118,7 @@ def test_what_a_step_does_not_have_is_said(name):
     update = {"obj_fn": needs, "only value": strict}[name]
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
     message = {"obj_fn": "'obj_fn'", "only value": "'grad'"}[name]
-    with pytest.raises(TypeError, match=f"train_step: optimizer.update gets value, .*{message}"):
+    with pytest.raises(TypeError, match=f"train_step: optimizer is given .*value_fn.*{message}"):
         jv.train_step(squares, optimizer)(jv.init_state(START, optimizer), jax.random.key(0), XS)
 
 
@@ -126,3 +129,38 @@ def test_another_type_error_of_an_optimiser_stays_what_it_is():
     optimizer = optax.GradientTransformation(lambda params: (), broken)
     with pytest.raises(TypeError, match=r"^mine$"):
         jv.train_step(squares, optimizer)(jv.init_state(START, optimizer), jax.random.key(0), XS)
+
+
+def refined(optimizer):
+    """A model whose encoder is a dense layer, and its ELBO after one step of the optimiser."""
+    rngs, linear = nnx.Rngs(0), partial(nn.MLP, hidden=())
+    model = jv.VAE(
+        nn.Conditional(linear, nn.NormalHead(), (3,), (2,), rngs=rngs),
+        nn.Conditional(linear, nn.NormalHead(), (2,), (3,), rngs=rngs),
+        jv.StandardNormal((2,)),
+    )
+    return model, jv.semi_amortized(jv.elbo, optimizer, num_steps=1)
+
+
+def test_an_optimiser_of_the_codes_is_given_the_loss_too():
+    """Polyak's step on the encoder's raw output, by hand."""
+    model: Any
+    model, objective = refined(optax.polyak_sgd(max_learning_rate=10.0))
+    x, key = jnp.array([0.5, -1.0, 2.0]), jax.random.key(5)
+
+    def at(raw):
+        return model._replace(encode=lambda _: nn.NormalHead()(raw))
+
+    with jax.debug_key_reuse(False):
+        steps_key, last = jax.random.split(key)
+        loss = lambda raw: -jv.elbo(at(raw), jax.random.fold_in(steps_key, 0), x)[0]
+        raw = model.encode.network(x)
+        value, g = jax.value_and_grad(loss)(raw)
+        expected, _ = jv.elbo(at(raw - value / jnp.sum(g**2) * g), last, x)
+        assert np.allclose(objective(model, key, x)[0], expected, rtol=1e-5)
+
+
+def test_a_line_search_of_the_codes_is_refused_in_a_line():
+    model, objective = refined(optax.lbfgs())
+    with pytest.raises(TypeError, match=r"^semi_amortized: optimizer is given .*'value_fn'"):
+        objective(model, jax.random.key(5), jnp.ones(3))

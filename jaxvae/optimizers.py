@@ -1,0 +1,51 @@
+"""Optax's optimisers, as a step calls them."""
+
+import re
+from typing import Any
+
+import jax
+import optax
+
+
+def update(
+    owner: str,
+    optimizer: optax.GradientTransformation,
+    gradient: Any,
+    opt_state: Any,
+    params: Any,
+    **loss: Any,
+) -> tuple[Any, Any]:
+    """`optimizer.update`, with what there is of the loss for those of optax's that ask for it.
+
+    Args:
+      owner: who calls, for the error.
+      optimizer: any optax optimiser.
+      gradient: of the loss.
+      opt_state: the optimiser's state.
+      params: where the loss was taken.
+      **loss: by optax's names: `value`, the loss there; `grad`; `value_fn`, params -> the loss.
+
+    Returns:
+      The updates and the optimiser's new state.
+
+    Raises:
+      TypeError: the optimiser asks for more, or does not take all of it.
+
+    >>> polyak = optax.polyak_sgd()  # its step is value / |grad|^2
+    >>> w = jax.numpy.array(2.0)
+    >>> updates, _ = update("here", polyak, 2.0 * w, polyak.init(w), w, value=w**2)
+    >>> float(updates)
+    -1.0
+    """
+    extended = optax.with_extra_args_support(optimizer)
+    try:
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
+            return extended.update(gradient, opt_state, params, **loss)
+    except TypeError as error:
+        keywords = "missing .* required keyword-only argument|got an unexpected keyword argument"
+        if not re.search(keywords, str(error)):
+            raise
+        raise TypeError(
+            f"{owner}: optimizer is given {', '.join(['the gradient', *loss])}, but {error}; "
+            "expected one of optax that asks for no more and takes **extra_args"
+        ) from error
