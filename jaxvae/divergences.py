@@ -9,6 +9,7 @@ from jax.scipy.special import erf
 
 from jaxvae.checks import check_scale, check_shape
 from jaxvae.constant import Constant
+from jaxvae.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio
 from jaxvae.distributions import (
     Bernoulli,
     Beta,
@@ -32,14 +33,7 @@ from jaxvae.distributions import (
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
 from jaxvae.protocols import check_distribution
-from jaxvae.special import (
-    deviance,
-    log_gamma_peak,
-    log_gamma_peak_slope,
-    log_ratio,
-    sigmoid,
-    softplus,
-)
+from jaxvae.special import sigmoid, softplus
 
 Array = jax.Array
 

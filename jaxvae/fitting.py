@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.bounds import batch_size as size_of
-from jaxvae.checkpoints import paths
-from jaxvae.checks import OutsideSupportError, check_key, check_positive
+from jaxvae.checks import check_key, check_positive
 from jaxvae.devices import on_mesh
 from jaxvae.identity import Identity, checksums, computation
-from jaxvae.nonfinite import NonFinite, all_finite
+from jaxvae.nonfinite import NonFinite, all_finite, first_bad_row, what_went_wrong
+from jaxvae.planning import Plan, plan_of
 from jaxvae.resuming import Checkpoints, Keeper
-from jaxvae.schedules import at_steps, warn_if_unfinished
+from jaxvae.schedules import warn_if_unfinished
 from jaxvae.stop_signals import Received, stop_signals
-from jaxvae.training import Metrics, Step, TrainState, check_state, epoch_order
+from jaxvae.training import Metrics, Step, TrainState, check_state
 
 Array = jax.Array
 Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
@@ -102,7 +102,7 @@ def fit(
     check_state("fit", state)
     check_key("fit", key)
     callbacks = tuple(callbacks)
-    plan = _plan(state, size_of(data), epochs, batch_size, steps_per_call, hyper)
+    plan = plan_of(state, size_of(data), epochs, batch_size, steps_per_call, hyper)
     if plan.begun == 0 and (epochs > 1 or checkpoints is not None):  # else a loop may go on
         for name, values in plan.schedules.items():
             warn_if_unfinished(name, hyper[name], values)
@@ -141,7 +141,7 @@ def fit(
             bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
             if bad.any() or not finite:
                 first = int(np.argmax(bad)) if bad.any() else count
-                error = _what_went_wrong(
+                error = what_went_wrong(
                     step, partial(call, state), first, done, metrics, *arguments
                 )
                 if keeper is not None:
@@ -156,7 +156,7 @@ def fit(
             if streak >= plan.per_epoch:
                 at = done + count - 1
                 hyper = plan.hyper(at)
-                why = _first_bad_row(
+                why = first_bad_row(
                     step, state._replace(step=at), key, data, rows[count - 1], hyper
                 )
                 raise NonFinite(
@@ -174,65 +174,7 @@ def fit(
     return state, every_step()
 
 
-class _Plan(NamedTuple):
-    """Which steps are made, and what each of them is given.
-
-    Args:
-      num_examples: rows of data.
-      batch_size: rows a batch.
-      size: steps a call.
-      begun: the first step.
-      end: the step after the last.
-      numbers: hyper-parameters that stay.
-      schedules: those that change: their values at every step, leading axis [end - begun].
-    """
-
-    num_examples: int
-    batch_size: int
-    size: int
-    begun: int
-    end: int
-    numbers: dict[str, Any]
-    schedules: dict[str, Any]
-
-    @property
-    def per_epoch(self) -> int:
-        return max(self.num_examples // self.batch_size, 1)
-
-    def at(self, key: Array, done: int) -> tuple[Array, dict[str, Any], int]:
-        """Rows and schedules of the steps of the next call, and how many of them are made."""
-        epoch, inside = divmod(done - self.begun, self.per_epoch)
-        epoch += -(-self.begun // self.per_epoch)  # a shuffle that no step before has drawn from
-        order = epoch_order(key, epoch, self.num_examples, self.batch_size)
-        schedules = jax.tree.map(partial(self._from, done - self.begun), self.schedules)
-        return self._from(inside, order), schedules, min(self.size, len(order) - inside)
-
-    def _from(self, start: int, values: Any) -> Any:
-        """Those of a call that starts there; beyond the last is the last, never visited."""
-        return values.at[jnp.arange(start, start + self.size)].get(mode="clip")
-
-    def hyper(self, step: int) -> dict[str, Any]:
-        """All hyper-parameters at one step."""
-        return self.numbers | jax.tree.map(lambda v: v[step - self.begun], self.schedules)
-
-
-def _plan(
-    state: TrainState,
-    num_examples: int,
-    epochs: int,
-    batch_size: int,
-    steps_per_call: int | None,
-    hyper: Metrics,
-) -> _Plan:
-    begun, per_epoch = int(state.step), max(num_examples // batch_size, 1)
-    end = begun + epochs * per_epoch
-    schedules = {n: at_steps(h, begun, end) for n, h in hyper.items() if callable(h)}
-    numbers = {name: h for name, h in hyper.items() if not callable(h)}
-    size = steps_per_call or per_epoch
-    return _Plan(num_examples, batch_size, size, begun, end, numbers, schedules)
-
-
-def _identity(step: Step, state: TrainState, key: Array, data: Any, plan: _Plan) -> Identity:
+def _identity(step: Step, state: TrainState, key: Array, data: Any, plan: Plan) -> Identity:
     given = {"batch_size": plan.batch_size, "rows": plan.num_examples, "first step": plan.begun}
     given |= {name: np.asarray(h).tolist() for name, h in plan.numbers.items()}
     given |= dict.fromkeys(plan.schedules, "a schedule")
@@ -315,82 +257,3 @@ def _numbers(found: Mapping[str, Any] | None, metrics: Metrics) -> Metrics:
             raise ValueError(f"fit: a callback returned {name!r}, expected no name of a metric")
     before = np.full(len(metrics["loss"]) - 1, np.nan)
     return {name: np.append(before, float(value)) for name, value in (found or {}).items()}
-
-
-def _what_went_wrong(
-    step: Step,
-    replay: Callable[..., Any],
-    first: int,
-    done: int,
-    metrics: Metrics,
-    *arguments: Any,
-) -> NonFinite:
-    """The error for the first step that went wrong, found by making the good ones again.
-
-    Args:
-      step: as `fit` took it.
-      replay: (how many steps, *arguments) -> (state, metrics, whether the state is finite).
-      first: how many steps come before the first loss that is not finite.
-      done: how many steps were made before these.
-      metrics: of the steps.
-      *arguments: key, data, rows, numbers and schedules.
-    """
-
-    def run(count: int) -> tuple[TrainState, Metrics, Array]:
-        return replay(count, *arguments)
-
-    good, spoiled = (first, first + 1) if run(first)[2] else (0, first)
-    while spoiled - good > 1:  # finite after `good` steps, not so after `spoiled`
-        middle = (good + spoiled) // 2
-        good, spoiled = (middle, spoiled) if run(middle)[2] else (good, middle)
-    before = run(good)[0]
-    key, data, order, numbers, schedules = arguments
-    why = ""
-    if begins := _not_finite(before):
-        culprit = f"the state it begins with, at {begins[0]},"
-    elif good == first:
-        culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
-        hyper = numbers | jax.tree.map(lambda values: values[good], schedules)
-        why = _first_bad_row(step, before, key, data, order[good], hyper)
-    else:
-        culprit = f"the update of {_not_finite(run(spoiled)[0])[0]}"
-    means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
-    return NonFinite(
-        f"step {done + good + 1}: {culprit} not finite ({means}){why}",
-        step=done + good + 1,
-        state=before,
-        rows=order[good],
-    )
-
-
-def _first_bad_row(
-    step: Step, state: TrainState, key: Array, data: Any, rows: Array, hyper: Metrics
-) -> str:
-    """Which example of a batch has a bound that is no finite number, and why, where that is known.
-
-    It is scored once more by itself and outside jit, where a likelihood looks at what it is given.
-    """
-    while isinstance(step, partial):
-        step, hyper = step.func, step.keywords | hyper
-    if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
-        return ""
-    keys = jax.random.split(jax.random.fold_in(key, state.step), len(rows))
-    xs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
-    one = partial(objective, state.model, **hyper)
-    again = jax.random.clone(keys)
-    bounds = jax.vmap(lambda k, x: one(k, x)[0], axis_name="batch")(again, xs)
-    if not (bad := np.flatnonzero(~np.isfinite(bounds))).size:
-        return ""
-    i = int(bad[0])
-    try:
-        one(keys[i], jax.tree.map(lambda leaf: leaf[i], xs))
-        why = ""
-    except OutsideSupportError as error:
-        why = f": {error}"
-    except (ValueError, NameError):  # an objective of whole batches, which names their axis
-        why = ""
-    return f"; first at row {int(rows[i])} of the data{why}"
-
-
-def _not_finite(tree: Any) -> list[str]:
-    return [path for path, leaf in paths(tree).items() if not all_finite(leaf)]

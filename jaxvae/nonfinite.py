@@ -1,12 +1,17 @@
 """Numbers that go wrong: a run stops before they spoil its state, or steps over them."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from jaxvae.checkpoints import paths
+from jaxvae.checks import OutsideSupportError
+from jaxvae.training import Metrics, Step, TrainState
 
 Array = jax.Array
 
@@ -33,11 +38,12 @@ def all_finite(tree: Any) -> Array:
     False
     """
 
-    def sums(x: Any) -> Array:
-        return jnp.sum(jnp.abs(x), dtype=jnp.promote_types(jnp.result_type(x), jnp.float32))
+    def good(x: Any) -> Array:
+        wide = jnp.result_type(x) if jnp.finfo(jnp.result_type(x)).bits >= 32 else jnp.float32
+        return jnp.isfinite(jnp.sum(jnp.abs(x), dtype=wide))
 
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.all(jnp.isfinite(jnp.array([0.0, *map(sums, floats)])))
+    return jnp.all(jnp.array([True, *map(good, floats)]))
 
 
 def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,3 +108,82 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
         )
 
     return optax.stateless(clip)
+
+
+def what_went_wrong(
+    step: Step,
+    replay: Callable[..., Any],
+    first: int,
+    done: int,
+    metrics: Metrics,
+    *arguments: Any,
+) -> NonFinite:
+    """The error for the first step that went wrong, found by making the good ones again.
+
+    Args:
+      step: as `fit` took it.
+      replay: (how many steps, *arguments) -> (state, metrics, whether the state is finite).
+      first: how many steps come before the first loss that is not finite.
+      done: how many steps were made before these.
+      metrics: of the steps.
+      *arguments: key, data, rows, numbers and schedules.
+    """
+
+    def run(count: int) -> tuple[TrainState, Metrics, Array]:
+        return replay(count, *arguments)
+
+    good, spoiled = (first, first + 1) if run(first)[2] else (0, first)
+    while spoiled - good > 1:  # finite after `good` steps, not so after `spoiled`
+        middle = (good + spoiled) // 2
+        good, spoiled = (middle, spoiled) if run(middle)[2] else (good, middle)
+    before = run(good)[0]
+    key, data, order, numbers, schedules = arguments
+    why = ""
+    if begins := _not_finite(before):
+        culprit = f"the state it begins with, at {begins[0]},"
+    elif good == first:
+        culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
+        hyper = numbers | jax.tree.map(lambda values: values[good], schedules)
+        why = first_bad_row(step, before, key, data, order[good], hyper)
+    else:
+        culprit = f"the update of {_not_finite(run(spoiled)[0])[0]}"
+    means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
+    return NonFinite(
+        f"step {done + good + 1}: {culprit} not finite ({means}){why}",
+        step=done + good + 1,
+        state=before,
+        rows=order[good],
+    )
+
+
+def first_bad_row(
+    step: Step, state: TrainState, key: Array, data: Any, rows: Array, hyper: Metrics
+) -> str:
+    """Which example of a batch has a bound that is no finite number, and why, where that is known.
+
+    It is scored once more by itself and outside jit, where a likelihood looks at what it is given.
+    """
+    while isinstance(step, partial):
+        step, hyper = step.func, step.keywords | hyper
+    if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
+        return ""
+    keys = jax.random.split(jax.random.fold_in(key, state.step), len(rows))
+    xs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    one = partial(objective, state.model, **hyper)
+    again = jax.random.clone(keys)
+    bounds = jax.vmap(lambda k, x: one(k, x)[0], axis_name="batch")(again, xs)
+    if not (bad := np.flatnonzero(~np.isfinite(bounds))).size:
+        return ""
+    i = int(bad[0])
+    try:
+        one(keys[i], jax.tree.map(lambda leaf: leaf[i], xs))
+        why = ""
+    except OutsideSupportError as error:
+        why = f": {error}"
+    except (ValueError, NameError):  # an objective of whole batches, which names their axis
+        why = ""
+    return f"; first at row {int(rows[i])} of the data{why}"
+
+
+def _not_finite(tree: Any) -> list[str]:
+    return [path for path, leaf in paths(tree).items() if not all_finite(leaf)]

@@ -69,7 +69,7 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Any) -> Array:
     broadcasts is a wrong number without a word.
 
     Args:
-      name: of the distribution, for messages: "decode(z)", say.
+      name: of the distribution, for messages, as "decode(z)".
       d: the distribution.
       what: the event is: "x" or "z".
       event: the event.
@@ -88,7 +88,7 @@ def log_prior_of(p: Distribution, z: Any) -> Array:
     """log p(z) of latents that an estimator may have relaxed, a scalar in nats.
 
     Raises:
-      TypeError: p is no distribution (an array, say).
+      TypeError: p is no distribution (an array, for instance).
       ValueError: z has not the shapes of its draws, or its log_prob is no scalar.
     """
     check_distribution("prior is", p)
@@ -194,7 +194,7 @@ def log_likelihood(model: Model, x: Any, z: Any) -> Array:
     """log p(x|z), a scalar in nats.
 
     Raises:
-      TypeError: `decode` returned something that is no distribution (an array, say).
+      TypeError: `decode` returned something that is no distribution (an array, for instance).
       ValueError: x has not the shapes of its draws, or its log_prob is no scalar.
     """
     check_leaves("model", "x", x)
@@ -205,7 +205,7 @@ def likelihood(model: Model, z: Any) -> Distribution:
     """p(x|z), having checked that it is a distribution.
 
     Raises:
-      TypeError: `decode` returned something that is no distribution (an array, say).
+      TypeError: `decode` returned something that is no distribution (an array, for instance).
     """
     p = part(model, "decode")(z)
     check_distribution("decode returned", p)
@@ -216,7 +216,7 @@ def prior(model: Model) -> Distribution:
     """p(z), having checked that it is a distribution.
 
     Raises:
-      TypeError: it is something else (an array, say).
+      TypeError: it is something else (an array, for instance).
     """
     p = part(model, "prior")
     check_distribution("prior is", p)
@@ -227,7 +227,7 @@ def posterior(model: Model, x: Any) -> Distribution:
     """q(z|x), having checked that it is a distribution.
 
     Raises:
-      TypeError: `encode` returned something that is no distribution (an array, say).
+      TypeError: `encode` returned something that is no distribution (an array, for instance).
     """
     check_leaves("model", "x", x)
     q = part(model, "encode")(x)

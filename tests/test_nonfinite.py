@@ -234,3 +234,15 @@ def test_an_objective_of_whole_batches_is_told_with_its_row():
     with pytest.raises(NonFinite, match=r"first at row 7 of the data$"):
         fit(train_step(objective, SGD), init_state(jnp.ones(1), SGD), jax.random.key(0), data,
             epochs=1, batch_size=12)  # fmt: skip
+
+
+def test_a_run_in_double_precision_is_looked_at_too(x64):
+    """Its leaves promote with no single one, and a sum beyond single precision is finite."""
+    model = {"a": jnp.array(1e200), "b": jnp.array(1.0), "c": jnp.ones(2, jnp.bfloat16)}
+    assert all_finite(model)
+    assert not all_finite(model | {"a": jnp.array(jnp.inf)})
+    state, _ = fit(
+        train_step(bound, SGD), init_state({"a": jnp.array(1.0), "b": jnp.array(1.0)}, SGD),
+        jax.random.key(0), jnp.ones(2), epochs=1, batch_size=1,
+    )  # fmt: skip
+    assert state.model["a"].dtype == np.float64

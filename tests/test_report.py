@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy.stats import norm
 
-from experiments import figures, train
+from experiments import figures, report, train
 from experiments.config import Config
 from experiments.evaluate import (
     Evaluation,
@@ -103,8 +103,8 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
         return measured
 
     of_all = Evaluation(jnp.array(-12.5), jnp.array(4.25), jnp.array(8.25))
-    monkeypatch.setattr(train, "evaluate", lambda *_: of_all)
-    monkeypatch.setattr(train, "log_marginals", log_marginals)
+    monkeypatch.setattr(report, "evaluate", lambda *_: of_all)
+    monkeypatch.setattr(report, "log_marginals", log_marginals)
     for picture in ("reconstructions", "samples", "latent_map", "traversals"):
         monkeypatch.setattr(figures, picture, lambda *_: None)
     model = VAE(  # of three latents one that varies by 0.1^2 (20^2 - 1) / 12, and one by little

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_scale, check_shape, within
+from jaxvae.deviance import deviance, log_gamma_peak, log_poisson_peak
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import deviance, log_gamma_peak, log_poisson_peak, sigmoid, softplus
+from jaxvae.special import sigmoid, softplus
 
 Array = jax.Array
 

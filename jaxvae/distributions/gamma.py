@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import check_scale, check_shape, within
+from jaxvae.deviance import deviance, log_gamma_peak
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import deviance, log_gamma_peak
 
 Array = jax.Array
 

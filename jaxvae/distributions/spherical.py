@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.bessel import bessel_shortfalls, log_partition
 from jaxvae.checks import check_shape, within
+from jaxvae.deviance import log_gamma_peak_slope
 from jaxvae.pytrees import pytree
 from jaxvae.roots import increasing_root
-from jaxvae.special import bessel_shortfalls, log_beta, log_gamma_peak_slope, log_partition
+from jaxvae.special import log_beta
 
 Array = jax.Array
 
