@@ -57,6 +57,9 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
       The step, whose metrics have `skipped` besides: a boolean.
 
+    Raises:
+      ValueError: by the step, where a hyper-parameter is called `skipped`.
+
     >>> from jaxvae import elbo, init_state, ppca, train_step
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> optimizer = optax.adam(1e-3)
@@ -69,6 +72,10 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(step)
     def guarded(state: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
+        if "skipped" in hyper:
+            raise ValueError(
+                "skip_nonfinite: skipped is a metric, expected another hyper-parameter"
+            )
         new, metrics = step(state, key, xs, **hyper)
         good = jnp.isfinite(metrics["loss"]) & all_finite(new)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)

@@ -246,3 +246,9 @@ def test_a_run_in_double_precision_is_looked_at_too(x64):
         jax.random.key(0), jnp.ones(2), epochs=1, batch_size=1,
     )  # fmt: skip
     assert state.model["a"].dtype == np.float64
+
+
+def test_no_hyper_parameter_is_called_skipped():
+    step = skip_nonfinite(train_step(lambda model, key, x, *, skipped: (skipped * x, ()), SGD))
+    with pytest.raises(ValueError, match="skipped is a metric, expected another hyper-parameter"):
+        step(start(), jax.random.key(0), jnp.ones(2), skipped=1.0)
