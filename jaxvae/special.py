@@ -126,7 +126,8 @@ def log_bernoulli(x: Any, l: Any) -> Any:
 
 log_bernoulli.defjvps(
     lambda tangent, _, x, l: tangent * finite(l),
-    lambda tangent, _, x, l: tangent * (x - jax.nn.sigmoid(l)),
+    # of tangent * (x - sigmoid) XLA computes one copy for the weights and one for the bias
+    lambda tangent, _, x, l: tangent * x - tangent * jax.nn.sigmoid(l),
 )
 
 
