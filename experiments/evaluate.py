@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 import jaxvae
 from jaxvae.protocols import mean_of
-
-Array = jax.Array
 
 
 class Evaluation(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bounds import BATCH, gather
 from jaxvae.checks import (
@@ -28,8 +29,6 @@ from jaxvae.protocols import (
     sample_and_log_prob,
 )
 from jaxvae.rates import auto_kl
-
-Array = jax.Array
 
 
 class Players(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bounds import BATCH, gather
 from jaxvae.checks import check_key, check_scalar
@@ -18,8 +19,6 @@ from jaxvae.divergences import value_of
 from jaxvae.protocols import mean_of
 from jaxvae.regularizers import Code
 from jaxvae.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
-
-Array = jax.Array
 
 
 def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:

@@ -6,14 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds import elbo
 from jaxvae.checks import check_positive
 from jaxvae.model import VAE
 from jaxvae.optimizers import update
-
-Array = jax.Array
 
 
 def semi_amortized(

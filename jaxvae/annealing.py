@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxvae.checks import check_partition, check_positive
@@ -31,7 +32,6 @@ from jaxvae.protocols import (
 from jaxvae.reductions import log_mean_exp
 from jaxvae.weights import log_prior
 
-Array = jax.Array
 TARGET_ACCEPTANCE = 0.8
 ADAPTATION = 0.3  # of log step size, a temperature
 

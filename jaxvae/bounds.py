@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_key, check_leaves, check_scalar, check_shape
 from jaxvae.gradients import Estimator, pathwise
@@ -16,7 +17,6 @@ from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posteri
 from jaxvae.rates import auto_kl
 from jaxvae.special import weighted
 
-Array = jax.Array
 Rate = Callable[..., Array]
 Objective = Callable[..., tuple[Array, Any]]
 BATCH = "batch"  # the axis that `batched` maps

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax import Array
 
 from jaxvae.checks import check_positive, check_scalar
 from jaxvae.gradients import Estimator, hold, pathwise
@@ -16,8 +17,6 @@ from jaxvae.importance import Bound, importance_bound, iwae
 from jaxvae.model import VAE
 from jaxvae.protocols import Model, part
 from jaxvae.reductions import convex_combination, mean_log_mean_exp
-
-Array = jax.Array
 
 
 def miwae(

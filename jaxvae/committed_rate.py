@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_positive, check_scalar
 from jaxvae.distributions import MultivariateNormal
-
-Array = jax.Array
 
 
 def ar1(length: int, alpha: Any) -> MultivariateNormal:

@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bounds import Rate, elbo
 from jaxvae.checks import check_scalar
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.rates import auto_kl
-
-Array = jax.Array
 
 
 class Constrained(NamedTuple):

@@ -18,11 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from jaxvae.special import LARGE, finite, stirling
-
-Array = jax.Array
 
 
 def deviance(a: Any, b: Any, log_b: Any = None) -> Array:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import logsumexp
 
 from jaxvae.bounds import Terms, batch_size, batched, elbo
@@ -12,8 +13,6 @@ from jaxvae.checks import check_scalar
 from jaxvae.distributions import Each
 from jaxvae.divergences import kl_divergence
 from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
-
-Array = jax.Array
 
 
 def active_units(model: Model, xs: Any, *, threshold: float = 0.01) -> Array:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf
 
@@ -34,8 +35,6 @@ from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
 from jaxvae.protocols import check_distribution
 from jaxvae.special import sigmoid, softplus
-
-Array = jax.Array
 
 
 def kl_standard_normal(loc: Any, scale: Any) -> Array:

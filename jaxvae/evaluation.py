@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bounds import batch_size
 from jaxvae.checks import check_key, check_positive, check_shape
@@ -21,8 +22,6 @@ from jaxvae.protocols import (
 )
 from jaxvae.reductions import log_mean_exp
 from jaxvae.weights import importance_term
-
-Array = jax.Array
 
 
 class LogMarginal(NamedTuple):

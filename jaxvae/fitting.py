@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.bounds import batch_size as size_of
@@ -21,7 +22,6 @@ from jaxvae.schedules import warn_if_unfinished
 from jaxvae.stop_signals import Received, stop_signals
 from jaxvae.training import Metrics, Step, TrainState, check_state
 
-Array = jax.Array
 Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
 
 

@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bounds import Objective
 from jaxvae.checks import check_positive
 from jaxvae.protocols import Model
-
-Array = jax.Array
 
 
 class GradientStatistics(NamedTuple):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_function, check_key
 from jaxvae.protocols import (
@@ -29,7 +30,6 @@ from jaxvae.protocols import (
     sample_and_log_prob,
 )
 
-Array = jax.Array
 Reduction = Callable[[Array], Array]
 Term = Callable[[Any, Any, Array], tuple[Array, Any]]
 """(q, z, log_q) -> (l, aux): what one sample says."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
@@ -20,8 +21,6 @@ from jaxvae.checks import (
 from jaxvae.distributions import Normal, Product, Transformed
 from jaxvae.protocols import check_distribution, log_density
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

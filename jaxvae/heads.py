@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.distributions import (
     Bernoulli,
@@ -22,7 +23,6 @@ from jaxvae.distributions import (
     Product,
 )
 
-Array = jax.Array
 Shape = tuple[int, ...]
 
 

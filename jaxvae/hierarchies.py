@@ -8,13 +8,10 @@ are made of shared fields. Latents are nested pairs from the top down: (z_L, (z_
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxvae.distributions import Joint, Normal
-
-Array = jax.Array
 
 
 def hierarchy(first: Any, *conditionals: Any) -> Any:
@@ -31,6 +28,7 @@ def hierarchy(first: Any, *conditionals: Any) -> Any:
     Returns:
       `first` itself if there are no conditionals, else a `Joint`.
 
+    >>> import jax
     >>> step = Partial(lambda z: Normal(z, jnp.ones(2)))
     >>> a, (b, c) = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step).sample(
     ...     jax.random.key(0)
@@ -97,6 +95,7 @@ class Ladder(NamedTuple):
       down: L - 1 conditionals, z_L -> p(z_{L-1}|z_L), ..., z_2 -> p(z_1|z_2), `Normal`s.
       likelihood: z_1 -> p(x|z_1).
 
+    >>> import jax
     >>> given = Partial(lambda v: Normal(v, jnp.ones(2)))
     >>> up = Partial(jnp.tanh)
     >>> top = Normal(jnp.zeros(2), jnp.ones(2))
@@ -160,6 +159,7 @@ class TopDown(NamedTuple):
       blocks: L `Block`s from the top down.
       likelihood: h after the last level -> p(x | z).
 
+    >>> import jax
     >>> of = Partial(lambda h: Normal(h, jnp.ones(2)))
     >>> of_both = Partial(lambda pair: Normal(pair[0] + pair[1], jnp.ones(2)))
     >>> block = Block(of, of_both, Partial(lambda pair: pair[0] + pair[1]))

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.adversarial import AdversarialTerms, Players, discrimination, logit_of, players_of
 from jaxvae.checks import check_function, check_scalar, check_shape
@@ -11,8 +12,6 @@ from jaxvae.distributions import Normal
 from jaxvae.gradients import hold
 from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
 from jaxvae.rates import auto_kl
-
-Array = jax.Array
 
 
 class Critic(NamedTuple):

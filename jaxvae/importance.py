@@ -7,7 +7,7 @@ gradient estimator, and is below log p(x) in mean unless it says otherwise.
 from functools import partial
 from typing import Any
 
-import jax
+from jax import Array
 
 from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients import Estimator, Reduction, pathwise
@@ -20,7 +20,6 @@ from jaxvae.reductions import (
 )
 from jaxvae.weights import importance_term, sample_keys
 
-Array = jax.Array
 Bound = tuple[Array, Array]
 
 
@@ -54,6 +53,7 @@ def importance_bound(
       ValueError: `num_samples` is no integer of at least one.
       TypeError: the estimator is not defined for the posterior or the reduction.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -87,6 +87,7 @@ def iwae(
     Raises:
       ValueError: `num_samples` is no integer of at least one.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -128,6 +129,7 @@ def renyi(
     Raises:
       ValueError: `num_samples` is no integer of at least one.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -162,6 +164,7 @@ def vr_max(
       ValueError: `num_samples` is no integer of at least one.
       TypeError: the estimator is `doubly_reparameterized`.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -204,6 +207,7 @@ def tvo(
     Raises:
       ValueError: `num_samples` is no integer of at least one, or betas no partition.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

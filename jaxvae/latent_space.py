@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
@@ -27,8 +28,6 @@ from jaxvae.distributions import (
     Transformed,
 )
 from jaxvae.divergences import value_of
-
-Array = jax.Array
 
 
 def interpolate(z0: Any, z1: Any, t: Any) -> Array:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_function, check_key, check_leaves, check_positive
 from jaxvae.distributions import Each, Product
@@ -23,8 +24,6 @@ from jaxvae.protocols import (
 )
 from jaxvae.pytrees import pytree
 from jaxvae.rates import auto_kl
-
-Array = jax.Array
 
 
 @pytree

@@ -4,11 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.distributions import Mixture
 from jaxvae.protocols import Conditional, Distribution, Model, likelihood, posterior, prior
-
-Array = jax.Array
 
 
 class VAE(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.checks import check_function, check_leaves
@@ -19,8 +20,6 @@ from jaxvae.divergences import value_of
 from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
 from jaxvae.hierarchies import precision_weighted
 from jaxvae.protocols import has_path, log_density
-
-Array = jax.Array
 
 
 def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) -> Normal:

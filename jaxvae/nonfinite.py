@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from jaxvae.checkpoints import paths
 from jaxvae.checks import OutsideSupportError
 from jaxvae.training import Metrics, Step, TrainState
-
-Array = jax.Array
 
 
 class NonFinite(ArithmeticError):

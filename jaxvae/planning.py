@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.schedules import at_steps
 from jaxvae.training import Metrics, TrainState, epoch_order
-
-Array = jax.Array
 
 
 class Plan(NamedTuple):

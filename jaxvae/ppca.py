@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxvae.checks import check_shape
 from jaxvae.distributions import MultivariateNormal, Normal, StandardNormal
 from jaxvae.model import VAE
-
-Array = jax.Array
 
 
 class PPCA(NamedTuple):

@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bounds import Objective
 from jaxvae.checks import check_array, check_scalar, within
-
-Array = jax.Array
 
 
 def rescale(key: Any, x: Any, *, max_value: float | None = None) -> Array:

@@ -9,10 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_leaves, check_log_prob
-
-Array = jax.Array
 
 
 @runtime_checkable

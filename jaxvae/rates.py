@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.divergences import closed_form, kl_divergence, value_of
 from jaxvae.protocols import check_distribution, log_density, log_prior_of
-
-Array = jax.Array
 
 
 def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:

@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import logsumexp
 
 from jaxvae.checks import check_array
 from jaxvae.special import weighted
-
-Array = jax.Array
 
 
 def log_mean_exp(log_w: Array) -> Array:

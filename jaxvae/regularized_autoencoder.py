@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxvae.bounds import autoencoder
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
 from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
 
-Array = jax.Array
 Penalty = Callable[[Model, Array, Any], Array]
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxvae.bounds import Rate, Terms, batch_mean
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
@@ -20,7 +21,6 @@ from jaxvae.protocols import Model, log_likelihood, posterior, prior
 from jaxvae.rates import auto_kl, levels
 from jaxvae.special import weighted
 
-Array = jax.Array
 Price = Callable[..., Array]
 
 

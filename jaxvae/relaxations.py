@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxvae.checks import check_function, check_scalar
 from jaxvae.distributions import Product
 from jaxvae.gradients import Estimator, Reduction, Term, check_estimator, over_samples, pathwise
 from jaxvae.protocols import log_density, log_density_relaxed, mean_of
-
-Array = jax.Array
 
 
 def enumerate(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.linalg import solve_triangular
-
-Array = jax.Array
 
 
 def increasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:

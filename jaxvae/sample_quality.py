@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from jaxvae.checks import check_floats, check_positive, check_shape
-
-Array = jax.Array
 
 
 class PrecisionRecall(NamedTuple):

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
 from jaxvae.protocols import log_density
 
-Array = jax.Array
 Baseline = Callable[[Reduction, Array], Array]
 
 

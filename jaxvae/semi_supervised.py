@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds import Objective, conditioned
@@ -12,8 +13,6 @@ from jaxvae.distributions import Joint
 from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
 from jaxvae.relaxations import enumerate
 from jaxvae.special import weighted
-
-Array = jax.Array
 
 
 class LabelVAE(NamedTuple):

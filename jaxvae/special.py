@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import gammaln
 
-Array = jax.Array
 LARGE = 8.0
 
 

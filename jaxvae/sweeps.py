@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxvae.checkpoints import (
@@ -21,8 +22,6 @@ from jaxvae.checkpoints import (
 from jaxvae.checks import check_positive
 from jaxvae.devices import check_mesh
 from jaxvae.identity import Identity, checksums, computation
-
-Array = jax.Array
 
 
 class Sweep(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxvae.bounds import Objective, batched
 from jaxvae.bounds import batch_size as size_of
@@ -18,7 +19,6 @@ from jaxvae.checks import check_key, check_positive, check_scalar
 from jaxvae.optimizers import update
 from jaxvae.trainable import check_trainable
 
-Array = jax.Array
 Metrics = dict[str, Any]
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_array, check_function
 
-Array = jax.Array
 Kernel = Callable[[Array, Array], Array]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients import Estimator, pathwise
@@ -17,8 +18,6 @@ from jaxvae.importance import Bound, importance_bound
 from jaxvae.protocols import Model, log_prob_of, posterior
 from jaxvae.reductions import log_power_mean, thermodynamic
 from jaxvae.weights import importance_term, sample_keys
-
-Array = jax.Array
 
 
 def cubo(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_key, check_positive
 from jaxvae.protocols import (
@@ -15,8 +16,6 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
-
-Array = jax.Array
 
 
 def log_weights(model: Model, key: Array, x: Any, *, num_samples: int) -> Array:

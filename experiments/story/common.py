@@ -3,16 +3,14 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
+from jax import Array
 from matplotlib.figure import Figure
 
 from experiments.data import load
 from jaxvae import VAE, StandardNormal
 from jaxvae.nn import MLP, Conditional, NormalHead
-
-Array = jax.Array
 
 SIGMA = 0.2  # standard deviation of a pixel given z, in all the networks here; full ink is 1
 

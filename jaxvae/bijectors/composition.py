@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.bijectors.elementwise import AffineTransformer
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

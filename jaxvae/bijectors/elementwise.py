@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

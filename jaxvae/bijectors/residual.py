@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.pytrees import pytree
 from jaxvae.roots import increasing_root
-
-Array = jax.Array
 
 
 def _above_minus_one(a: Array) -> Array:

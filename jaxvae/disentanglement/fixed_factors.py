@@ -7,11 +7,9 @@ import numpy as np
 from jaxvae.checks import check_positive
 from jaxvae.disentanglement.arrays import checked, generator, sklearn, standardised
 
-Array = Any
-
 
 def factor_vae_score(
-    key: Array, codes: Array, factors: Array, *, groups: int = 1000, size: int = 64
+    key: Any, codes: Any, factors: Any, *, groups: int = 1000, size: int = 64
 ) -> float:
     """How well the latent that varies least, where a factor is fixed, tells which factor it was.
 
@@ -53,7 +51,7 @@ def factor_vae_score(
 
 
 def beta_vae_score(
-    key: Array, codes: Array, factors: Array, *, groups: int = 1000, size: int = 64
+    key: Any, codes: Any, factors: Any, *, groups: int = 1000, size: int = 64
 ) -> float:
     """How well a linear classifier tells which factor the pairs of a group have in common.
 

@@ -7,10 +7,8 @@ import numpy as np
 from jaxvae.checks import check_positive
 from jaxvae.disentanglement.arrays import checked, entropy, gap
 
-Array = Any
 
-
-def mutual_information(codes: Array, factors: Array, *, bins: int = 20) -> np.ndarray:
+def mutual_information(codes: Any, factors: Any, *, bins: int = 20) -> np.ndarray:
     """I(z_i; v_j) of every latent with every factor, in the table of their joint counts.
 
     I = H(z_i) + H(v_j) - H(z_i, v_j)
@@ -36,7 +34,7 @@ def mutual_information(codes: Array, factors: Array, *, bins: int = 20) -> np.nd
     return _information("mutual_information", codes, factors, bins)[0]
 
 
-def mig(codes: Array, factors: Array, *, bins: int = 20) -> float:
+def mig(codes: Any, factors: Any, *, bins: int = 20) -> float:
     """The mutual information gap: by how much the best latent of a factor beats the second best.
 
     mean_j [ I(z_(1); v_j) - I(z_(2); v_j) ] / H(v_j)
@@ -67,7 +65,7 @@ def mig(codes: Array, factors: Array, *, bins: int = 20) -> float:
     return float(np.mean(gap(information) / entropies))
 
 
-def modularity(codes: Array, factors: Array, *, bins: int = 20) -> float:
+def modularity(codes: Any, factors: Any, *, bins: int = 20) -> float:
     """How far each latent is from telling of more than its own factor.
 
     mean_i [ 1 - sum_{j != m} I_ij^2 / ((k - 1) I_im^2) ],  I_ij = I(z_i; v_j),  m = argmax_j I_ij

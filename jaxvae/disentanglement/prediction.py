@@ -14,10 +14,8 @@ from jaxvae.disentanglement.arrays import (
     standardised,
 )
 
-Array = Any
 
-
-def sap(codes: Array, factors: Array) -> float:
+def sap(codes: Any, factors: Any) -> float:
     """Separated attribute predictability: the gap between the two latents that fit a factor best.
 
     mean_j [ R^2_(1)j - R^2_(2)j ],  R^2_ij = correlation(z_i, v_j)^2
@@ -63,7 +61,7 @@ class DCI(NamedTuple):
     informativeness: float
 
 
-def dci(key: Array, codes: Array, factors: Array, *, trees: int = 100) -> DCI:
+def dci(key: Any, codes: Any, factors: Any, *, trees: int = 100) -> DCI:
     """Disentanglement, completeness and informativeness, by gradient-boosted trees.
 
     A random half of the rows grows the trees, whose importances are R, and the other half is

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.protocols import log_density, traced_has_path
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree, stacked
-
-Array = jax.Array
 
 
 @pytree

@@ -5,13 +5,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_scale, check_shape, within
 from jaxvae.deviance import deviance, log_gamma_peak, log_poisson_peak
 from jaxvae.pytrees import pytree, stacked
 from jaxvae.special import sigmoid, softplus
-
-Array = jax.Array
 
 
 def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxvae.checks import as_integers, check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree
 from jaxvae.special import log_bernoulli, weighted
 
-Array = jax.Array
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
 
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.protocols import has_path, log_density, mean_of, sample_and_log_prob
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

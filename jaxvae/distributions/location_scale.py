@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_scale, check_shape
 from jaxvae.pytrees import pytree, stacked
 from jaxvae.special import log_beta
-
-Array = jax.Array
 
 
 @pytree

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import as_integers, check_array, check_scale, check_shape, within
 from jaxvae.distributions.each import Each
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.pytrees import pytree, stacked
-
-Array = jax.Array
 
 
 @pytree

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from jaxvae.checks import check_shape
 from jaxvae.distributions.products import Product
 from jaxvae.protocols import check_event, mean_of
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

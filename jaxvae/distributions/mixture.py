@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import logsumexp, ndtr
 from jax.scipy.stats import norm
 
@@ -13,8 +14,6 @@ from jaxvae.distributions.normal import Normal
 from jaxvae.protocols import check_distribution, log_density, mean_of
 from jaxvae.pytrees import pytree, stacked
 from jaxvae.roots import implicit
-
-Array = jax.Array
 
 
 @pytree

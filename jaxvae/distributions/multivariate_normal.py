@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from jaxvae.checks import check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 def reparameterize_tril(key: Array, loc: Any, scale_tril: Any) -> Array:

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_scale, check_shape
 from jaxvae.pytrees import in_a_row, pytree, stacked
 
-Array = jax.Array
 LOG_2PI = 1.8378770664093453
 
 

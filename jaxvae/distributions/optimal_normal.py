@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

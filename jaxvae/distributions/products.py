@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_function
 from jaxvae.protocols import (
@@ -19,8 +20,6 @@ from jaxvae.protocols import (
     traced_has_path,
 )
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

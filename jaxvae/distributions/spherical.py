@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxvae.bessel import bessel_shortfalls, log_partition
 from jaxvae.checks import check_shape, within
@@ -14,8 +15,6 @@ from jaxvae.deviance import log_gamma_peak_slope
 from jaxvae.pytrees import pytree
 from jaxvae.roots import increasing_root
 from jaxvae.special import log_beta
-
-Array = jax.Array
 
 
 def log_area(d: int) -> float:

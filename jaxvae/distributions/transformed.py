@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.protocols import has_path, log_density, sample_and_log_prob
 from jaxvae.pytrees import pytree
-
-Array = jax.Array
 
 
 @pytree

@@ -6,9 +6,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-import jax
+from jax import Array
 
-Array = jax.Array
 Activation = Callable[[Array], Array]
 
 
@@ -39,6 +38,7 @@ def by_name(activation: Activation) -> Activation:
     Args:
       activation: a function of an array, or a `functools.partial` of one with keywords.
 
+    >>> import jax
     >>> by_name(jax.nn.relu)
     Named(module='jax.nn', name='relu', options=())
     """

@@ -6,13 +6,12 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.heads import Shape
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.networks import MLP
-
-Array = jax.Array
 
 
 class ConvEncoder(nnx.Module):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds import batch_mean
@@ -19,7 +20,6 @@ from jaxvae.nn.convolutions import Down, Up, halvings
 from jaxvae.nn.residual import ResidualBlock, ResidualCell
 from jaxvae.protocols import log_prob_of
 
-Array = jax.Array
 BERNOULLI = BernoulliHead()
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from jaxvae.bijectors import (
     AffineTransformer,
@@ -23,7 +24,6 @@ from jaxvae.heads import Head, Shape
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.networks import MLP
 
-Array = jax.Array
 AFFINE = AffineTransformer()
 
 

@@ -9,14 +9,13 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Normal
 from jaxvae.heads import Head, Shape
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.preprocessing import rescale
-
-Array = jax.Array
 
 
 class Conditional(nnx.Module):

@@ -10,12 +10,11 @@ from math import expm1, log
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jaxvae.checks import check_array, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.heads import positive
-
-Array = jax.Array
 
 
 class Convolution(nnx.Module):

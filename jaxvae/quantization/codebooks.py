@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxvae.checks import check_array, check_key, check_scalar
 from jaxvae.quantization.quantizers import (
@@ -14,8 +15,6 @@ from jaxvae.quantization.quantizers import (
     check_index,
     check_vectors,
 )
-
-Array = jax.Array
 
 
 def ema_codebook(

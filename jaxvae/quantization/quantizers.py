@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxvae.checks import check_array, check_floats, check_shape
 from jaxvae.pytrees import pytree
 
-Array = jax.Array
 sg = jax.lax.stop_gradient
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxvae.bounds import Objective, batched
 from jaxvae.checks import (
@@ -22,8 +23,6 @@ from jaxvae.pytrees import pytree
 from jaxvae.quantization.codebooks import ema_codebook, revive
 from jaxvae.quantization.quantizers import Quantized
 from jaxvae.training import Step, TrainState, check_state, train_step
-
-Array = jax.Array
 
 
 @pytree
