@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 
 from jaxvae import read_checkpoint
-from jaxvae.checkpoints import is_key
+from jaxvae.pytrees import is_key
 from jaxvae.resuming import checkpoint_files
 
 TRAIN = [sys.executable, "-m", "experiments.train", "--hidden", "64", "--latent", "4"]

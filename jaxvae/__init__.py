@@ -23,6 +23,8 @@ from jaxvae.annealing import bdmc as bdmc
 from jaxvae.annealing import sigmoid_schedule as sigmoid_schedule
 from jaxvae.averaging import ParameterAverage as ParameterAverage
 from jaxvae.averaging import average_parameters as average_parameters
+from jaxvae.batching import batched as batched
+from jaxvae.batching import conditioned as conditioned
 from jaxvae.bijectors import Affine as Affine
 from jaxvae.bijectors import AffineTransformer as AffineTransformer
 from jaxvae.bijectors import Chain as Chain
@@ -38,8 +40,6 @@ from jaxvae.bijectors import SplineTransformer as SplineTransformer
 from jaxvae.bijectors import Sylvester as Sylvester
 from jaxvae.bounds import Terms as Terms
 from jaxvae.bounds import autoencoder as autoencoder
-from jaxvae.bounds import batched as batched
-from jaxvae.bounds import conditioned as conditioned
 from jaxvae.bounds import elbo as elbo
 from jaxvae.checkpoints import CheckpointError as CheckpointError
 from jaxvae.checkpoints import Damaged as Damaged
@@ -50,7 +50,6 @@ from jaxvae.combined_bounds import miwae as miwae
 from jaxvae.combined_bounds import piwae as piwae
 from jaxvae.committed_rate import ar1 as ar1
 from jaxvae.committed_rate import committed_rate as committed_rate
-from jaxvae.constant import Constant as Constant
 from jaxvae.constrained import Constrained as Constrained
 from jaxvae.constrained import ConstrainedTerms as ConstrainedTerms
 from jaxvae.constrained import geco as geco
@@ -153,6 +152,7 @@ from jaxvae.preprocessing import threshold as threshold
 from jaxvae.protocols import Distribution as Distribution
 from jaxvae.protocols import Model as Model
 from jaxvae.protocols import sample_and_log_prob as sample_and_log_prob
+from jaxvae.pytrees import Constant as Constant
 from jaxvae.quantization import FSQ as FSQ
 from jaxvae.quantization import VQVAE as VQVAE
 from jaxvae.quantization import Codebook as Codebook

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.bounds import BATCH, gather
+from jaxvae.batching import BATCH, gather
 from jaxvae.checks import (
     check_array,
     check_function,

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.bounds import BATCH, gather
+from jaxvae.batching import BATCH, gather
 from jaxvae.checks import check_key, check_scalar
 from jaxvae.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.distributions import MultivariateNormal, Normal
-from jaxvae.divergences import value_of
 from jaxvae.protocols import mean_of
+from jaxvae.pytrees import value_of
 from jaxvae.regularizers import Code
 from jaxvae.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 

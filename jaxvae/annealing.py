@@ -18,7 +18,6 @@ from jax.flatten_util import ravel_pytree
 
 from jaxvae.checks import check_partition, check_positive
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
-from jaxvae.divergences import value_of
 from jaxvae.evaluation import spread
 from jaxvae.protocols import (
     Distribution,
@@ -29,6 +28,7 @@ from jaxvae.protocols import (
     log_likelihood,
     prior,
 )
+from jaxvae.pytrees import value_of
 from jaxvae.reductions import log_mean_exp
 from jaxvae.weights import log_prior
 

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.pytrees import is_key, paths
+
 MAGIC = b"jaxvae checkpoint 1\n"
 LENGTH = struct.Struct(">QI")
 KEY = "key:"
@@ -161,16 +163,6 @@ def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> An
         if there != here:
             return path, there, here
     return None
-
-
-def paths(tree: Any) -> dict[str, Any]:
-    """Path -> leaf, in the order of `jax.tree.leaves`."""
-    return {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether it is an array of typed PRNG keys."""
-    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
 def describe(leaf: Any) -> str:

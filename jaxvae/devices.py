@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvae.bounds import batch_size as size_of
-from jaxvae.checkpoints import is_key
+from jaxvae.batching import batch_size as size_of
+from jaxvae.pytrees import is_key
 
 
 def shard_rows(mesh: Mesh, rows: Any) -> Any:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jaxvae.bounds import Terms, batch_size, batched, elbo
+from jaxvae.batching import batch_size, batched
+from jaxvae.bounds import Terms, elbo
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Each
 from jaxvae.divergences import kl_divergence

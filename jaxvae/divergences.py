@@ -9,7 +9,6 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf
 
 from jaxvae.checks import check_scale, check_shape
-from jaxvae.constant import Constant
 from jaxvae.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio
 from jaxvae.distributions import (
     Bernoulli,
@@ -34,6 +33,7 @@ from jaxvae.distributions import (
 from jaxvae.distributions.continuous_bernoulli import log_normalizer
 from jaxvae.distributions.spherical import log_area
 from jaxvae.protocols import check_distribution
+from jaxvae.pytrees import value_of
 from jaxvae.special import sigmoid, softplus
 
 
@@ -156,13 +156,6 @@ def closed_form(q: Any, p: Any) -> Array | None:
             known = [kl for kl in kls if kl is not None]
             return jnp.sum(jnp.stack(known)) if len(known) == len(kls) else None
     return None
-
-
-def value_of(d: Any) -> Any:
-    """What a `Constant` holds."""
-    while isinstance(d, Constant):
-        d = d.value
-    return d
 
 
 def _check_events(q: Any, p: Any) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.bounds import batch_size
+from jaxvae.batching import batch_size
 from jaxvae.checks import check_key, check_positive, check_shape
 from jaxvae.interop import default_promotion
 from jaxvae.protocols import (

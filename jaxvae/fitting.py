@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvae.bounds import batch_size as size_of
+from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import check_key, check_positive
 from jaxvae.devices import on_mesh
 from jaxvae.identity import Identity, checksums, computation

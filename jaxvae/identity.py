@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxvae.checkpoints import first_difference, is_key, paths, version_of
+from jaxvae.checkpoints import first_difference, version_of
+from jaxvae.pytrees import is_key, paths
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

@@ -15,8 +15,8 @@ from jax import Array
 
 from jaxvae.checks import check_key, check_leaves, check_positive, check_shape
 from jaxvae.distributions import Categorical, Each, Masked, Product
-from jaxvae.divergences import value_of
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
+from jaxvae.pytrees import value_of
 from jaxvae.weights import importance_term, sample_keys
 
 

@@ -27,7 +27,7 @@ from jaxvae.distributions import (
     StudentT,
     Transformed,
 )
-from jaxvae.divergences import value_of
+from jaxvae.pytrees import value_of
 
 
 def interpolate(z0: Any, z1: Any, t: Any) -> Array:

@@ -14,7 +14,6 @@ from jax import Array
 
 from jaxvae.checks import check_function, check_key, check_leaves, check_positive
 from jaxvae.distributions import Each, Product
-from jaxvae.divergences import value_of
 from jaxvae.protocols import (
     check_distribution,
     has_path,
@@ -22,7 +21,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
     traced_has_path,
 )
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, value_of
 from jaxvae.rates import auto_kl
 
 

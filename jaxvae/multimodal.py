@@ -16,10 +16,10 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import check_function, check_leaves
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
-from jaxvae.divergences import value_of
 from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
 from jaxvae.hierarchies import precision_weighted
 from jaxvae.protocols import has_path, log_density
+from jaxvae.pytrees import value_of
 
 
 def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) -> Normal:

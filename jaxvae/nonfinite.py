@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxvae.checkpoints import paths
 from jaxvae.checks import OutsideSupportError
+from jaxvae.pytrees import paths
 from jaxvae.training import Metrics, Step, TrainState
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.bounds import Objective
+from jaxvae.batching import Objective
 from jaxvae.checks import check_array, check_scalar, within
 
 

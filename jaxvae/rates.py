@@ -12,8 +12,9 @@ from jax import Array
 
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Joint
-from jaxvae.divergences import closed_form, kl_divergence, value_of
+from jaxvae.divergences import closed_form, kl_divergence
 from jaxvae.protocols import check_distribution, log_density, log_prior_of
+from jaxvae.pytrees import value_of
 
 
 def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:

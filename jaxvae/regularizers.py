@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.bounds import Rate, Terms, batch_mean
+from jaxvae.batching import batch_mean
+from jaxvae.bounds import Rate, Terms
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
 from jaxvae.diagnostics import latent_kls
 from jaxvae.divergences import kl_divergence

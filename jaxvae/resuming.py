@@ -11,16 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxvae.checkpoints import (
-    CheckpointError,
-    Damaged,
-    paths,
-    read_checkpoint,
-    restore,
-    save_checkpoint,
-)
+from jaxvae.checkpoints import CheckpointError, Damaged, read_checkpoint, restore, save_checkpoint
 from jaxvae.checks import check_positive
 from jaxvae.identity import Identity
+from jaxvae.pytrees import paths
 from jaxvae.sharded import is_sharded, load_sharded, save_sharded
 from jaxvae.stop_signals import Received, stop
 

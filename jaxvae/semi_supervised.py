@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxvae.bounds import Objective, conditioned
+from jaxvae.batching import Objective, conditioned
 from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior

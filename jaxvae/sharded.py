@@ -16,11 +16,10 @@ from jaxvae.checkpoints import (
     Damaged,
     describe,
     first_difference,
-    is_key,
-    paths,
     read_checkpoint,
     save_checkpoint,
 )
+from jaxvae.pytrees import is_key, paths
 
 
 def is_sharded(tree: Any) -> bool:

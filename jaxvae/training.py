@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxvae.bounds import Objective, batched
-from jaxvae.bounds import batch_size as size_of
+from jaxvae.batching import Objective, batched
+from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import check_key, check_positive, check_scalar
 from jaxvae.optimizers import update
 from jaxvae.trainable import check_trainable

@@ -23,7 +23,7 @@ from jaxvae import (
     read_checkpoint,
     save_checkpoint,
 )
-from jaxvae.checkpoints import is_key, paths
+from jaxvae.pytrees import is_key, paths
 
 
 def tree():

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 
 import jaxvae
 from jaxvae import train_step
-from jaxvae.checkpoints import paths
+from jaxvae.pytrees import paths
 from tests.common import COPIES, same
 
 ROOT = Path(__file__).parent.parent

@@ -39,8 +39,8 @@ from experiments.data import load
 from experiments.evaluate import each, inputs
 from experiments.plotting import image_rows
 from jaxvae import nn
-from jaxvae.divergences import value_of
 from jaxvae.protocols import mean_of
+from jaxvae.pytrees import value_of
 
 STYLE, CHOICES, EPOCHS, WARM_UP, BATCH, SEEDS = 8, 10, 4, 4, 100, 3
 TEMPERATURE, GAMMA, CAPACITY, SHAPE = 2 / 3, 10.0, 5.0, (28, 28, 1)

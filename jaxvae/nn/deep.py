@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxvae.bounds import batch_mean
+from jaxvae.batching import batch_mean
 from jaxvae.checks import check_key, check_positive, check_scalar, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.divergences import kl_divergence

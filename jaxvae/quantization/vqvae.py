@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxvae.bounds import Objective, batched
+from jaxvae.batching import Objective, batched
 from jaxvae.checks import (
     check_array,
     check_function,
