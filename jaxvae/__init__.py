@@ -91,12 +91,13 @@ from jaxvae.distributions import StudentT as StudentT
 from jaxvae.distributions import Transformed as Transformed
 from jaxvae.distributions import VonMisesFisher as VonMisesFisher
 from jaxvae.distributions import ZeroInflated as ZeroInflated
+from jaxvae.distributions import adapt as adapt
 from jaxvae.distributions import bits_per_dim as bits_per_dim
+from jaxvae.distributions import kl_divergence as kl_divergence
+from jaxvae.distributions import kl_standard_normal as kl_standard_normal
 from jaxvae.distributions import logistic_mixture as logistic_mixture
 from jaxvae.distributions import reparameterize as reparameterize
 from jaxvae.distributions import reparameterize_tril as reparameterize_tril
-from jaxvae.divergences import kl_divergence as kl_divergence
-from jaxvae.divergences import kl_standard_normal as kl_standard_normal
 from jaxvae.evaluation import LogMarginal as LogMarginal
 from jaxvae.evaluation import log_marginal as log_marginal
 from jaxvae.evaluation import optimal_scale as optimal_scale
@@ -124,7 +125,6 @@ from jaxvae.importance import tvo as tvo
 from jaxvae.importance import vr_max as vr_max
 from jaxvae.imputation import impute as impute
 from jaxvae.imputation import multiple_imputations as multiple_imputations
-from jaxvae.interop import adapt as adapt
 from jaxvae.latent_space import interpolate as interpolate
 from jaxvae.latent_space import slerp as slerp
 from jaxvae.latent_space import tempered as tempered

@@ -12,7 +12,7 @@ from jaxvae.batching import batch_size, batched
 from jaxvae.bounds import Terms, elbo
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Each
-from jaxvae.divergences import kl_divergence
+from jaxvae.distributions.kl import kl_divergence
 from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
 
 

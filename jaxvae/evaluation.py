@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size
 from jaxvae.checks import check_key, check_positive, check_shape
-from jaxvae.interop import default_promotion
+from jaxvae.distributions.interop import default_promotion
 from jaxvae.protocols import (
     Model,
     likelihood,

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Joint
-from jaxvae.divergences import closed_form, kl_divergence
+from jaxvae.distributions.kl import closed_form, kl_divergence
 from jaxvae.protocols import check_distribution, log_density, log_prior_of
 from jaxvae.pytrees import value_of
 

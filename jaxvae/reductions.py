@@ -13,7 +13,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from jaxvae.checks import check_array
-from jaxvae.special import weighted
+from jaxvae.distributions.special import weighted
 
 
 def log_mean_exp(log_w: Array) -> Array:

@@ -10,9 +10,9 @@ from jax.tree_util import Partial
 from jaxvae.batching import Objective, conditioned
 from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
 from jaxvae.distributions import Joint
+from jaxvae.distributions.special import weighted
 from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
 from jaxvae.relaxations import enumerate
-from jaxvae.special import weighted
 
 
 class LabelVAE(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 
 import jaxvae as jv
 from jaxvae import semi_supervised
+from jaxvae.distributions.special import log_bernoulli, weighted
 from jaxvae.quantization import perplexity
-from jaxvae.special import log_bernoulli, weighted
 
 INF = np.inf
 LOG2 = float(np.log(2.0))

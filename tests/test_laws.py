@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae.checks import check_shape
-from jaxvae.interop import Adapted
+from jaxvae.distributions.interop import Adapted
 from jaxvae.pytrees import pytree
 from tests.common import close, draws, grid, is_differentiable, standard_errors_off
 

@@ -12,7 +12,12 @@ import pytest
 from scipy import special, stats
 
 import jaxvae as jv
-from jaxvae.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_poisson_peak
+from jaxvae.distributions.deviance import (
+    deviance,
+    log_gamma_peak,
+    log_gamma_peak_slope,
+    log_poisson_peak,
+)
 
 EPS = float(np.finfo(np.float32).eps)
 COUNTS = [0.0, 1.0, 2.0, 10.0, 15.0, 16.0, 1e3, 1e4, 1e5, 1e6, 1e7]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jaxvae.special import log_beta, softplus
+from jaxvae.distributions.special import log_beta, softplus
 
 POINTS = np.array([1e-6, 1e-3, 0.1, 0.5, 1.0, 2.5, 7.0, 7.9, 8.0, 8.1, 15.0, 100.0, 1e3, 1e6, 1e8])
 A, B = (grid.ravel() for grid in np.meshgrid(POINTS, POINTS))

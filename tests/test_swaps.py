@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae import nn
-from jaxvae.divergences import closed_form
+from jaxvae.distributions.kl import closed_form
 from jaxvae.pytrees import pytree
 from tests.common import draws, standard_errors_off
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.distributions.implicit import increasing_root
 from jaxvae.pytrees import pytree
-from jaxvae.roots import increasing_root
 
 
 def _above_minus_one(a: Array) -> Array:

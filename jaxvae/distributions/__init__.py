@@ -7,6 +7,7 @@ the whole event and returns a scalar in nats.
 
 from jaxvae.distributions.autoregressive import Autoregressive as Autoregressive
 from jaxvae.distributions.continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
+from jaxvae.distributions.continuous_bernoulli import log_normalizer as log_normalizer
 from jaxvae.distributions.counts import NegativeBinomial as NegativeBinomial
 from jaxvae.distributions.counts import Poisson as Poisson
 from jaxvae.distributions.counts import ZeroInflated as ZeroInflated
@@ -17,6 +18,10 @@ from jaxvae.distributions.each import Each as Each
 from jaxvae.distributions.gamma import Beta as Beta
 from jaxvae.distributions.gamma import Dirichlet as Dirichlet
 from jaxvae.distributions.gamma import Gamma as Gamma
+from jaxvae.distributions.interop import Adapted as Adapted
+from jaxvae.distributions.interop import adapt as adapt
+from jaxvae.distributions.kl import kl_divergence as kl_divergence
+from jaxvae.distributions.kl import kl_standard_normal as kl_standard_normal
 from jaxvae.distributions.location_scale import Laplace as Laplace
 from jaxvae.distributions.location_scale import StudentT as StudentT
 from jaxvae.distributions.logistic import DiscretizedLogistic as DiscretizedLogistic
@@ -36,4 +41,5 @@ from jaxvae.distributions.products import Product as Product
 from jaxvae.distributions.spherical import PowerSpherical as PowerSpherical
 from jaxvae.distributions.spherical import SphericalUniform as SphericalUniform
 from jaxvae.distributions.spherical import VonMisesFisher as VonMisesFisher
+from jaxvae.distributions.spherical import log_area as log_area
 from jaxvae.distributions.transformed import Transformed as Transformed

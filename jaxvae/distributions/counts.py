@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_scale, check_shape, within
-from jaxvae.deviance import deviance, log_gamma_peak, log_poisson_peak
+from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_poisson_peak
+from jaxvae.distributions.special import sigmoid, softplus
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import sigmoid, softplus
 
 
 def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:

@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array
 
 from jaxvae.checks import as_integers, check_floats, check_shape, logits_shape, within
+from jaxvae.distributions.special import log_bernoulli, weighted
 from jaxvae.pytrees import in_a_row, pytree
-from jaxvae.special import log_bernoulli, weighted
 
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
 

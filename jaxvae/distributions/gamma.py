@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_scale, check_shape, within
-from jaxvae.deviance import deviance, log_gamma_peak
+from jaxvae.distributions.deviance import deviance, log_gamma_peak
 from jaxvae.pytrees import pytree, stacked
 
 

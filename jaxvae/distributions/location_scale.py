@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_scale, check_shape
+from jaxvae.distributions.special import log_beta
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.special import log_beta
 
 
 @pytree

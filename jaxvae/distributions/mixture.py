@@ -10,10 +10,10 @@ from jax.scipy.special import logsumexp, ndtr
 from jax.scipy.stats import norm
 
 from jaxvae.checks import logits_shape
+from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.normal import Normal
 from jaxvae.protocols import check_distribution, log_density, mean_of
 from jaxvae.pytrees import pytree, stacked
-from jaxvae.roots import implicit
 
 
 @pytree

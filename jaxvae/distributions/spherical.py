@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.bessel import bessel_shortfalls, log_partition
 from jaxvae.checks import check_shape, within
-from jaxvae.deviance import log_gamma_peak_slope
+from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
+from jaxvae.distributions.deviance import log_gamma_peak_slope
+from jaxvae.distributions.implicit import increasing_root
+from jaxvae.distributions.special import log_beta
 from jaxvae.pytrees import pytree
-from jaxvae.roots import increasing_root
-from jaxvae.special import log_beta
 
 
 def log_area(d: int) -> float:

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxvae.batching import batch_mean
 from jaxvae.checks import check_key, check_positive, check_scalar, check_shape
 from jaxvae.distributions import Normal
-from jaxvae.divergences import kl_divergence
+from jaxvae.distributions.kl import kl_divergence
 from jaxvae.heads import BernoulliHead, Head, Shape
 from jaxvae.hierarchies import Block, TopDown
 from jaxvae.nn.convolutions import Down, Up, halvings

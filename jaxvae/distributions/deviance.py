@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
-from jaxvae.special import LARGE, finite, stirling
+from jaxvae.distributions.special import LARGE, finite, stirling
 
 
 def deviance(a: Any, b: Any, log_b: Any = None) -> Array:

@@ -9,32 +9,25 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf
 
 from jaxvae.checks import check_scale, check_shape
-from jaxvae.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio
-from jaxvae.distributions import (
-    Bernoulli,
-    Beta,
-    Categorical,
-    ContinuousBernoulli,
-    Dirichlet,
-    Each,
-    Gamma,
-    Laplace,
-    LowRankNormal,
-    MultivariateNormal,
-    Normal,
-    OneHotCategorical,
-    Poisson,
+from jaxvae.distributions.continuous_bernoulli import ContinuousBernoulli, log_normalizer
+from jaxvae.distributions.counts import Poisson
+from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio
+from jaxvae.distributions.discrete import Bernoulli, Categorical, OneHotCategorical
+from jaxvae.distributions.each import Each
+from jaxvae.distributions.gamma import Beta, Dirichlet, Gamma
+from jaxvae.distributions.location_scale import Laplace
+from jaxvae.distributions.multivariate_normal import LowRankNormal, MultivariateNormal
+from jaxvae.distributions.normal import Normal, StandardNormal
+from jaxvae.distributions.products import Product
+from jaxvae.distributions.special import sigmoid, softplus
+from jaxvae.distributions.spherical import (
     PowerSpherical,
-    Product,
     SphericalUniform,
-    StandardNormal,
     VonMisesFisher,
+    log_area,
 )
-from jaxvae.distributions.continuous_bernoulli import log_normalizer
-from jaxvae.distributions.spherical import log_area
 from jaxvae.protocols import check_distribution
 from jaxvae.pytrees import value_of
-from jaxvae.special import sigmoid, softplus
 
 
 def kl_standard_normal(loc: Any, scale: Any) -> Array:
