@@ -17,7 +17,7 @@ from jaxvae.bijectors.elementwise import Affine as Affine
 from jaxvae.bijectors.elementwise import AffineTransformer as AffineTransformer
 from jaxvae.bijectors.elementwise import RationalQuadraticSpline as RationalQuadraticSpline
 from jaxvae.bijectors.elementwise import SplineTransformer as SplineTransformer
-from jaxvae.bijectors.residual import Householder as Householder
-from jaxvae.bijectors.residual import Planar as Planar
-from jaxvae.bijectors.residual import Radial as Radial
-from jaxvae.bijectors.residual import Sylvester as Sylvester
+from jaxvae.bijectors.planar import Householder as Householder
+from jaxvae.bijectors.planar import Planar as Planar
+from jaxvae.bijectors.planar import Radial as Radial
+from jaxvae.bijectors.planar import Sylvester as Sylvester
