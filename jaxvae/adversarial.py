@@ -21,7 +21,7 @@ from jaxvae.checks import (
     check_leaves,
     check_scalar,
 )
-from jaxvae.gradients import hold
+from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import (
     log_likelihood,
     posterior,

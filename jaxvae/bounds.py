@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxvae.checks import check_key, check_scalar, check_shape
 from jaxvae.distributions.special import weighted
-from jaxvae.gradients import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
 from jaxvae.rates import auto_kl
 

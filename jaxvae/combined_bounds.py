@@ -12,7 +12,7 @@ import jax
 from jax import Array
 
 from jaxvae.checks import check_positive, check_scalar
-from jaxvae.gradients import Estimator, hold, pathwise
+from jaxvae.gradients.reparameterized import Estimator, hold, pathwise
 from jaxvae.importance import Bound, importance_bound, iwae
 from jaxvae.model import VAE
 from jaxvae.protocols import Model, part

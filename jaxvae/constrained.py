@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxvae.bounds import Rate, elbo
 from jaxvae.checks import check_scalar
-from jaxvae.gradients import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.rates import auto_kl
 
 

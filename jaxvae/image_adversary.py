@@ -9,7 +9,7 @@ from jax import Array
 from jaxvae.adversarial import AdversarialTerms, Players, discrimination, logit_of, players_of
 from jaxvae.checks import check_function, check_scalar, check_shape
 from jaxvae.distributions import Normal
-from jaxvae.gradients import hold
+from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
 from jaxvae.rates import auto_kl
 

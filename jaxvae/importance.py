@@ -10,7 +10,7 @@ from typing import Any
 from jax import Array
 
 from jaxvae.checks import check_partition, check_scalar
-from jaxvae.gradients import Estimator, Reduction, pathwise
+from jaxvae.gradients.reparameterized import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
 from jaxvae.reductions import (
     largest,

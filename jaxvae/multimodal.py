@@ -16,9 +16,7 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import check_function, check_leaves
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
-from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
 from jaxvae.hierarchies import precision_weighted
-from jaxvae.protocols import has_path, log_density
 from jaxvae.pytrees import value_of
 
 
@@ -115,55 +113,6 @@ def mixture_of_products(experts: Sequence[Any], prior: Any, present: Any = None)
     missing = jnp.any(sets & ~present[None], axis=1)
     products = jax.vmap(lambda s: product_of_experts(experts, p, s & present))(sets)
     return _even(~missing, products)
-
-
-def stratified(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
-    """Draws from every component of a mixture: sum_m pi_m R(l_m1, ..., l_mK), z_mk ~ q_m.
-
-    The component is summed out, so that the gradient is the pathwise one within each, exact in the
-    weights, and never depends on which component was drawn. It takes M terms a sample. With more
-    than one sample a tighter bound is one of each component's own, and stays below log p(x).
-
-    Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
-      q: the posterior, a `Mixture` of components whose samples have a derivative.
-      keys: a PRNG key a sample, shape [K].
-
-    Returns:
-      The bound in nats, and aux of every sample, averaged over the components.
-
-    Raises:
-      TypeError: the posterior is no `Mixture`, or samples of its components have no derivative.
-
-    >>> q = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [3.0]]), jnp.full((2, 1), 1e-3)))
-    >>> term = lambda q, z, log_q: (z[0], None)
-    >>> round(float(stratified(jnp.mean, term, q, jax.random.key(0)[None])[0]), 1)
-    1.0
-
-    Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
-    """
-    check_estimator("stratified", reduction, term, q, keys)
-    q = value_of(q)
-    if not isinstance(q, Mixture):
-        raise TypeError(f"stratified: q is a {type(q).__name__}, expected a Mixture")
-    if not has_path(q.components):
-        raise TypeError(
-            f"stratified: q is a Mixture of {type(q.components).__name__}, whose samples have no "
-            "derivative, expected components such as Normal; use gradient=score_function"
-        )
-    weights = jax.nn.softmax(q.logits)
-
-    def draw(component: Any, key: Array) -> tuple[Array, Any]:
-        z = component.sample(key)
-        return term(q, z, log_density(q, z))
-
-    def strata(key: Array) -> tuple[Array, Any]:
-        return jax.vmap(draw)(q.components, jax.random.split(key, len(weights)))
-
-    l, aux = over_samples(strata)(keys)  # [K, M]
-    mean = jax.tree.map(lambda a: jnp.tensordot(a, weights, ((1,), (0,))), aux)
-    return weights @ jax.vmap(reduction, 1)(l), mean
 
 
 class Multimodal(NamedTuple):

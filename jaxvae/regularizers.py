@@ -18,7 +18,7 @@ from jaxvae.checks import check_array, check_function, check_key, check_scalar
 from jaxvae.diagnostics import latent_kls
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.distributions.special import weighted
-from jaxvae.gradients import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Model, log_likelihood, posterior, prior
 from jaxvae.rates import auto_kl, levels
 

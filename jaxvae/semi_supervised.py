@@ -11,8 +11,8 @@ from jaxvae.batching import Objective, conditioned
 from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
+from jaxvae.gradients.discrete import enumerate
 from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
-from jaxvae.relaxations import enumerate
 
 
 class LabelVAE(NamedTuple):

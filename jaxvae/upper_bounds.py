@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_partition, check_scalar
-from jaxvae.gradients import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.importance import Bound, importance_bound
 from jaxvae.protocols import Model, log_prob_of, posterior
 from jaxvae.reductions import log_power_mean, thermodynamic

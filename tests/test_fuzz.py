@@ -415,7 +415,7 @@ CALLS: dict[str, Call] = {
         for name in ("product_of_experts", "mixture_of_experts", "mixture_of_products")
     },
     "stratified": estimator(
-        multimodal.stratified,
+        jv.stratified,
         q=jv.Mixture(jnp.zeros(2), jv.Normal(jnp.zeros((2, 2)), jnp.ones((2, 2)))),
     ),
     "Multimodal": Call(

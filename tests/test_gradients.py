@@ -22,7 +22,7 @@ from jaxvae import (
     sampled_kl,
     sticking_kl,
 )
-from jaxvae.gradients import over_samples
+from jaxvae.gradients.reparameterized import over_samples
 
 X, AT = 1.5, (0.25, 0.0)
 

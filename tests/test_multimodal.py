@@ -11,12 +11,12 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
+from jaxvae.gradients.mixtures import stratified
 from jaxvae.multimodal import (
     Multimodal,
     mixture_of_experts,
     mixture_of_products,
     product_of_experts,
-    stratified,
 )
 from tests.common import close, draws, grid, standard_errors_off
 

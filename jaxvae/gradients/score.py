@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.gradients import Reduction, Term, check_estimator, over_samples
+from jaxvae.gradients.reparameterized import Reduction, Term, check_estimator, over_samples
 from jaxvae.protocols import log_density
 
 Baseline = Callable[[Reduction, Array], Array]

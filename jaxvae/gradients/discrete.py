@@ -10,7 +10,14 @@ from jax import Array
 
 from jaxvae.checks import check_function, check_scalar
 from jaxvae.distributions import Product
-from jaxvae.gradients import Estimator, Reduction, Term, check_estimator, over_samples, pathwise
+from jaxvae.gradients.reparameterized import (
+    Estimator,
+    Reduction,
+    Term,
+    check_estimator,
+    over_samples,
+    pathwise,
+)
 from jaxvae.protocols import log_density, log_density_relaxed, mean_of
 
 

@@ -1,18 +1,4 @@
-"""Gradient estimators: how a bound gets its gradient in the parameters of the posterior.
-
-A bound is E[ R(l_1, ..., l_K) ] with l_k = term(q, z_k, log q(z_k)) and z_1, ..., z_K ~ q: the
-log-weight of a sample for most bounds, minus distortion minus beta rate for the ELBO, and R a
-reduction of the K of them. An estimator is a function
-
-    (reduction, term, q, keys) -> (bound, aux)
-
-with one key a sample. Its value is R; what sets it apart is the gradient it carries. For the
-decoder and the prior that is sum_k g_k dl_k/dtheta with g = dR/dl, the same under every estimator
-that samples z and for the same key; for the posterior they differ.
-
-Here are those that differentiate a sample; `score.py` has those that need no derivative of it, and
-`relaxations.py` those made for discrete latents.
-"""
+"""Gradient estimators that differentiate a sample: pathwise, sticking the landing, and DReG."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
