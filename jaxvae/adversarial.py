@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import BATCH, gather
+from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import (
     check_array,
     check_function,
@@ -28,7 +29,6 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
-from jaxvae.rates import auto_kl
 
 
 class Players(NamedTuple):

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxvae.bounds import elbo
+from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import check_positive
 from jaxvae.model import VAE
 from jaxvae.optimizers import update

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from jaxvae.bounds.importance_weights import log_prior
+from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import check_partition, check_positive
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
 from jaxvae.evaluation import spread
@@ -29,8 +31,6 @@ from jaxvae.protocols import (
     prior,
 )
 from jaxvae.pytrees import value_of
-from jaxvae.reductions import log_mean_exp
-from jaxvae.weights import log_prior
 
 TARGET_ACCEPTANCE = 0.8
 ADAPTATION = 0.3  # of log step size, a temperature

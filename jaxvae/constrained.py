@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.bounds import Rate, elbo
+from jaxvae.bounds.evidence import elbo
+from jaxvae.bounds.kl import Rate, auto_kl
 from jaxvae.checks import check_scalar
 from jaxvae.gradients.reparameterized import Estimator, pathwise
-from jaxvae.rates import auto_kl
 
 
 class Constrained(NamedTuple):

@@ -9,7 +9,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from jaxvae.batching import batch_size, batched
-from jaxvae.bounds import Terms, elbo
+from jaxvae.bounds.evidence import Terms, elbo
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Each
 from jaxvae.distributions.kl import kl_divergence

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import batch_size
+from jaxvae.bounds.importance_weights import importance_term
+from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import check_key, check_positive, check_shape
 from jaxvae.distributions.interop import default_promotion
 from jaxvae.protocols import (
@@ -20,8 +22,6 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
-from jaxvae.reductions import log_mean_exp
-from jaxvae.weights import importance_term
 
 
 class LogMarginal(NamedTuple):

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.bounds.importance_weights import importance_term, sample_keys
 from jaxvae.checks import check_key, check_leaves, check_positive, check_shape
 from jaxvae.distributions import Categorical, Each, Masked, Product
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
 from jaxvae.pytrees import value_of
-from jaxvae.weights import importance_term, sample_keys
 
 
 def impute(model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int) -> Any:

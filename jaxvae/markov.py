@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import check_function, check_key, check_leaves, check_positive
 from jaxvae.distributions import Each, Product
 from jaxvae.protocols import (
@@ -22,7 +23,6 @@ from jaxvae.protocols import (
     traced_has_path,
 )
 from jaxvae.pytrees import pytree, value_of
-from jaxvae.rates import auto_kl
 
 
 @pytree

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxvae.bounds import autoencoder
+from jaxvae.bounds.evidence import autoencoder
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
 from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
 

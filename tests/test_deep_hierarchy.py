@@ -14,8 +14,8 @@ from flax import nnx
 
 import jaxvae as jv
 from experiments.structures import deep_hierarchy as script
+from jaxvae.bounds.kl import levels
 from jaxvae.nn.deep import deep_elbo, deep_hierarchy, descend, features
-from jaxvae.rates import levels
 from tests.common import close
 from tests.test_residual import perturbed
 

@@ -26,7 +26,7 @@ from jaxvae import (
     skip_nonfinite,
     train_step,
 )
-from jaxvae.bounds import Terms
+from jaxvae.bounds.evidence import Terms
 from jaxvae.nonfinite import all_finite
 from jaxvae.resuming import checkpoint_files
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
 from jaxvae import VAE, Normal, StandardNormal, iwae, log_mean_exp, log_weights, sample_and_log_prob
-from jaxvae.weights import importance_term
+from jaxvae.bounds.importance_weights import importance_term
 
 MODEL = VAE(  # p(x) = N(0, 2)
     encode=Partial(lambda x: Normal(0.25, 1.0)),

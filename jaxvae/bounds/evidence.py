@@ -1,23 +1,16 @@
-"""The objectives. Each is a function `(model, key, x, *, hyper) -> (bound, aux)` of ONE example.
+"""The evidence lower bound, and the deterministic autoencoder that it becomes at beta = 0."""
 
-A bound is to be maximised and is in nats; a loss is its negative. Within one example everything is
-summed, over pixels and over latents; over a batch everything is averaged. Always.
-"""
-
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.bounds.kl import Rate, auto_kl
 from jaxvae.checks import check_key, check_scalar, check_shape
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
-from jaxvae.rates import auto_kl
-
-Rate = Callable[..., Array]
 
 
 class Terms(NamedTuple):

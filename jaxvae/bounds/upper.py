@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.bounds.importance_weighted import Bound, importance_bound
+from jaxvae.bounds.importance_weights import importance_term, sample_keys
+from jaxvae.bounds.reductions import log_power_mean, thermodynamic
 from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients.reparameterized import Estimator, pathwise
-from jaxvae.importance import Bound, importance_bound
 from jaxvae.protocols import Model, log_prob_of, posterior
-from jaxvae.reductions import log_power_mean, thermodynamic
-from jaxvae.weights import importance_term, sample_keys
 
 
 def cubo(

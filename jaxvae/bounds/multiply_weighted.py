@@ -11,12 +11,12 @@ from typing import Any
 import jax
 from jax import Array
 
+from jaxvae.bounds.importance_weighted import Bound, importance_bound, iwae
+from jaxvae.bounds.reductions import convex_combination, mean_log_mean_exp
 from jaxvae.checks import check_positive, check_scalar
 from jaxvae.gradients.reparameterized import Estimator, hold, pathwise
-from jaxvae.importance import Bound, importance_bound, iwae
 from jaxvae.model import VAE
 from jaxvae.protocols import Model, part
-from jaxvae.reductions import convex_combination, mean_log_mean_exp
 
 
 def miwae(

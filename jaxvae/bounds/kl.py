@@ -4,6 +4,7 @@ A rate is a function `(q, p, z, log_q) -> scalar` with z ~ q and log_q = log q(z
 signature, so that a bound takes any of them as an argument.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jaxvae.distributions import Joint
 from jaxvae.distributions.kl import closed_form, kl_divergence
 from jaxvae.protocols import check_distribution, log_density, log_prior_of
 from jaxvae.pytrees import value_of
+
+Rate = Callable[..., Array]
 
 
 def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:

@@ -9,16 +9,11 @@ from typing import Any
 
 from jax import Array
 
+from jaxvae.bounds.importance_weights import importance_term, sample_keys
+from jaxvae.bounds.reductions import largest, log_mean_exp, log_power_mean, thermodynamic
 from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients.reparameterized import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
-from jaxvae.reductions import (
-    largest,
-    log_mean_exp,
-    log_power_mean,
-    thermodynamic,
-)
-from jaxvae.weights import importance_term, sample_keys
 
 Bound = tuple[Array, Array]
 
