@@ -29,7 +29,7 @@ import tyro
 
 from jaxvae import read_checkpoint
 from jaxvae.pytrees import is_key
-from jaxvae.resuming import checkpoint_files
+from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 TRAIN = [sys.executable, "-m", "experiments.train", "--hidden", "64", "--latent", "4"]
 SPEED = "examples_per_second"

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import check_positive
 from jaxvae.model import VAE
-from jaxvae.optimizers import update
+from jaxvae.training.optimizers import update
 
 
 def semi_amortized(

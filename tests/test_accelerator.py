@@ -37,8 +37,8 @@ from experiments.benchmarks.accelerator.stages import (
 from experiments.benchmarks.measure import PEERS, timed
 from experiments.benchmarks.peers import flax_loop
 from experiments.benchmarks.peers.ours import make_model
-from jaxvae import fitting
 from jaxvae.nn import deep
+from jaxvae.training import fitting
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """

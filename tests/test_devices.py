@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxvae import read_checkpoint
-from jaxvae.resuming import checkpoint_files
+from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 COMMON = """
 import json, os, sys, time

@@ -42,9 +42,9 @@ from jaxvae import quantization as vq
 from jaxvae import regularized_autoencoder as rae
 from jaxvae import sample_quality as quality
 from jaxvae import semi_supervised as semi
-from jaxvae.averaging import average_parameters
 from jaxvae.hamiltonian import HamiltonianVAE, Leapfrog
 from jaxvae.protocols import mean_of
+from jaxvae.training.averaging import average_parameters
 
 LINEAR = ppca.PPCA(jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.zeros(3), jnp.array(0.5))
 MODEL = ppca.as_vae(LINEAR)

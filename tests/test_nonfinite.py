@@ -27,8 +27,8 @@ from jaxvae import (
     train_step,
 )
 from jaxvae.bounds.evidence import Terms
-from jaxvae.nonfinite import all_finite
-from jaxvae.resuming import checkpoint_files
+from jaxvae.training.checkpoints.resuming import checkpoint_files
+from jaxvae.training.nonfinite import all_finite
 
 SGD = optax.sgd(0.1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxvae
-from jaxvae.workarounds import without_ynn_reductions
+from jaxvae.training.workarounds import without_ynn_reductions
 
 SOURCES = sorted(Path(jaxvae.__file__).parent.rglob("*.py"))
 FIXED = """

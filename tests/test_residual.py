@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae.averaging import average_parameters
 from jaxvae.nn.residual import (
     Bottleneck,
     Convolution,
@@ -20,6 +19,7 @@ from jaxvae.nn.residual import (
     convolution,
     convolution_products,
 )
+from jaxvae.training.averaging import average_parameters
 from tests.common import close
 
 IMAGE = jax.random.normal(jax.random.key(0), (5, 4, 6))

@@ -31,8 +31,8 @@ from jaxvae import (
     read_checkpoint,
     train_step,
 )
-from jaxvae.resuming import checkpoint_files
-from jaxvae.stop_signals import stop_signals
+from jaxvae.training.checkpoints.resuming import checkpoint_files
+from jaxvae.training.checkpoints.stop_signals import stop_signals
 
 OPTIMIZER = optax.adam(1e-2)
 STEP = train_step(elbo, OPTIMIZER)  # one program for every fit below
@@ -253,7 +253,7 @@ def test_schedules_are_compared_at_every_step(tmp_path):
 
 def test_another_version_can_not_be_compared_and_is_told(tmp_path, monkeypatch):
     run(tmp_path, epochs=2)
-    monkeypatch.setattr("jaxvae.identity._made_by", lambda: "jax 99 on gpu")
+    monkeypatch.setattr("jaxvae.training.checkpoints.identity._made_by", lambda: "jax 99 on gpu")
     with pytest.warns(
         UserWarning, match="begun with jaxvae .* goes on with jax 99 on gpu: whether"
     ):

@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae import nn
-from jaxvae.trainable import outside_leaves
+from jaxvae.training.trainable import outside_leaves
 
 ADAM = optax.adam(1e-2)
 WEIGHT, TABLE = jnp.ones((4, 2)), np.ones((4, 2))

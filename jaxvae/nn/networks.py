@@ -15,7 +15,7 @@ from jaxvae.checks import check_shape
 from jaxvae.distributions import Normal
 from jaxvae.heads import Head, Shape
 from jaxvae.nn.activations import Activation, by_name
-from jaxvae.preprocessing import rescale
+from jaxvae.training.preprocessing import rescale
 
 
 class Conditional(nnx.Module):

@@ -22,7 +22,7 @@ from jaxvae.protocols import check_distribution, log_prob_of, part
 from jaxvae.pytrees import pytree
 from jaxvae.quantization.codebooks import ema_codebook, revive
 from jaxvae.quantization.quantizers import Quantized
-from jaxvae.training import Step, TrainState, check_state, train_step
+from jaxvae.training.steps import Step, TrainState, check_state, train_step
 
 
 @pytree

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checkpoints import (
+from jaxvae.checks import check_positive
+from jaxvae.training.checkpoints.files import (
     CheckpointError,
     Damaged,
     read_checkpoint,
     restore,
     save_checkpoint,
 )
-from jaxvae.checks import check_positive
-from jaxvae.devices import check_mesh
-from jaxvae.identity import Identity, checksums, computation
+from jaxvae.training.checkpoints.identity import Identity, checksums, computation
+from jaxvae.training.devices import check_mesh
 
 
 class Sweep(NamedTuple):

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxvae.checks import OutsideSupportError
 from jaxvae.pytrees import paths
-from jaxvae.training import Metrics, Step, TrainState
+from jaxvae.training.steps import Metrics, Step, TrainState
 
 
 class NonFinite(ArithmeticError):

@@ -13,14 +13,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import check_key, check_positive
-from jaxvae.devices import on_mesh
-from jaxvae.identity import Identity, checksums, computation
-from jaxvae.nonfinite import NonFinite, all_finite, first_bad_row, what_went_wrong
-from jaxvae.planning import Plan, plan_of
-from jaxvae.resuming import Checkpoints, Keeper
-from jaxvae.schedules import warn_if_unfinished
-from jaxvae.stop_signals import Received, stop_signals
-from jaxvae.training import Metrics, Step, TrainState, check_state
+from jaxvae.training.checkpoints.identity import Identity, checksums, computation
+from jaxvae.training.checkpoints.resuming import Checkpoints, Keeper
+from jaxvae.training.checkpoints.stop_signals import Received, stop_signals
+from jaxvae.training.devices import on_mesh
+from jaxvae.training.nonfinite import NonFinite, all_finite, first_bad_row, what_went_wrong
+from jaxvae.training.planning import Plan, plan_of
+from jaxvae.training.schedules import warn_if_unfinished
+from jaxvae.training.steps import Metrics, Step, TrainState, check_state
 
 Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
 

@@ -16,8 +16,8 @@ from jax import Array
 from jaxvae.batching import Objective, batched
 from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import check_key, check_positive, check_scalar
-from jaxvae.optimizers import update
-from jaxvae.trainable import check_trainable
+from jaxvae.training.optimizers import update
+from jaxvae.training.trainable import check_trainable
 
 Metrics = dict[str, Any]
 

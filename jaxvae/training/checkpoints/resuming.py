@@ -11,12 +11,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxvae.checkpoints import CheckpointError, Damaged, read_checkpoint, restore, save_checkpoint
 from jaxvae.checks import check_positive
-from jaxvae.identity import Identity
 from jaxvae.pytrees import paths
-from jaxvae.sharded import is_sharded, load_sharded, save_sharded
-from jaxvae.stop_signals import Received, stop
+from jaxvae.training.checkpoints.files import (
+    CheckpointError,
+    Damaged,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from jaxvae.training.checkpoints.identity import Identity
+from jaxvae.training.checkpoints.sharded import is_sharded, load_sharded, save_sharded
+from jaxvae.training.checkpoints.stop_signals import Received, stop
 
 PATTERN = "step_{:010d}.ckpt"
 LOCK = ".lock"  # held by the process that writes, and by none once that has ended

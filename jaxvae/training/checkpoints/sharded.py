@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from jaxvae.checkpoints import (
+from jaxvae.pytrees import is_key, paths
+from jaxvae.training.checkpoints.files import (
     CheckpointError,
     Damaged,
     describe,
@@ -19,7 +20,6 @@ from jaxvae.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from jaxvae.pytrees import is_key, paths
 
 
 def is_sharded(tree: Any) -> bool:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.schedules import at_steps
-from jaxvae.training import Metrics, TrainState, epoch_order
+from jaxvae.training.schedules import at_steps
+from jaxvae.training.steps import Metrics, TrainState, epoch_order
 
 
 class Plan(NamedTuple):
