@@ -13,8 +13,8 @@ from jax import Array
 
 from jaxvae.batching import BATCH, gather
 from jaxvae.checks import check_key, check_scalar
-from jaxvae.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.distributions import MultivariateNormal, Normal
+from jaxvae.evaluation.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import value_of
 from jaxvae.regularizers import Code

@@ -16,9 +16,9 @@ from jaxvae.batching import batch_mean
 from jaxvae.bounds.evidence import Terms
 from jaxvae.bounds.kl import Rate, auto_kl, levels
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
-from jaxvae.diagnostics import latent_kls
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.distributions.special import weighted
+from jaxvae.evaluation.diagnostics import latent_kls
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Model, log_likelihood, posterior, prior
 

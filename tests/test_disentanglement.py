@@ -11,7 +11,7 @@ from sklearn.metrics import mutual_info_score
 
 from experiments.datasets.shapes import FACTORS, render, shapes
 from experiments.disentanglement import sweep
-from jaxvae.disentanglement import (
+from jaxvae.evaluation.disentanglement import (
     DCI,
     beta_vae_score,
     dci,

@@ -22,7 +22,7 @@ from jaxvae import (
     log_weights,
     prior_sampling,
 )
-from jaxvae.evaluation import pareto_k
+from jaxvae.evaluation.marginal import pareto_k
 
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(  # p(x) = N(0, 2)

@@ -28,20 +28,12 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from experiments import train
 from experiments.config import Config
-from jaxvae import (
-    adversarial,
-    disentanglement,
-    imputation,
-    latent_space,
-    markov,
-    multimodal,
-    nn,
-    ppca,
-)
+from jaxvae import adversarial, disentanglement, markov, multimodal, nn, ppca
 from jaxvae import quantization as vq
 from jaxvae import regularized_autoencoder as rae
-from jaxvae import sample_quality as quality
 from jaxvae import semi_supervised as semi
+from jaxvae.evaluation import imputation, latent_space
+from jaxvae.evaluation import sample_quality as quality
 from jaxvae.hamiltonian import HamiltonianVAE, Leapfrog
 from jaxvae.protocols import mean_of
 from jaxvae.training.averaging import average_parameters

@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 import jaxvae as jv
 from jaxvae import ppca
-from jaxvae.imputation import impute, multiple_imputations
+from jaxvae.evaluation.imputation import impute, multiple_imputations
 from tests.common import close, draws, standard_errors_off
 
 WEIGHT = np.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5], [-0.8, 0.4]])

@@ -29,7 +29,7 @@ from jaxvae import (
     StudentT,
     Transformed,
 )
-from jaxvae.latent_space import interpolate, slerp, tempered, traverse
+from jaxvae.evaluation.latent_space import interpolate, slerp, tempered, traverse
 
 TS = jnp.linspace(0.0, 1.0, 5)
 

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae import nn
-from jaxvae.diagnostics import decompose, factors
+from jaxvae.evaluation.diagnostics import decompose, factors
 from jaxvae.training.schedules import at_steps, warn_if_unfinished
 from tests.common import close, draws, standard_errors_off
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from common import close, draws, standard_errors_off
 
-from jaxvae.sample_quality import (
+from jaxvae.evaluation.sample_quality import (
     density_coverage,
     frechet_distance,
     precision_recall,

@@ -53,8 +53,12 @@ from experiments.evaluate import drawn, evaluate, generated, inputs, reconstruct
 from experiments.latents.classifier import features
 from experiments.plotting import image_rows
 from jaxvae import nn
-from jaxvae.latent_space import tempered
-from jaxvae.sample_quality import density_coverage, precision_recall, sample_frechet_distance
+from jaxvae.evaluation.latent_space import tempered
+from jaxvae.evaluation.sample_quality import (
+    density_coverage,
+    precision_recall,
+    sample_frechet_distance,
+)
 
 LATENT, COMPONENTS, EPOCHS, PRIOR_EPOCHS, WARM_UP, BATCH, SEEDS = 20, 20, 10, 15, 5, 100, 3
 HIDDEN, FLOW_HIDDEN, LAYERS = (300, 300), (128,), 4

@@ -48,9 +48,9 @@ from experiments.evaluate import drawn, generated, inputs, posterior_means
 from experiments.latents.classifier import examples_of, features, labels
 from experiments.latents.second_stage import draw, mixture, summary, train_vae
 from experiments.plotting import BLUE, RED, figure, save, styled
-from jaxvae.latent_space import interpolate, slerp, tempered
+from jaxvae.evaluation.latent_space import interpolate, slerp, tempered
+from jaxvae.evaluation.sample_quality import sample_frechet_distance
 from jaxvae.protocols import mean_of
-from jaxvae.sample_quality import sample_frechet_distance
 
 SEEDS, DRAWS, EM_ROWS, COMPONENTS, PER_CLASS = 3, 3000, 20_000, 5, 1000
 TEMPERATURES = (1.0, 0.8)

@@ -44,8 +44,8 @@ from experiments.latents.classifier import features
 from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.adversarial import Players
+from jaxvae.evaluation.sample_quality import precision_recall, sample_frechet_distance
 from jaxvae.image_adversary import Critic, vae_gan
-from jaxvae.sample_quality import precision_recall, sample_frechet_distance
 
 LATENT, HIDDEN, FEATURES, EPOCHS, BATCH, SEEDS = 16, (300,), 256, 20, 100, 3
 GAMMA, DRAWS = 1.0, 2_000

@@ -40,7 +40,7 @@ from experiments.comparison import compare, train
 from experiments.datasets.mixed_table import clusters, table, truth
 from experiments.evaluate import each
 from jaxvae import nn
-from jaxvae.imputation import impute
+from jaxvae.evaluation.imputation import impute
 
 ROWS, TEST_ROWS, MISSING, LATENT = 2000, 1000, 0.25, 4
 EPOCHS, BATCH, SEEDS, K, SAMPLES = 100, 100, 3, 10, 100

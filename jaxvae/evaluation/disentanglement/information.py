@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.checks import check_positive
-from jaxvae.disentanglement.arrays import checked, entropy, gap
+from jaxvae.evaluation.disentanglement.arrays import checked, entropy, gap
 
 
 def mutual_information(codes: Any, factors: Any, *, bins: int = 20) -> np.ndarray:

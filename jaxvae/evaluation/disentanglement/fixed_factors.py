@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.checks import check_positive
-from jaxvae.disentanglement.arrays import checked, generator, sklearn, standardised
+from jaxvae.evaluation.disentanglement.arrays import checked, generator, sklearn, standardised
 
 
 def factor_vae_score(

@@ -20,7 +20,7 @@ from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import check_partition, check_positive
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
-from jaxvae.evaluation import spread
+from jaxvae.evaluation.marginal import spread
 from jaxvae.protocols import (
     Distribution,
     Model,

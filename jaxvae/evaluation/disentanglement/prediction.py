@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.checks import check_positive
-from jaxvae.disentanglement.arrays import (
+from jaxvae.evaluation.disentanglement.arrays import (
     checked,
     concentration,
     gap,

@@ -1,0 +1,36 @@
+"""What a trained model is worth: log p(x), what its latents carry, and how its samples look."""
+
+from jaxvae.evaluation import disentanglement as disentanglement
+from jaxvae.evaluation.annealing import AIS as AIS
+from jaxvae.evaluation.annealing import BDMC as BDMC
+from jaxvae.evaluation.annealing import ais as ais
+from jaxvae.evaluation.annealing import bdmc as bdmc
+from jaxvae.evaluation.annealing import sigmoid_schedule as sigmoid_schedule
+from jaxvae.evaluation.diagnostics import RateDecomposition as RateDecomposition
+from jaxvae.evaluation.diagnostics import active_units as active_units
+from jaxvae.evaluation.diagnostics import full_batch as full_batch
+from jaxvae.evaluation.diagnostics import latent_kls as latent_kls
+from jaxvae.evaluation.diagnostics import minibatch_stratified as minibatch_stratified
+from jaxvae.evaluation.diagnostics import minibatch_weighted as minibatch_weighted
+from jaxvae.evaluation.diagnostics import rate_decomposition as rate_decomposition
+from jaxvae.evaluation.diagnostics import rate_distortion_curve as rate_distortion_curve
+from jaxvae.evaluation.diagnostics import rate_per_latent as rate_per_latent
+from jaxvae.evaluation.gradient_diagnostics import GradientStatistics as GradientStatistics
+from jaxvae.evaluation.gradient_diagnostics import gradient_statistics as gradient_statistics
+from jaxvae.evaluation.imputation import impute as impute
+from jaxvae.evaluation.imputation import multiple_imputations as multiple_imputations
+from jaxvae.evaluation.latent_space import interpolate as interpolate
+from jaxvae.evaluation.latent_space import slerp as slerp
+from jaxvae.evaluation.latent_space import tempered as tempered
+from jaxvae.evaluation.latent_space import traverse as traverse
+from jaxvae.evaluation.marginal import LogMarginal as LogMarginal
+from jaxvae.evaluation.marginal import log_marginal as log_marginal
+from jaxvae.evaluation.marginal import optimal_scale as optimal_scale
+from jaxvae.evaluation.marginal import pareto_k as pareto_k
+from jaxvae.evaluation.marginal import prior_sampling as prior_sampling
+from jaxvae.evaluation.sample_quality import DensityCoverage as DensityCoverage
+from jaxvae.evaluation.sample_quality import PrecisionRecall as PrecisionRecall
+from jaxvae.evaluation.sample_quality import density_coverage as density_coverage
+from jaxvae.evaluation.sample_quality import frechet_distance as frechet_distance
+from jaxvae.evaluation.sample_quality import precision_recall as precision_recall
+from jaxvae.evaluation.sample_quality import sample_frechet_distance as sample_frechet_distance
