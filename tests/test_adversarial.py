@@ -19,15 +19,15 @@ import jaxvae as jv
 from experiments.regularizers import adversarial as script
 from experiments.regularizers import vae_gan as gan_script
 from jaxvae import nn
-from jaxvae.adversarial import (
+from jaxvae.pytrees import pytree
+from jaxvae.regularizers.adversarial import (
     Players,
     adversarial_autoencoder,
     discrimination,
     factor_vae,
     permute_latents,
 )
-from jaxvae.image_adversary import Critic, vae_gan
-from jaxvae.pytrees import pytree
+from jaxvae.regularizers.image_adversary import Critic, vae_gan
 from tests.common import close, standard_errors_off
 
 

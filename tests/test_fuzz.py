@@ -28,14 +28,15 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from experiments import train
 from experiments.config import Config
-from jaxvae import adversarial, disentanglement, markov, multimodal, nn, ppca
+from jaxvae import disentanglement, markov, multimodal, nn, ppca
 from jaxvae import quantization as vq
-from jaxvae import regularized_autoencoder as rae
 from jaxvae import semi_supervised as semi
 from jaxvae.evaluation import imputation, latent_space
 from jaxvae.evaluation import sample_quality as quality
 from jaxvae.hamiltonian import HamiltonianVAE, Leapfrog
 from jaxvae.protocols import mean_of
+from jaxvae.regularizers import adversarial
+from jaxvae.regularizers import regularized_autoencoder as rae
 from jaxvae.training.averaging import average_parameters
 
 LINEAR = ppca.PPCA(jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.zeros(3), jnp.array(0.5))

@@ -10,9 +10,9 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
-from jaxvae import adversarial
 from jaxvae.protocols import log_likelihood, mean_of, posterior
 from jaxvae.quantization import init_codebook
+from jaxvae.regularizers import adversarial
 from tests.common import close
 
 

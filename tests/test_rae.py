@@ -14,7 +14,7 @@ import jaxvae as jv
 from experiments.regularizers import deterministic as script
 from jaxvae import nn
 from jaxvae.protocols import mean_of
-from jaxvae.regularized_autoencoder import gradient_penalty, rae, weight_penalty
+from jaxvae.regularizers.regularized_autoencoder import gradient_penalty, rae, weight_penalty
 from tests.common import close, draws, standard_errors_off
 
 X, Z = np.array([0.9, 0.1, 0.4, 0.7]), np.array([0.3, -0.8])

@@ -44,7 +44,7 @@ from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.evaluate import evaluate, inputs
 from jaxvae import nn
-from jaxvae.adversarial import Players, adversarial_autoencoder, factor_vae
+from jaxvae.regularizers.adversarial import Players, adversarial_autoencoder, factor_vae
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 6, (200,), 100, 100, 3, 0.2
 BETAS, GAMMAS, AAE_BETA = (1.0, 2.0, 4.0), (5.0, 10.0, 20.0), 1.0

@@ -44,7 +44,7 @@ from experiments.latents.second_stage import mixture
 from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
-from jaxvae.regularized_autoencoder import gradient_penalty, rae, weight_penalty
+from jaxvae.regularizers.regularized_autoencoder import gradient_penalty, rae, weight_penalty
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 16, (300, 300), 10, 100, 3
 CODE_WEIGHT, DECAY_WEIGHT, GRADIENT_WEIGHT = 0.1, 0.001, 0.01

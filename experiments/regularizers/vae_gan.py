@@ -43,9 +43,9 @@ from experiments.evaluate import drawn, generated, reconstructed
 from experiments.latents.classifier import features
 from experiments.plotting import image_rows
 from jaxvae import nn
-from jaxvae.adversarial import Players
 from jaxvae.evaluation.sample_quality import precision_recall, sample_frechet_distance
-from jaxvae.image_adversary import Critic, vae_gan
+from jaxvae.regularizers.adversarial import Players
+from jaxvae.regularizers.image_adversary import Critic, vae_gan
 
 LATENT, HIDDEN, FEATURES, EPOCHS, BATCH, SEEDS = 16, (300,), 256, 20, 100, 3
 GAMMA, DRAWS = 1.0, 2_000

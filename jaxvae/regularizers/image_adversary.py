@@ -6,12 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.adversarial import AdversarialTerms, Players, discrimination, logit_of, players_of
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import check_function, check_scalar, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
+from jaxvae.regularizers.adversarial import (
+    AdversarialTerms,
+    Players,
+    discrimination,
+    logit_of,
+    players_of,
+)
 
 
 class Critic(NamedTuple):

@@ -17,8 +17,8 @@ from jaxvae.distributions import MultivariateNormal, Normal
 from jaxvae.evaluation.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import value_of
-from jaxvae.regularizers import Code
-from jaxvae.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
+from jaxvae.regularizers.penalties import Code
+from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 
 
 def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
