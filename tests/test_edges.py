@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxvae as jv
-from jaxvae import semi_supervised
 from jaxvae.distributions.special import log_bernoulli, weighted
-from jaxvae.quantization import perplexity
+from jaxvae.models import semi_supervised
+from jaxvae.models.quantization import perplexity
 
 INF = np.inf
 LOG2 = float(np.log(2.0))

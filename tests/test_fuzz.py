@@ -28,12 +28,13 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from experiments import train
 from experiments.config import Config
-from jaxvae import disentanglement, markov, multimodal, nn, ppca
-from jaxvae import quantization as vq
-from jaxvae import semi_supervised as semi
+from jaxvae import disentanglement, nn, ppca
 from jaxvae.evaluation import imputation, latent_space
 from jaxvae.evaluation import sample_quality as quality
-from jaxvae.hamiltonian import HamiltonianVAE, Leapfrog
+from jaxvae.models import multimodal, state_space
+from jaxvae.models import quantization as vq
+from jaxvae.models import semi_supervised as semi
+from jaxvae.models.hamiltonian import HamiltonianVAE, Leapfrog
 from jaxvae.protocols import mean_of
 from jaxvae.regularizers import adversarial
 from jaxvae.regularizers import regularized_autoencoder as rae
@@ -71,7 +72,7 @@ EXPERT = nn.Conditional(nn.MLP, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(4))
 EXPERTS = (Q, jv.Normal(Z, jnp.ones(2)))
 STEPS = jnp.full((2, 2), 0.1)
 WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
-CHAIN = markov.Markov(Q, WALK, 3)
+CHAIN = state_space.Markov(Q, WALK, 3)
 PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
 CRITIC = jv.Critic(nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1)))
 DISCRIMINATOR = nn.MLP((2,), (), rngs=nnx.Rngs(2))
@@ -168,7 +169,7 @@ def averaged(decay, params):
 
 
 def chained(first, transition, length, event, context=None):
-    return markov.Markov(first, transition, length, context).log_prob(event)
+    return state_space.Markov(first, transition, length, context).log_prob(event)
 
 
 def of_labels(objective, **arguments):
@@ -436,10 +437,12 @@ CALLS: dict[str, Call] = {
     ),
     **distribution(CHAIN, PATH),
     "stepwise_kl": Call(
-        markov.stepwise_kl, {"q": CHAIN, "p": CHAIN, "z": PATH, "log_q": CHAIN.log_prob(PATH)}
+        state_space.stepwise_kl, {"q": CHAIN, "p": CHAIN, "z": PATH, "log_q": CHAIN.log_prob(PATH)}
     ),
     "Smoother": Call(
-        lambda summary, step, start, x: markov.Smoother(summary, step, start)(x).log_prob(PATH),
+        lambda summary, step, start, x: state_space.Smoother(summary, step, start)(x).log_prob(
+            PATH
+        ),
         {
             "summary": Partial(lambda x: X),
             "step": Partial(lambda pair: jv.Normal(pair[0], jnp.ones(2))),
@@ -448,7 +451,7 @@ CALLS: dict[str, Call] = {
         },
     ),
     "emissions": Call(
-        lambda conditional, z: markov.emissions(conditional, z).mean(),
+        lambda conditional, z: state_space.emissions(conditional, z).mean(),
         {"conditional": WALK, "z": PATH},
         ("z",),
     ),

@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from experiments.structures import hamiltonian
 from jaxvae import ppca
-from jaxvae.hamiltonian import HamiltonianVAE, Leapfrog
+from jaxvae.models.hamiltonian import HamiltonianVAE, Leapfrog
 from tests.common import close, draws, standard_errors_off
 
 LINEAR = ppca.PPCA(jnp.array([[1.0], [-0.5], [0.8]]), jnp.zeros(3), jnp.array(0.5))

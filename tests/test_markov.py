@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
-from jaxvae.markov import Markov, Smoother, emissions, stepwise_kl
+from jaxvae.models.state_space import Markov, Smoother, emissions, stepwise_kl
 from tests.common import close, draws, is_differentiable, standard_errors_off
 
 T, D = 4, 2

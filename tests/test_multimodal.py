@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae.gradients.mixtures import stratified
-from jaxvae.multimodal import (
+from jaxvae.models.multimodal import (
     Multimodal,
     mixture_of_experts,
     mixture_of_products,

@@ -24,7 +24,7 @@ from jaxvae import (
     sampled_kl,
     sticking_kl,
 )
-from jaxvae.ppca import PPCA
+from jaxvae.models.ppca import PPCA
 
 
 def digits():

@@ -10,8 +10,8 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
+from jaxvae.models.quantization import init_codebook
 from jaxvae.protocols import log_likelihood, mean_of, posterior
-from jaxvae.quantization import init_codebook
 from jaxvae.regularizers import adversarial
 from tests.common import close
 

@@ -13,7 +13,7 @@ from common import close
 from jax.tree_util import Partial
 
 from jaxvae import Categorical, Constant, Normal, elbo, generate, init_state, train_step
-from jaxvae.quantization import (
+from jaxvae.models.quantization import (
     FSQ,
     VQVAE,
     Codebook,

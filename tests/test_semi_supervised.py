@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 
 import jaxvae as jv
 from jaxvae import ppca
-from jaxvae.semi_supervised import LabelVAE, labelled, unlabelled
+from jaxvae.models.semi_supervised import LabelVAE, labelled, unlabelled
 from tests.common import close, draws
 
 WEIGHT = np.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]])

@@ -46,7 +46,14 @@ from experiments.comparison import compare
 from experiments.data import load
 from experiments.evaluate import evaluate
 from jaxvae import nn
-from jaxvae.quantization import FSQ, VQVAE, ResidualCodebooks, ema_step, init_codebook, perplexity
+from jaxvae.models.quantization import (
+    FSQ,
+    VQVAE,
+    ResidualCodebooks,
+    ema_step,
+    init_codebook,
+    perplexity,
+)
 
 PLACES, HIDDEN, EPOCHS, SEEDS = 16, (256,), 15, 3
 CODES, DEPTH, PART, DIM = 256, 2, 16, 16  # 16^2 = 256

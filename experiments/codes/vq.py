@@ -38,8 +38,8 @@ from experiments.data import load
 from experiments.evaluate import evaluate
 from experiments.plotting import BLACK, BLUE, ORANGE, figure, image_rows, save, show_images, styled
 from jaxvae import nn
+from jaxvae.models.quantization import VQVAE, ema_step, init_codebook, perplexity, vq
 from jaxvae.protocols import mean_of
-from jaxvae.quantization import VQVAE, ema_step, init_codebook, perplexity, vq
 
 PLACES, DIM, CODES, HIDDEN = 16, 16, 128, (256,)
 EPOCHS, PRIOR_EPOCHS, PRIOR_WIDTH, BATCH, SEEDS = 6, 4, 256, 100, 3

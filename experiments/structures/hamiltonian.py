@@ -32,7 +32,7 @@ from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.evaluate import drawn, evaluate, log_marginals
 from jaxvae import nn
-from jaxvae.hamiltonian import HamiltonianVAE
+from jaxvae.models.hamiltonian import HamiltonianVAE
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 20, 200, 20, 100, 3, 2000, 200
 STEPS, STEP_SIZE, HEAT = (1, 4), 0.05, 1.2

@@ -18,10 +18,10 @@ from jaxvae.checks import (
     check_scalar,
     check_shape,
 )
+from jaxvae.models.quantization.codebooks import ema_codebook, revive
+from jaxvae.models.quantization.quantizers import Quantized
 from jaxvae.protocols import check_distribution, log_prob_of, part
 from jaxvae.pytrees import pytree
-from jaxvae.quantization.codebooks import ema_codebook, revive
-from jaxvae.quantization.quantizers import Quantized
 from jaxvae.training.steps import Step, TrainState, check_state, train_step
 
 
@@ -71,7 +71,7 @@ class VQVAE(NamedTuple):
         `Autoregressive`. What is to stay uniform is `Constant(Categorical(jnp.zeros((n, K))))`.
 
     >>> from jaxvae import Categorical, Constant, Normal, elbo
-    >>> from jaxvae.quantization import init_codebook
+    >>> from jaxvae.models.quantization import init_codebook
     >>> model = VQVAE(
     ...     encoder=lambda x: x[:, None],
     ...     quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),
@@ -140,7 +140,7 @@ def vq(
       ValueError: an array has another shape than the next part expects.
 
     >>> from jaxvae import Categorical, Normal
-    >>> from jaxvae.quantization import init_codebook
+    >>> from jaxvae.models.quantization import init_codebook
     >>> model = VQVAE(
     ...     encoder=lambda x: x[:, None],
     ...     quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),
@@ -208,7 +208,7 @@ def ema_step(
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Categorical, Constant, Normal, init_state
-    >>> from jaxvae.quantization import init_codebook
+    >>> from jaxvae.models.quantization import init_codebook
     >>> model = VQVAE(
     ...     encoder=Partial(lambda x: x[:, None]),
     ...     quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),

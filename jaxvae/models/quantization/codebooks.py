@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_array, check_key, check_scalar
-from jaxvae.quantization.quantizers import (
+from jaxvae.models.quantization.quantizers import (
     Codebook,
     ResidualCodebooks,
     check_codebook,
@@ -39,7 +39,7 @@ def ema_codebook(
     Returns:
       The quantizer with all three arrays moved.
 
-    >>> from jaxvae.quantization import init_codebook
+    >>> from jaxvae.models.quantization import init_codebook
     >>> z, indices = jnp.array([[1.0], [3.0], [8.0]]), jnp.array([0, 0, 1])
     >>> moved = ema_codebook(init_codebook(jnp.array([[0.0], [9.0]])), z, indices, decay=0.0)
     >>> [round(e, 3) for e in moved.codes.ravel().tolist()]

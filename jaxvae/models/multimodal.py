@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import check_function, check_leaves
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
-from jaxvae.hierarchies import precision_weighted
+from jaxvae.models.hierarchical import precision_weighted
 from jaxvae.pytrees import value_of
 
 

@@ -1,0 +1,50 @@
+"""Models beyond the plain triple of encoder, decoder and prior.
+
+    hierarchical          layers of latents: chains, the ladder, shared features
+    quantization          discrete codes: VQ-VAE, residual codebooks, FSQ
+    semi_supervised       labels as latents that are seen at times
+    multimodal            experts joined into a posterior of whatever is there
+    state_space           sequences of latents
+    hamiltonian           a posterior that follows the gradient of log p(x, z)
+    semi_amortization     inference that goes on where the encoder stops
+    ppca                  the linear VAE, where all is exact
+
+What can be one is a `Model`, to be used with every bound and estimator; the others bring an
+objective of their own.
+"""
+
+from jaxvae.models import ppca as ppca
+from jaxvae.models.hamiltonian import HamiltonianVAE as HamiltonianVAE
+from jaxvae.models.hamiltonian import Leapfrog as Leapfrog
+from jaxvae.models.hierarchical import Block as Block
+from jaxvae.models.hierarchical import Ladder as Ladder
+from jaxvae.models.hierarchical import TopDown as TopDown
+from jaxvae.models.hierarchical import hierarchy as hierarchy
+from jaxvae.models.hierarchical import lowest as lowest
+from jaxvae.models.hierarchical import precision_weighted as precision_weighted
+from jaxvae.models.multimodal import Multimodal as Multimodal
+from jaxvae.models.multimodal import mixture_of_experts as mixture_of_experts
+from jaxvae.models.multimodal import mixture_of_products as mixture_of_products
+from jaxvae.models.multimodal import product_of_experts as product_of_experts
+from jaxvae.models.quantization import FSQ as FSQ
+from jaxvae.models.quantization import VQVAE as VQVAE
+from jaxvae.models.quantization import Codebook as Codebook
+from jaxvae.models.quantization import PointMass as PointMass
+from jaxvae.models.quantization import Quantized as Quantized
+from jaxvae.models.quantization import ResidualCodebooks as ResidualCodebooks
+from jaxvae.models.quantization import VQTerms as VQTerms
+from jaxvae.models.quantization import ema_codebook as ema_codebook
+from jaxvae.models.quantization import ema_step as ema_step
+from jaxvae.models.quantization import init_codebook as init_codebook
+from jaxvae.models.quantization import perplexity as perplexity
+from jaxvae.models.quantization import revive as revive
+from jaxvae.models.quantization import straight_to as straight_to
+from jaxvae.models.quantization import vq as vq
+from jaxvae.models.semi_amortization import semi_amortized as semi_amortized
+from jaxvae.models.semi_supervised import LabelVAE as LabelVAE
+from jaxvae.models.semi_supervised import labelled as labelled
+from jaxvae.models.semi_supervised import unlabelled as unlabelled
+from jaxvae.models.state_space import Markov as Markov
+from jaxvae.models.state_space import Smoother as Smoother
+from jaxvae.models.state_space import emissions as emissions
+from jaxvae.models.state_space import stepwise_kl as stepwise_kl
