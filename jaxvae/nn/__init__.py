@@ -11,18 +11,6 @@ Networks take ONE example; `jax.vmap` makes a batch. Their only state is `Param`
 `jax.grad`, `jax.vmap`, `jax.lax.scan` and optax apply to them as to any dict of arrays.
 """
 
-from jaxvae.heads import BernoulliHead as BernoulliHead
-from jaxvae.heads import Head as Head
-from jaxvae.heads import HeadOf as HeadOf
-from jaxvae.heads import MaskedHead as MaskedHead
-from jaxvae.heads import MultivariateNormalHead as MultivariateNormalHead
-from jaxvae.heads import NormalHead as NormalHead
-from jaxvae.heads import OneHotHead as OneHotHead
-from jaxvae.heads import Positive as Positive
-from jaxvae.heads import ProductHead as ProductHead
-from jaxvae.heads import Real as Real
-from jaxvae.heads import Shape as Shape
-from jaxvae.heads import positive as positive
 from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
 from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
 from jaxvae.nn.convolutions import Down as Down
@@ -37,6 +25,18 @@ from jaxvae.nn.flows import CouplingFlow as CouplingFlow
 from jaxvae.nn.flows import FlowHead as FlowHead
 from jaxvae.nn.flows import InverseFlow as InverseFlow
 from jaxvae.nn.flows import MaskedMLP as MaskedMLP
+from jaxvae.nn.heads import BernoulliHead as BernoulliHead
+from jaxvae.nn.heads import Head as Head
+from jaxvae.nn.heads import HeadOf as HeadOf
+from jaxvae.nn.heads import MaskedHead as MaskedHead
+from jaxvae.nn.heads import MultivariateNormalHead as MultivariateNormalHead
+from jaxvae.nn.heads import NormalHead as NormalHead
+from jaxvae.nn.heads import OneHotHead as OneHotHead
+from jaxvae.nn.heads import Positive as Positive
+from jaxvae.nn.heads import ProductHead as ProductHead
+from jaxvae.nn.heads import Real as Real
+from jaxvae.nn.heads import Shape as Shape
+from jaxvae.nn.heads import positive as positive
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import Rescaled as Rescaled

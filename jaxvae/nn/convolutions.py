@@ -9,8 +9,8 @@ from flax import nnx
 from jax import Array
 
 from jaxvae.checks import check_shape
-from jaxvae.heads import Shape
 from jaxvae.nn.activations import Activation, by_name
+from jaxvae.nn.heads import Shape
 from jaxvae.nn.networks import MLP
 
 

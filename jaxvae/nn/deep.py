@@ -14,9 +14,9 @@ from jaxvae.batching import batch_mean
 from jaxvae.checks import check_key, check_positive, check_scalar, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.distributions.kl import kl_divergence
-from jaxvae.heads import BernoulliHead, Head, Shape
 from jaxvae.models.hierarchical import Block, TopDown
 from jaxvae.nn.convolutions import Down, Up, halvings
+from jaxvae.nn.heads import BernoulliHead, Head, Shape
 from jaxvae.nn.residual import ResidualBlock, ResidualCell
 from jaxvae.protocols import log_prob_of
 

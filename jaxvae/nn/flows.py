@@ -20,8 +20,8 @@ from jaxvae.bijectors import (
 )
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Transformed
-from jaxvae.heads import Head, Shape
 from jaxvae.nn.activations import Activation, by_name
+from jaxvae.nn.heads import Head, Shape
 from jaxvae.nn.networks import MLP
 
 AFFINE = AffineTransformer()

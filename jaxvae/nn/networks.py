@@ -13,8 +13,8 @@ from jax import Array
 
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Normal
-from jaxvae.heads import Head, Shape
 from jaxvae.nn.activations import Activation, by_name
+from jaxvae.nn.heads import Head, Shape
 from jaxvae.training.preprocessing import rescale
 
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxvae.checks import check_array, check_shape
 from jaxvae.distributions import Normal
-from jaxvae.heads import positive
+from jaxvae.nn.heads import positive
 
 
 class Convolution(nnx.Module):
