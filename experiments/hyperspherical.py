@@ -41,8 +41,8 @@ SHAPE = (28, 28, 1)
 AS_STORED = partial(jaxvae.rescale, max_value=1.0)
 ENCODER = partial(nn.MLP, hidden=(256, 128))
 DECODER = partial(nn.MLP, hidden=(128, 256))
-SPHERE = nn.HeadOf(jaxvae.VonMisesFisher, (nn.Real("n"), nn.Positive()))
-POWER = nn.HeadOf(jaxvae.PowerSpherical, (nn.Real("n"), nn.Positive()))
+SPHERE = nn.HeadOf(jaxvae.distributions.VonMisesFisher, (nn.Real("n"), nn.Positive()))
+POWER = nn.HeadOf(jaxvae.distributions.PowerSpherical, (nn.Real("n"), nn.Positive()))
 OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
 
 
@@ -56,7 +56,7 @@ def make_vae(head, prior, key: jax.Array) -> jaxvae.VAE:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    uniform = jaxvae.SphericalUniform(LATENT + 1)
+    uniform = jaxvae.distributions.SphericalUniform(LATENT + 1)
     models = {
         "N(0, I), 10": (nn.NormalHead(), jaxvae.StandardNormal((LATENT,))),
         "von Mises-Fisher": (SPHERE, uniform),

@@ -89,7 +89,7 @@ def measure(model: jaxvae.VAE, test: jax.Array, num_samples: int = SAMPLES) -> d
     return {
         "nll": -float(jnp.mean(estimate.value)),
         "reliable": float(jnp.mean(estimate.reliable)),
-        "active_units": int(jnp.sum(jaxvae.active_units(model, test))),
+        "active_units": int(jnp.sum(jaxvae.evaluation.active_units(model, test))),
     }
 
 

@@ -37,8 +37,8 @@ BETAS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SIZES = (10, 30, 100, 300, 1000)
 PARTS = ("mutual information", "total correlation", "dimension-wise KL")
 ESTIMATORS = {
-    "stratified": jaxvae.minibatch_stratified,
-    "weighted": jaxvae.minibatch_weighted,
+    "stratified": jaxvae.evaluation.minibatch_stratified,
+    "weighted": jaxvae.evaluation.minibatch_weighted,
 }
 
 
@@ -56,7 +56,7 @@ def train(images: jax.Array, epochs: int, key: jax.Array, beta: jax.Array) -> ja
 
 def decompose(model: Any, key: jax.Array, xs: jax.Array, **how: Any) -> jax.Array:
     """The means of the three parts, shape [3]."""
-    parts = jaxvae.rate_decomposition(model, key, xs, **how)
+    parts = jaxvae.evaluation.rate_decomposition(model, key, xs, **how)
     return jnp.stack([jnp.mean(part) for part in parts])
 
 
@@ -73,7 +73,7 @@ def measure(
         return decompose(model, jax.random.clone(part_key), images)
 
     models = jax.jit(partial(jax.lax.map, run))(jnp.array(betas))
-    curve = jax.jit(jaxvae.rate_distortion_curve)(models, curve_key, images)
+    curve = jax.jit(jaxvae.evaluation.rate_distortion_curve)(models, curve_key, images)
     parts = jax.jit(partial(jax.lax.map, exactly))(models)
     at_one = betas.index(1.0)
     model = jax.tree.map(lambda leaf: leaf[at_one], models)

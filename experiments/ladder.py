@@ -49,9 +49,9 @@ def one_layer(key: jax.Array) -> jaxvae.VAE:
     )
 
 
-def ladder(key: jax.Array) -> jaxvae.Ladder:
+def ladder(key: jax.Array) -> jaxvae.models.Ladder:
     rngs, normal, bernoulli = nnx.Rngs(key), nn.NormalHead(), nn.BernoulliHead()
-    return jaxvae.Ladder(
+    return jaxvae.models.Ladder(
         up=(mlp(256)(SHAPE, (256,), rngs=rngs), mlp(128)((256,), (128,), rngs=rngs)),
         evidence=(
             nn.Conditional(mlp(), normal, (256,), (LOW,), rngs=rngs),

@@ -40,7 +40,9 @@ def as_stored(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def mixture(k: int) -> nn.HeadOf:
-    return nn.HeadOf(jaxvae.logistic_mixture, (nn.Real(k), nn.Real(k, "n"), nn.Positive(k, "n")))
+    return nn.HeadOf(
+        jaxvae.distributions.logistic_mixture, (nn.Real(k), nn.Real(k, "n"), nn.Positive(k, "n"))
+    )
 
 
 def make_vae(head, key: jax.Array) -> jaxvae.VAE:
@@ -61,7 +63,7 @@ def main() -> None:
         return train(make, jaxvae.elbo, key, images, epochs=EPOCHS, batch_size=BATCH)
 
     def bits(key, model):
-        return jaxvae.bits_per_dim(-evaluate(model, key, test, as_stored).elbo, SHAPE)
+        return jaxvae.distributions.bits_per_dim(-evaluate(model, key, test, as_stored).elbo, SHAPE)
 
     compare(
         "logistic_mixture",

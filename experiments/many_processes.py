@@ -71,7 +71,7 @@ def train(c: Config) -> jaxvae.TrainState:
         jaxvae.train_step(objective, optimizer),
         jaxvae.init_state(model, optimizer),
         run_key,
-        jaxvae.shard_rows(mesh, mine),
+        jaxvae.training.shard_rows(mesh, mine),
         epochs=c.epochs,
         batch_size=c.batch,
         steps_per_call=c.steps_per_call,
@@ -94,7 +94,7 @@ def main() -> int:
         )
     try:
         train(c)
-    except jaxvae.CheckpointError as error:
+    except jaxvae.training.CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(c, 1)
     except (jax.errors.JaxRuntimeError, ValueError) as error:

@@ -27,8 +27,8 @@ import jax
 import numpy as np
 import tyro
 
-from jaxvae import read_checkpoint
 from jaxvae.pytrees import is_key
+from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 TRAIN = [sys.executable, "-m", "experiments.train", "--hidden", "64", "--latent", "4"]

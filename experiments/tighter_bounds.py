@@ -58,7 +58,9 @@ def measure(key: jax.Array, num_draws: int, ks: tuple[int, ...]) -> dict[str, An
         curves: dict[str, list[float]] = {"encoder_snr": [], "decoder_snr": [], "encoder_mean": []}
         for k in ks:
             objective = partial(jaxvae.iwae, num_samples=k, gradient=gradient)
-            statistics = partial(jaxvae.gradient_statistics, objective, num_draws=num_draws)
+            statistics = partial(
+                jaxvae.evaluation.gradient_statistics, objective, num_draws=num_draws
+            )
             s = jax.jit(statistics)(make_vae(), jax.random.fold_in(key, k), X)
             (encoder,), (decoder,) = jax.tree.leaves(s.snr.encode), jax.tree.leaves(s.snr.decode)
             curves["encoder_snr"].append(float(jnp.mean(encoder)))

@@ -97,7 +97,11 @@ def train(c: Config) -> Path:
 
     # one key names the run: initial parameters, steps and evaluation draw from its parts
     init_key, run_key, eval_key = jax.random.split(jax.random.key(c.seed), 3)
-    to_input = {None: jaxvae.rescale, "dynamic": jaxvae.binarize, "threshold": jaxvae.threshold}
+    to_input = {
+        None: jaxvae.rescale,
+        "dynamic": jaxvae.binarize,
+        "threshold": jaxvae.training.threshold,
+    }
     transform = partial(to_input[c.binarization], max_value=float(data.max_value))
     bound = {
         "elbo": jaxvae.elbo,
@@ -107,10 +111,10 @@ def train(c: Config) -> Path:
     hyper: dict[str, Any] = {"beta": rising} if c.bound == "elbo" else {}
     optimizer = optax.adam(c.learning_rate)
     if c.clip is not None:
-        optimizer = optax.chain(jaxvae.clip_by_finite_norm(c.clip), optimizer)
+        optimizer = optax.chain(jaxvae.training.clip_by_finite_norm(c.clip), optimizer)
     step = jaxvae.train_step(jaxvae.preprocessed(bound, transform), optimizer)
     if c.on_nonfinite == "skip":
-        step = jaxvae.skip_nonfinite(step)
+        step = jaxvae.training.skip_nonfinite(step)
     state = jaxvae.init_state(make_model(c, data.shape, nnx.Rngs(init_key)), optimizer)
     images, held_out = jnp.asarray(data.train.images), jnp.asarray(data.validation.images)
 
@@ -145,7 +149,7 @@ def train(c: Config) -> Path:
                 checkpoints=jaxvae.Checkpoints(folder / "checkpoints", config=identity),
                 **hyper,
             )
-    except jaxvae.NonFinite as error:
+    except jaxvae.training.NonFiniteError as error:
         xs = inputs(jax.random.clone(eval_key), images[error.rows], transform)
         scale = largest_log_scale(error.state.model, xs)
         raise Stopped(
@@ -174,7 +178,9 @@ def report(
     xs = inputs(input_key, images, transform)
     keys = elbo_key, marginal_key
     result = measure(model, keys, images, rows, transform, c.eval_samples) | {
-        "active_units": int(jnp.sum(jaxvae.active_units(model, xs))) if len(xs) > 1 else None,
+        "active_units": int(jnp.sum(jaxvae.evaluation.active_units(model, xs)))
+        if len(xs) > 1
+        else None,
         "latent": c.latent,
     }
     if skipped is not None:
@@ -207,8 +213,8 @@ def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
     shape = tuple(read_config(folder)["image_shape"])
     model = make_model(Config(**stored_config(folder)), shape, nnx.Rngs(0))
     checkpoints = folder / "checkpoints"
-    newest_or_best = jaxvae.best_checkpoint if best else jaxvae.newest_checkpoint
-    return jaxvae.load_checkpoint(newest_or_best(checkpoints), model)
+    newest_or_best = jaxvae.training.best_checkpoint if best else jaxvae.training.newest_checkpoint
+    return jaxvae.training.load_checkpoint(newest_or_best(checkpoints), model)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -229,7 +235,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (Refused, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (Stopped, jaxvae.CheckpointError, OSError) as error:
+    except (Stopped, jaxvae.training.CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except jax.errors.JaxRuntimeError as error:

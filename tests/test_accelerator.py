@@ -422,7 +422,7 @@ def test_a_rehearsal_runs_end_to_end(tmp_path):
 
 def ppca():
     weight = jnp.asarray([[1.0], [0.5], [-0.3]])
-    return jaxvae.ppca.as_vae(jaxvae.ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
+    return jaxvae.models.ppca.as_vae(jaxvae.models.ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
 
 
 @pytest.mark.parametrize("steps_per_call", [None, 2])

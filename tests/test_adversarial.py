@@ -21,7 +21,7 @@ from experiments.regularizers import vae_gan as gan_script
 from jaxvae import nn
 from jaxvae.pytrees import pytree
 from jaxvae.regularizers.adversarial import (
-    Players,
+    AdversarialPair,
     adversarial_autoencoder,
     discrimination,
     factor_vae,
@@ -74,7 +74,7 @@ def test_the_best_discriminator_measures_the_divergence(objective, exact, x64):
     start, unravel = ravel_pytree((jnp.zeros((2, 2)), jnp.zeros(2), jnp.zeros(())))
 
     def gain(w):
-        players = Players(model, Partial(bilinear, unravel(w)))
+        players = AdversarialPair(model, Partial(bilinear, unravel(w)))
         return jv.batched(objective)(players, jax.random.key(0), xs)
 
     @jax.jit
@@ -99,7 +99,7 @@ def test_permuted_latents_keep_their_marginals_and_part_company():
     assert permute_latents(jnp.arange(8).reshape(2, 4)).tolist() == [[0, 5, 2, 7], [4, 1, 6, 3]]
 
 
-def players_of(discriminator: Any = None, seed=0) -> Players:
+def pair_of(discriminator: Any = None, seed=0) -> AdversarialPair:
     rngs = nnx.Rngs(seed)
     tiny = partial(nn.MLP, hidden=(5,), activation=jnp.tanh)
     model = jv.VAE(
@@ -109,15 +109,15 @@ def players_of(discriminator: Any = None, seed=0) -> Players:
     )
     if discriminator == "critic":
         critic = Critic(tiny((4,), (6,), rngs=rngs), tiny((6,), (), rngs=rngs))
-        return Players(model, critic)
-    return Players(model, tiny((3,), (), rngs=rngs))
+        return AdversarialPair(model, critic)
+    return AdversarialPair(model, tiny((3,), (), rngs=rngs))
 
 
 XS = jnp.sin(jnp.arange(24.0)).reshape(6, 4)
 GAMES = {
-    "factor_vae": (partial(factor_vae, gamma=2.0), players_of()),
-    "adversarial_autoencoder": (partial(adversarial_autoencoder, beta=2.0), players_of()),
-    "vae_gan": (partial(vae_gan, gamma=2.0), players_of("critic")),
+    "factor_vae": (partial(factor_vae, gamma=2.0), pair_of()),
+    "adversarial_autoencoder": (partial(adversarial_autoencoder, beta=2.0), pair_of()),
+    "vae_gan": (partial(vae_gan, gamma=2.0), pair_of("critic")),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_game_by_hand(name, x64):
     encode = Partial(lambda x: jv.Normal(x, jnp.full(2, 0.5)))
     decode = Partial(lambda z: jv.Normal(2.0 * z, jnp.ones(2)))
     w = jnp.array([[0.4, -0.9], [0.0, 0.3]]), jnp.array([0.5, -0.2]), jnp.array(0.1)
-    players = Players(jv.VAE(encode, decode, jv.StandardNormal((2,))), Partial(bilinear, w))
+    players = AdversarialPair(jv.VAE(encode, decode, jv.StandardNormal((2,))), Partial(bilinear, w))
     keys = jax.random.split(jax.random.key(0), 3)
     if name == "factor_vae":
         objective, rate = partial(factor_vae, gamma=1.7), np.sum(xs**2 - 0.75, 1) / 2 + np.log(4)
@@ -169,7 +169,7 @@ def test_a_game_by_hand(name, x64):
 
 def test_factor_vae_at_gamma_0_is_the_elbo(x64):
     # and so is its gradient
-    players, xs = jax.tree.map(lambda leaf: leaf.astype(float), (players_of(), XS))
+    players, xs = jax.tree.map(lambda leaf: leaf.astype(float), (pair_of(), XS))
 
     def value(objective, model):
         return jv.batched(objective)(model, jax.random.key(3), xs)
@@ -188,7 +188,7 @@ def test_factor_vae_at_gamma_0_is_the_elbo(x64):
 
 def test_factor_vae_by_hand(x64):
     """ELBO - gamma D(z), and the discriminator's gain on codes and their exchanged latents."""
-    players, xs = jax.tree.map(lambda leaf: leaf.astype(float), (players_of(), XS))
+    players, xs = jax.tree.map(lambda leaf: leaf.astype(float), (pair_of(), XS))
     gamma = 2.5
     total, terms = jv.batched(factor_vae)(players, jax.random.key(3), xs, gamma=gamma)
     keys = jax.random.split(jax.random.key(3), len(xs))
@@ -251,7 +251,7 @@ def test_vae_gan_by_hand(x64):
     def game(a, b, u, v):
         model = jv.VAE(Partial(scaled, a), Partial(scaled, b), Certain(z_p))
         critic = Critic(Partial(jnp.multiply, u), Partial(lambda v, h: v * jnp.sum(h), v))
-        return vae_gan(Players(model, critic), jax.random.key(0), x, gamma=gamma)[0]
+        return vae_gan(AdversarialPair(model, critic), jax.random.key(0), x, gamma=gamma)[0]
 
     def log_p(a, b, u):
         h, h_x = u * x, u * b * a * x
@@ -278,7 +278,7 @@ def test_a_trainer_trains_a_game_and_each_player_has_its_optimiser():
     objective, players = GAMES["factor_vae"]
     optimizer = optax.partition(
         {"model": optax.adam(1e-2), "discriminator": optax.sgd(0.0)},
-        Players("model", "discriminator"),
+        AdversarialPair("model", "discriminator"),
     )
     step = jax.jit(jv.train_step(objective, optimizer))
     state, metrics = step(jv.init_state(players, optimizer), jax.random.key(0), XS)
@@ -295,10 +295,10 @@ def test_a_game_ends_where_the_codes_look_like_the_prior():
     )
     decode = Partial(lambda z: jv.Normal(0.0 * z, jnp.ones_like(z)))
     flat = Partial(bilinear, (jnp.zeros((1, 1)), jnp.zeros(1), jnp.zeros(())))
-    players = Players(jv.VAE(encode, decode, jv.StandardNormal((1,))), flat)
+    players = AdversarialPair(jv.VAE(encode, decode, jv.StandardNormal((1,))), flat)
     optimizer = optax.partition(
         {"model": optax.sgd(0.05), "discriminator": optax.sgd(0.25)},
-        Players("model", "discriminator"),
+        AdversarialPair("model", "discriminator"),
     )
     xs = 2.0 + 3.0 * jax.random.normal(jax.random.key(5), (4096, 1))
     epoch = jv.train_epoch(jv.train_step(adversarial_autoencoder, optimizer), batch_size=256)
@@ -320,11 +320,11 @@ def test_discrimination_says_what_is_wrong():
         discrimination(lambda v: v, jnp.ones(2), jnp.ones(2))
     with pytest.raises(ValueError, match="b has shape"):
         discrimination(jnp.sum, jnp.ones(2), jnp.ones(3))
-    model: Any = players_of().model
-    with pytest.raises(TypeError, match="expected Players"):
+    model: Any = pair_of().model
+    with pytest.raises(TypeError, match="expected AdversarialPair"):
         factor_vae(model, jax.random.key(0), XS[0], gamma=1.0)
     with pytest.raises(TypeError, match="expected Critic"):
-        vae_gan(players_of(), jax.random.key(0), XS[0], gamma=1.0)
+        vae_gan(pair_of(), jax.random.key(0), XS[0], gamma=1.0)
 
 
 def small(module: Any, monkeypatch, images, **constants):

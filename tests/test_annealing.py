@@ -16,22 +16,10 @@ from jax.tree_util import Partial
 from scipy.special import expit, logsumexp
 from sklearn.datasets import load_digits
 
-from jaxvae import (
-    VAE,
-    Bernoulli,
-    Constant,
-    Dirichlet,
-    Laplace,
-    Mixture,
-    Normal,
-    SphericalUniform,
-    StandardNormal,
-    VonMisesFisher,
-    ais,
-    bdmc,
-    ppca,
-    sigmoid_schedule,
-)
+from jaxvae import VAE, Bernoulli, Constant, Dirichlet, Laplace, Mixture, Normal, StandardNormal
+from jaxvae.distributions import SphericalUniform, VonMisesFisher
+from jaxvae.evaluation import ais, bdmc, sigmoid_schedule
+from jaxvae.models import ppca
 
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(

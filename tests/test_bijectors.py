@@ -39,29 +39,33 @@ def coupling(**kwargs):
     return trained(nn.CouplingFlow(D, layers=3, hidden=(7,), rngs=nnx.Rngs(0), **kwargs))
 
 
-SPLINE = jv.SplineTransformer(4, 2.0)
+SPLINE = jv.bijectors.SplineTransformer(4, 2.0)
 OBJECTS: dict[str, Callable[[], Any]] = {
-    "affine": lambda: jv.Affine(normal(1, D), normal(2, D)),
-    "affine, scalar": lambda: jv.Affine(jnp.array(0.3), jnp.array(-0.5)),
+    "affine": lambda: jv.bijectors.Affine(normal(1, D), normal(2, D)),
+    "affine, scalar": lambda: jv.bijectors.Affine(jnp.array(0.3), jnp.array(-0.5)),
     "spline": lambda: SPLINE(normal(3, D, SPLINE.size)),
-    "reverse": lambda: jv.Reverse(),
-    "chain": lambda: jv.Chain((jv.Affine(normal(1, D), normal(2, D)), jv.Reverse())),
-    "empty chain": lambda: jv.Chain(()),
+    "reverse": lambda: jv.bijectors.Reverse(),
+    "chain": lambda: jv.bijectors.Chain(
+        (jv.bijectors.Affine(normal(1, D), normal(2, D)), jv.bijectors.Reverse())
+    ),
+    "empty chain": lambda: jv.bijectors.Chain(()),
     "inverse autoregressive": lambda: autoregressive()(),
     "inverse autoregressive, spline and context": lambda: autoregressive(
         context=3, transformer=SPLINE
     )(normal(4, 3)),
-    "masked autoregressive": lambda: jv.Inverse(autoregressive()()),
+    "masked autoregressive": lambda: jv.bijectors.Inverse(autoregressive()()),
     "coupling": lambda: coupling()(),
     "coupling, spline and context": lambda: coupling(context=3, transformer=SPLINE)(normal(4, 3)),
-    "planar": lambda: jv.Planar(normal(1, D), normal(2, D), normal(3)),
-    "planar, folded back": lambda: jv.Planar(-3.0 * normal(2, D), normal(2, D), normal(3)),
-    "radial, out": lambda: jv.Radial(normal(1, D), normal(2), jnp.array(1.5)),
-    "radial, in": lambda: jv.Radial(normal(1, D), normal(2), jnp.array(-2.5)),
-    "sylvester": lambda: jv.Sylvester(
+    "planar": lambda: jv.bijectors.Planar(normal(1, D), normal(2, D), normal(3)),
+    "planar, folded back": lambda: jv.bijectors.Planar(
+        -3.0 * normal(2, D), normal(2, D), normal(3)
+    ),
+    "radial, out": lambda: jv.bijectors.Radial(normal(1, D), normal(2), jnp.array(1.5)),
+    "radial, in": lambda: jv.bijectors.Radial(normal(1, D), normal(2), jnp.array(-2.5)),
+    "sylvester": lambda: jv.bijectors.Sylvester(
         normal(1, 3, D), 2.0 * normal(2, 4, 4), 2.0 * normal(3, 4, 4), normal(4, 4)
     ),
-    "householder": lambda: jv.Householder(normal(1, D)),
+    "householder": lambda: jv.bijectors.Householder(normal(1, D)),
 }
 everyone = pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS)
 LARGE = {name for name in OBJECTS if "spline and" in name}  # made of what other rows have
@@ -81,7 +85,10 @@ def points():
 
 def test_every_bijector_has_a_row():
     def kinds(b):
-        inner = {jv.Chain: lambda: b.bijectors, jv.Inverse: lambda: (b.bijector,)}
+        inner = {
+            jv.bijectors.Chain: lambda: b.bijectors,
+            jv.bijectors.Inverse: lambda: (b.bijector,),
+        }
         return {type(b)}.union(*(kinds(part) for part in inner.get(type(b), tuple)()))
 
     public = {thing for thing in vars(bijectors).values() if hasattr(thing, "forward_and_log_det")}
@@ -144,13 +151,13 @@ def test_vmap_is_a_loop(make):
 
 
 ZERO = {
-    "planar": lambda: jv.Planar(jnp.zeros(D), jnp.zeros(D), jnp.zeros(())),
-    "radial": lambda: jv.Radial(jnp.zeros(D), jnp.zeros(()), jnp.zeros(())),
-    "sylvester": lambda: jv.Sylvester(
+    "planar": lambda: jv.bijectors.Planar(jnp.zeros(D), jnp.zeros(D), jnp.zeros(())),
+    "radial": lambda: jv.bijectors.Radial(jnp.zeros(D), jnp.zeros(()), jnp.zeros(())),
+    "sylvester": lambda: jv.bijectors.Sylvester(
         jnp.ones((1, D)), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2)
     ),
-    "householder": lambda: jv.Householder(jnp.zeros(D)),
-    "affine": lambda: jv.AffineTransformer()(jnp.zeros((D, 2))),
+    "householder": lambda: jv.bijectors.Householder(jnp.zeros(D)),
+    "affine": lambda: jv.bijectors.AffineTransformer()(jnp.zeros((D, 2))),
     "spline": lambda: SPLINE(jnp.zeros((D, SPLINE.size))),
     "inverse autoregressive": lambda: nn.AutoregressiveFlow(D, layers=3, rngs=nnx.Rngs(0))(),
     "coupling": lambda: nn.CouplingFlow(D, layers=3, rngs=nnx.Rngs(0))(),
@@ -190,10 +197,10 @@ def maps(b, z, x):
 def test_planar_and_radial_are_the_formulas(x64):
     z, u, w = points()[0], normal(1, D), normal(2, D)
     moved = u + (onto_minus_one(w @ u) - w @ u) * w / (w @ w)
-    assert maps(jv.Planar(u, w, jnp.array(0.4)), z, z + moved * np.tanh(w @ z + 0.4))
+    assert maps(jv.bijectors.Planar(u, w, jnp.array(0.4)), z, z + moved * np.tanh(w @ z + 0.4))
     alpha, r = np.log1p(np.exp(0.3)), np.linalg.norm(z - u)
     beta = alpha * onto_minus_one(-1.2)
-    radial = jv.Radial(u, jnp.array(0.3), jnp.array(-1.2))
+    radial = jv.bijectors.Radial(u, jnp.array(0.3), jnp.array(-1.2))
     assert maps(radial, z, z + beta * (z - u) / (alpha + r))
 
 
@@ -201,7 +208,7 @@ def test_reflections_are_the_formulas(x64):
     """Q is the first columns of the product of the reflections, the last row's to the left."""
     z, v = points()[0], np.asarray(normal(1, 3, D))
     reflections = [np.eye(D) - 2.0 * np.outer(row, row) / (row @ row) for row in v]
-    assert maps(jv.Householder(jnp.asarray(v[0])), z, reflections[0] @ z)
+    assert maps(jv.bijectors.Householder(jnp.asarray(v[0])), z, reflections[0] @ z)
     r, r_tilde = (np.triu(normal(seed, 4, 4)) for seed in (2, 3))
     raw = jnp.asarray(r), jnp.asarray(r_tilde) + jnp.tril(jnp.ones((4, 4)), -1)  # ignored
     for matrix in (r, r_tilde):
@@ -209,14 +216,14 @@ def test_reflections_are_the_formulas(x64):
     q = (reflections[2] @ reflections[1] @ reflections[0])[:, :4]
     b = normal(4, 4)
     exact = z + q @ r @ np.tanh(r_tilde @ q.T @ z + b)
-    assert maps(jv.Sylvester(jnp.asarray(v), *raw, b), z, exact)
+    assert maps(jv.bijectors.Sylvester(jnp.asarray(v), *raw, b), z, exact)
 
 
 def test_affine_maps_and_those_of_raw_numbers(x64):
     z, raw = points()[0], normal(1, D, 2)
-    assert maps(jv.Affine(raw[:, 0], raw[:, 1]), z, raw[:, 0] + np.exp(raw[:, 1]) * z)
+    assert maps(jv.bijectors.Affine(raw[:, 0], raw[:, 1]), z, raw[:, 0] + np.exp(raw[:, 1]) * z)
     exact = raw[:, 0] + np.exp(2.0 * np.tanh(raw[:, 1] / 2.0)) * z
-    assert maps(jv.AffineTransformer()(raw), z, exact)
+    assert maps(jv.bijectors.AffineTransformer()(raw), z, exact)
 
 
 def test_the_spline_is_tensorflow_probabilitys(x64):
@@ -330,10 +337,12 @@ def test_an_autoregressive_posterior_trains_in_one_pass_a_layer():
         calls.append(z)
         return jnp.zeros((D, 2))
 
-    layers = jv.Chain(tuple(jv.InverseAutoregressive(Partial(conditioner)) for _ in range(3)))
+    layers = jv.bijectors.Chain(
+        tuple(jv.bijectors.InverseAutoregressive(Partial(conditioner)) for _ in range(3))
+    )
     jv.Transformed(jv.StandardNormal((D,)), layers).sample_and_log_prob(jax.random.key(0))
     assert len(calls) == 3
-    jv.Transformed(jv.StandardNormal((D,)), jv.Inverse(layers)).log_prob(jnp.ones(D))
+    jv.Transformed(jv.StandardNormal((D,)), jv.bijectors.Inverse(layers)).log_prob(jnp.ones(D))
     assert len(calls) == 6
 
 
@@ -354,7 +363,9 @@ def test_spline_is_the_identity_outside(x64):
 
 
 def test_affine_transformer_is_bounded():
-    _, log_det = jv.AffineTransformer()(jnp.full((1, 2), 1e4)).forward_and_log_det(jnp.ones(1))
+    _, log_det = jv.bijectors.AffineTransformer()(jnp.full((1, 2), 1e4)).forward_and_log_det(
+        jnp.ones(1)
+    )
     assert float(log_det) == 2.0
 
 
@@ -362,7 +373,7 @@ def test_a_spline_inverts_within_a_rounding_of_its_knots():
     """In float32 and at slopes a thousand times apart: finite, the inverse, and of slope 1 / f'.
 
     The usual discriminant is a difference of two near numbers there, and negative at times."""
-    transformer = jv.SplineTransformer()
+    transformer = jv.bijectors.SplineTransformer()
     raw = 5.0 * normal(5, 300, transformer.size)
     spline = transformer(raw)
     half = 0.5 * jnp.sum(spline.widths, axis=1, keepdims=True)
@@ -396,7 +407,7 @@ def test_a_spline_inverts_within_a_rounding_of_its_knots():
 
 def test_a_steep_spline_inverts_to_its_last_digits():
     """Between the knots too, where m + root cancels: slopes of 1e3 and bins of a hundredth."""
-    spline = jv.RationalQuadraticSpline(
+    spline = jv.bijectors.RationalQuadraticSpline(
         jnp.array([[1.0, 0.01, 0.99]]), jnp.array([[0.01, 1.0, 0.99]]), jnp.array([[1e-3, 1e3]])
     )
     both = jax.jit(lambda x: (spline.inverse_and_log_det(x), jax.jacfwd(
@@ -412,9 +423,9 @@ def test_a_steep_spline_inverts_to_its_last_digits():
 
 
 FOLDED = {
-    "planar": lambda a: jv.Planar(-a * jnp.eye(2)[0], jnp.eye(2)[0], 0.0 * a),
-    "radial": lambda a: jv.Radial(jnp.zeros(2), 0.0 * a, -a),
-    "sylvester": lambda a: jv.Sylvester(
+    "planar": lambda a: jv.bijectors.Planar(-a * jnp.eye(2)[0], jnp.eye(2)[0], 0.0 * a),
+    "radial": lambda a: jv.bijectors.Radial(jnp.zeros(2), 0.0 * a, -a),
+    "sylvester": lambda a: jv.bijectors.Sylvester(
         jnp.ones((1, 2)), jnp.full((1, 1), a), jnp.full((1, 1), -a), jnp.zeros(1)
     ),
 }

@@ -12,18 +12,15 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxvae import (
-    VAE,
+from jaxvae import VAE, StandardNormal, init_state, nn
+from jaxvae.pytrees import is_key, paths
+from jaxvae.training import (
     CheckpointError,
-    Damaged,
-    StandardNormal,
-    init_state,
+    CorruptCheckpointError,
     load_checkpoint,
-    nn,
     read_checkpoint,
     save_checkpoint,
 )
-from jaxvae.pytrees import is_key, paths
 
 
 def tree():
@@ -91,7 +88,7 @@ def test_no_byte_can_change_unnoticed(tmp_path, bit):
         changed = bytearray(whole)
         changed[i] ^= 1 << bit
         path.write_bytes(changed)
-        with pytest.raises(Damaged, match="a is damaged"):
+        with pytest.raises(CorruptCheckpointError, match="a is damaged"):
             read_checkpoint(path)
 
 
@@ -101,10 +98,10 @@ def test_no_part_can_be_missing_unnoticed(tmp_path):
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptCheckpointError):
             read_checkpoint(path)
     path.write_bytes(whole + b"x")
-    with pytest.raises(Damaged, match="goes on"):
+    with pytest.raises(CorruptCheckpointError, match="goes on"):
         read_checkpoint(path)
 
 
@@ -175,7 +172,7 @@ def test_a_folder_that_is_gone_is_named(tmp_path):
 
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
     np.save(tmp_path / "a.npy", np.ones(3))
-    with pytest.raises(Damaged, match="no checkpoint: it begins with"):
+    with pytest.raises(CorruptCheckpointError, match="no checkpoint: it begins with"):
         read_checkpoint(tmp_path / "a.npy")
 
 

@@ -108,7 +108,7 @@ def test_free_bits_are_free():
 
     @jax.jit
     def objective(model, key, beta, free):
-        return jv.batched(deep_elbo)(model, key, xs, beta=beta, free=free)
+        return jv.batched(deep_elbo)(model, key, xs, beta=beta, free_nats=free)
 
     bound, terms = objective(small(), jax.random.key(0), 0.5, 0.0)
     mean = np.mean(terms.distortion + 0.5 * terms.rate)
@@ -130,8 +130,8 @@ def test_refusals():
         ({"x": jnp.zeros((4, 4, 2))}, "x has shape"),
         ({"x": None}, "x is a NoneType"),
         ({"beta": jnp.ones(2)}, "beta has shape"),
-        ({"free": "0.1"}, "free is a str"),
-        ({"free": 0.1}, r"jaxvae.batched\(objective\)"),
+        ({"free_nats": "0.1"}, "free_nats is a str"),
+        ({"free_nats": 0.1}, r"jaxvae.batched\(objective\)"),
     ):
         good = {"model": small(), "key": jax.random.key(0), "x": X}
         with pytest.raises((TypeError, ValueError), match=error):

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxvae import read_checkpoint
+from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 COMMON = """

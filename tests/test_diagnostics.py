@@ -20,17 +20,19 @@ from jaxvae import (
     MultivariateNormal,
     Normal,
     StandardNormal,
-    active_units,
     batched,
     elbo,
-    full_batch,
     kl_divergence,
+    sample_and_log_prob,
+)
+from jaxvae.evaluation import (
+    active_units,
+    full_batch,
     minibatch_stratified,
     minibatch_weighted,
     rate_decomposition,
     rate_distortion_curve,
     rate_per_latent,
-    sample_and_log_prob,
 )
 
 XS = np.array([[-1.0, 0.5], [0.3, 2.0], [1.5, -0.4], [0.0, 0.1], [2.5, 1.0]])
@@ -201,7 +203,7 @@ def estimates_of(log_weights, size, num=3_000):
     def one(key):
         choose, draw = jax.random.split(key)
         batch = rows[jax.random.permutation(choose, 40)[:size]]
-        parts = rate_decomposition(at, draw, batch, dataset_size=40, log_weights=log_weights)
+        parts = rate_decomposition(at, draw, batch, dataset_size=40, weighting=log_weights)
         # the draw is the same with the whole data set behind the batch
         z_key = jax.random.split(jax.random.clone(draw), size)[0]
         z, log_q_given_x = sample_and_log_prob(at.encode(batch[0]), z_key)
@@ -236,9 +238,7 @@ def test_weighted_sampling_is_low():
 
 def test_stratified_sampling_wants_two():
     with pytest.raises(ValueError, match="the batch has 1 rows, expected 2 to 40"):
-        rate_decomposition(
-            model(), KEY(), XS[:1], dataset_size=40, log_weights=minibatch_stratified
-        )
+        rate_decomposition(model(), KEY(), XS[:1], dataset_size=40, weighting=minibatch_stratified)
     with pytest.raises(ValueError, match="the batch has 5 rows, expected 2 to 3"):
         minibatch_stratified(5, 3)
 

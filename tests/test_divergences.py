@@ -18,7 +18,7 @@ B = np.array([[1.5, 0.0], [0.4, 0.7]])
 kl_divergence = jax.jit(jv.kl_divergence)  # compiled once for each pair of kinds and shapes
 many = jax.jit(jax.vmap(lambda d, k: d.sample_and_log_prob(k), (None, 0)))
 scores = jax.jit(jax.vmap(lambda d, z: d.log_prob(z), (None, 0)))
-RATES = [jv.analytic_kl, jv.sampled_kl, jv.sticking_kl, jv.auto_kl]
+RATES = [jv.analytic_kl, jv.sampled_kl, jv.auto_kl]
 
 
 def key(seed=0):
@@ -270,14 +270,17 @@ def test_table_of_values(make, value, x64):
 
 def test_kl_standard_normal_table(x64):
     """1/2 (sigma^2 + mu^2 - 1 - log sigma^2), summed: 1/2 (0.25 + 0.09 - 1) + log 2 = 0.363..."""
-    assert np.isclose(jv.kl_standard_normal(0.3, 0.5), 0.363147180559945, rtol=1e-13)
+    assert np.isclose(jv.distributions.kl_standard_normal(0.3, 0.5), 0.363147180559945, rtol=1e-13)
     assert np.isclose(
-        jv.kl_standard_normal(jnp.full(7, 0.3), 0.5), 7 * 0.363147180559945, rtol=1e-13
+        jv.distributions.kl_standard_normal(jnp.full(7, 0.3), 0.5),
+        7 * 0.363147180559945,
+        rtol=1e-13,
     )
     assert np.isclose(
-        jv.kl_standard_normal(jnp.full((2, 3), 0.3), jnp.full((2, 3), 0.5)), 6 * 0.363147180559945
+        jv.distributions.kl_standard_normal(jnp.full((2, 3), 0.3), jnp.full((2, 3), 0.5)),
+        6 * 0.363147180559945,
     )
-    assert jv.kl_standard_normal(jnp.zeros(4), jnp.ones(4)) == 0
+    assert jv.distributions.kl_standard_normal(jnp.zeros(4), jnp.ones(4)) == 0
 
 
 @pytest.mark.parametrize(
@@ -286,7 +289,7 @@ def test_kl_standard_normal_table(x64):
 def test_kl_standard_normal_never_broadcasts(loc, scale):
     """The scale is one number or has the shape of loc."""
     with pytest.raises(ValueError, match="scale"):
-        jv.kl_standard_normal(jnp.zeros(loc), jnp.ones(scale))
+        jv.distributions.kl_standard_normal(jnp.zeros(loc), jnp.ones(scale))
 
 
 NUMPYRO = {
@@ -417,7 +420,7 @@ def test_sampled_rates_are_scipys(x64):
     """KL(Laplace || Normal) at one event: the difference of SciPy's log-densities."""
     q, p, z = laplace(), normal(), jnp.array([0.7, -0.2])
     exact = stats.laplace.logpdf(z, q.loc, q.scale) - stats.norm.logpdf(z, p.loc, p.scale)
-    for rate in (jv.sampled_kl, jv.sticking_kl, jv.auto_kl):
+    for rate in (jv.sampled_kl, jv.auto_kl):
         assert close(rate(q, p, z, q.log_prob(z)), exact.sum())
 
 
@@ -432,8 +435,7 @@ def rate_gradient(rate, loc, scale, k):
 def test_gradients_of_the_rates(x64):
     """KL(N(m, s^2) || N(0, 1)) at z = m + s e, by hand.
 
-    analytic: (m, s - 1/s). sampled: (z, e z - 1/s). sticking: (z - e/s, e (z - e/s)), since
-    d/dz (log q - log p) = z - (z - m)/s^2.
+    analytic: (m, s - 1/s). sampled: (z, e z - 1/s).
     """
     m, s = np.array([0.3, -1.0, 2.0]), np.array([0.5, 2.0, 1.1])
     e = np.asarray(jax.random.normal(key(), (3,)))
@@ -442,7 +444,6 @@ def test_gradients_of_the_rates(x64):
         jv.analytic_kl: (m, s - 1 / s),
         jv.auto_kl: (m, s - 1 / s),
         jv.sampled_kl: (z, e * z - 1 / s),
-        jv.sticking_kl: (z - e / s, e * (z - e / s)),
     }
     for rate, (by_loc, by_scale) in exact.items():
         got = rate_gradient(rate, jnp.array(m), jnp.array(s), key())
@@ -460,47 +461,6 @@ def test_rates_have_one_mean_gradient(rate, x64):
             assert close(got.mean(axis=0), exact)
         else:
             assert standard_errors_off(got, exact) < 4
-
-
-@pairs
-def test_sticking_stops_q_and_only_q(make, x64):
-    """In p it has the gradient of `sampled_kl`; in q, at a fixed event, none."""
-    q, p = make()
-    z, log_q = (part[0] for part in many(q, jax.random.split(key(), 5)))
-    number = (2,) if jnp.issubdtype(z.dtype, jnp.floating) else ()  # z is differentiable
-
-    @jax.jit
-    def gradients(q, p, z):
-        sticking = jax.grad(jv.sticking_kl, (0, 1, *number))(q, p, z, log_q)
-        in_p = jax.grad(jv.sampled_kl, 1)(q, p, z, log_q)
-        in_z = [jax.grad(lambda z: q.log_prob(z) - p.log_prob(z))(z) for _ in number]
-        return sticking, (in_p, in_z)
-
-    (by_q, *others), exact = gradients(q, p, z)
-    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(by_q))
-    for a, b in zip(jax.tree.leaves(others), jax.tree.leaves(exact), strict=True):
-        assert close(a, b)
-
-
-def test_sticking_is_zero_at_the_posterior(x64):
-    """p(z) = N(0, I), p(x|z) = N(Wz + mu, s2 I), q exact: the ELBO's gradient in q vanishes draw
-    by draw, when that of the sampled and of the analytic rate does not."""
-    rng = np.random.default_rng(0)
-    weight, mean, x = (jnp.array(rng.normal(size=n)) for n in [(4, 2), (4,), (4,)])
-    model = jv.ppca.as_vae(jv.ppca.PPCA(weight, mean, jnp.array(0.4)))
-
-    q = model.encode(x)
-
-    def gradients(k):
-        def bounds(q):  # one key a rate
-            whole, keys = model._replace(encode=lambda x: q), jax.random.split(k, len(RATES))
-            return [jv.elbo(whole, k, x, rate=r)[0] for r, k in zip(RATES, keys, strict=True)]
-
-        return jax.jacrev(bounds)(q)
-
-    for rate, drawn in zip(RATES, draws(gradients, 20), strict=True):
-        largest = max(np.max(np.abs(drawn.loc)), np.max(np.abs(np.tril(drawn.scale_tril))))
-        assert (largest < 1e-10) == (rate is jv.sticking_kl)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -539,7 +499,7 @@ def same_in_float64(f, *args):
 def test_extreme_scales_to_the_standard_normal(scale):
     """kl_standard_normal at sigma = e^+-40: 39.5 + mu^2/2 or e^80/2, gradient sigma - 1/sigma."""
     loc = np.array([0.3, -1.0])
-    assert same_in_float64(jv.kl_standard_normal, loc, np.full(2, scale))
+    assert same_in_float64(jv.distributions.kl_standard_normal, loc, np.full(2, scale))
 
     def kl(loc, scale):
         return jv.kl_divergence(

@@ -26,9 +26,9 @@ def kl(family):
 
 
 def inflated(x):
-    return lambda r, l, zero: jv.ZeroInflated(jv.NegativeBinomial(r, l), zero).log_prob(
-        jnp.asarray(x)
-    )
+    return lambda r, l, zero: jv.distributions.ZeroInflated(
+        jv.NegativeBinomial(r, l), zero
+    ).log_prob(jnp.asarray(x))
 
 
 def mixture(family, x):
@@ -129,19 +129,19 @@ CASES = {
     "gamma at infinity": (lambda a: jax.jit(of(jv.Gamma, INF, 1.0))(a), [2.0], -INF, None),
     "gamma at the least number": (of(jv.Gamma, 1e-37, 1.0), [1.0], 0.0, None),
     "ciwae of a weight of 0 is iwae": (
-        lambda l: jv.convex_combination(l, beta=0.0),
+        lambda l: jv.bounds.convex_combination(l, beta=0.0),
         [[0.0, -INF]],
         -LOG2,
         [[1.0, 0.0]],
     ),
     "thermodynamic, upper, of a weight of 0": (
-        partial(jv.thermodynamic, betas=np.array([0.0, 1.0]), at=np.array([1.0])),
+        partial(jv.bounds.thermodynamic, betas=np.array([0.0, 1.0]), at=np.array([1.0])),
         [[0.5, -INF]],
         0.5,
         None,
     ),
     "the mean of a log-weight of -inf": (
-        lambda l: jv.log_power_mean(l, power=0.0),
+        lambda l: jv.bounds.log_power_mean(l, power=0.0),
         [[0.5, -INF]],
         -INF,
         None,
@@ -219,7 +219,7 @@ def test_an_objective_of_a_label_that_is_none(label, alpha):
     )
     classify = jax.tree_util.Partial(lambda x: jv.Categorical(jnp.zeros(3)))
     model = semi_supervised.LabelVAE(classify, given, jv.Categorical(jnp.zeros(3)))
-    objective = jax.jit(lambda y: jv.labelled(jv.elbo)(
+    objective = jax.jit(lambda y: jv.models.labelled(jv.elbo)(
         model, jax.random.key(0), (jnp.ones(2), y), alpha=alpha
     )[0])  # fmt: skip
     assert np.isfinite(objective(1))

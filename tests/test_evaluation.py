@@ -13,15 +13,9 @@ from jax.tree_util import Partial
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from jaxvae import (
-    VAE,
-    Normal,
-    StandardNormal,
-    log_marginal,
-    log_mean_exp,
-    log_weights,
-    prior_sampling,
-)
+from jaxvae import VAE, Normal, StandardNormal, log_marginal, log_weights
+from jaxvae.bounds import log_mean_exp
+from jaxvae.evaluation import prior_sampling
 from jaxvae.evaluation.marginal import pareto_k
 
 X, LOG_P = 1.5, -1.828012123

@@ -28,10 +28,10 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from experiments import train
 from experiments.config import Config
-from jaxvae import disentanglement, nn, ppca
-from jaxvae.evaluation import imputation, latent_space
+from jaxvae import nn
+from jaxvae.evaluation import disentanglement, imputation, latent_space
 from jaxvae.evaluation import sample_quality as quality
-from jaxvae.models import multimodal, state_space
+from jaxvae.models import multimodal, ppca, state_space
 from jaxvae.models import quantization as vq
 from jaxvae.models import semi_supervised as semi
 from jaxvae.models.hamiltonian import HamiltonianVAE, Leapfrog
@@ -74,7 +74,9 @@ STEPS = jnp.full((2, 2), 0.1)
 WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
 CHAIN = state_space.Markov(Q, WALK, 3)
 PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
-CRITIC = jv.Critic(nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1)))
+CRITIC = jv.regularizers.Critic(
+    nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1))
+)
 DISCRIMINATOR = nn.MLP((2,), (), rngs=nnx.Rngs(2))
 
 
@@ -124,7 +126,7 @@ def generate(**arguments: Any) -> Any:
 
 
 def estimator(function, q: Any = Q, term=TERM, **hyper):
-    arguments = {"reduction": jv.log_mean_exp, "term": term, "q": q}
+    arguments = {"reduction": jv.bounds.log_mean_exp, "term": term, "q": q}
     return Call(function, arguments | {"keys": KEYS} | hyper)
 
 
@@ -144,7 +146,7 @@ def game(objective, discriminator, **arguments):
     """Both players as arguments of their own."""
 
     def play(model, discriminator, key, x, **hyper):
-        return objective(adversarial.Players(model, discriminator), key, x, **hyper)
+        return objective(adversarial.AdversarialPair(model, discriminator), key, x, **hyper)
 
     good = {"model": MODEL, "discriminator": discriminator, "key": KEY, "x": X}
     return Call(play, good | arguments)
@@ -208,12 +210,12 @@ def state():
 STEP = jv.train_step(jv.elbo, SGD)
 CALLS: dict[str, Call] = {
     "elbo": bound(jv.elbo, beta=1.0),
-    "autoencoder": bound(jv.autoencoder),
+    "autoencoder": bound(jv.bounds.autoencoder),
     "iwae": bound(jv.iwae, num_samples=3),
     "renyi": bound(jv.renyi, num_samples=3, alpha=0.5),
     "vr_max": bound(jv.vr_max, num_samples=3),
     "tvo": bound(jv.tvo, num_samples=3, betas=BETAS),
-    "tvo_upper": bound(jv.tvo_upper, num_samples=3, betas=BETAS),
+    "tvo_upper": bound(jv.bounds.tvo_upper, num_samples=3, betas=BETAS),
     "miwae": bound(jv.miwae, num_outer=2, num_samples=3),
     "piwae": bound(jv.piwae, num_outer=2, num_samples=3),
     "ciwae": bound(jv.ciwae, num_samples=3, beta=0.5),
@@ -221,64 +223,72 @@ CALLS: dict[str, Call] = {
     "eubo": bound(
         partial(jv.eubo, sample_posterior=ppca.posterior(LINEAR, X).sample), num_samples=2
     ),
-    "importance_bound": bound(partial(jv.importance_bound, jv.log_mean_exp), num_samples=3),
+    "importance_bound": bound(partial(jv.importance_bound, jv.bounds.log_mean_exp), num_samples=3),
     "log_weights": bound(jv.log_weights, num_samples=3),
     "log_marginal": bound(jv.log_marginal, num_samples=8, chunk=4),
-    "prior_sampling": bound(jv.prior_sampling, num_samples=8, chunk=4),
-    "ais": bound(jv.ais, ("betas",), betas=BETAS, num_chains=2, num_leapfrog=2, num_pilots=1),
+    "prior_sampling": bound(jv.evaluation.prior_sampling, num_samples=8, chunk=4),
+    "ais": bound(
+        jv.evaluation.ais, ("betas",), betas=BETAS, num_chains=2, num_leapfrog=2, num_pilots=1
+    ),
     "bdmc": Call(
-        jv.bdmc,
+        jv.evaluation.bdmc,
         {"model": MODEL, "key": KEY, "betas": BETAS, "num_chains": 2, "num_leapfrog": 2},
         ("model", "betas"),
     ),
-    "sigmoid_schedule": Call(lambda n: jv.sigmoid_schedule(n), {"n": 5}),
+    "sigmoid_schedule": Call(lambda n: jv.evaluation.sigmoid_schedule(n), {"n": 5}),
     "reconstruct": bound(reconstruct, free=("model",)),
     "generate": Call(generate, {"model": MODEL, "key": KEY}, ("model",)),
     "batched": Call(jv.batched(jv.elbo), {"model": MODEL, "key": KEY, "xs": XS}, ("xs",)),
     "active_units": Call(
-        jv.active_units, {"model": MODEL, "xs": XS, "threshold": 0.01}, ("model",)
+        jv.evaluation.active_units, {"model": MODEL, "xs": XS, "threshold": 0.01}, ("model",)
     ),
     "rate_per_latent": Call(
-        jv.rate_per_latent, {"model": MODEL._replace(encode=Partial(lambda x: Q)), "xs": XS}
+        jv.evaluation.rate_per_latent,
+        {"model": MODEL._replace(encode=Partial(lambda x: Q)), "xs": XS},
     ),
-    "optimal_scale": Call(jv.optimal_scale, {"model": MODEL, "key": KEY, "xs": XS}, ("xs",)),
+    "optimal_scale": Call(
+        jv.evaluation.optimal_scale, {"model": MODEL, "key": KEY, "xs": XS}, ("xs",)
+    ),
     "reparameterize": Call(
-        jv.reparameterize, {"key": KEY, "loc": Z, "scale": jnp.array([1.0, 2.0])}
+        jv.distributions.reparameterize, {"key": KEY, "loc": Z, "scale": jnp.array([1.0, 2.0])}
     ),
-    "reparameterize_tril": Call(
-        jv.reparameterize_tril, {"key": KEY, "loc": Z, "scale_tril": jnp.eye(2)}
+    "kl_standard_normal": Call(
+        jv.distributions.kl_standard_normal, {"loc": Z, "scale": jnp.array([1.0, 2.0])}
     ),
-    "kl_standard_normal": Call(jv.kl_standard_normal, {"loc": Z, "scale": jnp.array([1.0, 2.0])}),
     "kl_divergence": Call(jv.kl_divergence, {"q": Q, "p": P}),
     **{
         name: Call(getattr(jv, name), {"q": Q, "p": P, "z": Z, "log_q": Q.log_prob(Z)})
-        for name in ("analytic_kl", "auto_kl", "sampled_kl", "sticking_kl")
+        for name in ("analytic_kl", "auto_kl", "sampled_kl")
     },
     "pathwise": estimator(jv.pathwise),
     "sticking_the_landing": estimator(jv.sticking_the_landing),
     "doubly_reparameterized": estimator(jv.doubly_reparameterized),
     "score_function": estimator(jv.score_function),
     "vimco": estimator(jv.vimco),
-    "enumerate": estimator(jv.enumerate, q=LOGITS, term=lambda q, z, log_q: (-log_q * 0.5, None)),
+    "enumeration": estimator(
+        jv.enumeration, q=LOGITS, term=lambda q, z, log_q: (-log_q * 0.5, None)
+    ),
     "gumbel_softmax": estimator(
         jv.gumbel_softmax,
         q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7])),
         temperature=0.5,
     ),
-    "of_part": Call(
-        lambda part, estimator, **a: jv.of_part(part, estimator)(*a.values()),
-        {"part": "choice", "estimator": jv.straight_through}
+    "for_component": Call(
+        lambda name, estimator, **a: jv.gradients.for_component(name, estimator)(*a.values()),
+        {"name": "choice", "estimator": jv.straight_through}
         | estimator(None, PARTS, lambda q, z, log_q: (log_q, None), keys=KEYS[:1]).arguments,
     ),
     "straight_through": estimator(
         jv.straight_through, q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7]))
     ),
-    "log_mean_exp": Call(jv.log_mean_exp, {"log_w": jnp.array([1.0, 2.0, 3.0])}),
+    "log_mean_exp": Call(jv.bounds.log_mean_exp, {"log_w": jnp.array([1.0, 2.0, 3.0])}),
     "rescale": Call(lambda key, x: jv.rescale(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
     "binarize": Call(lambda key, x: jv.binarize(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
-    "threshold": Call(lambda key, x: jv.threshold(key, x), {"key": KEY, "x": PIXELS}, ("x",)),
-    "bits_per_dim": Call(jv.bits_per_dim, {"nats": 3.0, "shape": (2, 3)}, ("nats",)),
-    "precision_weighted": Call(jv.precision_weighted, {"a": Q, "b": Q}),
+    "threshold": Call(
+        lambda key, x: jv.training.threshold(key, x), {"key": KEY, "x": PIXELS}, ("x",)
+    ),
+    "bits_per_dim": Call(jv.distributions.bits_per_dim, {"nats": 3.0, "shape": (2, 3)}, ("nats",)),
+    "gaussian_product": Call(jv.models.gaussian_product, {"a": Q, "b": Q}),
     "Normal": made(jv.Normal, Z, loc=Z, scale=jnp.array([1.0, 2.0])),
     "Laplace": made(jv.Laplace, Z, loc=Z, scale=jnp.array([1.0, 2.0])),
     "MultivariateNormal": made(jv.MultivariateNormal, Z, loc=Z, scale_tril=jnp.eye(2)),
@@ -303,7 +313,9 @@ CALLS: dict[str, Call] = {
     **distribution(LOGITS, jnp.array(1)),
     **distribution(jv.OneHotCategorical(jnp.zeros(3)), jnp.array([0.0, 1.0, 0.0])),
     **distribution(jv.Poisson(jnp.ones(2)), jnp.array([1, 3])),
-    **distribution(jv.VonMisesFisher(jnp.array([0.0, 1.0, 0.0]), 2.0), jnp.array([0.0, 1.0, 0.0])),
+    **distribution(
+        jv.distributions.VonMisesFisher(jnp.array([0.0, 1.0, 0.0]), 2.0), jnp.array([0.0, 1.0, 0.0])
+    ),
     "init_state": Call(lambda model: jv.init_state(model, SGD), {"model": MODEL}, ("model",)),
     "train_step": Call(STEP, {"state": state(), "key": KEY, "xs": XS, "beta": 1.0}),
     "train_epoch": Call(
@@ -315,7 +327,7 @@ CALLS: dict[str, Call] = {
         ("data",),
     ),
     "epoch_order": Call(
-        jv.epoch_order, {"key": KEY, "epoch": 0, "num_examples": 4, "batch_size": 2}
+        jv.training.epoch_order, {"key": KEY, "epoch": 0, "num_examples": 4, "batch_size": 2}
     ),
     "sweep": Call(
         lambda grid, at_once: jv.sweep(lambda key: jax.random.normal(key), grid, at_once=at_once)[
@@ -323,16 +335,37 @@ CALLS: dict[str, Call] = {
         ],
         {"grid": {"key": KEYS}, "at_once": 2},
     ),
-    "regularized": bound(partial(jv.regularized, price=lambda code, key: code.rate), beta=2.0),
-    "capacity": batch(partial(jv.regularized, price=jv.capacity), capacity=2.0, beta=1.0),
-    "free_bits": batch(
-        partial(jv.regularized, price=partial(jv.free_bits, parts=jv.each_level)), free=0.5
+    "regularized": bound(
+        partial(jv.regularizers.regularized, penalty=lambda code, key: code.rate), beta=2.0
     ),
-    "mmd_price": batch(partial(jv.regularized, price=jv.mmd_price)),
-    "sliced_price": batch(partial(jv.regularized, price=jv.sliced_price)),
-    "info_price": batch(partial(jv.regularized, price=jv.info_price), alpha=0.5, weight=10.0),
-    "tc_price": Call(
-        jv.batched(partial(jv.regularized, price=partial(jv.tc_price, dataset_size=9))),
+    "capacity": batch(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.capacity),
+        capacity=2.0,
+        beta=1.0,
+    ),
+    "free_bits": batch(
+        partial(
+            jv.regularizers.regularized,
+            penalty=partial(jv.regularizers.free_bits, parts=jv.regularizers.kl_per_level),
+        ),
+        free_nats=0.5,
+    ),
+    "mmd_penalty": batch(partial(jv.regularizers.regularized, penalty=jv.regularizers.mmd_penalty)),
+    "sliced_penalty": batch(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.sliced_penalty)
+    ),
+    "info_penalty": batch(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.info_penalty),
+        alpha=0.5,
+        weight=10.0,
+    ),
+    "tc_penalty": Call(
+        jv.batched(
+            partial(
+                jv.regularizers.regularized,
+                penalty=partial(jv.regularizers.tc_penalty, dataset_size=9),
+            )
+        ),
         {
             "model": jv.VAE(
                 Partial(lambda x: jv.Normal(mean_of(MODEL.encode(x)), 1.0)),
@@ -346,48 +379,56 @@ CALLS: dict[str, Call] = {
             "dimension_wise": 1.0,
         },
     ),
-    "dip_1_price": batch(
-        partial(jv.regularized, price=jv.dip_1_price), off_diagonal=1.0, diagonal=1.0
+    "dip_1_penalty": batch(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.dip_1_penalty),
+        off_diagonal=1.0,
+        diagonal=1.0,
     ),
-    "dip_2_price": batch(
-        partial(jv.regularized, price=jv.dip_2_price), off_diagonal=1.0, diagonal=1.0
+    "dip_2_penalty": batch(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.dip_2_penalty),
+        off_diagonal=1.0,
+        diagonal=1.0,
     ),
-    "mmd": Call(jv.mmd, {"x": XS, "y": XS[:3], "kernel": jv.rbf}, free=("x", "y")),
+    "mmd": Call(
+        jv.regularizers.mmd, {"x": XS, "y": XS[:3], "kernel": jv.regularizers.rbf}, free=("x", "y")
+    ),
     "sliced_wasserstein": Call(
-        jv.sliced_wasserstein,
+        jv.regularizers.sliced_wasserstein,
         {"x": XS, "y": XS, "directions": jnp.eye(3)},
         free=("x", "y", "directions"),
     ),
     "geco": Call(
-        lambda key, x, tolerance: jv.geco(
-            jv.Constrained(MODEL, jnp.zeros(())), key, x, tolerance=tolerance
+        lambda key, x, tolerance: jv.regularizers.geco(
+            jv.regularizers.Constrained(MODEL, jnp.zeros(())), key, x, tolerance=tolerance
         ),
         {"key": KEY, "x": X, "tolerance": 3.0},
     ),
     "target_rate": Call(
-        lambda model, log_multiplier, target: jv.target_rate(
-            jv.Constrained(model, log_multiplier), KEY, X, target=target
+        lambda model, log_multiplier, target: jv.regularizers.target_rate(
+            jv.regularizers.Constrained(model, log_multiplier), KEY, X, target=target
         ),
         {"model": MODEL, "log_multiplier": jnp.zeros(()), "target": 3.0},
     ),
-    "ar1": Call(jv.ar1, {"length": 4, "alpha": 0.5}, free=("length",)),
-    "committed_rate": Call(jv.committed_rate, {"length": 4, "alpha": 0.5}),
+    "ar1": Call(jv.regularizers.ar1, {"length": 4, "alpha": 0.5}, free=("length",)),
+    "delta_vae_rate": Call(jv.regularizers.delta_vae_rate, {"length": 4, "alpha": 0.5}),
     "sigmoid_annealing": Call(
-        lambda **arguments: jv.sigmoid_annealing(**arguments)(3),
+        lambda **arguments: jv.training.sigmoid_annealing(**arguments)(3),
         {"init_value": 0.0, "end_value": 1.0, "transition_steps": 9, "sharpness": 12.0},
     ),
     "cyclical": Call(
-        lambda schedule, period: jv.cyclical(schedule, period)(3),
+        lambda schedule, period: jv.training.cyclical(schedule, period)(3),
         {"schedule": optax.linear_schedule(0.0, 1.0, 5), "period": 9},
     ),
-    "Critic": Call(lambda features, logit: jv.Critic(features, logit)(X), CRITIC._asdict()),
+    "Critic": Call(
+        lambda features, logit: jv.regularizers.Critic(features, logit)(X), CRITIC._asdict()
+    ),
     "discrimination": Call(
         adversarial.discrimination, {"discriminator": DISCRIMINATOR, "a": Z, "b": -Z}
     ),
     "permute_latents": Call(adversarial.permute_latents, {"zs": PATH}, ("zs",)),
     "factor_vae": game(jv.batched(adversarial.factor_vae), DISCRIMINATOR, x=XS, gamma=2.0),
     "adversarial_autoencoder": game(adversarial.adversarial_autoencoder, DISCRIMINATOR, beta=1.0),
-    "vae_gan": game(jv.vae_gan, CRITIC, gamma=1.0),
+    "vae_gan": game(jv.regularizers.vae_gan, CRITIC, gamma=1.0),
     "weight_penalty": Call(rae.weight_penalty, {"model": MODEL, "key": KEY, "z": Z}),
     "gradient_penalty": Call(rae.gradient_penalty, {"model": MODEL, "key": KEY, "z": Z}),
     "rae": bound(rae.rae, penalty=rae.gradient_penalty, beta=1.0, weight=0.1),
@@ -408,8 +449,8 @@ CALLS: dict[str, Call] = {
         )
         for name in ("product_of_experts", "mixture_of_experts", "mixture_of_products")
     },
-    "stratified": estimator(
-        jv.stratified,
+    "stratified_mixture": estimator(
+        jv.gradients.stratified_mixture,
         q=jv.Mixture(jnp.zeros(2), jv.Normal(jnp.zeros((2, 2)), jnp.ones((2, 2)))),
     ),
     "Multimodal": Call(
@@ -511,7 +552,7 @@ CALLS: dict[str, Call] = {
         lambda levels, index: vq.FSQ(levels).lookup(index),
         {"levels": (3, 2), "index": jnp.array(4)},
     ),
-    "straight_to": Call(vq.straight_to, {"e": Z, "z": -Z}),
+    "straight_through_value": Call(vq.straight_through_value, {"e": Z, "z": -Z}),
     "init_codebook": Call(vq.init_codebook, {"codes": BOOK.codes}, ("codes",)),
     "ema_codebook": Call(
         vq.ema_codebook,
@@ -523,8 +564,8 @@ CALLS: dict[str, Call] = {
             "epsilon": 1e-5,
         },
     ),
-    "revive": Call(
-        vq.revive,
+    "reset_dead_codes": Call(
+        vq.reset_dead_codes,
         {
             "key": KEY,
             "quantizer": BOOKS,
@@ -534,11 +575,11 @@ CALLS: dict[str, Call] = {
         },
     ),
     "perplexity": Call(vq.perplexity, {"counts": jnp.array([3, 3, 1])}),
-    "PointMass": Call(
-        lambda value, event: vq.PointMass(value).log_prob(event),
+    "Delta": Call(
+        lambda value, event: vq.Delta(value).log_prob(event),
         {"value": jnp.array([3, 1]), "event": jnp.array([3, 2])},
     ),
-    **distribution(vq.PointMass(jnp.array([3, 1])), jnp.array([3, 2])),
+    **distribution(vq.Delta(jnp.array([3, 1])), jnp.array([3, 2])),
     "VQVAE": quantized(jv.elbo),
     "vq": quantized(vq.vq, commitment=0.25, codebook=1.0),
     "ema_step": Call(
@@ -574,7 +615,7 @@ CALLS: dict[str, Call] = {
     },
     "deep_elbo": Call(
         traced(jv.batched(nn.deep_elbo)),
-        {"model": DEEP, "key": KEY, "xs": jnp.zeros((2, 4, 4, 1)), "beta": 1.0, "free": 0.1},
+        {"model": DEEP, "key": KEY, "xs": jnp.zeros((2, 4, 4, 1)), "beta": 1.0, "free_nats": 0.1},
     ),
 }
 
@@ -710,14 +751,16 @@ def complaint(name: str, argument: str, value: Any) -> str | None:
     call = CALLS[name]
     try:
         found = run(call, **{argument: value})
-    except (TypeError, ValueError, NotImplementedError, jv.NonFinite) as error:
+    except (TypeError, ValueError, NotImplementedError, jv.training.NonFiniteError) as error:
         message = str(error)
         lines = [line for line in message.split("\n----")[0].splitlines() if line.strip()]
         about = (
             r"^([\w. ()]+: )?\w+([.\[(]\S*)?( \w+)? (is|are|has|have|holds|returned|gives|goes) "
         )
         if ours(error):
-            wrong = not re.match(about, message) and not isinstance(error, jv.NonFinite)
+            wrong = not re.match(about, message) and not isinstance(
+                error, jv.training.NonFiniteError
+            )
         else:
             wrong = re.search("PRNG key|single key|random key", message) is None
         if wrong or len(lines) > 1:

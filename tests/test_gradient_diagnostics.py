@@ -21,11 +21,11 @@ from jaxvae import (
     batched,
     doubly_reparameterized,
     elbo,
-    gradient_statistics,
     iwae,
     pathwise,
     sticking_the_landing,
 )
+from jaxvae.evaluation import gradient_statistics
 
 X = jnp.array([0.6, -1.0])
 KS = (1, 4, 16, 64)

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from experiments.structures import hamiltonian
-from jaxvae import ppca
+from jaxvae.models import ppca
 from jaxvae.models.hamiltonian import HamiltonianVAE, Leapfrog
 from tests.common import close, draws, standard_errors_off
 

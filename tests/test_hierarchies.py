@@ -13,7 +13,8 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae as jv
-from jaxvae import nn, ppca
+from jaxvae import nn
+from jaxvae.models import ppca
 from tests.common import close, draws, standard_errors_off
 
 
@@ -66,7 +67,9 @@ def test_a_level_without_a_closed_form_is_sampled():
 
 
 def test_bottom_up_inference_has_the_layers_of_the_prior():
-    up = jv.Transformed(jv.Joint(jv.Normal(0.3, 0.5), Partial(step, jnp.array(0.7))), jv.Reverse())
+    up = jv.Transformed(
+        jv.Joint(jv.Normal(0.3, 0.5), Partial(step, jnp.array(0.7))), jv.bijectors.Reverse()
+    )
     (high, low), log_q = up.sample_and_log_prob(jax.random.key(0))
     exact = jv.Normal(0.3, 0.5).log_prob(low) + step(0.7, low).log_prob(high)
     assert close(log_q, exact)
@@ -84,8 +87,8 @@ def test_a_discrete_layer_has_no_path():
     for q in (
         jv.Joint(first, Partial(coin)),
         jv.Joint(second, Partial(step, jnp.array(0.7))),
-        jv.hierarchy(first, Partial(step, jnp.array(0.7)), Partial(coin)),
-        jv.Transformed(jv.Joint(first, Partial(coin)), jv.Reverse()),
+        jv.models.hierarchy(first, Partial(step, jnp.array(0.7)), Partial(coin)),
+        jv.Transformed(jv.Joint(first, Partial(coin)), jv.bijectors.Reverse()),
     ):
         assert not q.reparameterized
     model = jv.VAE(lambda loc: jv.Joint(jv.Normal(loc, 1.0), Partial(coin)), unit_of_last, P)
@@ -94,26 +97,26 @@ def test_a_discrete_layer_has_no_path():
 
 
 def unit_of_last(z):
-    return jv.Normal(jv.lowest(z), 1.0)
+    return jv.Normal(jv.models.bottom(z), 1.0)
 
 
 def test_hierarchy_nests():
-    chain = jv.hierarchy(TOP, Partial(step, jnp.array(0.7)), Partial(other, jnp.array(0.2)))
+    chain = jv.models.hierarchy(TOP, Partial(step, jnp.array(0.7)), Partial(other, jnp.array(0.2)))
     (a, (b, c)), log_p = chain.sample_and_log_prob(jax.random.key(0))
     exact = TOP.log_prob(a) + step(0.7, a).log_prob(b) + other(0.2, b).log_prob(c)
     assert close(log_p, exact)
-    assert np.array_equal(jv.lowest((a, (b, c))), c)
-    assert jv.hierarchy(TOP) is TOP
+    assert np.array_equal(jv.models.bottom((a, (b, c))), c)
+    assert jv.models.hierarchy(TOP) is TOP
 
 
 def test_precision_weighted_is_the_product_of_gaussians(x64):
     a = jv.Normal(jnp.array([0.3]), jnp.array([0.5]))
     b = jv.Normal(jnp.array([-2.0]), jnp.array([2.0]))
-    c, z = jv.precision_weighted(a, b), jnp.linspace(-3.0, 3.0, 7)[:, None]
+    c, z = jv.models.gaussian_product(a, b), jnp.linspace(-3.0, 3.0, 7)[:, None]
     ratio = jax.vmap(lambda z: a.log_prob(z) + b.log_prob(z) - c.log_prob(z))(z)
     assert np.ptp(ratio) < 1e-10
     for scale in (1e-6, 1e6):  # one that knows nothing, or all
-        c = jv.precision_weighted(a, jv.Normal(b.loc, jnp.array([scale])))
+        c = jv.models.gaussian_product(a, jv.Normal(b.loc, jnp.array([scale])))
         assert np.all(np.isfinite(jnp.stack([c.loc, c.scale])))
 
 
@@ -124,7 +127,7 @@ def conditional(n, m, rngs):
 def ladder(seed=0):
     rngs = nnx.Rngs(seed)
     sizes = ((4, 3), (3, 3), (3, 2))
-    return jv.Ladder(
+    return jv.models.Ladder(
         up=tuple(nn.MLP((n,), (m,), hidden=(), rngs=rngs) for n, m in sizes),
         evidence=tuple(conditional(m, d, rngs) for (_, m), d in zip(sizes, (3, 2, 1), strict=True)),
         top=jv.StandardNormal((1,)),
@@ -140,8 +143,8 @@ def test_the_ladder_weighs_evidence_against_what_is_above():
     d1 = model.up[0](x)
     d2 = model.up[1](d1)
     top = model.evidence[2](model.up[2](d2))
-    middle = jv.precision_weighted(model.evidence[1](d2), model.down[0](z[0]))
-    low = jv.precision_weighted(model.evidence[0](d1), model.down[1](z[1][0]))
+    middle = jv.models.gaussian_product(model.evidence[1](d2), model.down[0](z[0]))
+    low = jv.models.gaussian_product(model.evidence[0](d1), model.down[1](z[1][0]))
     exact = top.log_prob(z[0]) + middle.log_prob(z[1][0]) + low.log_prob(z[1][1])
     assert close(log_q, exact)
     kls = [
@@ -158,13 +161,15 @@ def test_shared_features_carry_all_layers_above():
     rngs = nnx.Rngs(0)
 
     def block():
-        return jv.Block(
+        return jv.models.Block(
             prior=conditional(2, 2, rngs),
             posterior=Partial(at_both, conditional(2, 2, rngs)),
             merge=Partial(merged, nn.MLP((2,), (2,), rngs=rngs)),
         )
 
-    model = jv.TopDown(Partial(thrice), jnp.zeros(2), [block() for _ in range(3)], Partial(unit))
+    model = jv.models.TopDown(
+        Partial(thrice), jnp.zeros(2), [block() for _ in range(3)], Partial(unit)
+    )
     z = tuple(jax.random.normal(jax.random.key(i), (2,)) for i in range(3))
 
     def last(first, second):
@@ -215,16 +220,16 @@ def test_every_evaluator_takes_a_hierarchy(x64):
     def encode(x):
         low = scaled(v / (v + t**2), (1 / v + 1 / t**2) ** -0.5, x)
         up = jv.Joint(low, Partial(scaled, 1.5 / v, s / v**0.5))
-        return jv.Transformed(up, jv.Reverse())
+        return jv.Transformed(up, jv.bijectors.Reverse())
 
-    prior = jv.hierarchy(jv.StandardNormal((1,)), Partial(scaled, 1.5, s))
-    model = jv.VAE(Partial(encode), Partial(lambda z: scaled(1.0, t, jv.lowest(z))), prior)
+    prior = jv.models.hierarchy(jv.StandardNormal((1,)), Partial(scaled, 1.5, s))
+    model = jv.VAE(Partial(encode), Partial(lambda z: scaled(1.0, t, jv.models.bottom(z))), prior)
     exact = jv.Normal(jnp.zeros(1), (v + t**2) ** 0.5).log_prob(x)
     estimate = jax.jit(partial(jv.log_marginal, num_samples=50))(model, jax.random.key(0), x)
     assert close(estimate.value, exact)
     assert close(estimate.ess, 50.0)
     assert close(jax.jit(partial(jv.iwae, num_samples=5))(model, jax.random.key(0), x)[0], exact)
-    assert close(jv.elbo(model, jax.random.key(0), x, rate=jv.sampled_kl)[0], exact)
+    assert close(jv.elbo(model, jax.random.key(0), x, kl=jv.sampled_kl)[0], exact)
     made: Any = jv.generate(model, jax.random.key(1))
     of_x: Any = jv.reconstruct(model, jax.random.key(1), x)
     assert close(made.mean(), prior.sample(jax.random.key(1))[1])
@@ -243,7 +248,7 @@ def test_refinement_reaches_the_optimal_posterior():
 
     exact = ppca.log_marginal(linear, x)
     plain = mean_bound(jv.elbo)
-    refined = mean_bound(jv.semi_amortized(jv.elbo, optax.sgd(0.02), num_steps=500))
+    refined = mean_bound(jv.models.semi_amortized(jv.elbo, optax.sgd(0.02), num_steps=500))
     assert plain < exact - 0.3
     assert abs(refined - exact) < 0.05
 
@@ -260,13 +265,13 @@ def test_refinement_by_hand(x64):
         z = jv.Normal(mu, s).sample(jax.random.fold_in(steps_key, t))
         mu = mu + eta * (w * (x - w * z) - mu)
     exact, _ = jv.elbo(model._replace(encode=lambda _: jv.Normal(mu, s)), last_key, x)
-    refined = jv.semi_amortized(jv.elbo, optax.sgd(eta), num_steps=3)
+    refined = jv.models.semi_amortized(jv.elbo, optax.sgd(eta), num_steps=3)
     assert close(refined(model, jax.random.clone(key), x)[0], exact)
 
 
 def test_refinement_trains_the_start_or_leaves_it():
     model = jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
-    refined = partial(jv.semi_amortized, jv.elbo, optax.sgd(0.1), num_steps=2)
+    refined = partial(jv.models.semi_amortized, jv.elbo, optax.sgd(0.1), num_steps=2)
 
     @partial(jax.jit, static_argnames="through")
     def gradient(model, through):
@@ -326,7 +331,7 @@ def test_the_derivative_of_refinement_is_that_of_its_steps_unrolled(name, x64):
             raw = optax.apply_updates(raw, updates)
         return jv.elbo(at(raw), key, x)[0]
 
-    objective = jv.semi_amortized(jv.elbo, optimizer, num_steps=3)
+    objective = jv.models.semi_amortized(jv.elbo, optimizer, num_steps=3)
     refined = lambda model: objective(model, jax.random.key(3), x)[0]
     (value, found), (exact_value, exact) = jax.jit(
         lambda model: [jax.value_and_grad(f)(model) for f in (refined, unrolled)]
@@ -350,7 +355,7 @@ def test_refinement_of_a_fresh_flow_has_a_finite_derivative():
         nn.Conditional(tiny, nn.NormalHead(), (2,), (3,), rngs=rngs),
         TOP,
     )
-    objective = jv.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
+    objective = jv.models.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
     loss = lambda model: objective(model, jax.random.key(0), jnp.ones(3))[0]
     gradient = jax.jit(jax.grad(loss))(model)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
@@ -358,7 +363,7 @@ def test_refinement_of_a_fresh_flow_has_a_finite_derivative():
 
 def test_refinement_hides_no_nan():
     """What is no number for another reason stays none."""
-    objective = jv.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
+    objective = jv.models.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
     loss = lambda model: objective(model, jax.random.key(0), jnp.array([1.0, jnp.nan, 0.0]))[0]
     gradient = jax.jit(jax.grad(loss))(refinable(4))
     assert bool(jnp.all(jnp.isnan(gradient.encode.weight)))
@@ -367,18 +372,18 @@ def test_refinement_hides_no_nan():
 def test_refinement_needs_a_network_and_a_head():
     model = jv.VAE(lambda x: TOP, lambda z: TOP, TOP)
     with pytest.raises(TypeError, match="expected a network and a head"):
-        jv.semi_amortized(jv.elbo, optax.sgd(0.1), num_steps=1)(
+        jv.models.semi_amortized(jv.elbo, optax.sgd(0.1), num_steps=1)(
             model, jax.random.key(0), jnp.ones(2)
         )
     with pytest.raises(ValueError, match="num_steps is 0"):
-        jv.semi_amortized(jv.elbo, optax.sgd(0.1), num_steps=0)
+        jv.models.semi_amortized(jv.elbo, optax.sgd(0.1), num_steps=0)
 
 
 # the best sigma
 
 
 def sigma_model():
-    head = nn.HeadOf(jv.OptimalNormal, (nn.Real("n"),))
+    head = nn.HeadOf(jv.distributions.OptimalNormal, (nn.Real("n"),))
     decode = nn.Conditional(nn.MLP, head, (2,), (3,), rngs=nnx.Rngs(1))
     return jv.VAE(conditional(3, 2, nnx.Rngs(0)), decode, TOP)
 
@@ -405,14 +410,14 @@ def test_the_best_sigma_is_the_root_of_the_mean_squared_error(x64):
     keys = jax.random.split(jax.random.key(0), 3)
     z = xs + 0.7 * np.stack([jax.random.normal(key, (2,)) for key in keys])
     exact = np.sqrt(np.mean((xs - z[:, ::-1]) ** 2))
-    assert close(jv.optimal_scale(model, jax.random.key(0), xs), exact)
+    assert close(jv.evaluation.optimal_scale(model, jax.random.key(0), xs), exact)
 
 
 def test_optimal_sigma_outside_a_batch_says_what_to_do():
     model = sigma_model()
     with pytest.raises(ValueError, match="optimal_scale"):
         jv.elbo(model, jax.random.key(0), jnp.ones(3))
-    scale = jv.optimal_scale(model, jax.random.key(0), jnp.ones((5, 3)))
+    scale = jv.evaluation.optimal_scale(model, jax.random.key(0), jnp.ones((5, 3)))
     head = nn.NormalHead(scale=float(scale))
     decode = nn.Conditional(nn.MLP, head, (2,), (3,), rngs=nnx.Rngs(1))
     assert np.isfinite(jv.elbo(model._replace(decode=decode), jax.random.key(0), jnp.ones(3))[0])

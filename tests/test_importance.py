@@ -28,16 +28,16 @@ from jaxvae import (
     miwae,
     pathwise,
     piwae,
-    ppca,
     renyi,
     sampled_kl,
     score_function,
     sticking_the_landing,
     tvo,
-    tvo_upper,
     vimco,
     vr_max,
 )
+from jaxvae.bounds import tvo_upper
+from jaxvae.models import ppca
 
 X, LOG_P, CHI_2 = 1.5, -1.828012123, 0.364118
 AT = jnp.array([0.25, 0.0, 1.0])  # m, log s, w
@@ -78,7 +78,7 @@ BOUNDS = {
     "cubo": (partial(cubo, num_samples=2), lambda l: power_mean(l, 2.0)),
     "tvo": (partial(tvo, num_samples=2, betas=BETAS), lambda l: riemann(l, BETAS[:-1])),
     "tvo_upper": (partial(tvo_upper, num_samples=2, betas=BETAS), lambda l: riemann(l, BETAS[1:])),
-    "elbo": (partial(elbo, rate=sampled_kl), lambda l: l[..., 0]),
+    "elbo": (partial(elbo, kl=sampled_kl), lambda l: l[..., 0]),
 }
 
 

@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 from scipy.stats import multivariate_normal
 
 import jaxvae as jv
-from jaxvae import ppca
 from jaxvae.evaluation.imputation import impute, multiple_imputations
+from jaxvae.models import ppca
 from tests.common import close, draws, standard_errors_off
 
 WEIGHT = np.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5], [-0.8, 0.4]])
@@ -164,7 +164,9 @@ def test_a_gap_among_labels_takes_the_most_probable_one(x64):
 
     def decode(z):
         parts = {
-            "each": jv.Each(jax.vmap(jv.Categorical)(jnp.stack([logits(z), logits(z)[::-1]]))),
+            "each": jv.Independent(
+                jax.vmap(jv.Categorical)(jnp.stack([logits(z), logits(z)[::-1]]))
+            ),
             "fixed": jv.Constant(jv.Categorical(np.array([0.1, 0.3, 0.9]))),
             "kinds": jv.Categorical(jnp.stack([logits(z), jnp.roll(logits(z), 1)])),
             "real": jv.Normal(z, 2.0),
@@ -186,7 +188,9 @@ def test_a_gap_among_labels_takes_the_most_probable_one(x64):
 
 
 def test_a_mask_of_pixels_hides_their_channels():
-    image = jv.Masked(jv.Each(jv.Each(jv.Normal(jnp.full((2, 2, 3), 7.0), jnp.ones((2, 2, 3))))))
+    image = jv.Masked(
+        jv.Independent(jv.Independent(jv.Normal(jnp.full((2, 2, 3), 7.0), jnp.ones((2, 2, 3)))))
+    )
     model = jv.VAE(
         Partial(lambda _: jv.StandardNormal((1,))), lambda z: image, jv.StandardNormal((1,))
     )
@@ -201,7 +205,7 @@ def test_what_cannot_be_imputed_is_named():
     with pytest.raises(TypeError, match="impute: decode returned Normal, expected a Masked"):
         impute(plain, jax.random.key(0), event(), num_samples=2)
     mixed = lambda z: jv.Masked(
-        jv.Each(jv.Mixture(jnp.zeros((4, 2)), jv.Categorical(jnp.zeros((4, 2, 3)))))
+        jv.Independent(jv.Mixture(jnp.zeros((4, 2)), jv.Categorical(jnp.zeros((4, 2, 3)))))
     )
     with pytest.raises(TypeError, match="Categorical has no mean"):
         impute(

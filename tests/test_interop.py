@@ -37,16 +37,16 @@ LIBRARIES = {
         lambda logits: nd.Bernoulli(logits=logits).to_event(1),
     ),
     "numpyro": Library(
-        lambda loc, scale: jv.adapt(nd.Normal(loc, scale)),
-        lambda logits: jv.adapt(nd.Bernoulli(logits=logits)),
+        lambda loc, scale: jv.distributions.adapt(nd.Normal(loc, scale)),
+        lambda logits: jv.distributions.adapt(nd.Bernoulli(logits=logits)),
     ),
     "distrax": Library(
-        lambda loc, scale: jv.adapt(distrax.Normal(loc, scale)),
-        lambda logits: jv.adapt(distrax.Bernoulli(logits)),
+        lambda loc, scale: jv.distributions.adapt(distrax.Normal(loc, scale)),
+        lambda logits: jv.distributions.adapt(distrax.Bernoulli(logits)),
     ),
     "tfp": Library(
-        lambda loc, scale: jv.adapt(tfd.Normal(loc, scale)),
-        lambda logits: jv.adapt(tfd.Independent(tfd.Bernoulli(logits), 1)),
+        lambda loc, scale: jv.distributions.adapt(tfd.Normal(loc, scale)),
+        lambda logits: jv.distributions.adapt(tfd.Independent(tfd.Bernoulli(logits), 1)),
     ),
 }
 libraries = pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES.keys())
@@ -88,11 +88,11 @@ def make_vae(library=OURS, foreign=()):
 
 
 def bounds(model):
-    """Bounds of a model under both sampled rates, and the gradients in its encoder and decoder."""
+    """Bounds of a model under both sampled KLs, and the gradients in its encoder and decoder."""
 
     def f(model):
-        bound, terms = jv.elbo(model, key(0), jnp.array(X), rate=jv.sampled_kl)
-        sticking, _ = jv.elbo(model, key(1), jnp.array(X), rate=jv.sticking_kl)
+        bound, terms = jv.elbo(model, key(0), jnp.array(X), kl=jv.sampled_kl)
+        sticking, _ = jv.elbo(model, key(1), jnp.array(X), gradient=jv.sticking_the_landing)
         tight, log_w = jv.iwae(model, key(2), jnp.array(X), num_samples=5)
         return bound + 2 * sticking + 3 * tight, (bound, terms, sticking, tight, log_w)
 
@@ -168,7 +168,7 @@ def test_batches_and_sweeps(library, x64, lenient):
     """batched over examples and vmap over models: the loop's numbers, with all three foreign."""
     model = make_vae(library, ROLES["all three"])
     xs = jnp.stack([jnp.array(X), 1.0 - jnp.array(X)])
-    objective = jax.jit(partial(jv.elbo, rate=jv.sampled_kl))
+    objective = jax.jit(partial(jv.elbo, kl=jv.sampled_kl))
     bound, terms = jv.batched(objective)(model, key(), xs)
     looped = [
         objective(model, k, x)[0] for k, x in zip(jax.random.split(key(), 2), xs, strict=True)
@@ -221,7 +221,7 @@ strangers = pytest.mark.parametrize(("theirs", "ours"), FOREIGN.values(), ids=FO
 
 def pair(theirs, ours):
     loc, scale = jnp.array(LOC, jnp.float32), jnp.array(SCALE, jnp.float32)
-    return jv.adapt(theirs(loc, scale)), ours(loc, scale)
+    return jv.distributions.adapt(theirs(loc, scale)), ours(loc, scale)
 
 
 def an_event(d):
@@ -266,7 +266,7 @@ def test_adapted_is_a_pytree(theirs, ours):
     score = jax.jit(lambda d: d.log_prob(event))
     assert len(jax.tree.leaves(adapted)) >= 1
     assert close(score(adapted), value)
-    make = jax.jit(lambda d, m, s: (d, jv.adapt(theirs(m, s))))
+    make = jax.jit(lambda d, m, s: (d, jv.distributions.adapt(theirs(m, s))))
     again, made = make(adapted, jnp.asarray(LOC, jnp.float32), jnp.asarray(SCALE, jnp.float32))
     assert close(score(again), value)
     assert close(score(made), value)
@@ -280,10 +280,12 @@ def test_adapted_is_a_pytree(theirs, ours):
 
 @strangers
 def test_stop_gradient_stops_it(theirs, ours):
-    """What sticking_kl asks of a posterior: stop_gradient on the whole stops every parameter."""
+    """What sticking_the_landing asks of a posterior: stop_gradient on the whole stops every
+    parameter.
+    """
 
     def score(m, s):
-        d = jax.lax.stop_gradient(jv.adapt(theirs(m, s)))
+        d = jax.lax.stop_gradient(jv.distributions.adapt(theirs(m, s)))
         return d.log_prob(an_event(ours(m, s)))
 
     for gradient in jax.grad(score, (0, 1))(*(jnp.asarray(a, jnp.float32) for a in (LOC, SCALE))):
@@ -322,10 +324,10 @@ def test_discrete_events():
             tfd.Categorical(logits),
             distrax.Categorical(logits),
         ]
-        return jnp.stack([jv.adapt(d).log_prob(event) for d in strangers])
+        return jnp.stack([jv.distributions.adapt(d).log_prob(event) for d in strangers])
 
     assert close(scores(logits), jnp.full(3, jv.Categorical(logits).log_prob(event)))
-    coins = jv.adapt(tfd.Bernoulli(logits[0]))
+    coins = jv.distributions.adapt(tfd.Bernoulli(logits[0]))
     exact = jv.Bernoulli(logits[0]).log_prob(jnp.array([1.0, 0.0, 1.0]))
     assert close(jax.jit(coins.log_prob)(jnp.array([1, 0, 1])), exact)
 
@@ -337,7 +339,7 @@ def test_discrete_events():
 def test_adapt_names_what_is_no_distribution(thing):
     """TypeError with the type it got."""
     with pytest.raises(TypeError, match=f"adapt: got {type(thing).__name__}, expected an object"):
-        jv.adapt(thing)
+        jv.distributions.adapt(thing)
 
 
 @roles
@@ -365,6 +367,6 @@ def test_to_event_and_adapt_are_the_way_out():
         jv.sample_and_log_prob(bare, key())
     one, other = (
         jv.sample_and_log_prob(bare.to_event(1), key()),
-        jv.sample_and_log_prob(jv.adapt(bare), key()),
+        jv.sample_and_log_prob(jv.distributions.adapt(bare), key()),
     )
     assert all(close(a, b) for a, b in zip(one, other, strict=True))

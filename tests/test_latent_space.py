@@ -11,13 +11,12 @@ from common import close
 from jax.tree_util import Partial
 
 from jaxvae import (
-    Affine,
     Bernoulli,
     Categorical,
     Constant,
     DiscretizedLogistic,
-    Each,
     Gamma,
+    Independent,
     Joint,
     Laplace,
     LowRankNormal,
@@ -29,6 +28,7 @@ from jaxvae import (
     StudentT,
     Transformed,
 )
+from jaxvae.bijectors import Affine
 from jaxvae.evaluation.latent_space import interpolate, slerp, tempered, traverse
 
 TS = jnp.linspace(0.0, 1.0, 5)
@@ -125,7 +125,7 @@ SPREADS = {
     "MultivariateNormal": MultivariateNormal(LOC, jnp.array([[1.0, 0.0], [0.5, 2.0]])),
     "LowRankNormal": LowRankNormal(LOC, jnp.ones((2, 1)), SCALE),
     "Constant": Constant(NORMAL),
-    "Each": Each(NORMAL),
+    "Independent": Independent(NORMAL),
 }
 
 

@@ -118,7 +118,7 @@ def below(w, z, context):
 
 
 def layer():
-    return jv.InverseAutoregressive(Partial(below, jnp.array([[0.8, -0.5], [0.3, 0.4]])))
+    return jv.bijectors.InverseAutoregressive(Partial(below, jnp.array([[0.8, -0.5], [0.3, 0.4]])))
 
 
 def gaussian_rows(raw):
@@ -194,13 +194,13 @@ OBJECTS = {
         discrete=True,
     ),
     "zero-inflated": Case(
-        lambda: jv.ZeroInflated(jv.Poisson(jnp.array(1.5)), jnp.array(-0.4)),
+        lambda: jv.distributions.ZeroInflated(jv.Poisson(jnp.array(1.5)), jnp.array(-0.4)),
         every(range(30), shape=()),
         discrete=True,
     ),
     "each, zero-inflated": Case(
-        lambda: jv.Each(
-            jv.ZeroInflated(
+        lambda: jv.Independent(
+            jv.distributions.ZeroInflated(
                 jv.NegativeBinomial(jnp.array([2.5, 7.0]), jnp.array([-1.5, -2.0])),
                 jnp.array([-0.4, 1.0]),
             )
@@ -221,7 +221,7 @@ OBJECTS = {
         discrete=True,
     ),
     "logistic mixture": Case(
-        lambda: jv.logistic_mixture(
+        lambda: jv.distributions.logistic_mixture(
             jnp.array([[[0.3, -0.2]]]),
             jnp.array([[[[0.1], [-0.8]]]]),
             jnp.array([[[[0.05], [0.4]]]]),
@@ -237,7 +237,7 @@ OBJECTS = {
         implicit=True,
     ),
     "each, mixture": Case(
-        lambda: jv.Each(
+        lambda: jv.Independent(
             jv.Mixture(
                 jnp.array([[0.3, -0.5], [0.0, 1.0]]),
                 jv.Normal(jnp.array([[0.3, -1.0], [1.0, 0.5]]), jnp.full((2, 2), 0.6)),
@@ -261,41 +261,47 @@ OBJECTS = {
         lambda: Flat(jv.Product({"b": jv.Normal(0.3, 0.5), "a": jv.Normal(-0.2, 0.7)}))
     ),
     "joint": Case(lambda: Flat(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)))),
-    "markov": Case(lambda: Flat(jv.Markov(jv.Normal(0.3, 0.5), Partial(moved), 2))),
+    "markov": Case(lambda: Flat(jv.models.Markov(jv.Normal(0.3, 0.5), Partial(moved), 2))),
     "bottom-up": Case(
-        lambda: Flat(jv.Transformed(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)), jv.Reverse()))
+        lambda: Flat(
+            jv.Transformed(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)), jv.bijectors.Reverse())
+        )
     ),
     "inverse autoregressive flow": Case(
         lambda: jv.Transformed(
             jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 0.7])),
-            jv.Chain((layer(), jv.Reverse(), layer())),
+            jv.bijectors.Chain((layer(), jv.bijectors.Reverse(), layer())),
         )
     ),
     "masked autoregressive flow": Case(
         lambda: jv.Transformed(
-            jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 0.7])), jv.Inverse(layer())
+            jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 0.7])), jv.bijectors.Inverse(layer())
         )
     ),
     "planar flow": Case(
         lambda: jv.Transformed(
             jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 0.7])),
-            jv.Planar(jnp.array([1.0, -0.5]), jnp.array([0.7, 0.9]), jnp.array(0.2)),
+            jv.bijectors.Planar(jnp.array([1.0, -0.5]), jnp.array([0.7, 0.9]), jnp.array(0.2)),
         )
     ),
-    "spherical uniform": Case(lambda: jv.SphericalUniform(3), sphere),
-    "von mises": Case(lambda: jv.VonMisesFisher(jnp.array([0.6, -0.8]), jnp.array(1.5)), circle),
+    "spherical uniform": Case(lambda: jv.distributions.SphericalUniform(3), sphere),
+    "von mises": Case(
+        lambda: jv.distributions.VonMisesFisher(jnp.array([0.6, -0.8]), jnp.array(1.5)), circle
+    ),
     "von mises-fisher": Case(
-        lambda: jv.VonMisesFisher(jnp.array([0.6, -0.8, 0.3]), jnp.array(4.0)), sphere
+        lambda: jv.distributions.VonMisesFisher(jnp.array([0.6, -0.8, 0.3]), jnp.array(4.0)), sphere
     ),
     "power spherical": Case(
-        lambda: jv.PowerSpherical(jnp.array([0.6, -0.8, 0.3]), jnp.array(4.0)),
+        lambda: jv.distributions.PowerSpherical(jnp.array([0.6, -0.8, 0.3]), jnp.array(4.0)),
         sphere,
         implicit=True,
     ),
     "laplace": Case(lambda: jv.Laplace(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0]))),
     "constant": Case(lambda: jv.Constant(jv.Laplace(jnp.array([0.3, -1.0]), jnp.array(0.5)))),
     "adapted": Case(
-        lambda: jv.adapt(nd.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0])).to_event(1))
+        lambda: jv.distributions.adapt(
+            nd.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0])).to_event(1)
+        )
     ),
 }
 
@@ -390,17 +396,18 @@ def test_rows_left_to_make_slow_exist():
 
 
 def test_every_public_distribution_has_a_row():
-    """A class exported from jaxvae that can be sampled and scored obeys the laws."""
+    """A class that a folder exports and that can be sampled and scored obeys the laws."""
     public = {
         thing
-        for name, thing in vars(jv).items()
+        for home in (jv.distributions, jv.models)
+        for thing in vars(home).values()
         if inspect.isclass(thing) and hasattr(thing, "sample") and hasattr(thing, "log_prob")
-    } - {jv.Distribution}
+    }
     listed = [case.make() for case in OBJECTS.values()]
     kinds = {type(d.distribution if isinstance(d, Flat) else d) for d in listed}
     # a density of what was observed, whatever was: see test_masked.py; and what is no random draw,
     # one event that has all of the probability: see test_quantization.py
-    assert public - {jv.Masked, jv.PointMass} <= kinds
+    assert public - {jv.Masked, jv.models.Delta} <= kinds
     assert len(public) >= 26
 
 

@@ -47,7 +47,12 @@ REFUSED = [
     (jv.Poisson(jnp.ones(3)), np.array([0.5, 1.0, 2.0]), ValueError, "0.5 at .* whole numbers"),
     (jv.Poisson(jnp.ones(3)), np.array([1, -1, 2]), ValueError, "-1 at"),
     (jv.NegativeBinomial(jnp.ones(3), 0.0), np.array([1.0, np.nan, 2.0]), ValueError, "nan at"),
-    (jv.ZeroInflated(jv.Poisson(jnp.array(1.0)), 0.0), np.array(0.5), ValueError, "whole"),
+    (
+        jv.distributions.ZeroInflated(jv.Poisson(jnp.array(1.0)), 0.0),
+        np.array(0.5),
+        ValueError,
+        "whole",
+    ),
     (jv.Gamma(jnp.ones(3), 1.0), np.array([0.0, 1.0, 2.0]), ValueError, "positive"),
     (jv.Gamma(jnp.ones(3), 1.0), np.array([np.inf, 1.0, 2.0]), ValueError, "inf at .* positive"),
     (jv.Beta(jnp.ones(3), 1.0), np.array([0.5, 1.0, 0.2]), ValueError, "between 0 and 1"),
@@ -108,7 +113,7 @@ def test_channels_are_coupled_as_in_pixelcnn(x64):
     """Green's mean moves with red, blue's with both; each channel's bins sum to 1 given those."""
     loc, scale = jnp.array([0.1, -0.2, 0.3]), jnp.array([0.2, 0.3, 0.4])
     a, b, c = 0.5, -0.3, 0.7
-    pixel = jv.logistic_mixture(
+    pixel = jv.distributions.logistic_mixture(
         jnp.zeros((1, 1, 1)), loc.reshape(1, 1, 1, 3), scale.reshape(1, 1, 1, 3),
         jnp.array([a, b, c]).reshape(1, 1, 1, 3),
     )  # fmt: skip
@@ -127,7 +132,7 @@ def test_channels_are_coupled_as_in_pixelcnn(x64):
 
 
 def test_bits_per_dim():
-    assert np.isclose(jv.bits_per_dim(3072 * math.log(256.0), (32, 32, 3)), 8.0)
+    assert np.isclose(jv.distributions.bits_per_dim(3072 * math.log(256.0), (32, 32, 3)), 8.0)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +192,9 @@ EXTREMES = {
     "poisson, many": lambda a: jv.Poisson(jnp.exp(a)).log_prob(jnp.array(10**7)),
     "negative binomial": lambda a: jv.NegativeBinomial(jnp.exp(0.5 * a), -a).log_prob(jnp.array(9)),
     "negative binomial, many": lambda a: jv.NegativeBinomial(1.0, 3 * a).log_prob(jnp.array(10**7)),
-    "zero-inflated": lambda a: jv.ZeroInflated(jv.Poisson(jnp.exp(a)), 5 * a).log_prob(
-        jnp.array(0)
-    ),
+    "zero-inflated": lambda a: jv.distributions.ZeroInflated(
+        jv.Poisson(jnp.exp(a)), 5 * a
+    ).log_prob(jnp.array(0)),
     "gamma": lambda a: jv.Gamma(jnp.exp(0.3 * a), jnp.exp(0.3 * a)).log_prob(jnp.array(1e-30)),
     "beta": lambda a: jv.Beta(jnp.exp(0.3 * a), jnp.exp(0.3 * a)).log_prob(jnp.array(1e-30)),
     "mixture": lambda a: jv.Mixture(
@@ -198,7 +203,9 @@ EXTREMES = {
     "low rank": lambda a: jv.LowRankNormal(
         jnp.zeros(2), jnp.full((2, 1), a), jnp.full(2, 1e-3)
     ).log_prob(jnp.ones(2)),
-    "optimal": lambda a: jv.OptimalNormal(jnp.full(2, a), axis=None).log_prob(jnp.full(2, 20.0)),
+    "optimal": lambda a: jv.distributions.OptimalNormal(jnp.full(2, a), axis=None).log_prob(
+        jnp.full(2, 20.0)
+    ),
 }
 
 
@@ -220,8 +227,8 @@ def test_extremes_in_float32_are_finite(f):
         lambda a: jv.Dirichlet(jnp.exp(jnp.stack([0.3 * a, -0.3 * a, 0.0 * a]))),
         lambda a: jv.StudentT(0.5 + jnp.exp(a), 0.0, 1.0),
         lambda a: jv.ContinuousBernoulli(50 * a),
-        lambda a: jv.PowerSpherical(jnp.ones(3), jnp.exp(0.4 * a)),
-        lambda a: jv.VonMisesFisher(jnp.ones(3), jnp.exp(0.4 * a)),
+        lambda a: jv.distributions.PowerSpherical(jnp.ones(3), jnp.exp(0.4 * a)),
+        lambda a: jv.distributions.VonMisesFisher(jnp.ones(3), jnp.exp(0.4 * a)),
     ],
 )
 def test_draws_at_the_extremes_are_in_the_support(make):

@@ -103,8 +103,8 @@ def test_the_exact_smoother_closes_the_bound(x64):
     log_p = -0.5 * (T * np.log(2 * np.pi) + np.linalg.slogdet(cov)[1] + r @ np.linalg.solve(cov, r))
 
     def bounds(key):
-        sampled = jv.elbo(model, key, jnp.asarray(x), rate=jv.sampled_kl)[0]
-        stepwise = jv.elbo(model, jax.random.clone(key), jnp.asarray(x), rate=stepwise_kl)[0]
+        sampled = jv.elbo(model, key, jnp.asarray(x), kl=jv.sampled_kl)[0]
+        stepwise = jv.elbo(model, jax.random.clone(key), jnp.asarray(x), kl=stepwise_kl)[0]
         return jnp.stack([sampled, stepwise])
 
     sampled, stepwise = draws(bounds, 2_000).T
@@ -133,8 +133,8 @@ def test_the_rate_of_a_chain_is_that_of_nested_joints():
     q, p = pair_of_chains()
     z, log_q = q.sample_and_log_prob(jax.random.key(0))
     steps = [Partial(given, q.transition, c) for c in q.context]
-    nested_q = jv.hierarchy(q.first, *steps)
-    nested_p = jv.hierarchy(p.first, p.transition, p.transition)
+    nested_q = jv.models.hierarchy(q.first, *steps)
+    nested_p = jv.models.hierarchy(p.first, p.transition, p.transition)
     nested_z = (z[0], (z[1], z[2]))
     assert close(nested_q.log_prob(nested_z), log_q)
     exact = jv.auto_kl(nested_q, nested_p, nested_z, log_q)

@@ -20,7 +20,7 @@ A = jnp.array([0.7, 1.3, 2.1])
 
 
 def logistics(loc, scale):
-    return jv.Each(
+    return jv.Independent(
         jv.Mixture(jnp.zeros((len(loc), 1)), jv.DiscretizedLogistic(loc[:, None], scale[:, None]))
     )
 
@@ -34,7 +34,7 @@ CASES = {
     "continuous bernoulli": (lambda a: jv.ContinuousBernoulli(a), X),
     "categorical": (lambda a: jv.Categorical(jnp.outer(a, jnp.arange(3.0))), LEVELS % 3),
     "discretized logistic": (lambda a: jv.DiscretizedLogistic(a, 0.5 * a), LEVELS),
-    "each": (lambda a: jv.Each(jv.ZeroInflated(jv.Poisson(a), a)), COUNTS),
+    "each": (lambda a: jv.Independent(jv.distributions.ZeroInflated(jv.Poisson(a), a)), COUNTS),
     "mixture": (lambda a: logistics(a, 0.5 * a), LEVELS),
     "poisson": (lambda a: jv.Poisson(a), COUNTS),
     "negative binomial": (lambda a: jv.NegativeBinomial(a, -a), COUNTS),
@@ -89,18 +89,18 @@ WHOLE: dict[str, tuple[Any, Any, Any]] = {
     "gamma": (1.3, lambda a: jv.Gamma(a, 2.0), jnp.array(0.7)),
     "beta": (1.3, lambda a: jv.Beta(a, 2.0), jnp.array(0.7)),
     "dirichlet": (A, lambda a: jv.Dirichlet(a), jnp.array([0.2, 0.5, 0.3])),
-    "von Mises-Fisher": (UNIT, lambda a: jv.VonMisesFisher(a, 2.0), UNIT),
-    "power spherical": (UNIT, lambda a: jv.PowerSpherical(a, 2.0), UNIT),
+    "von Mises-Fisher": (UNIT, lambda a: jv.distributions.VonMisesFisher(a, 2.0), UNIT),
+    "power spherical": (UNIT, lambda a: jv.distributions.PowerSpherical(a, 2.0), UNIT),
     "numpyro's": (1.3, lambda a: nd.LogNormal(a, 1.0), jnp.array(0.7)),
-    "adapted": (1.3, lambda a: jv.adapt(nd.Pareto(0.1, a)), jnp.array(0.7)),
+    "adapted": (1.3, lambda a: jv.distributions.adapt(nd.Pareto(0.1, a)), jnp.array(0.7)),
     "a stranger's": (A, Stranger, A),
 }
 ENTRIES = {
     "gamma": lambda a: jv.Gamma(a, 2.0),
     "beta": lambda a: jv.Beta(a, 2.0),
-    "numpyro's": lambda a: jv.Each(jax.vmap(lambda a: nd.LogNormal(a, 1.0))(a)),
-    "numpyro's, not mapped": lambda a: jv.Each(nd.LogNormal(a, jnp.ones(3))),
-    "mixture": lambda a: jv.Each(
+    "numpyro's": lambda a: jv.Independent(jax.vmap(lambda a: nd.LogNormal(a, 1.0))(a)),
+    "numpyro's, not mapped": lambda a: jv.Independent(nd.LogNormal(a, jnp.ones(3))),
+    "mixture": lambda a: jv.Independent(
         jax.vmap(
             lambda a: jv.Mixture(jnp.zeros(2), jv.Gamma(jnp.stack([a, 2.0 * a]), jnp.ones(2)))
         )(a)
@@ -158,7 +158,7 @@ def test_tables_with_such_columns_train_and_are_imputed():
     for f in (bound, jax.jit(bound)):
         gradient = jax.grad(f)(model)
         assert all(np.isfinite(leaf) and leaf != 0 for leaf in jax.tree.leaves(gradient))
-    draws = jv.multiple_imputations(
+    draws = jv.evaluation.multiple_imputations(
         model, jax.random.key(0), (row, mask), num_samples=5, num_draws=3
     )
     assert np.all(draws["a"] > 0)
@@ -177,7 +177,7 @@ def test_columns_have_masks_of_their_own():
 
 
 def test_a_mask_of_fewer_axes_hides_pixels():
-    image = jv.Each(jv.Each(jv.Normal(jnp.zeros((2, 3, 4)), jnp.ones((2, 3, 4)))))
+    image = jv.Independent(jv.Independent(jv.Normal(jnp.zeros((2, 3, 4)), jnp.ones((2, 3, 4)))))
     x = jnp.ones((2, 3, 4))
     mask = jnp.array([[True, True, False], [False, False, False]])
     assert close(
@@ -198,6 +198,8 @@ def test_what_depends_cannot_be_masked():
     with pytest.raises(TypeError, match="MultivariateNormal are not known to be independent"):
         jv.Masked(full).log_prob((X, MASK))
     with pytest.raises(TypeError, match="Masked: OptimalNormal has no sample"):
-        jv.Masked(jv.Product([jv.OptimalNormal(X, axis=None)])).log_prob(([X], [jnp.array(False)]))
+        jv.Masked(jv.Product([jv.distributions.OptimalNormal(X, axis=None)])).log_prob(
+            ([X], [jnp.array(False)])
+        )
     with pytest.raises(ValueError, match="expected an event for each part"):
         jv.Product({"a": full}).log_prob({"b": X})

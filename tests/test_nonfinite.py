@@ -14,19 +14,16 @@ from jaxvae import (
     VAE,
     Bernoulli,
     Checkpoints,
-    NonFinite,
     Normal,
     Poisson,
     StandardNormal,
-    clip_by_finite_norm,
     elbo,
     fit,
     init_state,
-    load_checkpoint,
-    skip_nonfinite,
     train_step,
 )
 from jaxvae.bounds.evidence import Terms
+from jaxvae.training import NonFiniteError, clip_by_finite_norm, load_checkpoint, skip_nonfinite
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from jaxvae.training.nonfinite import all_finite
 
@@ -47,7 +44,7 @@ def start():
 
 def good_steps(bad):
     """Data of which the row that spoils comes at step `bad` of the only epoch."""
-    from jaxvae import epoch_order
+    from jaxvae.training import epoch_order
 
     order = np.ravel(epoch_order(jax.random.key(0), 0, 12, 1))
     return jnp.ones(12), int(order[bad - 1])
@@ -64,14 +61,14 @@ def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_cal
     """The error names the step and its term; the state before it is given and saved."""
     xs, row = good_steps(bad)
     seen = []
-    with pytest.raises(NonFinite, match=rf"^step {bad}: {culprit}") as raised:
+    with pytest.raises(NonFiniteError, match=rf"^step {bad}: {culprit}") as raised:
         fit(
             train_step(bound, SGD), start(), jax.random.key(0), xs.at[row].set(value), epochs=1,
             batch_size=1, steps_per_call=steps_per_call, checkpoints=Checkpoints(tmp_path),
             callbacks=[lambda state, metrics: seen.append(int(state.step))],
         )  # fmt: skip
     error = raised.value
-    assert isinstance(error, NonFinite)
+    assert isinstance(error, NonFiniteError)
     assert error.step == bad
     assert error.rows.tolist() == [row]
     assert int(error.state.step) == bad - 1
@@ -89,7 +86,9 @@ def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_cal
 
 def test_an_update_of_a_pytree_is_named():
     xs, row = good_steps(3)
-    with pytest.raises(NonFinite, match=r"the update of \.model\['b'\] not finite \(distortion "):
+    with pytest.raises(
+        NonFiniteError, match=r"the update of \.model\['b'\] not finite \(distortion "
+    ):
         fit(
             train_step(bound, SGD), start(), jax.random.key(0), xs.at[row].set(np.inf), epochs=1,
             batch_size=1,
@@ -99,7 +98,9 @@ def test_an_update_of_a_pytree_is_named():
 def test_a_state_that_was_spoiled_before_is_named():
     state = start()
     state = state._replace(model=state.model | {"b": jnp.array(jnp.nan)})
-    with pytest.raises(NonFinite, match=r"step 1: the state it begins with, at \.model\['b'\]"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 1: the state it begins with, at \.model\['b'\]"
+    ):
         fit(train_step(bound, SGD), state, jax.random.key(0), jnp.ones(4), epochs=1, batch_size=2)
 
 
@@ -121,7 +122,7 @@ def test_a_run_that_skips_all_for_an_epoch_is_given_up():
     """Two epochs of six: the last bad row is behind the first of them."""
     xs = jnp.full(6, jnp.nan)
     seen = []
-    with pytest.raises(NonFinite, match="step 6: none of the last 6 updates was finite"):
+    with pytest.raises(NonFiniteError, match="step 6: none of the last 6 updates was finite"):
         fit(
             skip_nonfinite(train_step(bound, SGD)), start(), jax.random.key(0), xs, epochs=2,
             batch_size=1, steps_per_call=2,
@@ -221,7 +222,7 @@ def test_data_outside_the_support_are_told_with_their_row(decode, value, message
                 Partial(decode), StandardNormal((2,)))  # fmt: skip
     data = jnp.ones((12, 2)).at[7, 1].set(value)
     step = lift(train_step(elbo, SGD))
-    with pytest.raises(NonFinite, match=f"; first at row 7 of the data: {message}"):
+    with pytest.raises(NonFiniteError, match=f"; first at row 7 of the data: {message}"):
         fit(step, init_state(model, SGD), jax.random.key(0), data, epochs=2, batch_size=12)
 
 
@@ -231,7 +232,7 @@ def test_an_objective_of_whole_batches_is_told_with_its_row():
         return jnp.where(x > 1.0, jnp.nan, model[0] * x), ()
 
     data = jnp.ones(12).at[7].set(2.0)
-    with pytest.raises(NonFinite, match=r"first at row 7 of the data$"):
+    with pytest.raises(NonFiniteError, match=r"first at row 7 of the data$"):
         fit(train_step(objective, SGD), init_state(jnp.ones(1), SGD), jax.random.key(0), data,
             epochs=1, batch_size=12)  # fmt: skip
 

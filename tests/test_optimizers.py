@@ -139,7 +139,7 @@ def refined(optimizer):
         nn.Conditional(linear, nn.NormalHead(), (2,), (3,), rngs=rngs),
         jv.StandardNormal((2,)),
     )
-    return model, jv.semi_amortized(jv.elbo, optimizer, num_steps=1)
+    return model, jv.models.semi_amortized(jv.elbo, optimizer, num_steps=1)
 
 
 def test_an_optimiser_of_the_codes_is_given_the_loss_too():

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 import jaxvae as jv
-from jaxvae import nn, ppca
+from jaxvae import nn
+from jaxvae.models import ppca
 from jaxvae.nn.activations import by_name
 from tests.common import COPIES, same
 from tests.test_laws import OBJECTS
@@ -80,7 +81,7 @@ def stock():
     decode = nn.Conditional(mlp, nn.NormalHead(), (2,), (5,), rngs=rngs)
     head = nn.FlowHead(nn.NormalHead(), flow, 1)
     image = partial(nn.ConvEncoder, **CONVOLUTIONS), partial(nn.ConvDecoder, **CONVOLUTIONS)
-    codes = jv.init_codebook(jnp.arange(8.0).reshape(4, 2))
+    codes = jv.models.init_codebook(jnp.arange(8.0).reshape(4, 2))
     uniform = jv.Constant(jv.Categorical(jnp.zeros((1, 4))))
     laplace: Any = jv.Constant(jv.Laplace(jnp.zeros(2), jnp.ones(2)))
     dtype = jnp.bfloat16
@@ -97,8 +98,10 @@ def stock():
         ),
         "deep": nn.deep_hierarchy((4, 4, 1), levels=(1, 1), width=2, rngs=rngs),
         "linear": ppca.as_vae(ppca.PPCA(jnp.ones((5, 2)), jnp.zeros(5), jnp.array(0.5))),
-        "critic": jv.Critic(nn.MLP((5,), (3,), rngs=rngs), nn.MLP((3,), (), rngs=rngs)),
-        "quantized": jv.VQVAE(mlp((5,), (1, 2), rngs=rngs), codes, decode, uniform),
+        "critic": jv.regularizers.Critic(
+            nn.MLP((5,), (3,), rngs=rngs), nn.MLP((3,), (), rngs=rngs)
+        ),
+        "quantized": jv.models.VQVAE(mlp((5,), (1, 2), rngs=rngs), codes, decode, uniform),
     }
 
 
@@ -106,14 +109,16 @@ def stock():
 def test_models_and_states(how):
     """And what trains them: the state, the optimiser's included, and an objective's partial."""
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(1e-3), jv.average_parameters(0.9)
+        optax.clip_by_global_norm(1.0), optax.adam(1e-3), jv.training.average_parameters(0.9)
     )
     model = stock()
     for value in (
         model,
         jv.init_state(model, optimizer),
         partial(jv.iwae, num_samples=3, gradient=jv.doubly_reparameterized),
-        partial(jv.regularized, price=partial(jv.tc_price, dataset_size=7)),
+        partial(
+            jv.regularizers.regularized, penalty=partial(jv.regularizers.tc_penalty, dataset_size=7)
+        ),
     ):
         assert same(COPIES[how](value), value)
 

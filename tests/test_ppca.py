@@ -20,10 +20,11 @@ from jaxvae import (
     iwae,
     log_marginal,
     log_weights,
-    ppca,
+    pathwise,
     sampled_kl,
-    sticking_kl,
+    sticking_the_landing,
 )
+from jaxvae.models import ppca
 from jaxvae.models.ppca import PPCA
 
 
@@ -156,7 +157,7 @@ def test_every_bound_is_log_p_at_the_exact_posterior(x64):
     def bounds(key, x):
         a, b, c = jax.random.split(key, 3)
         return (
-            elbo(model, a, x, rate=sampled_kl)[0],
+            elbo(model, a, x, kl=sampled_kl)[0],
             *iwae(model, b, x, num_samples=5),
             log_marginal(model, c, x, num_samples=7, chunk=3),
         )
@@ -198,14 +199,14 @@ def test_sticking_the_landing(x64):
     xs, params = synthetic()
     q = ppca.posterior(params, xs[0])
 
-    def gradient(key, rate):
+    def gradient(key, estimator):
         model = lambda e: ppca.as_vae(params)._replace(encode=e)
-        bound = lambda e: elbo(model(e), key, xs[0], rate=rate)[0]
+        bound = lambda e: elbo(model(e), key, xs[0], kl=sampled_kl, gradient=estimator)[0]
         return jax.grad(bound)(Encoder(q.loc, q.scale_tril))
 
     keys = jax.random.split(jax.random.key(2), (2, 100))
-    stuck = jax.vmap(lambda key: gradient(key, sticking_kl))(keys[0])
-    noisy = jax.vmap(lambda key: gradient(key, sampled_kl))(keys[1])
+    stuck = jax.vmap(lambda key: gradient(key, sticking_the_landing))(keys[0])
+    noisy = jax.vmap(lambda key: gradient(key, pathwise))(keys[1])
     assert jnp.max(jnp.abs(stuck.loc)) < 1e-10
     assert jnp.max(jnp.abs(stuck.tril)) < 1e-10
     assert jnp.min(noisy.loc.std(axis=0)) > 0.1

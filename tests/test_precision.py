@@ -324,7 +324,7 @@ def test_power_spherical_at_any_concentration(dim):
 
     def f(kappa):
         mu = jnp.eye(1, dim, dtype=kappa.dtype)[0]
-        d = jv.PowerSpherical(mu, kappa)
+        d = jv.distributions.PowerSpherical(mu, kappa)
         return jnp.stack([d.log_prob(mu), d.entropy()])
 
     kappa = np.array([1e-3, 1.0, 30.0, 1e4, 1e7], np.float32)

@@ -10,8 +10,9 @@ import pytest
 from common import close, draws, standard_errors_off
 from flax import nnx
 
-from jaxvae import binarize, preprocessed, rescale, threshold
+from jaxvae import binarize, preprocessed, rescale
 from jaxvae.nn import MLP, Rescaled
+from jaxvae.training import threshold
 
 BYTES = np.array([0, 1, 64, 127, 128, 254, 255], np.uint8)
 

@@ -13,20 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
-from jaxvae import (
-    Normal,
-    ciwae,
-    cubo,
-    elbo,
-    eubo,
-    iwae,
-    log_marginal,
-    miwae,
-    ppca,
-    renyi,
-    tvo,
-    vr_max,
-)
+from jaxvae import Normal, ciwae, cubo, elbo, eubo, iwae, log_marginal, miwae, renyi, tvo, vr_max
+from jaxvae.models import ppca
 
 NUM = 4_000
 BETAS = jnp.array([0.0, 0.05, 0.3, 1.0])

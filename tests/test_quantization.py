@@ -17,14 +17,14 @@ from jaxvae.models.quantization import (
     FSQ,
     VQVAE,
     Codebook,
-    PointMass,
+    Delta,
     ResidualCodebooks,
     ema_codebook,
     ema_step,
     init_codebook,
     perplexity,
-    revive,
-    straight_to,
+    reset_dead_codes,
+    straight_through_value,
     vq,
 )
 
@@ -169,8 +169,8 @@ def test_straight_to_is_its_value():
     """To the last digit, which z + sg(e - z) is not: there 0.3 comes back as 0 from 1e8."""
     for dtype in (jnp.float32, jnp.bfloat16):
         e, z = jnp.array([0.3, -7.1, 1e-9], dtype), jnp.array([1e8, 3.3, -1.0], dtype)
-        assert np.array_equal(straight_to(e, z), e)
-        assert np.array_equal(jax.jit(straight_to)(e, z), e)
+        assert np.array_equal(straight_through_value(e, z), e)
+        assert np.array_equal(jax.jit(straight_through_value)(e, z), e)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -201,13 +201,13 @@ def test_a_codebook_in_half_precision_counts_all_the_same():
     assert moved.counts.tolist() == [301.0, 0.0]
     assert moved.codes.dtype == jnp.bfloat16
     assert np.allclose(moved.sums[0], np.sum(wide[0], 0), rtol=1e-5)
-    assert revive(jax.random.key(0), moved, z, jnp.zeros(301, int), threshold=1.0).codes.dtype == (
-        jnp.bfloat16
-    )
+    assert reset_dead_codes(
+        jax.random.key(0), moved, z, jnp.zeros(301, int), threshold=1.0
+    ).codes.dtype == (jnp.bfloat16)
 
 
 def test_straight_to():
-    value, slope = jax.value_and_grad(lambda z: 3.0 * straight_to(jnp.floor(z), z))(1.7)
+    value, slope = jax.value_and_grad(lambda z: 3.0 * straight_through_value(jnp.floor(z), z))(1.7)
     assert (float(value), float(slope)) == (3.0, 3.0)
 
 
@@ -256,7 +256,9 @@ def test_residual_averages_see_what_is_left(x64):
         assert close(moved.codebooks.codes[l], alone.codes)
         dead = book._replace(counts=jnp.zeros(5))
         deads = residual.codebooks._replace(counts=jnp.zeros((2, 5)))
-        drawn = revive(jax.random.key(0), ResidualCodebooks(deads), z, indices, threshold=1.0)
+        drawn = reset_dead_codes(
+            jax.random.key(0), ResidualCodebooks(deads), z, indices, threshold=1.0
+        )
         of_rest = np.sum(
             (np.asarray(drawn.codebooks.codes[l])[:, None] - np.asarray(rest)) ** 2, -1
         )
@@ -273,7 +275,7 @@ def test_what_is_left_after_each_of_three_codebooks(x64):
     moved = ema_codebook(ResidualCodebooks(books), z, indices, decay=0.0, epsilon=0.0)
     assert close(moved.codebooks.codes[:, 0, 0], jnp.array([7.0, 3.0, 1.0]))
     dead = ResidualCodebooks(books._replace(counts=jnp.zeros((3, 2))))
-    drawn = revive(jax.random.key(0), dead, z, indices, threshold=0.3).codebooks
+    drawn = reset_dead_codes(jax.random.key(0), dead, z, indices, threshold=0.3).codebooks
     assert close(drawn.codes, jnp.array([[[rest]] * 2 for rest in (7.0, 3.0, 1.0)]))
     assert close(drawn.counts, jnp.full((3, 2), 0.3))
     assert close(drawn.sums, 0.3 * drawn.codes)
@@ -284,7 +286,9 @@ def test_each_codebook_draws_its_own_rows():
     books = jax.vmap(init_codebook)(jnp.zeros((2, 40, 1)))
     dead = ResidualCodebooks(books._replace(counts=jnp.zeros((2, 40))))
     z, indices = jnp.arange(100.0)[:, None], jnp.zeros((100, 2), int)
-    first, second = revive(jax.random.key(0), dead, z, indices, threshold=1.0).codebooks.codes
+    first, second = reset_dead_codes(
+        jax.random.key(0), dead, z, indices, threshold=1.0
+    ).codebooks.codes
     assert np.mean(first == second) < 0.2  # one in a hundred by chance
 
 
@@ -293,7 +297,7 @@ def test_revival_draws_the_dead_from_the_batch():
     codebook = Codebook(jnp.zeros((4, 2)), counts, jnp.ones((4, 2)))
     z = jnp.arange(12.0).reshape(6, 2) + 1.0
     index = jnp.zeros(6, int)
-    found = revive(jax.random.key(0), codebook, z, index, threshold=1.0)
+    found = reset_dead_codes(jax.random.key(0), codebook, z, index, threshold=1.0)
     rows = {tuple(row) for row in z.tolist()}
     for k in (0, 2):
         assert jax.tree.all(jax.tree.map(lambda a, b, k=k: jnp.all(a[k] == b[k]), found, codebook))
@@ -301,7 +305,7 @@ def test_revival_draws_the_dead_from_the_batch():
         assert tuple(found.codes[k].tolist()) in rows
         assert float(found.counts[k]) == 1.0
         assert found.sums[k].tolist() == found.codes[k].tolist()
-    still = revive(jax.random.key(0), codebook, z, index, threshold=0.0)
+    still = reset_dead_codes(jax.random.key(0), codebook, z, index, threshold=0.0)
     assert jax.tree.all(jax.tree.map(lambda a, b: jnp.all(a == b), still, codebook))
 
 
@@ -377,7 +381,7 @@ def test_a_step_with_averages(x64):
 
 
 def test_a_point_mass():
-    q = PointMass(jnp.array([2, 0]))
+    q = Delta(jnp.array([2, 0]))
     assert float(q.log_prob(q.sample(jax.random.key(0)))) == 0.0
     assert float(q.log_prob(jnp.array([2, 1]))) == -jnp.inf
 
@@ -402,8 +406,11 @@ BAD: Any = [
     (lambda: ema_codebook(BOOK, BATCH[0], BATCH[1][:2], decay=0.9), "indices has shape"),
     (lambda: ema_codebook(BOOK, BATCH[0], jnp.zeros(4), decay=0.9), "indices has dtype"),
     (lambda: ema_codebook(BOOK, *BATCH, decay=F32), "decay has shape"),
-    (lambda: revive(NONE, BOOK, *BATCH, threshold=1.0), "key is a NoneType"),
-    (lambda: revive(jax.random.key(0), BOOK, *BATCH, threshold=NONE), "threshold is a NoneType"),
+    (lambda: reset_dead_codes(NONE, BOOK, *BATCH, threshold=1.0), "key is a NoneType"),
+    (
+        lambda: reset_dead_codes(jax.random.key(0), BOOK, *BATCH, threshold=NONE),
+        "threshold is a NoneType",
+    ),
     (lambda: perplexity(jnp.zeros((2, 2))), "counts has shape"),
     (lambda: perplexity(NONE), "counts is a NoneType"),
     (lambda: vq(NONE, jax.random.key(0), F32), "model is a NoneType"),

@@ -52,7 +52,7 @@ def test_gradient_penalty_is_that_of_the_jacobian(model):
 
 def test_without_weights_it_is_the_autoencoder(model):
     def plain(m):
-        return jv.autoencoder(m, jax.random.key(0), X)[0]
+        return jv.bounds.autoencoder(m, jax.random.key(0), X)[0]
 
     def regularized(m, beta=0.0, weight=0.0):
         return rae(m, jax.random.key(0), X, penalty=gradient_penalty, beta=beta, weight=weight)[0]

@@ -62,7 +62,7 @@ def test_negative_binomial_of_a_large_count_is_poisson():
 
 def test_a_count_that_is_never_inflated():
     base = jv.Poisson(jnp.array(2.0))
-    inflated = jv.ZeroInflated(base, jnp.array(-40.0))
+    inflated = jv.distributions.ZeroInflated(base, jnp.array(-40.0))
     for x in (0, 3):
         assert close(inflated.log_prob(x), base.log_prob(x))
 
@@ -91,7 +91,10 @@ def test_known_divergences(x64):
         (jv.ContinuousBernoulli(jnp.array([0.01, 3.0])), jv.ContinuousBernoulli(jnp.zeros(2))),
         (jv.Poisson(jnp.array([2.0, 0.3])), jv.Poisson(jnp.array([1.0, 1.0]))),
         (jv.Gamma(jnp.array([2.0, 0.8]), 3.0), jv.Gamma(jnp.ones(2), 1.0)),
-        (jv.Each(jv.Normal(LOC, SCALE)), jv.Each(jv.Normal(jnp.zeros(2), jnp.ones(2)))),
+        (
+            jv.Independent(jv.Normal(LOC, SCALE)),
+            jv.Independent(jv.Normal(jnp.zeros(2), jnp.ones(2))),
+        ),
         (
             jv.Product((jv.Normal(LOC, SCALE), jv.Bernoulli(jnp.array(0.7)))),
             jv.Product((jv.StandardNormal((2,)), jv.Bernoulli(jnp.array(-0.7)))),
@@ -109,7 +112,7 @@ def test_parts_without_a_closed_form_have_none():
     q, p = jv.Product((mixture,)), jv.Product((mixture,))
     with pytest.raises(NotImplementedError, match="sampled_kl"):
         jv.kl_divergence(q, p)
-    each = jv.Each(jax.tree.map(lambda leaf: leaf[None], mixture))
+    each = jv.Independent(jax.tree.map(lambda leaf: leaf[None], mixture))
     with pytest.raises(NotImplementedError, match="sampled_kl"):
         jv.kl_divergence(each, each)
 

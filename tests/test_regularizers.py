@@ -15,7 +15,7 @@ from jaxvae.evaluation.diagnostics import decompose, factors
 from jaxvae.training.schedules import at_steps, warn_if_unfinished
 from tests.common import close, draws, standard_errors_off
 
-CODE: Any = jv.Code  # of which each test fills in what its price looks at
+CODE: Any = jv.regularizers.LatentSample  # of which each test fills in what its penalty looks at
 
 
 def linear(seed=0, d=3, n=4):
@@ -38,7 +38,7 @@ def value_and_gradient(objective, model, key, xs, **hyper):
 
 def parent(model, key, x, *, beta=1.0, rate=jv.auto_kl):
     """`elbo` at the draw that `regularized` makes with this key."""
-    return jv.elbo(model, jax.random.split(key)[0], x, beta=beta, rate=rate)
+    return jv.elbo(model, jax.random.split(key)[0], x, beta=beta, kl=rate)
 
 
 def same(a, b):
@@ -47,54 +47,85 @@ def same(a, b):
 
 # what makes each the parent: objective, and the parent
 SPECIAL_CASES = {
-    "the rate": (partial(jv.regularized, price=lambda code, key: code.rate), parent),
-    "no free bits": (partial(jv.regularized, price=partial(jv.free_bits, free=0.0)), parent),
+    "the rate": (partial(jv.regularizers.regularized, penalty=lambda code, key: code.rate), parent),
+    "no free bits": (
+        partial(
+            jv.regularizers.regularized, penalty=partial(jv.regularizers.free_bits, free_nats=0.0)
+        ),
+        parent,
+    ),
     "no free bits by level": (
-        partial(jv.regularized, price=partial(jv.free_bits, free=0.0, parts=jv.each_level)),
+        partial(
+            jv.regularizers.regularized,
+            penalty=partial(
+                jv.regularizers.free_bits, free_nats=0.0, parts=jv.regularizers.kl_per_level
+            ),
+        ),
         parent,
     ),
     "no free bits by group": (
         partial(
-            jv.regularized,
-            price=partial(
-                jv.free_bits, free=0.0, parts=partial(jv.each_group, groups=np.array([0, 1, 0]))
+            jv.regularizers.regularized,
+            penalty=partial(
+                jv.regularizers.free_bits,
+                free_nats=0.0,
+                parts=partial(jv.regularizers.kl_per_group, groups=np.array([0, 1, 0])),
             ),
         ),
         parent,
     ),
     "no capacity": (
-        partial(jv.regularized, price=partial(jv.capacity, capacity=0.0), beta=4.0),
+        partial(
+            jv.regularizers.regularized,
+            penalty=partial(jv.regularizers.capacity, capacity=0.0),
+            beta=4.0,
+        ),
         partial(parent, beta=4.0),
     ),
     "total correlation at beta 1": (
-        partial(jv.regularized, price=partial(jv.tc_price, dataset_size=5)),
+        partial(
+            jv.regularizers.regularized, penalty=partial(jv.regularizers.tc_penalty, dataset_size=5)
+        ),
         partial(parent, rate=jv.sampled_kl),
     ),
     "total correlation at beta 1, weighted sampling": (
         partial(
-            jv.regularized,
-            price=partial(jv.tc_price, dataset_size=50, log_weights=jv.minibatch_weighted),
+            jv.regularizers.regularized,
+            penalty=partial(
+                jv.regularizers.tc_penalty,
+                dataset_size=50,
+                weighting=jv.evaluation.minibatch_weighted,
+            ),
         ),
         partial(parent, rate=jv.sampled_kl),
     ),
     "DIP-I without weight": (
-        partial(jv.regularized, price=partial(jv.dip_1_price, off_diagonal=0.0, diagonal=0.0)),
+        partial(
+            jv.regularizers.regularized,
+            penalty=partial(jv.regularizers.dip_1_penalty, off_diagonal=0.0, diagonal=0.0),
+        ),
         parent,
     ),
     "DIP-II without weight": (
-        partial(jv.regularized, price=partial(jv.dip_2_price, off_diagonal=0.0, diagonal=0.0)),
+        partial(
+            jv.regularizers.regularized,
+            penalty=partial(jv.regularizers.dip_2_penalty, off_diagonal=0.0, diagonal=0.0),
+        ),
         parent,
     ),
     "InfoVAE at alpha 0, lambda 1": (
-        partial(jv.regularized, price=partial(jv.info_price, alpha=0.0, weight=1.0)),
+        partial(
+            jv.regularizers.regularized,
+            penalty=partial(jv.regularizers.info_penalty, alpha=0.0, weight=1.0),
+        ),
         parent,
     ),
     "WAE without weight": (
-        partial(jv.regularized, price=jv.mmd_price, beta=0.0),
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.mmd_penalty, beta=0.0),
         partial(parent, beta=0.0),
     ),
     "sliced WAE without weight": (
-        partial(jv.regularized, price=jv.sliced_price, beta=0.0),
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.sliced_penalty, beta=0.0),
         partial(parent, beta=0.0),
     ),
 }
@@ -112,11 +143,11 @@ def test_special_cases_recover_the_parent_and_its_gradient(x64, name):
     assert same(*both(jax.random.key(1), jax.random.key(1)))
 
 
-def test_the_terms_are_the_true_ones_whatever_the_price():
+def test_the_terms_are_the_true_ones_whatever_the_penalty():
     model, xs = linear()
-    _, terms = jv.batched(partial(jv.regularized, price=lambda code, key: 7.0 * code.rate))(
-        model, jax.random.key(1), xs
-    )
+    _, terms = jv.batched(
+        partial(jv.regularizers.regularized, penalty=lambda code, key: 7.0 * code.rate)
+    )(model, jax.random.key(1), xs)
     _, expected = jv.batched(parent)(model, jax.random.key(1), xs)
     assert same(terms, expected)
 
@@ -126,11 +157,11 @@ def test_free_bits_are_of_the_batch_mean_and_a_part_below_them_has_no_gradient(x
 
     def objective(rates, key, x, *, free):
         code = CODE(None, None, None, None, None)
-        return jv.free_bits(code, key, free=free, parts=lambda _: rates @ x), None
+        return jv.regularizers.free_bits(code, key, free_nats=free, parts=lambda _: rates @ x), None
 
     one_hot = jnp.eye(2)
     total = lambda rates, free: jv.batched(objective)(
-        rates.T, jax.random.key(0), one_hot, free=free
+        rates.T, jax.random.key(0), one_hot, free_nats=free
     )[0]
     for free, value, slopes in (
         (0.5, 4.5, [0.0, 0.5]),
@@ -146,11 +177,11 @@ def test_groups_add_up_their_latents(x64):
     model, xs = linear()
     q = model.encode(xs[0])
     code = CODE(q, model.prior, None, None, None)
-    groups = jv.each_group(code, groups=np.array([1, 0, 1]))
-    a, b, c = jv.each_latent(code)
+    groups = jv.regularizers.kl_per_group(code, groups=np.array([1, 0, 1]))
+    a, b, c = jv.regularizers.kl_per_latent(code)
     assert close(groups, jnp.stack([b, a + c]))
-    with pytest.raises(ValueError, match="each_group: groups has shape"):
-        jv.each_group(code, groups=np.array([1, 0]))
+    with pytest.raises(ValueError, match="kl_per_group: groups has shape"):
+        jv.regularizers.kl_per_group(code, groups=np.array([1, 0]))
 
 
 def test_levels_are_those_of_a_hierarchy(x64):
@@ -160,15 +191,15 @@ def test_levels_are_those_of_a_hierarchy(x64):
     q, p = joint(0.5), joint(1.0)
     z, log_q = q.sample_and_log_prob(jax.random.key(0))
     code = CODE(q, p, z, log_q, jv.auto_kl(q, p, z, log_q))
-    kls = jv.each_level(code)
+    kls = jv.regularizers.kl_per_level(code)
     assert kls.shape == (2,)
     assert close(jnp.sum(kls), code.rate)
     assert close(kls[1], 0.0)
 
 
-def test_hyper_parameters_reach_the_price(x64):
+def test_hyper_parameters_reach_the_penalty(x64):
     model, xs = linear()
-    objective = jv.batched(partial(jv.regularized, price=jv.capacity))
+    objective = jv.batched(partial(jv.regularizers.regularized, penalty=jv.regularizers.capacity))
     bound, terms = objective(model, jax.random.key(1), xs, capacity=20.0, beta=3.0)
     excess = jnp.abs(jnp.mean(terms.rate) - 20.0)
     assert close(bound, -(jnp.mean(terms.distortion) + 3.0 * excess))
@@ -179,19 +210,21 @@ def test_capacity_is_of_the_batch_mean(x64):
 
     def objective(rates, key, x, *, capacity):
         code = CODE(None, None, None, None, rates @ x)
-        return jv.capacity(code, key, capacity=capacity), None
+        return jv.regularizers.capacity(code, key, capacity=capacity), None
 
-    def price(rates):
+    def penalty(rates):
         return jv.batched(objective)(rates, jax.random.key(0), jnp.eye(2), capacity=4.0)[0]
 
-    value, slopes = jax.value_and_grad(price)(jnp.array([1.0, 9.0]))
+    value, slopes = jax.value_and_grad(penalty)(jnp.array([1.0, 9.0]))
     assert close(value, 1.0)
     assert close(slopes, jnp.array([0.5, 0.5]))
 
 
 def test_capacity_pulls_the_rate_from_both_sides():
     def objective(scale, key, rate):
-        return jv.capacity(CODE(None, None, None, None, scale * rate), key, capacity=5.0), None
+        return jv.regularizers.capacity(
+            CODE(None, None, None, None, scale * rate), key, capacity=5.0
+        ), None
 
     value = lambda scale: jv.batched(objective)(scale, jax.random.key(0), jnp.array([1.0, 5.0]))[0]
     for mean_rate, slope in ((2.0, -3.0), (8.0, 3.0)):
@@ -226,21 +259,23 @@ def test_mmd_of_two_gaussians_is_the_closed_form(x64):
         a, b = jax.random.split(key)
         x = jax.random.normal(a, (20, 2))
         y = loc[None] + jax.random.normal(b, (30, 2)) @ spread.T
-        return jv.mmd(x, y, kernel=partial(jv.rbf, scale=scale))
+        return jv.regularizers.mmd(x, y, kernel=partial(jv.regularizers.rbf, scale=scale))
 
     assert standard_errors_off(draws(estimate, 4000), exact) < 4
 
 
 def test_the_multiquadric_kernel_by_hand():
     x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
-    assert close(jv.inverse_multiquadric(x, y, scale=0.5), 1.0 / 3.0)  # C = 1, |x - y|^2 = 2
+    assert close(
+        jv.regularizers.inverse_multiquadric(x, y, scale=0.5), 1.0 / 3.0
+    )  # C = 1, |x - y|^2 = 2
 
 
 def test_sliced_wasserstein_in_one_dimension_is_scipys(x64):
     scipy_stats = pytest.importorskip("scipy.stats")
     x = jax.random.normal(jax.random.key(0), (50, 1))
     y = 2.0 * jax.random.normal(jax.random.key(1), (50, 1)) + 1.0
-    ours = jv.sliced_wasserstein(x, y, jnp.array([[-3.0]]))
+    ours = jv.regularizers.sliced_wasserstein(x, y, jnp.array([[-3.0]]))
     quantiles = (np.arange(50) + 0.5) / 50
     theirs = np.mean(
         (scipy_stats.mstats.mquantiles(x, quantiles, 0.5, 0.5)
@@ -253,7 +288,9 @@ def test_sliced_wasserstein_of_a_shift_is_its_length_squared_over_d(x64):
     """E over directions of (theta . m)^2 = |m|^2 / d."""
     x = jax.random.normal(jax.random.key(0), (40, 3))
     m = jnp.array([1.0, -2.0, 0.5])
-    of_key = lambda key: jv.sliced_wasserstein(x, x + m[None], jax.random.normal(key, (10, 3)))
+    of_key = lambda key: jv.regularizers.sliced_wasserstein(
+        x, x + m[None], jax.random.normal(key, (10, 3))
+    )
     assert standard_errors_off(draws(of_key, 2000), jnp.sum(m**2) / 3) < 4
 
 
@@ -266,9 +303,9 @@ def test_the_sliced_price_has_a_draw_and_a_direction_of_each_example(x64):
     theta = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys[:, 1])
     theta = theta / np.linalg.norm(theta, axis=1, keepdims=True)
     gaps = np.sort(z @ theta.T, axis=0) - np.sort(y @ theta.T, axis=0)
-    bound, terms = jv.batched(partial(jv.regularized, price=jv.sliced_price, beta=3.0))(
-        model, jax.random.key(0), xs
-    )
+    bound, terms = jv.batched(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.sliced_penalty, beta=3.0)
+    )(model, jax.random.key(0), xs)
     assert close(-(bound + jnp.mean(terms.distortion)) / 3.0, np.mean(gaps**2))
 
 
@@ -286,12 +323,18 @@ def test_the_total_correlation_price_is_the_closed_form_on_gaussians(x64):
     keys = jax.random.split(jax.random.key(1), len(xs))
 
     def extra(key, x):  # what one more nat of weight on the total correlation costs
-        code_key, price_key = jax.random.split(key)
+        code_key, penalty_key = jax.random.split(key)
         q = model.encode(x)
         z, log_q = jv.sample_and_log_prob(q, code_key)
         code = CODE(q, model.prior, z, log_q, None)
-        price = partial(jv.tc_price, code, price_key, dataset_size=1000, log_weights=jv.full_batch)
-        return price(correlation=2.0) - price(correlation=1.0)
+        penalty = partial(
+            jv.regularizers.tc_penalty,
+            code,
+            penalty_key,
+            dataset_size=1000,
+            weighting=jv.evaluation.full_batch,
+        )
+        return penalty(correlation=2.0) - penalty(correlation=1.0)
 
     correlation = jax.jit(jax.vmap(extra, axis_name="batch"))(keys, xs)
     exact = -0.5 * np.log(np.linalg.det(covariance))
@@ -305,95 +348,107 @@ def test_each_example_has_its_own_row_of_weights(x64):
     qs = jax.vmap(lambda x: factors(model.encode(x)))(xs)
     z, log_q = jax.vmap(lambda key, x: jv.sample_and_log_prob(model.encode(x), key))(keys, xs)
 
-    def price(x, z, log_q):
+    def penalty(x, z, log_q):
         code = CODE(model.encode(x), model.prior, z, log_q, None)
-        price = partial(jv.tc_price, information=2.0, correlation=3.0, dimension_wise=5.0)
-        return price(code, jax.random.key(0), dataset_size=50)
+        penalty = partial(
+            jv.regularizers.tc_penalty, information=2.0, correlation=3.0, dimension_wise=5.0
+        )
+        return penalty(code, jax.random.key(0), dataset_size=50)
 
-    prices = jax.vmap(price, axis_name="batch")(xs, z, log_q)
-    weights = jv.minibatch_stratified(len(xs), 50).astype(float)
+    penalties = jax.vmap(penalty, axis_name="batch")(xs, z, log_q)
+    weights = jv.evaluation.minibatch_stratified(len(xs), 50).astype(float)
     for i in range(len(xs)):
         parts = decompose(qs, factors(model.prior), z[i], log_q[i], weights[i])
         information, correlation, dimension_wise = parts
-        assert close(prices[i], 2.0 * information + 3.0 * correlation + 5.0 * dimension_wise)
+        assert close(penalties[i], 2.0 * information + 3.0 * correlation + 5.0 * dimension_wise)
 
 
 def test_decorrelation_by_hand(x64):
     """mu = (1, 1), (-1, -1): C = [[1, 1], [1, 1]]; sigma^2 = .25 adds to the diagonal in DIP-II."""
     mu = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
 
-    def price(of, x):
+    def penalty(of, x):
         code = CODE(jv.Normal(x, jnp.full(2, 0.5)), None, None, None, 3.0)
         return of(code, jax.random.key(0), off_diagonal=10.0, diagonal=100.0)
 
-    batch = lambda of: jax.vmap(partial(price, of), axis_name="batch")(mu)
-    assert close(batch(jv.dip_1_price), jnp.full(2, 3.0 + 10 * 2))
-    assert close(batch(jv.dip_2_price), jnp.full(2, 3.0 + 10 * 2 + 100 * 2 * 0.25**2))
+    batch = lambda of: jax.vmap(partial(penalty, of), axis_name="batch")(mu)
+    assert close(batch(jv.regularizers.dip_1_penalty), jnp.full(2, 3.0 + 10 * 2))
+    assert close(
+        batch(jv.regularizers.dip_2_penalty), jnp.full(2, 3.0 + 10 * 2 + 100 * 2 * 0.25**2)
+    )
     full = lambda x: jv.MultivariateNormal(x, jnp.array([[0.5, 9.0], [0.3, 0.4]]))
 
     def of_full(x):
         code = CODE(full(x), None, None, None, 0.0)
-        return jv.dip_2_price(code, jax.random.key(0), off_diagonal=1.0, diagonal=0.0)
+        return jv.regularizers.dip_2_penalty(
+            code, jax.random.key(0), off_diagonal=1.0, diagonal=0.0
+        )
 
     assert close(jax.vmap(of_full, axis_name="batch")(mu), jnp.full(2, 2 * (1 + 0.15) ** 2))
 
 
 def test_a_statistic_of_the_batch_is_one_number_for_all_its_examples(x64):
-    """The price of every example is the statistic of the gathered arrays."""
+    """The penalty of every example is the statistic of the gathered arrays."""
     model, xs = linear()
     seen = []
 
-    def price(code, key):
-        value = jv.mmd_price(code, key)
+    def penalty(code, key):
+        value = jv.regularizers.mmd_penalty(code, key)
         seen.append(value)
         return value
 
-    jv.batched(partial(jv.regularized, price=price))(model, jax.random.key(0), xs)
+    jv.batched(partial(jv.regularizers.regularized, penalty=penalty))(model, jax.random.key(0), xs)
     assert jax.typeof(seen[0]).shape == ()
     keys = jax.random.split(jax.random.key(0), len(xs))
     pairs = jax.vmap(jax.random.split)(keys)
     z = jax.vmap(lambda key, x: model.encode(x).sample(key))(pairs[:, 0], xs)
     y = jax.vmap(model.prior.sample)(pairs[:, 1])
-    bound, terms = jv.batched(partial(jv.regularized, price=jv.mmd_price, beta=3.0))(
-        model, jax.random.key(0), xs
-    )
-    assert close(-(bound + jnp.mean(terms.distortion)) / 3.0, jv.mmd(z, y))
+    bound, terms = jv.batched(
+        partial(jv.regularizers.regularized, penalty=jv.regularizers.mmd_penalty, beta=3.0)
+    )(model, jax.random.key(0), xs)
+    assert close(-(bound + jnp.mean(terms.distortion)) / 3.0, jv.regularizers.mmd(z, y))
 
 
 def test_info_vae_by_hand(x64):
     """(1 - alpha) rate + (alpha + lambda - 1) MMD, at the draws that the keys give."""
     model, xs = linear()
-    price = partial(jv.info_price, alpha=0.3, weight=5.0)
-    objective = jv.batched(partial(jv.regularized, price=price, beta=2.0))
+    penalty = partial(jv.regularizers.info_penalty, alpha=0.3, weight=5.0)
+    objective = jv.batched(partial(jv.regularizers.regularized, penalty=penalty, beta=2.0))
     bound, terms = objective(model, jax.random.key(0), xs)
     pairs = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(0), len(xs)))
     z = jax.vmap(lambda key, x: model.encode(x).sample(key))(pairs[:, 0], xs)
     y = jax.vmap(model.prior.sample)(pairs[:, 1])
-    distance = jv.mmd(z, y)
+    distance = jv.regularizers.mmd(z, y)
     assert distance > 0.01
     charged = 0.7 * jnp.mean(terms.rate) + 4.3 * distance
     assert close(bound, -jnp.mean(terms.distortion) - 2.0 * charged)
 
 
 MEANS = {
-    "capacity": partial(jv.capacity, capacity=2.0),
-    "free bits": partial(jv.free_bits, free=0.5),
+    "capacity": partial(jv.regularizers.capacity, capacity=2.0),
+    "free bits": partial(jv.regularizers.free_bits, free_nats=0.5),
     "free bits by group": partial(
-        jv.free_bits, free=0.5, parts=partial(jv.each_group, groups=np.array([0, 1, 0]))
+        jv.regularizers.free_bits,
+        free_nats=0.5,
+        parts=partial(jv.regularizers.kl_per_group, groups=np.array([0, 1, 0])),
     ),
-    "free bits by level": partial(jv.free_bits, free=0.5, parts=jv.each_level),
+    "free bits by level": partial(
+        jv.regularizers.free_bits, free_nats=0.5, parts=jv.regularizers.kl_per_level
+    ),
 }
 COMPARISONS = {
-    "DIP-I": partial(jv.dip_1_price, off_diagonal=10.0, diagonal=100.0),
-    "DIP-II": partial(jv.dip_2_price, off_diagonal=10.0, diagonal=100.0),
-    "InfoVAE": partial(jv.info_price, alpha=0.5, weight=10.0),
-    "MMD": jv.mmd_price,
-    "sliced": jv.sliced_price,
-    "total correlation": partial(jv.tc_price, dataset_size=9),
+    "DIP-I": partial(jv.regularizers.dip_1_penalty, off_diagonal=10.0, diagonal=100.0),
+    "DIP-II": partial(jv.regularizers.dip_2_penalty, off_diagonal=10.0, diagonal=100.0),
+    "InfoVAE": partial(jv.regularizers.info_penalty, alpha=0.5, weight=10.0),
+    "MMD": jv.regularizers.mmd_penalty,
+    "sliced": jv.regularizers.sliced_penalty,
+    "total correlation": partial(jv.regularizers.tc_penalty, dataset_size=9),
     "total correlation, weighted": partial(
-        jv.tc_price, dataset_size=9, log_weights=jv.minibatch_weighted
+        jv.regularizers.tc_penalty, dataset_size=9, weighting=jv.evaluation.minibatch_weighted
     ),
-    "total correlation, full": partial(jv.tc_price, dataset_size=1, log_weights=jv.full_batch),
+    "total correlation, full": partial(
+        jv.regularizers.tc_penalty, dataset_size=1, weighting=jv.evaluation.full_batch
+    ),
 }
 
 
@@ -401,7 +456,7 @@ COMPARISONS = {
 def test_a_statistic_of_a_batch_asks_for_one(name):
     """Neither one example alone nor `jax.vmap` by hand makes a batch; nor one row, to compare."""
     model, xs = linear()
-    objective = partial(jv.regularized, price=(MEANS | COMPARISONS)[name])
+    objective = partial(jv.regularizers.regularized, penalty=(MEANS | COMPARISONS)[name])
     with pytest.raises(ValueError, match=r"call jaxvae.batched\(objective\)"):
         objective(model, jax.random.key(0), xs[0])
     with pytest.raises(ValueError, match=r"call jaxvae.batched\(objective\)"):
@@ -413,8 +468,8 @@ def test_a_statistic_of_a_batch_asks_for_one(name):
 
 def test_dip_2_refuses_what_is_no_gaussian():
     code = CODE(jv.Laplace(jnp.zeros(2), jnp.ones(2)), None, None, None, 0.0)
-    with pytest.raises(TypeError, match="dip_2_price: q is a Laplace"):
-        jv.dip_2_price(code, jax.random.key(0), off_diagonal=1.0, diagonal=1.0)
+    with pytest.raises(TypeError, match="dip_2_penalty: q is a Laplace"):
+        jv.regularizers.dip_2_penalty(code, jax.random.key(0), off_diagonal=1.0, diagonal=1.0)
 
 
 # --- constraints ------------------------------------------------------------------------------
@@ -425,18 +480,18 @@ X = jax.random.normal(jax.random.key(3), (64, 4)) @ jnp.diag(jnp.array([2.0, 1.0
 def settle(objective, steps=2000, **hyper):
     """The linear model trained until its multiplier rests."""
     model, _ = linear(seed=1, d=2)
-    constrained = jv.Constrained(model, jnp.zeros(()))
+    constrained = jv.regularizers.Constrained(model, jnp.zeros(()))
     optimizer = optax.adam(optax.cosine_decay_schedule(5e-2, steps))
     step = partial(jv.train_step(objective, optimizer), **hyper)
     order = jnp.tile(jnp.arange(64)[None], (steps, 1))
-    run = jax.jit(jv.scan_steps(step))
+    run = jax.jit(jv.training.scan_steps(step))
     _, metrics = run(jv.init_state(constrained, optimizer), jax.random.key(0), X, order)
     return {name: np.asarray(values[-100:]) for name, values in metrics.items()}
 
 
 @pytest.mark.parametrize(
     ("objective", "target"),
-    [(jv.geco, {"tolerance": 5.0}), (jv.target_rate, {"target": 1.5})],
+    [(jv.regularizers.geco, {"tolerance": 5.0}), (jv.regularizers.target_rate, {"target": 1.5})],
 )
 def test_the_multiplier_converges_and_the_constraint_is_met(objective, target):
     late = settle(objective, **target)
@@ -449,10 +504,10 @@ def test_the_multiplier_converges_and_the_constraint_is_met(objective, target):
 
 def test_the_multiplier_ascends_where_the_model_descends(x64):
     model, xs = linear()
-    constrained = jv.Constrained(model, jnp.log(jnp.array(2.0)))
+    constrained = jv.regularizers.Constrained(model, jnp.log(jnp.array(2.0)))
     key = jax.random.key(0)
     for tolerance in (1e6, -1e6):
-        loss = lambda m, d=tolerance: -jv.geco(m, key, xs[0], tolerance=d)[0]
+        loss = lambda m, d=tolerance: -jv.regularizers.geco(m, key, xs[0], tolerance=d)[0]
         gradient = jax.grad(loss)(constrained)
         _, terms = jv.elbo(model, key, xs[0])
         assert close(gradient.log_multiplier, -2.0 * (terms.distortion - tolerance))
@@ -465,14 +520,16 @@ def test_the_multiplier_ascends_where_the_model_descends(x64):
 def test_a_target_rate_by_hand(x64):
     """The distortion, and lambda = 2 of the rate above 1.5; lambda's gradient is its own excess."""
     model, xs = linear()
-    constrained = jv.Constrained(model, jnp.log(jnp.array(2.0)))
+    constrained = jv.regularizers.Constrained(model, jnp.log(jnp.array(2.0)))
 
     def halves(model):
         _, terms = jv.elbo(model, jax.random.key(0), xs[0])
         return terms
 
     def minus(constrained):
-        value, terms = jv.target_rate(constrained, jax.random.key(0), xs[0], target=1.5)
+        value, terms = jv.regularizers.target_rate(
+            constrained, jax.random.key(0), xs[0], target=1.5
+        )
         return -value, terms
 
     (value, aux), gradient = jax.value_and_grad(minus, has_aux=True)(constrained)
@@ -486,21 +543,21 @@ def test_a_target_rate_by_hand(x64):
 
 def test_a_constrained_model_is_a_model(x64):
     model, xs = linear()
-    constrained = jv.Constrained(model, jnp.zeros(()))
+    constrained = jv.regularizers.Constrained(model, jnp.zeros(()))
     key = jax.random.key(0)
     assert close(jv.elbo(constrained, key, xs[0])[0], jv.elbo(model, key, xs[0])[0])
     with pytest.raises(TypeError, match=r"geco: model is a VAE, expected a jaxvae.Constrained"):
-        jv.geco(cast(Any, model), key, xs[0], tolerance=1.0)
+        jv.regularizers.geco(cast(Any, model), key, xs[0], tolerance=1.0)
 
 
 @pytest.mark.parametrize("name", ["distortion", "rate", "multiplier", "loss"])
 def test_no_hyper_parameter_is_logged_over_a_metric(name):
     model, xs = linear()
-    constrained, optimizer = jv.Constrained(model, jnp.zeros(())), optax.sgd(0.1)
+    constrained, optimizer = jv.regularizers.Constrained(model, jnp.zeros(())), optax.sgd(0.1)
     state = jv.init_state(constrained, optimizer)
 
     def named(model, key, x, **hyper):
-        return jv.geco(model, key, x, tolerance=hyper[name])
+        return jv.regularizers.geco(model, key, x, tolerance=hyper[name])
 
     step = jax.jit(jv.train_step(named, optimizer))
     match = f"train_step: {name} is both a hyper-parameter and a metric of the objective"
@@ -518,9 +575,9 @@ def test_no_hyper_parameter_is_logged_over_a_metric(name):
 
 
 @pytest.mark.parametrize("alpha", [0.5, -0.3, 0.95])
-def test_no_independent_posterior_costs_less_than_the_committed_rate(x64, alpha):
+def test_no_independent_posterior_costs_less_than_the_delta_vae_rate(x64, alpha):
     n = 6
-    prior = jv.ar1(n, alpha)
+    prior = jv.regularizers.ar1(n, alpha)
     kl = lambda raw: jv.kl_divergence(jv.Normal(raw[0], jnp.exp(raw[1])), prior)
     optimizer = optax.lbfgs()
     raw = 0.3 * jax.random.normal(jax.random.key(0), (2, n))
@@ -537,11 +594,11 @@ def test_no_independent_posterior_costs_less_than_the_committed_rate(x64, alpha)
 
     for _ in range(60):
         raw, state = update(raw, state)
-    assert close(kl(raw), jv.committed_rate(n, alpha))
+    assert close(kl(raw), jv.regularizers.delta_vae_rate(n, alpha))
 
 
 def test_an_autoregression_has_unit_variances_and_geometric_covariances(x64):
-    prior = jv.ar1(5, 0.7)
+    prior = jv.regularizers.ar1(5, 0.7)
     covariance = prior.scale_tril @ prior.scale_tril.T
     lag = np.abs(np.arange(5)[:, None] - np.arange(5)[None])
     assert close(covariance, 0.7**lag)
@@ -551,7 +608,7 @@ def test_an_autoregression_has_unit_variances_and_geometric_covariances(x64):
 
 
 def test_sigmoid_annealing_is_the_logistic_curve_between_its_ends(x64):
-    schedule = jv.sigmoid_annealing(0.2, 0.9, 100, sharpness=8.0)
+    schedule = jv.training.sigmoid_annealing(0.2, 0.9, 100, sharpness=8.0)
     steps = jnp.arange(-5, 120)
     values = jax.vmap(schedule)(steps)
     assert close(values[0], 0.2)
@@ -566,7 +623,7 @@ def test_sigmoid_annealing_is_the_logistic_curve_between_its_ends(x64):
 
 @pytest.mark.filterwarnings("error")
 def test_a_cyclical_schedule_is_no_warm_up_that_never_ends():
-    beta = jv.cyclical(optax.linear_schedule(0.0, 1.0, 50), 100)
+    beta = jv.training.cyclical(optax.linear_schedule(0.0, 1.0, 50), 100)
     assert [float(beta(t)) for t in (0, 25, 50, 99, 100, 125)] == [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
     warn_if_unfinished("beta", beta, at_steps(beta, 0, 6401))  # which ends where a period starts
     with pytest.warns(UserWarning, match="beta rises to"):
@@ -576,15 +633,15 @@ def test_a_cyclical_schedule_is_no_warm_up_that_never_ends():
 def test_schedules_feed_the_traced_beta_and_are_logged():
     model, xs = linear()
     optimizer = optax.adam(1e-3)
-    objective = partial(jv.regularized, price=jv.free_bits)
-    beta = jv.sigmoid_annealing(0.0, 1.0, 4)
-    step = partial(jv.train_step(objective, optimizer), beta=beta, free=0.1)
+    objective = partial(jv.regularizers.regularized, penalty=jv.regularizers.free_bits)
+    beta = jv.training.sigmoid_annealing(0.0, 1.0, 4)
+    step = partial(jv.train_step(objective, optimizer), beta=beta, free_nats=0.1)
     order = jnp.zeros((6, 5), int)
-    _, metrics = jax.jit(jv.scan_steps(step))(
+    _, metrics = jax.jit(jv.training.scan_steps(step))(
         jv.init_state(model, optimizer), jax.random.key(0), xs, order
     )
     assert close(metrics["beta"], jax.vmap(beta)(jnp.arange(6)))
-    assert close(metrics["free"], jnp.full(6, 0.1))
+    assert close(metrics["free_nats"], jnp.full(6, 0.1))
 
 
 @pytest.mark.slow
@@ -597,9 +654,11 @@ def test_prices_train_flax_networks():
         jv.StandardNormal((2,)),
     )
     optimizer = optax.adam(1e-2)
-    objective = partial(jv.regularized, price=partial(jv.tc_price, dataset_size=64))
+    objective = partial(
+        jv.regularizers.regularized, penalty=partial(jv.regularizers.tc_penalty, dataset_size=64)
+    )
     step = partial(jv.train_step(objective, optimizer), correlation=4.0)
-    _, metrics = jax.jit(jv.scan_steps(step))(
+    _, metrics = jax.jit(jv.training.scan_steps(step))(
         jv.init_state(model, optimizer), jax.random.key(0), X, jnp.tile(jnp.arange(64), (80, 1))
     )
     assert np.isfinite(metrics["loss"]).all()

@@ -19,18 +19,9 @@ import optax
 import pytest
 from filelock import FileLock
 
-from jaxvae import (
-    CheckpointError,
-    Checkpoints,
-    best_checkpoint,
-    elbo,
-    fit,
-    init_state,
-    load_checkpoint,
-    ppca,
-    read_checkpoint,
-    train_step,
-)
+from jaxvae import Checkpoints, elbo, fit, init_state, train_step
+from jaxvae.models import ppca
+from jaxvae.training import CheckpointError, best_checkpoint, load_checkpoint, read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from jaxvae.training.checkpoints.stop_signals import stop_signals
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import jaxvae as jv
-from jaxvae import ppca
+from jaxvae.models import ppca
 from jaxvae.models.semi_supervised import LabelVAE, labelled, unlabelled
 from tests.common import close, draws
 
@@ -97,7 +97,7 @@ def coins(seed=0, num_classes=3):
     )
 
 
-ENUMERATED = partial(jv.elbo, rate=jv.sampled_kl, gradient=jv.enumerate)
+ENUMERATED = partial(jv.elbo, kl=jv.sampled_kl, gradient=jv.enumeration)
 
 
 def by_hand(model, x):
@@ -172,5 +172,5 @@ def test_what_is_no_such_model_is_named():
     with pytest.raises(TypeError, match=r"model.classify returned .*, expected a distribution"):
         unlabelled(jv.elbo)(array, jax.random.key(0), xy[0])
     endless = mixture(LOG_P)._replace(classify=lambda x: jv.Poisson(jnp.ones(())))
-    with pytest.raises(TypeError, match="enumerate: Poisson has no enumerate_support"):
+    with pytest.raises(TypeError, match="enumeration: Poisson has no enumerate_support"):
         unlabelled(jv.elbo)(endless, jax.random.key(0), xy[0])

@@ -18,7 +18,7 @@ KAPPAS = [1e-3, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4]
 
 
 def vmf(d, kappa):
-    return jv.VonMisesFisher(jnp.eye(d)[0], jnp.asarray(kappa))
+    return jv.distributions.VonMisesFisher(jnp.eye(d)[0], jnp.asarray(kappa))
 
 
 def exact_log_constant(d, kappa):
@@ -75,14 +75,14 @@ def test_the_length_of_the_mean(d, x64):
     ],
 )
 def test_kl_to_the_uniform(d, kappa, kl, x64):
-    p = jv.SphericalUniform(d)
+    p = jv.distributions.SphericalUniform(d)
     assert np.isclose(jv.kl_divergence(vmf(d, kappa), p), kl, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("kind", [jv.VonMisesFisher, jv.PowerSpherical])
+@pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
 @pytest.mark.parametrize(("d", "kappa"), [(2, 3.0), (3, 0.5), (11, 40.0)])
 def test_kl_is_what_samples_say(kind, d, kappa, x64):
-    q, p = kind(jnp.eye(d)[0], jnp.asarray(kappa)), jv.SphericalUniform(d)
+    q, p = kind(jnp.eye(d)[0], jnp.asarray(kappa)), jv.distributions.SphericalUniform(d)
     sampled = draws(lambda k: jv.sampled_kl(q, p, *q.sample_and_log_prob(k)), 10_000)
     assert standard_errors_off(sampled, jv.kl_divergence(q, p)) < 4
 
@@ -142,19 +142,21 @@ def test_float32_is_finite_and_on_the_sphere(d):
 
 @pytest.mark.parametrize("d", [2, 3, 11])
 def test_power_spherical_at_the_antipode_is_finite(d):
-    p = jv.PowerSpherical(jnp.eye(d)[0], jnp.float32(1e3))
+    p = jv.distributions.PowerSpherical(jnp.eye(d)[0], jnp.float32(1e3))
     assert np.isfinite(p.log_prob(-jnp.eye(d)[0]))
-    assert np.isfinite(jax.grad(lambda k: jv.PowerSpherical(jnp.eye(d)[0], k).entropy())(1e3))
+    assert np.isfinite(
+        jax.grad(lambda k: jv.distributions.PowerSpherical(jnp.eye(d)[0], k).entropy())(1e3)
+    )
 
 
 def test_the_direction_may_have_any_length():
     x = jnp.array([0.6, 0.8])
-    for kind in (jv.VonMisesFisher, jv.PowerSpherical):
+    for kind in (jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical):
         one, two = (kind(s * jnp.array([1.0, 1.0]), 2.0).log_prob(x) for s in (1.0, 7.0))
         assert close(one, two)
 
 
-@pytest.mark.parametrize("kind", [jv.VonMisesFisher, jv.PowerSpherical])
+@pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
 def test_no_direction_is_the_first_axis(kind):
     """What an encoder gives to an empty image before it is trained; its gradient is finite."""
 
@@ -168,10 +170,14 @@ def test_no_direction_is_the_first_axis(kind):
 
 
 def test_events_off_the_sphere_are_errors():
-    for d in (vmf(3, 1.0), jv.SphericalUniform(3), jv.PowerSpherical(jnp.ones(3), 1.0)):
+    for d in (
+        vmf(3, 1.0),
+        jv.distributions.SphericalUniform(3),
+        jv.distributions.PowerSpherical(jnp.ones(3), 1.0),
+    ):
         with pytest.raises(ValueError, match="length 1"):
             d.log_prob(jnp.ones(3))
         assert jax.jit(d.log_prob)(jnp.ones(3)) == -jnp.inf
     with pytest.raises(ValueError, match="expected 2 or more"):
-        jv.SphericalUniform(1)
+        jv.distributions.SphericalUniform(1)
     assert np.isclose(log_area(3), np.log(4 * pi))

@@ -20,8 +20,9 @@ from experiments.story import (
     lower_bound,
 )
 from experiments.story.common import SIGMA, load_digits, make_vae, with_posterior
-from jaxvae import Normal, elbo, ppca
-from jaxvae import autoencoder as squared_error
+from jaxvae import Normal, elbo
+from jaxvae.bounds import autoencoder as squared_error
+from jaxvae.models import ppca
 
 PAGE = Path(__file__).parent.parent / "docs" / "story.md"
 

@@ -43,24 +43,24 @@ def mixture(logits, loc, scale):
 
 
 def planar(loc, scale, u, w, b):
-    layers = [jv.Planar(u[i], w[i], b[i]) for i in range(len(b))]
-    return jv.Transformed(jv.Normal(loc, scale), jv.Chain(tuple(layers)))
+    layers = [jv.bijectors.Planar(u[i], w[i], b[i]) for i in range(len(b))]
+    return jv.Transformed(jv.Normal(loc, scale), jv.bijectors.Chain(tuple(layers)))
 
 
 def radial(loc, scale, center, alpha, beta):
-    return jv.Transformed(jv.Normal(loc, scale), jv.Radial(center, alpha, beta))
+    return jv.Transformed(jv.Normal(loc, scale), jv.bijectors.Radial(center, alpha, beta))
 
 
 def sylvester(loc, scale, vectors, r, r_tilde, b):
-    return jv.Transformed(jv.Normal(loc, scale), jv.Sylvester(vectors, r, r_tilde, b))
+    return jv.Transformed(jv.Normal(loc, scale), jv.bijectors.Sylvester(vectors, r, r_tilde, b))
 
 
 def householder(loc, scale, v):
-    return jv.Transformed(jv.Normal(loc, scale), jv.Householder(1.0 + v))
+    return jv.Transformed(jv.Normal(loc, scale), jv.bijectors.Householder(1.0 + v))
 
 
 def zero_inflated(total_count, logits, zero_logits):
-    return jv.Each(jv.Each(jv.Each(jv.ZeroInflated(
+    return jv.Independent(jv.Independent(jv.Independent(jv.distributions.ZeroInflated(
         jv.NegativeBinomial(total_count, logits), zero_logits
     ))))  # fmt: skip
 
@@ -92,7 +92,12 @@ POSTERIORS: dict[str, Callable[[nnx.Rngs], Any]] = {
     "spline coupling": lambda rngs: flow_head(
         rngs,
         nn.CouplingFlow(
-            D, layers=2, context=2, hidden=(3,), transformer=jv.SplineTransformer(3), rngs=rngs
+            D,
+            layers=2,
+            context=2,
+            hidden=(3,),
+            transformer=jv.bijectors.SplineTransformer(3),
+            rngs=rngs,
         ),
     ),
     "inverse autoregressive": lambda rngs: flow_head(
@@ -150,7 +155,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Any], Any]] = {
     "gaussian, fixed": (lambda: nn.NormalHead(scale=0.5), REALS),
     "gaussian, shared": (lambda: nn.SharedScaleHead(), REALS),
     "gaussian, per pixel": (lambda: nn.NormalHead(), REALS),
-    "gaussian, optimal": (lambda: nn.HeadOf(jv.OptimalNormal, (REAL,)), REALS),
+    "gaussian, optimal": (lambda: nn.HeadOf(jv.distributions.OptimalNormal, (REAL,)), REALS),
     "bernoulli": (lambda: nn.BernoulliHead(), BITS),
     "continuous bernoulli": (lambda: nn.HeadOf(jv.ContinuousBernoulli, (REAL,)), BITS),
     "categorical": (lambda: nn.HeadOf(jv.Categorical, (nn.Real("n", 256),)), BYTES),
@@ -159,7 +164,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], Any], Any]] = {
     ),
     "logistic mixture": (
         lambda: nn.HeadOf(
-            jv.logistic_mixture, (nn.Real(2), nn.Real(2, "n"), nn.Positive(2, "n"))
+            jv.distributions.logistic_mixture, (nn.Real(2), nn.Real(2, "n"), nn.Positive(2, "n"))
         ),
         BYTES,
     ),
@@ -201,7 +206,7 @@ class AnyDecoder(nnx.Module):
         self.network = nn.MLP((d,), (self.ends[-1],), hidden=(4,), rngs=rngs)
 
     def __call__(self, index, z):
-        raws = jnp.split(self.network(jv.lowest(z)), self.ends[:-1])
+        raws = jnp.split(self.network(jv.models.bottom(z)), self.ends[:-1])
         triples = zip(self.heads, raws, self.shapes, strict=True)
         return Chosen(index, tuple(head(raw.reshape(shape)) for head, raw, shape in triples))
 
@@ -258,7 +263,7 @@ def swap(prior, posterior, rngs):
 
     def lift(objective):
         if posterior == "semi-amortized":
-            objective = jv.semi_amortized(objective, REFINER, num_steps=2)
+            objective = jv.models.semi_amortized(objective, REFINER, num_steps=2)
         if prior != "conditional":
             return objective
         return lambda model, key, x: jv.conditioned(objective)(model, key, (x, x[0][:1]))
@@ -290,14 +295,14 @@ class FirstOf(nnx.Module):
         self.first, self.then, self.bottom_up = first, then, bottom_up
 
     def __call__(self, x):
-        joint = jv.hierarchy(self.first(x[0]), self.then)
-        return jv.Transformed(joint, jv.Reverse()) if self.bottom_up else joint
+        joint = jv.models.hierarchy(self.first(x[0]), self.then)
+        return jv.Transformed(joint, jv.bijectors.Reverse()) if self.bottom_up else joint
 
 
 def two_layers(bottom_up):
     def make(rngs):
         encode = FirstOf(conditional(rngs, N), conditional(rngs, D), bottom_up)
-        prior = jv.hierarchy(jv.StandardNormal((D,)), conditional(rngs, D))
+        prior = jv.models.hierarchy(jv.StandardNormal((D,)), conditional(rngs, D))
         return Row((encode, prior), lambda parts, decode: jv.VAE(parts[0], decode, parts[1]), {})
 
     return make
@@ -316,7 +321,7 @@ def ladder(rngs):
     def build(parts, decode):
         evidence, down = parts
         up = (Partial(features_of), Partial(jnp.sin))
-        return jv.Ladder(up, evidence, jv.StandardNormal((D,)), down, decode)
+        return jv.models.Ladder(up, evidence, jv.StandardNormal((D,)), down, decode)
 
     return Row(parts, build, {})
 
@@ -343,29 +348,31 @@ def two_features(x):
 
 
 def top_down(rngs):
-    blocks = [jv.Block(conditional(rngs, D), Concatenated(rngs), Merge(rngs)) for _ in range(2)]
+    blocks = [
+        jv.models.Block(conditional(rngs, D), Concatenated(rngs), Merge(rngs)) for _ in range(2)
+    ]
 
     def build(parts, decode):
         start, blocks = parts
-        return jv.TopDown(Partial(two_features), start, blocks, decode)
+        return jv.models.TopDown(Partial(two_features), start, blocks, decode)
 
     return Row((jnp.zeros(D), blocks), build, {})
 
 
-SPHERE = jv.SphericalUniform(D)
+SPHERE = jv.distributions.SphericalUniform(D)
 CHOICES = nn.HeadOf(jv.OneHotCategorical, (REAL,))
 SPECIAL: dict[str, Callable[[nnx.Rngs], Row]] = {
     "sphere, von mises-fisher": simple(
-        nn.HeadOf(jv.VonMisesFisher, (REAL, nn.Positive())), SPHERE, D
+        nn.HeadOf(jv.distributions.VonMisesFisher, (REAL, nn.Positive())), SPHERE, D
     ),
     "sphere, power spherical": simple(
-        nn.HeadOf(jv.PowerSpherical, (REAL, nn.Positive())), SPHERE, D
+        nn.HeadOf(jv.distributions.PowerSpherical, (REAL, nn.Positive())), SPHERE, D
     ),
     "categorical": simple(
         CHOICES,
         jv.OneHotCategorical(jnp.zeros(D)),
         D,
-        elbo=jv.enumerate,
+        elbo=jv.enumeration,
         importance=jv.vimco,
         piwae=jv.vimco,
     ),
@@ -376,13 +383,13 @@ SPECIAL: dict[str, Callable[[nnx.Rngs], Row]] = {
 }
 
 REDUCTIONS = (
-    jv.log_mean_exp,  # iwae
-    partial(jv.log_power_mean, power=0.5),  # renyi
-    jv.largest,  # vr_max
-    partial(jv.mean_log_mean_exp, num_outer=2),  # miwae
-    partial(jv.convex_combination, beta=0.5),  # ciwae
+    jv.bounds.log_mean_exp,  # iwae
+    partial(jv.bounds.log_power_mean, power=0.5),  # renyi
+    jv.bounds.maximum,  # vr_max
+    partial(jv.bounds.mean_log_mean_exp, num_outer=2),  # miwae
+    partial(jv.bounds.convex_combination, beta=0.5),  # ciwae
     partial(  # tvo
-        jv.thermodynamic, betas=np.array([0.0, 0.3, 1.0], "f"), at=np.array([0.0, 0.3], "f")
+        jv.bounds.thermodynamic, betas=np.array([0.0, 0.3, 1.0], "f"), at=np.array([0.0, 0.3], "f")
     ),
 )
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxvae as jv
-from jaxvae import ppca
+from jaxvae.models import ppca
 
 XS = jax.random.normal(jax.random.key(9), (20, 3))
 
@@ -82,9 +82,9 @@ def times(width):
 
 def test_a_cpu_takes_few_points_of_a_small_run_and_one_of_a_large():
     # a threshold of 2e7: 2 100^3 = 2e6, 2 300^3 = 5.4e7
-    assert jv.points_at_once(*times(100), 9, backend="cpu") == 4
-    assert jv.points_at_once(*times(100), 3, backend="cpu") == 3
-    assert jv.points_at_once(*times(300), 9, backend="cpu") == 1
+    assert jv.training.points_at_once(*times(100), 9, backend="cpu") == 4
+    assert jv.training.points_at_once(*times(100), 3, backend="cpu") == 3
+    assert jv.training.points_at_once(*times(300), 9, backend="cpu") == 1
 
 
 def test_an_accelerator_takes_all_that_fit(monkeypatch):
@@ -92,7 +92,7 @@ def test_an_accelerator_takes_all_that_fit(monkeypatch):
     def points(width, num_points, stats):
         device = SimpleNamespace(memory_stats=lambda: stats)
         monkeypatch.setattr(jax, "local_devices", lambda: [device])
-        return jv.points_at_once(*times(width), num_points, backend="gpu")
+        return jv.training.points_at_once(*times(width), num_points, backend="gpu")
 
     free = {"bytes_limit": 70_000_000, "bytes_in_use": 6_000_000}
     many = points(100, 100_000, free)
@@ -189,15 +189,17 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
         (r"grid\['beta'\] is ", kept_grid() | {"beta": jnp.array([0.5, 2.0, 3.0])}, XS),
         (r"grid\['beta'\] is .*\[4\]", kept_grid() | {"beta": jnp.ones((3, 1))}, XS),
     ]:
-        with pytest.raises(jv.CheckpointError, match=match):
+        with pytest.raises(jv.training.CheckpointError, match=match):
             jv.sweep(run, grid, folder=tmp_path, at_once=4, xs=xs)
     other = lambda key, beta, xs: kept_run(key, beta, 2.0 * xs, [])
-    with pytest.raises(jv.CheckpointError, match=r"of another sweep: .* compute something else"):
+    with pytest.raises(
+        jv.training.CheckpointError, match=r"of another sweep: .* compute something else"
+    ):
         jv.sweep(other, kept_grid(), folder=tmp_path, at_once=4, xs=XS)
     rate = lambda x, rate: 2.0 * x + rate
     jv.sweep(rate, {"x": [2.5, 4.0]}, folder=tmp_path / "rate", rate=3.0)
-    with pytest.raises(jv.CheckpointError, match=r"fixed\['rate'\] is "):
+    with pytest.raises(jv.training.CheckpointError, match=r"fixed\['rate'\] is "):
         jv.sweep(rate, {"x": [2.5, 4.0]}, folder=tmp_path / "rate", rate=2.0)
     (tmp_path / "file").touch()
-    with pytest.raises(jv.CheckpointError, match="file can't be written"):
+    with pytest.raises(jv.training.CheckpointError, match="file can't be written"):
         jv.sweep(run, kept_grid(), folder=tmp_path / "file", at_once=4, xs=XS)

@@ -19,7 +19,7 @@ from experiments import figures
 from experiments.config import Config, Refused
 from experiments.evaluate import drawn, evaluate, log_marginals
 from experiments.train import load_model, main, make_model, measure
-from jaxvae import read_checkpoint
+from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--eval-samples", "20", "--eval-images", "50"]

@@ -22,16 +22,15 @@ from jaxvae import (
     batched,
     binarize,
     elbo,
-    epoch_order,
     fit,
     init_state,
     iwae,
-    ppca,
     preprocessed,
-    scan_steps,
     train_epoch,
     train_step,
 )
+from jaxvae.models import ppca
+from jaxvae.training import epoch_order, scan_steps
 
 OPTIMIZER = optax.adam(1e-2)
 

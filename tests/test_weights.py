@@ -12,7 +12,8 @@ from jax.tree_util import Partial
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
-from jaxvae import VAE, Normal, StandardNormal, iwae, log_mean_exp, log_weights, sample_and_log_prob
+from jaxvae import VAE, Normal, StandardNormal, iwae, log_weights, sample_and_log_prob
+from jaxvae.bounds import log_mean_exp
 from jaxvae.bounds.importance_weights import importance_term
 
 MODEL = VAE(  # p(x) = N(0, 2)

@@ -35,9 +35,9 @@ def parts(w: Workload) -> dict[str, tuple[Callable[[Any], Any], Any]]:
     model = make_model(w, key)
     state = jaxvae.init_state(model, optimizer)
     data = jnp.asarray(pixels(w.chunk * w.batch, w.shape))
-    order = jaxvae.epoch_order(key, 0, len(data), w.batch)
+    order = jaxvae.training.epoch_order(key, 0, len(data), w.batch)
     step = jaxvae.train_step(objective(w), optimizer)
-    epoch = jax.jit(jaxvae.scan_steps(step))
+    epoch = jax.jit(jaxvae.training.scan_steps(step))
     rows, k = w.batch, w.num_samples
 
     def multiply(_: Any, carry: Any) -> Any:

@@ -72,7 +72,7 @@ def make_model(key: jax.Array) -> Model:
 
 
 def exact(model, key, x):
-    return jaxvae.elbo(model, key, x, gradient=jaxvae.enumerate)
+    return jaxvae.elbo(model, key, x, gradient=jaxvae.enumeration)
 
 
 def scored(baseline, model, key, x):
@@ -82,7 +82,7 @@ def scored(baseline, model, key, x):
 
 
 def learned(model, key, x):
-    return scored(jaxvae.learned_baseline(model.baseline(x)), model, key, x)
+    return scored(jaxvae.gradients.learned_baseline(model.baseline(x)), model, key, x)
 
 
 def vimco(model, key, x):
@@ -103,9 +103,9 @@ def relaxed(model, key, x, *, temperature=COLDEST):
 
 OBJECTIVES = {
     "enumeration": exact,
-    "score function": partial(scored, jaxvae.no_baseline),
+    "score function": partial(scored, jaxvae.gradients.no_baseline),
     "learned baseline": learned,
-    "leave one out": partial(scored, jaxvae.leave_one_out),
+    "leave one out": partial(scored, jaxvae.gradients.leave_one_out),
     "VIMCO": vimco,
     "straight through": partial(through, jaxvae.straight_through),
     "Gumbel-softmax": relaxed,
@@ -132,7 +132,7 @@ def gradient_errors(model: Model, images: jax.Array) -> dict[str, dict[str, floa
 
     def moments(objective):
         lifted = jaxvae.batched(jaxvae.preprocessed(objective, AS_STORED))
-        s = jaxvae.gradient_statistics(
+        s = jaxvae.evaluation.gradient_statistics(
             lifted, model, jax.random.key(1), images, num_draws=DRAWS, chunk=10
         )
         return ravel_pytree(s.mean.encode)[0], jnp.sum(ravel_pytree(s.variance.encode)[0])

@@ -39,7 +39,8 @@ import jaxvae
 from experiments import figures, plotting
 from experiments.comparison import train
 from experiments.datasets.shapes import shapes
-from jaxvae import disentanglement, nn
+from jaxvae import nn
+from jaxvae.evaluation import disentanglement
 
 SIZES, SIDE, LATENT, HIDDEN = (3, 4, 4, 8, 8), 32, 10, (256, 128)
 EPOCHS, BATCH, SEEDS, TREES = 150, 64, 3, 20
@@ -120,7 +121,7 @@ def main() -> None:
     draw(folder / "scores.png", table)
     i, j = np.unravel_index(np.argmax(table["MIG"]), (SEEDS, len(BETAS)))
     model = jax.tree.map(lambda leaf: leaf[i, j], found["model"])
-    rates = jaxvae.rate_per_latent(model, jnp.asarray(images).astype(float) / 255.0)
+    rates = jaxvae.evaluation.rate_per_latent(model, jnp.asarray(images).astype(float) / 255.0)
     order = np.argsort(-np.asarray(rates))
     figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order)
     print(f"best MIG {table['MIG'][i, j]:.3f}: seed {i}, beta {BETAS[j]:g}; figures in {folder}")

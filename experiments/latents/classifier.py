@@ -79,8 +79,8 @@ def trained() -> Classifier:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         examples = examples_of(load("mnist", validation=10_000).train)
-        jaxvae.save_checkpoint(path, jax.jit(run)(jax.random.key(0), examples))
-    return jaxvae.load_checkpoint(path, make(jax.random.key(0)))
+        jaxvae.training.save_checkpoint(path, jax.jit(run)(jax.random.key(0), examples))
+    return jaxvae.training.load_checkpoint(path, make(jax.random.key(0)))
 
 
 @jax.jit

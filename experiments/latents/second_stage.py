@@ -149,11 +149,11 @@ def chain(first: jaxvae.VAE, second: jaxvae.VAE) -> jaxvae.VAE:
 
 
 def _upwards(first: Any, second: Any, x: jax.Array) -> jaxvae.Transformed:
-    return jaxvae.Transformed(jaxvae.Joint(first(x), second), jaxvae.Reverse())
+    return jaxvae.Transformed(jaxvae.Joint(first(x), second), jaxvae.bijectors.Reverse())
 
 
 def _from_lowest(decode: Any, z: Any) -> Any:
-    return decode(jaxvae.lowest(z))
+    return decode(jaxvae.models.bottom(z))
 
 
 def quality(real: jax.Array, images: jax.Array) -> dict[str, float]:

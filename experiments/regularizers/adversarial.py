@@ -44,7 +44,7 @@ from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.evaluate import evaluate, inputs
 from jaxvae import nn
-from jaxvae.regularizers.adversarial import Players, adversarial_autoencoder, factor_vae
+from jaxvae.regularizers.adversarial import AdversarialPair, adversarial_autoencoder, factor_vae
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 6, (200,), 100, 100, 3, 0.2
 BETAS, GAMMAS, AAE_BETA = (1.0, 2.0, 4.0), (5.0, 10.0, 20.0), 1.0
@@ -62,17 +62,17 @@ def make_vae(head: Any, key: jax.Array) -> jaxvae.VAE:
     )
 
 
-def make_players(head: Any, key: jax.Array) -> Players:
+def make_players(head: Any, key: jax.Array) -> AdversarialPair:
     model_key, key = jax.random.split(key)
     mlp = partial(nn.MLP, hidden=(*HIDDEN, *HIDDEN))
-    return Players(make_vae(head, model_key), mlp((LATENT,), (), rngs=nnx.Rngs(key)))
+    return AdversarialPair(make_vae(head, model_key), mlp((LATENT,), (), rngs=nnx.Rngs(key)))
 
 
 def correlation(key: jax.Array, model: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Distortion, and the rate of the data set taken apart."""
     bound_key, parts_key, input_key = jax.random.split(key, 3)
     xs = inputs(input_key, images, INPUT)
-    parts = jax.jit(jaxvae.rate_decomposition)(model, parts_key, xs)
+    parts = jax.jit(jaxvae.evaluation.rate_decomposition)(model, parts_key, xs)
     return {
         "nats of distortion": evaluate(model, bound_key, images, INPUT).distortion,
         "nats of I(x; z)": jnp.mean(parts.mutual_information),
@@ -90,7 +90,10 @@ def aggregate(key: jax.Array, model: Any, images: jax.Array) -> dict[str, jax.Ar
     zs = jax.vmap(lambda key, x: model.encode(x).sample(key))(keys, xs)
     draws = jax.vmap(model.prior.sample)(jax.random.split(prior_key, len(xs)))
     errors = jnp.sum(jnp.square(jax.vmap(lambda z: model.decode(z).mean())(zs) - xs), (1, 2, 3))
-    return {"squared error": jnp.mean(errors), "x 1000 MMD": 1000.0 * jaxvae.mmd(zs, draws)}
+    return {
+        "squared error": jnp.mean(errors),
+        "x 1000 MMD": 1000.0 * jaxvae.regularizers.mmd(zs, draws),
+    }
 
 
 @plotting.styled
@@ -140,7 +143,7 @@ def main() -> None:
     results, _ = compare(NAME, factors, partial(correlation, images=images), seeds=SEEDS)
     draw(results, Path("runs") / NAME / "correlation.png")
     priors = {
-        "autoencoder": partial(alone, jaxvae.autoencoder, certain),
+        "autoencoder": partial(alone, jaxvae.bounds.autoencoder, certain),
         "VAE": partial(alone, jaxvae.elbo, random),
         "AAE": partial(against, partial(adversarial_autoencoder, beta=AAE_BETA), certain),
     }

@@ -43,14 +43,27 @@ LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 8, (300, 300), 20, 100, 3
 MMD_WEIGHT, SLICED_WEIGHT, INFO_WEIGHT, DIRECTIONS, SHOWN = 300.0, 100.0, 300.0, 100, 12
 SHAPE = (28, 28, 1)
 AS_STORED = partial(jaxvae.rescale, max_value=1.0)
-KERNEL = jaxvae.inverse_multiquadric
+KERNEL = jaxvae.regularizers.inverse_multiquadric
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "VAE": jaxvae.elbo,
     "InfoVAE": partial(
-        jaxvae.regularized, price=jaxvae.info_price, alpha=0.5, weight=INFO_WEIGHT, kernel=KERNEL
+        jaxvae.regularizers.regularized,
+        penalty=jaxvae.regularizers.info_penalty,
+        alpha=0.5,
+        weight=INFO_WEIGHT,
+        kernel=KERNEL,
     ),
-    "WAE-MMD": partial(jaxvae.regularized, price=jaxvae.mmd_price, beta=MMD_WEIGHT, kernel=KERNEL),
-    "sliced WAE": partial(jaxvae.regularized, price=jaxvae.sliced_price, beta=SLICED_WEIGHT),
+    "WAE-MMD": partial(
+        jaxvae.regularizers.regularized,
+        penalty=jaxvae.regularizers.mmd_penalty,
+        beta=MMD_WEIGHT,
+        kernel=KERNEL,
+    ),
+    "sliced WAE": partial(
+        jaxvae.regularizers.regularized,
+        penalty=jaxvae.regularizers.sliced_penalty,
+        beta=SLICED_WEIGHT,
+    ),
 }
 
 
@@ -73,7 +86,7 @@ def distance(key: jax.Array, model: Any, xs: jax.Array) -> jax.Array:
     )
     draws = jax.vmap(model.prior.sample)(jax.random.split(prior_key, len(xs)))
     directions = jax.random.normal(direction_key, (DIRECTIONS, LATENT))
-    return jaxvae.sliced_wasserstein(z, draws, directions)
+    return jaxvae.regularizers.sliced_wasserstein(z, draws, directions)
 
 
 def album(models: dict[str, Any], xs: jax.Array) -> dict[str, jax.Array]:

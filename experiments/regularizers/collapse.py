@@ -97,8 +97,8 @@ def make_model(key: jax.Array, prior: Any = None) -> jaxvae.VAE:
     )
 
 
-def constrained(key: jax.Array) -> jaxvae.Constrained:
-    return jaxvae.Constrained(make_model(key), jnp.zeros(()))
+def constrained(key: jax.Array) -> jaxvae.regularizers.Constrained:
+    return jaxvae.regularizers.Constrained(make_model(key), jnp.zeros(()))
 
 
 def waiting(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
@@ -141,7 +141,7 @@ def main() -> None:
     test = jax.vmap(lambda image: as_stored(jax.random.key(0), image))(test_images)
     steps = EPOCHS * (len(images) // BATCH)
     ramp = optax.linear_schedule(0.0, 1.0, steps // 2)
-    prior = jaxvae.Constant(jaxvae.ar1(LATENT, ALPHA))
+    prior = jaxvae.Constant(jaxvae.regularizers.ar1(LATENT, ALPHA))
 
     def run(
         objective: Callable[..., Any],
@@ -152,29 +152,36 @@ def main() -> None:
         how |= {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
         return partial(train, make, objective, **how)
 
-    elbo, free = jaxvae.elbo, partial(jaxvae.regularized, price=jaxvae.free_bits)
+    elbo, free = (
+        jaxvae.elbo,
+        partial(jaxvae.regularizers.regularized, penalty=jaxvae.regularizers.free_bits),
+    )
     runs = {
         "plain": run(elbo),
-        "free bits": run(free, free=FREE),
+        "free bits": run(free, free_nats=FREE),
         "linear annealing": run(elbo, beta=ramp),
-        "sigmoid annealing": run(elbo, beta=jaxvae.sigmoid_annealing(0.0, 1.0, steps // 2)),
+        "sigmoid annealing": run(
+            elbo, beta=jaxvae.training.sigmoid_annealing(0.0, 1.0, steps // 2)
+        ),
         "cyclical annealing": run(
             elbo,
-            beta=jaxvae.cyclical(optax.linear_schedule(0.0, 1.0, steps // 8), max(steps // 4, 1)),
+            beta=jaxvae.training.cyclical(
+                optax.linear_schedule(0.0, 1.0, steps // 8), max(steps // 4, 1)
+            ),
         ),
-        "GECO": run(jaxvae.geco, constrained, tolerance=TOLERANCE),
-        "target rate": run(jaxvae.target_rate, constrained, target=TARGET),
+        "GECO": run(jaxvae.regularizers.geco, constrained, tolerance=TOLERANCE),
+        "target rate": run(jaxvae.regularizers.target_rate, constrained, target=TARGET),
         "delta-VAE": run(elbo, partial(make_model, prior=prior)),
         "the decoder waits": run(elbo, optimizer=waiting(optax.adam(1e-3), steps // 3)),
     }
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         found = evaluate(model, key, test_images, as_stored)
-        active = jnp.sum(jaxvae.active_units(model, test))
+        active = jnp.sum(jaxvae.evaluation.active_units(model, test))
         return {"nats of ELBO": found.elbo, "nats of rate": found.rate, "active units": active}
 
     results, _ = compare("regularizers/collapse", runs, measure, seeds=SEEDS)
-    delta = jaxvae.committed_rate(LATENT, ALPHA)
+    delta = jaxvae.regularizers.delta_vae_rate(LATENT, ALPHA)
     print(f"delta-VAE: no diagonal posterior has a rate below {delta:.2f} nats")
     draw(results, Path("runs/regularizers/collapse/collapse.png"))
 

@@ -53,7 +53,7 @@ SHAPE = (28, 28, 1)
 NAME = "regularizers/deterministic"
 CERTAIN, RANDOM = nn.NormalHead(0.0), nn.NormalHead()
 OBJECTIVES: dict[str, tuple[Callable[..., Any], Any]] = {
-    "autoencoder": (jaxvae.autoencoder, CERTAIN),
+    "autoencoder": (jaxvae.bounds.autoencoder, CERTAIN),
     "RAE-L2": (
         partial(rae, penalty=weight_penalty, beta=CODE_WEIGHT, weight=DECAY_WEIGHT),
         CERTAIN,
@@ -68,7 +68,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], Any]] = {
 
 def make(head: Any, key: jax.Array) -> jaxvae.VAE:
     rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
-    best_sigma = nn.HeadOf(jaxvae.OptimalNormal, (nn.Real("n"),))
+    best_sigma = nn.HeadOf(jaxvae.distributions.OptimalNormal, (nn.Real("n"),))
     return jaxvae.VAE(
         encode=nn.Conditional(mlp, head, SHAPE, (LATENT,), rngs=rngs),
         decode=nn.Conditional(mlp, best_sigma, (LATENT,), SHAPE, rngs=rngs),

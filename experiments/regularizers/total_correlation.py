@@ -45,10 +45,16 @@ INPUT = partial(jaxvae.rescale, max_value=16.0)
 
 
 def objectives(dataset_size: int) -> dict[str, Callable[..., Any]]:
-    regularized = jaxvae.regularized
-    tc = partial(regularized, price=partial(jaxvae.tc_price, dataset_size=dataset_size))
-    dip_1 = partial(regularized, price=jaxvae.dip_1_price, off_diagonal=10.0, diagonal=100.0)
-    dip_2 = partial(regularized, price=jaxvae.dip_2_price, off_diagonal=10.0, diagonal=10.0)
+    regularized = jaxvae.regularizers.regularized
+    tc = partial(
+        regularized, penalty=partial(jaxvae.regularizers.tc_penalty, dataset_size=dataset_size)
+    )
+    dip_1 = partial(
+        regularized, penalty=jaxvae.regularizers.dip_1_penalty, off_diagonal=10.0, diagonal=100.0
+    )
+    dip_2 = partial(
+        regularized, penalty=jaxvae.regularizers.dip_2_penalty, off_diagonal=10.0, diagonal=10.0
+    )
     return {
         "VAE": jaxvae.elbo,
         "beta-VAE, 4": partial(jaxvae.elbo, beta=4.0),
@@ -99,7 +105,7 @@ def main() -> None:
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         bound_key, parts_key = jax.random.split(key)
-        parts = jax.jit(jaxvae.rate_decomposition)(model, parts_key, xs)
+        parts = jax.jit(jaxvae.evaluation.rate_decomposition)(model, parts_key, xs)
         return {
             "nats of distortion": evaluate(model, bound_key, images, INPUT).distortion,
             "nats of information": jnp.mean(parts.mutual_information),

@@ -44,7 +44,7 @@ from experiments.latents.classifier import features
 from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.evaluation.sample_quality import precision_recall, sample_frechet_distance
-from jaxvae.regularizers.adversarial import Players
+from jaxvae.regularizers.adversarial import AdversarialPair
 from jaxvae.regularizers.image_adversary import Critic, vae_gan
 
 LATENT, HIDDEN, FEATURES, EPOCHS, BATCH, SEEDS = 16, (300,), 256, 20, 100, 3
@@ -67,10 +67,10 @@ def standardized(network: Any, x: jax.Array) -> jax.Array:
     return jax.nn.standardize(network(x))
 
 
-def make_players(key: jax.Array) -> Players:
+def make_players(key: jax.Array) -> AdversarialPair:
     model_key, key = jax.random.split(key)
     rngs, leaky = nnx.Rngs(key), partial(nn.MLP, activation=jax.nn.leaky_relu)
-    return Players(
+    return AdversarialPair(
         model=make_vae(model_key),
         discriminator=Critic(
             features=Partial(standardized, leaky(SHAPE, (FEATURES,), hidden=HIDDEN, rngs=rngs)),

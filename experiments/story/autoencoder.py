@@ -17,7 +17,8 @@ import optax
 
 from experiments.plotting import BLUE, GREY, RED, figure, show_images, styled
 from experiments.story.common import Array, Digits, Step, make_vae
-from jaxvae import autoencoder, elbo, fit, init_state, train_step
+from jaxvae import elbo, fit, init_state, train_step
+from jaxvae.bounds import autoencoder
 
 
 def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:

@@ -18,7 +18,8 @@ import optax
 
 from experiments.plotting import BLACK, BLUE, RED, figure, show_images, styled
 from experiments.story.common import SIGMA, Array, Digits, Step, make_vae
-from jaxvae import autoencoder, batched, elbo, init_state, train_epoch, train_step
+from jaxvae import batched, elbo, init_state, train_epoch, train_step
+from jaxvae.bounds import autoencoder
 
 NUM_LATENTS = 8
 SHOWN = (0.0, 0.25, 1.0, 4.0)  # the betas whose images are in the picture

@@ -23,7 +23,8 @@ from scipy.linalg import hadamard
 from experiments.plotting import BLACK, BLUE, RED, figure, gaussian_contour, styled
 from experiments.story.common import Array, Digits, Step
 from experiments.story.lower_bound import exact_elbo
-from jaxvae import VAE, Constant, Normal, fit, init_state, kl_divergence, ppca, train_step
+from jaxvae import VAE, Constant, Normal, fit, init_state, kl_divergence, train_step
+from jaxvae.models import ppca
 from jaxvae.nn import MLP, Conditional, MultivariateNormalHead, NormalHead
 
 HEADS = {"diagonal": NormalHead(), "full": MultivariateNormalHead()}

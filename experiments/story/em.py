@@ -21,7 +21,8 @@ from jax.scipy.special import logsumexp
 from experiments.plotting import BLUE, RED, figure, gaussian_contour, styled
 from experiments.story.autoencoder import trained
 from experiments.story.common import Array, Digits, Step, with_posterior
-from jaxvae import MultivariateNormal, elbo, log_marginal, ppca
+from jaxvae import MultivariateNormal, elbo, log_marginal
+from jaxvae.models import ppca
 
 
 def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:

@@ -21,7 +21,9 @@ import numpy as np
 
 from experiments.plotting import BLACK, BLUE, RED, figure, styled
 from experiments.story.common import Array, Digits, Step, with_posterior
-from jaxvae import MultivariateNormal, log_marginal, ppca, prior_sampling
+from jaxvae import MultivariateNormal, log_marginal
+from jaxvae.evaluation import prior_sampling
+from jaxvae.models import ppca
 
 WIDER = 1.5  # the importance sampler's standard deviations, in those of the posterior
 

@@ -21,7 +21,8 @@ from jax.lax import stop_gradient
 from experiments.plotting import BLACK, BLUE, ORANGE, RED, figure, styled
 from experiments.story.common import Array, Digits, Step, with_posterior
 from experiments.story.lower_bound import exact_elbo
-from jaxvae import Normal, elbo, ppca, sampled_kl, sticking_kl
+from jaxvae import Normal, elbo, pathwise, sampled_kl, sticking_the_landing
+from jaxvae.models import ppca
 
 
 def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:
@@ -68,8 +69,9 @@ def measure(xs: Array, k: int, scales: Array, key: Array, num_draws: int) -> dic
     def q_of(t: Array, c: Array) -> Normal:
         return Normal(p.loc + posterior_sd * t, c * posterior_sd)
 
-    def bound(t: Array, c: Array, key: Array, rate: Any = sampled_kl) -> Array:
-        return elbo(with_posterior(model, q_of(t, c)), key, x, rate=rate)[0]
+    def bound(t: Array, c: Array, key: Array, gradient: Any = pathwise) -> Array:
+        vae = with_posterior(model, q_of(t, c))
+        return elbo(vae, key, x, kl=sampled_kl, gradient=gradient)[0]
 
     def score_surrogate(t: Array, c: Array, key: Array, baseline: Array) -> Array:
         q = q_of(t, c)
@@ -83,7 +85,7 @@ def measure(xs: Array, k: int, scales: Array, key: Array, num_draws: int) -> dic
         pilots = jax.vmap(lambda key: bound(t, c, key))(jax.random.split(pilot_key, 1000))
         estimators = {
             "reparameterization": lambda key: jax.grad(bound)(t, c, key),
-            "sticking": lambda key: jax.grad(bound)(t, c, key, sticking_kl),
+            "sticking": lambda key: jax.grad(bound)(t, c, key, sticking_the_landing),
             "score": lambda key: jax.grad(score_surrogate)(t, c, key, jnp.zeros(())),
             "score_baseline": lambda key: jax.grad(score_surrogate)(t, c, key, jnp.mean(pilots)),
         }

@@ -17,7 +17,8 @@ import numpy as np
 
 from experiments.plotting import BLACK, BLUE, ORANGE, RED, figure, styled
 from experiments.story.common import Array, Digits, Step, with_posterior
-from jaxvae import MultivariateNormal, elbo, iwae, kl_divergence, ppca, sampled_kl
+from jaxvae import MultivariateNormal, elbo, iwae, kl_divergence, sampled_kl
+from jaxvae.models import ppca
 
 
 def exact_elbo(linear: ppca.PPCA, q: Any, x: Array) -> Array:
@@ -64,7 +65,7 @@ def exact_step(digits: Digits, key: Array, *, fast: bool) -> Step:
     keys = jax.random.split(jax.random.fold_in(key, 0), num_draws)
 
     def draws(keys: Array, q: Any) -> Array:
-        one = jax.vmap(lambda k: elbo(with_posterior(model, q), k, x, rate=sampled_kl)[0])
+        one = jax.vmap(lambda k: elbo(with_posterior(model, q), k, x, kl=sampled_kl)[0])
         return jax.jit(one)(keys)
 
     moved = shifted(jnp.array(1.0))

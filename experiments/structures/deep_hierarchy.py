@@ -67,7 +67,9 @@ OBJECTIVE = jaxvae.preprocessed(deep_elbo, AS_STORED)
 def optimizer(top_rate: float, steps: int) -> optax.GradientTransformation:
     """Adam that keeps the average, and that does not see a gradient beyond MAX_NORM at all."""
     rate = optax.warmup_cosine_decay_schedule(0.0, top_rate, steps // 20 + 1, steps + 1)
-    adam = optax.chain(optax.adamw(rate, weight_decay=0.05), jaxvae.average_parameters(DECAY))
+    adam = optax.chain(
+        optax.adamw(rate, weight_decay=0.05), jaxvae.training.average_parameters(DECAY)
+    )
     skip = partial(optax.skip_large_updates, max_squared_norm=MAX_NORM**2)
     return optax.MultiSteps(adam, 1, should_skip_update_fn=skip).gradient_transformation()
 
@@ -85,7 +87,7 @@ def run(setting: Setting, images: jax.Array, key: jax.Array) -> tuple[DeepHierar
     epoch = jaxvae.train_epoch(jaxvae.train_step(OBJECTIVE, adam), batch_size=setting.batch)
 
     def one(state: Any, number: jax.Array) -> tuple[Any, None]:
-        state, terms = epoch(state, key, images, beta=warm_up, free=setting.free)
+        state, terms = epoch(state, key, images, beta=warm_up, free_nats=setting.free)
         bound = -jnp.mean(terms["distortion"] + terms["rate"])
         jax.debug.callback(say, number, bound)
         return state, None

@@ -41,7 +41,7 @@ from jaxvae import nn
 LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 4, 64, 40, 5, 50, 3, 50
 SEQUENCES, TESTS, LENGTH, SEEN = 2000, 500, 16, 8
 SHAPE = (SIDE, SIDE, 1)
-OBJECTIVE = partial(jaxvae.elbo, rate=jaxvae.stepwise_kl)
+OBJECTIVE = partial(jaxvae.elbo, kl=jaxvae.models.stepwise_kl)
 
 
 def mlp(*hidden: int) -> partial[nn.MLP]:
@@ -76,9 +76,9 @@ def make(dynamics: Any, key: jax.Array) -> jaxvae.VAE:
     emission = conditional(mlp(HIDDEN, HIDDEN), nn.BernoulliHead(), d, SHAPE)
     summary = Partial(backwards, embed, cell)
     return jaxvae.VAE(
-        encode=jaxvae.Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
-        decode=Partial(jaxvae.emissions, emission),
-        prior=jaxvae.Markov(jaxvae.StandardNormal(d), transition, LENGTH),
+        encode=jaxvae.models.Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
+        decode=Partial(jaxvae.models.emissions, emission),
+        prior=jaxvae.models.Markov(jaxvae.StandardNormal(d), transition, LENGTH),
     )
 
 
@@ -93,11 +93,15 @@ def bounds(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> jax.Array:
 
 
 def forecast(model: Any, key: jax.Array, x: jax.Array) -> Any:
-    """p(frames to come | z), z one draw of the states to come given the frames seen: an `Each`."""
+    """p(frames to come | z), z one draw of the states to come given the frames seen: an
+    `Independent`.
+    """
     now_key, key = jax.random.split(key)
     now = model.encode(x[:SEEN]).sample(now_key)[-1]
     transition = model.prior.transition
-    return model.decode(jaxvae.Markov(transition(now), transition, LENGTH - SEEN).sample(key))
+    return model.decode(
+        jaxvae.models.Markov(transition(now), transition, LENGTH - SEEN).sample(key)
+    )
 
 
 @jax.jit
@@ -109,7 +113,9 @@ def forecast_nlls(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> jax.Array
             frames = forecast(model, key, x).parts
             return jax.vmap(lambda d, frame: d.log_prob(frame))(frames, x[SEEN:])
 
-        return -jax.vmap(jaxvae.log_mean_exp, 1)(jax.vmap(log_p)(jax.random.split(key, SAMPLES)))
+        return -jax.vmap(jaxvae.bounds.log_mean_exp, 1)(
+            jax.vmap(log_p)(jax.random.split(key, SAMPLES))
+        )
 
     return each(one, key, xs)
 

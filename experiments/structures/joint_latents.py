@@ -76,11 +76,13 @@ def capacity(q: Any, p: Any, z: Any, log_q: jax.Array, *, share: Any) -> jax.Arr
 
 
 def held(model: Any, key: jax.Array, x: Any, *, gradient: Any, share: Any) -> Any:
-    return jaxvae.elbo(model, key, x, gradient=gradient, rate=partial(capacity, share=share))
+    return jaxvae.elbo(model, key, x, gradient=gradient, kl=partial(capacity, share=share))
 
 
-SUM = jaxvae.of_part("choice", jaxvae.enumerate)
-RELAX = jaxvae.of_part("choice", partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE))
+SUM = jaxvae.gradients.for_component("choice", jaxvae.enumeration)
+RELAX = jaxvae.gradients.for_component(
+    "choice", partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE)
+)
 METHODS = {  # the bound, and how the choice is drawn
     "summed": partial(jaxvae.elbo, gradient=SUM),
     "relaxed": partial(jaxvae.elbo, gradient=RELAX),

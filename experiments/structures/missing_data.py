@@ -37,7 +37,8 @@ from experiments.comparison import compare, train
 from experiments.data import load
 from experiments.evaluate import drawn, each
 from experiments.plotting import image_rows
-from jaxvae import nn, ppca
+from jaxvae import nn
+from jaxvae.models import ppca
 
 LATENT, EPOCHS, BATCH, SEEDS, IMAGES, K, SAMPLES = 32, 20, 100, 3, 1000, 5, 100
 MISSING, LINEAR_EPOCHS, SHOWN, SHAPE = (0.2, 0.5), 3, 8, (28, 28, 1)
@@ -96,7 +97,9 @@ def as_floats(key: jax.Array, event: Any) -> Any:
 def imputed(model: Any, key: jax.Array, xs: jax.Array, masks: jax.Array) -> jax.Array:
     """E[x_missing|x_observed] of every image, between 0 and 1."""
     return jnp.clip(
-        each(partial(jaxvae.impute, model, num_samples=SAMPLES), key, (xs, masks)), 0.0, 1.0
+        each(partial(jaxvae.evaluation.impute, model, num_samples=SAMPLES), key, (xs, masks)),
+        0.0,
+        1.0,
     )
 
 
@@ -104,7 +107,9 @@ def album(models: dict[str, Any], xs: jax.Array, masks: jax.Array) -> dict[str, 
     """Images, what is seen of them, what each model puts in, and three draws of the VAE."""
     rows = {"image": xs, "seen": jnp.where(masks, xs, 0.3)}
     rows |= {name: imputed(m, jax.random.key(0), xs, masks) for name, m in models.items()}
-    several = partial(jaxvae.multiple_imputations, models["VAE"], num_samples=SAMPLES, num_draws=3)
+    several = partial(
+        jaxvae.evaluation.multiple_imputations, models["VAE"], num_samples=SAMPLES, num_draws=3
+    )
     draws = each(several, jax.random.key(1), (xs, masks))
     return rows | {f"draw {i + 1} of VAE": draws[:, i] for i in range(3)}
 

@@ -43,9 +43,13 @@ LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 16, 4, 100, 3, 2000, 100
 SHAPE, CLASSES = (28, 28, 1), 10
 BOTH, IMAGE, LABEL = (True, True), (True, False), (False, True)
 METHODS = {  # join, what is seen in training, gradient
-    "product": (jaxvae.product_of_experts, (BOTH, IMAGE, LABEL), jaxvae.pathwise),
-    "mixture": (jaxvae.mixture_of_experts, (BOTH,), jaxvae.stratified),
-    "mixture of products": (jaxvae.mixture_of_products, (BOTH,), jaxvae.stratified),
+    "product": (jaxvae.models.product_of_experts, (BOTH, IMAGE, LABEL), jaxvae.pathwise),
+    "mixture": (jaxvae.models.mixture_of_experts, (BOTH,), jaxvae.gradients.stratified_mixture),
+    "mixture of products": (
+        jaxvae.models.mixture_of_products,
+        (BOTH,),
+        jaxvae.gradients.stratified_mixture,
+    ),
 }
 
 
@@ -53,10 +57,10 @@ def mlp(*hidden: int) -> partial[nn.MLP]:
     return partial(nn.MLP, hidden=hidden)
 
 
-def make(join: Any, key: jax.Array) -> jaxvae.Multimodal:
+def make(join: Any, key: jax.Array) -> jaxvae.models.Multimodal:
     conditional, normal = partial(nn.Conditional, rngs=nnx.Rngs(key)), nn.NormalHead()
     n, k = (LATENT,), (CLASSES,)
-    return jaxvae.Multimodal(
+    return jaxvae.models.Multimodal(
         experts=(
             conditional(mlp(256, 128), normal, SHAPE, n),
             conditional(mlp(64), normal, k, n),
@@ -78,7 +82,7 @@ def some_of(masks: tuple[tuple[bool, bool], ...], key: jax.Array, pair: Any) -> 
     return x, tuple(jnp.array(masks)[which])
 
 
-def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.Multimodal:
+def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.models.Multimodal:
     join, masks, gradient = METHODS[name]
     elbo = partial(jaxvae.elbo, gradient=gradient)
     objective = jaxvae.preprocessed(elbo, partial(some_of, masks))
@@ -86,7 +90,7 @@ def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.Multimodal:
 
 
 @jax.jit
-def labels_of(model: jaxvae.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
+def labels_of(model: jaxvae.models.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
     """The most probable label of each image, by the mean of p(y|z) over z ~ q(z|image)."""
 
     def one(key: jax.Array, x: Any) -> jax.Array:
@@ -98,7 +102,7 @@ def labels_of(model: jaxvae.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
 
 
 @jax.jit
-def images_of(model: jaxvae.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
+def images_of(model: jaxvae.models.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
     """The mean of p(image|z) at one z ~ q(z|label), for each label."""
 
     def one(key: jax.Array, x: Any) -> jax.Array:
@@ -108,7 +112,7 @@ def images_of(model: jaxvae.Multimodal, key: jax.Array, xs: Any) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="mask")
-def nlls(model: jaxvae.Multimodal, key: jax.Array, xs: Any, mask: Any) -> jax.Array:
+def nlls(model: jaxvae.models.Multimodal, key: jax.Array, xs: Any, mask: Any) -> jax.Array:
     """-log p of what the mask shows of each pair, in nats."""
     log_p = partial(jaxvae.log_marginal, model, num_samples=SAMPLES)
     return -each(lambda key, x: log_p(key, (x, mask)).value, key, xs)
@@ -120,7 +124,7 @@ def main() -> None:
     images, labels = drawn(jax.random.key(98), data.test, IMAGES)
     xs = inputs(jax.random.key(99), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
 
-    def measure(key: jax.Array, model: jaxvae.Multimodal) -> dict[str, jax.Array]:
+    def measure(key: jax.Array, model: jaxvae.models.Multimodal) -> dict[str, jax.Array]:
         keys = jax.random.split(key, 4)
         both, label = nlls(model, keys[0], xs, BOTH), nlls(model, keys[1], xs, LABEL)
         made = classifier.labels(images_of(model, keys[2], xs))

@@ -53,13 +53,13 @@ def vae(shape: Any, head: Any, key: jax.Array) -> jaxvae.VAE:
     )
 
 
-def m2(shape: Any, head: Any, key: jax.Array) -> jaxvae.LabelVAE:
+def m2(shape: Any, head: Any, key: jax.Array) -> jaxvae.models.LabelVAE:
     classify_key, key = jax.random.split(key)
     rngs, up, code = nnx.Rngs(key), (HIDDEN + CLASSES,), (LATENT + CLASSES,)
     features = LINEAR(shape, (HIDDEN,), rngs=rngs)
     encode = nn.Conditional(LINEAR, nn.NormalHead(), up, (LATENT,), rngs=rngs)
     decode = nn.Conditional(DENSE, head, code, shape, rngs=rngs)
-    return jaxvae.LabelVAE(
+    return jaxvae.models.LabelVAE(
         classify=classifier(shape, head, classify_key),
         given=Partial(given, (features, encode, decode)),
         labels=jaxvae.Constant(jaxvae.OneHotCategorical(np.zeros(CLASSES, np.float32))),
@@ -76,12 +76,12 @@ def given(networks: Any, y: jax.Array) -> jaxvae.VAE:
     )
 
 
-def both(model: jaxvae.LabelVAE, key: jax.Array, example: Any) -> Any:
+def both(model: jaxvae.models.LabelVAE, key: jax.Array, example: Any) -> Any:
     """One example with its label, and one without."""
     with_label, other = example
     key, other_key = jax.random.split(key)
-    bound, _ = jaxvae.labelled(jaxvae.elbo)(model, key, with_label, alpha=ALPHA)
-    other_bound, terms = jaxvae.unlabelled(jaxvae.elbo)(model, other_key, other)
+    bound, _ = jaxvae.models.labelled(jaxvae.elbo)(model, key, with_label, alpha=ALPHA)
+    other_bound, terms = jaxvae.models.unlabelled(jaxvae.elbo)(model, other_key, other)
     return bound + other_bound, terms
 
 

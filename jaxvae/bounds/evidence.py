@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.bounds.kl import Rate, auto_kl
+from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import check_key, check_scalar, check_shape
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, pathwise
@@ -33,7 +33,7 @@ def elbo(
     x: Any,
     *,
     beta: Any = 1.0,
-    rate: Rate = auto_kl,
+    kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, Terms]:
     """The evidence lower bound: log p(x) >= E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), one draw z.
@@ -46,7 +46,7 @@ def elbo(
       key: a PRNG key.
       x: one example.
       beta: weight of the rate, traced: anneal it, or vmap over it.
-      rate: `auto_kl`, `analytic_kl`, `sampled_kl` or `sticking_kl`.
+      kl: `auto_kl`, `analytic_kl` or `sampled_kl`.
       gradient: the gradient estimator; all but `vimco`, which needs several samples: those are
         `miwae(..., num_outer=M, num_samples=1)`.
 
@@ -60,7 +60,7 @@ def elbo(
       NotImplementedError: `analytic_kl` of a pair without a closed form, or under
         `sticking_the_landing`, which is made for the sampled one.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))
     >>> bool(jnp.isclose(bound, -(terms.distortion + terms.rate)))
@@ -72,7 +72,7 @@ def elbo(
     check_scalar("elbo", "beta", beta)
 
     def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
-        terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, prior(model), z, log_q))
+        terms = Terms(distortion=-log_likelihood(model, x, z), rate=kl(q, prior(model), z, log_q))
         return -(terms.distortion + weighted(beta, terms.rate)), terms
 
     bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
@@ -94,7 +94,7 @@ def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:
     Returns:
       The negative squared error, summed over x, and `Terms` with that distortion and rate 0.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))
     >>> round(float(autoencoder(model, jax.random.key(0), jnp.ones(3))[0]), 5)  # -3 (1/4)^2
     -0.1875

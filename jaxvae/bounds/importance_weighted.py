@@ -10,7 +10,7 @@ from typing import Any
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
-from jaxvae.bounds.reductions import largest, log_mean_exp, log_power_mean, thermodynamic
+from jaxvae.bounds.reductions import log_mean_exp, log_power_mean, maximum, thermodynamic
 from jaxvae.checks import check_partition, check_scalar
 from jaxvae.gradients.reparameterized import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
@@ -38,7 +38,7 @@ def importance_bound(
       x: one example.
       num_samples: K, a Python integer.
       gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
-        `doubly_reparameterized`, `score_function`, `vimco`, `enumerate`, `straight_through` or
+        `doubly_reparameterized`, `score_function`, `vimco`, `enumeration`, `straight_through` or
         `gumbel_softmax`.
 
     Returns:
@@ -50,7 +50,7 @@ def importance_bound(
 
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> median = partial(importance_bound, jnp.median)
     >>> bound, log_w = median(model, jax.random.key(0), jnp.ones(3), num_samples=5)
@@ -84,7 +84,7 @@ def iwae(
 
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, log_w = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=5)
     >>> bound.shape, log_w.shape
@@ -126,7 +126,7 @@ def renyi(
 
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, _ = renyi(model, jax.random.key(0), jnp.ones(3), num_samples=5, alpha=0.5)
 
@@ -161,7 +161,7 @@ def vr_max(
 
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, log_w = vr_max(model, jax.random.key(0), jnp.ones(3), num_samples=5)
     >>> bool(bound == jnp.max(log_w))
@@ -169,7 +169,7 @@ def vr_max(
 
     Li & Turner 2016, section 4.2.
     """
-    return importance_bound(largest, model, key, x, num_samples=num_samples, gradient=gradient)
+    return importance_bound(maximum, model, key, x, num_samples=num_samples, gradient=gradient)
 
 
 def tvo(
@@ -204,7 +204,7 @@ def tvo(
 
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> betas = jnp.array([0.0, 0.1, 1.0])
     >>> bound, _ = tvo(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)

@@ -33,7 +33,7 @@ def log_weights(model: Model, key: Array, x: Any, *, num_samples: int) -> Array:
     Returns:
       Log-weights, shape [K], in nats.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(weight=jnp.ones((3, 1)), mean=jnp.zeros(3), variance=jnp.array(0.5))
     >>> log_w = log_weights(ppca.as_vae(linear), jax.random.key(0), jnp.ones(3), num_samples=4)
     >>> bool(jnp.ptp(log_w) < 1e-5)  # q is the exact posterior: every weight is p(x)

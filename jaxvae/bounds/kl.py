@@ -7,17 +7,16 @@ signature, so that a bound takes any of them as an argument.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.distributions.kl import closed_form, kl_divergence
-from jaxvae.protocols import check_distribution, log_density, log_prior_of
+from jaxvae.protocols import log_density, log_prior_of
 from jaxvae.pytrees import value_of
 
-Rate = Callable[..., Array]
+KL = Callable[..., Array]
 
 
 def analytic_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
@@ -34,19 +33,6 @@ def sampled_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     del q
     check_scalar("sampled_kl", "log_q", log_q)
     return log_q - log_prior_of(p, z)
-
-
-def sticking_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
-    """`sampled_kl` without the score term: the same value, gradients through z alone.
-
-    grad = E[ d/dz (log q(z) - log p(z)) dz/dphi ], since E_q[d/dphi log q_phi(z)] = 0. When q is
-    the exact posterior, the gradient of the ELBO is then identically zero, without noise.
-
-    Roeder, Wu & Duvenaud 2017, "Sticking the landing".
-    """
-    del log_q
-    check_distribution("sticking_kl: q is", q)
-    return jax.lax.stop_gradient(q).log_prob(z) - log_prior_of(p, z)
 
 
 def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:

@@ -49,7 +49,7 @@ def miwae(
       ValueError: `num_outer` or `num_samples` is no integer of at least one.
 
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> _, log_w = miwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
     >>> log_w.shape
@@ -101,7 +101,7 @@ def piwae(
       TypeError: a leaf of the model is no array.
 
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, _ = piwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
 
@@ -144,7 +144,7 @@ def ciwae(
       ValueError: `num_samples` is no integer of at least one.
 
     >>> import jax.numpy as jnp
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, _ = ciwae(model, jax.random.key(0), jnp.ones(3), num_samples=5, beta=0.5)
 

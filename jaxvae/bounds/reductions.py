@@ -67,7 +67,7 @@ def log_power_mean(log_w: Array, *, power: Any) -> Array:
 
 
 @jax.custom_jvp
-def largest(log_w: Array) -> Array:
+def maximum(log_w: Array) -> Array:
     """max_k log w_k: VR-max, the limit of `log_power_mean` at infinite power.
 
     Args:
@@ -77,7 +77,7 @@ def largest(log_w: Array) -> Array:
       A scalar in nats. Its derivative jumps where another sample takes the lead, so it has no
       second derivative that could stand for that: asking for one raises TypeError.
 
-    >>> float(largest(jnp.array([0.0, 1.0])))
+    >>> float(maximum(jnp.array([0.0, 1.0])))
     1.0
 
     Li & Turner 2016, section 4.2.
@@ -85,7 +85,7 @@ def largest(log_w: Array) -> Array:
     return jnp.max(log_w)
 
 
-@largest.defjvp
+@maximum.defjvp
 def _largest_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (log_w,), (tangent,) = primals, tangents
     return jnp.max(log_w), jnp.sum(_leader(log_w) * tangent)
@@ -100,7 +100,7 @@ def _leader(log_w: Array) -> Array:
 @_leader.defjvp
 def _leader_jvp(primals: Any, tangents: Any) -> Any:
     raise TypeError(
-        "largest (VR-max) has no second derivative, so gradient=doubly_reparameterized is not "
+        "maximum (VR-max) has no second derivative, so gradient=doubly_reparameterized is not "
         "defined for it; use pathwise or score_function, or renyi with a very negative alpha"
     )
 

@@ -49,7 +49,8 @@ def cubo(
     Raises:
       ValueError: `num_samples` is no integer of at least one.
 
-    >>> from jaxvae import iwae, ppca
+    >>> from jaxvae import iwae
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> model = model._replace(encode=lambda x: model.prior)  # a bad proposal
     >>> above, _ = cubo(model, jax.random.key(0), jnp.ones(3), num_samples=100)
@@ -91,7 +92,7 @@ def eubo(
     Raises:
       ValueError: `num_samples` is no integer of at least one.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
     >>> model, x = ppca.as_vae(linear), jnp.ones(3)
     >>> exact = ppca.posterior(linear, x)
@@ -136,7 +137,7 @@ def tvo_upper(
     Raises:
       ValueError: `num_samples` is no integer of at least one, or betas no partition.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> betas = jnp.array([0.0, 0.1, 1.0])
     >>> bound, _ = tvo_upper(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)

@@ -14,10 +14,10 @@ from jaxvae.distributions.counts import ZeroInflated as ZeroInflated
 from jaxvae.distributions.discrete import Bernoulli as Bernoulli
 from jaxvae.distributions.discrete import Categorical as Categorical
 from jaxvae.distributions.discrete import OneHotCategorical as OneHotCategorical
-from jaxvae.distributions.each import Each as Each
 from jaxvae.distributions.gamma import Beta as Beta
 from jaxvae.distributions.gamma import Dirichlet as Dirichlet
 from jaxvae.distributions.gamma import Gamma as Gamma
+from jaxvae.distributions.independent import Independent as Independent
 from jaxvae.distributions.interop import Adapted as Adapted
 from jaxvae.distributions.interop import adapt as adapt
 from jaxvae.distributions.kl import kl_divergence as kl_divergence
@@ -31,7 +31,6 @@ from jaxvae.distributions.masked import Masked as Masked
 from jaxvae.distributions.mixture import Mixture as Mixture
 from jaxvae.distributions.multivariate_normal import LowRankNormal as LowRankNormal
 from jaxvae.distributions.multivariate_normal import MultivariateNormal as MultivariateNormal
-from jaxvae.distributions.multivariate_normal import reparameterize_tril as reparameterize_tril
 from jaxvae.distributions.normal import Normal as Normal
 from jaxvae.distributions.normal import StandardNormal as StandardNormal
 from jaxvae.distributions.normal import reparameterize as reparameterize

@@ -18,8 +18,8 @@ from jaxvae.pytrees import pytree
 class Autoregressive:
     """p(z) = prod_i p(z_i | z_1, ..., z_{i-1}): scored in one pass, drawn in d.
 
-    Any conditional serves: a `Normal`, an `Each` of `Mixture`s, a `Categorical` of codes. Draws are
-    differentiable where the conditional's are.
+    Any conditional serves: a `Normal`, an `Independent` of `Mixture`s, a `Categorical` of codes.
+    Draws are differentiable where the conditional's are.
 
     Args:
       conditioner: (z [d], context) -> raw, row i of z_1..z_{i-1} alone: `nn.MaskedMLP`. It sees

@@ -122,7 +122,7 @@ class ZeroInflated:
 
     p(x) = sigma(l) [x = 0] + sigma(-l) base(x)
 
-    Many counts are an `Each` of it.
+    Many counts are an `Independent` of it.
 
     Args:
       base: a distribution of one count, `Poisson` or `NegativeBinomial` with scalar parameters.

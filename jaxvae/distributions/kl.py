@@ -13,8 +13,8 @@ from jaxvae.distributions.continuous_bernoulli import ContinuousBernoulli, log_n
 from jaxvae.distributions.counts import Poisson
 from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio
 from jaxvae.distributions.discrete import Bernoulli, Categorical, OneHotCategorical
-from jaxvae.distributions.each import Each
 from jaxvae.distributions.gamma import Beta, Dirichlet, Gamma
+from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.location_scale import Laplace
 from jaxvae.distributions.multivariate_normal import LowRankNormal, MultivariateNormal
 from jaxvae.distributions.normal import Normal, StandardNormal
@@ -55,8 +55,9 @@ def kl_divergence(q: Any, p: Any) -> Array:
     Known: every pair of StandardNormal, Normal, MultivariateNormal and LowRankNormal in either
     order; Categorical, OneHotCategorical, Bernoulli, ContinuousBernoulli, Laplace, Gamma, Beta,
     Dirichlet and Poisson with their own kind; Normal to Laplace; VonMisesFisher and PowerSpherical
-    to SphericalUniform; Product and Each of these. `Constant` is looked through. Two `Joint`s have
-    none without a sample of the level above, which the rates, such as `auto_kl`, are given.
+    to SphericalUniform; Product and Independent of these. `Constant` is looked through. Two
+    `Joint`s have none without a sample of the level above, which the rates, such as `auto_kl`, are
+    given.
 
     Args:
       q: a distribution.
@@ -140,7 +141,7 @@ def closed_form(q: Any, p: Any) -> Array | None:
         case ((VonMisesFisher() | PowerSpherical()), SphericalUniform()):
             _check_events(q, p)
             return log_area(p.dim) - q.entropy()
-        case Each(), Each():
+        case Independent(), Independent():
             each = jax.vmap(closed_form)(q.parts, p.parts)
             return None if each is None else jnp.sum(each)
         case Product(), Product():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import as_integers, check_array, check_scale, check_shape, within
-from jaxvae.distributions.each import Each
+from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.pytrees import pytree, stacked
 
@@ -126,10 +126,10 @@ def _log1mexp(a: Array) -> Array:
     )
 
 
-def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) -> Each:
+def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) -> Independent:
     """Pixels [h, w, C], each a mixture of K discretized logistics: the likelihood of PixelCNN++.
 
-    An `Each` over rows, of `Each` over columns, of `Mixture` over components, of
+    An `Independent` over rows, of `Independent` over columns, of `Mixture` over components, of
     `DiscretizedLogistic` over channels.
 
     Args:
@@ -154,7 +154,7 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
         rows, columns = jnp.tril_indices(channels, -1)
         square = jnp.zeros((*jnp.shape(loc), channels), jnp.result_type(loc))
         coupling = square.at[..., rows, columns].set(coupling)
-    return Each(Each(Mixture(logits, DiscretizedLogistic(loc, scale, coupling))))
+    return Independent(Independent(Mixture(logits, DiscretizedLogistic(loc, scale, coupling))))
 
 
 def bits_per_dim(nats: Any, shape: tuple[int, ...]) -> Any:

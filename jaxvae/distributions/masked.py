@@ -26,8 +26,8 @@ class Masked:
     in x and in the parameters of p_i. Sampling draws every entry, and says so in the mask.
 
     Args:
-      distribution: of independent coordinates: any elementwise one, an `Each` (a mask of its first
-        axes hides whole pixels), or a `Product`, whose mask has the structure of the event.
+      distribution: of independent coordinates: any elementwise one, an `Independent` (a mask of its
+        first axes hides whole pixels), or a `Product`, whose mask has the structure of the event.
 
     Raises:
       TypeError: when scored, if the coordinates are not independent, as a `MultivariateNormal`'s.
@@ -83,7 +83,7 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
     if not hasattr(d, "unstack"):
         raise TypeError(
             f"Masked: the coordinates of {type(d).__name__} are not known to be independent, "
-            "expected an elementwise distribution, Each or Product"
+            "expected an elementwise distribution, Independent or Product"
         )
     return jnp.sum(jax.vmap(_observed)(d.unstack(), x, mask))
 

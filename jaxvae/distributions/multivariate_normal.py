@@ -13,25 +13,6 @@ from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.pytrees import pytree
 
 
-def reparameterize_tril(key: Array, loc: Any, scale_tril: Any) -> Array:
-    """z = mu + L eps, eps ~ N(0, I), so that Cov z = L L' = Sigma: the full-covariance form.
-
-    Args:
-      key: a PRNG key.
-      loc: mu, shape [d].
-      scale_tril: L, shape [d, d], lower triangular with a positive diagonal.
-
-    Returns:
-      z, shape [d].
-
-    >>> reparameterize_tril(jax.random.key(0), jnp.zeros(2), jnp.eye(2)).shape
-    (2,)
-
-    Kingma & Welling 2019, section 2.5.1.
-    """
-    return MultivariateNormal(loc, scale_tril).sample(key)
-
-
 @pytree
 @dataclass(frozen=True, eq=False)
 class MultivariateNormal:

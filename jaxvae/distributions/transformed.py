@@ -25,7 +25,8 @@ class Transformed:
       bijector: f, with `forward_and_log_det` and `inverse_and_log_det`; a `Chain` of several.
 
     >>> import jax.numpy as jnp
-    >>> from jaxvae import Affine, StandardNormal
+    >>> from jaxvae import StandardNormal
+    >>> from jaxvae.bijectors import Affine
     >>> d = Transformed(StandardNormal((1,)), Affine(jnp.ones(1), jnp.zeros(1)))
     >>> round(float(d.log_prob(jnp.ones(1))), 5)  # -1/2 log 2 pi
     -0.91894

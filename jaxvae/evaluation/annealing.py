@@ -138,7 +138,7 @@ def ais(
       ValueError: a count is no integer of at least one, or betas is no partition of [0, 1].
       TypeError: the latents are discrete.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
     >>> model, x = ppca.as_vae(linear), jnp.ones(3)
     >>> estimate = ais(model, jax.random.key(0), x, betas=sigmoid_schedule(50))
@@ -189,7 +189,7 @@ def bdmc(
       ValueError: a count is no integer of at least one, or betas is no partition of [0, 1].
       TypeError: the latents are discrete.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> sandwich = bdmc(model, jax.random.key(0), betas=sigmoid_schedule(50))
     >>> bool(jnp.abs(sandwich.gap) < 0.2)

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxvae.batching import batch_size, batched
 from jaxvae.bounds.evidence import Terms, elbo
 from jaxvae.checks import check_scalar
-from jaxvae.distributions import Each
+from jaxvae.distributions import Independent
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
 
@@ -135,7 +135,7 @@ def rate_decomposition(
     xs: Any,
     *,
     dataset_size: int | None = None,
-    log_weights: Callable[[int, int], Array] = full_batch,
+    weighting: Callable[[int, int], Array] = full_batch,
     chunk: int = 100,
 ) -> RateDecomposition:
     """The rate over a data set as mutual information + total correlation + dimension-wise KL.
@@ -150,7 +150,7 @@ def rate_decomposition(
       key: a PRNG key.
       xs: the data set or a minibatch of it, leading axis M.
       dataset_size: N, the rows of the data set; M by default.
-      log_weights: (M, N) -> [M, M]: `full_batch`, `minibatch_weighted` or `minibatch_stratified`.
+      weighting: (M, N) -> [M, M]: `full_batch`, `minibatch_weighted` or `minibatch_stratified`.
       chunk: how many rows of the M x M x d comparisons are held at once.
 
     Returns:
@@ -179,7 +179,7 @@ def rate_decomposition(
     z, log_q_given_x = draw(keys, xs)
     z = z.reshape(m, -1)
 
-    rows = (z, log_q_given_x, log_weights(m, n).astype(log_q_given_x.dtype))
+    rows = (z, log_q_given_x, weighting(m, n).astype(log_q_given_x.dtype))
     return jax.lax.map(lambda row: decompose(qs, p, *row), rows, batch_size=chunk)
 
 
@@ -237,7 +237,7 @@ def rate_distortion_curve(models: Any, key: Array, xs: Any) -> Terms:
 
 def factors(d: Any) -> Any:
     """A distribution of independent latents as a batch of one-latent ones, for `jax.vmap`."""
-    if not hasattr(d, "unstack") or isinstance(d, Each):
+    if not hasattr(d, "unstack") or isinstance(d, Independent):
         raise TypeError(
             f"model: {type(d).__name__} is not known to factorise over the latents, expected an "
             "elementwise distribution, such as Normal, Laplace, Bernoulli or Categorical"

@@ -48,7 +48,8 @@ def gradient_statistics(
       ValueError: `num_draws` is no integer of at least two, or `chunk` none of at least one.
 
     >>> from functools import partial
-    >>> from jaxvae import iwae, ppca, sticking_the_landing
+    >>> from jaxvae import iwae, sticking_the_landing
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> objective = partial(iwae, num_samples=1, gradient=sticking_the_landing)
     >>> s = gradient_statistics(objective, model, jax.random.key(0), jnp.ones(3), num_draws=10)

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
 from jaxvae.checks import check_key, check_leaves, check_positive, check_shape
-from jaxvae.distributions import Categorical, Each, Masked, Product
+from jaxvae.distributions import Categorical, Independent, Masked, Product
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
 from jaxvae.pytrees import value_of
 
@@ -153,7 +153,7 @@ def _moments(d: Any) -> Any:
     match value_of(d):
         case Product() as d:
             return d.join([_moments(part) for part in d.split(d.parts)])
-        case Each() as d:
+        case Independent() as d:
             return jax.vmap(_moments)(d.parts)
         case Categorical() as d:
             return _Labels(jnp.exp(d.log_probs))

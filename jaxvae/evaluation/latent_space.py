@@ -15,7 +15,7 @@ from jaxvae.distributions import (
     Bernoulli,
     Categorical,
     DiscretizedLogistic,
-    Each,
+    Independent,
     Joint,
     Laplace,
     LowRankNormal,
@@ -152,9 +152,9 @@ def tempered(distribution: Any, temperature: Any) -> Any:
 
     Of a location and a scale the scale is multiplied by T; of choices and coins the logits are
     divided by T. What is made of others is tempered in its parts: the components of a `Mixture`
-    (its weights stay), the base of `Transformed`, the parts of `Each`, every level of a `Joint`
-    given the one above, and what a `Constant` holds. `model._replace(prior=tempered(p, 0.8))`
-    generates at that temperature.
+    (its weights stay), the base of `Transformed`, the parts of `Independent`, every level of a
+    `Joint` given the one above, and what a `Constant` holds.
+    `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
 
     Args:
       distribution: of a location and a scale (`Normal`, `StandardNormal`, `MultivariateNormal`,
@@ -193,8 +193,8 @@ def tempered(distribution: Any, temperature: Any) -> Any:
             return Mixture(d.logits, tempered(d.components, t))
         case Transformed() as d:
             return Transformed(tempered(d.base, t), d.bijector)
-        case Each() as d:
-            return Each(tempered(d.parts, t))
+        case Independent() as d:
+            return Independent(tempered(d.parts, t))
         case Joint() as d:
             return Joint(tempered(d.first, t), Partial(_tempered_given, d.then, t))
         case d:

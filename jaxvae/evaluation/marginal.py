@@ -72,7 +72,7 @@ def log_marginal(
     Raises:
       ValueError: `num_samples` or `chunk` is no integer of at least one.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
     >>> x = jnp.ones(3)
     >>> estimate = log_marginal(ppca.as_vae(linear), jax.random.key(0), x, num_samples=10)

@@ -14,11 +14,11 @@ that samples z and for the same key; for the posterior they differ.
 it, `discrete` those made for discrete latents and `mixtures` the one for a mixture.
 """
 
-from jaxvae.gradients.discrete import enumerate as enumerate
+from jaxvae.gradients.discrete import enumeration as enumeration
+from jaxvae.gradients.discrete import for_component as for_component
 from jaxvae.gradients.discrete import gumbel_softmax as gumbel_softmax
-from jaxvae.gradients.discrete import of_part as of_part
 from jaxvae.gradients.discrete import straight_through as straight_through
-from jaxvae.gradients.mixtures import stratified as stratified
+from jaxvae.gradients.mixtures import stratified_mixture as stratified_mixture
 from jaxvae.gradients.reparameterized import Estimator as Estimator
 from jaxvae.gradients.reparameterized import Reduction as Reduction
 from jaxvae.gradients.reparameterized import Term as Term

@@ -21,7 +21,7 @@ from jaxvae.gradients.reparameterized import (
 from jaxvae.protocols import log_density, log_density_relaxed, mean_of
 
 
-def enumerate(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+def enumeration(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
     """No sampling: E[R], the sum of q(z_1) ... q(z_K) R(l_1, ..., l_K) over all z_1, ..., z_K.
 
     The terms of the S events of the support are evaluated once; R is evaluated S^K times.
@@ -40,14 +40,14 @@ def enumerate(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Ar
       TypeError: the posterior cannot be enumerated.
       ValueError: S^K is over 2^20.
     """
-    check_estimator("enumerate", reduction, term, q, keys)
-    support = _method(q, "enumerate_support", "enumerate")()
+    check_estimator("enumeration", reduction, term, q, keys)
+    support = _method(q, "enumerate_support", "enumeration")()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
     (s,), k = l.shape, len(keys)
     if s**k > 2**20:
         raise ValueError(
-            f"enumerate: {s} events at num_samples={k} are {s}^{k} outcomes, expected at most "
+            f"enumeration: {s} events at num_samples={k} are {s}^{k} outcomes, expected at most "
             "2^20; use fewer samples, or gradient=vimco, which samples"
         )
     outcomes = np.indices((s,) * k).reshape(k, -1).T  # [s^k, k]
@@ -121,16 +121,16 @@ def gumbel_softmax(
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
 
 
-def of_part(part: str, estimator: Estimator) -> Estimator:
+def for_component(name: str, estimator: Estimator) -> Estimator:
     """An estimator for one part of a `Product`; the other parts keep their paths.
 
     For a posterior of discrete and continuous latents side by side: the others are drawn once, and
     given them `estimator` does what it does.
 
-        elbo(model, key, x, gradient=of_part("choice", enumerate))
+        elbo(model, key, x, gradient=for_component("choice", enumeration))
 
     Args:
-      part: its key in the posterior's dict of parts.
+      name: its key in the posterior's dict of parts.
       estimator: any gradient estimator.
 
     Returns:
@@ -146,29 +146,31 @@ def of_part(part: str, estimator: Estimator) -> Estimator:
     >>> def term(q, z, log_q):
     ...     return z["choice"] @ jnp.arange(3.0) + jnp.sum(z["style"]), log_q
     >>> keys = jax.random.split(jax.random.key(0), 1)
-    >>> bound, _ = of_part("choice", enumerate)(jnp.mean, term, q, keys)
+    >>> bound, _ = for_component("choice", enumeration)(jnp.mean, term, q, keys)
     >>> print(f"{bound:.4f}")
     3.0000
     """
-    check_function("of_part", "estimator", estimator)
+    check_function("for_component", "estimator", estimator)
 
     def gradient(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
-        check_estimator("of_part", reduction, term, q, keys)
+        check_estimator("for_component", reduction, term, q, keys)
         parts = getattr(q, "parts", None)
         if not isinstance(parts, dict):
-            raise TypeError(f"of_part: q is a {type(q).__name__}, expected a Product of a dict")
-        if not isinstance(part, str) or part not in parts:
-            raise ValueError(f"of_part: part is {part!r}, expected one of {sorted(parts)}")
+            raise TypeError(
+                f"for_component: q is a {type(q).__name__}, expected a Product of a dict"
+            )
+        if not isinstance(name, str) or name not in parts:
+            raise ValueError(f"for_component: name is {name!r}, expected one of {sorted(parts)}")
         if len(keys) != 1:
-            raise ValueError(f"of_part: num_samples is {len(keys)}, expected 1; use jax.vmap")
-        others = Product({name: d for name, d in parts.items() if name != part})
+            raise ValueError(f"for_component: num_samples is {len(keys)}, expected 1; use jax.vmap")
+        others = Product({other: d for other, d in parts.items() if other != name})
         others_key, part_key = jax.random.split(keys[0])
 
         def given(_: Any, rest: Any, log_rest: Array) -> tuple[Array, Any]:
             def whole(_: Any, event: Any, log_part: Array) -> tuple[Array, Any]:
-                return term(q, rest | {part: event}, log_rest + log_part)
+                return term(q, rest | {name: event}, log_rest + log_part)
 
-            return estimator(reduction, whole, parts[part], part_key[None])
+            return estimator(reduction, whole, parts[name], part_key[None])
 
         bound, aux = pathwise(jnp.squeeze, given, others, others_key[None])
         return bound, jax.tree.map(lambda a: a[0], aux)

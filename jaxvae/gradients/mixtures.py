@@ -12,7 +12,7 @@ from jaxvae.protocols import has_path, log_density
 from jaxvae.pytrees import value_of
 
 
-def stratified(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+def stratified_mixture(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
     """Draws from every component of a mixture: sum_m pi_m R(l_m1, ..., l_mK), z_mk ~ q_m.
 
     The component is summed out, so that the gradient is the pathwise one within each, exact in the
@@ -34,19 +34,20 @@ def stratified(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[A
     >>> from jaxvae import Normal
     >>> q = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [3.0]]), jnp.full((2, 1), 1e-3)))
     >>> term = lambda q, z, log_q: (z[0], None)
-    >>> round(float(stratified(jnp.mean, term, q, jax.random.key(0)[None])[0]), 1)
+    >>> round(float(stratified_mixture(jnp.mean, term, q, jax.random.key(0)[None])[0]), 1)
     1.0
 
     Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
     """
-    check_estimator("stratified", reduction, term, q, keys)
+    check_estimator("stratified_mixture", reduction, term, q, keys)
     q = value_of(q)
     if not isinstance(q, Mixture):
-        raise TypeError(f"stratified: q is a {type(q).__name__}, expected a Mixture")
+        raise TypeError(f"stratified_mixture: q is a {type(q).__name__}, expected a Mixture")
     if not has_path(q.components):
         raise TypeError(
-            f"stratified: q is a Mixture of {type(q.components).__name__}, whose samples have no "
-            "derivative, expected components such as Normal; use gradient=score_function"
+            f"stratified_mixture: q is a Mixture of {type(q.components).__name__}, whose "
+            "samples have no derivative, expected components such as Normal; use "
+            "gradient=score_function"
         )
     weights = jax.nn.softmax(q.logits)
 

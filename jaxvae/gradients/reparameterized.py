@@ -186,8 +186,8 @@ def _require_path(q: Any) -> None:
     if not has_path(q):
         raise TypeError(
             f"samples of {type(q).__name__} have no derivative in its parameters; use "
-            "gradient=score_function, vimco (two samples or more), enumerate, straight_through or "
-            "gumbel_softmax"
+            "gradient=score_function, vimco (two samples or more), enumeration, "
+            "straight_through or gumbel_softmax"
         )
 
 

@@ -19,9 +19,9 @@ from jaxvae.models.hamiltonian import Leapfrog as Leapfrog
 from jaxvae.models.hierarchical import Block as Block
 from jaxvae.models.hierarchical import Ladder as Ladder
 from jaxvae.models.hierarchical import TopDown as TopDown
+from jaxvae.models.hierarchical import bottom as bottom
+from jaxvae.models.hierarchical import gaussian_product as gaussian_product
 from jaxvae.models.hierarchical import hierarchy as hierarchy
-from jaxvae.models.hierarchical import lowest as lowest
-from jaxvae.models.hierarchical import precision_weighted as precision_weighted
 from jaxvae.models.multimodal import Multimodal as Multimodal
 from jaxvae.models.multimodal import mixture_of_experts as mixture_of_experts
 from jaxvae.models.multimodal import mixture_of_products as mixture_of_products
@@ -29,7 +29,7 @@ from jaxvae.models.multimodal import product_of_experts as product_of_experts
 from jaxvae.models.quantization import FSQ as FSQ
 from jaxvae.models.quantization import VQVAE as VQVAE
 from jaxvae.models.quantization import Codebook as Codebook
-from jaxvae.models.quantization import PointMass as PointMass
+from jaxvae.models.quantization import Delta as Delta
 from jaxvae.models.quantization import Quantized as Quantized
 from jaxvae.models.quantization import ResidualCodebooks as ResidualCodebooks
 from jaxvae.models.quantization import VQTerms as VQTerms
@@ -37,8 +37,8 @@ from jaxvae.models.quantization import ema_codebook as ema_codebook
 from jaxvae.models.quantization import ema_step as ema_step
 from jaxvae.models.quantization import init_codebook as init_codebook
 from jaxvae.models.quantization import perplexity as perplexity
-from jaxvae.models.quantization import revive as revive
-from jaxvae.models.quantization import straight_to as straight_to
+from jaxvae.models.quantization import reset_dead_codes as reset_dead_codes
+from jaxvae.models.quantization import straight_through_value as straight_through_value
 from jaxvae.models.quantization import vq as vq
 from jaxvae.models.semi_amortization import semi_amortized as semi_amortized
 from jaxvae.models.semi_supervised import LabelVAE as LabelVAE

@@ -122,7 +122,8 @@ class HamiltonianVAE(NamedTuple):
       log_steps: log eps, [K, *shape of z]; the paper's are the same for all k.
       log_heat: log t_0, t_0 = 1 / sqrt(beta_0) of the paper.
 
-    >>> from jaxvae import elbo, ppca
+    >>> from jaxvae import elbo
+    >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
     >>> model = HamiltonianVAE(*ppca.as_vae(linear), jnp.full((2, 1), -2.0), jnp.zeros(()))
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))

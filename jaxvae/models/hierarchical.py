@@ -45,14 +45,14 @@ def _continue(conditionals: tuple[Any, ...], z: Any) -> Any:
     return hierarchy(conditionals[0](z), *conditionals[1:])
 
 
-def lowest(z: Any) -> Any:
+def bottom(z: Any) -> Any:
     """The last layer z_1 of nested pairs."""
     while isinstance(z, tuple):
         z = z[-1]
     return z
 
 
-def precision_weighted(a: Normal, b: Normal) -> Normal:
+def gaussian_product(a: Normal, b: Normal) -> Normal:
     """The Gaussian proportional to the product of two: precisions add, means are weighted by them.
 
     sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
@@ -61,7 +61,7 @@ def precision_weighted(a: Normal, b: Normal) -> Normal:
       a: a `Normal`.
       b: one over events of the same shape.
 
-    >>> d = precision_weighted(Normal(0.0, 1.0), Normal(2.0, 1.0))
+    >>> d = gaussian_product(Normal(0.0, 1.0), Normal(2.0, 1.0))
     >>> float(d.loc), round(float(d.scale), 5)
     (1.0, 0.70711)
 
@@ -69,12 +69,10 @@ def precision_weighted(a: Normal, b: Normal) -> Normal:
     """
     for name, d in ("a", a), ("b", b):
         if not (hasattr(d, "loc") and hasattr(d, "scale")):
-            raise TypeError(
-                f"precision_weighted: {name} is a {type(d).__name__}, expected a Normal"
-            )
+            raise TypeError(f"gaussian_product: {name} is a {type(d).__name__}, expected a Normal")
     if a.shape != b.shape:
         raise ValueError(
-            f"precision_weighted: a is over events of shape {a.shape} and b of {b.shape}, "
+            f"gaussian_product: a is over events of shape {a.shape} and b of {b.shape}, "
             "expected one shape"
         )
     ratio = jnp.square(a.scale / b.scale)
@@ -127,11 +125,11 @@ class Ladder(NamedTuple):
         return hierarchy(top, *(Partial(_combined, down, at) for down, at in pairs))
 
     def decode(self, z: Any) -> Any:
-        return self.likelihood(lowest(z))
+        return self.likelihood(bottom(z))
 
 
 def _combined(down: Callable[[Any], Normal], evidence: Normal, z: Any) -> Normal:
-    return precision_weighted(evidence, down(z))
+    return gaussian_product(evidence, down(z))
 
 
 class Block(NamedTuple):

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import check_function, check_leaves
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
-from jaxvae.models.hierarchical import precision_weighted
+from jaxvae.models.hierarchical import gaussian_product
 from jaxvae.pytrees import value_of
 
 
@@ -51,7 +51,7 @@ def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) 
     """
     experts, q, present = _checked("product_of_experts", experts, prior, present)
     for expert, here in zip(experts, present, strict=True):
-        q = precision_weighted(q, _if(here, expert, Normal(0.0, jnp.inf)))
+        q = gaussian_product(q, _if(here, expert, Normal(0.0, jnp.inf)))
     return q
 
 
@@ -59,7 +59,7 @@ def mixture_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) 
     """The even mixture of the experts that are present: q(z|x) = 1/M sum_i q_i(z|x_i).
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
-    tell of the others. Take `gradient=stratified` with it.
+    tell of the others. Take `gradient=stratified_mixture` with it.
 
     Args:
       experts: `Normal`s over z, one a modality.

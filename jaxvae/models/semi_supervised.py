@@ -11,7 +11,7 @@ from jaxvae.batching import Objective, conditioned
 from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
-from jaxvae.gradients.discrete import enumerate
+from jaxvae.gradients.discrete import enumeration
 from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
 
 
@@ -128,7 +128,7 @@ def unlabelled(objective: Objective) -> Objective:
             bound, aux = conditioned(objective)(model.given, key, (x, y), **hyper)
             return bound + _log_prior(model, y) - log_q, aux
 
-        bound, aux = enumerate(jnp.mean, term, _class_posterior(model, x), key[None])
+        bound, aux = enumeration(jnp.mean, term, _class_posterior(model, x), key[None])
         return bound, jax.tree.map(lambda a: a[0], aux)
 
     return unlabelled_objective

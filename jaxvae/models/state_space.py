@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import check_function, check_key, check_leaves, check_positive
-from jaxvae.distributions import Each, Product
+from jaxvae.distributions import Independent, Product
 from jaxvae.protocols import (
     check_distribution,
     has_path,
@@ -103,7 +103,7 @@ class Markov:
         """
         self._check()
         before, _ = self._pairs(z)
-        return Product((self.first, Each(jax.vmap(self._step)(before, self.context))))
+        return Product((self.first, Independent(jax.vmap(self._step)(before, self.context))))
 
     def _step(self, z: Any, c: Any) -> Any:
         d = self.transition(z) if self.context is None else self.transition((z, c))
@@ -146,7 +146,7 @@ def stepwise_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
 
     KL(q(z_1) || p(z_1)) + sum_{t>1} KL(q(z_t|z_{t-1}) || p(z_t|z_{t-1})), z ~ q
 
-    Unbiased, and less noisy than the sampled rate: pass it to `elbo(..., rate=stepwise_kl)`. Where
+    Unbiased, and less noisy than the sampled rate: pass it to `elbo(..., kl=stepwise_kl)`. Where
     a step has no closed form, or the two are no chains, it is `auto_kl`.
 
     Args:
@@ -211,7 +211,7 @@ class Smoother(NamedTuple):
         return Markov(self.step((self.start, first)), self.step, length, rest)
 
 
-def emissions(conditional: Callable[[Any], Any], z: Any) -> Each:
+def emissions(conditional: Callable[[Any], Any], z: Any) -> Independent:
     """p(x|z) = prod_t p(x_t|z_t); `jax.tree_util.Partial(emissions, conditional)` is a decoder.
 
     Args:
@@ -219,7 +219,7 @@ def emissions(conditional: Callable[[Any], Any], z: Any) -> Each:
       z: states, leading axis T.
 
     Returns:
-      An `Each` over x_{1:T}.
+      An `Independent` over x_{1:T}.
 
     >>> from jaxvae import Normal
     >>> emissions(lambda z: Normal(2.0 * z, 1.0), jnp.arange(3.0)).mean().tolist()
@@ -227,4 +227,4 @@ def emissions(conditional: Callable[[Any], Any], z: Any) -> Each:
     """
     check_function("emissions", "conditional", conditional)
     _length("emissions", "z", z)
-    return Each(jax.vmap(conditional)(z))
+    return Independent(jax.vmap(conditional)(z))

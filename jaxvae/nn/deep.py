@@ -178,7 +178,7 @@ class DeepTerms(NamedTuple):
 
 
 def deep_elbo(
-    model: DeepHierarchy, key: Array, x: Any, *, beta: Any = 1.0, free: Any = None
+    model: DeepHierarchy, key: Array, x: Any, *, beta: Any = 1.0, free_nats: Any = None
 ) -> tuple[Array, DeepTerms]:
     """The ELBO of a deep hierarchy in one way up and one way down: log p(x|z) - beta sum_l KL_l.
 
@@ -191,16 +191,16 @@ def deep_elbo(
       key: a PRNG key.
       x: one image.
       beta: weight of the rate, traced.
-      free: nats a level that are free, traced; a level below has no gradient to collapse further.
-        None, the default, is the ELBO of one example, in a batch or not.
+      free_nats: nats a level that are free, traced; a level below has no gradient to collapse
+        further. None, the default, is the ELBO of one example, in a batch or not.
 
     Returns:
       The bound, a scalar in nats, and its `DeepTerms`, which beta and free do not touch.
 
     Raises:
       TypeError: `model` is no `DeepHierarchy` or `key` no PRNG key.
-      ValueError: `beta` or `free` is no number, x has not the shape of an image, or there is no
-        batch for free bits.
+      ValueError: `beta` or `free_nats` is no number, x has not the shape of an image, or there is
+        no batch for free bits.
 
     >>> model = deep_hierarchy((4, 4, 1), levels=(1, 1), width=4, rngs=nnx.Rngs(0))
     >>> bound, terms = jax.jit(deep_elbo)(model, jax.random.key(0), jnp.ones((4, 4, 1)))
@@ -216,12 +216,12 @@ def deep_elbo(
         )
     check_key("deep_elbo", key)
     check_scalar("deep_elbo", "beta", beta)
-    if free is not None:
-        check_scalar("deep_elbo", "free", free)
+    if free_nats is not None:
+        check_scalar("deep_elbo", "free_nats", free_nats)
     count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
     raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))
     distortion = -log_prob_of("the likelihood", model.likelihood(raw), "x", x)
-    price = jnp.sum(kls if free is None else jnp.maximum(free, batch_mean(kls)))
+    price = jnp.sum(kls if free_nats is None else jnp.maximum(free_nats, batch_mean(kls)))
     return -(distortion + beta * price), DeepTerms(distortion, jnp.sum(kls), kls)
 
 

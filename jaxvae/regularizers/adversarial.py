@@ -2,9 +2,9 @@
 
 A divergence of the aggregate posterior q(z) has no closed form. It is the mean of a log density
 ratio, and the best discriminator between samples of two densities is their log ratio. Both players
-are one pytree, `Players`, with one objective: what the model gains, the discriminator held still,
-plus what the discriminator gains, its samples held still. One gradient then moves each by its own
-gain alone, and `train_step` and `fit` train a game as they train any model.
+are one pytree, `AdversarialPair`, with one objective: what the model gains, the discriminator held
+still, plus what the discriminator gains, its samples held still. One gradient then moves each by
+its own gain alone, and `train_step` and `fit` train a game as they train any model.
 """
 
 from typing import Any, NamedTuple
@@ -31,10 +31,11 @@ from jaxvae.protocols import (
 )
 
 
-class Players(NamedTuple):
+class AdversarialPair(NamedTuple):
     """A model and its adversary, trained together; evaluate and sample `players.model`.
 
-    An optimiser each: `optax.partition({"model": adam, "discriminator": other}, Players("model",
+    An optimiser each:
+    `optax.partition({"model": adam, "discriminator": other}, AdversarialPair("model",
     "discriminator"))`.
 
     Args:
@@ -131,7 +132,7 @@ def permute_latents(zs: Any) -> Array:
 
 
 def factor_vae(
-    players: Players, key: Array, x: Any, *, gamma: Any
+    players: AdversarialPair, key: Array, x: Any, *, gamma: Any
 ) -> tuple[Array, AdversarialTerms]:
     """FactorVAE: the ELBO less gamma times the total correlation of the aggregate posterior.
 
@@ -151,20 +152,21 @@ def factor_vae(
       estimates the total correlation.
 
     Raises:
-      TypeError: `players` is not `Players`, or the discriminator no pytree of arrays.
+      TypeError: `players` is not `AdversarialPair`, or the discriminator no pytree of arrays.
       ValueError: there is no batch, or one of one row; a logit is no scalar.
 
     >>> from flax import nnx
-    >>> from jaxvae import batched, nn, ppca
+    >>> from jaxvae import batched, nn
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
-    >>> players = Players(model, nn.MLP((2,), (), rngs=nnx.Rngs(0)))
+    >>> players = AdversarialPair(model, nn.MLP((2,), (), rngs=nnx.Rngs(0)))
     >>> _, terms = batched(factor_vae)(players, jax.random.key(0), jnp.ones((7, 3)), gamma=10.0)
     >>> terms.log_ratio.shape
     (7,)
 
     Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
     """
-    model, discriminator, held = players_of("factor_vae", players, key)
+    model, discriminator, held = pair_of("factor_vae", players, key)
     check_scalar("factor_vae", "gamma", gamma)
     q = posterior(model, x)
     z, log_q = sample_and_log_prob(q, key)
@@ -180,7 +182,7 @@ def factor_vae(
 
 
 def adversarial_autoencoder(
-    players: Players, key: Array, x: Any, *, beta: Any = 1.0
+    players: AdversarialPair, key: Array, x: Any, *, beta: Any = 1.0
 ) -> tuple[Array, AdversarialTerms]:
     """The adversarial autoencoder: what is charged for is the aggregate posterior, not each code.
 
@@ -201,20 +203,21 @@ def adversarial_autoencoder(
       estimates KL(q(z) || p(z)).
 
     Raises:
-      TypeError: `players` is not `Players`, or the discriminator no pytree of arrays.
+      TypeError: `players` is not `AdversarialPair`, or the discriminator no pytree of arrays.
       ValueError: a logit is no scalar.
 
     >>> from flax import nnx
-    >>> from jaxvae import nn, ppca
+    >>> from jaxvae import nn
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
-    >>> players = Players(model, nn.MLP((2,), (), rngs=nnx.Rngs(0)))
+    >>> players = AdversarialPair(model, nn.MLP((2,), (), rngs=nnx.Rngs(0)))
     >>> _, terms = adversarial_autoencoder(players, jax.random.key(0), jnp.ones(3))
     >>> float(terms.rate)
     0.0
 
     Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
     """
-    model, discriminator, held = players_of("adversarial_autoencoder", players, key)
+    model, discriminator, held = pair_of("adversarial_autoencoder", players, key)
     check_scalar("adversarial_autoencoder", "beta", beta)
     z_key, prior_key = jax.random.split(key)
     z, z_prior = posterior(model, x).sample(z_key), prior(model).sample(prior_key)
@@ -228,13 +231,13 @@ def adversarial_autoencoder(
     return -distortion - beta * terms.log_ratio + terms.discrimination, terms
 
 
-def players_of(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
+def pair_of(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
     """The model, the discriminator, and the discriminator held still."""
     check_key(owner, key)
     if not hasattr(players, "model") or not hasattr(players, "discriminator"):
         raise TypeError(
             f"{owner}: players is a {type(players).__name__}, expected "
-            "Players(model, discriminator)"
+            "AdversarialPair(model, discriminator)"
         )
     check_function(owner, "discriminator", players.discriminator)
     held = hold(f"{owner}: discriminator", players.discriminator)

@@ -1,4 +1,4 @@
-"""Prices that look at a batch of codes: how far q(z), their mixture, is from p(z).
+"""Penalties that look at a batch of codes: how far q(z), their mixture, is from p(z).
 
 Each gathers the codes of the batch that `batched` maps and computes its statistic of arrays [B, d]
 once. Outside `batched`, or in a batch of one row, there is none: a ValueError.
@@ -17,11 +17,11 @@ from jaxvae.distributions import MultivariateNormal, Normal
 from jaxvae.evaluation.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import value_of
-from jaxvae.regularizers.penalties import Code
+from jaxvae.regularizers.penalties import LatentSample
 from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 
 
-def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
+def mmd_penalty(code: LatentSample, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
     """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
 
     Args:
@@ -37,7 +37,7 @@ def mmd_price(code: Code, key: Array, *, kernel: Kernel = inverse_multiquadric) 
     return mmd(*_codes_and_draws(code, key), kernel=kernel)
 
 
-def sliced_price(code: Code, key: Array) -> Array:
+def sliced_penalty(code: LatentSample, key: Array) -> Array:
     """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
 
     Every example brings a draw of the prior and a random direction.
@@ -57,8 +57,13 @@ def sliced_price(code: Code, key: Array) -> Array:
     return sliced_wasserstein(z, draws, gather(direction))
 
 
-def info_price(
-    code: Code, key: Array, *, alpha: Any, weight: Any, kernel: Kernel = inverse_multiquadric
+def info_penalty(
+    code: LatentSample,
+    key: Array,
+    *,
+    alpha: Any,
+    weight: Any,
+    kernel: Kernel = inverse_multiquadric,
 ) -> Array:
     """(1 - alpha) rate + (alpha + lambda - 1) MMD(q(z), p(z)): InfoVAE.
 
@@ -77,21 +82,21 @@ def info_price(
 
     Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
     """
-    check_scalar("info_price", "alpha", alpha)
-    check_scalar("info_price", "weight", weight)
-    distance = mmd_price(code, key, kernel=kernel)
+    check_scalar("info_penalty", "alpha", alpha)
+    check_scalar("info_penalty", "weight", weight)
+    distance = mmd_penalty(code, key, kernel=kernel)
     return (1.0 - alpha) * code.rate + (alpha + weight - 1.0) * distance
 
 
-def tc_price(
-    code: Code,
+def tc_penalty(
+    code: LatentSample,
     key: Array,
     *,
     dataset_size: int,
     information: Any = 1.0,
     correlation: Any = 1.0,
     dimension_wise: Any = 1.0,
-    log_weights: Callable[[int, int], Array] = minibatch_stratified,
+    weighting: Callable[[int, int], Array] = minibatch_stratified,
 ) -> Array:
     """alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) || p(z_j)), from a batch: beta-TC-VAE.
 
@@ -104,7 +109,7 @@ def tc_price(
       information: alpha.
       correlation: beta.
       dimension_wise: gamma.
-      log_weights: how a batch stands for the data: `minibatch_stratified`, `minibatch_weighted`.
+      weighting: how a batch stands for the data: `minibatch_stratified`, `minibatch_weighted`.
 
     Returns:
       Nats, of this example.
@@ -122,10 +127,10 @@ def tc_price(
         ("correlation", correlation),
         ("dimension_wise", dimension_wise),
     ):
-        check_scalar("tc_price", name, weight)
+        check_scalar("tc_penalty", name, weight)
     qs = gather(factors(code.q))
     size = len(jax.tree.leaves(qs)[0])
-    row = log_weights(size, dataset_size)[jax.lax.axis_index(BATCH)].astype(code.log_q.dtype)
+    row = weighting(size, dataset_size)[jax.lax.axis_index(BATCH)].astype(code.log_q.dtype)
     parts = decompose(qs, factors(code.p), code.z.reshape(-1), code.log_q, row)
     return (
         information * parts.mutual_information
@@ -134,8 +139,8 @@ def tc_price(
     )
 
 
-def dip_1_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
-    """DIP-VAE-I's price, with C = Cov[mu(x)].
+def dip_1_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
+    """DIP-VAE-I's penalty, with C = Cov[mu(x)].
 
     rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
 
@@ -158,8 +163,8 @@ def dip_1_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> 
     return _decorrelated(code, jnp.zeros(()), off_diagonal, diagonal)
 
 
-def dip_2_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
-    """As `dip_1_price` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
+def dip_2_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
+    """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
     Args:
       code: the code of one example of a batch; q is Gaussian.
@@ -184,15 +189,15 @@ def dip_2_price(code: Code, key: Array, *, off_diagonal: Any, diagonal: Any) -> 
             sigma = jnp.tril(q.scale_tril) @ jnp.tril(q.scale_tril).T
         case q:
             raise TypeError(
-                f"dip_2_price: q is a {type(q).__name__}, expected a Normal or a "
-                "MultivariateNormal; dip_1_price takes any with a mean"
+                f"dip_2_penalty: q is a {type(q).__name__}, expected a Normal or a "
+                "MultivariateNormal; dip_1_penalty takes any with a mean"
             )
     return _decorrelated(code, sigma, off_diagonal, diagonal)
 
 
-def _decorrelated(code: Code, sigma: Array, off_diagonal: Any, diagonal: Any) -> Array:
-    check_scalar("dip_price", "off_diagonal", off_diagonal)
-    check_scalar("dip_price", "diagonal", diagonal)
+def _decorrelated(code: LatentSample, sigma: Array, off_diagonal: Any, diagonal: Any) -> Array:
+    check_scalar("dip_penalty", "off_diagonal", off_diagonal)
+    check_scalar("dip_penalty", "diagonal", diagonal)
     mu = gather(jnp.reshape(mean_of(code.q), -1))
     centred = mu - jnp.mean(mu, axis=0, keepdims=True)
     c = centred.T @ centred / len(mu) + jnp.mean(gather(sigma), axis=0)
@@ -201,6 +206,6 @@ def _decorrelated(code: Code, sigma: Array, off_diagonal: Any, diagonal: Any) ->
     return code.rate + off_diagonal * others + diagonal * jnp.sum(jnp.square(variance - 1.0))
 
 
-def _codes_and_draws(code: Code, key: Array) -> tuple[Array, Array]:
-    check_key("price", key)
+def _codes_and_draws(code: LatentSample, key: Array) -> tuple[Array, Array]:
+    check_key("penalty", key)
     return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))

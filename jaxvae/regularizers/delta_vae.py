@@ -14,7 +14,7 @@ def ar1(length: int, alpha: Any) -> MultivariateNormal:
 
     z_1 = eps_1,  z_t = alpha z_{t-1} + sqrt(1 - alpha^2) eps_t
 
-    A posterior of independent Gaussians costs at least `committed_rate(length, alpha)` nats under
+    A posterior of independent Gaussians costs at least `delta_vae_rate(length, alpha)` nats under
     it, whatever x: a delta-VAE. Wrap it in `Constant`, or alpha trains, and the rate with it.
 
     Args:
@@ -43,7 +43,7 @@ def ar1(length: int, alpha: Any) -> MultivariateNormal:
     return MultivariateNormal(jnp.zeros(length, alpha.dtype), scale_tril)
 
 
-def committed_rate(length: int, alpha: Any) -> Array:
+def delta_vae_rate(length: int, alpha: Any) -> Array:
     """The least KL of a posterior of independent Gaussians to `ar1(length, alpha)`, in nats.
 
     delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n >= 2
@@ -58,14 +58,14 @@ def committed_rate(length: int, alpha: Any) -> Array:
     Raises:
       ValueError: `length` is no integer of at least 2, or `alpha` no number.
 
-    >>> round(float(committed_rate(32, 0.5)), 4)
+    >>> round(float(delta_vae_rate(32, 0.5)), 4)
     3.491
 
     Razavi et al. 2019, section 2.1.
     """
-    check_positive("committed_rate", "length", length)
-    check_scalar("committed_rate", "alpha", alpha)
+    check_positive("delta_vae_rate", "length", length)
+    check_scalar("delta_vae_rate", "alpha", alpha)
     if length < 2:
-        raise ValueError("committed_rate: length is 1, expected at least 2 latents")
+        raise ValueError("delta_vae_rate: length is 1, expected at least 2 latents")
     alpha = jnp.asarray(alpha, jnp.result_type(float))
     return 0.5 * ((length - 2) * jnp.log1p(alpha**2) - jnp.log1p(-(alpha**2)))

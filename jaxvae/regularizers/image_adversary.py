@@ -12,11 +12,11 @@ from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
 from jaxvae.regularizers.adversarial import (
+    AdversarialPair,
     AdversarialTerms,
-    Players,
     discrimination,
     logit_of,
-    players_of,
+    pair_of,
 )
 
 
@@ -41,7 +41,9 @@ class Critic(NamedTuple):
         return self.logit(self.features(x))
 
 
-def vae_gan(players: Players, key: Array, x: Any, *, gamma: Any) -> tuple[Array, AdversarialTerms]:
+def vae_gan(
+    players: AdversarialPair, key: Array, x: Any, *, gamma: Any
+) -> tuple[Array, AdversarialTerms]:
     """VAE-GAN: a likelihood of what a discriminator sees in x, and images that are to deceive it.
 
     encoder          log p(h|z) - KL(q(z|x) || p(z)),    h = features(x), p(h|z) = N(h(x'), I)
@@ -62,14 +64,14 @@ def vae_gan(players: Players, key: Array, x: Any, *, gamma: Any) -> tuple[Array,
       -log p(h|z) in nats, `log_ratio` the mean of D(x') and D(x_p).
 
     Raises:
-      TypeError: `players` is not `Players`, the discriminator no `Critic`, or one of them no pytree
-        of arrays.
+      TypeError: `players` is not `AdversarialPair`, the discriminator no `Critic`, or one of them
+        no pytree of arrays.
       ValueError: a logit is no scalar.
 
     >>> from jax.tree_util import Partial
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
-    >>> players = Players(model, Critic(features=Partial(jnp.tanh), logit=Partial(jnp.sum)))
+    >>> players = AdversarialPair(model, Critic(features=Partial(jnp.tanh), logit=Partial(jnp.sum)))
     >>> _, terms = vae_gan(players, jax.random.key(0), jnp.ones(3), gamma=1.0)
     >>> terms.distortion.shape
     ()
@@ -77,7 +79,7 @@ def vae_gan(players: Players, key: Array, x: Any, *, gamma: Any) -> tuple[Array,
     Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
     the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
     """
-    model, critic, held = players_of("vae_gan", players, key)
+    model, critic, held = pair_of("vae_gan", players, key)
     check_scalar("vae_gan", "gamma", gamma)
     if not hasattr(critic, "features"):
         raise TypeError(

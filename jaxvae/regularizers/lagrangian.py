@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.evidence import elbo
-from jaxvae.bounds.kl import Rate, auto_kl
+from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import check_scalar
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 
@@ -19,7 +19,8 @@ class Constrained(NamedTuple):
       model: any `Model`.
       log_multiplier: log lambda, a float scalar; 0 to begin with.
 
-    >>> from jaxvae import elbo, ppca
+    >>> from jaxvae import elbo
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> constrained = Constrained(model, jnp.zeros(()))
     >>> bound, terms = geco(constrained, jax.random.key(0), jnp.ones(3), tolerance=4.0)
@@ -63,7 +64,7 @@ def geco(
     x: Any,
     *,
     tolerance: Any,
-    rate: Rate = auto_kl,
+    kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, ConstrainedTerms]:
     """The least rate at a distortion of at most D.
@@ -78,7 +79,7 @@ def geco(
       key: a PRNG key.
       x: one example.
       tolerance: D, nats an example; traced.
-      rate: as `elbo`.
+      kl: as `elbo`.
       gradient: as `elbo`.
 
     Returns:
@@ -91,7 +92,7 @@ def geco(
     Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
     _check("geco", model, "tolerance", tolerance)
-    _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)
+    _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.rate, terms.distortion - tolerance)
 
 
@@ -101,7 +102,7 @@ def target_rate(
     x: Any,
     *,
     target: Any,
-    rate: Rate = auto_kl,
+    kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, ConstrainedTerms]:
     """The least distortion at a rate of R: a beta that finds itself.
@@ -116,7 +117,7 @@ def target_rate(
       key: a PRNG key.
       x: one example.
       target: R, nats an example; traced.
-      rate: as `elbo`.
+      kl: as `elbo`.
       gradient: as `elbo`.
 
     Returns:
@@ -129,7 +130,7 @@ def target_rate(
     Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
     """
     _check("target_rate", model, "target", target)
-    _, terms = elbo(model.model, key, x, rate=rate, gradient=gradient)
+    _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.distortion, terms.rate - target)
 
 

@@ -1,7 +1,7 @@
-"""What a code is charged instead of its rate: `regularized`, and the prices it takes.
+"""What a code is charged instead of its rate: `regularized`, and the penalties it takes.
 
-A price is a function `(code, key, *, hyper) -> scalar` in nats. What it needs of the batch it asks
-`batch_mean` or `gather` for, and then it is a price inside `batched` alone.
+A penalty is a function `(code, key, *, hyper) -> scalar` in nats. What it needs of the batch it
+asks `batch_mean` or `gather` for, and then it is a penalty inside `batched` alone.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxvae.batching import batch_mean
 from jaxvae.bounds.evidence import Terms
-from jaxvae.bounds.kl import Rate, auto_kl, levels
+from jaxvae.bounds.kl import KL, auto_kl, levels
 from jaxvae.checks import check_array, check_function, check_key, check_scalar
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.distributions.special import weighted
@@ -22,11 +22,11 @@ from jaxvae.evaluation.diagnostics import latent_kls
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Model, log_likelihood, posterior, prior
 
-Price = Callable[..., Array]
+Penalty = Callable[..., Array]
 
 
-class Code(NamedTuple):
-    """What a price may look at: one example's code.
+class LatentSample(NamedTuple):
+    """What a penalty may look at: one example's code.
 
     Args:
       q: q(z|x).
@@ -48,60 +48,61 @@ def regularized(
     key: Array,
     x: Any,
     *,
-    price: Price,
+    penalty: Penalty,
     beta: Any = 1.0,
-    rate: Rate = auto_kl,
+    kl: KL = auto_kl,
     gradient: Estimator = pathwise,
     **hyper: Any,
 ) -> tuple[Array, Terms]:
-    """An ELBO whose rate is replaced: E_q[log p(x|z)] - beta price(code), one draw z.
+    """An ELBO whose rate is replaced: E_q[log p(x|z)] - beta penalty(code), one draw z.
 
-    With the rate for a price, `lambda code, key: code.rate`, it is `elbo`. Whatever the price, aux
-    holds the true `Terms`, so that -(distortion + rate) is still the ELBO of the model trained.
+    With the rate for a penalty, `lambda code, key: code.rate`, it is `elbo`. Whatever the penalty,
+    aux holds the true `Terms`, so that -(distortion + rate) is still the ELBO of the model trained.
 
     Args:
       model: any `Model`.
       key: a PRNG key.
-      x: one example; of the prices here all look at a batch, and need `batched`.
-      price: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_price`.
-      beta: weight of the price, traced.
-      rate: `auto_kl`, `analytic_kl`, `sampled_kl` or `sticking_kl`.
+      x: one example; of the penalties here all look at a batch, and need `batched`.
+      penalty: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_penalty`.
+      beta: weight of the penalty, traced.
+      kl: `auto_kl`, `analytic_kl` or `sampled_kl`.
       gradient: the gradient estimator.
-      **hyper: of the price, traced.
+      **hyper: of the penalty, traced.
 
     Returns:
-      The objective, a scalar in nats (a bound on log p(x) where the price is at least the rate),
+      The objective, a scalar in nats (a bound on log p(x) where the penalty is at least the rate),
       and the `Terms`.
 
     Raises:
-      TypeError: `price` is no function; or as `elbo`.
-      ValueError: the price is no scalar, or looks at a batch where none is; or as `elbo`.
+      TypeError: `penalty` is no function; or as `elbo`.
+      ValueError: the penalty is no scalar, or looks at a batch where none is; or as `elbo`.
 
     >>> from functools import partial
-    >>> from jaxvae import batched, ppca
+    >>> from jaxvae import batched
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> objective = batched(partial(regularized, price=partial(free_bits, parts=each_level)))
-    >>> bound, terms = objective(model, jax.random.key(0), jnp.ones((7, 3)), free=4.0)
+    >>> objective = batched(partial(regularized, penalty=partial(free_bits, parts=kl_per_level)))
+    >>> bound, terms = objective(model, jax.random.key(0), jnp.ones((7, 3)), free_nats=4.0)
     >>> float(jnp.mean(terms.rate)) < 4.0, bool(jnp.isclose(bound, -jnp.mean(terms.distortion) - 4))
     (True, True)
     """
     check_key("regularized", key)
-    check_function("regularized", "price", price)
+    check_function("regularized", "penalty", penalty)
     check_scalar("regularized", "beta", beta)
-    sample_key, price_key = jax.random.split(key)
+    sample_key, penalty_key = jax.random.split(key)
 
     def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
         p = prior(model)
-        terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate(q, p, z, log_q))
-        charged = price(Code(q, p, z, log_q, terms.rate), price_key, **hyper)
-        check_scalar("regularized", "price's result", charged)
+        terms = Terms(distortion=-log_likelihood(model, x, z), rate=kl(q, p, z, log_q))
+        charged = penalty(LatentSample(q, p, z, log_q, terms.rate), penalty_key, **hyper)
+        check_scalar("regularized", "penalty's result", charged)
         return -(terms.distortion + weighted(beta, charged)), terms
 
     bound, terms = gradient(jnp.mean, term, posterior(model, x), sample_key[None])
     return bound, jax.tree.map(lambda t: t[0], terms)
 
 
-def capacity(code: Code, key: Array, *, capacity: Any) -> Array:
+def capacity(code: LatentSample, key: Array, *, capacity: Any) -> Array:
     """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
 
     With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
@@ -121,7 +122,7 @@ def capacity(code: Code, key: Array, *, capacity: Any) -> Array:
     >>> from jaxvae import VAE, Normal, StandardNormal, batched
     >>> encode = decode = lambda v: Normal(v, jnp.ones(1))
     >>> model = VAE(encode, decode, StandardNormal((1,)))
-    >>> objective = batched(partial(regularized, price=capacity, capacity=5.0))
+    >>> objective = batched(partial(regularized, penalty=capacity, capacity=5.0))
     >>> bound, terms = objective(model, jax.random.key(0), jnp.array([[2.0], [4.0]]))
     >>> terms.rate.tolist(), round(float(-bound - jnp.mean(terms.distortion)), 5)  # R = 5
     ([2.0, 8.0], 0.0)
@@ -133,7 +134,7 @@ def capacity(code: Code, key: Array, *, capacity: Any) -> Array:
     return jnp.abs(batch_mean(code.rate) - capacity)
 
 
-def each_latent(code: Code) -> Array:
+def kl_per_latent(code: LatentSample) -> Array:
     """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats.
 
     Raises:
@@ -143,7 +144,7 @@ def each_latent(code: Code) -> Array:
     return latent_kls(code.q, code.p).reshape(-1)
 
 
-def each_group(code: Code, *, groups: Any) -> Array:
+def kl_per_group(code: LatentSample, *, groups: Any) -> Array:
     """The KL of each group of latents, [number of groups] nats.
 
     Args:
@@ -153,20 +154,24 @@ def each_group(code: Code, *, groups: Any) -> Array:
     Raises:
       ValueError: `groups` has not one entry a latent.
     """
-    kls = each_latent(code)
-    check_array("each_group", "groups", groups)
+    kls = kl_per_latent(code)
+    check_array("kl_per_group", "groups", groups)
     if np.shape(groups) != kls.shape:
-        raise ValueError(f"each_group: groups has shape {np.shape(groups)}, expected {kls.shape}")
+        raise ValueError(f"kl_per_group: groups has shape {np.shape(groups)}, expected {kls.shape}")
     return jax.ops.segment_sum(kls, jnp.asarray(groups), int(np.max(groups)) + 1)
 
 
-def each_level(code: Code) -> Array:
+def kl_per_level(code: LatentSample) -> Array:
     """The KL of each level of a hierarchy given the sample above it, [levels] nats."""
     return jnp.stack([kl_divergence(q, p) for q, p, _ in levels(code.q, code.p, code.z)])
 
 
 def free_bits(
-    code: Code, key: Array, *, free: Any, parts: Callable[[Code], Array] = each_latent
+    code: LatentSample,
+    key: Array,
+    *,
+    free_nats: Any,
+    parts: Callable[[LatentSample], Array] = kl_per_latent,
 ) -> Array:
     """sum_j max(lambda, R_j), R_j the batch's mean KL of part j: the first lambda nats are free.
 
@@ -176,17 +181,18 @@ def free_bits(
     Args:
       code: the code of one example.
       key: not used.
-      free: lambda, nats of each part.
-      parts: code -> KLs [J]: `each_latent`, `each_level` or `partial(each_group, groups=...)`.
+      free_nats: lambda, nats of each part.
+      parts: code -> KLs [J]: `kl_per_latent`, `kl_per_level` or
+        `partial(kl_per_group, groups=...)`.
 
     Returns:
       Nats.
 
     Raises:
-      ValueError: `free` is no number, or there is no batch.
+      ValueError: `free_nats` is no number, or there is no batch.
 
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
     """
     del key
-    check_scalar("free_bits", "free", free)
-    return jnp.sum(jnp.maximum(free, batch_mean(parts(code))))
+    check_scalar("free_bits", "free_nats", free_nats)
+    return jnp.sum(jnp.maximum(free_nats, batch_mean(parts(code))))

@@ -40,7 +40,7 @@ def weight_penalty(model: Model, key: Array, z: Any) -> Array:
     Returns:
       A scalar.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.0)))
     >>> float(weight_penalty(model, jax.random.key(0), jnp.zeros(1)))
     12.0
@@ -68,7 +68,7 @@ def gradient_penalty(model: Model, key: Array, z: Any) -> Array:
     Raises:
       TypeError: z is no array of floats.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> keys = jax.random.split(jax.random.key(0), 10_000)
     >>> draws = jax.vmap(lambda key: gradient_penalty(model, key, jnp.zeros(1)))(keys)
@@ -113,7 +113,7 @@ def rae(
       TypeError: the penalty is no function, or z no array.
       ValueError: a weight or the penalty is no scalar.
 
-    >>> from jaxvae import ppca
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))
     >>> score, terms = rae(
     ...     model, jax.random.key(0), jnp.ones(3), penalty=gradient_penalty, beta=1.0, weight=0.1

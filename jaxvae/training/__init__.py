@@ -8,7 +8,7 @@ from jaxvae.training.averaging import ParameterAverage as ParameterAverage
 from jaxvae.training.averaging import average_parameters as average_parameters
 from jaxvae.training.checkpoints import CheckpointError as CheckpointError
 from jaxvae.training.checkpoints import Checkpoints as Checkpoints
-from jaxvae.training.checkpoints import Damaged as Damaged
+from jaxvae.training.checkpoints import CorruptCheckpointError as CorruptCheckpointError
 from jaxvae.training.checkpoints import Stored as Stored
 from jaxvae.training.checkpoints import best_checkpoint as best_checkpoint
 from jaxvae.training.checkpoints import checkpoint_files as checkpoint_files
@@ -18,7 +18,7 @@ from jaxvae.training.checkpoints import read_checkpoint as read_checkpoint
 from jaxvae.training.checkpoints import save_checkpoint as save_checkpoint
 from jaxvae.training.devices import shard_rows as shard_rows
 from jaxvae.training.fitting import fit as fit
-from jaxvae.training.nonfinite import NonFinite as NonFinite
+from jaxvae.training.nonfinite import NonFiniteError as NonFiniteError
 from jaxvae.training.nonfinite import all_finite as all_finite
 from jaxvae.training.nonfinite import clip_by_finite_norm as clip_by_finite_norm
 from jaxvae.training.nonfinite import skip_nonfinite as skip_nonfinite

@@ -17,7 +17,7 @@ from jaxvae.training.checkpoints.identity import Identity, checksums, computatio
 from jaxvae.training.checkpoints.resuming import Checkpoints, Keeper
 from jaxvae.training.checkpoints.stop_signals import Received, stop_signals
 from jaxvae.training.devices import on_mesh
-from jaxvae.training.nonfinite import NonFinite, all_finite, first_bad_row, what_went_wrong
+from jaxvae.training.nonfinite import NonFiniteError, all_finite, first_bad_row, what_went_wrong
 from jaxvae.training.planning import Plan, plan_of
 from jaxvae.training.schedules import warn_if_unfinished
 from jaxvae.training.steps import Metrics, Step, TrainState, check_state
@@ -79,12 +79,13 @@ def fit(
       TypeError: `state` is no `TrainState`, or `key` no PRNG key.
       ValueError: `epochs` or `batch_size` is out of range, the batch can't be split evenly, or a
         callback returns a number under the name of a metric.
-      NonFinite: a loss or an update was no finite number. It names the step, where it can the row
-        of the data and what is wrong with it, and has the state before it, which is saved;
+      NonFiniteError: a loss or an update was no finite number. It names the step, where it can the
+        row of the data and what is wrong with it, and has the state before it, which is saved;
         `skip_nonfinite` steps over such updates instead, until a whole epoch had no other.
       CheckpointError: nothing can be saved, or what the folder holds is of another run.
 
-    >>> from jaxvae import elbo, init_state, ppca, train_step
+    >>> from jaxvae import elbo, init_state, train_step
+    >>> from jaxvae.models import ppca
     >>> import optax
     >>> optimizer = optax.adam(1e-2)
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -159,7 +160,7 @@ def fit(
                 why = first_bad_row(
                     step, state._replace(step=at), key, data, rows[count - 1], hyper
                 )
-                raise NonFinite(
+                raise NonFiniteError(
                     f"step {at + 1}: none of the last {streak} updates was finite{why}",
                     step=at + 1,
                     state=state,

@@ -15,7 +15,7 @@ from jaxvae.pytrees import paths
 from jaxvae.training.steps import Metrics, Step, TrainState
 
 
-class NonFinite(ArithmeticError):
+class NonFiniteError(ArithmeticError):
     """A step whose loss, or whose update, is no finite number; the message names it.
 
     Args:
@@ -59,7 +59,8 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
       ValueError: by the step, where a hyper-parameter is called `skipped`.
 
-    >>> from jaxvae import elbo, init_state, ppca, train_step
+    >>> from jaxvae import elbo, init_state, train_step
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> optimizer = optax.adam(1e-3)
     >>> step = skip_nonfinite(train_step(elbo, optimizer))
@@ -123,7 +124,7 @@ def what_went_wrong(
     done: int,
     metrics: Metrics,
     *arguments: Any,
-) -> NonFinite:
+) -> NonFiniteError:
     """The error for the first step that went wrong, found by making the good ones again.
 
     Args:
@@ -154,7 +155,7 @@ def what_went_wrong(
     else:
         culprit = f"the update of {_not_finite(run(spoiled)[0])[0]}"
     means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
-    return NonFinite(
+    return NonFiniteError(
         f"step {done + good + 1}: {culprit} not finite ({means}){why}",
         step=done + good + 1,
         state=before,

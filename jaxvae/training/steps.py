@@ -88,7 +88,8 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
         optimiser asks for more than the loss.
       ValueError: by the step, where a hyper-parameter bears the name of another metric.
 
-    >>> from jaxvae import elbo, ppca
+    >>> from jaxvae import elbo
+    >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> optimizer = optax.adam(1e-3)
     >>> step = jax.jit(train_step(elbo, optimizer))
@@ -209,7 +210,8 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
     Pure, so that a whole run is `jax.lax.scan` of it and a sweep is `jax.vmap` of that:
 
     >>> from functools import partial
-    >>> from jaxvae import elbo, ppca
+    >>> from jaxvae import elbo
+    >>> from jaxvae.models import ppca
     >>> data, optimizer = jnp.ones((20, 3)), optax.adam(1e-3)
     >>> epoch = train_epoch(train_step(elbo, optimizer), batch_size=10)
     >>> def run(key, beta):

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxvae.checks import check_positive
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
-    Damaged,
+    CorruptCheckpointError,
     read_checkpoint,
     restore,
     save_checkpoint,
@@ -71,7 +71,8 @@ def sweep(
         arguments or another `run`; the message names the first difference.
 
     >>> import optax
-    >>> from jaxvae import elbo, init_state, ppca, train_epoch, train_step
+    >>> from jaxvae import elbo, init_state, train_epoch, train_step
+    >>> from jaxvae.models import ppca
     >>> def run(key, beta, learning_rate, data):
     ...     model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     ...     optimizer = optax.adam(learning_rate)
@@ -183,7 +184,7 @@ def _chunk_by_chunk(
                     )
                 like = jax.eval_shape(call, chunk, fixed)
                 found = restore(path, leaves, like, below="['results']")
-            except Damaged as damage:
+            except CorruptCheckpointError as damage:
                 warnings.warn(f"{damage}; its points are run again", stacklevel=3)
         if found is None:
             found = call(chunk, fixed)

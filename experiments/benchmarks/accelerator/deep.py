@@ -45,7 +45,7 @@ def hierarchy(*, scanned: bool = False, objective: Callable[..., Any] = deep.dee
 
     def arguments() -> tuple[Any, ...]:
         data = jnp.asarray(pixels(STEPS * setting.batch, script.SHAPE) > 0.5).astype(jnp.uint8)
-        order = jaxvae.epoch_order(jax.random.key(2), 0, len(data), setting.batch)
+        order = jaxvae.training.epoch_order(jax.random.key(2), 0, len(data), setting.batch)
         return jax.jit(start)(jax.random.key(0)), jax.random.key(1), data, order
 
     def operations() -> float:
@@ -57,7 +57,7 @@ def hierarchy(*, scanned: bool = False, objective: Callable[..., Any] = deep.dee
 
     turns_at_once = (lambda count: 1) if scanned else (lambda count: count)
     return Program(
-        jax.jit(jaxvae.scan_steps(step)),
+        jax.jit(jaxvae.training.scan_steps(step)),
         arguments,
         STEPS,
         setting.batch,

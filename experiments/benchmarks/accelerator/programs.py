@@ -97,7 +97,7 @@ def scan(
         if w.runs == 1:
             keys = keys[0][0], keys[1][0]
         data = jnp.asarray(sizes.images(w))
-        order = jaxvae.epoch_order(jax.random.key(2), 0, len(data), w.batch)
+        order = jaxvae.training.epoch_order(jax.random.key(2), 0, len(data), w.batch)
         return (start if w.runs == 1 else jax.vmap(start))(keys[0]), keys[1], data, order
 
     run = steps if w.runs == 1 else jax.vmap(steps, (0, 0, None, None))

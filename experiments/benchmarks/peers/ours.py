@@ -25,7 +25,7 @@ def make_model(w: Workload, key: jax.Array) -> Any:
     decoder = partial(networks[1], hidden=w.hidden[::-1], activation=activation)
     if w.network == "top-down":
         (width,) = w.hidden
-        return jaxvae.TopDown(
+        return jaxvae.models.TopDown(
             up=Features(conditional(encoder, Raw(), w.shape, (width,)), w.levels),
             start=jnp.zeros(width),
             blocks=[make_block(w, width, rngs) for _ in range(w.levels)],
@@ -75,14 +75,14 @@ class Joined(nnx.Module):
         return pair[0] + out if self.residual else out
 
 
-def make_block(w: Workload, width: int, rngs: nnx.Rngs) -> jaxvae.Block:
+def make_block(w: Workload, width: int, rngs: nnx.Rngs) -> jaxvae.models.Block:
     conditional = partial(
         nn.Conditional, partial(nn.MLP, hidden=w.hidden), dtype=precision(w), rngs=rngs
     )
     head, latents = nn.NormalHead(), (w.latent,)
     posterior = conditional(head, (2 * width,), latents)
     merge = conditional(Raw(), (width + w.latent,), (width,))
-    return jaxvae.Block(
+    return jaxvae.models.Block(
         prior=conditional(head, (width,), latents),
         posterior=Joined(posterior, residual=False),
         merge=Joined(merge, residual=True),
@@ -142,8 +142,8 @@ def estimate(w: Workload, images: np.ndarray, look: Any) -> None:
     model = make_model(w, jax.random.key(0))
     if w.job == "ais":
         log_p = partial(
-            jaxvae.ais,
-            betas=jaxvae.sigmoid_schedule(TEMPERATURES),
+            jaxvae.evaluation.ais,
+            betas=jaxvae.evaluation.sigmoid_schedule(TEMPERATURES),
             num_chains=w.num_samples,
             num_leapfrog=LEAPFROG,
             num_pilots=PILOTS,

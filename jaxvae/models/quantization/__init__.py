@@ -10,15 +10,15 @@ A quantizer is a pytree called on ONE vector z [d], and knows its codes by their
 
 from jaxvae.models.quantization.codebooks import ema_codebook as ema_codebook
 from jaxvae.models.quantization.codebooks import perplexity as perplexity
-from jaxvae.models.quantization.codebooks import revive as revive
+from jaxvae.models.quantization.codebooks import reset_dead_codes as reset_dead_codes
 from jaxvae.models.quantization.quantizers import FSQ as FSQ
 from jaxvae.models.quantization.quantizers import Codebook as Codebook
 from jaxvae.models.quantization.quantizers import Quantized as Quantized
 from jaxvae.models.quantization.quantizers import ResidualCodebooks as ResidualCodebooks
 from jaxvae.models.quantization.quantizers import init_codebook as init_codebook
-from jaxvae.models.quantization.quantizers import straight_to as straight_to
+from jaxvae.models.quantization.quantizers import straight_through_value as straight_through_value
 from jaxvae.models.quantization.vqvae import VQVAE as VQVAE
-from jaxvae.models.quantization.vqvae import PointMass as PointMass
+from jaxvae.models.quantization.vqvae import Delta as Delta
 from jaxvae.models.quantization.vqvae import VQTerms as VQTerms
 from jaxvae.models.quantization.vqvae import ema_step as ema_step
 from jaxvae.models.quantization.vqvae import quantize as quantize

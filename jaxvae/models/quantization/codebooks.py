@@ -66,7 +66,9 @@ def ema_codebook(
     return Codebook(codes, counts, sums)
 
 
-def revive(key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: Any) -> Any:
+def reset_dead_codes(
+    key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: Any
+) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
     Args:
@@ -82,18 +84,18 @@ def revive(key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: A
 
     >>> dead = Codebook(jnp.zeros((2, 1)), jnp.array([5.0, 0.1]), jnp.zeros((2, 1)))
     >>> z, indices = jnp.array([[7.0]]), jnp.array([0])
-    >>> revive(jax.random.key(0), dead, z, indices, threshold=1.0).codes.tolist()
+    >>> reset_dead_codes(jax.random.key(0), dead, z, indices, threshold=1.0).codes.tolist()
     [[0.0], [7.0]]
 
     Dhariwal et al. 2020, section 3.1.
     """
-    check_key("revive", key)
-    check_scalar("revive", "threshold", threshold)
-    _check_batch("revive", quantizer, z, indices)
+    check_key("reset_dead_codes", key)
+    check_scalar("reset_dead_codes", "threshold", threshold)
+    _check_batch("reset_dead_codes", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):
         rests = _rests(quantizer, z, indices)
         keys = jax.random.split(key, len(rests))
-        again = partial(revive, threshold=threshold)
+        again = partial(reset_dead_codes, threshold=threshold)
         return ResidualCodebooks(
             jax.vmap(again)(keys, quantizer.codebooks, rests, jnp.moveaxis(indices, 1, 0))
         )

@@ -56,7 +56,7 @@ class Codebook(NamedTuple):
         # as written: |e|^2 - 2 e'z, a matrix product, has no digits left far from 0
         index = jnp.argmin(jax.vmap(_gap, (0, None))(_wide(self.codes), _wide(z)))
         e = jnp.asarray(self.codes)[index]
-        return Quantized(straight_to(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
+        return Quantized(straight_through_value(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
 
     def lookup(self, index: Array) -> Array:
         check_codebook("Codebook.lookup", self)
@@ -90,7 +90,7 @@ class ResidualCodebooks(NamedTuple):
         check_codebook("ResidualCodebooks", self.codebooks, axes=1)
         check_vectors("ResidualCodebooks", z, jnp.shape(self.codebooks.codes)[2:])
         _, q = jax.lax.scan(one, z, self.codebooks)
-        code = straight_to(self.lookup(q.indices), z)
+        code = straight_through_value(self.lookup(q.indices), z)
         return Quantized(code, q.indices, jnp.sum(q.commitment), jnp.sum(q.codebook))
 
     def lookup(self, index: Array) -> Array:
@@ -128,7 +128,7 @@ class FSQ:
         top = (levels - 1).astype(wide.dtype)
         s = 0.5 * top * (1.0 + jnp.tanh(wide))
         digits = sg(jnp.round(s))
-        code = (2.0 * straight_to(digits, s) / top - 1.0).astype(z.dtype)
+        code = (2.0 * straight_through_value(digits, s) / top - 1.0).astype(z.dtype)
         # and of more levels than floats tell apart, top may round to one that is not there
         index = jnp.sum(jnp.minimum(digits.astype(int), levels - 1) * self._places())
         nothing = jnp.zeros((), z.dtype)
@@ -145,16 +145,17 @@ class FSQ:
         return jnp.asarray(prod(self.levels) // np.cumprod(self.levels))
 
 
-def straight_to(e: Array, z: Array) -> Array:
+def straight_through_value(e: Array, z: Array) -> Array:
     """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
 
-    >>> jax.grad(lambda z: jnp.square(straight_to(jnp.round(z), z)))(1.2).item()  # 2 e, not 2 z
+    >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
+    >>> jax.grad(square)(1.2).item()  # 2 e, not 2 z
     2.0
 
     Bengio, Leonard & Courville 2013.
     """
-    check_array("straight_to", "z", z)
-    check_shape("straight_to", "e", e, jnp.shape(z))
+    check_array("straight_through_value", "z", z)
+    check_shape("straight_through_value", "e", e, jnp.shape(z))
     return sg(e) + (z - sg(z))
 
 

@@ -18,7 +18,7 @@ from jaxvae.checks import (
     check_scalar,
     check_shape,
 )
-from jaxvae.models.quantization.codebooks import ema_codebook, revive
+from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.quantizers import Quantized
 from jaxvae.protocols import check_distribution, log_prob_of, part
 from jaxvae.pytrees import pytree
@@ -27,13 +27,13 @@ from jaxvae.training.steps import Step, TrainState, check_state, train_step
 
 @pytree
 @dataclass(frozen=True, eq=False)
-class PointMass:
+class Delta:
     """All probability on one event, of integers: the posterior of what is deterministic.
 
     Args:
       value: the event, an array.
 
-    >>> q = PointMass(jnp.array([3, 1]))
+    >>> q = Delta(jnp.array([3, 1]))
     >>> float(q.log_prob(q.sample(jax.random.key(0)))), float(q.log_prob(jnp.array([3, 2])))
     (0.0, -inf)
     """
@@ -43,7 +43,7 @@ class PointMass:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        check_array("PointMass", "value", self.value)
+        check_array("Delta", "value", self.value)
         return jnp.shape(self.value)
 
     def sample(self, key: Array) -> Any:
@@ -51,7 +51,7 @@ class PointMass:
         return self.value
 
     def log_prob(self, event: Any) -> Array:
-        check_shape("PointMass.log_prob", "event", event, self.shape)
+        check_shape("Delta.log_prob", "event", event, self.shape)
         return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
 
 
@@ -90,8 +90,8 @@ class VQVAE(NamedTuple):
     decoder: Any
     prior: Any
 
-    def encode(self, x: Any) -> PointMass:
-        return PointMass(quantize(self, x)[1].indices)
+    def encode(self, x: Any) -> Delta:
+        return Delta(quantize(self, x)[1].indices)
 
     def decode(self, indices: Array) -> Any:
         return self.decoder(jax.vmap(self.quantizer.lookup)(indices))
@@ -192,7 +192,7 @@ def ema_step(
     decay: float = 0.99,
     threshold: float = 0.0,
 ) -> Step:
-    """`train_step` of all but the codes, which follow by `ema_codebook` and `revive`.
+    """`train_step` of all but the codes, which follow by `ema_codebook` and `reset_dead_codes`.
 
     What an optimiser did to the codebook, weight decay say, is undone: the codes before the step
     move to the vectors before the step. Goes into `train_epoch`, `scan_steps` and `fit` like any.
@@ -233,8 +233,8 @@ def ema_step(
         _, terms = batched(objective)(state.model, jax.random.clone(step_key), xs)
         z, indices = (jax.lax.collapse(a, 0, 2) for a in (terms.vectors, terms.indices))
         quantizer = ema_codebook(state.model.quantizer, z, indices, decay=decay)
-        revive_key = jax.random.fold_in(step_key, jnp.uint32(2**31))  # batches split off 0, 1, ...
-        quantizer = revive(revive_key, quantizer, z, indices, threshold=threshold)
+        reset_key = jax.random.fold_in(step_key, jnp.uint32(2**31))  # batches split off 0, 1, ...
+        quantizer = reset_dead_codes(reset_key, quantizer, z, indices, threshold=threshold)
         state, metrics = step(state, key, xs, **hyper)
         return state._replace(model=state.model._replace(quantizer=quantizer)), metrics
 

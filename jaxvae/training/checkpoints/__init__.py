@@ -1,7 +1,7 @@
 """Checkpoints: a pytree in a file whose every byte is verified, and when to write one."""
 
 from jaxvae.training.checkpoints.files import CheckpointError as CheckpointError
-from jaxvae.training.checkpoints.files import Damaged as Damaged
+from jaxvae.training.checkpoints.files import CorruptCheckpointError as CorruptCheckpointError
 from jaxvae.training.checkpoints.files import Stored as Stored
 from jaxvae.training.checkpoints.files import read_checkpoint as read_checkpoint
 from jaxvae.training.checkpoints.files import save_checkpoint as save_checkpoint

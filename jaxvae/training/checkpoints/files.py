@@ -34,7 +34,7 @@ class CheckpointError(Exception):
     """A checkpoint can't be written or read, or is not of what is wanted; the message says why."""
 
 
-class Damaged(CheckpointError):
+class CorruptCheckpointError(CheckpointError):
     """The bytes of a checkpoint are not those that were written."""
 
 
@@ -104,7 +104,7 @@ def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
       leaves: whether to read these, or only `info`.
 
     Raises:
-      Damaged: a byte is not what was written, or the file is cut off.
+      CorruptCheckpointError: a byte is not what was written, or the file is cut off.
       CheckpointError: the file can't be read.
     """
     path = Path(path)
@@ -115,15 +115,17 @@ def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
             for leaf in header["leaves"] if leaves else []:
                 data = file.read(_size(leaf))
                 if len(data) != _size(leaf):
-                    raise Damaged(f"{path} is damaged: it ends inside {leaf['path']}")
+                    raise CorruptCheckpointError(
+                        f"{path} is damaged: it ends inside {leaf['path']}"
+                    )
                 if zlib.crc32(data) != leaf["crc32"]:
-                    raise Damaged(
+                    raise CorruptCheckpointError(
                         f"{path} is damaged: the bytes of {leaf['path']} have changed since they "
                         "were written"
                     )
                 found[leaf["path"]] = _from_bytes(leaf, data)
             if leaves and file.read(1):
-                raise Damaged(f"{path} is damaged: it goes on behind its last leaf")
+                raise CorruptCheckpointError(f"{path} is damaged: it goes on behind its last leaf")
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
     return Stored(found, header["info"])
@@ -207,12 +209,16 @@ def _size(leaf: Mapping[str, Any]) -> int:
 def _read_header(path: Path, file: Any) -> dict[str, Any]:
     magic = file.read(len(MAGIC))
     if magic != MAGIC:
-        raise Damaged(f"{path} is damaged, or no checkpoint: it begins with {magic!r}")
+        raise CorruptCheckpointError(
+            f"{path} is damaged, or no checkpoint: it begins with {magic!r}"
+        )
     length = file.read(LENGTH.size)
     size, checksum = LENGTH.unpack(length) if len(length) == LENGTH.size else (0, 1)
     header = file.read(size) if size <= path.stat().st_size else b""
     if zlib.crc32(header) != checksum:
-        raise Damaged(f"{path} is damaged: its header has changed since it was written")
+        raise CorruptCheckpointError(
+            f"{path} is damaged: its header has changed since it was written"
+        )
     return json.loads(header)
 
 

@@ -15,7 +15,7 @@ from jaxvae.checks import check_positive
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
-    Damaged,
+    CorruptCheckpointError,
     read_checkpoint,
     restore,
     save_checkpoint,
@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path, like: Any) -> Any:
         saved, or of a checkpoint of `fit` a `TrainState` or a model. Its values don't matter.
 
     Raises:
-      Damaged: a byte is not what was written, or the file is cut off.
+      CorruptCheckpointError: a byte is not what was written, or the file is cut off.
       CheckpointError: it can't be read, or holds another tree; the message names the first path
         that differs, with what is stored there and what is wanted.
 
@@ -220,7 +220,7 @@ class Keeper:
                 else:
                     found = restore(path, leaves, state, below="['state']")
                 self._refuse(path, self.identity.other_start(leaves, info))
-            except Damaged as damage:
+            except CorruptCheckpointError as damage:
                 self.scores.pop(path, None)
                 warnings.warn(f"{damage}; looking for the one before", stacklevel=3)
                 continue

@@ -14,7 +14,7 @@ import jax
 from jaxvae.pytrees import is_key, paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
-    Damaged,
+    CorruptCheckpointError,
     describe,
     first_difference,
     read_checkpoint,
@@ -69,7 +69,7 @@ def load_sharded(folder: Path, like: Any) -> Any:
       like: a pytree of arrays of the same structure, shapes and dtypes.
 
     Raises:
-      Damaged: a file is not what was written.
+      CorruptCheckpointError: a file is not what was written.
       CheckpointError: it holds another tree, or can't be read.
     """
     from orbax.checkpoint import StandardCheckpointer
@@ -78,7 +78,7 @@ def load_sharded(folder: Path, like: Any) -> Any:
     info = read_checkpoint(folder / "checksums").info
     for name, expected in info["files"].items():
         if not (folder / name).exists() or _checksum(folder / name) != expected:
-            raise Damaged(f"{folder} is damaged: {name} is not what was written")
+            raise CorruptCheckpointError(f"{folder} is damaged: {name} is not what was written")
     wanted = {path: describe(leaf) for path, leaf in paths(like).items()}
     if first := first_difference(info["leaves"], wanted):
         path, there, here = first

@@ -14,20 +14,21 @@ from jaxvae.pytrees import pytree
 
 @pytree
 @dataclass(frozen=True, eq=False)
-class Each:
+class Independent:
     """n independent events, each from its own part of a stack: log p(x) = sum_i log p_i(x_i).
 
     It makes of a distribution over ONE thing, a pixel's mixture or a count, one over many.
 
     Args:
       parts: a distribution whose leaves are stacked along a leading axis of n, as `jax.vmap` makes
-        them. Two axes are an `Each` of an `Each`.
+        them. Two axes are an `Independent` of an `Independent`.
 
     Raises:
       ValueError: when scored, if the event is not n events.
 
     >>> from jaxvae import Mixture, Normal
-    >>> pixels = Each(Mixture(jnp.zeros((5, 2)), Normal(jnp.zeros((5, 2)), jnp.ones((5, 2)))))
+    >>> pixel = Normal(jnp.zeros((5, 2)), jnp.ones((5, 2)))
+    >>> pixels = Independent(Mixture(jnp.zeros((5, 2)), pixel))
     >>> round(float(pixels.log_prob(jnp.zeros(5))), 5)  # -5/2 log 2 pi
     -4.59469
     """
@@ -43,7 +44,7 @@ class Each:
 
     def log_prob(self, x: Any) -> Array:
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self._event()), strict=True):
-            check_shape("Each.log_prob", "event", leaf, like.shape)
+            check_shape("Independent.log_prob", "event", leaf, like.shape)
         return jnp.sum(jax.vmap(log_density)(self.parts, x))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
