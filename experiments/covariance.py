@@ -5,7 +5,7 @@
 
 784-256-256-z10 and its mirror, ReLU, Adam 1e-3, batch 100, 20 epochs. No number of the kind is
 published that we know of. On a linear model whose axes are turned a diagonal posterior loses 0.52
-nats for certain (`tests/test_ppca.py`); a decoder that learns turns its axes instead.
+nats for certain (`tests/library/models/test_ppca.py`); one that learns turns its axes instead.
 
 Ours: -ELBO of the 10,000 test images, one sample of z each; mean and standard deviation over seeds
 0, 1, 2:

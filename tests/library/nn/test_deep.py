@@ -17,7 +17,7 @@ from experiments.structures import deep_hierarchy as script
 from jaxvae.bounds.kl import levels
 from jaxvae.nn.deep import deep_elbo, deep_hierarchy, descend, features
 from tests.common import close
-from tests.test_residual import perturbed
+from tests.library.nn.test_residual import perturbed
 
 SHAPE = (4, 4, 1)
 X = np.random.default_rng(0).integers(0, 2, SHAPE).astype(np.float32)

@@ -164,7 +164,7 @@ def test_two_processes_prepare_at_once(tmp_path):
     code += "print(len(load('digits', data_dir=sys.argv[1]).train.images))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     runs = [
-        subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     assert [run.communicate()[0].strip() for run in runs] == ["1297", "1297"]
@@ -367,7 +367,7 @@ def test_the_default_directory_is_that_of_tfds(tmp_path, monkeypatch):
 
 def test_importing_is_cheap():
     code = "import sys, experiments.data; print({'jax', 'tensorflow_datasets'} & {*sys.modules})"
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.stdout.strip() == "set()"
 

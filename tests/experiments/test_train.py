@@ -457,7 +457,7 @@ def test_images_of_any_number_of_channels_can_be_drawn():
 
 
 def test_the_two_commands_of_the_readme_come_first():
-    root = os.path.dirname(os.path.dirname(__file__))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     with open(os.path.join(root, "README.md")) as file:
         head = file.read().split("```")[1]
     assert "uv run python -m experiments.train" in head

@@ -17,7 +17,7 @@ from jaxvae import nn
 from jaxvae.models import ppca
 from jaxvae.nn.activations import by_name
 from tests.common import COPIES, same
-from tests.test_laws import OBJECTS
+from tests.laws.test_laws import OBJECTS
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,

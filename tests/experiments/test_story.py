@@ -24,7 +24,7 @@ from jaxvae import Normal, elbo
 from jaxvae.bounds import autoencoder as squared_error
 from jaxvae.models import ppca
 
-PAGE = Path(__file__).parent.parent / "docs" / "story.md"
+PAGE = Path(__file__).parents[2] / "docs" / "story.md"
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ from experiments.benchmarks.peers.ours import make_model
 from jaxvae.nn import deep
 from jaxvae.training import fitting
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAND_IN = """
 import os, sys, time
 from pathlib import Path
