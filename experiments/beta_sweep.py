@@ -23,9 +23,9 @@ import numpy as np
 from flax import nnx
 
 import jaxvae
-from experiments import plotting
-from experiments.comparison import train
-from experiments.data import load
+from experiments.common import plotting
+from experiments.common.comparison import train
+from experiments.common.data import load
 from jaxvae import nn
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 8, 256, 100, 64, 8, 0.2

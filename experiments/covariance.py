@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import evaluate
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate
 from jaxvae import nn
 
 LATENT, EPOCHS, BATCH, SEEDS = 10, 20, 100, 3

@@ -31,9 +31,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, inputs, log_marginals
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, inputs, log_marginals
 from jaxvae import nn
 
 LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 10, 20, 100, 3, 2000, 500

@@ -35,8 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxvae
-from experiments.data import load
-from experiments.evaluate import inputs, log_marginals
+from experiments.common.data import load
+from experiments.common.evaluate import inputs, log_marginals
 from jaxvae import nn
 
 LATENT, EPOCHS, BATCH, SEEDS, SAMPLES = 50, 10, 100, 3, 500

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxvae
-from experiments.plotting import BLUE, GREEN, GREY, ORANGE, RED, figure, save, styled
+from experiments.common.plotting import BLUE, GREEN, GREY, ORANGE, RED, figure, save, styled
 from experiments.story.common import load_digits, make_vae
 
 NUM_LATENTS, EPOCHS, BATCH = 8, 100, 100

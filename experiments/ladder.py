@@ -25,9 +25,9 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import log_marginals
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import log_marginals
 from jaxvae import nn
 
 LOW, HIGH, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 32, 16, 20, 5, 100, 3, 100

@@ -27,7 +27,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 import jaxvae
-from experiments.data import load
+from experiments.common.data import load
 from jaxvae import nn
 
 

@@ -1,4 +1,4 @@
-"""Prepares a data set where TFDS, and `experiments.data.load`, find it.
+"""Prepares a data set where TFDS, and `experiments.common.data.load`, find it.
 
     python -m experiments.prepare fashion_mnist --from DIR     # offline, from the published files
     python -m experiments.prepare fashion_mnist --download

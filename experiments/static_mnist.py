@@ -21,8 +21,8 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.data import load
-from experiments.evaluate import evaluate
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate
 from jaxvae import nn
 
 LATENT, EPOCHS, BATCH, SEEDS = 20, 10, 128, 3

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxvae
-from experiments.plotting import BLACK, BLUE, GREEN, RED, figure, save, styled
+from experiments.common.plotting import BLACK, BLUE, GREEN, RED, figure, save, styled
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NUM_DRAWS = 40_000

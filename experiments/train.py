@@ -31,8 +31,8 @@ from flax import nnx
 from rich.console import Console
 
 import jaxvae
-from experiments import figures
-from experiments.config import (
+from experiments.common import figures
+from experiments.common.config import (
     FREE,
     Config,
     Refused,
@@ -44,16 +44,16 @@ from experiments.config import (
     read_config,
     stored_config,
 )
-from experiments.data import DataError, Dataset, load, load_file
-from experiments.evaluate import (
+from experiments.common.data import DataError, Dataset, load, load_file
+from experiments.common.evaluate import (
     drawn,
     evaluate,
     inputs,
     largest_log_scale,
     posterior_means,
 )
-from experiments.progress import Progress
-from experiments.report import measure, print_table
+from experiments.common.progress import Progress
+from experiments.common.report import measure, print_table
 from jaxvae import nn
 
 

@@ -25,9 +25,9 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, inputs, log_marginals
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, inputs, log_marginals
 from jaxvae import nn
 
 LATENT, PSEUDO_INPUTS, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 40, 500, 10, 100, 3, 2000, 200

@@ -26,9 +26,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import plotting
 from experiments.benchmarks.measure import PEERS
 from experiments.benchmarks.workloads import WORKLOADS
+from experiments.common import plotting
 
 NEEDS = {"pytorch": "torch", "pythae_trainer": "pythae", "numpyro_svi": "numpyro"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpyro", "torch", "pythae")

@@ -28,9 +28,9 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxvae
-from experiments import plotting
 from experiments.benchmarks.peers.ours import make_model, objective
 from experiments.benchmarks.workloads import WORKLOADS, Workload, pixels
+from experiments.common import plotting
 
 AXES: dict[str, tuple[int, ...]] = {
     "batch": (16, 64, 256, 1024, 4096),

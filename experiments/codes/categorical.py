@@ -40,10 +40,10 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import each
-from experiments.plotting import BLUE, GREY, figure, save, styled
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import each
+from experiments.common.plotting import BLUE, GREY, figure, save, styled
 from jaxvae import nn
 
 CHOICES, CLASSES, HIDDEN, EPOCHS, BATCH, SEEDS, DRAWS = 2, 8, (200,), 10, 100, 3, 200

@@ -42,9 +42,9 @@ from experiments.codes.vq import (
     fit,
     indices_of,
 )
-from experiments.comparison import compare
-from experiments.data import load
-from experiments.evaluate import evaluate
+from experiments.common.comparison import compare
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate
 from jaxvae import nn
 from jaxvae.models.quantization import (
     FSQ,

@@ -33,10 +33,19 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare
-from experiments.data import load
-from experiments.evaluate import evaluate
-from experiments.plotting import BLACK, BLUE, ORANGE, figure, image_rows, save, show_images, styled
+from experiments.common.comparison import compare
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate
+from experiments.common.plotting import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    figure,
+    image_rows,
+    save,
+    show_images,
+    styled,
+)
 from jaxvae import nn
 from jaxvae.models.quantization import VQVAE, ema_step, init_codebook, perplexity, vq
 from jaxvae.protocols import mean_of

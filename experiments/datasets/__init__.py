@@ -1,1 +1,1 @@
-"""Behind `experiments.data`: published files, TFDS builders; and data sets that are drawn."""
+"""Behind `experiments.common.data`: published files, TFDS builders; data that are drawn."""

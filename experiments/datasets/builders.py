@@ -127,7 +127,7 @@ def build(name: str, root: Path, source: Path | None = None) -> Path:
     build that fails leaves nothing to be read, and of two at once the first to end wins.
 
     Args:
-        name: one of `experiments.data.SPECS`.
+        name: one of `experiments.common.data.SPECS`.
         root: TFDS's data directory.
         source: folder with the published files; None lets TFDS download them (not the digits,
             which scikit-learn has). Checksums are verified either way.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import figures, plotting
+from experiments.common import figures, plotting
 
 FACTORS = ("shape", "scale", "rotation", "x", "y")
 SIZES = (3, 4, 8, 8, 8)

@@ -36,8 +36,8 @@ import numpy as np
 from flax import nnx
 
 import jaxvae
-from experiments import figures, plotting
-from experiments.comparison import train
+from experiments.common import figures, plotting
+from experiments.common.comparison import train
 from experiments.datasets.shapes import shapes
 from jaxvae import nn
 from jaxvae.evaluation import disentanglement

@@ -27,8 +27,8 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
 from jaxvae import nn
 
 EPOCHS, BATCH, SEEDS, FEATURES, CLASSES = 5, 100, 3, 64, 10

@@ -47,11 +47,11 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import train
-from experiments.data import load
-from experiments.evaluate import drawn, evaluate, generated, inputs, reconstructed
+from experiments.common.comparison import train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, evaluate, generated, inputs, reconstructed
+from experiments.common.plotting import image_rows
 from experiments.latents.classifier import features
-from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.evaluation.latent_space import tempered
 from jaxvae.evaluation.sample_quality import (

@@ -42,12 +42,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxvae
-from experiments import figures
-from experiments.data import load
-from experiments.evaluate import drawn, generated, inputs, posterior_means
+from experiments.common import figures
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, generated, inputs, posterior_means
+from experiments.common.plotting import BLUE, RED, figure, save, styled
 from experiments.latents.classifier import examples_of, features, labels
 from experiments.latents.second_stage import draw, mixture, summary, train_vae
-from experiments.plotting import BLUE, RED, figure, save, styled
 from jaxvae.evaluation.latent_space import interpolate, slerp, tempered
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
 from jaxvae.protocols import mean_of

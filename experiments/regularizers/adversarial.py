@@ -39,10 +39,10 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments import plotting
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import evaluate, inputs
+from experiments.common import plotting
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate, inputs
 from jaxvae import nn
 from jaxvae.regularizers.adversarial import AdversarialPair, adversarial_autoencoder, factor_vae
 

@@ -33,10 +33,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import evaluate, generated, inputs, reconstructed
-from experiments.plotting import image_rows
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate, generated, inputs, reconstructed
+from experiments.common.plotting import image_rows
 from jaxvae import nn
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 8, (300, 300), 20, 100, 3

@@ -43,10 +43,10 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments import plotting
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import evaluate
+from experiments.common import plotting
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate
 from jaxvae import nn
 
 SIDE, LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 28, 32, 300, 15, 100, 3

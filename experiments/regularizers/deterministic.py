@@ -36,12 +36,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, generated, reconstructed
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, generated, reconstructed
+from experiments.common.plotting import image_rows
 from experiments.latents.classifier import features
 from experiments.latents.second_stage import mixture
-from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
 from jaxvae.regularizers.regularized_autoencoder import gradient_penalty, rae, weight_penalty

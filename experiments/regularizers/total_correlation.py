@@ -33,10 +33,10 @@ import numpy as np
 from flax import nnx
 
 import jaxvae
-from experiments import plotting
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import evaluate, inputs
+from experiments.common import plotting
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import evaluate, inputs
 from jaxvae import nn
 
 LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 6, (200,), 300, 100, 3, 0.2

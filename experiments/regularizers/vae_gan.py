@@ -37,11 +37,11 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, generated, reconstructed
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, generated, reconstructed
+from experiments.common.plotting import image_rows
 from experiments.latents.classifier import features
-from experiments.plotting import image_rows
 from jaxvae import nn
 from jaxvae.evaluation.sample_quality import precision_recall, sample_frechet_distance
 from jaxvae.regularizers.adversarial import AdversarialPair

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import tyro
 
-from experiments.plotting import save
+from experiments.common.plotting import save
 from experiments.story import autoencoder, beta, covariance, em, evidence, gradients, lower_bound
 from experiments.story.common import load_digits
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.plotting import BLUE, GREY, RED, figure, show_images, styled
+from experiments.common.plotting import BLUE, GREY, RED, figure, show_images, styled
 from experiments.story.common import Array, Digits, Step, make_vae
 from jaxvae import elbo, fit, init_state, train_step
 from jaxvae.bounds import autoencoder

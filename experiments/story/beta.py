@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.plotting import BLACK, BLUE, RED, figure, show_images, styled
+from experiments.common.plotting import BLACK, BLUE, RED, figure, show_images, styled
 from experiments.story.common import SIGMA, Array, Digits, Step, make_vae
 from jaxvae import batched, elbo, init_state, train_epoch, train_step
 from jaxvae.bounds import autoencoder

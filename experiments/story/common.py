@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 from matplotlib.figure import Figure
 
-from experiments.data import load
+from experiments.common.data import load
 from jaxvae import VAE, StandardNormal
 from jaxvae.nn import MLP, Conditional, NormalHead
 

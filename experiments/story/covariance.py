@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 from scipy.linalg import hadamard
 
-from experiments.plotting import BLACK, BLUE, RED, figure, gaussian_contour, styled
+from experiments.common.plotting import BLACK, BLUE, RED, figure, gaussian_contour, styled
 from experiments.story.common import Array, Digits, Step
 from experiments.story.lower_bound import exact_elbo
 from jaxvae import VAE, Constant, Normal, fit, init_state, kl_divergence, train_step

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from experiments.plotting import BLUE, RED, figure, gaussian_contour, styled
+from experiments.common.plotting import BLUE, RED, figure, gaussian_contour, styled
 from experiments.story.autoencoder import trained
 from experiments.story.common import Array, Digits, Step, with_posterior
 from jaxvae import MultivariateNormal, elbo, log_marginal

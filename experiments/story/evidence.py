@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.plotting import BLACK, BLUE, RED, figure, styled
+from experiments.common.plotting import BLACK, BLUE, RED, figure, styled
 from experiments.story.common import Array, Digits, Step, with_posterior
 from jaxvae import MultivariateNormal, log_marginal
 from jaxvae.evaluation import prior_sampling

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from experiments.plotting import BLACK, BLUE, ORANGE, RED, figure, styled
+from experiments.common.plotting import BLACK, BLUE, ORANGE, RED, figure, styled
 from experiments.story.common import Array, Digits, Step, with_posterior
 from experiments.story.lower_bound import exact_elbo
 from jaxvae import Normal, elbo, pathwise, sampled_kl, sticking_the_landing

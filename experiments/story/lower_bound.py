@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.plotting import BLACK, BLUE, ORANGE, RED, figure, styled
+from experiments.common.plotting import BLACK, BLUE, ORANGE, RED, figure, styled
 from experiments.story.common import Array, Digits, Step, with_posterior
 from jaxvae import MultivariateNormal, elbo, iwae, kl_divergence, sampled_kl
 from jaxvae.models import ppca

@@ -29,10 +29,10 @@ from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, each, inputs
-from experiments.plotting import figure, save, show_images, styled
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, each, inputs
+from experiments.common.plotting import figure, save, show_images, styled
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 

@@ -34,10 +34,10 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare
-from experiments.data import load
-from experiments.evaluate import drawn, each, log_marginals
-from experiments.plotting import image_rows
+from experiments.common.comparison import compare
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, each, log_marginals
+from experiments.common.plotting import image_rows
 from jaxvae.nn.deep import DeepHierarchy, deep_elbo, deep_hierarchy, descend, features
 
 

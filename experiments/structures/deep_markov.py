@@ -32,10 +32,10 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
+from experiments.common.comparison import compare, train
+from experiments.common.evaluate import each
+from experiments.common.plotting import image_rows
 from experiments.datasets.pendulum import SIDE, pendulums
-from experiments.evaluate import each
-from experiments.plotting import image_rows
 from jaxvae import nn
 
 LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 4, 64, 40, 5, 50, 3, 50

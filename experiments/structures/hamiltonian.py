@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, evaluate, log_marginals
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, evaluate, log_marginals
 from jaxvae import nn
 from jaxvae.models.hamiltonian import HamiltonianVAE
 

@@ -34,10 +34,10 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import each, inputs
-from experiments.plotting import image_rows
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import each, inputs
+from experiments.common.plotting import image_rows
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import value_of

@@ -33,10 +33,10 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, each
-from experiments.plotting import image_rows
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, each
+from experiments.common.plotting import image_rows
 from jaxvae import nn
 from jaxvae.models import ppca
 

@@ -36,9 +36,9 @@ from jax.scipy.special import logit
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
+from experiments.common.comparison import compare, train
+from experiments.common.evaluate import each
 from experiments.datasets.mixed_table import clusters, table, truth
-from experiments.evaluate import each
 from jaxvae import nn
 from jaxvae.evaluation.imputation import impute
 

@@ -32,11 +32,11 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
-from experiments.evaluate import drawn, each, inputs
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
+from experiments.common.evaluate import drawn, each, inputs
+from experiments.common.plotting import image_rows
 from experiments.latents import classifier
-from experiments.plotting import image_rows
 from jaxvae import nn
 
 LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 16, 4, 100, 3, 2000, 100

@@ -29,8 +29,8 @@ from jax.scipy.special import logit
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
-from experiments.data import load
+from experiments.common.comparison import compare, train
+from experiments.common.data import load
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 

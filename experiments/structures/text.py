@@ -34,9 +34,9 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.comparison import compare, train
+from experiments.common.comparison import compare, train
+from experiments.common.evaluate import each
 from experiments.datasets.sentences import ALPHABET, LENGTH, TOPICS, read, sentences
-from experiments.evaluate import each
 from jaxvae import nn
 
 LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 16, 64, 12, 3, 100, 3, 50

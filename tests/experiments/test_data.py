@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from experiments import prepare
-from experiments.data import SPECS, DataError, Split, find, load, merge
+from experiments.common.data import SPECS, DataError, Split, find, load, merge
 from experiments.datasets import builders, raw, reading
 
 FAMILY = ["fashion_mnist", "mnist", "binarized_mnist"]
@@ -160,7 +160,7 @@ def test_digits_where_nothing_can_be_written(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_prepare_at_once(tmp_path):
-    code = "import sys; from experiments.data import load; "
+    code = "import sys; from experiments.common.data import load; "
     code += "print(len(load('digits', data_dir=sys.argv[1]).train.images))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     runs = [
@@ -366,7 +366,10 @@ def test_the_default_directory_is_that_of_tfds(tmp_path, monkeypatch):
 
 
 def test_importing_is_cheap():
-    code = "import sys, experiments.data; print({'jax', 'tensorflow_datasets'} & {*sys.modules})"
+    code = (
+        "import sys, experiments.common.data as data; "
+        "print({'jax', 'tensorflow_datasets'} & {*sys.modules})"
+    )
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.stdout.strip() == "set()"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import Split
+from experiments.common.data import Split
 from experiments.structures import conditional, missing_data, mixed_table, semi_supervised
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import Split
+from experiments.common.data import Split
 from experiments.datasets import sentences
 from experiments.structures import deep_markov, joint_latents, multimodal, text
 from jaxvae import VAE, Product, StandardNormal, elbo

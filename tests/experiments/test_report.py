@@ -11,9 +11,10 @@ import pytest
 from jax.tree_util import Partial
 from scipy.stats import norm
 
-from experiments import figures, report, train
-from experiments.config import Config
-from experiments.evaluate import (
+from experiments import train
+from experiments.common import figures, report
+from experiments.common.config import Config
+from experiments.common.evaluate import (
     Evaluation,
     evaluate,
     generated,

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import figures
-from experiments.config import Config, Refused
-from experiments.evaluate import drawn, evaluate, log_marginals
+from experiments.common import figures
+from experiments.common.config import Config, Refused
+from experiments.common.evaluate import drawn, evaluate, log_marginals
 from experiments.train import load_model, main, make_model, measure
 from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files

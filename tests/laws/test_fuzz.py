@@ -27,7 +27,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from experiments import train
-from experiments.config import Config
+from experiments.common.config import Config
 from jaxvae import nn
 from jaxvae.evaluation import disentanglement, imputation, latent_space
 from jaxvae.evaluation import sample_quality as quality

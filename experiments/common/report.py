@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from experiments.evaluate import evaluate, log_marginals
+from experiments.common.evaluate import evaluate, log_marginals
 
 
 def measure(

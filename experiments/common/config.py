@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.data import Dataset
+from experiments.common.data import Dataset
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.plotting import BLUE, RED, figure, save, styled
+from experiments.common.plotting import BLUE, RED, figure, save, styled
 from jaxvae import generate, reconstruct
 from jaxvae.protocols import mean_of
 

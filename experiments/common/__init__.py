@@ -1,0 +1,1 @@
+"""What the scripts share: data, training for a comparison, measures, pictures, progress."""
