@@ -39,7 +39,7 @@ def batched(objective: Objective) -> Objective:
     """
 
     def batch_objective(model: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Array, Any]:
-        check_key("batched", key)
+        check_key("batched", "key", key)
         keys = jax.random.split(key, batch_size(xs))
         one = jax.vmap(lambda k, x: objective(model, k, x, **hyper), axis_name=BATCH)
         bounds, aux = one(keys, xs)

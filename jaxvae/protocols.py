@@ -11,9 +11,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_leaves, check_log_prob
+from jaxvae.checks import check_leaves, check_log_prob, kind
 
 
+def check_density(owner: str, name: str, d: Any) -> None:
+    """Raise TypeError unless `d` has a density."""
+    if not hasattr(d, "log_prob"):
+        raise TypeError(
+            f"{owner}: {name} is a {type(d).__name__}, expected a distribution "
+            "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
+        )
+
+
+@kind(check_density)
 @runtime_checkable
 class Distribution(Protocol):
     """What every bound asks of a prior, a posterior or a likelihood."""

@@ -1,16 +1,24 @@
 """The evidence lower bound, and the deterministic autoencoder that it becomes at beta = 0."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import KL, auto_kl
-from jaxvae.checks import check_key, check_scalar, check_shape
+from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, pathwise
-from jaxvae.protocols import Model, likelihood, log_likelihood, mean_of, posterior, prior
+from jaxvae.protocols import (
+    Distribution,
+    Model,
+    likelihood,
+    log_likelihood,
+    mean_of,
+    posterior,
+    prior,
+)
 
 
 class Terms(NamedTuple):
@@ -27,12 +35,13 @@ class Terms(NamedTuple):
     rate: Array
 
 
+@checked
 def elbo(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    beta: Any = 1.0,
+    beta: Scalar = 1.0,
     kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, Terms]:
@@ -68,10 +77,8 @@ def elbo(
 
     Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
     """
-    check_key("elbo", key)
-    check_scalar("elbo", "beta", beta)
 
-    def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
+    def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Terms]:
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=kl(q, prior(model), z, log_q))
         return -(terms.distortion + weighted(beta, terms.rate)), terms
 
@@ -79,7 +86,7 @@ def elbo(
     return bound, jax.tree.map(lambda t: t[0], terms)
 
 
-def autoencoder(model: Model, key: Array, x: Any) -> tuple[Array, Terms]:
+def autoencoder(model: Model, key: Key, x: Tree) -> tuple[Array, Terms]:
     """The deterministic autoencoder: -|x - x'|^2, x' = E[p(x|z)] at the mean z of q(z|x).
 
     Nothing is drawn and nothing is paid for the code, so the codes may lie anywhere, and decoding a

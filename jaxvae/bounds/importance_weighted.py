@@ -5,26 +5,27 @@ gradient estimator, and is below log p(x) in mean unless it says otherwise.
 """
 
 from functools import partial
-from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
 from jaxvae.bounds.reductions import log_mean_exp, log_power_mean, maximum, thermodynamic
-from jaxvae.checks import check_partition, check_scalar
+from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
 
 Bound = tuple[Array, Array]
 
 
+@checked
 def importance_bound(
     reduction: Reduction,
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_samples: int,
+    num_samples: Count,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """R(log w_1, ..., log w_K), w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x): any reduction as a bound.
@@ -57,12 +58,13 @@ def importance_bound(
     >>> bound.shape, log_w.shape
     ((), (5,))
     """
-    keys = sample_keys("importance_bound", key, num_samples)
+    keys = sample_keys(key, num_samples)
     return gradient(reduction, importance_term(model, x), posterior(model, x), keys)
 
 
+@checked
 def iwae(
-    model: Model, key: Array, x: Any, *, num_samples: int, gradient: Estimator = pathwise
+    model: Model, key: Key, x: Tree, *, num_samples: Count, gradient: Estimator = pathwise
 ) -> Bound:
     """The importance-weighted bound: log p(x) >= E[log 1/K sum_k w_k], tighter as K grows.
 
@@ -95,13 +97,14 @@ def iwae(
     return importance_bound(log_mean_exp, model, key, x, num_samples=num_samples, gradient=gradient)
 
 
+@checked
 def renyi(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_samples: int,
-    alpha: Any,
+    num_samples: Count,
+    alpha: Scalar,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """Renyi's variational bound, 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha).
@@ -132,13 +135,13 @@ def renyi(
 
     Li & Turner 2016, equation 6.
     """
-    check_scalar("renyi", "alpha", alpha)
     reduction = partial(log_power_mean, power=1.0 - alpha)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
 
 
+@checked
 def vr_max(
-    model: Model, key: Array, x: Any, *, num_samples: int, gradient: Estimator = pathwise
+    model: Model, key: Key, x: Tree, *, num_samples: Count, gradient: Estimator = pathwise
 ) -> Bound:
     """VR-max, max_k log w_k: `renyi` at alpha = -inf, which trains on the best sample alone.
 
@@ -172,13 +175,14 @@ def vr_max(
     return importance_bound(maximum, model, key, x, num_samples=num_samples, gradient=gradient)
 
 
+@checked
 def tvo(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_samples: int,
-    betas: Any,
+    num_samples: Count,
+    betas: Partition,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """The thermodynamic variational objective: the left Riemann sum of log p(x) over temperatures.
@@ -211,6 +215,6 @@ def tvo(
 
     Masrani, Le & Wood 2019, equation 8.
     """
-    betas = check_partition("tvo", betas)
+    betas = jnp.asarray(betas)
     reduction = partial(thermodynamic, betas=betas, at=betas[:-1])
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)

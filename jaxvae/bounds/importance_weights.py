@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_key, check_positive
+from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.protocols import (
+    Distribution,
     Model,
     log_likelihood,
     log_prior_of,
@@ -18,7 +19,8 @@ from jaxvae.protocols import (
 )
 
 
-def log_weights(model: Model, key: Array, x: Any, *, num_samples: int) -> Array:
+@checked
+def log_weights(model: Model, key: Key, x: Tree, *, num_samples: Count) -> Array:
     """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x), with z_k ~ q(z|x) independent.
 
     E[w] = p(x), so the mean of the log-weights is an ELBO and the log of their mean a tighter
@@ -43,11 +45,11 @@ def log_weights(model: Model, key: Array, x: Any, *, num_samples: int) -> Array:
     """
     q = posterior(model, x)
     term = importance_term(model, x)
-    keys = sample_keys("log_weights", key, num_samples)
+    keys = sample_keys(key, num_samples)
     return jax.vmap(lambda key: term(q, *sample_and_log_prob(q, key))[0])(keys)
 
 
-def importance_term(model: Model, x: Any) -> Callable[[Any, Any, Array], tuple[Array, Array]]:
+def importance_term(model: Model, x: Tree) -> Callable[[Any, Any, Array], tuple[Array, Array]]:
     """The term (q, z, log_q) -> (log w, log w) of which importance-weighted bounds are made.
 
     log w = log p(x|z) + log p(z) - log_q, whatever z was drawn from with log-density log_q.
@@ -56,7 +58,7 @@ def importance_term(model: Model, x: Any) -> Callable[[Any, Any, Array], tuple[A
       ValueError: a log-probability is no scalar.
     """
 
-    def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Array]:
+    def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Array]:
         del q
         log_w = log_likelihood(model, x, z) + log_prior(model, z) - log_q
         return log_w, log_w
@@ -64,13 +66,11 @@ def importance_term(model: Model, x: Any) -> Callable[[Any, Any, Array], tuple[A
     return term
 
 
-def sample_keys(owner: str, key: Array, num_samples: int) -> Array:
-    """The key of each sample: `fold_in(key, k)`, k = 0..K-1. ValueError unless K is at least 1."""
-    check_positive(owner, "num_samples", num_samples)
-    check_key(owner, key)
+def sample_keys(key: Key, num_samples: Count) -> Array:
+    """The key of each sample: `fold_in(key, k)`, k = 0..K-1."""
     return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(num_samples))
 
 
-def log_prior(model: Model, z: Any) -> Array:
+def log_prior(model: Model, z: Tree) -> Array:
     """log p(z), a scalar in nats; ValueError if it is none, or z has another shape."""
     return log_prior_of(prior(model), z)

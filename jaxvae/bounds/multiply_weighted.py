@@ -6,26 +6,25 @@ variational bounds are not necessarily better".
 """
 
 from functools import partial
-from typing import Any
 
 import jax
-from jax import Array
 
 from jaxvae.bounds.importance_weighted import Bound, importance_bound, iwae
 from jaxvae.bounds.reductions import convex_combination, mean_log_mean_exp
-from jaxvae.checks import check_positive, check_scalar
+from jaxvae.checks import Count, Key, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, hold, pathwise
 from jaxvae.model import VAE
 from jaxvae.protocols import Model, part
 
 
+@checked
 def miwae(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_outer: int,
-    num_samples: int,
+    num_outer: Count,
+    num_samples: Count,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """Multiply importance-weighted, MIWAE(M, K): the mean of M bounds of K samples each.
@@ -57,8 +56,6 @@ def miwae(
 
     Rainforth et al. 2018, equation 6.
     """
-    check_positive("miwae", "num_outer", num_outer)
-    check_positive("miwae", "num_samples", num_samples)
     bound, log_w = importance_bound(
         partial(mean_log_mean_exp, num_outer=num_outer),
         model,
@@ -70,13 +67,14 @@ def miwae(
     return bound, log_w.reshape(num_outer, num_samples)
 
 
+@checked
 def piwae(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_outer: int,
-    num_samples: int,
+    num_outer: Count,
+    num_samples: Count,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """Partially importance-weighted, PIWAE(M, K): a target each for the two halves of the model.
@@ -118,13 +116,14 @@ def piwae(
     return decoder_bound + (encoder_bound - jax.lax.stop_gradient(encoder_bound)), log_w
 
 
+@checked
 def ciwae(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_samples: int,
-    beta: Any,
+    num_samples: Count,
+    beta: Scalar,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
@@ -150,6 +149,5 @@ def ciwae(
 
     Rainforth et al. 2018, equation 8.
     """
-    check_scalar("ciwae", "beta", beta)
     reduction = partial(convex_combination, beta=beta)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jaxvae.checks import check_array
+from jaxvae.checks import Count, Numbers, Partition, Scalar, checked
 from jaxvae.distributions.special import weighted
 
 
-def log_mean_exp(log_w: Array) -> Array:
+@checked
+def log_mean_exp(log_w: Numbers) -> Array:
     """log 1/K sum_k w_k: the importance-weighted bound.
 
     Args:
@@ -30,11 +31,10 @@ def log_mean_exp(log_w: Array) -> Array:
 
     Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
-    check_array("log_mean_exp", "log_w", log_w)
     return logsumexp(log_w) - jnp.log(jnp.size(log_w))
 
 
-def log_power_mean(log_w: Array, *, power: Any) -> Array:
+def log_power_mean(log_w: Array, *, power: Scalar) -> Array:
     """log of the power mean of the weights, 1/p log 1/K sum_k w_k^p: many bounds in one.
 
     p = 1 is the importance-weighted bound, p -> 0 the ELBO (the mean of the log-weights), p = 1 -
@@ -105,7 +105,7 @@ def _leader_jvp(primals: Any, tangents: Any) -> Any:
     )
 
 
-def mean_log_mean_exp(log_w: Array, *, num_outer: int) -> Array:
+def mean_log_mean_exp(log_w: Array, *, num_outer: Count) -> Array:
     """1/M sum_m log 1/K sum_k w_mk: the mean of M importance-weighted bounds, MIWAE(M, K).
 
     Args:
@@ -131,7 +131,7 @@ def mean_log_mean_exp(log_w: Array, *, num_outer: int) -> Array:
     return jnp.mean(jax.vmap(log_mean_exp)(log_w.reshape(num_outer, -1)))
 
 
-def convex_combination(log_w: Array, *, beta: Any) -> Array:
+def convex_combination(log_w: Array, *, beta: Scalar) -> Array:
     """beta mean_k log w_k + (1 - beta) log 1/K sum_k w_k: between ELBO and IWAE, CIWAE(beta).
 
     Args:
@@ -150,7 +150,7 @@ def convex_combination(log_w: Array, *, beta: Any) -> Array:
     return weighted(beta, jnp.mean(log_w)) + weighted(1.0 - beta, log_mean_exp(log_w))
 
 
-def thermodynamic(log_w: Array, *, betas: Any, at: Any) -> Array:
+def thermodynamic(log_w: Array, *, betas: Partition, at: Numbers) -> Array:
     """A Riemann sum of log p(x) = int_0^1 E_{pi_b}[log w] db, pi_b ~ q(z|x)^(1-b) p(x, z)^b.
 
     sum_j (beta_{j+1} - beta_j) sum_k w_k^{a_j} log w_k / sum_k w_k^{a_j}

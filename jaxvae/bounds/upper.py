@@ -15,18 +15,19 @@ from jax import Array
 from jaxvae.bounds.importance_weighted import Bound, importance_bound
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
 from jaxvae.bounds.reductions import log_power_mean, thermodynamic
-from jaxvae.checks import check_partition, check_scalar
+from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Model, log_prob_of, posterior
 
 
+@checked
 def cubo(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_samples: int,
-    power: Any = 2.0,
+    num_samples: Count,
+    power: Scalar = 2.0,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """The chi-squared upper bound, CUBO_n = 1/n log E_q[w^n] >= log p(x) for n > 1.
@@ -60,18 +61,18 @@ def cubo(
 
     Dieng et al. 2017, equation 5.
     """
-    check_scalar("cubo", "power", power)
     reduction = partial(log_power_mean, power=power)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
 
 
+@checked
 def eubo(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
     sample_posterior: Callable[[Array], Any],
-    num_samples: int = 1,
+    num_samples: Count = 1,
 ) -> Bound:
     """The evidence upper bound, E_{p(z|x)}[log w] = log p(x) + KL(p(z|x) || q(z|x)).
 
@@ -102,20 +103,21 @@ def eubo(
 
     Ji & Shen 2019, equation 3.
     """
-    keys = sample_keys("eubo", key, num_samples)
+    keys = sample_keys(key, num_samples)
     z = jax.lax.stop_gradient(jax.vmap(sample_posterior)(keys))
     q, term = posterior(model, x), importance_term(model, x)
     log_w, _ = jax.vmap(lambda z: term(q, z, log_prob_of("encode(x)", q, "z", z)))(z)
     return jnp.mean(log_w), log_w
 
 
+@checked
 def tvo_upper(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    num_samples: int,
-    betas: Any,
+    num_samples: Count,
+    betas: Partition,
     gradient: Estimator = pathwise,
 ) -> Bound:
     """The right Riemann sum of `tvo`: above log p(x) as K grows.
@@ -144,6 +146,6 @@ def tvo_upper(
 
     Masrani, Le & Wood 2019, equation 12.
     """
-    betas = check_partition("tvo_upper", betas)
+    betas = jnp.asarray(betas)
     reduction = partial(thermodynamic, betas=betas, at=betas[1:])
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
-from jaxvae.checks import check_partition, check_positive
+from jaxvae.checks import check_count, check_partition
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
 from jaxvae.evaluation.marginal import spread
 from jaxvae.protocols import (
@@ -94,7 +94,7 @@ def sigmoid_schedule(num_temperatures: int, *, steepness: float = 4.0) -> Array:
 
     Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
     """
-    check_positive("sigmoid_schedule", "num_temperatures", num_temperatures)
+    check_count("sigmoid_schedule", "num_temperatures", num_temperatures)
     s = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
@@ -224,7 +224,7 @@ def _walk(
 
     counts = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "num_pilots": num_pilots}
     for name, count in counts.items():
-        check_positive("ais", name, count)
+        check_count("ais", name, count)
     _check_latents(prior(model))
     one = jax.eval_shape(p_0.sample, jax.random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))

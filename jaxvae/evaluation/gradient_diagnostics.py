@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import Objective
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.protocols import Model
 
 
@@ -59,8 +59,8 @@ def gradient_statistics(
 
     Rainforth et al. 2018, equation 3.
     """
-    check_positive("gradient_statistics", "num_draws", num_draws)
-    check_positive("gradient_statistics", "chunk", chunk)
+    check_count("gradient_statistics", "num_draws", num_draws)
+    check_count("gradient_statistics", "chunk", chunk)
     if num_draws < 2:
         raise ValueError("gradient_statistics: num_draws is 1, expected at least 2 for a variance")
     chunk = min(chunk, num_draws)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
-from jaxvae.checks import check_key, check_leaves, check_positive, check_shape
+from jaxvae.checks import check_count, check_key, check_leaves, check_shape
 from jaxvae.distributions import Categorical, Independent, Masked, Product
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
 from jaxvae.pytrees import value_of
@@ -100,8 +100,8 @@ def multiple_imputations(
     Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
     """
     owner = "multiple_imputations"
-    check_key(owner, key)
-    check_positive(owner, "num_draws", num_draws)
+    check_key(owner, "key", key)
+    check_count(owner, "num_draws", num_draws)
     z_key, which_key, x_key = jax.random.split(key, 3)
     zs, log_w = _weighted(owner, model, z_key, event, num_samples)
     which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
@@ -118,7 +118,7 @@ def _weighted(
 ) -> tuple[Any, Array]:
     """K draws z_k ~ q(z|x_observed), stacked, and log w_k."""
     _check_event(owner, event)
-    keys = sample_keys(owner, key, num_samples)
+    keys = sample_keys(key, num_samples)
     q, term = posterior(model, event), importance_term(model, event)
 
     def one(key: Array) -> tuple[Any, Array]:

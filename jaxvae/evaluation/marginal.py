@@ -11,7 +11,7 @@ from jax import Array
 from jaxvae.batching import batch_size
 from jaxvae.bounds.importance_weights import importance_term
 from jaxvae.bounds.reductions import log_mean_exp
-from jaxvae.checks import check_key, check_positive, check_shape
+from jaxvae.checks import check_count, check_key, check_shape
 from jaxvae.distributions.interop import default_promotion
 from jaxvae.protocols import (
     Model,
@@ -123,8 +123,8 @@ def prior_sampling(
 def _estimate(
     owner: str, draw: Callable[[Array], Array], key: Array, num_samples: int, chunk: int
 ) -> LogMarginal:
-    check_positive(owner, "num_samples", num_samples)
-    check_positive(owner, "chunk", chunk)
+    check_count(owner, "num_samples", num_samples)
+    check_count(owner, "chunk", chunk)
     samples = jnp.arange(num_samples)
     log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
     standard_error, ess = spread(log_w)
@@ -194,7 +194,7 @@ def optimal_scale(model: Model, key: Array, xs: Any) -> Array:
         check_shape("optimal_scale", "x", x, jnp.shape(x_mean))
         return jnp.mean(jnp.square(x - x_mean))
 
-    check_key("optimal_scale", key)
+    check_key("optimal_scale", "key", key)
     keys = jax.random.split(key, batch_size(xs))
     return jnp.sqrt(
         jnp.mean(jax.lax.map(lambda kx: squared_error(*kx), (keys, xs), batch_size=100))

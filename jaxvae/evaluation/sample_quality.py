@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import check_floats, check_positive, check_shape
+from jaxvae.checks import check_count, check_floats, check_shape
 
 
 class PrecisionRecall(NamedTuple):
@@ -251,7 +251,7 @@ def _check_pair(owner: str, real: Any, fake: Any) -> None:
 
 
 def _check_neighbours(owner: str, name: str, features: Any, k: int) -> None:
-    check_positive(owner, "k", k)
+    check_count(owner, "k", k)
     if len(features) <= k:
         raise ValueError(
             f"{owner}: {name} has {len(features)} rows, expected at least {k + 1}, a row and "

@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import check_function, check_scalar
+from jaxvae.checks import Key, Keys, Scalar, Tree, checked
 from jaxvae.distributions import Product
 from jaxvae.gradients.reparameterized import (
     Estimator,
     Reduction,
     Term,
-    check_estimator,
     over_samples,
     pathwise,
 )
-from jaxvae.protocols import log_density, log_density_relaxed, mean_of
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of
 
 
-def enumeration(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+@checked
+def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tuple[Array, Any]:
     """No sampling: E[R], the sum of q(z_1) ... q(z_K) R(l_1, ..., l_K) over all z_1, ..., z_K.
 
     The terms of the S events of the support are evaluated once; R is evaluated S^K times.
@@ -40,7 +40,6 @@ def enumeration(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[
       TypeError: the posterior cannot be enumerated.
       ValueError: S^K is over 2^20.
     """
-    check_estimator("enumeration", reduction, term, q, keys)
     support = _method(q, "enumerate_support", "enumeration")()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
@@ -60,7 +59,10 @@ def enumeration(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[
     return bound, jax.tree.map(lambda a: jnp.broadcast_to(a, (k, *a.shape)), mean)
 
 
-def straight_through(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+@checked
+def straight_through(
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys
+) -> tuple[Array, Any]:
     """A sample forwards, the mean of q backwards: dz is taken to be d E[z]. Biased.
 
     The value is that of the bound at the samples.
@@ -79,17 +81,17 @@ def straight_through(reduction: Reduction, term: Term, q: Any, keys: Array) -> t
 
     Bengio, Leonard & Courville 2013.
     """
-    check_estimator("straight_through", reduction, term, q, keys)
     mean = mean_of(q)
 
-    def draw(key: Array) -> Any:
+    def draw(key: Key) -> Any:
         return jax.lax.stop_gradient(q.sample(key)) + (mean - jax.lax.stop_gradient(mean))
 
     return _at(draw, reduction, term, q, keys)
 
 
+@checked
 def gumbel_softmax(
-    reduction: Reduction, term: Term, q: Any, keys: Array, *, temperature: Any
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys, *, temperature: Scalar
 ) -> tuple[Array, Any]:
     """A relaxed sample forwards and backwards: z = softmax((logits + Gumbel noise) / temperature).
 
@@ -115,12 +117,11 @@ def gumbel_softmax(
 
     Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
     """
-    check_estimator("gumbel_softmax", reduction, term, q, keys)
-    check_scalar("gumbel_softmax", "temperature", temperature)
     sample_relaxed = _method(q, "sample_relaxed", "gumbel_softmax")
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
 
 
+@checked
 def for_component(name: str, estimator: Estimator) -> Estimator:
     """An estimator for one part of a `Product`; the other parts keep their paths.
 
@@ -150,10 +151,11 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
     >>> print(f"{bound:.4f}")
     3.0000
     """
-    check_function("for_component", "estimator", estimator)
 
-    def gradient(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
-        check_estimator("for_component", reduction, term, q, keys)
+    @checked
+    def gradient(
+        reduction: Reduction, term: Term, q: Distribution, keys: Keys
+    ) -> tuple[Array, Any]:
         parts = getattr(q, "parts", None)
         if not isinstance(parts, dict):
             raise TypeError(
@@ -166,8 +168,8 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
         others = Product({other: d for other, d in parts.items() if other != name})
         others_key, part_key = jax.random.split(keys[0])
 
-        def given(_: Any, rest: Any, log_rest: Array) -> tuple[Array, Any]:
-            def whole(_: Any, event: Any, log_part: Array) -> tuple[Array, Any]:
+        def given(_: Any, rest: Tree, log_rest: Array) -> tuple[Array, Any]:
+            def whole(_: Any, event: Tree, log_part: Array) -> tuple[Array, Any]:
                 return term(q, rest | {name: event}, log_rest + log_part)
 
             return estimator(reduction, whole, parts[name], part_key[None])
@@ -179,11 +181,11 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
 
 
 def _at(
-    draw: Callable[[Array], Any], reduction: Reduction, term: Term, q: Any, keys: Array
+    draw: Callable[[Array], Any], reduction: Reduction, term: Term, q: Distribution, keys: Keys
 ) -> tuple[Array, Any]:
     """The bound at z_k = draw(key_k), differentiated through them."""
 
-    def one(key: Array) -> tuple[Array, Any]:
+    def one(key: Key) -> tuple[Array, Any]:
         z = draw(key)
         return term(q, z, log_density_relaxed(q, z))
 
@@ -191,7 +193,7 @@ def _at(
     return reduction(l), aux
 
 
-def _method(q: Any, name: str, estimator: str) -> Callable[..., Any]:
+def _method(q: Distribution, name: str, estimator: str) -> Callable[..., Any]:
     method = getattr(q, name, None)
     if method is None:
         raise TypeError(

@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import Key, Keys, checked
 from jaxvae.distributions import Mixture
-from jaxvae.gradients.reparameterized import Reduction, Term, check_estimator, over_samples
-from jaxvae.protocols import has_path, log_density
+from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
+from jaxvae.protocols import Distribution, has_path, log_density
 from jaxvae.pytrees import value_of
 
 
-def stratified_mixture(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
+@checked
+def stratified_mixture(
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys
+) -> tuple[Array, Any]:
     """Draws from every component of a mixture: sum_m pi_m R(l_m1, ..., l_mK), z_mk ~ q_m.
 
     The component is summed out, so that the gradient is the pathwise one within each, exact in the
@@ -39,7 +43,6 @@ def stratified_mixture(reduction: Reduction, term: Term, q: Any, keys: Array) ->
 
     Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
     """
-    check_estimator("stratified_mixture", reduction, term, q, keys)
     q = value_of(q)
     if not isinstance(q, Mixture):
         raise TypeError(f"stratified_mixture: q is a {type(q).__name__}, expected a Mixture")
@@ -51,11 +54,11 @@ def stratified_mixture(reduction: Reduction, term: Term, q: Any, keys: Array) ->
         )
     weights = jax.nn.softmax(q.logits)
 
-    def draw(component: Any, key: Array) -> tuple[Array, Any]:
+    def draw(component: Distribution, key: Key) -> tuple[Array, Any]:
         z = component.sample(key)
         return term(q, z, log_density(q, z))
 
-    def strata(key: Array) -> tuple[Array, Any]:
+    def strata(key: Key) -> tuple[Array, Any]:
         return jax.vmap(draw)(q.components, jax.random.split(key, len(weights)))
 
     l, aux = over_samples(strata)(keys)  # [K, M]

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_function, check_key
+from jaxvae.checks import Key, Keys, Tree, checked
 from jaxvae.protocols import (
     Distribution,
-    check_distribution,
     has_path,
     log_density,
     sample_and_log_prob,
@@ -22,7 +21,8 @@ Term = Callable[[Any, Any, Array], tuple[Array, Any]]
 Estimator = Callable[[Reduction, Term, Any, Array], tuple[Array, Any]]
 
 
-def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Array) -> tuple[Array, Any]:
+@checked
+def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tuple[Array, Any]:
     """The reparameterization gradient: differentiate the terms through z = mu + sigma eps.
 
     Args:
@@ -40,13 +40,13 @@ def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Array) -> 
 
     Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
-    check_estimator("pathwise", reduction, term, q, keys)
     l, aux = over_samples(lambda key: term(q, *sample_and_log_prob(q, key)))(keys)
     return _require_path_of_gradient(q, reduction(l)), aux
 
 
+@checked
 def sticking_the_landing(
-    reduction: Reduction, term: Term, q: Distribution, keys: Array
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys
 ) -> tuple[Array, Any]:
     """`pathwise` without the score term: the parameters inside log q(z) are held still.
 
@@ -68,12 +68,12 @@ def sticking_the_landing(
 
     Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
     """
-    check_estimator("sticking_the_landing", reduction, term, q, keys)
     return _through_samples(reduction, term, q, keys, jnp.ones_like)
 
 
+@checked
 def doubly_reparameterized(
-    reduction: Reduction, term: Term, q: Distribution, keys: Array
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys
 ) -> tuple[Array, Any]:
     """The score terms of a tighter bound, reparameterized once more: unbiased, and low in variance.
 
@@ -104,7 +104,6 @@ def doubly_reparameterized(
 
     Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
     """
-    check_estimator("doubly_reparameterized", reduction, term, q, keys)
 
     def scale(l: Array) -> Array:
         g = jax.grad(reduction)(l)
@@ -112,14 +111,6 @@ def doubly_reparameterized(
         return 1.0 - h / jnp.where(g == 0.0, 1.0, g)  # where g is 0, nothing flows to be scaled
 
     return _through_samples(reduction, term, q, keys, scale)
-
-
-def check_estimator(owner: str, reduction: Any, term: Any, q: Any, keys: Any) -> None:
-    """Raise TypeError naming the first of an estimator's arguments that is something else."""
-    check_function(owner, "reduction", reduction)
-    check_function(owner, "term", term)
-    check_distribution(f"{owner}: q is", q)
-    check_key(owner, keys, "keys", axes=1)
 
 
 def over_samples(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,22 +132,22 @@ class Held(NamedTuple):
 
     q: Any
 
-    def sample(self, key: Array) -> Any:
+    def sample(self, key: Key) -> Any:
         return self.q.sample(key)
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return log_density(self.q, z)
 
 
 def _through_samples(
-    reduction: Reduction, term: Term, q: Any, keys: Array, scale: Callable[[Array], Array]
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys, scale: Callable[[Array], Array]
 ) -> tuple[Array, Any]:
     """The posterior learns through its samples alone, sample k's cotangent scaled by scale(l)_k."""
     _require_path(q)
     held = Held(hold("the posterior", q))
     z = over_samples(q.sample)(keys)
 
-    def at(z: Any) -> tuple[Array, Any]:
+    def at(z: Tree) -> tuple[Array, Any]:
         return term(held, z, held.log_prob(z))
 
     # evaluated twice, compiled once: without its gradient this is the same computation
@@ -165,7 +156,7 @@ def _through_samples(
     return reduction(l), aux
 
 
-def hold(name: str, tree: Any) -> Any:
+def hold(name: str, tree: Tree) -> Any:
     """stop_gradient of a pytree; TypeError naming the first leaf that is no array."""
 
     def stop(path: Any, leaf: Any) -> Any:
@@ -181,7 +172,7 @@ def hold(name: str, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(stop, tree)
 
 
-def _require_path(q: Any) -> None:
+def _require_path(q: Distribution) -> None:
     """Raise TypeError where samples of q have no derivative in q's parameters."""
     if not has_path(q):
         raise TypeError(
@@ -191,7 +182,7 @@ def _require_path(q: Any) -> None:
         )
 
 
-def _require_path_of_gradient(q: Any, bound: Array) -> Array:
+def _require_path_of_gradient(q: Distribution, bound: Array) -> Array:
     """The bound, whose value any q may have; `_require_path` is asked for its gradient alone."""
     value = jax.custom_vjp(lambda bound: bound)
     value.defvjp(lambda bound: (_require_path(q), bound), lambda _, cotangent: (cotangent,))
@@ -199,13 +190,13 @@ def _require_path_of_gradient(q: Any, bound: Array) -> Array:
 
 
 @jax.custom_vjp
-def _scale_cotangent(z: Any, factor: Array) -> Any:
+def _scale_cotangent(z: Tree, factor: Array) -> Any:
     """z itself; what flows back through it is multiplied by `factor`."""
     del factor
     return z
 
 
-def _scale_forward(z: Any, factor: Array) -> tuple[Any, Array]:
+def _scale_forward(z: Tree, factor: Array) -> tuple[Any, Array]:
     return z, factor
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.gradients.reparameterized import Reduction, Term, check_estimator, over_samples
-from jaxvae.protocols import log_density
+from jaxvae.checks import Keys, Tree, checked
+from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
+from jaxvae.protocols import Distribution, log_density
 
 Baseline = Callable[[Reduction, Array], Array]
 
@@ -62,11 +63,12 @@ def learned_baseline(value: Any) -> Baseline:
     return lambda reduction, l: jnp.broadcast_to(value, l.shape)
 
 
+@checked
 def score_function(
     reduction: Reduction,
     term: Term,
-    q: Any,
-    keys: Array,
+    q: Distribution,
+    keys: Keys,
     *,
     baseline: Baseline = no_baseline,
 ) -> tuple[Array, Any]:
@@ -88,10 +90,9 @@ def score_function(
 
     Williams 1992; Mnih & Gregor 2014, equation 7.
     """
-    check_estimator("score_function", reduction, term, q, keys)
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
 
-    def at(z: Any) -> tuple[Array, Any, Array]:
+    def at(z: Tree) -> tuple[Array, Any, Array]:
         log_q = log_density(q, z)
         return *term(q, z, log_q), log_q
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds.evidence import elbo
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.model import VAE
 from jaxvae.training.optimizers import update
 
@@ -63,7 +63,7 @@ def semi_amortized(
 
     Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """
-    check_positive("semi_amortized", "num_steps", num_steps)
+    check_count("semi_amortized", "num_steps", num_steps)
     step = _differentiable(optimizer)
 
     def refined_objective(model: Any, key: Array, x: Any, **hyper: Any) -> Any:

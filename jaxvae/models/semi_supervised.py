@@ -120,7 +120,7 @@ def unlabelled(objective: Objective) -> Objective:
     def unlabelled_objective(
         model: LabelVAE, key: Array, x: Any, **hyper: Any
     ) -> tuple[Array, Any]:
-        check_key("unlabelled", key)
+        check_key("unlabelled", "key", key)
         _check_model("unlabelled", model)
 
         def term(q: Any, y: Any, log_q: Array) -> tuple[Array, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import check_function, check_key, check_leaves, check_positive
+from jaxvae.checks import check_function, check_key, check_leaves, check_count
 from jaxvae.distributions import Independent, Product
 from jaxvae.protocols import (
     check_distribution,
@@ -82,7 +82,7 @@ class Markov:
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
         self._check()
-        check_key("Markov.sample", key)
+        check_key("Markov.sample", "key", key)
         first_key, key = jax.random.split(key)
         first, log_first = sample_and_log_prob(self.first, first_key)
 
@@ -116,7 +116,7 @@ class Markov:
         return jax.tree.map(lambda leaf: leaf[:-1], z), jax.tree.map(lambda leaf: leaf[1:], z)
 
     def _check(self) -> None:
-        check_positive("Markov", "length", self.length)
+        check_count("Markov", "length", self.length)
         check_distribution("Markov: first is", self.first)
         check_function("Markov", "transition", self.transition)
         if self.context is not None:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import batch_mean
-from jaxvae.checks import check_key, check_positive, check_scalar, check_shape
+from jaxvae.checks import check_key, check_count, check_scalar, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.models.hierarchical import Block, TopDown
@@ -214,7 +214,7 @@ def deep_elbo(
             f"deep_elbo: model is a {type(model).__name__}, expected deep_hierarchy's result; "
             "elbo takes any model"
         )
-    check_key("deep_elbo", key)
+    check_key("deep_elbo", "key", key)
     check_scalar("deep_elbo", "beta", beta)
     if free_nats is not None:
         check_scalar("deep_elbo", "free_nats", free_nats)
@@ -267,7 +267,7 @@ def deep_hierarchy(
     sizes = {"width": width, "middle": middle, "latents": latents}
     counts = [("image_shape", n) for n in image_shape] + [("levels", n) for n in levels]
     for name, size in [*sizes.items(), *counts]:
-        check_positive("deep_hierarchy", name, size)
+        check_count("deep_hierarchy", name, size)
     depth = sum(levels)
     cell = partial(ResidualCell, width, middle=middle, scale=depth**-0.5)
     block = partial(ResidualBlock, width, latents, middle=middle, scale=depth**-0.5)

@@ -233,7 +233,7 @@ def adversarial_autoencoder(
 
 def pair_of(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
     """The model, the discriminator, and the discriminator held still."""
-    check_key(owner, key)
+    check_key(owner, "key", key)
     if not hasattr(players, "model") or not hasattr(players, "discriminator"):
         raise TypeError(
             f"{owner}: players is a {type(players).__name__}, expected "

@@ -207,5 +207,5 @@ def _decorrelated(code: LatentSample, sigma: Array, off_diagonal: Any, diagonal:
 
 
 def _codes_and_draws(code: LatentSample, key: Array) -> tuple[Array, Array]:
-    check_key("penalty", key)
+    check_key("penalty", "key", key)
     return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))

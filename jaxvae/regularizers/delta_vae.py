@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_positive, check_scalar
+from jaxvae.checks import check_count, check_scalar
 from jaxvae.distributions import MultivariateNormal
 
 
@@ -32,7 +32,7 @@ def ar1(length: int, alpha: Any) -> MultivariateNormal:
 
     Razavi et al. 2019, "Preventing posterior collapse with delta-VAEs", section 2.1.
     """
-    check_positive("ar1", "length", length)
+    check_count("ar1", "length", length)
     check_scalar("ar1", "alpha", alpha)
     alpha = jnp.asarray(alpha, jnp.result_type(float))
     row, column = jnp.indices((length, length))
@@ -63,7 +63,7 @@ def delta_vae_rate(length: int, alpha: Any) -> Array:
 
     Razavi et al. 2019, section 2.1.
     """
-    check_positive("delta_vae_rate", "length", length)
+    check_count("delta_vae_rate", "length", length)
     check_scalar("delta_vae_rate", "alpha", alpha)
     if length < 2:
         raise ValueError("delta_vae_rate: length is 1, expected at least 2 latents")

@@ -86,7 +86,7 @@ def regularized(
     >>> float(jnp.mean(terms.rate)) < 4.0, bool(jnp.isclose(bound, -jnp.mean(terms.distortion) - 4))
     (True, True)
     """
-    check_key("regularized", key)
+    check_key("regularized", "key", key)
     check_function("regularized", "penalty", penalty)
     check_scalar("regularized", "beta", beta)
     sample_key, penalty_key = jax.random.split(key)

@@ -77,7 +77,7 @@ def gradient_penalty(model: Model, key: Array, z: Any) -> Array:
 
     Ghosh et al. 2020, section 3.1, there without the 1/2; the estimate: Hutchinson 1990.
     """
-    check_key("gradient_penalty", key)
+    check_key("gradient_penalty", "key", key)
     check_array("gradient_penalty", "z", z)
     z = jnp.asarray(z)
     if not jnp.issubdtype(z.dtype, jnp.floating):
@@ -123,7 +123,7 @@ def rae(
 
     Ghosh, Sajjadi, Vergari, Black & Scholkopf 2020, section 3.
     """
-    check_key("rae", key)
+    check_key("rae", "key", key)
     check_function("rae", "penalty", penalty)
     check_scalar("rae", "beta", beta)
     check_scalar("rae", "weight", weight)

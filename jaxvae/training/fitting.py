@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import check_key, check_positive
+from jaxvae.checks import check_key, check_count
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.checkpoints.resuming import Checkpoints, Keeper
 from jaxvae.training.checkpoints.stop_signals import Received, stop_signals
@@ -96,12 +96,12 @@ def fit(
     >>> int(state.step), history["loss"].shape
     (6, (6,))
     """
-    check_positive("fit", "epochs", epochs)
-    check_positive("fit", "batch_size", batch_size)
+    check_count("fit", "epochs", epochs)
+    check_count("fit", "batch_size", batch_size)
     if steps_per_call is not None:
-        check_positive("fit", "steps_per_call", steps_per_call)
+        check_count("fit", "steps_per_call", steps_per_call)
     check_state("fit", state)
-    check_key("fit", key)
+    check_key("fit", "key", key)
     callbacks = tuple(callbacks)
     plan = plan_of(state, size_of(data), epochs, batch_size, steps_per_call, hyper)
     if plan.begun == 0 and (epochs > 1 or checkpoints is not None):  # else a loop may go on

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import check_function, check_positive, check_scalar
+from jaxvae.checks import check_function, check_count, check_scalar
 
 Schedule = Callable[[Any], Any]
 
@@ -41,7 +41,7 @@ def sigmoid_annealing(
 
     Bowman et al. 2016, section 3.1.
     """
-    check_positive("sigmoid_annealing", "transition_steps", transition_steps)
+    check_count("sigmoid_annealing", "transition_steps", transition_steps)
     for name, value in (("init_value", init_value), ("end_value", end_value)):
         check_scalar("sigmoid_annealing", name, value)
     check_scalar("sigmoid_annealing", "sharpness", sharpness)
@@ -80,7 +80,7 @@ def cyclical(schedule: Schedule, period: int) -> Schedule:
     Fu et al. 2019, "Cyclical annealing schedule", equation 6.
     """
     check_function("cyclical", "schedule", schedule)
-    check_positive("cyclical", "period", period)
+    check_count("cyclical", "period", period)
     return lambda step: schedule(step % period)
 
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxvae.batching import Objective, batched
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import check_key, check_positive, check_scalar
+from jaxvae.checks import check_key, check_count, check_scalar
 from jaxvae.training.optimizers import update
 from jaxvae.training.trainable import check_trainable
 
@@ -106,7 +106,7 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     def step(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
         check_state("train_step", state)
-        check_key("train_step", key)
+        check_key("train_step", "key", key)
         hyper = {name: h(state.step) if callable(h) else h for name, h in hyper.items()}
         step_key = jax.random.fold_in(key, state.step)
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -159,8 +159,8 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
         no integer.
       TypeError: `key` is no PRNG key.
     """
-    check_positive("epoch_order", "batch_size", batch_size)
-    check_positive("epoch_order", "num_examples", num_examples)
+    check_count("epoch_order", "batch_size", batch_size)
+    check_count("epoch_order", "num_examples", num_examples)
     check_scalar("epoch_order", "epoch", epoch)
     if not jnp.issubdtype(jnp.result_type(epoch), jnp.integer) or (
         isinstance(epoch, int) and epoch < 0
@@ -171,7 +171,7 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
             f"epoch_order: batch_size is {batch_size} and the data have {num_examples} rows; "
             "expected no more than the rows"
         )
-    check_key("epoch_order", key)
+    check_key("epoch_order", "key", key)
     num_steps = num_examples // batch_size
     # steps fold in 0, 1, ... below 2^31, so the shuffles' keys begin there
     shuffle_key = jax.random.fold_in(key, jnp.uint32(2**31) + jnp.asarray(epoch, jnp.uint32))
@@ -234,7 +234,7 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
     """
 
     def epoch(state: TrainState, key: Array, data: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
-        check_positive("train_epoch", "batch_size", batch_size)
+        check_count("train_epoch", "batch_size", batch_size)
         check_state("train_epoch", state)
         num_examples = size_of(data)
         index = state.step // max(num_examples // batch_size, 1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -111,7 +111,7 @@ def sweep(
     if at_once is None:
         point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
         at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
-    check_positive("sweep", "at_once", at_once)
+    check_count("sweep", "at_once", at_once)
     index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
     points = {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
     call = partial(_at_points, run, at_once=at_once, mesh=mesh)

@@ -67,7 +67,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 def generator(owner: str, key: Any) -> np.random.Generator:
-    check_key(owner, key)
+    check_key(owner, "key", key)
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 

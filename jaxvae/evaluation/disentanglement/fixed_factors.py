@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.evaluation.disentanglement.arrays import checked, generator, sklearn, standardised
 
 
@@ -100,8 +100,8 @@ def _to_draw_from(
     codes, factors = checked(owner, codes, factors)
     if factors.shape[1] < 2:
         raise ValueError(f"{owner}: factors has one column, expected two to tell apart")
-    check_positive(owner, "groups", groups)
-    check_positive(owner, "size", size)
+    check_count(owner, "groups", groups)
+    check_count(owner, "size", size)
     return generator(owner, key), standardised(codes), factors
 
 

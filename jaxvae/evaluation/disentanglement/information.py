@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.evaluation.disentanglement.arrays import checked, entropy, gap
 
 
@@ -104,7 +104,7 @@ def modularity(codes: Any, factors: Any, *, bins: int = 20) -> float:
 def _information(owner: str, codes: Any, factors: Any, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """I(z_i; v_j) [d, k] and H(v_j) [k]."""
     codes, factors = checked(owner, codes, factors)
-    check_positive(owner, "bins", bins)
+    check_count(owner, "bins", bins)
     if codes.dtype.kind == "f":
         low, width = codes.min(axis=0), np.ptp(codes, axis=0)
         cells = (codes - low) / np.where(width > 0, width, 1.0) * bins

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.evaluation.disentanglement.arrays import (
     checked,
     concentration,
@@ -89,7 +89,7 @@ def dci(key: Any, codes: Any, factors: Any, *, trees: int = 100) -> DCI:
     Eastwood & Williams 2018, section 2; trees, accuracies: Locatello et al. 2019.
     """
     codes, factors = checked("dci", codes, factors)
-    check_positive("dci", "trees", trees)
+    check_count("dci", "trees", trees)
     classifier = sklearn("dci", "ensemble").GradientBoostingClassifier
     rng = generator("dci", key)
     learn, test = np.array_split(rng.permutation(len(codes)), 2)

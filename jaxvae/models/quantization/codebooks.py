@@ -89,7 +89,7 @@ def reset_dead_codes(
 
     Dhariwal et al. 2020, section 3.1.
     """
-    check_key("reset_dead_codes", key)
+    check_key("reset_dead_codes", "key", key)
     check_scalar("reset_dead_codes", "threshold", threshold)
     _check_batch("reset_dead_codes", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):

@@ -227,7 +227,7 @@ def ema_step(
 
     def moved(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Any]:
         check_state("ema_step", state)
-        check_key("ema_step", key)
+        check_key("ema_step", "key", key)
         step_key = jax.random.fold_in(key, state.step)
         # the step's own draws, so that the compiled step encodes once
         _, terms = batched(objective)(state.model, jax.random.clone(step_key), xs)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxvae.checks import check_positive
+from jaxvae.checks import check_count
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -150,7 +150,7 @@ class Keeper:
     """
 
     def __init__(self, checkpoints: Checkpoints, key: jax.Array, end: int):
-        check_positive("Checkpoints", "keep", checkpoints.keep)
+        check_count("Checkpoints", "keep", checkpoints.keep)
         if not checkpoints.share > 0:
             raise ValueError(f"Checkpoints: share is {checkpoints.share}, expected more than 0")
         try:
