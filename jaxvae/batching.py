@@ -1,19 +1,26 @@
 """From one example to a batch: `batched`, what a batch has in common, and conditional models."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_key, check_leaves
+from jaxvae.checks import Key, Tree, check_leaves, checked
 
 BATCH = "batch"  # the axis that `batched` maps
 Objective = Callable[..., tuple[Array, Any]]
+M = TypeVar("M")
+A = TypeVar("A")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
-def batched(objective: Objective) -> Objective:
+@checked
+def batched(
+    objective: Callable[Concatenate[M, Array, Any, P], tuple[Array, A]],
+) -> Callable[Concatenate[M, Array, Any, P], tuple[Array, A]]:
     """Lift an objective of one example to a batch: the mean bound, and every example's aux.
 
     The key is split inside, one for each example; the mapped axis is named "batch". The model is
@@ -38,17 +45,22 @@ def batched(objective: Objective) -> Objective:
     ((), (7,))
     """
 
-    def batch_objective(model: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Array, Any]:
-        check_key("batched", "key", key)
+    @checked
+    def batch_objective(
+        model: M, key: Key, xs: Tree, *args: P.args, **hyper: P.kwargs
+    ) -> tuple[Array, A]:
         keys = jax.random.split(key, batch_size(xs))
-        one = jax.vmap(lambda k, x: objective(model, k, x, **hyper), axis_name=BATCH)
+        one = jax.vmap(lambda k, x: objective(model, k, x, *args, **hyper), axis_name=BATCH)
         bounds, aux = one(keys, xs)
         return jnp.mean(bounds), aux
 
     return batch_objective
 
 
-def conditioned(objective: Callable[..., Any]) -> Callable[..., Any]:
+@checked
+def conditioned(
+    objective: Callable[Concatenate[M, Array, Any, P], R],
+) -> Callable[Concatenate[Callable[[Any], M], Array, tuple[Any, Any], P], R]:
     """The objective of a conditional model, a function y -> `Model`, at examples (x, y).
 
     log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.
@@ -71,14 +83,16 @@ def conditioned(objective: Callable[..., Any]) -> Callable[..., Any]:
     Sohn, Lee & Yan 2015, equation 4.
     """
 
-    def conditional_objective(model: Any, key: Array, xy: tuple[Any, Any], **hyper: Any) -> Any:
+    def conditional_objective(
+        model: Callable[[Any], M], key: Key, xy: tuple[Any, Any], *args: P.args, **hyper: P.kwargs
+    ) -> R:
         x, y = xy
-        return objective(model(y), key, x, **hyper)
+        return objective(model(y), key, x, *args, **hyper)
 
     return conditional_objective
 
 
-def batch_mean(value: Any) -> Any:
+def batch_mean(value: R) -> R:
     """The mean over the batch that `batched` maps of what each example has, an array or a tree.
 
     Raises:
@@ -92,7 +106,7 @@ def batch_mean(value: Any) -> Any:
     return jax.lax.pmean(value, BATCH)
 
 
-def gather(tree: Any) -> Any:
+def gather(tree: R) -> R:
     """What every example of the batch that `batched` maps has, stacked along a leading axis.
 
     It is one array for all examples, so that what is computed of it is computed once.
@@ -112,7 +126,7 @@ def gather(tree: Any) -> Any:
     return jax.lax.all_gather(tree, BATCH)
 
 
-def batch_size(xs: Any) -> int:
+def batch_size(xs: Tree) -> int:
     """The length of the leading axis that all leaves of a batch share.
 
     Raises:

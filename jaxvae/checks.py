@@ -6,7 +6,7 @@ facts (shapes, types) are checked, so every check runs at trace time and costs n
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
 
 import jax
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,14 +55,18 @@ def checks_of(annotation: Any) -> Iterator[Check]:
     """What `checked` runs for it."""
     of, parts = get_origin(annotation) or annotation, get_args(annotation)
     if type(None) in parts:
-        for check in (check for part in parts for check in checks_of(part)):
-            yield lambda owner, name, value: None if value is None else check(owner, name, value)
+        yield from (partial(_unless_none, check) for part in parts for check in checks_of(part))
     elif of is Annotated:
         yield from (check for check in parts[1:] if callable(check))
     elif of is Callable:
         yield check_function
     elif of in _CLASSES:
         yield _CLASSES[of]
+
+
+def _unless_none(check: Check, owner: str, name: str, value: Any) -> None:
+    if value is not None:
+        check(owner, name, value)
 
 
 def kind(check: Check) -> Callable[[C], C]:
@@ -231,6 +234,7 @@ def check_keys(owner: str, name: str, keys: Any) -> None:
     check_key(owner, name, keys, axes=1)
 
 
+Real = Array | np.ndarray | np.floating | np.integer | float
 Tree = Annotated[Any, check_leaves]
 """One example, a batch, latents: an array, or a pytree of arrays with a leaf at least."""
 Key = Annotated[Array, check_key]
@@ -239,13 +243,13 @@ Keys = Annotated[Array, check_keys]
 """A key a sample, shape [K]."""
 Count = Annotated[int, check_count]
 """A Python integer of at least one: a number of samples, of steps, of rows."""
-Scalar = Annotated[ArrayLike, check_scalar]
+Scalar = Annotated[Real, check_scalar]
 """One real number, traced or not."""
 Nats = Annotated[Array, check_scalar]
 """A scalar array: a log-probability, a bound."""
-Numbers = Annotated[ArrayLike, check_array]
+Numbers = Annotated[Real, check_array]
 """An array of real numbers, or one number."""
-Floats = Annotated[ArrayLike, check_floats]
+Floats = Annotated[Real, check_floats]
 """An array of floats."""
-Partition = Annotated[ArrayLike, check_partition]
+Partition = Annotated[Real, check_partition]
 """Temperatures 0 = beta_0 < ... < beta_J = 1, shape [J + 1]."""

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
-from jaxvae.checks import check_count, check_partition
+from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
 from jaxvae.evaluation.marginal import spread
 from jaxvae.protocols import (
@@ -74,7 +74,8 @@ class BDMC(NamedTuple):
     z: Any
 
 
-def sigmoid_schedule(num_temperatures: int, *, steepness: float = 4.0) -> Array:
+@checked
+def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Array:
     """Inverse temperatures 0 = beta_0 < ... < beta_T = 1, dense at both ends, where f changes most.
 
     beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function
@@ -94,21 +95,21 @@ def sigmoid_schedule(num_temperatures: int, *, steepness: float = 4.0) -> Array:
 
     Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
     """
-    check_count("sigmoid_schedule", "num_temperatures", num_temperatures)
     s = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
 
+@checked
 def ais(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    betas: Any,
-    num_chains: int = 16,
-    num_leapfrog: int = 10,
-    num_pilots: int = 4,
-    step_size: Any = 0.3,
+    betas: Partition,
+    num_chains: Count = 16,
+    num_leapfrog: Count = 10,
+    num_pilots: Count = 4,
+    step_size: Scalar = 0.3,
     initial: Callable[[Any], Distribution] | None = None,
 ) -> AIS:
     """log p(x) by annealed importance sampling, with Hamiltonian transitions.
@@ -151,18 +152,19 @@ def ais(
     walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
     start_key, walk_key = jax.random.split(key)
     starts = jax.vmap(p_0.sample)(jax.random.split(start_key, num_chains + num_pilots))
-    return walk(walk_key, starts, check_partition("ais", betas))
+    return walk(walk_key, starts, jnp.asarray(betas))
 
 
+@checked
 def bdmc(
     model: Model,
-    key: Array,
+    key: Key,
     *,
-    betas: Any,
-    num_chains: int = 16,
-    num_leapfrog: int = 10,
-    num_pilots: int = 4,
-    step_size: Any = 0.3,
+    betas: Partition,
+    num_chains: Count = 16,
+    num_leapfrog: Count = 10,
+    num_pilots: Count = 4,
+    step_size: Scalar = 0.3,
     initial: Callable[[Any], Distribution] | None = None,
 ) -> BDMC:
     """Bidirectional Monte Carlo: how far AIS is off, on data drawn from the model itself.
@@ -202,7 +204,7 @@ def bdmc(
     x = likelihood(model, z).sample(x_key)
     p_0 = prior(model) if initial is None else initial(x)
     walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
-    betas, count = check_partition("bdmc", betas), num_chains + num_pilots
+    betas, count = jnp.asarray(betas), num_chains + num_pilots
     lower = walk(up_key, jax.vmap(p_0.sample)(jax.random.split(start_key, count)), betas)
     at_z = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), z)
     reverse = walk(down_key, at_z, jnp.flip(betas))
@@ -212,24 +214,21 @@ def bdmc(
 
 def _walk(
     model: Model,
-    x: Any,
+    x: Tree,
     p_0: Distribution,
-    num_chains: int,
-    num_leapfrog: int,
-    num_pilots: int,
-    step_size: Any,
+    num_chains: Count,
+    num_leapfrog: Count,
+    num_pilots: Count,
+    step_size: Scalar,
 ) -> Callable[[Array, Any, Array], AIS]:
     """(key, starts, betas) -> AIS, from f at betas[0], where chains start, to f at betas[-1]."""
     from blackjax.mcmc import hmc  # a second that `import jaxvae` need not take
 
-    counts = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "num_pilots": num_pilots}
-    for name, count in counts.items():
-        check_count("ais", name, count)
     _check_latents(prior(model))
     one = jax.eval_shape(p_0.sample, jax.random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))
 
-    def log_f(beta: Any, z: Array) -> tuple[Array, Array]:
+    def log_f(beta: Scalar, z: Array) -> tuple[Array, Array]:
         """log f_beta, and its derivative in beta."""
         z = unravel(z)
         log_p_0 = log_density(p_0, z)
@@ -238,7 +237,7 @@ def _walk(
 
     transition = hmc.build_kernel()
 
-    def move(key: Array, z: Array, beta: Array, step_size: Array) -> tuple[Any, Any]:
+    def move(key: Key, z: Array, beta: Array, step_size: Scalar) -> tuple[Any, Any]:
         jitter_key, key = jax.random.split(key)
         step: Any = step_size * jax.random.uniform(jitter_key, (), z.dtype, 0.5, 1.0)
 
@@ -252,7 +251,7 @@ def _walk(
     def slopes(z: Array) -> Array:
         return jax.vmap(lambda z: log_f(0.0, z)[1])(z)
 
-    def walk(key: Array, starts: Any, betas: Array) -> AIS:
+    def walk(key: Key, starts: Tree, betas: Array) -> AIS:
         z = jax.vmap(lambda z: ravel_pytree(z)[0])(starts)
         betas = betas.astype(z.dtype)
         increments = jnp.diff(betas)
@@ -277,7 +276,7 @@ def _walk(
     return walk
 
 
-def _check_latents(p: Any) -> None:
+def _check_latents(p: Distribution) -> None:
     """Raise TypeError where Hamiltonian dynamics in R^n cannot follow the prior's latents."""
     latents = value_of(p)
     latents = getattr(latents, "components", latents)  # a mixture's draws are those of its parts

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import Objective
-from jaxvae.checks import check_count
+from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.protocols import Model
 
 
@@ -25,8 +25,9 @@ class GradientStatistics(NamedTuple):
     snr: Any
 
 
+@checked
 def gradient_statistics(
-    objective: Objective, model: Model, key: Array, x: Any, *, num_draws: int, chunk: int = 100
+    objective: Objective, model: Model, key: Key, x: Tree, *, num_draws: Count, chunk: Count = 100
 ) -> GradientStatistics:
     """Mean, variance and signal-to-noise ratio of the gradient of any objective on any model.
 
@@ -59,8 +60,6 @@ def gradient_statistics(
 
     Rainforth et al. 2018, equation 3.
     """
-    check_count("gradient_statistics", "num_draws", num_draws)
-    check_count("gradient_statistics", "chunk", chunk)
     if num_draws < 2:
         raise ValueError("gradient_statistics: num_draws is 1, expected at least 2 for a variance")
     chunk = min(chunk, num_draws)

@@ -7,20 +7,47 @@ Training needs no bound of its own. With events (x, mask) and a `Masked` likelih
 the missing-data importance-weighted bound, and its weights give p(x_missing|x_observed) too.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
-from jaxvae.checks import check_count, check_key, check_leaves, check_shape
+from jaxvae.checks import Count, Key, Tree, check_leaves, check_shape, checked
 from jaxvae.distributions import Categorical, Independent, Masked, Product
-from jaxvae.protocols import Model, likelihood, mean_of, posterior, sample_and_log_prob
+from jaxvae.protocols import (
+    Distribution,
+    Model,
+    likelihood,
+    mean_of,
+    posterior,
+    sample_and_log_prob,
+)
 from jaxvae.pytrees import value_of
 
 
-def impute(model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int) -> Any:
+def _check_event(owner: str, name: str, event: Tree) -> None:
+    if not isinstance(event, tuple) or len(event) != 2:
+        raise TypeError(f"{owner}: {name} is a {type(event).__name__}, expected a pair (x, mask)")
+    x, mask = event
+    check_leaves(owner, "x", x)
+    check_leaves(owner, "mask", mask)
+    if jax.tree.structure(x) != jax.tree.structure(mask):
+        raise ValueError(
+            f"{owner}: mask has structure {jax.tree.structure(mask)}, expected that of x, "
+            f"{jax.tree.structure(x)}"
+        )
+    for leaf, seen in zip(jax.tree.leaves(x), jax.tree.leaves(mask), strict=True):
+        check_shape(owner, "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
+
+
+Event = Annotated[tuple[Any, Any], _check_event]
+"""(x, mask), the mask True where x is observed: two arrays, or trees of one structure."""
+
+
+@checked
+def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     """x with E[x_missing|x_observed] in its gaps, by self-normalised importance sampling.
 
     sum_k w_k E[x|z_k] / sum_k w_k,   w_k = p(x_observed|z_k) p(z_k) / q(z_k|x_observed)
@@ -64,8 +91,9 @@ def impute(model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int
     return _fill("impute", event, best)
 
 
+@checked
 def multiple_imputations(
-    model: Model, key: Array, event: tuple[Any, Any], *, num_samples: int, num_draws: int
+    model: Model, key: Key, event: Event, *, num_samples: Count, num_draws: Count
 ) -> Any:
     """Draws of x_missing ~ p(x_missing|x_observed), by sampling importance resampling.
 
@@ -100,13 +128,11 @@ def multiple_imputations(
     Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
     """
     owner = "multiple_imputations"
-    check_key(owner, "key", key)
-    check_count(owner, "num_draws", num_draws)
     z_key, which_key, x_key = jax.random.split(key, 3)
     zs, log_w = _weighted(owner, model, z_key, event, num_samples)
     which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
 
-    def draw(key: Array, k: Array) -> Any:
+    def draw(key: Key, k: Array) -> Any:
         z = jax.tree.map(lambda leaf: leaf[k], zs)
         return _fill(owner, event, _whole(owner, model, z).sample(key))
 
@@ -114,14 +140,13 @@ def multiple_imputations(
 
 
 def _weighted(
-    owner: str, model: Model, key: Array, event: Any, num_samples: int
+    owner: str, model: Model, key: Key, event: Tree, num_samples: Count
 ) -> tuple[Any, Array]:
     """K draws z_k ~ q(z|x_observed), stacked, and log w_k."""
-    _check_event(owner, event)
     keys = sample_keys(key, num_samples)
     q, term = posterior(model, event), importance_term(model, event)
 
-    def one(key: Array) -> tuple[Any, Array]:
+    def one(key: Key) -> tuple[Any, Array]:
         z, log_q = sample_and_log_prob(q, key)
         _whole(owner, model, z)
         return z, term(q, z, log_q)[0]
@@ -129,7 +154,7 @@ def _weighted(
     return jax.vmap(one)(keys)
 
 
-def _whole(owner: str, model: Model, z: Any) -> Any:
+def _whole(owner: str, model: Model, z: Tree) -> Any:
     """p(x|z) of all entries."""
     d = likelihood(model, z)
     if not isinstance(d, Masked):
@@ -148,7 +173,7 @@ def _of_labels(moments: Any) -> bool:
     return isinstance(moments, _Labels)
 
 
-def _moments(d: Any) -> Any:
+def _moments(d: Distribution) -> Any:
     """E[x], in the structure of x; of labels the probability of each."""
     match value_of(d):
         case Product() as d:
@@ -167,21 +192,6 @@ def _moments(d: Any) -> Any:
 
 def _most_probable(mean: Any) -> Array:
     return jnp.argmax(mean.probabilities, axis=-1) if _of_labels(mean) else mean
-
-
-def _check_event(owner: str, event: Any) -> None:
-    if not isinstance(event, tuple) or len(event) != 2:
-        raise TypeError(f"{owner}: event is a {type(event).__name__}, expected a pair (x, mask)")
-    x, mask = event
-    check_leaves(owner, "x", x)
-    check_leaves(owner, "mask", mask)
-    if jax.tree.structure(x) != jax.tree.structure(mask):
-        raise ValueError(
-            f"{owner}: mask has structure {jax.tree.structure(mask)}, expected that of x, "
-            f"{jax.tree.structure(x)}"
-        )
-    for leaf, seen in zip(jax.tree.leaves(x), jax.tree.leaves(mask), strict=True):
-        check_shape(owner, "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
 
 
 def _fill(owner: str, event: tuple[Any, Any], imputed: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax import Array
 from jaxvae.batching import batch_size
 from jaxvae.bounds.importance_weights import importance_term
 from jaxvae.bounds.reductions import log_mean_exp
-from jaxvae.checks import check_count, check_key, check_shape
+from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.distributions.interop import default_promotion
 from jaxvae.protocols import (
     Model,
@@ -49,8 +49,9 @@ class LogMarginal(NamedTuple):
     reliable: Array
 
 
+@checked
 def log_marginal(
-    model: Model, key: Array, x: Any, *, num_samples: int, chunk: int = 250
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = 250
 ) -> LogMarginal:
     """log p(x) by importance sampling from q: log 1/N sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x).
 
@@ -84,14 +85,15 @@ def log_marginal(
     """
     q, term = posterior(model, x), importance_term(model, x)
 
-    def log_w(key: Array) -> Array:
+    def log_w(key: Key) -> Array:
         return term(q, *sample_and_log_prob(q, key))[0]
 
-    return _estimate("log_marginal", log_w, key, num_samples, chunk)
+    return _estimate(log_w, key, num_samples, chunk)
 
 
+@checked
 def prior_sampling(
-    model: Model, key: Array, x: Any, *, num_samples: int, chunk: int = 250
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = 250
 ) -> LogMarginal:
     """The naive estimate log 1/N sum_i p(x|z_i), z_i ~ p(z): right in the limit, never near.
 
@@ -114,17 +116,15 @@ def prior_sampling(
       ValueError: `num_samples` or `chunk` is no integer of at least one.
     """
 
-    def log_p_x_given_z(key: Array) -> Array:  # the weight at q = p(z)
+    def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
         return log_likelihood(model, x, prior(model).sample(key))
 
-    return _estimate("prior_sampling", log_p_x_given_z, key, num_samples, chunk)
+    return _estimate(log_p_x_given_z, key, num_samples, chunk)
 
 
 def _estimate(
-    owner: str, draw: Callable[[Array], Array], key: Array, num_samples: int, chunk: int
+    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count
 ) -> LogMarginal:
-    check_count(owner, "num_samples", num_samples)
-    check_count(owner, "chunk", chunk)
     samples = jnp.arange(num_samples)
     log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
     standard_error, ess = spread(log_w)
@@ -165,7 +165,8 @@ def pareto_k(log_w: Array) -> Array:
     return jnp.where(jnp.isnan(k), jnp.inf, k.astype(log_w.dtype))
 
 
-def optimal_scale(model: Model, key: Array, xs: Any) -> Array:
+@checked
+def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
     """The best sigma of a Gaussian likelihood that all pixels of all examples share.
 
     sigma^2 = mean over examples and pixels of (x - E[x|z])^2, z ~ q(z|x): the maximiser of
@@ -188,13 +189,12 @@ def optimal_scale(model: Model, key: Array, xs: Any) -> Array:
     Rybkin, Daniilidis & Levine 2021, equation 6.
     """
 
-    def squared_error(key: Array, x: Any) -> Array:
+    def squared_error(key: Key, x: Tree) -> Array:
         z = posterior(model, x).sample(key)
         x_mean = mean_of(likelihood(model, z))
         check_shape("optimal_scale", "x", x, jnp.shape(x_mean))
         return jnp.mean(jnp.square(x - x_mean))
 
-    check_key("optimal_scale", "key", key)
     keys = jax.random.split(key, batch_size(xs))
     return jnp.sqrt(
         jnp.mean(jax.lax.map(lambda kx: squared_error(*kx), (keys, xs), batch_size=100))

@@ -5,7 +5,8 @@ Numbers from other features, or from another count of rows, do not compare. Dist
 row at a time, so that memory grows with the rows and not with their square.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,38 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import check_count, check_floats, check_shape
+from jaxvae.checks import Count, check_floats, check_shape, checked
+
+
+def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
+    check_floats(owner, name, value)
+    if jnp.ndim(value) != axes or 0 in jnp.shape(value):
+        raise ValueError(
+            f"{owner}: {name} has shape {jnp.shape(value)}, expected {['[d]', '[n, d]'][axes - 1]}"
+        )
+    if not isinstance(value, Tracer) and not np.all(np.isfinite(value)):
+        raise ValueError(f"{owner}: {name} holds NaN or infinity, expected finite numbers")
+
+
+Features = Annotated[Array | np.ndarray, partial(_check_finite, axes=2)]
+"""A row an example, floats [n, d], finite."""
+Mean = Annotated[Array | np.ndarray, partial(_check_finite, axes=1)]
+Covariance = Annotated[Array | np.ndarray, partial(_check_finite, axes=2)]
+
+
+def _check_rows(owner: str, real: Features, fake: Features, *neighbours: int) -> None:
+    """Raise unless both are of one network, each with a row more than it needs neighbours."""
+    if jnp.shape(real)[1] != jnp.shape(fake)[1]:
+        raise ValueError(
+            f"{owner}: fake has {jnp.shape(fake)[1]} features and real {jnp.shape(real)[1]}, "
+            "expected those of one network"
+        )
+    for name, rows, k in zip(("real", "fake"), (real, fake), neighbours, strict=True):
+        if len(rows) <= k:
+            raise ValueError(
+                f"{owner}: {name} has {len(rows)} rows, expected at least {k + 1}, a row and "
+                f"{k} others"
+            )
 
 
 class PrecisionRecall(NamedTuple):
@@ -42,7 +74,8 @@ class DensityCoverage(NamedTuple):
     coverage: Array
 
 
-def precision_recall(real: Any, fake: Any, *, k: int = 3) -> PrecisionRecall:
+@checked
+def precision_recall(real: Features, fake: Features, *, k: Count = 3) -> PrecisionRecall:
     """Is what is generated real, and is all that is real generated?
 
     A set stands for the union of the balls around its points, each as far as the point's k-th
@@ -69,9 +102,7 @@ def precision_recall(real: Any, fake: Any, *, k: int = 3) -> PrecisionRecall:
 
     Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2.
     """
-    _check_pair("precision_recall", real, fake)
-    _check_neighbours("precision_recall", "real", real, k)
-    _check_neighbours("precision_recall", "fake", fake, k)
+    _check_rows("precision_recall", real, fake, k, k)
     r_real, r_fake = _kth_nearest(real, real, k), _kth_nearest(fake, fake, k)
     return PrecisionRecall(
         precision=_mean(_balls_around(fake, real, r_real) > 0, r_real),
@@ -79,7 +110,8 @@ def precision_recall(real: Any, fake: Any, *, k: int = 3) -> PrecisionRecall:
     )
 
 
-def density_coverage(real: Any, fake: Any, *, k: int = 5) -> DensityCoverage:
+@checked
+def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> DensityCoverage:
     """How crowded with real points the places of fake ones are, and how many real ones are met.
 
     Balls are drawn around the real points alone, as far as the k-th nearest other real point.
@@ -107,8 +139,7 @@ def density_coverage(real: Any, fake: Any, *, k: int = 5) -> DensityCoverage:
 
     Naeem, Oh, Uh, Choi & Yoo 2020, section 3.
     """
-    _check_pair("density_coverage", real, fake)
-    _check_neighbours("density_coverage", "real", real, k)
+    _check_rows("density_coverage", real, fake, k, 0)
     r_real = _kth_nearest(real, real, k)
     return DensityCoverage(
         density=_mean(_balls_around(fake, real, r_real), r_real) / k,
@@ -116,7 +147,8 @@ def density_coverage(real: Any, fake: Any, *, k: int = 5) -> DensityCoverage:
     )
 
 
-def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> Array:
+@checked
+def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covariance) -> Array:
     """The squared Frechet (2-Wasserstein) distance of two Gaussians.
 
     d^2 = |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1^1/2 C_2 C_1^1/2)^1/2)
@@ -143,21 +175,17 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> Array:
 
     Dowson & Landau 1982; as a measure of samples: Heusel et al. 2017, equation 6.
     """
-    owner = "frechet_distance"
-    for name, mean in ("mean1", mean1), ("mean2", mean2):
-        _check_finite(owner, name, mean, 1)
     d = jnp.shape(mean1)
-    check_shape(owner, "mean2", mean2, d)
-    for name, cov in ("cov1", cov1), ("cov2", cov2):
-        _check_finite(owner, name, cov, 2)
-        check_shape(owner, name, cov, 2 * d)
+    for name, value, shape in ("mean2", mean2, d), ("cov1", cov1, 2 * d), ("cov2", cov2, 2 * d):
+        check_shape("frechet_distance", name, value, shape)
     a1, a2 = _factor("cov1", cov1), _factor("cov2", cov2)
     overlap = jnp.sum(jnp.linalg.svd(a1.T @ a2, compute_uv=False))
     spread = jnp.trace(jnp.asarray(cov1)) + jnp.trace(jnp.asarray(cov2)) - 2.0 * overlap
     return jnp.sum(jnp.square(mean1 - mean2)) + jnp.maximum(spread, 0.0)
 
 
-def sample_frechet_distance(real: Any, fake: Any) -> Array:
+@checked
+def sample_frechet_distance(real: Features, fake: Features) -> Array:
     """The `frechet_distance` of the Gaussians with the means and covariances of two sets.
 
     It sees means and covariances alone. It is above 0 in mean for two sets of one distribution, by
@@ -181,19 +209,17 @@ def sample_frechet_distance(real: Any, fake: Any) -> Array:
 
     Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6.
     """
-    _check_pair("sample_frechet_distance", real, fake)
-    _check_neighbours("sample_frechet_distance", "real", real, 1)
-    _check_neighbours("sample_frechet_distance", "fake", fake, 1)
+    _check_rows("sample_frechet_distance", real, fake, 1, 1)
     return frechet_distance(*_mean_and_cov(real), *_mean_and_cov(fake))
 
 
-def _mean_and_cov(rows: Any) -> tuple[Array, Array]:
+def _mean_and_cov(rows: Features) -> tuple[Array, Array]:
     mean = jnp.mean(rows, axis=0)
-    centred = rows - mean[None]
+    centred = jnp.asarray(rows) - mean[None]
     return mean, centred.T @ centred / (len(rows) - 1)
 
 
-def _factor(name: str, cov: Any) -> Array:
+def _factor(name: str, cov: Covariance) -> Array:
     """A with A A' = C, by eigendecomposition, so that C may be singular."""
     values, vectors = jnp.linalg.eigh(cov)
     if not isinstance(cov, Tracer):
@@ -208,7 +234,7 @@ def _factor(name: str, cov: Any) -> Array:
     return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None]
 
 
-def _kth_nearest(points: Any, others: Any, k: int) -> Array:
+def _kth_nearest(points: Features, others: Features, k: int) -> Array:
     """Squared distance [n] of each point to the k-th nearest other; the nearest has k = 0.
 
     Among the points themselves each is its own nearest, so that k counts its neighbours. For a few
@@ -223,7 +249,7 @@ def _kth_nearest(points: Any, others: Any, k: int) -> Array:
     return jax.lax.map(one, jnp.asarray(points))
 
 
-def _balls_around(points: Any, centres: Any, squared_radii: Array) -> Array:
+def _balls_around(points: Features, centres: Features, squared_radii: Array) -> Array:
     """In how many of the balls each point is, integers [n]."""
 
     def one(point: Array) -> Array:
@@ -236,34 +262,5 @@ def _mean(counts: Array, like: Array) -> Array:
     return jnp.mean(counts, dtype=like.dtype)
 
 
-def _squared_distances(point: Array, others: Any) -> Array:
+def _squared_distances(point: Array, others: Features) -> Array:
     return jnp.sum(jnp.square(others - point[None]), axis=1)  # exactly 0 to a copy of the point
-
-
-def _check_pair(owner: str, real: Any, fake: Any) -> None:
-    for name, features in ("real", real), ("fake", fake):
-        _check_finite(owner, name, features, 2)
-    if jnp.shape(real)[1] != jnp.shape(fake)[1]:
-        raise ValueError(
-            f"{owner}: fake has {jnp.shape(fake)[1]} features and real {jnp.shape(real)[1]}, "
-            "expected those of one network"
-        )
-
-
-def _check_neighbours(owner: str, name: str, features: Any, k: int) -> None:
-    check_count(owner, "k", k)
-    if len(features) <= k:
-        raise ValueError(
-            f"{owner}: {name} has {len(features)} rows, expected at least {k + 1}, a row and "
-            f"{k} others"
-        )
-
-
-def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
-    check_floats(owner, name, value)
-    if jnp.ndim(value) != axes or 0 in jnp.shape(value):
-        raise ValueError(
-            f"{owner}: {name} has shape {jnp.shape(value)}, expected {['[d]', '[n, d]'][axes - 1]}"
-        )
-    if not isinstance(value, Tracer) and not np.all(np.isfinite(value)):
-        raise ValueError(f"{owner}: {name} holds NaN or infinity, expected finite numbers")

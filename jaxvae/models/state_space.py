@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import check_function, check_key, check_leaves, check_count
+from jaxvae.checks import check_count, check_function, check_key, check_leaves
 from jaxvae.distributions import Independent, Product
 from jaxvae.protocols import (
     check_distribution,

@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import batch_mean
-from jaxvae.checks import check_key, check_count, check_scalar, check_shape
+from jaxvae.checks import check_count, check_key, check_scalar, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.models.hierarchical import Block, TopDown

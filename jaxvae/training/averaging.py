@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvae.checks import check_array
+from jaxvae.checks import Scalar, check_array, checked
 
 
 class ParameterAverage(NamedTuple):
@@ -19,7 +19,8 @@ class ParameterAverage(NamedTuple):
     average: Any
 
 
-def average_parameters(decay: float) -> optax.GradientTransformation:
+@checked
+def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     """Keep an exponential moving average of the parameters beside the optimiser's own state.
 
     a_0 = theta_0,   a_t = decay a_{t-1} + (1 - decay) theta_t
@@ -45,8 +46,7 @@ def average_parameters(decay: float) -> optax.GradientTransformation:
 
     Polyak & Juditsky 1992; for deep hierarchies: Child 2021.
     """
-    check_array("average_parameters", "decay", decay)
-    if jnp.ndim(decay) or not 0.0 <= decay < 1.0:
+    if not 0.0 <= decay < 1.0:
         raise ValueError(
             f"average_parameters: decay is {decay}, expected a number in [0, 1), 0.999 say"
         )

@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import check_key, check_count
+from jaxvae.checks import check_count, check_key
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.checkpoints.resuming import Checkpoints, Keeper
 from jaxvae.training.checkpoints.stop_signals import Received, stop_signals
@@ -100,7 +100,7 @@ def fit(
     check_count("fit", "batch_size", batch_size)
     if steps_per_call is not None:
         check_count("fit", "steps_per_call", steps_per_call)
-    check_state("fit", state)
+    check_state("fit", "state", state)
     check_key("fit", "key", key)
     callbacks = tuple(callbacks)
     plan = plan_of(state, size_of(data), epochs, batch_size, steps_per_call, hyper)

@@ -5,17 +5,21 @@ example that `preprocessed` puts in front of an objective.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.batching import Objective
-from jaxvae.checks import check_array, check_scalar, within
+from jaxvae.checks import Key, Numbers, Scalar, Tree, checked, within
+
+M = TypeVar("M")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
-def rescale(key: Any, x: Any, *, max_value: float | None = None) -> Array:
+@checked
+def rescale(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """x / max_value: stored values to floats in [0, 1]; nothing is drawn.
 
     Args:
@@ -36,10 +40,8 @@ def rescale(key: Any, x: Any, *, max_value: float | None = None) -> Array:
     """
     del key
     owner = "preprocessing"
-    check_array(owner, "x", x)
     if max_value is None:
         max_value = _full(owner, jnp.result_type(x))
-    check_scalar(owner, "max_value", max_value)
     y = jnp.asarray(x).astype(float) / max_value
     within(owner, x, (y >= 0) & (y <= 1), f"values in 0..{max_value}, or another max_value", "x")
     return y
@@ -55,7 +57,8 @@ def _full(owner: str, dtype: Any) -> float:
     return 255.0 if dtype == jnp.uint8 else 1.0
 
 
-def binarize(key: Array, x: Any, *, max_value: float | None = None) -> Array:
+@checked
+def binarize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Dynamic binarization: every pixel is 1 with probability x / max_value, afresh at every visit.
 
     Args:
@@ -75,7 +78,8 @@ def binarize(key: Array, x: Any, *, max_value: float | None = None) -> Array:
     return jax.random.bernoulli(key, p).astype(p.dtype)
 
 
-def threshold(key: Array, x: Any, *, max_value: float | None = None) -> Array:
+@checked
+def threshold(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Fixed binarization: a pixel is 1 where x / max_value > 1/2; nothing is drawn.
 
     Args:
@@ -93,7 +97,10 @@ def threshold(key: Array, x: Any, *, max_value: float | None = None) -> Array:
     return (p > 0.5).astype(p.dtype)
 
 
-def preprocessed(objective: Objective, transform: Callable[[Array, Any], Any]) -> Objective:
+@checked
+def preprocessed(
+    objective: Callable[Concatenate[M, Array, Any, P], R], transform: Callable[[Array, Any], Any]
+) -> Callable[Concatenate[M, Array, Any, P], R]:
     """The objective of transform(x): the key is split between the transform and the objective.
 
     Args:
@@ -108,8 +115,8 @@ def preprocessed(objective: Objective, transform: Callable[[Array, Any], Any]) -
     2.0
     """
 
-    def transformed_objective(model: Any, key: Array, x: Any, **hyper: Any) -> tuple[Array, Any]:
+    def transformed_objective(model: M, key: Key, x: Tree, *args: P.args, **hyper: P.kwargs) -> R:
         transform_key, objective_key = jax.random.split(key)
-        return objective(model, objective_key, transform(transform_key, x), **hyper)
+        return objective(model, objective_key, transform(transform_key, x), *args, **hyper)
 
     return transformed_objective

@@ -8,14 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from jaxvae.checks import check_function, check_count, check_scalar
+from jaxvae.checks import Count, Scalar, checked
 
 Schedule = Callable[[Any], Any]
+"""step -> the hyper-parameter's value there."""
 
 
+@checked
 def sigmoid_annealing(
-    init_value: float, end_value: float, transition_steps: int, *, sharpness: float = 12.0
+    init_value: Scalar, end_value: Scalar, transition_steps: Count, *, sharpness: Scalar = 12.0
 ) -> Schedule:
     """From one value to another along a logistic curve, both ends met exactly, in steps.
 
@@ -41,13 +44,9 @@ def sigmoid_annealing(
 
     Bowman et al. 2016, section 3.1.
     """
-    check_count("sigmoid_annealing", "transition_steps", transition_steps)
-    for name, value in (("init_value", init_value), ("end_value", end_value)):
-        check_scalar("sigmoid_annealing", name, value)
-    check_scalar("sigmoid_annealing", "sharpness", sharpness)
     low, high = (jax.nn.sigmoid(sharpness * end) for end in (-0.5, 0.5))
 
-    def schedule(step: Any) -> Any:
+    def schedule(step: Scalar) -> Any:
         t = jnp.clip(jnp.asarray(step) / transition_steps, 0.0, 1.0)
         s = (jax.nn.sigmoid(sharpness * (t - 0.5)) - low) / (high - low)
         return init_value + (end_value - init_value) * s
@@ -55,7 +54,8 @@ def sigmoid_annealing(
     return schedule
 
 
-def cyclical(schedule: Schedule, period: int) -> Schedule:
+@checked
+def cyclical(schedule: Schedule, period: Count) -> Schedule:
     """A schedule begun again every `period` steps.
 
     The paper's, half of each period a rise and half at 1: `cyclical(optax.linear_schedule(0.0, 1.0,
@@ -79,22 +79,20 @@ def cyclical(schedule: Schedule, period: int) -> Schedule:
 
     Fu et al. 2019, "Cyclical annealing schedule", equation 6.
     """
-    check_function("cyclical", "schedule", schedule)
-    check_count("cyclical", "period", period)
     return lambda step: schedule(step % period)
 
 
 @partial(jax.jit, static_argnames=("schedule", "num_steps"))
-def _values(schedule: Schedule, begun: Any, num_steps: int) -> Any:
+def _values(schedule: Schedule, begun: Scalar, num_steps: int) -> Any:
     return jax.lax.map(schedule, begun + jnp.arange(num_steps, dtype=jnp.int32))
 
 
-def at_steps(schedule: Schedule, begun: int, end: int) -> Any:
+def at_steps(schedule: Schedule, begun: int, end: int) -> Array:
     """A schedule's values at the steps begun, ..., end - 1, in that order."""
     return _values(schedule, begun, end - begun)
 
 
-def warn_if_unfinished(name: str, schedule: Schedule, values: Any) -> None:
+def warn_if_unfinished(name: str, schedule: Schedule, values: Array) -> None:
     """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads.
 
     Args:

@@ -6,23 +6,34 @@ would have drawn.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxvae.batching import Objective, batched
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import check_key, check_count, check_scalar
+from jaxvae.batching import batched
+from jaxvae.checks import Count, Key, Scalar, Tree, checked, kind
 from jaxvae.training.optimizers import update
 from jaxvae.training.trainable import check_trainable
 
 Metrics = dict[str, Any]
+M = TypeVar("M")
+P = ParamSpec("P")
 
 
-class TrainState(NamedTuple):
+def check_state(owner: str, name: str, state: Any) -> None:
+    """Raise TypeError unless `state` is a `TrainState`."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"{owner}: {name} is a {type(state).__name__}, expected init_state's result"
+        )
+
+
+@kind(check_state)
+class TrainState(NamedTuple, Generic[M]):
     """All that a run carries from step to step; a pytree.
 
     Args:
@@ -31,15 +42,20 @@ class TrainState(NamedTuple):
       step: how many updates have been made, an int32 scalar.
     """
 
-    model: Any
+    model: M
     opt_state: Any
     step: Array
 
 
-Step = Callable[..., tuple[TrainState, Metrics]]
+class Step(Protocol[P]):
+    """`(state, key, xs, **hyper) -> (state, metrics)`, whatever the model; P are the hypers."""
+
+    def __call__(
+        self, state: TrainState[M], key: Key, xs: Tree, /, *args: P.args, **hyper: P.kwargs
+    ) -> tuple[TrainState[M], Metrics]: ...
 
 
-def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[M]:
     """The state before the first step.
 
     Args:
@@ -54,17 +70,15 @@ def init_state(model: Any, optimizer: optax.GradientTransformation) -> TrainStat
     """
     check_trainable("init_state", model)
     # a Python float is weakly typed, its update is not: a step would be traced again and again
-    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), model)
-    return TrainState(model, optimizer.init(model), jnp.zeros((), jnp.int32))
+    params: Any = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), model)
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def check_state(owner: str, state: Any) -> None:
-    """Raise TypeError unless `state` is a `TrainState`."""
-    if not isinstance(state, TrainState):
-        raise TypeError(f"{owner}: state is a {type(state).__name__}, expected init_state's result")
-
-
-def train_step(objective: Objective, optimizer: optax.GradientTransformation) -> Step:
+@checked
+def train_step(
+    objective: Callable[Concatenate[Any, Array, Any, P], tuple[Array, Any]],
+    optimizer: optax.GradientTransformation,
+) -> Step[P]:
     """Make `step(state, key, xs, **hyper) -> (state, metrics)`: one update on one batch.
 
     The step is pure and not jitted: jit it, scan it or vmap it. `key` is the run's key, the same at
@@ -100,30 +114,30 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
     (1, ['beta', 'distortion', 'loss', 'rate'])
     """
 
-    def loss(model: Any, key: Array, xs: Any, hyper: Metrics) -> tuple[Array, Any]:
+    def loss(model: Any, key: Key, xs: Tree, hyper: Metrics) -> tuple[Array, Any]:
         bound, aux = batched(objective)(model, key, xs, **hyper)
         return -bound, aux
 
-    def step(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
-        check_state("train_step", state)
-        check_key("train_step", "key", key)
-        hyper = {name: h(state.step) if callable(h) else h for name, h in hyper.items()}
+    @checked
+    def step(
+        state: TrainState[M], key: Key, xs: Tree, *_: P.args, **given: P.kwargs
+    ) -> tuple[TrainState[M], Metrics]:
+        params: Any = state.model
+        hyper: Metrics = {n: h(state.step) if callable(h) else h for n, h in given.items()}
         step_key = jax.random.fold_in(key, state.step)
-        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.model, step_key, xs, hyper
-        )
+        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, step_key, xs, hyper)
         updates, opt_state = update(
             "train_step",
             optimizer,
             gradient,
             state.opt_state,
-            state.model,
+            params,
             value=value,
             grad=gradient,
             # the same noise on purpose
             value_fn=lambda model: loss(model, jax.random.clone(step_key), xs, hyper)[0],
         )
-        model: Any = optax.apply_updates(state.model, updates)
+        model: Any = optax.apply_updates(params, updates)
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
         metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
         for name in hyper:
@@ -140,7 +154,8 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
     return step
 
 
-def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> Array:
+@checked
+def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count) -> Array:
     """A fresh shuffle of the rows, cut into batches.
 
     The rows left over sit this epoch out; the next shuffle draws others.
@@ -159,9 +174,6 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
         no integer.
       TypeError: `key` is no PRNG key.
     """
-    check_count("epoch_order", "batch_size", batch_size)
-    check_count("epoch_order", "num_examples", num_examples)
-    check_scalar("epoch_order", "epoch", epoch)
     if not jnp.issubdtype(jnp.result_type(epoch), jnp.integer) or (
         isinstance(epoch, int) and epoch < 0
     ):
@@ -171,7 +183,6 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
             f"epoch_order: batch_size is {batch_size} and the data have {num_examples} rows; "
             "expected no more than the rows"
         )
-    check_key("epoch_order", "key", key)
     num_steps = num_examples // batch_size
     # steps fold in 0, 1, ... below 2^31, so the shuffles' keys begin there
     shuffle_key = jax.random.fold_in(key, jnp.uint32(2**31) + jnp.asarray(epoch, jnp.uint32))
@@ -179,7 +190,7 @@ def epoch_order(key: Array, epoch: Any, num_examples: int, batch_size: int) -> A
     return order[: num_steps * batch_size].reshape(num_steps, batch_size)
 
 
-def scan_steps(step: Step) -> Step:
+def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     """Lift a step to many: `steps(state, key, data, order, **hyper)`, as one `lax.scan`.
 
     Rows are gathered on the device inside the scan, so data go there once, as stored.
@@ -192,7 +203,7 @@ def scan_steps(step: Step) -> Step:
     """
 
     def steps(
-        state: TrainState, key: Array, data: Any, order: Array, **hyper: Any
+        state: TrainState, key: Key, data: Tree, order: Array, **hyper: Any
     ) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, rows: Array) -> tuple[TrainState, Metrics]:
             return step(
@@ -204,7 +215,8 @@ def scan_steps(step: Step) -> Step:
     return steps
 
 
-def train_epoch(step: Step, *, batch_size: int) -> Step:
+@checked
+def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     """Make `epoch(state, key, data, **hyper) -> (state, metrics)`: shuffle once, visit every batch.
 
     Pure, so that a whole run is `jax.lax.scan` of it and a sweep is `jax.vmap` of that:
@@ -233,9 +245,10 @@ def train_epoch(step: Step, *, batch_size: int) -> Step:
       The epoch; its metrics have one entry a step.
     """
 
-    def epoch(state: TrainState, key: Array, data: Any, **hyper: Any) -> tuple[TrainState, Metrics]:
-        check_count("train_epoch", "batch_size", batch_size)
-        check_state("train_epoch", state)
+    @checked
+    def epoch(
+        state: TrainState[M], key: Key, data: Tree, *_: P.args, **hyper: P.kwargs
+    ) -> tuple[TrainState[M], Metrics]:
         num_examples = size_of(data)
         index = state.step // max(num_examples // batch_size, 1)
         order = epoch_order(key, index, num_examples, batch_size)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import check_count
+from jaxvae.checks import Count, checked
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -38,11 +38,12 @@ class Sweep(NamedTuple):
     at_once: int
 
 
+@checked
 def sweep(
     run: Callable[..., Any],
     grid: Mapping[str, Any],
     *,
-    at_once: int | None = None,
+    at_once: Count | None = None,
     mesh: Mesh | None = None,
     folder: str | Path | None = None,
     **fixed: Any,
@@ -91,8 +92,6 @@ def sweep(
     >>> list(found.axes), found.results.shape  # the last axis: steps
     (['key', 'beta', 'learning_rate'], (4, 2, 3, 2))
     """
-    if not isinstance(grid, Mapping):
-        raise TypeError(f"sweep: grid is a {type(grid).__name__}, expected name -> values")
     axes = {name: jnp.asarray(values) for name, values in grid.items()}
     if not axes:
         raise ValueError("sweep: grid is empty, expected at least one name and its values")
@@ -111,7 +110,6 @@ def sweep(
     if at_once is None:
         point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
         at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
-    check_count("sweep", "at_once", at_once)
     index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
     points = {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
     call = partial(_at_points, run, at_once=at_once, mesh=mesh)

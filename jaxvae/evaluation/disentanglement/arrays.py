@@ -1,25 +1,32 @@
 """What the scores share: arrays checked, entropies, randomness from a key."""
 
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import check_array, check_key
+from jaxvae.checks import Key, check_array
 
 
-def checked(owner: str, codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_table(owner: str, name: str, value: Any) -> None:
+    check_array(owner, name, value)
+    if isinstance(value, Tracer):
+        raise TypeError(f"{owner}: {name} is traced, expected numbers; call it outside jit")
+    if np.ndim(value) != 2 or 0 in np.shape(value):
+        raise ValueError(
+            f"{owner}: {name} has shape {np.shape(value)}, expected [n, {name}] of n examples"
+        )
+
+
+Table = Annotated[Array | np.ndarray, _check_table]
+"""A row an example: codes [n, d], factors [n, k]."""
+
+
+def paired(owner: str, codes: Table, factors: Table) -> tuple[np.ndarray, np.ndarray]:
     """The two as NumPy arrays, or an error that says what they lack."""
-    for name, value in (("codes", codes), ("factors", factors)):
-        check_array(owner, name, value)
-        if isinstance(value, Tracer):
-            raise TypeError(f"{owner}: {name} is traced, expected numbers; call it outside jit")
-        if np.ndim(value) != 2 or 0 in np.shape(value):
-            raise ValueError(
-                f"{owner}: {name} has shape {np.shape(value)}, expected [n, {name}] of n examples"
-            )
     codes, factors = np.asarray(codes), np.asarray(factors)
     if factors.dtype.kind not in "biu":
         raise TypeError(f"{owner}: factors has dtype {factors.dtype}, expected integers")
@@ -66,8 +73,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
     return np.where(varies, (values - values.mean(axis=0)) / scale, 0.0)
 
 
-def generator(owner: str, key: Any) -> np.random.Generator:
-    check_key(owner, "key", key)
+def generator(key: Key) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 

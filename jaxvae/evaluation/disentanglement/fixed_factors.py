@@ -1,15 +1,14 @@
 """Scores from groups of examples that have one factor in common."""
 
-from typing import Any
-
 import numpy as np
 
-from jaxvae.checks import check_count
-from jaxvae.evaluation.disentanglement.arrays import checked, generator, sklearn, standardised
+from jaxvae.checks import Count, Key, checked
+from jaxvae.evaluation.disentanglement.arrays import Table, generator, paired, sklearn, standardised
 
 
+@checked
 def factor_vae_score(
-    key: Any, codes: Any, factors: Any, *, groups: int = 1000, size: int = 64
+    key: Key, codes: Table, factors: Table, *, groups: Count = 1000, size: Count = 64
 ) -> float:
     """How well the latent that varies least, where a factor is fixed, tells which factor it was.
 
@@ -50,8 +49,9 @@ def factor_vae_score(
     return float(np.mean(counts.argmax(axis=1)[latent] == fixed))
 
 
+@checked
 def beta_vae_score(
-    key: Any, codes: Any, factors: Any, *, groups: int = 1000, size: int = 64
+    key: Key, codes: Table, factors: Table, *, groups: Count = 1000, size: Count = 64
 ) -> float:
     """How well a linear classifier tells which factor the pairs of a group have in common.
 
@@ -95,18 +95,16 @@ def beta_vae_score(
 
 
 def _to_draw_from(
-    owner: str, key: Any, codes: Any, factors: Any, groups: int, size: int
+    owner: str, key: Key, codes: Table, factors: Table, groups: Count, size: Count
 ) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
-    codes, factors = checked(owner, codes, factors)
+    codes, factors = paired(owner, codes, factors)
     if factors.shape[1] < 2:
         raise ValueError(f"{owner}: factors has one column, expected two to tell apart")
-    check_count(owner, "groups", groups)
-    check_count(owner, "size", size)
-    return generator(owner, key), standardised(codes), factors
+    return generator(key), standardised(codes), factors
 
 
 def _rows_sharing(
-    rng: np.random.Generator, factors: np.ndarray, fixed: np.ndarray, size: int
+    rng: np.random.Generator, factors: Table, fixed: np.ndarray, size: Count
 ) -> np.ndarray:
     """Groups of rows [g, size]: in each, factor fixed[g] has the value it has in a random row."""
     value = factors[rng.integers(len(factors), size=len(fixed)), fixed]

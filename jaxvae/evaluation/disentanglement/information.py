@@ -1,14 +1,13 @@
 """Scores from the mutual information of latents and factors."""
 
-from typing import Any
-
 import numpy as np
 
-from jaxvae.checks import check_count
-from jaxvae.evaluation.disentanglement.arrays import checked, entropy, gap
+from jaxvae.checks import Count, checked
+from jaxvae.evaluation.disentanglement.arrays import Table, entropy, gap, paired
 
 
-def mutual_information(codes: Any, factors: Any, *, bins: int = 20) -> np.ndarray:
+@checked
+def mutual_information(codes: Table, factors: Table, *, bins: Count = 20) -> np.ndarray:
     """I(z_i; v_j) of every latent with every factor, in the table of their joint counts.
 
     I = H(z_i) + H(v_j) - H(z_i, v_j)
@@ -34,7 +33,8 @@ def mutual_information(codes: Any, factors: Any, *, bins: int = 20) -> np.ndarra
     return _information("mutual_information", codes, factors, bins)[0]
 
 
-def mig(codes: Any, factors: Any, *, bins: int = 20) -> float:
+@checked
+def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
     """The mutual information gap: by how much the best latent of a factor beats the second best.
 
     mean_j [ I(z_(1); v_j) - I(z_(2); v_j) ] / H(v_j)
@@ -65,7 +65,8 @@ def mig(codes: Any, factors: Any, *, bins: int = 20) -> float:
     return float(np.mean(gap(information) / entropies))
 
 
-def modularity(codes: Any, factors: Any, *, bins: int = 20) -> float:
+@checked
+def modularity(codes: Table, factors: Table, *, bins: Count = 20) -> float:
     """How far each latent is from telling of more than its own factor.
 
     mean_i [ 1 - sum_{j != m} I_ij^2 / ((k - 1) I_im^2) ],  I_ij = I(z_i; v_j),  m = argmax_j I_ij
@@ -101,10 +102,11 @@ def modularity(codes: Any, factors: Any, *, bins: int = 20) -> float:
     )
 
 
-def _information(owner: str, codes: Any, factors: Any, bins: int) -> tuple[np.ndarray, np.ndarray]:
+def _information(
+    owner: str, codes: Table, factors: Table, bins: Count
+) -> tuple[np.ndarray, np.ndarray]:
     """I(z_i; v_j) [d, k] and H(v_j) [k]."""
-    codes, factors = checked(owner, codes, factors)
-    check_count(owner, "bins", bins)
+    codes, factors = paired(owner, codes, factors)
     if codes.dtype.kind == "f":
         low, width = codes.min(axis=0), np.ptp(codes, axis=0)
         cells = (codes - low) / np.where(width > 0, width, 1.0) * bins

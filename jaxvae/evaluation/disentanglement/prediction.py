@@ -1,21 +1,23 @@
 """Scores from how well latents predict factors."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.checks import check_count
+from jaxvae.checks import Count, Key, checked
 from jaxvae.evaluation.disentanglement.arrays import (
-    checked,
+    Table,
     concentration,
     gap,
     generator,
+    paired,
     sklearn,
     standardised,
 )
 
 
-def sap(codes: Any, factors: Any) -> float:
+@checked
+def sap(codes: Table, factors: Table) -> float:
     """Separated attribute predictability: the gap between the two latents that fit a factor best.
 
     mean_j [ R^2_(1)j - R^2_(2)j ],  R^2_ij = correlation(z_i, v_j)^2
@@ -39,7 +41,7 @@ def sap(codes: Any, factors: Any) -> float:
 
     Kumar, Sattigeri & Balakrishnan 2018, section 3.
     """
-    codes, factors = checked("sap", codes, factors)
+    codes, factors = paired("sap", codes, factors)
     correlation = standardised(codes).T @ standardised(factors) / len(codes)
     return float(np.mean(gap(correlation**2)))
 
@@ -61,7 +63,8 @@ class DCI(NamedTuple):
     informativeness: float
 
 
-def dci(key: Any, codes: Any, factors: Any, *, trees: int = 100) -> DCI:
+@checked
+def dci(key: Key, codes: Table, factors: Table, *, trees: Count = 100) -> DCI:
     """Disentanglement, completeness and informativeness, by gradient-boosted trees.
 
     A random half of the rows grows the trees, whose importances are R, and the other half is
@@ -88,12 +91,11 @@ def dci(key: Any, codes: Any, factors: Any, *, trees: int = 100) -> DCI:
 
     Eastwood & Williams 2018, section 2; trees, accuracies: Locatello et al. 2019.
     """
-    codes, factors = checked("dci", codes, factors)
-    check_count("dci", "trees", trees)
+    codes, factors = paired("dci", codes, factors)
     classifier = sklearn("dci", "ensemble").GradientBoostingClassifier
-    rng = generator("dci", key)
+    rng = generator(key)
     learn, test = np.array_split(rng.permutation(len(codes)), 2)
-    checked("dci (half of the rows)", codes[learn], factors[learn])
+    paired("dci (half of the rows)", codes[learn], factors[learn])
     seed = int(rng.integers(2**31))
     fits = [
         classifier(n_estimators=trees, random_state=seed).fit(codes[learn], v)

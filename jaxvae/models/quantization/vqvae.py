@@ -226,7 +226,7 @@ def ema_step(
     step = train_step(partial(objective, codebook=0.0), optimizer)
 
     def moved(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Any]:
-        check_state("ema_step", state)
+        check_state("ema_step", "state", state)
         check_key("ema_step", "key", key)
         step_key = jax.random.fold_in(key, state.step)
         # the step's own draws, so that the compiled step encodes once
