@@ -6,7 +6,7 @@ facts (shapes, types) are checked, so every check runs at trace time and costs n
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
 
 import jax
@@ -28,7 +28,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     A kind is an `Annotated` type with a check, a class marked by `kind`, or `Callable[..., ...]`;
     of `a | None`, None is right too. Defaults are ours and are not looked at. The error names the
-    function that the user called: that of a function made by another names its maker.
+    function that the user called: that of a function made by another names its maker. Of a method
+    the fields of its object come first, by the kinds in the class, which is then named.
 
     >>> @checked
     ... def draws(key: Key, *, num_samples: Count) -> Array:
@@ -40,15 +41,30 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     parameters = inspect.signature(function).parameters
     kinds = {name: [*checks_of(p.annotation)] for name, p in parameters.items()}
     owner = function.__qualname__.split(".<locals>")[0].removesuffix(".__call__")
+    method = "self" in parameters
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if method:
+            check_fields(args[0])
         for name, value in (*zip(parameters, args, strict=False), *kwargs.items()):
             for check in kinds.get(name, ()):
                 check(owner, name, value)
         return function(*args, **kwargs)
 
     return call
+
+
+def check_fields(value: Any) -> None:
+    """Raise where a field of an object is not of the kind that its class says."""
+    for name, checks in _field_kinds(type(value)).items():
+        for check in checks:
+            check(type(value).__name__, name, getattr(value, name))
+
+
+@cache
+def _field_kinds(cls: type) -> dict[str, list[Check]]:
+    return {name: [*checks_of(kind)] for name, kind in inspect.get_annotations(cls).items()}
 
 
 def checks_of(annotation: Any) -> Iterator[Check]:
@@ -243,13 +259,13 @@ Keys = Annotated[Array, check_keys]
 """A key a sample, shape [K]."""
 Count = Annotated[int, check_count]
 """A Python integer of at least one: a number of samples, of steps, of rows."""
-Scalar = Annotated[Real, check_scalar]
+Scalar = Annotated[Array | np.floating | np.integer | float, check_scalar]
 """One real number, traced or not."""
 Nats = Annotated[Array, check_scalar]
 """A scalar array: a log-probability, a bound."""
 Numbers = Annotated[Real, check_array]
 """An array of real numbers, or one number."""
-Floats = Annotated[Real, check_floats]
+Floats = Annotated[Array, check_floats]
 """An array of floats."""
 Partition = Annotated[Real, check_partition]
 """Temperatures 0 = beta_0 < ... < beta_J = 1, shape [J + 1]."""

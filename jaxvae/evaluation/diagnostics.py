@@ -10,13 +10,14 @@ from jax.scipy.special import logsumexp
 
 from jaxvae.batching import batch_size, batched
 from jaxvae.bounds.evidence import Terms, elbo
-from jaxvae.checks import check_scalar
+from jaxvae.checks import Count, Key, Scalar, Tree, checked
 from jaxvae.distributions import Independent
 from jaxvae.distributions.kl import kl_divergence
-from jaxvae.protocols import Model, mean_of, posterior, prior, sample_and_log_prob
+from jaxvae.protocols import Distribution, Model, mean_of, posterior, prior, sample_and_log_prob
 
 
-def active_units(model: Model, xs: Any, *, threshold: float = 0.01) -> Array:
+@checked
+def active_units(model: Model, xs: Tree, *, threshold: Scalar = 0.01) -> Array:
     """Which latents the model uses: those whose posterior mean varies over the data.
 
     A_i = Var_x(E_q[z_i|x]) > threshold
@@ -32,12 +33,12 @@ def active_units(model: Model, xs: Any, *, threshold: float = 0.01) -> Array:
     Burda, Grosse & Salakhutdinov 2016, section 5.2.
     """
     batch_size(xs)
-    check_scalar("active_units", "threshold", threshold)
     means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
     return jnp.var(means, axis=0) > threshold
 
 
-def rate_per_latent(model: Model, xs: Any) -> Array:
+@checked
+def rate_per_latent(model: Model, xs: Tree) -> Array:
     """The rate of each latent, the mean over the data of KL(q(z_i|x) || p(z_i)): 0 where collapsed.
 
     Args:
@@ -91,7 +92,7 @@ class RateDecomposition(NamedTuple):
     dimension_wise_kl: Array
 
 
-def full_batch(batch_size: int, dataset_size: int) -> Array:
+def full_batch(batch_size: Count, dataset_size: Count) -> Array:
     """Log-weights [M, M] of log q(z_i) = logsumexp_j (log_weight_ij + log q(z_i|x_j)): 1/M for all.
 
     Exact where the batch is the data set.
@@ -100,7 +101,7 @@ def full_batch(batch_size: int, dataset_size: int) -> Array:
     return jnp.full((batch_size, batch_size), -jnp.log(float(batch_size)))
 
 
-def minibatch_weighted(batch_size: int, dataset_size: int) -> Array:
+def minibatch_weighted(batch_size: Count, dataset_size: Count) -> Array:
     """Minibatch-weighted sampling, 1/(N M) for all: low in mean, by up to log N.
 
     The pair i = j, whose density is the largest, weighs as little as the others, though a data set
@@ -109,7 +110,7 @@ def minibatch_weighted(batch_size: int, dataset_size: int) -> Array:
     return jnp.full((batch_size, batch_size), -jnp.log(float(dataset_size * batch_size)))
 
 
-def minibatch_stratified(batch_size: int, dataset_size: int) -> Array:
+def minibatch_stratified(batch_size: Count, dataset_size: Count) -> Array:
     """Minibatch-stratified sampling: 1/N for i = j, and the rest shared evenly among the others.
 
     q(z_i) is then unbiased, and its logarithm low by Jensen's inequality. As the others are drawn
@@ -129,14 +130,15 @@ def minibatch_stratified(batch_size: int, dataset_size: int) -> Array:
     return jnp.log(jnp.where(own, 1.0 / dataset_size, others))
 
 
+@checked
 def rate_decomposition(
     model: Model,
-    key: Array,
-    xs: Any,
+    key: Key,
+    xs: Tree,
     *,
     dataset_size: int | None = None,
     weighting: Callable[[int, int], Array] = full_batch,
-    chunk: int = 100,
+    chunk: Count = 100,
 ) -> RateDecomposition:
     """The rate over a data set as mutual information + total correlation + dimension-wise KL.
 
@@ -184,7 +186,7 @@ def rate_decomposition(
 
 
 def decompose(
-    qs: Any, p: Any, z: Array, log_q_given_x: Array, log_weight: Array
+    qs: Any, p: Distribution, z: Array, log_q_given_x: Array, log_weight: Array
 ) -> RateDecomposition:
     """The rate of one sample taken apart, against the posteriors of M examples.
 
@@ -202,7 +204,7 @@ def decompose(
     return RateDecomposition(log_q_given_x - log_q, log_q - log_q_each, log_q_each - log_p)
 
 
-def rate_distortion_curve(models: Any, key: Array, xs: Any) -> Terms:
+def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     """Rate against distortion along a sweep over beta: what each nat of code buys.
 
     Args:
@@ -246,5 +248,5 @@ def factors(d: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), d.unstack())
 
 
-def factor_log_probs(d: Any, z: Array) -> Array:
+def factor_log_probs(d: Distribution, z: Array) -> Array:
     return jax.vmap(lambda d, z: d.log_prob(z))(d, z)

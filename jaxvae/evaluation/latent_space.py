@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import check_floats, check_scalar, check_shape
+from jaxvae.checks import Floats, Scalar, Tree, check_shape, checked
 from jaxvae.distributions import (
     Bernoulli,
     Categorical,
@@ -30,7 +30,8 @@ from jaxvae.distributions import (
 from jaxvae.pytrees import value_of
 
 
-def interpolate(z0: Any, z1: Any, t: Any) -> Array:
+@checked
+def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
     """The straight line: (1 - t) z0 + t z1.
 
     In many dimensions the draws of N(0, I) lie near the sphere of radius sqrt(d), and the line
@@ -51,11 +52,12 @@ def interpolate(z0: Any, z1: Any, t: Any) -> Array:
     >>> interpolate(jnp.zeros(2), jnp.array([1.0, 4.0]), 0.25).tolist()
     [0.25, 1.0]
     """
-    _check_ends("interpolate", z0, z1, t)
+    check_shape("interpolate", "z1", z1, jnp.shape(z0))
     return (1.0 - t) * z0 + t * z1
 
 
-def slerp(z0: Any, z1: Any, t: Any) -> Array:
+@checked
+def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
     """Spherical interpolation: the direction turns at a constant rate, the norm goes linearly.
 
     With u the direction of z0, v the one orthogonal to it in the plane of both, and theta the angle
@@ -84,7 +86,7 @@ def slerp(z0: Any, z1: Any, t: Any) -> Array:
 
     Shoemake 1985, section 3; for latents: White 2016, section 2.
     """
-    _check_ends("slerp", z0, z1, t)
+    check_shape("slerp", "z1", z1, jnp.shape(z0))
     if jnp.size(z0) < 2:
         raise ValueError(
             f"slerp: z0 has shape {jnp.shape(z0)}, expected two coordinates or more to turn in"
@@ -100,7 +102,7 @@ def slerp(z0: Any, z1: Any, t: Any) -> Array:
     return z.reshape(jnp.shape(z0))
 
 
-def _polar(name: str, z: Any) -> tuple[Array, Array]:
+def _polar(name: str, z: Floats) -> tuple[Array, Array]:
     """The norm and the direction of z, flat."""
     if not isinstance(z, Tracer) and not np.any(z):
         raise ValueError(f"slerp: {name} is 0, expected a vector that has a direction")
@@ -116,7 +118,8 @@ def _across(u: Array, v: Array) -> Array:
     return v
 
 
-def traverse(z: Any, index: Any, values: Any) -> Array:
+@checked
+def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
     """Copies of z in which one latent takes each of the values.
 
     Args:
@@ -135,10 +138,8 @@ def traverse(z: Any, index: Any, values: Any) -> Array:
     [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
     """
     for name, vector in ("z", z), ("values", values):
-        check_floats("traverse", name, vector)
         if jnp.ndim(vector) != 1:
             raise ValueError(f"traverse: {name} has shape {jnp.shape(vector)}, expected a vector")
-    check_scalar("traverse", "index", index)
     if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
         raise TypeError(f"traverse: index has dtype {jnp.result_type(index)}, expected an integer")
     d = len(z)
@@ -147,7 +148,8 @@ def traverse(z: Any, index: Any, values: Any) -> Array:
     return jax.vmap(lambda value: jnp.asarray(z).at[index].set(value))(jnp.asarray(values))
 
 
-def tempered(distribution: Any, temperature: Any) -> Any:
+@checked
+def tempered(distribution: Any, temperature: Scalar) -> Any:
     """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
 
     Of a location and a scale the scale is multiplied by T; of choices and coins the logits are
@@ -174,7 +176,6 @@ def tempered(distribution: Any, temperature: Any) -> Any:
 
     Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
     """
-    check_scalar("tempered", "temperature", temperature)
     if not isinstance(temperature, Tracer) and not temperature > 0:
         raise ValueError(f"tempered: temperature is {temperature}, expected a positive number")
     t = temperature
@@ -204,12 +205,5 @@ def tempered(distribution: Any, temperature: Any) -> Any:
             )
 
 
-def _tempered_given(then: Any, temperature: Any, z: Any) -> Any:
+def _tempered_given(then: Any, temperature: Scalar, z: Tree) -> Any:
     return tempered(then(z), temperature)
-
-
-def _check_ends(owner: str, z0: Any, z1: Any, t: Any) -> None:
-    check_floats(owner, "z0", z0)
-    check_floats(owner, "z1", z1)
-    check_shape(owner, "z1", z1, jnp.shape(z0))
-    check_scalar(owner, "t", t)

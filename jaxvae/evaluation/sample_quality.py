@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import Count, check_floats, check_shape, checked
+from jaxvae.checks import Count, Real, check_floats, check_shape, checked
 
 
 def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
@@ -27,10 +27,10 @@ def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
         raise ValueError(f"{owner}: {name} holds NaN or infinity, expected finite numbers")
 
 
-Features = Annotated[Array | np.ndarray, partial(_check_finite, axes=2)]
+Features = Annotated[Real, partial(_check_finite, axes=2)]
 """A row an example, floats [n, d], finite."""
-Mean = Annotated[Array | np.ndarray, partial(_check_finite, axes=1)]
-Covariance = Annotated[Array | np.ndarray, partial(_check_finite, axes=2)]
+Mean = Annotated[Real, partial(_check_finite, axes=1)]
+Covariance = Annotated[Real, partial(_check_finite, axes=2)]
 
 
 def _check_rows(owner: str, real: Features, fake: Features, *neighbours: int) -> None:
@@ -41,10 +41,10 @@ def _check_rows(owner: str, real: Features, fake: Features, *neighbours: int) ->
             "expected those of one network"
         )
     for name, rows, k in zip(("real", "fake"), (real, fake), neighbours, strict=True):
-        if len(rows) <= k:
+        n = jnp.shape(rows)[0]
+        if n <= k:
             raise ValueError(
-                f"{owner}: {name} has {len(rows)} rows, expected at least {k + 1}, a row and "
-                f"{k} others"
+                f"{owner}: {name} has {n} rows, expected at least {k + 1}, a row and {k} others"
             )
 
 
@@ -213,9 +213,10 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
     return frechet_distance(*_mean_and_cov(real), *_mean_and_cov(fake))
 
 
-def _mean_and_cov(rows: Features) -> tuple[Array, Array]:
+def _mean_and_cov(features: Features) -> tuple[Array, Array]:
+    rows = jnp.asarray(features)
     mean = jnp.mean(rows, axis=0)
-    centred = jnp.asarray(rows) - mean[None]
+    centred = rows - mean[None]
     return mean, centred.T @ centred / (len(rows) - 1)
 
 

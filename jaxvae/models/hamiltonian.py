@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,21 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import (
-    check_floats,
-    check_function,
-    check_log_prob,
-    check_scalar,
-    check_shape,
-)
+from jaxvae.checks import Scalar, Tree, check_floats, check_log_prob, check_shape, checked
 from jaxvae.distributions import Normal, Product, Transformed
-from jaxvae.protocols import check_distribution, log_density
+from jaxvae.protocols import Distribution, log_density
 from jaxvae.pytrees import pytree
+
+
+def check_steps(owner: str, name: str, steps: Any) -> None:
+    """Raise unless `steps` is an array of floats with an axis of steps."""
+    check_floats(owner, name, steps)
+    if not jnp.ndim(steps):
+        raise ValueError(f"{owner}: {name} is a number, expected an array [K, *shape of z]")
+
+
+Steps = Annotated[Array, check_steps]
+"""[K, *shape of z]."""
 
 
 @pytree
@@ -52,8 +57,8 @@ class Leapfrog:
     """
 
     log_prob: Callable[[Any], Array]
-    step_sizes: Any
-    heat: Any = 1.0
+    step_sizes: Steps
+    heat: Scalar = 1.0
 
     def forward_and_log_det(self, event: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         cooling = self._cooling(event)
@@ -84,15 +89,13 @@ class Leapfrog:
         (z, rho, _), _ = jax.lax.scan(one, (*event, force_at(event[0])), (steps, before, after))
         return z, rho
 
+    @checked
     def _cooling(self, event: tuple[Array, Array]) -> Array:
         """t_k / t_{k-1} of each step, [K]."""
-        check_function("Leapfrog", "log_prob", self.log_prob)
-        check_scalar("Leapfrog", "heat", self.heat)
         if not isinstance(self.heat, Tracer) and not np.all(np.asarray(self.heat) > 0):
             raise ValueError(
                 f"Leapfrog: heat is {self.heat}, expected more than 0; 1 does not cool"
             )
-        check_steps("Leapfrog", "step_sizes", self.step_sizes)
         if not isinstance(event, tuple) or len(event) != 2:
             raise TypeError(
                 f"Leapfrog: event is a {type(event).__name__}, expected a pair (z, rho)"
@@ -133,19 +136,19 @@ class HamiltonianVAE(NamedTuple):
     Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder", section 3.
     """
 
-    start: Callable[[Any], Any]
-    likelihood: Callable[[Any], Any]
-    base: Any
-    log_steps: Array
-    log_heat: Any
+    start: Callable[[Any], Distribution]
+    likelihood: Callable[[Any], Distribution]
+    base: Distribution
+    log_steps: Steps
+    log_heat: Scalar
 
     @property
+    @checked
     def prior(self) -> Product:
-        self._check()
         return Product((self.base, self._momentum(0.0)))
 
-    def encode(self, x: Any) -> Transformed:
-        self._check()
+    @checked
+    def encode(self, x: Tree) -> Transformed:
         start, momentum = self.start(x), self._momentum(self.log_heat)
         shape = getattr(start, "shape", momentum.shape)
         if shape != momentum.shape:
@@ -162,24 +165,10 @@ class HamiltonianVAE(NamedTuple):
     def decode(self, z: tuple[Any, Any]) -> Any:
         return self.likelihood(z[0])
 
-    def _check(self) -> None:
-        check_function("HamiltonianVAE", "start", self.start)
-        check_function("HamiltonianVAE", "likelihood", self.likelihood)
-        check_distribution("base is", self.base)
-
     def _momentum(self, log_scale: Any) -> Normal:
-        check_steps("HamiltonianVAE", "log_steps", self.log_steps)
-        check_scalar("HamiltonianVAE", "log_heat", self.log_heat)
         loc = jnp.zeros_like(self.log_steps, shape=jnp.shape(self.log_steps)[1:])
         return Normal(loc, jnp.full_like(loc, jnp.exp(log_scale)))
 
 
-def _log_joint(likelihood: Callable[[Any], Any], base: Any, x: Any, z: Any) -> Array:
+def _log_joint(likelihood: Callable[[Any], Any], base: Any, x: Tree, z: Tree) -> Array:
     return log_density(likelihood(z), x) + log_density(base, z)
-
-
-def check_steps(owner: str, name: str, steps: Any) -> None:
-    """Raise unless `steps` is an array of floats with an axis of steps."""
-    check_floats(owner, name, steps)
-    if not jnp.ndim(steps):
-        raise ValueError(f"{owner}: {name} is a number, expected an array [K, *shape of z]")

@@ -6,7 +6,7 @@ missing is as if it were not there, and with none present every join is the prio
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,17 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxvae.checks import check_function, check_leaves
+from jaxvae.checks import Tree, check_function, checked
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
 from jaxvae.models.hierarchical import gaussian_product
+from jaxvae.protocols import Distribution
 from jaxvae.pytrees import value_of
 
 
-def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) -> Normal:
+@checked
+def product_of_experts(
+    experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
+) -> Normal:
     """The Gaussian proportional to the product of the prior and of the experts that are present.
 
     q(z|x) ~ p(z) prod_i q_i(z|x_i):   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
@@ -55,7 +59,10 @@ def product_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) 
     return q
 
 
-def mixture_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) -> Mixture:
+@checked
+def mixture_of_experts(
+    experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
+) -> Mixture:
     """The even mixture of the experts that are present: q(z|x) = 1/M sum_i q_i(z|x_i).
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
@@ -84,7 +91,10 @@ def mixture_of_experts(experts: Sequence[Any], prior: Any, present: Any = None) 
     return _even(present, jax.tree.map(lambda *leaves: jnp.stack(leaves), *components))
 
 
-def mixture_of_products(experts: Sequence[Any], prior: Any, present: Any = None) -> Mixture:
+@checked
+def mixture_of_products(
+    experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
+) -> Mixture:
     """The even mixture of the products of experts of every set of modalities that are present.
 
     q(z|x) = 1/|S| sum over sets s in S of product_of_experts(those in s), S all but the empty one
@@ -115,6 +125,19 @@ def mixture_of_products(experts: Sequence[Any], prior: Any, present: Any = None)
     return _even(~missing, products)
 
 
+def _check_functions(owner: str, name: str, functions: Any) -> None:
+    if not isinstance(functions, Sequence) or not functions:
+        raise TypeError(
+            f"{owner}: {name} is a {type(functions).__name__}, expected a tuple of functions, "
+            "one a modality"
+        )
+    for i, function in enumerate(functions):
+        check_function(owner, f"{name}[{i}]", function)
+
+
+Functions = Annotated[Sequence[Callable[[Any], Any]], _check_functions]
+
+
 class Multimodal(NamedTuple):
     """A model of examples with several modalities, any of which may be missing.
 
@@ -140,14 +163,13 @@ class Multimodal(NamedTuple):
     Wu & Goodman 2018, section 2, modalities missing too.
     """
 
-    experts: Sequence[Callable[[Any], Normal]]
-    likelihoods: Sequence[Callable[[Any], Any]]
-    prior: Any
-    join: Any = Partial(product_of_experts)
+    experts: Functions
+    likelihoods: Functions
+    prior: Distribution
+    join: Callable[..., Distribution] = Partial(product_of_experts)
 
+    @checked
     def encode(self, event: tuple[Any, Any]) -> Any:
-        _check_functions("experts", self.experts)
-        check_function("Multimodal", "join", self.join)
         x, mask = event
         for name, part in ("x", x), ("mask", mask):
             if not isinstance(part, (tuple, list)) or len(part) != len(self.experts):
@@ -160,22 +182,12 @@ class Multimodal(NamedTuple):
         experts = [expert(_if(here, x_i, 0.0)) for expert, x_i, here in triples]
         return self.join(experts, self.prior, mask)
 
-    def decode(self, z: Any) -> Masked:
-        _check_functions("likelihoods", self.likelihoods)
+    @checked
+    def decode(self, z: Tree) -> Masked:
         return Masked(Product(tuple(likelihood(z) for likelihood in self.likelihoods)))
 
 
-def _check_functions(name: str, functions: Any) -> None:
-    if not isinstance(functions, Sequence) or not functions:
-        raise TypeError(
-            f"Multimodal: {name} is a {type(functions).__name__}, expected a tuple of functions, "
-            "one a modality"
-        )
-    for i, function in enumerate(functions):
-        check_function("Multimodal", f"{name}[{i}]", function)
-
-
-def _if(here: Any, tree: Any, other: Any) -> Any:
+def _if(here: Any, tree: Tree, other: Any) -> Any:
     """`tree` where it is here, else `other`, a number or a tree of that structure."""
     if jax.tree.structure(other) != jax.tree.structure(tree):
         other = jax.tree.map(lambda _: other, tree)
@@ -209,7 +221,6 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, N
         normals.append(d.unstack())
     if present is None:
         present = np.ones(len(experts), bool)
-    check_leaves(owner, "present", present)
     shapes = [jnp.shape(flag) for flag in jax.tree.leaves(present)]
     if isinstance(present, dict) or shapes not in ([(len(experts),)], [()] * len(experts)):
         raise ValueError(f"{owner}: present has not one flag for each of {len(experts)} experts")

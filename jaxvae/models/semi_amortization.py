@@ -10,16 +10,17 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds.evidence import elbo
-from jaxvae.checks import check_count
+from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.model import VAE
 from jaxvae.training.optimizers import update
 
 
+@checked
 def semi_amortized(
     objective: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     *,
-    num_steps: int,
+    num_steps: Count,
     through: bool = True,
 ) -> Callable[..., Any]:
     """The objective of a posterior refined for each x by gradient steps from where `encode` put it.
@@ -63,10 +64,9 @@ def semi_amortized(
 
     Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """
-    check_count("semi_amortized", "num_steps", num_steps)
     step = _differentiable(optimizer)
 
-    def refined_objective(model: Any, key: Array, x: Any, **hyper: Any) -> Any:
+    def refined_objective(model: Any, key: Key, x: Tree, **hyper: Any) -> Any:
         network = getattr(model.encode, "network", None)
         head = getattr(model.encode, "head", None)
         if network is None or head is None:

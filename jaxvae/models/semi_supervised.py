@@ -1,5 +1,6 @@
 """A class beside the code: objectives of examples with a label and of examples without one."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +9,29 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import Objective, conditioned
-from jaxvae.checks import check_function, check_key, check_leaves, check_scalar
+from jaxvae.checks import Key, Scalar, Tree, check_fields, check_leaves, checked, kind
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.discrete import enumeration
-from jaxvae.protocols import check_distribution, likelihood, log_prob_of, posterior, prior
+from jaxvae.protocols import (
+    Distribution,
+    Model,
+    check_distribution,
+    likelihood,
+    log_prob_of,
+    posterior,
+    prior,
+)
 
 
+def check_label_vae(owner: str, name: str, model: Any) -> None:
+    """Raise TypeError unless `model` is a `LabelVAE` of functions and a distribution."""
+    if not isinstance(model, LabelVAE):
+        raise TypeError(f"{owner}: {name} is a {type(model).__name__}, expected a jaxvae.LabelVAE")
+    check_fields(model)
+
+
+@kind(check_label_vae)
 class LabelVAE(NamedTuple):
     """A VAE with a class y beside z: p(y) p(z|y) p(x|y, z), inferred by q(y|x) q(z|x, y).
 
@@ -41,12 +58,12 @@ class LabelVAE(NamedTuple):
     Kingma, Mohamed, Rezende & Welling 2014, equations 2 and 4, there M2.
     """
 
-    classify: Any
-    given: Any
-    labels: Any
+    classify: Callable[[Any], Distribution]
+    given: Callable[[Any], Model]
+    labels: Distribution
 
-    def encode(self, x: Any) -> Joint:
-        _check_model("LabelVAE", self)
+    @checked
+    def encode(self, x: Tree) -> Joint:
         return Joint(_class_posterior(self, x), Partial(_posterior_given, self.given, x))
 
     def decode(self, yz: tuple[Any, Any]) -> Any:
@@ -54,11 +71,12 @@ class LabelVAE(NamedTuple):
         return likelihood(self.given(y), z)
 
     @property
+    @checked
     def prior(self) -> Joint:
-        _check_model("LabelVAE", self)
         return Joint(self.labels, Partial(_prior_given, self.given))
 
 
+@checked
 def labelled(objective: Objective) -> Objective:
     """The objective of examples with a label: log p(y) + bound(x|y) + alpha log q(y|x).
 
@@ -80,11 +98,10 @@ def labelled(objective: Objective) -> Objective:
     Kingma et al. 2014, equations 6 and 9.
     """
 
+    @checked
     def labelled_objective(
-        model: LabelVAE, key: Array, xy: tuple[Any, Any], *, alpha: Any = 0.0, **hyper: Any
+        model: LabelVAE, key: Key, xy: tuple[Any, Any], *, alpha: Scalar = 0.0, **hyper: Any
     ) -> tuple[Array, Any]:
-        check_scalar("labelled", "alpha", alpha)
-        _check_model("labelled", model)
         if not isinstance(xy, (tuple, list)) or len(xy) != 2:
             raise TypeError(f"labelled: xy is a {type(xy).__name__}, expected a pair (x, y)")
         x, y = xy
@@ -95,6 +112,7 @@ def labelled(objective: Objective) -> Objective:
     return labelled_objective
 
 
+@checked
 def unlabelled(objective: Objective) -> Objective:
     """The objective of examples without a label, by summing over all classes.
 
@@ -117,13 +135,9 @@ def unlabelled(objective: Objective) -> Objective:
     Kingma et al. 2014, equation 7.
     """
 
-    def unlabelled_objective(
-        model: LabelVAE, key: Array, x: Any, **hyper: Any
-    ) -> tuple[Array, Any]:
-        check_key("unlabelled", "key", key)
-        _check_model("unlabelled", model)
-
-        def term(q: Any, y: Any, log_q: Array) -> tuple[Array, Any]:
+    @checked
+    def unlabelled_objective(model: LabelVAE, key: Key, x: Tree, **hyper: Any) -> tuple[Array, Any]:
+        def term(q: Distribution, y: Tree, log_q: Array) -> tuple[Array, Any]:
             del q
             bound, aux = conditioned(objective)(model.given, key, (x, y), **hyper)
             return bound + _log_prior(model, y) - log_q, aux
@@ -134,28 +148,20 @@ def unlabelled(objective: Objective) -> Objective:
     return unlabelled_objective
 
 
-def _check_model(owner: str, model: Any) -> None:
-    if not isinstance(model, LabelVAE):
-        raise TypeError(f"{owner}: model is a {type(model).__name__}, expected a jaxvae.LabelVAE")
-    check_function("model", "classify", model.classify)
-    check_function("model", "given", model.given)
-
-
-def _class_posterior(model: LabelVAE, x: Any) -> Any:
+def _class_posterior(model: LabelVAE, x: Tree) -> Any:
     check_leaves("model", "x", x)
     q = model.classify(x)
     check_distribution("classify returned", q)
     return q
 
 
-def _log_prior(model: LabelVAE, y: Any) -> Array:
-    check_distribution("labels is", model.labels)
+def _log_prior(model: LabelVAE, y: Tree) -> Array:
     return log_prob_of("labels", model.labels, "y", y)
 
 
-def _posterior_given(given: Any, x: Any, y: Any) -> Any:
+def _posterior_given(given: Any, x: Tree, y: Tree) -> Any:
     return posterior(given(y), x)
 
 
-def _prior_given(given: Any, y: Any) -> Any:
+def _prior_given(given: Any, y: Tree) -> Any:
     return prior(given(y))

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import check_count, check_function, check_key, check_leaves
+from jaxvae.checks import Count, Key, Tree, check_leaves, checked
 from jaxvae.distributions import Independent, Product
 from jaxvae.protocols import (
+    Distribution,
     check_distribution,
     has_path,
     log_density,
@@ -53,12 +54,13 @@ class Markov:
     Krishnan, Shalit & Sontag 2017, equation 1.
     """
 
-    first: Any
-    transition: Callable[[Any], Any]
-    length: int = field(metadata={"static": True})
-    context: Any = None
+    first: Distribution
+    transition: Callable[[Any], Distribution]
+    length: Count = field(metadata={"static": True})
+    context: Tree | None = None
 
     @property
+    @checked
     def reparameterized(self) -> bool:
         self._check()
         return has_path(self.first) and (
@@ -70,23 +72,24 @@ class Markov:
             )
         )
 
-    def sample(self, key: Array) -> Any:
+    def sample(self, key: Key) -> Any:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, z: Any) -> Array:
+    @checked
+    def log_prob(self, z: Tree) -> Array:
         self._check()
         before, after = self._pairs(z)
         steps = jax.vmap(lambda a, c, b: log_density(self._step(a, c), b))
         first = log_density(self.first, jax.tree.map(lambda leaf: leaf[0], z))
         return first + jnp.sum(steps(before, self.context, after))
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
+    @checked
+    def sample_and_log_prob(self, key: Key) -> tuple[Any, Array]:
         self._check()
-        check_key("Markov.sample", "key", key)
         first_key, key = jax.random.split(key)
         first, log_first = sample_and_log_prob(self.first, first_key)
 
-        def step(z: Any, at: tuple[Array, Any]) -> tuple[Any, tuple[Any, Array]]:
+        def step(z: Tree, at: tuple[Array, Any]) -> tuple[Any, tuple[Any, Array]]:
             t, c = at
             z, log_p = sample_and_log_prob(self._step(z, c), jax.random.fold_in(key, t))
             return z, (z, log_p)
@@ -96,7 +99,8 @@ class Markov:
         z = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         return z, log_first + jnp.sum(log_p)
 
-    def given(self, z: Any) -> Product:
+    @checked
+    def given(self, z: Tree) -> Product:
         """Every step's distribution given the state before it, over events (z_1, (z_2, ..., z_T)).
 
         The chain is the product of these, and so is its log-density; its KL is their mean KL.
@@ -105,32 +109,29 @@ class Markov:
         before, _ = self._pairs(z)
         return Product((self.first, Independent(jax.vmap(self._step)(before, self.context))))
 
-    def _step(self, z: Any, c: Any) -> Any:
+    def _step(self, z: Tree, c: Any) -> Any:
         d = self.transition(z) if self.context is None else self.transition((z, c))
         check_distribution("transition returned", d)
         return d
 
-    def _pairs(self, z: Any) -> tuple[Any, Any]:
+    def _pairs(self, z: Tree) -> tuple[Any, Any]:
         """(z_1, ..., z_{T-1}) and (z_2, ..., z_T)."""
         _check_rows("event", z, self.length)
         return jax.tree.map(lambda leaf: leaf[:-1], z), jax.tree.map(lambda leaf: leaf[1:], z)
 
     def _check(self) -> None:
-        check_count("Markov", "length", self.length)
-        check_distribution("Markov: first is", self.first)
-        check_function("Markov", "transition", self.transition)
         if self.context is not None:
             _check_rows("context", self.context, self.length - 1)
 
 
-def _check_rows(name: str, tree: Any, rows: int) -> None:
+def _check_rows(name: str, tree: Tree, rows: int) -> None:
     check_leaves("Markov", name, tree)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if sizes != {(rows,)}:
         raise ValueError(f"Markov: {name} has leading axes {sorted(sizes)}, expected ({rows},)")
 
 
-def _length(owner: str, name: str, tree: Any) -> int:
+def _length(owner: str, name: str, tree: Tree) -> int:
     """The leading axis that all leaves share, at least 1."""
     check_leaves(owner, name, tree)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
@@ -141,7 +142,8 @@ def _length(owner: str, name: str, tree: Any) -> int:
     return sizes.pop()[0]
 
 
-def stepwise_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
+@checked
+def stepwise_kl(q: Distribution, p: Distribution, z: Tree, log_q: Array) -> Array:
     """The rate between two `Markov` chains, in closed form at every step given the state before.
 
     KL(q(z_1) || p(z_1)) + sum_{t>1} KL(q(z_t|z_{t-1}) || p(z_t|z_{t-1})), z ~ q
@@ -197,21 +199,19 @@ class Smoother(NamedTuple):
     """
 
     summary: Callable[[Any], Any]
-    step: Callable[[Any], Any]
-    start: Any
+    step: Callable[[Any], Distribution]
+    start: Tree
 
-    def __call__(self, x: Any) -> Markov:
-        check_function("Smoother", "summary", self.summary)
-        check_function("Smoother", "step", self.step)
-        check_leaves("Smoother", "x", x)
-        check_leaves("Smoother", "start", self.start)
+    @checked
+    def __call__(self, x: Tree) -> Markov:
         h = self.summary(x)
         length = _length("Smoother", "summary(x)", h)
         first, rest = jax.tree.map(lambda leaf: leaf[0], h), jax.tree.map(lambda leaf: leaf[1:], h)
         return Markov(self.step((self.start, first)), self.step, length, rest)
 
 
-def emissions(conditional: Callable[[Any], Any], z: Any) -> Independent:
+@checked
+def emissions(conditional: Callable[[Any], Any], z: Tree) -> Independent:
     """p(x|z) = prod_t p(x_t|z_t); `jax.tree_util.Partial(emissions, conditional)` is a decoder.
 
     Args:
@@ -225,6 +225,5 @@ def emissions(conditional: Callable[[Any], Any], z: Any) -> Independent:
     >>> emissions(lambda z: Normal(2.0 * z, 1.0), jnp.arange(3.0)).mean().tolist()
     [0.0, 2.0, 4.0]
     """
-    check_function("emissions", "conditional", conditional)
     _length("emissions", "z", z)
     return Independent(jax.vmap(conditional)(z))

@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import batch_mean
-from jaxvae.checks import check_count, check_key, check_scalar, check_shape
+from jaxvae.checks import Key, Scalar, Tree, check_count, check_shape, checked, kind
 from jaxvae.distributions import Normal
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.models.hierarchical import Block, TopDown
@@ -39,6 +39,16 @@ class Stage(NamedTuple):
     grow: Up
 
 
+def check_deep(owner: str, name: str, model: Any) -> None:
+    """Raise TypeError unless `model` is a `DeepHierarchy`."""
+    if not isinstance(model, DeepHierarchy):
+        raise TypeError(
+            f"{owner}: {name} is a {type(model).__name__}, expected deep_hierarchy's result; "
+            "elbo takes any model"
+        )
+
+
+@kind(check_deep)
 class DeepHierarchy(NamedTuple):
     """A deep hierarchy over images: residual cells on the way up, levels of latents down again.
 
@@ -66,7 +76,7 @@ class DeepHierarchy(NamedTuple):
     def encode(self, x: Array) -> Any:
         return self.top_down().encode(x)
 
-    def decode(self, z: Any) -> Any:
+    def decode(self, z: Tree) -> Any:
         return self.top_down().decode(z)
 
     def top_down(self) -> TopDown:
@@ -130,7 +140,7 @@ def turns_at_once(count: int) -> int:
 
 
 def descend(
-    model: DeepHierarchy, key: Array, evidence: Sequence[Array | None], temperatures: Any
+    model: DeepHierarchy, key: Key, evidence: Sequence[Array | None], temperatures: Any
 ) -> tuple[Array, Array]:
     """The way down, drawing every level once.
 
@@ -177,8 +187,9 @@ class DeepTerms(NamedTuple):
     levels: Array
 
 
+@checked
 def deep_elbo(
-    model: DeepHierarchy, key: Array, x: Any, *, beta: Any = 1.0, free_nats: Any = None
+    model: DeepHierarchy, key: Key, x: Tree, *, beta: Scalar = 1.0, free_nats: Scalar | None = None
 ) -> tuple[Array, DeepTerms]:
     """The ELBO of a deep hierarchy in one way up and one way down: log p(x|z) - beta sum_l KL_l.
 
@@ -209,15 +220,6 @@ def deep_elbo(
 
     Child 2021; free bits: Kingma et al. 2016, equation 15.
     """
-    if not isinstance(model, DeepHierarchy):
-        raise TypeError(
-            f"deep_elbo: model is a {type(model).__name__}, expected deep_hierarchy's result; "
-            "elbo takes any model"
-        )
-    check_key("deep_elbo", "key", key)
-    check_scalar("deep_elbo", "beta", beta)
-    if free_nats is not None:
-        check_scalar("deep_elbo", "free_nats", free_nats)
     count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
     raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))
     distortion = -log_prob_of("the likelihood", model.likelihood(raw), "x", x)
@@ -229,9 +231,9 @@ def deep_hierarchy(
     image_shape: Shape,
     *,
     levels: Sequence[int] = (3, 3, 4),
-    width: int = 64,
-    middle: int | None = None,
-    latents: int = 8,
+    width: Count = 64,
+    middle: Count | None = None,
+    latents: Count = 8,
     head: Head = BERNOULLI,
     rngs: nnx.Rngs,
 ) -> DeepHierarchy:
@@ -263,11 +265,9 @@ def deep_hierarchy(
         raise ValueError(
             f"deep_hierarchy: levels is {levels!r:.40}, expected how many at each stage, (3, 4) say"
         )
-    middle = max(width // 2, 1) if middle is None else middle
-    sizes = {"width": width, "middle": middle, "latents": latents}
-    counts = [("image_shape", n) for n in image_shape] + [("levels", n) for n in levels]
-    for name, size in [*sizes.items(), *counts]:
+    for name, size in [("image_shape", n) for n in image_shape] + [("levels", n) for n in levels]:
         check_count("deep_hierarchy", name, size)
+    middle = max(width // 2, 1) if middle is None else middle
     depth = sum(levels)
     cell = partial(ResidualCell, width, middle=middle, scale=depth**-0.5)
     block = partial(ResidualBlock, width, latents, middle=middle, scale=depth**-0.5)

@@ -7,6 +7,7 @@ still, plus what the discriminator gains, its samples held still. One gradient t
 its own gain alone, and `train_step` and `fit` train a game as they train any model.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,15 @@ from jax import Array
 from jaxvae.batching import BATCH, gather
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import (
+    Key,
+    Numbers,
+    Scalar,
+    Tree,
     check_array,
     check_function,
-    check_key,
-    check_leaves,
     check_scalar,
+    checked,
+    kind,
 )
 from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import (
@@ -31,6 +36,17 @@ from jaxvae.protocols import (
 )
 
 
+def check_pair(owner: str, name: str, players: Any) -> None:
+    """Raise TypeError unless `players` are a model and a discriminator."""
+    if not hasattr(players, "model") or not hasattr(players, "discriminator"):
+        raise TypeError(
+            f"{owner}: {name} is a {type(players).__name__}, expected "
+            "AdversarialPair(model, discriminator)"
+        )
+    check_function(owner, "discriminator", players.discriminator)
+
+
+@kind(check_pair)
 class AdversarialPair(NamedTuple):
     """A model and its adversary, trained together; evaluate and sample `players.model`.
 
@@ -64,7 +80,8 @@ class AdversarialTerms(NamedTuple):
     discrimination: Array
 
 
-def discrimination(discriminator: Any, a: Any, b: Any) -> Array:
+@checked
+def discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree) -> Array:
     """What a discriminator of a ~ p from b ~ q gains: log sigma(D(a)) + log sigma(-D(b)).
 
     Its mean is largest at D = log p - log q, the log ratio of two densities that need only be
@@ -87,9 +104,6 @@ def discrimination(discriminator: Any, a: Any, b: Any) -> Array:
 
     Goodfellow et al. 2014, equation 1, proposition 1 and theorem 1.
     """
-    check_function("discrimination", "discriminator", discriminator)
-    check_leaves("discrimination", "a", a)
-    check_leaves("discrimination", "b", b)
     of_p, of_q = jax.tree.map(jnp.shape, a), jax.tree.map(jnp.shape, b)
     if of_p != of_q:
         raise ValueError(f"discrimination: b has shape {of_q}, expected that of a, {of_p}")
@@ -97,7 +111,8 @@ def discrimination(discriminator: Any, a: Any, b: Any) -> Array:
     return jax.nn.log_sigmoid(of_a) + jax.nn.log_sigmoid(-of_b)
 
 
-def permute_latents(zs: Any) -> Array:
+@checked
+def permute_latents(zs: Numbers) -> Array:
     """Codes whose latents come each from another row: of samples of q(z), ones of prod_j q(z_j).
 
     z~_ij = z_(i + j mod n) j
@@ -120,7 +135,6 @@ def permute_latents(zs: Any) -> Array:
 
     In place of Kim & Mnih 2018, algorithm 1.
     """
-    check_array("permute_latents", "zs", zs)
     if jnp.ndim(zs) != 2 or jnp.shape(zs)[0] < 2:
         raise ValueError(
             f"permute_latents: zs has shape {jnp.shape(zs)}, expected codes [n, d] with n at least "
@@ -131,8 +145,9 @@ def permute_latents(zs: Any) -> Array:
     return jnp.take_along_axis(jnp.asarray(zs), rows, axis=0)
 
 
+@checked
 def factor_vae(
-    players: AdversarialPair, key: Array, x: Any, *, gamma: Any
+    players: AdversarialPair, key: Key, x: Tree, *, gamma: Scalar
 ) -> tuple[Array, AdversarialTerms]:
     """FactorVAE: the ELBO less gamma times the total correlation of the aggregate posterior.
 
@@ -166,8 +181,7 @@ def factor_vae(
 
     Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
     """
-    model, discriminator, held = pair_of("factor_vae", players, key)
-    check_scalar("factor_vae", "gamma", gamma)
+    model, discriminator, held = pair_of("factor_vae", players)
     q = posterior(model, x)
     z, log_q = sample_and_log_prob(q, key)
     check_array("factor_vae", "z", z)
@@ -181,8 +195,9 @@ def factor_vae(
     return gain + terms.discrimination, terms
 
 
+@checked
 def adversarial_autoencoder(
-    players: AdversarialPair, key: Array, x: Any, *, beta: Any = 1.0
+    players: AdversarialPair, key: Key, x: Tree, *, beta: Scalar = 1.0
 ) -> tuple[Array, AdversarialTerms]:
     """The adversarial autoencoder: what is charged for is the aggregate posterior, not each code.
 
@@ -217,8 +232,7 @@ def adversarial_autoencoder(
 
     Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
     """
-    model, discriminator, held = pair_of("adversarial_autoencoder", players, key)
-    check_scalar("adversarial_autoencoder", "beta", beta)
+    model, discriminator, held = pair_of("adversarial_autoencoder", players)
     z_key, prior_key = jax.random.split(key)
     z, z_prior = posterior(model, x).sample(z_key), prior(model).sample(prior_key)
     distortion = -log_likelihood(model, x, z)
@@ -231,20 +245,13 @@ def adversarial_autoencoder(
     return -distortion - beta * terms.log_ratio + terms.discrimination, terms
 
 
-def pair_of(owner: str, players: Any, key: Array) -> tuple[Any, Any, Any]:
+def pair_of(owner: str, players: AdversarialPair) -> tuple[Any, Any, Any]:
     """The model, the discriminator, and the discriminator held still."""
-    check_key(owner, "key", key)
-    if not hasattr(players, "model") or not hasattr(players, "discriminator"):
-        raise TypeError(
-            f"{owner}: players is a {type(players).__name__}, expected "
-            "AdversarialPair(model, discriminator)"
-        )
-    check_function(owner, "discriminator", players.discriminator)
     held = hold(f"{owner}: discriminator", players.discriminator)
     return players.model, players.discriminator, held
 
 
-def logit_of(discriminator: Any, v: Any) -> Array:
+def logit_of(discriminator: Callable[[Any], Array], v: Tree) -> Array:
     logit = discriminator(v)
     check_scalar("discriminator", "logit", logit)
     return logit

@@ -5,14 +5,13 @@ once. Outside `batched`, or in a batch of one row, there is none: a ValueError.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import BATCH, gather
-from jaxvae.checks import check_key, check_scalar
+from jaxvae.checks import Count, Key, Scalar, checked
 from jaxvae.distributions import MultivariateNormal, Normal
 from jaxvae.evaluation.diagnostics import decompose, factors, minibatch_stratified
 from jaxvae.protocols import mean_of
@@ -21,7 +20,8 @@ from jaxvae.regularizers.penalties import LatentSample
 from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 
 
-def mmd_penalty(code: LatentSample, key: Array, *, kernel: Kernel = inverse_multiquadric) -> Array:
+@checked
+def mmd_penalty(code: LatentSample, key: Key, *, kernel: Kernel = inverse_multiquadric) -> Array:
     """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
 
     Args:
@@ -37,7 +37,8 @@ def mmd_penalty(code: LatentSample, key: Array, *, kernel: Kernel = inverse_mult
     return mmd(*_codes_and_draws(code, key), kernel=kernel)
 
 
-def sliced_penalty(code: LatentSample, key: Array) -> Array:
+@checked
+def sliced_penalty(code: LatentSample, key: Key) -> Array:
     """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
 
     Every example brings a draw of the prior and a random direction.
@@ -57,12 +58,13 @@ def sliced_penalty(code: LatentSample, key: Array) -> Array:
     return sliced_wasserstein(z, draws, gather(direction))
 
 
+@checked
 def info_penalty(
     code: LatentSample,
-    key: Array,
+    key: Key,
     *,
-    alpha: Any,
-    weight: Any,
+    alpha: Scalar,
+    weight: Scalar,
     kernel: Kernel = inverse_multiquadric,
 ) -> Array:
     """(1 - alpha) rate + (alpha + lambda - 1) MMD(q(z), p(z)): InfoVAE.
@@ -82,20 +84,19 @@ def info_penalty(
 
     Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
     """
-    check_scalar("info_penalty", "alpha", alpha)
-    check_scalar("info_penalty", "weight", weight)
     distance = mmd_penalty(code, key, kernel=kernel)
     return (1.0 - alpha) * code.rate + (alpha + weight - 1.0) * distance
 
 
+@checked
 def tc_penalty(
     code: LatentSample,
-    key: Array,
+    key: Key,
     *,
-    dataset_size: int,
-    information: Any = 1.0,
-    correlation: Any = 1.0,
-    dimension_wise: Any = 1.0,
+    dataset_size: Count,
+    information: Scalar = 1.0,
+    correlation: Scalar = 1.0,
+    dimension_wise: Scalar = 1.0,
     weighting: Callable[[int, int], Array] = minibatch_stratified,
 ) -> Array:
     """alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) || p(z_j)), from a batch: beta-TC-VAE.
@@ -122,12 +123,6 @@ def tc_penalty(
     Chen et al. 2018, equation 4; the weightings: appendix C.
     """
     del key
-    for name, weight in (
-        ("information", information),
-        ("correlation", correlation),
-        ("dimension_wise", dimension_wise),
-    ):
-        check_scalar("tc_penalty", name, weight)
     qs = gather(factors(code.q))
     size = len(jax.tree.leaves(qs)[0])
     row = weighting(size, dataset_size)[jax.lax.axis_index(BATCH)].astype(code.log_q.dtype)
@@ -139,7 +134,8 @@ def tc_penalty(
     )
 
 
-def dip_1_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
+@checked
+def dip_1_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagonal: Scalar) -> Array:
     """DIP-VAE-I's penalty, with C = Cov[mu(x)].
 
     rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
@@ -163,7 +159,8 @@ def dip_1_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal
     return _decorrelated(code, jnp.zeros(()), off_diagonal, diagonal)
 
 
-def dip_2_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal: Any) -> Array:
+@checked
+def dip_2_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagonal: Scalar) -> Array:
     """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
     Args:
@@ -195,9 +192,9 @@ def dip_2_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal
     return _decorrelated(code, sigma, off_diagonal, diagonal)
 
 
-def _decorrelated(code: LatentSample, sigma: Array, off_diagonal: Any, diagonal: Any) -> Array:
-    check_scalar("dip_penalty", "off_diagonal", off_diagonal)
-    check_scalar("dip_penalty", "diagonal", diagonal)
+def _decorrelated(
+    code: LatentSample, sigma: Array, off_diagonal: Scalar, diagonal: Scalar
+) -> Array:
     mu = gather(jnp.reshape(mean_of(code.q), -1))
     centred = mu - jnp.mean(mu, axis=0, keepdims=True)
     c = centred.T @ centred / len(mu) + jnp.mean(gather(sigma), axis=0)
@@ -206,6 +203,5 @@ def _decorrelated(code: LatentSample, sigma: Array, off_diagonal: Any, diagonal:
     return code.rate + off_diagonal * others + diagonal * jnp.sum(jnp.square(variance - 1.0))
 
 
-def _codes_and_draws(code: LatentSample, key: Array) -> tuple[Array, Array]:
-    check_key("penalty", "key", key)
+def _codes_and_draws(code: LatentSample, key: Key) -> tuple[Array, Array]:
     return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))

@@ -1,15 +1,14 @@
 """A prior whose closest posterior is not close: codes that cannot collapse."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_count, check_scalar
+from jaxvae.checks import Count, Scalar, checked
 from jaxvae.distributions import MultivariateNormal
 
 
-def ar1(length: int, alpha: Any) -> MultivariateNormal:
+@checked
+def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
     """The stationary first-order autoregression, whose every latent is N(0, 1).
 
     z_1 = eps_1,  z_t = alpha z_{t-1} + sqrt(1 - alpha^2) eps_t
@@ -32,8 +31,6 @@ def ar1(length: int, alpha: Any) -> MultivariateNormal:
 
     Razavi et al. 2019, "Preventing posterior collapse with delta-VAEs", section 2.1.
     """
-    check_count("ar1", "length", length)
-    check_scalar("ar1", "alpha", alpha)
     alpha = jnp.asarray(alpha, jnp.result_type(float))
     row, column = jnp.indices((length, length))
     # z_t = sum_{s <= t} alpha^(t - s) sigma_s eps_s
@@ -43,7 +40,8 @@ def ar1(length: int, alpha: Any) -> MultivariateNormal:
     return MultivariateNormal(jnp.zeros(length, alpha.dtype), scale_tril)
 
 
-def delta_vae_rate(length: int, alpha: Any) -> Array:
+@checked
+def delta_vae_rate(length: Count, alpha: Scalar) -> Array:
     """The least KL of a posterior of independent Gaussians to `ar1(length, alpha)`, in nats.
 
     delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n >= 2
@@ -63,8 +61,6 @@ def delta_vae_rate(length: int, alpha: Any) -> Array:
 
     Razavi et al. 2019, section 2.1.
     """
-    check_count("delta_vae_rate", "length", length)
-    check_scalar("delta_vae_rate", "alpha", alpha)
     if length < 2:
         raise ValueError("delta_vae_rate: length is 1, expected at least 2 latents")
     alpha = jnp.asarray(alpha, jnp.result_type(float))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import check_function, check_scalar, check_shape
+from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
 from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
@@ -35,14 +35,13 @@ class Critic(NamedTuple):
     features: Any
     logit: Any
 
-    def __call__(self, x: Any) -> Array:
-        check_function("Critic", "features", self.features)
-        check_function("Critic", "logit", self.logit)
+    def __call__(self, x: Tree) -> Array:
         return self.logit(self.features(x))
 
 
+@checked
 def vae_gan(
-    players: AdversarialPair, key: Array, x: Any, *, gamma: Any
+    players: AdversarialPair, key: Key, x: Tree, *, gamma: Scalar
 ) -> tuple[Array, AdversarialTerms]:
     """VAE-GAN: a likelihood of what a discriminator sees in x, and images that are to deceive it.
 
@@ -79,8 +78,7 @@ def vae_gan(
     Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
     the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
     """
-    model, critic, held = pair_of("vae_gan", players, key)
-    check_scalar("vae_gan", "gamma", gamma)
+    model, critic, held = pair_of("vae_gan", players)
     if not hasattr(critic, "features"):
         raise TypeError(
             f"vae_gan: discriminator is a {type(critic).__name__}, expected Critic(features, logit)"
@@ -90,7 +88,7 @@ def vae_gan(
     z, log_q = sample_and_log_prob(q, z_key)
     rate = auto_kl(q, p, z, log_q)
 
-    def image(model: Any, z: Any) -> Array:
+    def image(model: Any, z: Tree) -> Array:
         return mean_of(likelihood(model, z))
 
     def distortion(image: Array) -> Array:

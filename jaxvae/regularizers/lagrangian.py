@@ -8,10 +8,21 @@ from jax import Array
 
 from jaxvae.bounds.evidence import elbo
 from jaxvae.bounds.kl import KL, auto_kl
-from jaxvae.checks import check_scalar
+from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 
 
+def check_constrained(owner: str, name: str, model: Any) -> None:
+    """Raise unless `model` is a `Constrained` of one multiplier."""
+    if not isinstance(model, Constrained):
+        raise TypeError(
+            f"{owner}: {name} is a {type(model).__name__}, expected a jaxvae.Constrained; "
+            "begin with Constrained(model, jnp.zeros(()))"
+        )
+    check_scalar(owner, "log_multiplier", model.log_multiplier)
+
+
+@kind(check_constrained)
 class Constrained(NamedTuple):
     """A model and the multiplier of its constraint: a `Model` itself, so evaluators take it.
 
@@ -58,12 +69,13 @@ class ConstrainedTerms(NamedTuple):
     multiplier: Array
 
 
+@checked
 def geco(
     model: Constrained,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    tolerance: Any,
+    tolerance: Scalar,
     kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, ConstrainedTerms]:
@@ -91,17 +103,17 @@ def geco(
 
     Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
-    _check("geco", model, "tolerance", tolerance)
     _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.rate, terms.distortion - tolerance)
 
 
+@checked
 def target_rate(
     model: Constrained,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
-    target: Any,
+    target: Scalar,
     kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, ConstrainedTerms]:
@@ -129,7 +141,6 @@ def target_rate(
 
     Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
     """
-    _check("target_rate", model, "target", target)
     _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.distortion, terms.rate - target)
 
@@ -143,13 +154,3 @@ def _lagrangian(
     ascent = (multiplier - held) * jax.lax.stop_gradient(excess)  # 0, but for its gradient
     aux = ConstrainedTerms(terms.distortion, terms.rate, held)
     return -(cost + held * excess) + ascent, aux
-
-
-def _check(owner: str, model: Any, name: str, value: Any) -> None:
-    if not isinstance(model, Constrained):
-        raise TypeError(
-            f"{owner}: model is a {type(model).__name__}, expected a jaxvae.Constrained; "
-            "begin with Constrained(model, jnp.zeros(()))"
-        )
-    check_scalar(owner, "log_multiplier", model.log_multiplier)
-    check_scalar(owner, name, value)

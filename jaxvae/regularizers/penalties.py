@@ -15,12 +15,12 @@ from jax import Array
 from jaxvae.batching import batch_mean
 from jaxvae.bounds.evidence import Terms
 from jaxvae.bounds.kl import KL, auto_kl, levels
-from jaxvae.checks import check_array, check_function, check_key, check_scalar
+from jaxvae.checks import Key, Numbers, Scalar, Tree, check_scalar, checked
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.distributions.special import weighted
 from jaxvae.evaluation.diagnostics import latent_kls
 from jaxvae.gradients.reparameterized import Estimator, pathwise
-from jaxvae.protocols import Model, log_likelihood, posterior, prior
+from jaxvae.protocols import Distribution, Model, log_likelihood, posterior, prior
 
 Penalty = Callable[..., Array]
 
@@ -43,13 +43,14 @@ class LatentSample(NamedTuple):
     rate: Array
 
 
+@checked
 def regularized(
     model: Model,
-    key: Array,
-    x: Any,
+    key: Key,
+    x: Tree,
     *,
     penalty: Penalty,
-    beta: Any = 1.0,
+    beta: Scalar = 1.0,
     kl: KL = auto_kl,
     gradient: Estimator = pathwise,
     **hyper: Any,
@@ -86,12 +87,9 @@ def regularized(
     >>> float(jnp.mean(terms.rate)) < 4.0, bool(jnp.isclose(bound, -jnp.mean(terms.distortion) - 4))
     (True, True)
     """
-    check_key("regularized", "key", key)
-    check_function("regularized", "penalty", penalty)
-    check_scalar("regularized", "beta", beta)
     sample_key, penalty_key = jax.random.split(key)
 
-    def term(q: Any, z: Any, log_q: Array) -> tuple[Array, Terms]:
+    def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Terms]:
         p = prior(model)
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=kl(q, p, z, log_q))
         charged = penalty(LatentSample(q, p, z, log_q, terms.rate), penalty_key, **hyper)
@@ -102,7 +100,8 @@ def regularized(
     return bound, jax.tree.map(lambda t: t[0], terms)
 
 
-def capacity(code: LatentSample, key: Array, *, capacity: Any) -> Array:
+@checked
+def capacity(code: LatentSample, key: Key, *, capacity: Scalar) -> Array:
     """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
 
     With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
@@ -130,7 +129,6 @@ def capacity(code: LatentSample, key: Array, *, capacity: Any) -> Array:
     Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
     """
     del key
-    check_scalar("capacity", "capacity", capacity)
     return jnp.abs(batch_mean(code.rate) - capacity)
 
 
@@ -144,7 +142,8 @@ def kl_per_latent(code: LatentSample) -> Array:
     return latent_kls(code.q, code.p).reshape(-1)
 
 
-def kl_per_group(code: LatentSample, *, groups: Any) -> Array:
+@checked
+def kl_per_group(code: LatentSample, *, groups: Numbers) -> Array:
     """The KL of each group of latents, [number of groups] nats.
 
     Args:
@@ -155,7 +154,6 @@ def kl_per_group(code: LatentSample, *, groups: Any) -> Array:
       ValueError: `groups` has not one entry a latent.
     """
     kls = kl_per_latent(code)
-    check_array("kl_per_group", "groups", groups)
     if np.shape(groups) != kls.shape:
         raise ValueError(f"kl_per_group: groups has shape {np.shape(groups)}, expected {kls.shape}")
     return jax.ops.segment_sum(kls, jnp.asarray(groups), int(np.max(groups)) + 1)
@@ -166,11 +164,12 @@ def kl_per_level(code: LatentSample) -> Array:
     return jnp.stack([kl_divergence(q, p) for q, p, _ in levels(code.q, code.p, code.z)])
 
 
+@checked
 def free_bits(
     code: LatentSample,
-    key: Array,
+    key: Key,
     *,
-    free_nats: Any,
+    free_nats: Scalar,
     parts: Callable[[LatentSample], Array] = kl_per_latent,
 ) -> Array:
     """sum_j max(lambda, R_j), R_j the batch's mean KL of part j: the first lambda nats are free.
@@ -194,5 +193,4 @@ def free_bits(
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
     """
     del key
-    check_scalar("free_bits", "free_nats", free_nats)
     return jnp.sum(jnp.maximum(free_nats, batch_mean(parts(code))))

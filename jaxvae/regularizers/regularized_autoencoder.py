@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from jaxvae.bounds.evidence import autoencoder
-from jaxvae.checks import check_array, check_function, check_key, check_scalar
+from jaxvae.checks import Floats, Key, Scalar, Tree, check_array, check_scalar, checked
 from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
 
 Penalty = Callable[[Model, Array, Any], Array]
@@ -29,7 +29,8 @@ class RAETerms(NamedTuple):
     penalty: Array
 
 
-def weight_penalty(model: Model, key: Array, z: Any) -> Array:
+@checked
+def weight_penalty(model: Model, key: Key, z: Tree) -> Array:
     """|theta|^2 over all parameters of the decoder, the same at any z: RAE-L2.
 
     Args:
@@ -51,7 +52,8 @@ def weight_penalty(model: Model, key: Array, z: Any) -> Array:
     return optax.tree.norm(part(model, "decode"), squared=True)
 
 
-def gradient_penalty(model: Model, key: Array, z: Any) -> Array:
+@checked
+def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
     """1/2 |J|_F^2 at the code z, J = dx'/dz with x' the mean of p(x|z): RAE-GP.
 
     1/2 |J v|^2 with v ~ N(0, I), one forward derivative: unbiased, where J itself would take a pass
@@ -77,18 +79,15 @@ def gradient_penalty(model: Model, key: Array, z: Any) -> Array:
 
     Ghosh et al. 2020, section 3.1, there without the 1/2; the estimate: Hutchinson 1990.
     """
-    check_key("gradient_penalty", "key", key)
-    check_array("gradient_penalty", "z", z)
     z = jnp.asarray(z)
-    if not jnp.issubdtype(z.dtype, jnp.floating):
-        raise TypeError(f"gradient_penalty: z has dtype {z.dtype}, expected floats")
     v = jax.random.normal(key, z.shape, z.dtype)
     _, jv = jax.jvp(lambda z: mean_of(likelihood(model, z)), (z,), (v,))
     return 0.5 * jnp.sum(jnp.square(jv))
 
 
+@checked
 def rae(
-    model: Model, key: Array, x: Any, *, penalty: Penalty, beta: Any, weight: Any
+    model: Model, key: Key, x: Tree, *, penalty: Penalty, beta: Scalar, weight: Scalar
 ) -> tuple[Array, RAETerms]:
     """The regularized autoencoder: a certain code, near the origin, and a decoder that is smooth.
 
@@ -123,10 +122,6 @@ def rae(
 
     Ghosh, Sajjadi, Vergari, Black & Scholkopf 2020, section 3.
     """
-    check_key("rae", "key", key)
-    check_function("rae", "penalty", penalty)
-    check_scalar("rae", "beta", beta)
-    check_scalar("rae", "weight", weight)
     score, (distortion, _) = autoencoder(model, key, x)
     z = mean_of(posterior(model, x))
     check_array("rae", "z", z)

@@ -1,23 +1,35 @@
 """How far two samples are from each other: statistics of arrays [n, d]."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_array, check_function
+from jaxvae.checks import Numbers, Real, Scalar, check_array, checked
 
 Kernel = Callable[[Array, Array], Array]
 
 
-def rbf(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
+def _check_points(owner: str, name: str, points: Any) -> None:
+    check_array(owner, name, points)
+    if jnp.ndim(points) != 2 or jnp.shape(points)[0] < 2 or 0 in jnp.shape(points):
+        raise ValueError(
+            f"{owner}: {name} has shape {jnp.shape(points)}, expected [n, d] with n >= 2"
+        )
+
+
+Points = Annotated[Real, _check_points]
+"""A sample, [n, d] with n >= 2."""
+
+
+def rbf(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
     """exp(-|x - y|^2 / (2 scale^2)), the Gaussian kernel of two points [d]."""
     return jnp.exp(-0.5 * jnp.sum(jnp.square(x - y)) / jnp.square(scale))
 
 
-def inverse_multiquadric(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
+def inverse_multiquadric(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
     """C / (C + |x - y|^2) with C = 2 d scale^2, two points [d]; its tails reach outlying codes.
 
     Tolstikhin et al. 2018, section 4.
@@ -26,7 +38,8 @@ def inverse_multiquadric(x: Array, y: Array, *, scale: Any = 1.0) -> Array:
     return c / (c + jnp.sum(jnp.square(x - y)))
 
 
-def mmd(x: Any, y: Any, *, kernel: Kernel = inverse_multiquadric) -> Array:
+@checked
+def mmd(x: Points, y: Points, *, kernel: Kernel = inverse_multiquadric) -> Array:
     """The squared maximum mean discrepancy of two samples, unbiased, so at times below 0.
 
     sum_{i != j} k(x_i, x_j) / n(n-1) + sum_{i != j} k(y_i, y_j) / m(m-1)
@@ -50,7 +63,6 @@ def mmd(x: Any, y: Any, *, kernel: Kernel = inverse_multiquadric) -> Array:
     Gretton et al. 2012, equation 3.
     """
     x, y = _points("mmd", x, y)
-    check_function("mmd", "kernel", kernel)
     gram = jax.vmap(jax.vmap(kernel, (None, 0)), (0, None))
 
     def within(x: Array) -> Array:  # the diagonal left out
@@ -59,7 +71,8 @@ def mmd(x: Any, y: Any, *, kernel: Kernel = inverse_multiquadric) -> Array:
     return within(x) + within(y) - 2.0 * jnp.mean(gram(x, y))
 
 
-def sliced_wasserstein(x: Any, y: Any, directions: Any) -> Array:
+@checked
+def sliced_wasserstein(x: Points, y: Points, directions: Numbers) -> Array:
     """The mean over directions of the squared 2-Wasserstein distance of two projected samples.
 
     1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1
@@ -82,7 +95,6 @@ def sliced_wasserstein(x: Any, y: Any, directions: Any) -> Array:
     Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 15 and algorithm 1.
     """
     x, y = _points("sliced_wasserstein", x, y)
-    check_array("sliced_wasserstein", "directions", directions)
     if jnp.shape(x) != jnp.shape(y):
         raise ValueError(
             f"sliced_wasserstein: y has shape {jnp.shape(y)}, expected that of x, {jnp.shape(x)}"
@@ -97,14 +109,8 @@ def sliced_wasserstein(x: Any, y: Any, directions: Any) -> Array:
     return jnp.mean(jnp.square(gaps))
 
 
-def _points(owner: str, x: Any, y: Any) -> tuple[Array, Array]:
+def _points(owner: str, x: Points, y: Points) -> tuple[Array, Array]:
     """Both as floats, or an error that says what they lack."""
-    for name, points in (("x", x), ("y", y)):
-        check_array(owner, name, points)
-        if jnp.ndim(points) != 2 or jnp.shape(points)[0] < 2 or 0 in jnp.shape(points):
-            raise ValueError(
-                f"{owner}: {name} has shape {jnp.shape(points)}, expected [n, d] with n >= 2"
-            )
     if jnp.shape(x)[1] != jnp.shape(y)[1]:
         raise ValueError(
             f"{owner}: y has shape {jnp.shape(y)}, expected [m, {jnp.shape(x)[1]}] as x has"

@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 
 @checked
-def rescale(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
+def rescale(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """x / max_value: stored values to floats in [0, 1]; nothing is drawn.
 
     Args:

@@ -114,8 +114,10 @@ def train_step(
     (1, ['beta', 'distortion', 'loss', 'rate'])
     """
 
+    lifted: Callable[..., tuple[Array, Any]] = batched(objective)
+
     def loss(model: Any, key: Key, xs: Tree, hyper: Metrics) -> tuple[Array, Any]:
-        bound, aux = batched(objective)(model, key, xs, **hyper)
+        bound, aux = lifted(model, key, xs, **hyper)
         return -bound, aux
 
     @checked

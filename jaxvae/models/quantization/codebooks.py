@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_array, check_key, check_scalar
+from jaxvae.checks import Key, Numbers, Scalar, check_array, checked
 from jaxvae.models.quantization.quantizers import (
     Codebook,
     ResidualCodebooks,
@@ -17,8 +17,9 @@ from jaxvae.models.quantization.quantizers import (
 )
 
 
+@checked
 def ema_codebook(
-    quantizer: Any, z: Array, indices: Array, *, decay: Any, epsilon: Any = 1e-5
+    quantizer: Any, z: Array, indices: Array, *, decay: Scalar, epsilon: Scalar = 1e-5
 ) -> Any:
     """Codes moved to the moving average of the vectors that came to them: online k-means.
 
@@ -47,8 +48,6 @@ def ema_codebook(
 
     van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
     """
-    check_scalar("ema_codebook", "decay", decay)
-    check_scalar("ema_codebook", "epsilon", epsilon)
     _check_batch("ema_codebook", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):
         move = partial(ema_codebook, decay=decay, epsilon=epsilon)
@@ -66,8 +65,9 @@ def ema_codebook(
     return Codebook(codes, counts, sums)
 
 
+@checked
 def reset_dead_codes(
-    key: Array, quantizer: Any, z: Array, indices: Array, *, threshold: Any
+    key: Key, quantizer: Any, z: Array, indices: Array, *, threshold: Scalar
 ) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
@@ -89,8 +89,6 @@ def reset_dead_codes(
 
     Dhariwal et al. 2020, section 3.1.
     """
-    check_key("reset_dead_codes", "key", key)
-    check_scalar("reset_dead_codes", "threshold", threshold)
     _check_batch("reset_dead_codes", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):
         rests = _rests(quantizer, z, indices)
@@ -111,7 +109,8 @@ def reset_dead_codes(
     )
 
 
-def perplexity(counts: Array) -> Array:
+@checked
+def perplexity(counts: Numbers) -> Array:
     """exp H(p), p_k = counts_k / sum counts: how many codes are in use, K if all are used alike.
 
     Args:
@@ -123,7 +122,6 @@ def perplexity(counts: Array) -> Array:
     >>> float(perplexity(jnp.array([3, 3, 0]))), float(perplexity(jnp.array([0, 9])))
     (2.0, 1.0)
     """
-    check_array("perplexity", "counts", counts)
     if jnp.ndim(counts) != 1 or not jnp.size(counts):
         raise ValueError(f"perplexity: counts has shape {jnp.shape(counts)}, expected [K]")
     counts = jnp.asarray(counts).astype(float)
@@ -132,7 +130,7 @@ def perplexity(counts: Array) -> Array:
     return jnp.where(total > 0, jnp.exp(jnp.sum(jax.scipy.special.entr(p))), 0.0)
 
 
-def _check_batch(owner: str, quantizer: Any, z: Any, indices: Any) -> None:
+def _check_batch(owner: str, quantizer: Any, z: Array, indices: Any) -> None:
     residual = isinstance(quantizer, ResidualCodebooks)
     codebook = quantizer.codebooks if residual else quantizer
     _, d = check_codebook(owner, codebook, axes=int(residual))

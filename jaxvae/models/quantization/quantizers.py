@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import check_array, check_floats, check_shape
+from jaxvae.checks import Floats, Numbers, check_floats, check_shape, checked
 from jaxvae.pytrees import pytree
 
 sg = jax.lax.stop_gradient
@@ -46,10 +46,11 @@ class Codebook(NamedTuple):
     van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
     """
 
-    codes: Any
-    counts: Any
-    sums: Any
+    codes: Floats
+    counts: Floats
+    sums: Floats
 
+    @checked
     def __call__(self, z: Array) -> Quantized:
         check_codebook("Codebook", self)
         check_vectors("Codebook", z, jnp.shape(self.codes)[1:])
@@ -58,6 +59,7 @@ class Codebook(NamedTuple):
         e = jnp.asarray(self.codes)[index]
         return Quantized(straight_through_value(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
 
+    @checked
     def lookup(self, index: Array) -> Array:
         check_codebook("Codebook.lookup", self)
         check_index("Codebook.lookup", index, ())
@@ -145,7 +147,8 @@ class FSQ:
         return jnp.asarray(prod(self.levels) // np.cumprod(self.levels))
 
 
-def straight_through_value(e: Array, z: Array) -> Array:
+@checked
+def straight_through_value(e: Array, z: Numbers) -> Array:
     """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
 
     >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
@@ -154,12 +157,12 @@ def straight_through_value(e: Array, z: Array) -> Array:
 
     Bengio, Leonard & Courville 2013.
     """
-    check_array("straight_through_value", "z", z)
     check_shape("straight_through_value", "e", e, jnp.shape(z))
     return sg(e) + (z - sg(z))
 
 
-def init_codebook(codes: Array) -> Codebook:
+@checked
+def init_codebook(codes: Floats) -> Codebook:
     """A `Codebook` of these codes, with moving averages that count each as used once a batch.
 
     Args:
@@ -172,7 +175,6 @@ def init_codebook(codes: Array) -> Codebook:
     >>> init_codebook(jnp.zeros((8, 2))).counts.shape
     (8,)
     """
-    check_array("init_codebook", "codes", codes)
     codebook = Codebook(codes, jnp.ones(jnp.shape(codes)[:1], jnp.result_type(codes)), codes)
     check_codebook("init_codebook", codebook)
     return codebook._replace(counts=_wide(codebook.counts), sums=_wide(codes))
@@ -209,7 +211,7 @@ def check_index(owner: str, index: Any, shape: tuple[int, ...], name: str = "ind
         raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(index)}, expected integers")
 
 
-def check_vectors(owner: str, z: Any, shape: tuple[int, ...]) -> None:
+def check_vectors(owner: str, z: Array, shape: tuple[int, ...]) -> None:
     """Raise unless z holds floats in this shape."""
     check_shape(owner, "z", z, shape)
     check_floats(owner, "z", z)

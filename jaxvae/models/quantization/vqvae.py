@@ -1,5 +1,6 @@
 """The VQ-VAE: a model whose latents are indices of codes, its objective and its step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -11,18 +12,20 @@ from jax import Array
 
 from jaxvae.batching import Objective, batched
 from jaxvae.checks import (
+    Key,
+    Numbers,
+    Scalar,
+    Tree,
     check_array,
-    check_function,
-    check_key,
     check_leaves,
-    check_scalar,
     check_shape,
+    checked,
 )
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.quantizers import Quantized
-from jaxvae.protocols import check_distribution, log_prob_of, part
+from jaxvae.protocols import Distribution, check_distribution, log_prob_of, part
 from jaxvae.pytrees import pytree
-from jaxvae.training.steps import Step, TrainState, check_state, train_step
+from jaxvae.training.steps import Step, TrainState, train_step
 
 
 @pytree
@@ -38,19 +41,19 @@ class Delta:
     (0.0, -inf)
     """
 
-    value: Any
+    value: Numbers
     reparameterized: ClassVar[bool] = False
 
     @property
+    @checked
     def shape(self) -> tuple[int, ...]:
-        check_array("Delta", "value", self.value)
         return jnp.shape(self.value)
 
-    def sample(self, key: Array) -> Any:
+    def sample(self, key: Key) -> Any:
         del key
         return self.value
 
-    def log_prob(self, event: Any) -> Array:
+    def log_prob(self, event: Tree) -> Array:
         check_shape("Delta.log_prob", "event", event, self.shape)
         return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
 
@@ -85,12 +88,12 @@ class VQVAE(NamedTuple):
     van den Oord, Vinyals & Kavukcuoglu 2017.
     """
 
-    encoder: Any
+    encoder: Callable[[Any], Array]
     quantizer: Any
-    decoder: Any
-    prior: Any
+    decoder: Callable[[Array], Distribution]
+    prior: Distribution
 
-    def encode(self, x: Any) -> Delta:
+    def encode(self, x: Tree) -> Delta:
         return Delta(quantize(self, x)[1].indices)
 
     def decode(self, indices: Array) -> Any:
@@ -115,8 +118,9 @@ class VQTerms(NamedTuple):
     indices: Array
 
 
+@checked
 def vq(
-    model: VQVAE, key: Array, x: Any, *, commitment: Any = 0.25, codebook: Any = 1.0
+    model: VQVAE, key: Key, x: Tree, *, commitment: Scalar = 0.25, codebook: Scalar = 1.0
 ) -> tuple[Array, VQTerms]:
     """The ELBO of a `VQVAE` less its two penalties; still a bound, as these are not negative.
 
@@ -154,8 +158,6 @@ def vq(
     van den Oord, Vinyals & Kavukcuoglu 2017, equation 3.
     """
     del key
-    check_scalar("vq", "commitment", commitment)
-    check_scalar("vq", "codebook", codebook)
     vectors, q = quantize(model, x)
     p, prior = model.decoder(q.code), part(model, "prior")
     check_distribution("decoder returned", p)
@@ -167,7 +169,7 @@ def vq(
     return bound, VQTerms(distortion, rate, error, vectors, q.indices)
 
 
-def quantize(model: VQVAE, x: Any) -> tuple[Array, Quantized]:
+def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
     """The encoder's vectors of one example, [n, d], and what the quantizer makes of each."""
     for name in ("encoder", "quantizer", "decoder"):
         if not callable(getattr(model, name, None)):
@@ -185,12 +187,13 @@ def quantize(model: VQVAE, x: Any) -> tuple[Array, Quantized]:
     return z, q
 
 
+@checked
 def ema_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    decay: float = 0.99,
-    threshold: float = 0.0,
+    decay: Scalar = 0.99,
+    threshold: Scalar = 0.0,
 ) -> Step:
     """`train_step` of all but the codes, which follow by `ema_codebook` and `reset_dead_codes`.
 
@@ -222,12 +225,10 @@ def ema_step(
     >>> [round(e, 3) for e in state.model.quantizer.codes.ravel().tolist()]
     [-3.0, 4.0]
     """
-    check_function("ema_step", "objective", objective)
     step = train_step(partial(objective, codebook=0.0), optimizer)
 
-    def moved(state: TrainState, key: Array, xs: Any, **hyper: Any) -> tuple[TrainState, Any]:
-        check_state("ema_step", "state", state)
-        check_key("ema_step", "key", key)
+    @checked
+    def moved(state: TrainState, key: Key, xs: Tree, **hyper: Any) -> tuple[TrainState, Any]:
         step_key = jax.random.fold_in(key, state.step)
         # the step's own draws, so that the compiled step encodes once
         _, terms = batched(objective)(state.model, jax.random.clone(step_key), xs)

@@ -230,9 +230,10 @@ def test_bad_arrays_are_named(score, codes, factors, error):
 
 
 def test_other_bad_arguments_are_named(monkeypatch):
+    seed: Any = 0
     for call in (dci, factor_vae_score, beta_vae_score):
         with pytest.raises(TypeError, match=r"^\w+: key is a int, expected"):
-            call(0, V, V)
+            call(seed, V, V)
     for call in (factor_vae_score, beta_vae_score):
         with pytest.raises(ValueError, match="factors has one column"):
             call(KEY, V, V[:, :1])
