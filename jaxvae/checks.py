@@ -7,7 +7,7 @@ facts (shapes, types) are checked, so every check runs at trace time and costs n
 import inspect
 from collections.abc import Callable, Iterator
 from functools import cache, partial, wraps
-from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,8 @@ def checks_of(annotation: Any) -> Iterator[Check]:
         yield from (check for check in parts[1:] if callable(check))
     elif of is Callable:
         yield check_function
+    elif isinstance(of, TypeVar):
+        yield from checks_of(of.__bound__)
     elif of in _CLASSES:
         yield _CLASSES[of]
 
@@ -265,7 +267,17 @@ Nats = Annotated[Array, check_scalar]
 """A scalar array: a log-probability, a bound."""
 Numbers = Annotated[Real, check_array]
 """An array of real numbers, or one number."""
-Floats = Annotated[Array, check_floats]
+if TYPE_CHECKING:
+
+    class Leaf:
+        """A field that is made of a number or an array, and read as an array."""
+
+        def __get__(self, owner: Any, cls: Any = None) -> Array: ...
+        def __set__(self, owner: Any, value: Real) -> None: ...
+
+else:
+    Leaf = Numbers
+Floats = Annotated[Array | np.ndarray, check_floats]
 """An array of floats."""
 Partition = Annotated[Real, check_partition]
 """Temperatures 0 = beta_0 < ... < beta_J = 1, shape [J + 1]."""

@@ -1,16 +1,25 @@
 """A model is three things: a prior p(z), a posterior q(z|x) and a likelihood p(x|z)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
+from jaxvae.checks import Key, Numbers, Tree, checked
 from jaxvae.distributions import Mixture
-from jaxvae.protocols import Conditional, Distribution, Model, likelihood, posterior, prior
+from jaxvae.protocols import (
+    Conditional,
+    Likelihood,
+    Model,
+    Posterior,
+    Prior,
+    likelihood,
+    posterior,
+    prior,
+)
 
 
-class VAE(NamedTuple):
+class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
     """The stock model: a NamedTuple of callable pytrees, so that it is a pytree itself.
 
     `encode` and `decode` RETURN DISTRIBUTIONS. A Flax NNX or Equinox module is callable and a
@@ -34,12 +43,12 @@ class VAE(NamedTuple):
     (2,)
     """
 
-    encode: Conditional
-    decode: Conditional
-    prior: Distribution
+    encode: Conditional[Posterior]
+    decode: Conditional[Likelihood]
+    prior: Prior
 
 
-class VampVAE(NamedTuple):
+class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
     """A model whose prior is the mixture of its own posteriors at learned pseudo-inputs.
 
     p(z) = sum_k pi_k q(z|u_k)
@@ -63,10 +72,10 @@ class VampVAE(NamedTuple):
     Tomczak & Welling 2018, equation 9; weights: section 2.
     """
 
-    encode: Any
-    decode: Any
-    pseudo_inputs: Any
-    logits: Any = None
+    encode: Conditional[Posterior]
+    decode: Conditional[Likelihood]
+    pseudo_inputs: Tree
+    logits: Numbers | None = None
 
     @property
     def prior(self) -> Mixture:
@@ -76,7 +85,8 @@ class VampVAE(NamedTuple):
         return Mixture(logits, components)
 
 
-def reconstruct(model: Model, key: Array, x: Any) -> Distribution:
+@checked
+def reconstruct(model: Model[Any, Likelihood, Any], key: Key, x: Tree) -> Likelihood:
     """p(x'|z) with z ~ q(z|x): what the model remembers of x; show its `mean()`.
 
     Args:
@@ -90,7 +100,8 @@ def reconstruct(model: Model, key: Array, x: Any) -> Distribution:
     return likelihood(model, posterior(model, x).sample(key))
 
 
-def generate(model: Model, key: Array) -> Distribution:
+@checked
+def generate(model: Model[Any, Likelihood, Any], key: Key) -> Likelihood:
     """p(x|z) with z ~ p(z): a new example; show its `mean()` or draw from it.
 
     Args:

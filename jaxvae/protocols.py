@@ -5,7 +5,7 @@ does not do what is asked.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,18 @@ class Distribution(Protocol):
     def sample(self, key: Array) -> Any: ...
 
     def log_prob(self, event: Any, /) -> Array: ...
+
+
+class Density(Protocol):
+    """A distribution that need not be drawn from, as `OptimalNormal` can't be."""
+
+    def log_prob(self, event: Any, /) -> Array: ...
+
+
+D = TypeVar("D", bound=Density, covariant=True)
+Posterior = TypeVar("Posterior", bound=Distribution, covariant=True)
+Likelihood = TypeVar("Likelihood", bound=Density, covariant=True)
+Prior = TypeVar("Prior", bound=Distribution, covariant=True)
 
 
 def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
@@ -174,27 +186,31 @@ def mean_of(d: Distribution) -> Any:
     return mean() if callable(mean) else mean
 
 
-class Conditional(Protocol):
+class Conditional(Protocol[D]):
     """A callable that returns a distribution: q(z|x) of x, or p(x|z) of z."""
 
-    def __call__(self, event: Any, /) -> Distribution: ...
+    def __call__(self, event: Any, /) -> D: ...
 
 
-class Model(Protocol):
-    """Any object with these three is a model. Data and latents may be any pytree."""
+class Model(Protocol[Posterior, Likelihood, Prior]):
+    """Any object with these three is a model. Data and latents may be any pytree.
+
+    Its type says what the three are, where that is known: the posterior of a `VAE` whose encoder
+    returns a `Normal` has a mean.
+    """
 
     @property
-    def encode(self) -> Conditional:
+    def encode(self) -> Conditional[Posterior]:
         """x -> q(z|x)"""
         ...
 
     @property
-    def decode(self) -> Conditional:
+    def decode(self) -> Conditional[Likelihood]:
         """z -> p(x|z)"""
         ...
 
     @property
-    def prior(self) -> Distribution:
+    def prior(self) -> Prior:
         """p(z)"""
         ...
 
@@ -210,7 +226,7 @@ def log_likelihood(model: Model, x: Any, z: Any) -> Array:
     return log_prob_of("decode(z)", likelihood(model, z), "x", x)
 
 
-def likelihood(model: Model, z: Any) -> Distribution:
+def likelihood(model: Model[Any, Likelihood, Any], z: Any) -> Likelihood:
     """p(x|z), having checked that it is a distribution.
 
     Raises:
@@ -221,7 +237,7 @@ def likelihood(model: Model, z: Any) -> Distribution:
     return p
 
 
-def prior(model: Model) -> Distribution:
+def prior(model: Model[Any, Any, Prior]) -> Prior:
     """p(z), having checked that it is a distribution.
 
     Raises:
@@ -232,7 +248,7 @@ def prior(model: Model) -> Distribution:
     return p
 
 
-def posterior(model: Model, x: Any) -> Distribution:
+def posterior(model: Model[Posterior, Any, Any], x: Any) -> Posterior:
     """q(z|x), having checked that it is a distribution.
 
     Raises:

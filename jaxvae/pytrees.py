@@ -1,7 +1,7 @@
 """Pytrees: dataclasses as pytrees, constants that never train, and the paths of leaves."""
 
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,13 @@ import numpy as np
 from jax.core import Tracer
 
 T = TypeVar("T")
+
+
+class _Density(Protocol):
+    def log_prob(self, event: Any, /) -> Any: ...
+
+
+D = TypeVar("D", bound=_Density)
 
 
 def pytree(cls: type[T]) -> type[T]:
@@ -97,6 +104,14 @@ class Constant:
     >>> jax.tree.leaves(prior), prior.sample(jax.random.key(0)).shape
     ([], (2,))
     """
+
+    if TYPE_CHECKING:  # a constant distribution is a distribution, with all that its class has
+
+        @overload
+        def __new__(cls, value: D) -> D: ...
+        @overload
+        def __new__(cls, value: Any) -> Any: ...
+        def __new__(cls, value: Any) -> Any: ...
 
     def __init__(self, value: Any):
         leaves, treedef = jax.tree.flatten(value)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_floats, check_shape, logits_shape, within
+from jaxvae.checks import Leaf, check_floats, check_shape, logits_shape, within
 from jaxvae.pytrees import in_a_row, pytree, stacked
 
 
@@ -29,7 +29,7 @@ class ContinuousBernoulli:
     Loaiza-Ganem & Cunningham 2019, equations 1 and 2.
     """
 
-    logits: Any
+    logits: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:

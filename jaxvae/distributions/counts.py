@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_scale, check_shape, within
+from jaxvae.checks import Leaf, check_scale, check_shape, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_poisson_peak
 from jaxvae.distributions.special import sigmoid, softplus
 from jaxvae.pytrees import pytree, stacked
@@ -32,7 +32,7 @@ class Poisson:
     -2.0
     """
 
-    rate: Any
+    rate: Leaf
     reparameterized: ClassVar[bool] = False
 
     @property
@@ -78,8 +78,8 @@ class NegativeBinomial:
     -1.38629
     """
 
-    total_count: Any
-    logits: Any
+    total_count: Leaf
+    logits: Leaf
     reparameterized: ClassVar[bool] = False
 
     @property
@@ -136,7 +136,7 @@ class ZeroInflated:
     """
 
     base: Any
-    logits: Any
+    logits: Leaf
     reparameterized: ClassVar[bool] = False
 
     def sample(self, key: Array) -> Array:

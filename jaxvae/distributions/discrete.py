@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import as_integers, check_floats, check_shape, logits_shape, within
+from jaxvae.checks import Leaf, as_integers, check_floats, check_shape, logits_shape, within
 from jaxvae.distributions.special import log_bernoulli, weighted
 from jaxvae.pytrees import in_a_row, pytree
 
@@ -40,7 +40,7 @@ class Bernoulli:
     -1.38629
     """
 
-    logits: Any
+    logits: Leaf
     reparameterized: ClassVar[bool] = False
 
     @property
@@ -103,7 +103,7 @@ class Categorical:
     -1.38629
     """
 
-    logits: Any
+    logits: Leaf
     reparameterized: ClassVar[bool] = False
 
     @property
@@ -157,7 +157,7 @@ class OneHotCategorical:
     -1.38629
     """
 
-    logits: Any
+    logits: Leaf
     reparameterized: ClassVar[bool] = False
 
     @property

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_scale, check_shape, within
+from jaxvae.checks import Leaf, check_scale, check_shape, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak
 from jaxvae.pytrees import pytree, stacked
 
@@ -28,8 +28,8 @@ class Gamma:
     -1.30685
     """
 
-    concentration: Any
-    rate: Any
+    concentration: Leaf
+    rate: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,8 +73,8 @@ class Beta:
     -0.69315
     """
 
-    a: Any
-    b: Any
+    a: Leaf
+    b: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,7 +122,7 @@ class Dirichlet:
     0.69315
     """
 
-    concentration: Any
+    concentration: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_scale, check_shape
+from jaxvae.checks import Leaf, check_scale, check_shape
 from jaxvae.distributions.special import log_beta
 from jaxvae.pytrees import pytree, stacked
 
@@ -25,8 +25,8 @@ class Laplace:
     -0.69315
     """
 
-    loc: Any
-    scale: Any
+    loc: Leaf
+    scale: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,9 +72,9 @@ class StudentT:
     -1.14473
     """
 
-    df: Any
-    loc: Any
-    scale: Any
+    df: Leaf
+    loc: Leaf
+    scale: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:

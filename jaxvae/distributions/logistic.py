@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import as_integers, check_array, check_scale, check_shape, within
+from jaxvae.checks import Leaf, as_integers, check_array, check_scale, check_shape, within
 from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.pytrees import pytree, stacked
@@ -43,8 +43,8 @@ class DiscretizedLogistic:
     Kingma et al. 2016, appendix; coupling: Salimans, Karpathy, Chen & Kingma 2017, equation 3.
     """
 
-    loc: Any
-    scale: Any
+    loc: Leaf
+    scale: Leaf
     coupling: Any = None
     levels: int = field(default=256, metadata={"static": True})
     reparameterized: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from jax import Array
 from jax.scipy.special import logsumexp, ndtr
 from jax.scipy.stats import norm
 
-from jaxvae.checks import logits_shape
+from jaxvae.checks import Leaf, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.normal import Normal
 from jaxvae.protocols import check_distribution, log_density, mean_of
@@ -37,7 +37,7 @@ class Mixture:
     The gradient: Graves 2016; Figurnov, Mohamed & Mnih 2018, section 3.
     """
 
-    logits: Any
+    logits: Leaf
     components: Any
 
     @property

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jaxvae.checks import check_array, check_shape
+from jaxvae.checks import Leaf, check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.pytrees import pytree
 
@@ -30,8 +30,8 @@ class MultivariateNormal:
     -2.53102
     """
 
-    loc: Any
-    scale_tril: Any
+    loc: Leaf
+    scale_tril: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,9 +80,9 @@ class LowRankNormal:
     Rezende, Mohamed & Wierstra 2014, section 4.3; Ong, Nott & Smith 2018.
     """
 
-    loc: Any
-    factor: Any
-    scale: Any
+    loc: Leaf
+    factor: Leaf
+    scale: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:

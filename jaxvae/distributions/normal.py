@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_scale, check_shape
+from jaxvae.checks import Leaf, check_scale, check_shape
 from jaxvae.pytrees import in_a_row, pytree, stacked
 
 LOG_2PI = 1.8378770664093453
@@ -91,8 +91,8 @@ class Normal:
     -0.45158
     """
 
-    loc: Any
-    scale: Any
+    loc: Leaf
+    scale: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:

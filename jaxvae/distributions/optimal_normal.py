@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import Leaf, check_shape
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.pytrees import pytree
 
@@ -39,7 +39,7 @@ class OptimalNormal:
     Rybkin, Daniilidis & Levine 2021, equations 4 to 6.
     """
 
-    loc: Any
+    loc: Leaf
     axis: str | None = field(default="batch", metadata={"static": True})
 
     @property

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import check_shape, within
+from jaxvae.checks import Leaf, check_shape, within
 from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
 from jaxvae.distributions.deviance import log_gamma_peak_slope
 from jaxvae.distributions.implicit import increasing_root
@@ -83,8 +83,8 @@ class VonMisesFisher:
     Davidson et al. 2018, equation 1; the gradient: Figurnov, Mohamed & Mnih 2018, equation 5.
     """
 
-    loc: Any
-    concentration: Any
+    loc: Leaf
+    concentration: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -184,8 +184,8 @@ class PowerSpherical:
     De Cao & Aziz 2020, equations 8 to 11.
     """
 
-    loc: Any
-    concentration: Any
+    loc: Leaf
+    concentration: Leaf
 
     @property
     def shape(self) -> tuple[int, ...]:

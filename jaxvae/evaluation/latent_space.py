@@ -53,7 +53,7 @@ def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
     [0.25, 1.0]
     """
     check_shape("interpolate", "z1", z1, jnp.shape(z0))
-    return (1.0 - t) * z0 + t * z1
+    return (1.0 - t) * jnp.asarray(z0) + t * jnp.asarray(z1)
 
 
 @checked

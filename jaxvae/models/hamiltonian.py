@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import Scalar, Tree, check_floats, check_log_prob, check_shape, checked
 from jaxvae.distributions import Normal, Product, Transformed
-from jaxvae.protocols import Distribution, log_density
+from jaxvae.protocols import Density, Distribution, log_density
 from jaxvae.pytrees import pytree
 
 
@@ -137,7 +137,7 @@ class HamiltonianVAE(NamedTuple):
     """
 
     start: Callable[[Any], Distribution]
-    likelihood: Callable[[Any], Distribution]
+    likelihood: Callable[[Any], Density]
     base: Distribution
     log_steps: Steps
     log_heat: Scalar

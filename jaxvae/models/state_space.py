@@ -6,7 +6,7 @@ that a chain of any length is one `lax.scan` to draw and one `jax.vmap` to score
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,12 @@ from jaxvae.protocols import (
 )
 from jaxvae.pytrees import pytree, value_of
 
+D = TypeVar("D", bound=Distribution)
+
 
 @pytree
 @dataclass(frozen=True, eq=False)
-class Markov:
+class Markov(Generic[D]):
     """p(z_1, ..., z_T) = p(z_1) prod_{t>1} p(z_t | z_{t-1}, c_t): events have a leading axis of T.
 
     A forecast is another chain: `Markov(transition(z_T), transition, n)`.
@@ -54,7 +56,7 @@ class Markov:
     Krishnan, Shalit & Sontag 2017, equation 1.
     """
 
-    first: Distribution
+    first: D
     transition: Callable[[Any], Distribution]
     length: Count = field(metadata={"static": True})
     context: Tree | None = None
@@ -176,7 +178,7 @@ def stepwise_kl(q: Distribution, p: Distribution, z: Tree, log_q: Array) -> Arra
     return auto_kl(given_q, given_p, (first, rest), log_q)
 
 
-class Smoother(NamedTuple):
+class Smoother(NamedTuple, Generic[D]):
     """x_{1:T} -> q(z|x) = prod_t q(z_t | z_{t-1}, h_t), h_t a summary of x_t, ..., x_T: an encoder.
 
     The exact posterior of a state-space model has this form. Sequences of another length make
@@ -199,11 +201,11 @@ class Smoother(NamedTuple):
     """
 
     summary: Callable[[Any], Any]
-    step: Callable[[Any], Distribution]
+    step: Callable[[Any], D]
     start: Tree
 
     @checked
-    def __call__(self, x: Tree) -> Markov:
+    def __call__(self, x: Tree) -> Markov[D]:
         h = self.summary(x)
         length = _length("Smoother", "summary(x)", h)
         first, rest = jax.tree.map(lambda leaf: leaf[0], h), jax.tree.map(lambda leaf: leaf[1:], h)

@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import batch_mean
-from jaxvae.checks import Key, Scalar, Tree, check_count, check_shape, checked, kind
+from jaxvae.checks import Count, Key, Scalar, Tree, check_count, check_shape, checked, kind
 from jaxvae.distributions import Normal
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.models.hierarchical import Block, TopDown
@@ -227,6 +227,7 @@ def deep_elbo(
     return -(distortion + beta * price), DeepTerms(distortion, jnp.sum(kls), kls)
 
 
+@checked
 def deep_hierarchy(
     image_shape: Shape,
     *,

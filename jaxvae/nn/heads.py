@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from math import isqrt, prod
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,17 @@ from jaxvae.distributions import (
 )
 
 Shape = tuple[int, ...]
+D = TypeVar("D", covariant=True)
+
+
+class Head(Protocol[D]):
+    """Raw parameters -> a distribution."""
+
+    def raw_shape(self, shape: Shape, /) -> Shape:
+        """Of the raw parameters, for events of that shape."""
+        ...
+
+    def __call__(self, raw: Array, /) -> D: ...
 
 
 def positive(raw: Array, floor: float = 1e-6) -> Array:
@@ -62,7 +73,7 @@ def Positive(*shape: int | str) -> Parameter:
 
 
 @dataclass(frozen=True)
-class HeadOf:
+class HeadOf(Generic[D]):
     """Raw parameters -> any distribution: the last axis of raw is cut into the arguments of `make`.
 
     What stands before the last axis of the event, rows and columns of an image, stands before every
@@ -80,13 +91,13 @@ class HeadOf:
     (28, 28, 2)
     """
 
-    make: Callable[..., Any]
+    make: Callable[..., D]
     parameters: tuple[Parameter, ...]
 
     def raw_shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self._size(shape[-1]))
 
-    def __call__(self, raw: Array) -> Any:
+    def __call__(self, raw: Array) -> D:
         n = next(n for n in count(1) if self._size(n) >= raw.shape[-1])  # sizes grow with n
         arrays, start = [], 0
         for parameter in self.parameters:
@@ -100,7 +111,7 @@ class HeadOf:
         return sum(prod(parameter.axes(n)) for parameter in self.parameters)
 
 
-def OneHotHead() -> HeadOf:
+def OneHotHead() -> HeadOf[OneHotCategorical]:
     """Raw parameters -> `OneHotCategorical`: they are the logits, the classes on the last axis.
 
     >>> OneHotHead()(jnp.zeros((3, 4))).mean().shape
@@ -122,7 +133,7 @@ class ProductHead:
     ((3,), ['height', 'smokes'])
     """
 
-    columns: tuple[tuple[str, Any, Shape], ...]
+    columns: tuple[tuple[str, Head, Shape], ...]
 
     def raw_shape(self, shape: Shape) -> Shape:
         del shape  # of each column, which `columns` says
@@ -141,7 +152,7 @@ class ProductHead:
 class MaskedHead:
     """Another head's distribution, `Masked`: a likelihood of data with missing entries."""
 
-    head: Any
+    head: Head
 
     def raw_shape(self, shape: Shape) -> Shape:
         return self.head.raw_shape(shape)
@@ -195,6 +206,3 @@ class BernoulliHead:
 
     def __call__(self, raw: Array) -> Bernoulli:
         return Bernoulli(raw)
-
-
-Head = HeadOf | NormalHead | MultivariateNormalHead | BernoulliHead | Any

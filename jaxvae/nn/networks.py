@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, Generic
 
 import chex
 import jax
@@ -14,11 +14,11 @@ from jax import Array
 from jaxvae.checks import check_shape
 from jaxvae.distributions import Normal
 from jaxvae.nn.activations import Activation, by_name
-from jaxvae.nn.heads import Head, Shape
+from jaxvae.nn.heads import D, Head, Shape
 from jaxvae.training.preprocessing import rescale
 
 
-class Conditional(nnx.Module):
+class Conditional(nnx.Module, Generic[D]):
     """p(out | in): a network followed by a head, called on one example, returning a distribution.
 
     Args:
@@ -46,7 +46,7 @@ class Conditional(nnx.Module):
     def __init__(
         self,
         network: Callable[..., nnx.Module],
-        head: Head,
+        head: Head[D],
         in_shape: Shape,
         event_shape: Shape,
         *,
@@ -57,7 +57,7 @@ class Conditional(nnx.Module):
         self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
         self.head, self.dtype = head, dtype
 
-    def __call__(self, x: Array) -> Any:
+    def __call__(self, x: Any, /) -> D:
         raw = self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
         chex.assert_shape(
             raw, self.raw_shape, custom_message="a network's output is what its head needs"

@@ -6,7 +6,16 @@ would have drawn.
 """
 
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 import jax
 import jax.numpy as jnp
@@ -48,10 +57,18 @@ class TrainState(NamedTuple, Generic[M]):
 
 
 class Step(Protocol[P]):
-    """`(state, key, xs, **hyper) -> (state, metrics)`, whatever the model; P are the hypers."""
+    """`(state, key, xs, **hyper) -> (state, metrics)`, whatever the model.
 
+    P are the hyper-parameters of the objective; a schedule may stand for any of them.
+    """
+
+    @overload
     def __call__(
         self, state: TrainState[M], key: Key, xs: Tree, /, *args: P.args, **hyper: P.kwargs
+    ) -> tuple[TrainState[M], Metrics]: ...
+    @overload
+    def __call__(
+        self, state: TrainState[M], key: Key, xs: Tree, /, **hyper: Any
     ) -> tuple[TrainState[M], Metrics]: ...
 
 

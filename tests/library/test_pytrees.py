@@ -236,7 +236,7 @@ def test_attributes_and_calls_go_through():
 
 def test_an_unknown_attribute_is_an_attribute_error():
     """So that hasattr and getattr with a default work; to call what is no function, a TypeError."""
-    constant = jv.Constant(laplace())
+    constant: Any = jv.Constant(laplace())
     assert not hasattr(constant, "logits")
     assert getattr(constant, "logits", None) is None
     assert not hasattr(jv.Constant(jv.Categorical(jnp.zeros(2))), "mean")

@@ -13,7 +13,7 @@ from jax import Array
 from jaxvae.batching import Objective, batched
 from jaxvae.checks import (
     Key,
-    Numbers,
+    Leaf,
     Scalar,
     Tree,
     check_array,
@@ -41,7 +41,7 @@ class Delta:
     (0.0, -inf)
     """
 
-    value: Numbers
+    value: Leaf
     reparameterized: ClassVar[bool] = False
 
     @property
@@ -120,7 +120,7 @@ class VQTerms(NamedTuple):
 
 @checked
 def vq(
-    model: VQVAE, key: Key, x: Tree, *, commitment: Scalar = 0.25, codebook: Scalar = 1.0
+    model: VQVAE, key: Key | None, x: Tree, *, commitment: Scalar = 0.25, codebook: Scalar = 1.0
 ) -> tuple[Array, VQTerms]:
     """The ELBO of a `VQVAE` less its two penalties; still a bound, as these are not negative.
 

@@ -135,6 +135,7 @@ def test_an_estimator_that_holds_q_still_goes_back_through_the_flow():
 def test_refusals():
     bad: Any
     nothing: Any = None
+    number: Any = 0.1
     pair = (jnp.zeros(2), jnp.zeros(2))
     for bad, message in (
         ((jnp.zeros(3), jnp.zeros(2)), "z has shape"),
@@ -152,7 +153,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="heat has shape"):
         flow([1.0, 2.0]).forward_and_log_det(pair)
     with pytest.raises(ValueError, match="step_sizes is a number"):
-        Leapfrog(Partial(wavy), 0.1).forward_and_log_det(pair)
+        Leapfrog(Partial(wavy), number).forward_and_log_det(pair)
     with pytest.raises(TypeError, match="log_prob is a NoneType"):
         Leapfrog(nothing, jnp.ones((3, 2))).forward_and_log_det(pair)
     with pytest.raises(ValueError, match="start gives events of shape"):

@@ -141,7 +141,7 @@ def test_terms_are_means_over_the_classes(x64):
     objective = partial(ENUMERATED, beta=2.0)
     key = partial(jax.random.key, 0)
     bound, terms = jax.jit(unlabelled(objective))(model, key(), x)
-    q = model.classify(x)
+    q: Any = model.classify(x)
     given = jax.jit(lambda m, y: ENUMERATED(m.given(y), key(), x)[1])
     each = [given(model, jnp.array(y)) for y in range(3)]
     exact = np.exp(q.log_probs) @ np.array(each)

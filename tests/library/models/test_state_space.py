@@ -132,7 +132,8 @@ def test_the_rate_of_a_chain_is_that_of_nested_joints():
     """Step by step in closed form, given the same sample; and log q and the draws have one mean."""
     q, p = pair_of_chains()
     z, log_q = q.sample_and_log_prob(jax.random.key(0))
-    steps = [Partial(given, q.transition, c) for c in q.context]
+    contexts: Any = q.context
+    steps = [Partial(given, q.transition, c) for c in contexts]
     nested_q = jv.models.hierarchy(q.first, *steps)
     nested_p = jv.models.hierarchy(p.first, p.transition, p.transition)
     nested_z = (z[0], (z[1], z[2]))
@@ -225,7 +226,7 @@ def test_errors_name_the_argument():
     nothing: Any = None
     first, step, key = p.first, p.transition, jax.random.key(0)
     for bad, error, text in (
-        (Markov(None, step, 3), TypeError, "first is"),
+        (Markov(nothing, step, 3), TypeError, "first is"),
         (Markov(first, nothing, 3), TypeError, "transition is"),
         (Markov(first, step, 0), ValueError, "length is 0"),
         (Markov(first, Partial(jnp.sin), 3), TypeError, "transition returned"),
