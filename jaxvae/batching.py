@@ -27,15 +27,9 @@ def batched(
     not mapped, so what it computes from its parameters alone (a VampPrior's components) is computed
     once for the whole batch.
 
-    Args:
-      objective: `(model, key, x, **hyper) -> (bound, aux)`.
-
     Returns:
       `(model, key, xs, **hyper) -> (mean bound, aux)`, where the leaves of `xs` and of `aux` have
       the batch as their leading axis; hyper-parameters are shared.
-
-    Raises:
-      ValueError: the leaves of `xs` do not agree in a leading axis of at least one.
 
     >>> from jaxvae import elbo
     >>> from jaxvae.models import ppca
@@ -130,7 +124,6 @@ def batch_size(xs: Tree) -> int:
     """The length of the leading axis that all leaves of a batch share.
 
     Raises:
-      ValueError: they do not share one, or it is empty.
       TypeError: a leaf holds no numbers, or rows are a list, which is a tree of as many arrays.
     """
     for part in jax.tree.leaves(xs, is_leaf=lambda part: isinstance(part, list)):

@@ -87,28 +87,11 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
 
 @checked
 def reconstruct(model: Model[Any, Likelihood, Any], key: Key, x: Tree) -> Likelihood:
-    """p(x'|z) with z ~ q(z|x): what the model remembers of x; show its `mean()`.
-
-    Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
-
-    Returns:
-      The distribution of a reconstruction.
-    """
+    """p(x'|z) with z ~ q(z|x): what the model remembers of x; show its `mean()`."""
     return likelihood(model, posterior(model, x).sample(key))
 
 
 @checked
 def generate(model: Model[Any, Likelihood, Any], key: Key) -> Likelihood:
-    """p(x|z) with z ~ p(z): a new example; show its `mean()` or draw from it.
-
-    Args:
-      model: any `Model`.
-      key: a PRNG key.
-
-    Returns:
-      The distribution of a new example.
-    """
+    """p(x|z) with z ~ p(z): a new example; show its `mean()` or draw from it."""
     return likelihood(model, prior(model).sample(key))

@@ -28,9 +28,6 @@ def pytree(cls: type[T]) -> type[T]:
     Args:
       cls: a dataclass; `field(metadata={"static": True})` marks what is hashed, not traced.
 
-    Returns:
-      The class.
-
     >>> from dataclasses import dataclass
     >>> @pytree
     ... @dataclass(frozen=True)

@@ -51,11 +51,7 @@ def elbo(
     beta = 0 is reconstruction alone, and with sigma -> 0 the deterministic `autoencoder`.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       beta: weight of the rate, traced: anneal it, or vmap over it.
-      kl: `auto_kl`, `analytic_kl` or `sampled_kl`.
       gradient: the gradient estimator; all but `vimco`, which needs several samples: those are
         `miwae(..., num_outer=M, num_samples=1)`.
 
@@ -63,9 +59,6 @@ def elbo(
       The bound, a scalar in nats, and its `Terms`, which beta does not touch.
 
     Raises:
-      TypeError: `encode` or `decode` returned something that is no distribution, or the
-        estimator is not defined for the posterior.
-      ValueError: a log-probability is no scalar, or an event has not its distribution's shape.
       NotImplementedError: `analytic_kl` of a pair without a closed form, or under
         `sticking_the_landing`, which is made for the sampled one.
 
@@ -86,7 +79,8 @@ def elbo(
     return bound, jax.tree.map(lambda t: t[0], terms)
 
 
-def autoencoder(model: Model, key: Key, x: Tree) -> tuple[Array, Terms]:
+@checked
+def autoencoder(model: Model, key: Key | None, x: Tree) -> tuple[Array, Terms]:
     """The deterministic autoencoder: -|x - x'|^2, x' = E[p(x|z)] at the mean z of q(z|x).
 
     Nothing is drawn and nothing is paid for the code, so the codes may lie anywhere, and decoding a
@@ -95,8 +89,6 @@ def autoencoder(model: Model, key: Key, x: Tree) -> tuple[Array, Terms]:
 
     Args:
       model: any `Model` whose distributions have `mean()`.
-      key: not used; every objective has it.
-      x: one example, an array.
 
     Returns:
       The negative squared error, summed over x, and `Terms` with that distortion and rate 0.

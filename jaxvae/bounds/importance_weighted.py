@@ -16,6 +16,7 @@ from jaxvae.gradients.reparameterized import Estimator, Reduction, pathwise
 from jaxvae.protocols import Model, posterior
 
 Bound = tuple[Array, Array]
+"""The bound, a scalar in nats, and the log-weights, shape [K], or [M, K] of M groups."""
 
 
 @checked
@@ -33,21 +34,10 @@ def importance_bound(
     `partial(importance_bound, reduction)` is an objective.
 
     Args:
-      reduction: log-weights [K] -> scalar.
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
         `doubly_reparameterized`, `score_function`, `vimco`, `enumeration`, `straight_through` or
         `gumbel_softmax`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
-      TypeError: the estimator is not defined for the posterior or the reduction.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -72,17 +62,7 @@ def iwae(
     divergence of the posterior from q.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -114,18 +94,8 @@ def renyi(
     and it goes from there to its limit: for alpha < 0 and finite K it may be on either side.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       alpha: any real number, traced.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -148,19 +118,12 @@ def vr_max(
     At least the importance-weighted bound of the same samples, so it may exceed log p(x).
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       gradient: the gradient estimator, as in `importance_bound`; `doubly_reparameterized` is not
         defined, as a maximum has no second derivative.
 
     Returns:
       The largest log-weight, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
-      TypeError: the estimator is `doubly_reparameterized`.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -193,18 +156,8 @@ def tvo(
     importance sampling over the K samples, which is biased at finite K.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1], traced.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one, or betas no partition.
 
     >>> import jax
     >>> import jax.numpy as jnp

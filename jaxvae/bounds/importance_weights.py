@@ -27,9 +27,6 @@ def log_weights(model: Model, key: Key, x: Tree, *, num_samples: Count) -> Array
     bound. Sample k is drawn with `fold_in(key, k)`: asking for more keeps the first ones.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
 
     Returns:
@@ -53,9 +50,6 @@ def importance_term(model: Model, x: Tree) -> Callable[[Any, Any, Array], tuple[
     """The term (q, z, log_q) -> (log w, log w) of which importance-weighted bounds are made.
 
     log w = log p(x|z) + log p(z) - log_q, whatever z was drawn from with log-density log_q.
-
-    Raises:
-      ValueError: a log-probability is no scalar.
     """
 
     def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Array]:

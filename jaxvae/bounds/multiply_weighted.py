@@ -34,18 +34,11 @@ def miwae(
     data, is another thing.)
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_outer: M, a Python integer.
       num_samples: K, a Python integer.
-      gradient: the gradient estimator, as in `importance_bound`.
 
     Returns:
       The bound, a scalar in nats, and the log-weights, shape [M, K].
-
-    Raises:
-      ValueError: `num_outer` or `num_samples` is no integer of at least one.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -85,18 +78,11 @@ def piwae(
     Args:
       model: any `Model` that is a pytree of arrays: what each target must not train is held still
         as a pytree, which what a bare function closes over is not.
-      key: a PRNG key.
-      x: one example.
       num_outer: M, a Python integer.
       num_samples: K, a Python integer.
-      gradient: the gradient estimator, as in `importance_bound`.
 
     Returns:
       The bound, a scalar in nats, and the log-weights, shape [M, K].
-
-    Raises:
-      ValueError: `num_outer` or `num_samples` is no integer of at least one.
-      TypeError: a leaf of the model is no array.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -129,18 +115,8 @@ def ciwae(
     """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       beta: between 0 and 1, traced.
-      gradient: the gradient estimator, as in `importance_bound`.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca

@@ -5,26 +5,23 @@ ELBO's. All of them commute with a shift of the log-weights, and none looks at t
 `mean_log_mean_exp`, which groups them.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jaxvae.checks import Count, Numbers, Partition, Scalar, checked
+from jaxvae.checks import Count, Numbers, Partition, Scalar, check_array, checked
 from jaxvae.distributions.special import weighted
+
+LogWeights = Annotated[Array, check_array]
+"""[K], in nats."""
 
 
 @checked
-def log_mean_exp(log_w: Numbers) -> Array:
+def log_mean_exp(log_w: LogWeights) -> Array:
     """log 1/K sum_k w_k: the importance-weighted bound.
-
-    Args:
-      log_w: log-weights, shape [K].
-
-    Returns:
-      A scalar in nats.
 
     >>> float(log_mean_exp(jnp.zeros(5)))
     0.0
@@ -34,7 +31,8 @@ def log_mean_exp(log_w: Numbers) -> Array:
     return logsumexp(log_w) - jnp.log(jnp.size(log_w))
 
 
-def log_power_mean(log_w: Array, *, power: Scalar) -> Array:
+@checked
+def log_power_mean(log_w: LogWeights, *, power: Scalar) -> Array:
     """log of the power mean of the weights, 1/p log 1/K sum_k w_k^p: many bounds in one.
 
     p = 1 is the importance-weighted bound, p -> 0 the ELBO (the mean of the log-weights), p = 1 -
@@ -42,11 +40,7 @@ def log_power_mean(log_w: Array, *, power: Scalar) -> Array:
     with p.
 
     Args:
-      log_w: log-weights, shape [K].
       power: p, any real number, traced.
-
-    Returns:
-      A scalar in nats.
 
     >>> log_w = jnp.array([0.0, 1.0])
     >>> float(log_power_mean(log_w, power=0.0))
@@ -67,11 +61,8 @@ def log_power_mean(log_w: Array, *, power: Scalar) -> Array:
 
 
 @jax.custom_jvp
-def maximum(log_w: Array) -> Array:
+def maximum(log_w: LogWeights) -> Array:
     """max_k log w_k: VR-max, the limit of `log_power_mean` at infinite power.
-
-    Args:
-      log_w: log-weights, shape [K].
 
     Returns:
       A scalar in nats. Its derivative jumps where another sample takes the lead, so it has no
@@ -92,7 +83,7 @@ def _largest_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _leader(log_w: Array) -> Array:
+def _leader(log_w: LogWeights) -> Array:
     """One-hot at the largest."""
     return jax.nn.one_hot(jnp.argmax(log_w), log_w.size, dtype=log_w.dtype)
 
@@ -105,18 +96,13 @@ def _leader_jvp(primals: Any, tangents: Any) -> Any:
     )
 
 
-def mean_log_mean_exp(log_w: Array, *, num_outer: Count) -> Array:
+@checked
+def mean_log_mean_exp(log_w: LogWeights, *, num_outer: Count) -> Array:
     """1/M sum_m log 1/K sum_k w_mk: the mean of M importance-weighted bounds, MIWAE(M, K).
 
     Args:
       log_w: log-weights, shape [M K], or [M, K].
       num_outer: M.
-
-    Returns:
-      A scalar in nats.
-
-    Raises:
-      ValueError: M does not divide the number of weights.
 
     >>> float(mean_log_mean_exp(jnp.array([0.0, 0.0, 2.0, 2.0]), num_outer=2))
     1.0
@@ -131,15 +117,12 @@ def mean_log_mean_exp(log_w: Array, *, num_outer: Count) -> Array:
     return jnp.mean(jax.vmap(log_mean_exp)(log_w.reshape(num_outer, -1)))
 
 
-def convex_combination(log_w: Array, *, beta: Scalar) -> Array:
+@checked
+def convex_combination(log_w: LogWeights, *, beta: Scalar) -> Array:
     """beta mean_k log w_k + (1 - beta) log 1/K sum_k w_k: between ELBO and IWAE, CIWAE(beta).
 
     Args:
-      log_w: log-weights, shape [K].
       beta: between 0 (IWAE) and 1 (ELBO), traced.
-
-    Returns:
-      A scalar in nats.
 
     >>> log_w = jnp.array([0.0, 1.0])
     >>> float(convex_combination(log_w, beta=1.0))
@@ -150,7 +133,8 @@ def convex_combination(log_w: Array, *, beta: Scalar) -> Array:
     return weighted(beta, jnp.mean(log_w)) + weighted(1.0 - beta, log_mean_exp(log_w))
 
 
-def thermodynamic(log_w: Array, *, betas: Partition, at: Numbers) -> Array:
+@checked
+def thermodynamic(log_w: LogWeights, *, betas: Partition, at: Numbers) -> Array:
     """A Riemann sum of log p(x) = int_0^1 E_{pi_b}[log w] db, pi_b ~ q(z|x)^(1-b) p(x, z)^b.
 
     sum_j (beta_{j+1} - beta_j) sum_k w_k^{a_j} log w_k / sum_k w_k^{a_j}
@@ -159,12 +143,8 @@ def thermodynamic(log_w: Array, *, betas: Partition, at: Numbers) -> Array:
     above. Each expectation is by self-normalised importance sampling, biased at finite K.
 
     Args:
-      log_w: log-weights, shape [K].
       betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1].
       at: the nodes a, shape [J].
-
-    Returns:
-      A scalar in nats.
 
     >>> ends = jnp.array([0.0, 1.0])
     >>> float(thermodynamic(jnp.array([0.0, 1.0]), betas=ends, at=ends[:1]))  # the ELBO

@@ -37,18 +37,11 @@ def cubo(
     alpha = 1 - n.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       power: n, at least 1, traced.
-      gradient: the gradient estimator, as in `importance_bound`.
 
     Returns:
       The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
 
     >>> from jaxvae import iwae
     >>> from jaxvae.models import ppca
@@ -81,17 +74,11 @@ def eubo(
     it is there: descending this fits the encoder to p(z|x), and says nothing of the decoder.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       sample_posterior: key -> z, a draw of p(z|x).
       num_samples: how many draws to average.
 
     Returns:
       The bound, a scalar in nats, to be minimised, and the log-weights, shape [num_samples].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -126,18 +113,11 @@ def tvo_upper(
     which is biased at finite K.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: K, a Python integer.
       betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1], traced.
-      gradient: the gradient estimator, as in `importance_bound`.
 
     Returns:
       The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
-
-    Raises:
-      ValueError: `num_samples` is no integer of at least one, or betas no partition.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

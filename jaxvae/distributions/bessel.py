@@ -87,9 +87,6 @@ def log_partition(d: int, kappa: Array) -> Array:
       d: the dimension, a Python integer.
       kappa: > 0, a scalar.
 
-    Returns:
-      A scalar.
-
     >>> value = log_partition(3, jnp.array(2.0))  # log sinh(kappa) / kappa - kappa
     >>> bool(jnp.isclose(value, jnp.log(jnp.sinh(2.0) / 2.0) - 2.0))
     True

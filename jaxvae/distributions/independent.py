@@ -23,9 +23,6 @@ class Independent:
       parts: a distribution whose leaves are stacked along a leading axis of n, as `jax.vmap` makes
         them. Two axes are an `Independent` of an `Independent`.
 
-    Raises:
-      ValueError: when scored, if the event is not n events.
-
     >>> from jaxvae import Mixture, Normal
     >>> pixel = Normal(jnp.zeros((5, 2)), jnp.ones((5, 2)))
     >>> pixels = Independent(Mixture(jnp.zeros((5, 2)), pixel))

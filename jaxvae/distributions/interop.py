@@ -68,9 +68,6 @@ def adapt(distribution: Any) -> Adapted:
     Args:
       distribution: an object with `log_prob(event)` and `sample(seed=key)` or `sample(key)`.
 
-    Returns:
-      A `Distribution`, a pytree if the foreign object is one.
-
     Raises:
       TypeError: the object has no `sample` and `log_prob`.
 

@@ -37,9 +37,6 @@ def kl_standard_normal(loc: Any, scale: Any) -> Array:
       loc: mu, any shape [...].
       scale: sigma > 0, the same shape or a scalar.
 
-    Returns:
-      The divergence, a scalar in nats.
-
     >>> round(float(kl_standard_normal(0.3, 0.5)), 6)
     0.363147
 
@@ -62,9 +59,6 @@ def kl_divergence(q: Any, p: Any) -> Array:
     Args:
       q: a distribution.
       p: a distribution over events of the same shape.
-
-    Returns:
-      The divergence, a scalar in nats.
 
     Raises:
       NotImplementedError: the pair has no closed form here; the message says to use `sampled_kl`.

@@ -17,7 +17,6 @@ def reparameterize(key: Array, loc: Any, scale: Any) -> Array:
     """z = mu + sigma * eps, eps ~ N(0, I): a draw that gradients in mu and sigma pass through.
 
     Args:
-      key: a PRNG key.
       loc: mu, any shape [...].
       scale: sigma > 0, the shape of `loc` (or a scalar).
 
@@ -41,9 +40,6 @@ class StandardNormal:
 
     Args:
       shape: the event's shape, a tuple.
-
-    Raises:
-      TypeError: if `shape` is no tuple of integers.
 
     >>> round(float(StandardNormal((2,)).log_prob(jnp.zeros(2))), 5)  # -log 2 pi
     -1.83788

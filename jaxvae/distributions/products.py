@@ -30,9 +30,6 @@ class Product:
     Args:
       parts: a dict, list or tuple of distributions; events have the same structure.
 
-    Raises:
-      ValueError: when scored, if the event's structure is another.
-
     >>> from jaxvae import Bernoulli, Normal
     >>> row = Product({"height": Normal(1.7, 0.1), "smokes": Bernoulli(0.0)})
     >>> sorted(row.sample(jax.random.key(0)))
@@ -79,11 +76,7 @@ class Product:
             check_event(name, d, what + jax.tree_util.keystr(path), part)
 
     def split(self, x: Any) -> list[Any]:
-        """What belongs to each part, of an event or another tree of that structure.
-
-        Raises:
-          ValueError: it has another structure.
-        """
+        """What belongs to each part, of an event or another tree of that structure."""
         try:
             return self._structure.flatten_up_to(x)
         except (ValueError, TypeError, KeyError) as error:

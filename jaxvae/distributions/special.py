@@ -18,9 +18,6 @@ def softplus(l: Any) -> Array:
     Equal to `jax.nn.softplus`, and the derivative is written rather than derived: so IWAE of 50
     samples of 784 pixels trains 7 % faster on a CPU.
 
-    Args:
-      l: any shape.
-
     Returns:
       log(1 + exp l), the same shape.
 
@@ -38,9 +35,6 @@ def sigmoid(l: Any) -> Array:
     """1 / (1 + exp(-l)), whose derivative is sigma(l) sigma(-l) to the last digit.
 
     That of `jax.nn.sigmoid`, sigma (1 - sigma), has none left from l = 17 on in float32.
-
-    Args:
-      l: any shape.
 
     Returns:
       Between 0 and 1, the same shape.

@@ -30,9 +30,6 @@ class SphericalUniform:
     Args:
       dim: d, the coordinates of an event; the sphere's own dimension is d - 1.
 
-    Raises:
-      ValueError: if `dim` is no integer of at least 2.
-
     >>> round(float(SphericalUniform(2).log_prob(jnp.array([1.0, 0.0]))), 5)  # -log 2 pi
     -1.83788
     """

@@ -87,9 +87,6 @@ def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Arr
     Returns:
       Shape [T + 1].
 
-    Raises:
-      ValueError: `num_temperatures` is no integer of at least one.
-
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
 
@@ -121,12 +118,9 @@ def ais(
 
     Args:
       model: any `Model` with continuous latents.
-      key: a PRNG key.
-      x: one example.
       betas: inverse temperatures, 0 = beta_0 < ... < beta_T = 1, shape [T + 1]:
         `sigmoid_schedule(T)`.
       num_chains: chains that are weighed, a Python integer.
-      num_leapfrog: leapfrog steps a transition, a Python integer.
       num_pilots: chains that adapt the step size, a Python integer.
       step_size: where the adaptation starts.
       initial: x -> p_0, where the chains start: p(z) by default, `model.encode` for q(z|x), from
@@ -134,10 +128,6 @@ def ais(
 
     Returns:
       An `AIS`: the value in nats, its standard error and the weights of the chains.
-
-    Raises:
-      ValueError: a count is no integer of at least one, or betas is no partition of [0, 1].
-      TypeError: the latents are discrete.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -176,20 +166,14 @@ def bdmc(
 
     Args:
       model: any `Model` with continuous latents, whose likelihood can be sampled.
-      key: a PRNG key.
       betas: inverse temperatures, as for `ais`; the way back takes them in reverse.
       num_chains: chains each way; all of those coming down start at the one exact draw.
-      num_leapfrog: leapfrog steps a transition, a Python integer.
       num_pilots: chains that adapt the step size, a Python integer.
       step_size: where the adaptation starts.
       initial: x -> p_0, as for `ais`.
 
     Returns:
       A `BDMC`: both estimates, the gap, and the simulated example. `jax.vmap` over keys for many.
-
-    Raises:
-      ValueError: a count is no integer of at least one, or betas is no partition of [0, 1].
-      TypeError: the latents are discrete.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

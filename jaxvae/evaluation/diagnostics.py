@@ -24,7 +24,6 @@ def active_units(model: Model, xs: Tree, *, threshold: Scalar = 0.01) -> Array:
 
     Args:
       model: any `Model` whose posterior has `mean()`, an array.
-      xs: examples, leading axis n.
       threshold: least variance of an active unit.
 
     Returns:
@@ -44,14 +43,9 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
     Args:
       model: any `Model` whose posterior and prior factorise over the latents and have a KL in
         closed form.
-      xs: examples, leading axis n.
 
     Returns:
       Nats in the shape of z; their sum is the mean rate.
-
-    Raises:
-      TypeError: the posterior or the prior does not factorise.
-      NotImplementedError: the pair has no closed form.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, jnp.ones(2))
@@ -92,6 +86,7 @@ class RateDecomposition(NamedTuple):
     dimension_wise_kl: Array
 
 
+@checked
 def full_batch(batch_size: Count, dataset_size: Count) -> Array:
     """Log-weights [M, M] of log q(z_i) = logsumexp_j (log_weight_ij + log q(z_i|x_j)): 1/M for all.
 
@@ -101,6 +96,7 @@ def full_batch(batch_size: Count, dataset_size: Count) -> Array:
     return jnp.full((batch_size, batch_size), -jnp.log(float(batch_size)))
 
 
+@checked
 def minibatch_weighted(batch_size: Count, dataset_size: Count) -> Array:
     """Minibatch-weighted sampling, 1/(N M) for all: low in mean, by up to log N.
 
@@ -110,6 +106,7 @@ def minibatch_weighted(batch_size: Count, dataset_size: Count) -> Array:
     return jnp.full((batch_size, batch_size), -jnp.log(float(dataset_size * batch_size)))
 
 
+@checked
 def minibatch_stratified(batch_size: Count, dataset_size: Count) -> Array:
     """Minibatch-stratified sampling: 1/N for i = j, and the rest shared evenly among the others.
 
@@ -149,7 +146,6 @@ def rate_decomposition(
 
     Args:
       model: any `Model` whose posterior and prior factorise over the latents.
-      key: a PRNG key.
       xs: the data set or a minibatch of it, leading axis M.
       dataset_size: N, the rows of the data set; M by default.
       weighting: (M, N) -> [M, M]: `full_batch`, `minibatch_weighted` or `minibatch_stratified`.
@@ -157,10 +153,6 @@ def rate_decomposition(
 
     Returns:
       A `RateDecomposition` of arrays [M], to be averaged.
-
-    Raises:
-      TypeError: the posterior or the prior does not factorise.
-      ValueError: the weighting is not defined for these sizes.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, 0.1 * jnp.ones(2))
@@ -204,6 +196,7 @@ def decompose(
     return RateDecomposition(log_q_given_x - log_q, log_q - log_q_each, log_q_each - log_p)
 
 
+@checked
 def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     """Rate against distortion along a sweep over beta: what each nat of code buys.
 

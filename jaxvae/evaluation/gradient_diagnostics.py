@@ -35,18 +35,12 @@ def gradient_statistics(
     among them, are bound with `functools.partial`; `batched(objective)` and a batch `xs` serve too.
 
     Args:
-      objective: `(model, key, x) -> (bound, aux)`.
-      model: any `Model` that is a pytree of arrays.
       key: a PRNG key; draw i uses `fold_in(key, i)`.
-      x: one example.
       num_draws: how many gradients are drawn, at least two.
       chunk: how many are held at once.
 
     Returns:
       `GradientStatistics`; the SNR of a gradient that is always 0 is NaN.
-
-    Raises:
-      ValueError: `num_draws` is no integer of at least two, or `chunk` none of at least one.
 
     >>> from functools import partial
     >>> from jaxvae import iwae, sticking_the_landing

@@ -59,18 +59,11 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     Args:
       model: any `Model` of events (x, mask): `decode` returns a `Masked`, of distributions that are
         `Categorical` or have a mean.
-      key: a PRNG key.
       event: (x, mask), the mask True where x is observed.
       num_samples: K, a Python integer; the bias is of order 1/K.
 
     Returns:
       x as given where it was observed, in the dtype of the mean; labels are integers.
-
-    Raises:
-      TypeError: the event is no pair of arrays, or of trees of them; the likelihood is not
-        `Masked`, or has no mean.
-      ValueError: x and mask do not agree in structure or shape, or `num_samples` is no integer of
-        at least one.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))
@@ -103,19 +96,12 @@ def multiple_imputations(
 
     Args:
       model: any `Model` of events (x, mask): `decode` returns a `Masked`.
-      key: a PRNG key.
       event: (x, mask), the mask True where x is observed.
       num_samples: K, a Python integer.
       num_draws: how many, a Python integer; all are taken of the same K.
 
     Returns:
       x completed, `num_draws` times along a leading axis.
-
-    Raises:
-      TypeError: the event is no pair of arrays, or of trees of them; the likelihood is not
-        `Masked`.
-      ValueError: x and mask do not agree in structure or shape, or `num_samples` or `num_draws` is
-        no integer of at least one.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))

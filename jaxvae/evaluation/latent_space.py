@@ -45,10 +45,6 @@ def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
     Returns:
       z, shape [...].
 
-    Raises:
-      TypeError: z0 or z1 holds no floats.
-      ValueError: their shapes differ, or t is no number.
-
     >>> interpolate(jnp.zeros(2), jnp.array([1.0, 4.0]), 0.25).tolist()
     [0.25, 1.0]
     """
@@ -75,10 +71,6 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
 
     Returns:
       z, shape [...]; NaN where an end is 0 and traced, as it has no direction.
-
-    Raises:
-      TypeError: z0 or z1 holds no floats.
-      ValueError: their shapes differ, they have one coordinate, one is 0, or t is no number.
 
     >>> middle = slerp(jnp.array([2.0, 0.0]), jnp.array([0.0, 4.0]), 0.5)
     >>> [round(float(z), 4) for z in middle]  # 3 (cos 45, sin 45)
@@ -129,10 +121,6 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
 
     Returns:
       Latents, shape [n, d].
-
-    Raises:
-      TypeError: z or values hold no floats, or index is no integer.
-      ValueError: z or values is no vector, or z has no latent of that index.
 
     >>> traverse(jnp.zeros(3), 1, jnp.array([-1.0, 1.0])).tolist()
     [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]

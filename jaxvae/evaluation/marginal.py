@@ -60,18 +60,8 @@ def log_marginal(
     set, `jax.lax.map` over keys and examples.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
-      x: one example.
       num_samples: N, a Python integer.
       chunk: how many samples are held at once, a Python integer.
-
-    Returns:
-      A `LogMarginal`: the value in nats, its standard error, and how far the weights can be
-      trusted.
-
-    Raises:
-      ValueError: `num_samples` or `chunk` is no integer of at least one.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -103,17 +93,8 @@ def prior_sampling(
 
     Args:
       model: any `Model`; only `prior` and `decode` are used.
-      key: a PRNG key.
-      x: one example.
       num_samples: N, a Python integer.
       chunk: how many samples are held at once, a Python integer.
-
-    Returns:
-      A `LogMarginal`: the value in nats, its standard error, and how far the weights can be
-      trusted.
-
-    Raises:
-      ValueError: `num_samples` or `chunk` is no integer of at least one.
     """
 
     def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
@@ -174,8 +155,6 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
 
     Args:
       model: any `Model` whose likelihood has a mean, an array.
-      key: a PRNG key.
-      xs: examples, leading axis n.
 
     Returns:
       sigma, a scalar.

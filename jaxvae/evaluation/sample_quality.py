@@ -83,16 +83,7 @@ def precision_recall(real: Features, fake: Features, *, k: Count = 3) -> Precisi
     real ones, recall the fraction of the real points in the balls of the fake ones.
 
     Args:
-      real: features of real examples, floats [N, d].
-      fake: features of generated examples, floats [M, d].
       k: neighbours, a Python integer below N and M.
-
-    Returns:
-      `PrecisionRecall`, two fractions.
-
-    Raises:
-      TypeError: features are no floats.
-      ValueError: their shapes do not fit, they have fewer than k + 1 rows, or hold NaN or infinity.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
@@ -119,17 +110,10 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     of the balls that some fake point is in.
 
     Args:
-      real: features of real examples, floats [N, d].
-      fake: features of generated examples, floats [M, d].
       k: neighbours, a Python integer below N.
 
     Returns:
       `DensityCoverage`, two numbers, the second a fraction.
-
-    Raises:
-      TypeError: features are no floats.
-      ValueError: their shapes do not fit, `real` has fewer than k + 1 rows, or they hold NaN or
-        infinity.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
@@ -165,10 +149,6 @@ def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covarianc
     Returns:
       A scalar, in the unit of the features, squared.
 
-    Raises:
-      TypeError: an argument holds no floats.
-      ValueError: the shapes do not fit, or a covariance is none.
-
     >>> one, four = jnp.eye(3), 4.0 * jnp.eye(3)
     >>> round(float(frechet_distance(jnp.zeros(3), one, jnp.ones(3), four)), 5)  # 3 + 3 (2 - 1)^2
     6.0
@@ -191,17 +171,8 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
     It sees means and covariances alone. It is above 0 in mean for two sets of one distribution, by
     an amount that falls as 1/rows: compare numbers of equally many rows.
 
-    Args:
-      real: features of real examples, floats [N, d].
-      fake: features of generated examples, floats [M, d].
-
     Returns:
       A scalar, in the unit of the features, squared.
-
-    Raises:
-      TypeError: features are no floats.
-      ValueError: their shapes do not fit, a set has fewer than two rows, or they hold NaN or
-        infinity.
 
     >>> real = jnp.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
     >>> round(float(sample_frechet_distance(real, real + 2.0)), 4)  # 2^2 + 2^2

@@ -27,8 +27,6 @@ def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -
     The terms of the S events of the support are evaluated once; R is evaluated S^K times.
 
     Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
       q: the posterior, with `enumerate_support()`: a `Categorical`, `OneHotCategorical`,
         `Bernoulli`.
       keys: shape [K], not drawn from.
@@ -37,7 +35,6 @@ def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -
       The bound's expectation in nats, and the expectation of aux, repeated K times.
 
     Raises:
-      TypeError: the posterior cannot be enumerated.
       ValueError: S^K is over 2^20.
     """
     support = _method(q, "enumerate_support", "enumeration")()
@@ -68,16 +65,7 @@ def straight_through(
     The value is that of the bound at the samples.
 
     Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
       q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
-      keys: a PRNG key a sample, shape [K].
-
-    Returns:
-      The bound in nats, and aux of every sample, stacked.
-
-    Raises:
-      TypeError: the posterior has no mean, as a `Categorical` of labels.
 
     Bengio, Leonard & Courville 2013.
     """
@@ -103,17 +91,11 @@ def gumbel_softmax(
             return elbo(model, key, x, gradient=gradient)
 
     Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
       q: the posterior, with `sample_relaxed(key, temperature)`: `OneHotCategorical`, `Bernoulli`.
-      keys: a PRNG key a sample, shape [K].
       temperature: > 0; samples are discrete as it goes to 0.
 
     Returns:
       The bound at the relaxed samples, and aux of every sample, stacked.
-
-    Raises:
-      TypeError: the posterior has no relaxation.
 
     Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
     """
@@ -134,12 +116,8 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
       name: its key in the posterior's dict of parts.
       estimator: any gradient estimator.
 
-    Returns:
-      A gradient estimator of one sample.
-
     Raises:
       TypeError: the posterior is no `Product` of a dict, or the others' samples have no derivative.
-      ValueError: there is no such part, or more than one sample is asked for.
 
     >>> from jaxvae import Normal, OneHotCategorical
     >>> choice, style = OneHotCategorical(jnp.zeros(3)), Normal(jnp.ones(2), 0.0)

@@ -24,16 +24,10 @@ def stratified_mixture(
     than one sample a tighter bound is one of each component's own, and stays below log p(x).
 
     Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
       q: the posterior, a `Mixture` of components whose samples have a derivative.
-      keys: a PRNG key a sample, shape [K].
 
     Returns:
       The bound in nats, and aux of every sample, averaged over the components.
-
-    Raises:
-      TypeError: the posterior is no `Mixture`, or samples of its components have no derivative.
 
     >>> from jaxvae import Normal
     >>> q = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [3.0]]), jnp.full((2, 1), 1e-3)))

@@ -16,23 +16,19 @@ from jaxvae.protocols import (
 )
 
 Reduction = Callable[[Array], Array]
+"""Terms [K] -> scalar, `log_mean_exp` for instance."""
 Term = Callable[[Any, Any, Array], tuple[Array, Any]]
 """(q, z, log_q) -> (l, aux): what one sample says."""
 Estimator = Callable[[Reduction, Term, Any, Array], tuple[Array, Any]]
+"""(reduction, term, q, keys) -> the bound in nats, and aux of every sample, stacked.
+
+The reduction takes the terms [K] to a scalar, q is the posterior, and each sample has its key.
+"""
 
 
 @checked
 def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tuple[Array, Any]:
     """The reparameterization gradient: differentiate the terms through z = mu + sigma eps.
-
-    Args:
-      reduction: terms [K] -> scalar, `log_mean_exp` say.
-      term: (q, z, log_q) -> (l, aux) of one sample.
-      q: the posterior.
-      keys: a PRNG key a sample, shape [K].
-
-    Returns:
-      The bound in nats, and aux of every sample, stacked.
 
     Raises:
       TypeError: when differentiated, if samples of the posterior have no derivative in its
@@ -53,18 +49,6 @@ def sticking_the_landing(
     Unbiased for the ELBO, whose gradient then vanishes without noise where q is exact; for a
     tighter bound at K > 1 it is biased, as the score terms do not cancel once they are weighted.
     The rate of an ELBO is taken at the sample, closed form or not: that is where the score term is.
-
-    Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
-      q: the posterior, a pytree.
-      keys: a PRNG key a sample, shape [K].
-
-    Returns:
-      The bound in nats, and aux of every sample, stacked.
-
-    Raises:
-      TypeError: samples of the posterior have no derivative in its parameters.
 
     Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
     """
@@ -91,12 +75,6 @@ def doubly_reparameterized(
 
     Args:
       reduction: terms [K] -> scalar, twice differentiable.
-      term: (q, z, log_q) -> (l, aux) of one sample.
-      q: the posterior, a pytree.
-      keys: a PRNG key a sample, shape [K].
-
-    Returns:
-      The bound in nats, and aux of every sample, stacked.
 
     Raises:
       TypeError: samples of the posterior have no derivative in its parameters, or the reduction has
@@ -156,7 +134,7 @@ def _through_samples(
     return reduction(l), aux
 
 
-def hold(name: str, tree: Tree) -> Any:
+def hold(name: str, tree: Any) -> Any:
     """stop_gradient of a pytree; TypeError naming the first leaf that is no array."""
 
     def stop(path: Any, leaf: Any) -> Any:

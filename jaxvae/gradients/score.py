@@ -15,12 +15,14 @@ from jaxvae.protocols import Distribution, log_density
 Baseline = Callable[[Reduction, Array], Array]
 
 
+@checked
 def no_baseline(reduction: Reduction, l: Array) -> Array:
     """b_k = 0: the score function as it is, unbiased and of enormous variance."""
     del reduction
     return jnp.zeros_like(l)
 
 
+@checked
 def leave_one_out(reduction: Reduction, l: Array) -> Array:
     """b_k = R(l with l_k replaced by the mean of the others): what the bound would be without z_k.
 
@@ -55,9 +57,6 @@ def learned_baseline(value: Any) -> Baseline:
     Args:
       value: a scalar in nats that depends on x and parameters, and never on z.
 
-    Returns:
-      A baseline.
-
     Mnih & Gregor 2014, section 2.3.
     """
     return lambda reduction, l: jnp.broadcast_to(value, l.shape)
@@ -78,15 +77,8 @@ def score_function(
     A baseline that does not look at z_k changes the variance and not the mean.
 
     Args:
-      reduction: terms [K] -> scalar.
-      term: (q, z, log_q) -> (l, aux) of one sample.
-      q: the posterior.
-      keys: a PRNG key a sample, shape [K].
       baseline: (reduction, terms [K]) -> b [K]: `no_baseline`, `leave_one_out` or
         `learned_baseline(value)`.
-
-    Returns:
-      The bound in nats, and aux of every sample, stacked.
 
     Williams 1992; Mnih & Gregor 2014, equation 7.
     """

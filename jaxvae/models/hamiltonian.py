@@ -44,9 +44,6 @@ class Leapfrog:
       step_sizes: eps, [K, *shape of z].
       heat: t_0 > 0, the momentum's standard deviation at the start; 1 does not cool.
 
-    Raises:
-      ValueError: z or rho has another shape than a step, or `heat` is no positive number.
-
     >>> from jaxvae import StandardNormal
     >>> flow = Leapfrog(Partial(StandardNormal((2,)).log_prob), jnp.full((3, 2), 0.1), 2.0)
     >>> (z, rho), log_det = flow.forward_and_log_det((jnp.ones(2), jnp.zeros(2)))

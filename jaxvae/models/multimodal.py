@@ -37,13 +37,6 @@ def product_of_experts(
       prior: p(z), a `Normal` or `StandardNormal`.
       present: M booleans, traced or not; None, the default, is all.
 
-    Returns:
-      A `Normal`.
-
-    Raises:
-      TypeError: an expert or the prior is no Gaussian, or there are no experts.
-      ValueError: they are over events of different shapes, or `present` has not one flag an expert.
-
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = product_of_experts(experts, StandardNormal((1,)))
     >>> float(q.loc[0]), round(float(q.scale[0]), 5)  # (2 + 4 + 0) / 3 and 1 / sqrt 3
@@ -76,10 +69,6 @@ def mixture_of_experts(
     Returns:
       A `Mixture` of M `Normal`s.
 
-    Raises:
-      TypeError: an expert or the prior is no Gaussian, or there are no experts.
-      ValueError: they are over events of different shapes, or `present` has not one flag an expert.
-
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
     3.0
@@ -106,10 +95,6 @@ def mixture_of_products(
 
     Returns:
       A `Mixture` of 2^M - 1 `Normal`s.
-
-    Raises:
-      TypeError: an expert or the prior is no Gaussian, or there are no experts.
-      ValueError: they are over events of different shapes, or `present` has not one flag an expert.
 
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = mixture_of_products(experts, StandardNormal((1,)))

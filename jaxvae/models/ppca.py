@@ -50,7 +50,6 @@ def posterior(params: PPCA, x: Array) -> MultivariateNormal:
     """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I, exactly.
 
     Args:
-      params: the model.
       x: one example, shape [d].
 
     Returns:
@@ -76,9 +75,6 @@ def log_marginal(params: PPCA, x: Array) -> Array:
       params: the model, with s2 > 0.
       x: one example, shape [d].
 
-    Returns:
-      A scalar in nats.
-
     >>> params = PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0))
     >>> round(float(log_marginal(params, jnp.zeros(2))), 5)  # -log 2 pi - 1/2 log 3
     -2.38718
@@ -97,11 +93,7 @@ def e_step(params: PPCA, xs: Array) -> Moments:
     """Posterior moments of z for every example, at the present parameters.
 
     Args:
-      params: the model.
       xs: examples, shape [n, d].
-
-    Returns:
-      `Moments`.
 
     Tipping & Bishop 1999, equations 25 and 26.
     """
@@ -122,9 +114,6 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
     Args:
       xs: examples, shape [n, d].
       moments: of the E-step.
-
-    Returns:
-      New parameters.
 
     Tipping & Bishop 1999, equations 27 and 28.
     """
@@ -162,12 +151,6 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
     Args:
       xs: examples, shape [n, d].
       num_latents: k, with 1 <= k < d.
-
-    Returns:
-      The parameters of highest likelihood.
-
-    Raises:
-      ValueError: k is not between 1 and d - 1.
 
     Tipping & Bishop 1999, equations 15 and 16.
     """

@@ -52,7 +52,6 @@ def semi_amortized(
     Raises:
       TypeError: `model.encode` has no `network` and `head`, or the optimiser asks for more than the
         gradient, `value` and `grad`, as line searches do.
-      ValueError: `num_steps` is no integer of at least one.
 
     >>> from flax import nnx
     >>> from jaxvae import StandardNormal, nn

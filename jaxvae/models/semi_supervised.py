@@ -90,11 +90,6 @@ def labelled(objective: Objective) -> Objective:
       `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
       objective. alpha is traced; 0.0 by default.
 
-    Raises:
-      TypeError: by the objective, where `model` is no `LabelVAE`, a part of it no distribution, or
-        the example no pair.
-      ValueError: y is no label of p(y) or of q(y|x).
-
     Kingma et al. 2014, equations 6 and 9.
     """
 

@@ -42,9 +42,6 @@ class Markov(Generic[D]):
       length: T, a Python integer.
       context: c_2, ..., c_T, a pytree with a leading axis of T - 1; None, the default, is none.
 
-    Raises:
-      ValueError: when drawn or scored, if the event or the context has another length.
-
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal
     >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 3)
@@ -152,15 +149,6 @@ def stepwise_kl(q: Distribution, p: Distribution, z: Tree, log_q: Array) -> Arra
 
     Unbiased, and less noisy than the sampled rate: pass it to `elbo(..., kl=stepwise_kl)`. Where
     a step has no closed form, or the two are no chains, it is `auto_kl`.
-
-    Args:
-      q: the posterior.
-      p: the prior.
-      z: a sample of q.
-      log_q: log q(z).
-
-    Returns:
-      A scalar in nats.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal

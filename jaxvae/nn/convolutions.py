@@ -23,7 +23,6 @@ class ConvEncoder(nnx.Module):
       channels: of each convolution; its length is the depth.
       hidden: widths of the dense layers in between.
       activation: applied after every layer but the last.
-      rngs: keys of the initial parameters.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class ConvDecoder(nnx.Module):
       channels: of the input of each transposed convolution; its length is the depth.
       hidden: widths of the dense layers in between.
       activation: applied after every layer but the last.
-      rngs: keys of the initial parameters.
     """
 
     def __init__(

@@ -146,7 +146,6 @@ def descend(
 
     Args:
       model: a `DeepHierarchy`.
-      key: a PRNG key.
       evidence: the `features` of x, to draw of q(z|x); or None for each stage, to draw of p(z).
       temperatures: what each level's sigma is multiplied with, [levels]: 1 to draw, 0 for the mean.
 
@@ -199,7 +198,6 @@ def deep_elbo(
 
     Args:
       model: a `DeepHierarchy`.
-      key: a PRNG key.
       x: one image.
       beta: weight of the rate, traced.
       free_nats: nats a level that are free, traced; a level below has no gradient to collapse
@@ -207,11 +205,6 @@ def deep_elbo(
 
     Returns:
       The bound, a scalar in nats, and its `DeepTerms`, which beta and free do not touch.
-
-    Raises:
-      TypeError: `model` is no `DeepHierarchy` or `key` no PRNG key.
-      ValueError: `beta` or `free_nats` is no number, x has not the shape of an image, or there is
-        no batch for free bits.
 
     >>> model = deep_hierarchy((4, 4, 1), levels=(1, 1), width=4, rngs=nnx.Rngs(0))
     >>> bound, terms = jax.jit(deep_elbo)(model, jax.random.key(0), jnp.ones((4, 4, 1)))
@@ -248,7 +241,6 @@ def deep_hierarchy(
       middle: channels inside the cells; half of `width` by default.
       latents: channels of each level's latents.
       head: raw parameters -> p(x|z).
-      rngs: keys of the initial parameters.
 
     >>> model = deep_hierarchy((28, 28, 1), levels=(1, 2), width=8, rngs=nnx.Rngs(0))
     >>> z = model.prior.sample(jax.random.key(0))

@@ -39,10 +39,6 @@ class MaskedMLP(nnx.Module):
       hidden: widths of the hidden layers.
       context: size of the context vector, 0 for none.
       activation: applied after every hidden layer.
-      rngs: keys of the initial parameters.
-
-    Raises:
-      ValueError: when called, if z or the context has another shape.
 
     >>> net = MaskedMLP(3, 2, rngs=nnx.Rngs(0))
     >>> net(jnp.ones(3)).shape
@@ -108,7 +104,6 @@ class AutoregressiveFlow(nnx.Module):
       context: size of the context vector, 0 for none.
       hidden: widths of the hidden layers of each `MaskedMLP`.
       activation: applied after every hidden layer.
-      rngs: keys of the initial parameters.
 
     >>> flow = AutoregressiveFlow(3, layers=1, rngs=nnx.Rngs(0))
     >>> flow().forward_and_log_det(jnp.ones(3))[0].tolist()  # before training
@@ -159,10 +154,6 @@ class CouplingFlow(nnx.Module):
       context: size of the context vector, 0 for none.
       hidden: widths of the hidden layers of each conditioner.
       activation: applied after every hidden layer.
-      rngs: keys of the initial parameters.
-
-    Raises:
-      ValueError: if `dim` is less than 2.
 
     >>> flow = CouplingFlow(3, layers=1, rngs=nnx.Rngs(0))
     >>> flow().forward_and_log_det(jnp.ones(3))[0].tolist()  # before training

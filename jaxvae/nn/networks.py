@@ -29,7 +29,6 @@ class Conditional(nnx.Module, Generic[D]):
       dtype: what the network computes in, `jnp.bfloat16` for mixed precision; by default that of
         its parameters. These keep their dtype and so does the output: heads, log-densities,
         losses and the optimiser see nothing of it.
-      rngs: keys of the initial parameters.
 
     Raises:
       AssertionError: when called, if the network's output has not the shape that the head needs.
@@ -83,10 +82,6 @@ class MLP(nnx.Module):
       out_shape: shape of the output.
       hidden: width of every hidden layer; its length is the depth.
       activation: applied after every layer but the last.
-      rngs: keys of the initial parameters.
-
-    Raises:
-      ValueError: when called, if the input has another shape than `in_shape`.
     """
 
     def __init__(
@@ -119,7 +114,6 @@ class Rescaled(nnx.Module):
       in_shape: shape of one input.
       out_shape: shape of the output.
       max_value: the largest value stored, as in `rescale`: by default 255 for uint8.
-      rngs: keys of the initial parameters.
 
     >>> from functools import partial
     >>> from jaxvae.nn import NormalHead

@@ -25,7 +25,6 @@ class Convolution(nnx.Module):
       m: channels that go out.
       size: of the kernel, 1 or any odd number.
       scale: of the initial kernel, beside one that keeps the variance; 0 starts at the map to 0.
-      rngs: keys of the initial parameters.
 
     >>> Convolution(3, 5, size=3, rngs=nnx.Rngs(0))(jnp.ones((7, 4, 3))).shape
     (7, 4, 5)
@@ -69,7 +68,6 @@ class Bottleneck(nnx.Module):
       m: channels that go out.
       middle: channels in between.
       scale: of the last kernel at the start: 0 for a map to 0, 1 / sqrt(depth) in a deep sum.
-      rngs: keys of the initial parameters.
 
     >>> Bottleneck(8, 4, middle=2, rngs=nnx.Rngs(0))(jnp.ones((7, 7, 8))).shape
     (7, 7, 4)
@@ -101,7 +99,6 @@ class ResidualCell(nnx.Module):
       n: channels.
       middle: channels inside f.
       scale: of the last kernel of f at the start; at 0 the cell is the identity.
-      rngs: keys of the initial parameters.
 
     >>> x = jnp.ones((7, 7, 8))
     >>> bool(jnp.all(ResidualCell(8, middle=2, scale=0.0, rngs=nnx.Rngs(0))(x) == x))
@@ -130,7 +127,6 @@ class ResidualBlock(nnx.Module):
       latents: channels of z.
       middle: channels inside the networks.
       scale: of what is added to h, at the start: 1 / sqrt(depth).
-      rngs: keys of the initial parameters.
 
     >>> block = ResidualBlock(8, 3, middle=4, rngs=nnx.Rngs(0))
     >>> h = jnp.ones((7, 7, 8))

@@ -95,10 +95,6 @@ def discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree) -> A
     Returns:
       A scalar in nats, at most 0.
 
-    Raises:
-      TypeError: the discriminator is no function, or a sample holds no numbers.
-      ValueError: the samples differ in shape, or a logit is no scalar.
-
     >>> round(float(discrimination(lambda v: 0.0 * v, jnp.array(1.0), jnp.array(2.0))), 5)
     -1.38629
 
@@ -126,9 +122,6 @@ def permute_latents(zs: Numbers) -> Array:
 
     Returns:
       [n, d]; each column holds the numbers it held.
-
-    Raises:
-      ValueError: `zs` is no matrix of two rows or more.
 
     >>> permute_latents(jnp.array([[0, 10], [1, 11], [2, 12]])).tolist()
     [[0, 11], [1, 12], [2, 10]]
@@ -158,17 +151,11 @@ def factor_vae(
 
     Args:
       players: a model with latents in one array, and a discriminator of z.
-      key: a PRNG key.
-      x: one example.
       gamma: weight of the total correlation, traced; 0 is the ELBO.
 
     Returns:
       The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the batch
       estimates the total correlation.
-
-    Raises:
-      TypeError: `players` is not `AdversarialPair`, or the discriminator no pytree of arrays.
-      ValueError: there is no batch, or one of one row; a logit is no scalar.
 
     >>> from flax import nnx
     >>> from jaxvae import batched, nn
@@ -209,17 +196,11 @@ def adversarial_autoencoder(
 
     Args:
       players: a model, and a discriminator of z.
-      key: a PRNG key.
-      x: one example.
       beta: weight of the divergence, traced.
 
     Returns:
       The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the data
       estimates KL(q(z) || p(z)).
-
-    Raises:
-      TypeError: `players` is not `AdversarialPair`, or the discriminator no pytree of arrays.
-      ValueError: a logit is no scalar.
 
     >>> from flax import nnx
     >>> from jaxvae import nn

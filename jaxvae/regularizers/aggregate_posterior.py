@@ -24,14 +24,6 @@ from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, s
 def mmd_penalty(code: LatentSample, key: Key, *, kernel: Kernel = inverse_multiquadric) -> Array:
     """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
 
-    Args:
-      code: the code of one example of a batch, z an array.
-      key: draws the prior.
-      kernel: as `mmd` takes it.
-
-    Raises:
-      ValueError: there is no batch of two rows or more.
-
     Tolstikhin et al. 2018, algorithm 2, whose encoder may be random.
     """
     return mmd(*_codes_and_draws(code, key), kernel=kernel)
@@ -42,13 +34,6 @@ def sliced_penalty(code: LatentSample, key: Key) -> Array:
     """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
 
     Every example brings a draw of the prior and a random direction.
-
-    Args:
-      code: the code of one example of a batch, z an array.
-      key: draws the prior and the direction.
-
-    Raises:
-      ValueError: there is no batch of two rows or more.
 
     Kolouri et al. 2019, algorithm 1.
     """
@@ -73,14 +58,8 @@ def info_penalty(
     mutual information between x and z.
 
     Args:
-      code: the code of one example of a batch.
-      key: draws the prior.
       alpha: at most 1.
       weight: lambda, positive.
-      kernel: as `mmd` takes it.
-
-    Raises:
-      ValueError: there is no batch of two rows or more.
 
     Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
     """
@@ -105,7 +84,6 @@ def tc_penalty(
 
     Args:
       code: the code of one example of a batch; q and p factorise over the latents.
-      key: not used.
       dataset_size: N, a Python integer.
       information: alpha.
       correlation: beta.
@@ -114,11 +92,6 @@ def tc_penalty(
 
     Returns:
       Nats, of this example.
-
-    Raises:
-      TypeError: q or p does not factorise.
-      ValueError: there is no batch of two rows or more, or the weighting is not defined for its
-        size.
 
     Chen et al. 2018, equation 4; the weightings: appendix C.
     """
@@ -142,16 +115,11 @@ def dip_1_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagona
 
     Args:
       code: the code of one example of a batch; the mean of q is an array.
-      key: not used.
       off_diagonal: lambda_od.
       diagonal: lambda_d.
 
     Returns:
       Nats, the moments' part without a unit.
-
-    Raises:
-      TypeError: q has no mean.
-      ValueError: there is no batch of two rows or more.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 6.
     """
@@ -165,16 +133,11 @@ def dip_2_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagona
 
     Args:
       code: the code of one example of a batch; q is Gaussian.
-      key: not used.
       off_diagonal: lambda_od.
       diagonal: lambda_d.
 
     Returns:
       Nats, the moments' part without a unit.
-
-    Raises:
-      TypeError: q is no Gaussian.
-      ValueError: there is no batch of two rows or more.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """

@@ -23,9 +23,6 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
     Returns:
       A `MultivariateNormal` over events [n].
 
-    Raises:
-      ValueError: `length` is no positive integer or `alpha` no number.
-
     >>> ar1(3, 0.5).scale_tril.shape
     (3, 3)
 
@@ -49,12 +46,6 @@ def delta_vae_rate(length: Count, alpha: Scalar) -> Array:
     Args:
       length: n, at least 2.
       alpha: the correlation of neighbours, in (-1, 1).
-
-    Returns:
-      Nats.
-
-    Raises:
-      ValueError: `length` is no integer of at least 2, or `alpha` no number.
 
     >>> round(float(delta_vae_rate(32, 0.5)), 4)
     3.491

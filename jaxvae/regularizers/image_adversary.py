@@ -54,18 +54,11 @@ def vae_gan(
 
     Args:
       players: a model that is a pytree of arrays, and a `Critic`.
-      key: a PRNG key.
-      x: one example, an array.
       gamma: weight of the features for the decoder, traced.
 
     Returns:
       The sum of the three lines, no bound on log p(x), and `AdversarialTerms`: `distortion` is
       -log p(h|z) in nats, `log_ratio` the mean of D(x') and D(x_p).
-
-    Raises:
-      TypeError: `players` is not `AdversarialPair`, the discriminator no `Critic`, or one of them
-        no pytree of arrays.
-      ValueError: a logit is no scalar.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae.models import ppca

@@ -87,19 +87,7 @@ def geco(
     optimiser that moves the model, which descends: lambda's gradient has the sign turned.
 
     Args:
-      model: a `Constrained`.
-      key: a PRNG key.
-      x: one example.
       tolerance: D, nats an example; traced.
-      kl: as `elbo`.
-      gradient: as `elbo`.
-
-    Returns:
-      Minus the Lagrangian, in nats, and `ConstrainedTerms`.
-
-    Raises:
-      TypeError: `model` is no `Constrained`; or as `elbo`.
-      ValueError: `tolerance` is no number; or as `elbo`.
 
     Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
@@ -125,19 +113,7 @@ def target_rate(
     below it: a code of R nats, whatever the data. Where lambda -> 0 R is out of reach.
 
     Args:
-      model: a `Constrained`.
-      key: a PRNG key.
-      x: one example.
       target: R, nats an example; traced.
-      kl: as `elbo`.
-      gradient: as `elbo`.
-
-    Returns:
-      Minus the Lagrangian, in nats, and `ConstrainedTerms`.
-
-    Raises:
-      TypeError: `model` is no `Constrained`; or as `elbo`.
-      ValueError: `target` is no number; or as `elbo`.
 
     Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
     """

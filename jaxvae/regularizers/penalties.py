@@ -61,22 +61,14 @@ def regularized(
     aux holds the true `Terms`, so that -(distortion + rate) is still the ELBO of the model trained.
 
     Args:
-      model: any `Model`.
-      key: a PRNG key.
       x: one example; of the penalties here all look at a batch, and need `batched`.
       penalty: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_penalty`.
       beta: weight of the penalty, traced.
-      kl: `auto_kl`, `analytic_kl` or `sampled_kl`.
-      gradient: the gradient estimator.
       **hyper: of the penalty, traced.
 
     Returns:
       The objective, a scalar in nats (a bound on log p(x) where the penalty is at least the rate),
       and the `Terms`.
-
-    Raises:
-      TypeError: `penalty` is no function; or as `elbo`.
-      ValueError: the penalty is no scalar, or looks at a batch where none is; or as `elbo`.
 
     >>> from functools import partial
     >>> from jaxvae import batched
@@ -107,15 +99,7 @@ def capacity(code: LatentSample, key: Key, *, capacity: Scalar) -> Array:
     With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
 
     Args:
-      code: the code of one example.
-      key: not used.
       capacity: C, nats; a schedule of the step raises it.
-
-    Returns:
-      Nats.
-
-    Raises:
-      ValueError: `capacity` is no number, or there is no batch.
 
     >>> from functools import partial
     >>> from jaxvae import VAE, Normal, StandardNormal, batched
@@ -133,12 +117,7 @@ def capacity(code: LatentSample, key: Key, *, capacity: Scalar) -> Array:
 
 
 def kl_per_latent(code: LatentSample) -> Array:
-    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats.
-
-    Raises:
-      TypeError: q or p does not factorise over the latents.
-      NotImplementedError: the pair has no closed form.
-    """
+    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats."""
     return latent_kls(code.q, code.p).reshape(-1)
 
 
@@ -149,9 +128,6 @@ def kl_per_group(code: LatentSample, *, groups: Numbers) -> Array:
     Args:
       code: the code of one example, whose q and p factorise.
       groups: the group of each latent, integers 0, 1, ..., shape [d].
-
-    Raises:
-      ValueError: `groups` has not one entry a latent.
     """
     kls = kl_per_latent(code)
     if np.shape(groups) != kls.shape:
@@ -178,17 +154,9 @@ def free_bits(
     lambda = 0 it is the rate.
 
     Args:
-      code: the code of one example.
-      key: not used.
       free_nats: lambda, nats of each part.
       parts: code -> KLs [J]: `kl_per_latent`, `kl_per_level` or
         `partial(kl_per_group, groups=...)`.
-
-    Returns:
-      Nats.
-
-    Raises:
-      ValueError: `free_nats` is no number, or there is no batch.
 
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
     """

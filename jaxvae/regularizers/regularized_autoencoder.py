@@ -35,11 +35,6 @@ def weight_penalty(model: Model, key: Key, z: Tree) -> Array:
 
     Args:
       model: any `Model` whose `decode` is a pytree of floats.
-      key: not used.
-      z: not used.
-
-    Returns:
-      A scalar.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.0)))
@@ -61,14 +56,7 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
 
     Args:
       model: any `Model` whose likelihood has a mean.
-      key: a PRNG key.
       z: a code, an array of floats.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      TypeError: z is no array of floats.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -99,18 +87,9 @@ def rae(
 
     Args:
       model: any `Model` whose distributions have `mean()`, z an array.
-      key: a PRNG key, for the penalty.
-      x: one example, an array.
       penalty: (model, key, z) -> scalar: `weight_penalty`, `gradient_penalty` or any other.
       beta: weight of 1/2 |z|^2, traced; with `weight` 0 too this is `autoencoder`.
       weight: lambda, traced.
-
-    Returns:
-      The score, to be maximised, and `RAETerms`.
-
-    Raises:
-      TypeError: the penalty is no function, or z no array.
-      ValueError: a weight or the penalty is no scalar.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))

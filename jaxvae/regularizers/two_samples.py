@@ -24,11 +24,13 @@ Points = Annotated[Real, _check_points]
 """A sample, [n, d] with n >= 2."""
 
 
+@checked
 def rbf(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
     """exp(-|x - y|^2 / (2 scale^2)), the Gaussian kernel of two points [d]."""
     return jnp.exp(-0.5 * jnp.sum(jnp.square(x - y)) / jnp.square(scale))
 
 
+@checked
 def inverse_multiquadric(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
     """C / (C + |x - y|^2) with C = 2 d scale^2, two points [d]; its tails reach outlying codes.
 
@@ -52,9 +54,6 @@ def mmd(x: Points, y: Points, *, kernel: Kernel = inverse_multiquadric) -> Array
 
     Returns:
       A scalar, without a unit.
-
-    Raises:
-      ValueError: the arrays are not [n, d] and [m, d] with two rows or more.
 
     >>> x = jax.random.normal(jax.random.key(0), (500, 2))
     >>> float(mmd(x[:250], x[250:])) < 0.01 < float(mmd(x[:250], x[250:] + 1.0))
@@ -84,9 +83,6 @@ def sliced_wasserstein(x: Points, y: Points, directions: Numbers) -> Array:
 
     Returns:
       A scalar in the squared unit of the points.
-
-    Raises:
-      ValueError: the arrays are not [n, d] and [L, d].
 
     >>> x = jnp.array([[0.0, 0.0], [1.0, 0.0]])
     >>> float(sliced_wasserstein(x, x + 2.0, jnp.eye(2)))

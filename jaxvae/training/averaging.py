@@ -32,9 +32,6 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     Args:
       decay: between 0 and 1; the average reaches back about 1 / (1 - decay) steps.
 
-    Returns:
-      A transformation to chain after an optimiser.
-
     Raises:
       ValueError: `decay` is not in [0, 1), or the update is made without the parameters.
 

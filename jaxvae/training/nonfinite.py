@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxvae.checks import OutsideSupportError
+from jaxvae.checks import Key, OutsideSupportError, Tree, checked
 from jaxvae.pytrees import paths
 from jaxvae.training.steps import Metrics, Step, TrainState
 
@@ -30,14 +30,14 @@ class NonFiniteError(ArithmeticError):
         self.step, self.state, self.rows = step, state, rows
 
 
-def all_finite(tree: Any) -> Array:
+def all_finite(tree: Tree) -> Array:
     """Whether the magnitudes in every float array of a pytree have a finite sum, a boolean.
 
     >>> bool(all_finite({"a": jnp.ones(3), "b": jnp.array([1.0, jnp.nan])}))
     False
     """
 
-    def good(x: Any) -> Array:
+    def good(x: Tree) -> Array:
         wide = jnp.result_type(x) if jnp.finfo(jnp.result_type(x)).bits >= 32 else jnp.float32
         return jnp.isfinite(jnp.sum(jnp.abs(x), dtype=wide))
 
@@ -45,13 +45,11 @@ def all_finite(tree: Any) -> Array:
     return jnp.all(jnp.array([True, *map(good, floats)]))
 
 
+@checked
 def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     """Lift a step to one that leaves the state as it was where loss or update are not finite.
 
     The count of steps goes on, so that the next one sees another batch and other noise.
-
-    Args:
-      step: as `train_step` makes it.
 
     Returns:
       The step, whose metrics have `skipped` besides: a boolean.
@@ -71,7 +69,7 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(step)
-    def guarded(state: Any, key: Array, xs: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
+    def guarded(state: Any, key: Key, xs: Tree, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         if "skipped" in hyper:
             raise ValueError(
                 "skip_nonfinite: skipped is a metric, expected another hyper-parameter"
@@ -92,9 +90,6 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
 
     Args:
       max_norm: c, the largest norm, positive.
-
-    Returns:
-      A transformation to chain before an optimiser.
 
     >>> clip = clip_by_finite_norm(1.0)
     >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(0.0)}
@@ -164,7 +159,7 @@ def what_went_wrong(
 
 
 def first_bad_row(
-    step: Step, state: TrainState, key: Array, data: Any, rows: Array, hyper: Metrics
+    step: Step, state: TrainState, key: Key, data: Tree, rows: Array, hyper: Metrics
 ) -> str:
     """Which example of a batch has a bound that is no finite number, and why, where that is known.
 
@@ -192,5 +187,5 @@ def first_bad_row(
     return f"; first at row {int(rows[i])} of the data{why}"
 
 
-def _not_finite(tree: Any) -> list[str]:
+def _not_finite(tree: Tree) -> list[str]:
     return [path for path, leaf in paths(tree).items() if not all_finite(leaf)]

@@ -23,16 +23,11 @@ def rescale(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> 
     """x / max_value: stored values to floats in [0, 1]; nothing is drawn.
 
     Args:
-      key: not used; every transform has it.
       x: one example, any shape, values in 0..max_value.
       max_value: the largest value stored, 1.0 for binary data or floats in [0, 1]; by default 255
         for uint8 and 1 for bool. Any other dtype doesn't tell, so it must be given.
 
-    Returns:
-      float array in the shape of x.
-
     Raises:
-      TypeError: if x is not uint8 or bool and max_value is not given.
       ValueError: if a value of x is not in 0..max_value; under `jit` and `vmap` none is looked at.
 
     >>> rescale(jax.random.key(0), jnp.array([0, 255], jnp.uint8)).tolist()
@@ -62,12 +57,7 @@ def binarize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Dynamic binarization: every pixel is 1 with probability x / max_value, afresh at every visit.
 
     Args:
-      key: a PRNG key.
       x: one example, any shape, values in 0..max_value.
-      max_value: the largest value stored, as in `rescale`.
-
-    Returns:
-      float array of 0. and 1. in the shape of x.
 
     >>> binarize(jax.random.key(0), jnp.array([0, 255], jnp.uint8)).tolist()
     [0.0, 1.0]
@@ -83,12 +73,7 @@ def threshold(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array
     """Fixed binarization: a pixel is 1 where x / max_value > 1/2; nothing is drawn.
 
     Args:
-      key: not used; every transform has it.
       x: one example, any shape, values in 0..max_value.
-      max_value: the largest value stored, as in `rescale`.
-
-    Returns:
-      float array of 0. and 1. in the shape of x.
 
     >>> threshold(jax.random.key(0), jnp.array([100, 200], jnp.uint8)).tolist()
     [0.0, 1.0]
@@ -104,11 +89,7 @@ def preprocessed(
     """The objective of transform(x): the key is split between the transform and the objective.
 
     Args:
-      objective: `(model, key, x, **hyper) -> (bound, aux)`.
       transform: `(key, x) -> x`, such as `binarize`.
-
-    Returns:
-      An objective of the untransformed example.
 
     >>> objective = preprocessed(lambda model, key, x: (jnp.sum(x), None), binarize)
     >>> float(objective(None, jax.random.key(0), jnp.array([255, 255], jnp.uint8))[0])

@@ -32,12 +32,6 @@ def sigmoid_annealing(
       transition_steps: T.
       sharpness: k: towards 0 the curve is a line.
 
-    Returns:
-      A schedule: step -> value.
-
-    Raises:
-      ValueError: `transition_steps` is no positive integer, or another argument no number.
-
     >>> schedule = sigmoid_annealing(0.0, 1.0, 1000)
     >>> [round(float(schedule(t)), 3) for t in (0, 400, 500, 1000, 5000)]
     [0.0, 0.23, 0.5, 1.0, 1.0]
@@ -65,13 +59,6 @@ def cyclical(schedule: Schedule, period: Count) -> Schedule:
       schedule: step -> value.
       period: in steps.
 
-    Returns:
-      A schedule: step -> value.
-
-    Raises:
-      TypeError: `schedule` is no function.
-      ValueError: `period` is no positive integer.
-
     >>> import optax
     >>> beta = cyclical(optax.linear_schedule(0.0, 1.0, 5), 10)
     >>> [float(beta(step)) for step in (0, 5, 9, 10, 15)]
@@ -96,8 +83,6 @@ def warn_if_unfinished(name: str, schedule: Schedule, values: Array) -> None:
     """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads.
 
     Args:
-      name: of the hyper-parameter.
-      schedule: of the step count.
       values: its values at every step of the run.
     """
     seen, leads_to = float(np.max(values)), float(schedule(2**30))

@@ -77,7 +77,6 @@ def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[
 
     Args:
       model: a pytree of float arrays.
-      optimizer: any optax optimiser.
 
     Raises:
       TypeError: a leaf of the model is no array, a bare function for instance, holds integers, or
@@ -180,18 +179,12 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
     The rows left over sit this epoch out; the next shuffle draws others.
 
     Args:
-      key: the run's key.
       epoch: which epoch, an integer, traced or not.
       num_examples: rows of data.
       batch_size: rows a batch.
 
     Returns:
       Row numbers, int array [num_examples // batch_size, batch_size].
-
-    Raises:
-      ValueError: `batch_size` is no integer between 1 and `num_examples`, or `epoch` is negative or
-        no integer.
-      TypeError: `key` is no PRNG key.
     """
     if not jnp.issubdtype(jnp.result_type(epoch), jnp.integer) or (
         isinstance(epoch, int) and epoch < 0
@@ -213,9 +206,6 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     """Lift a step to many: `steps(state, key, data, order, **hyper)`, as one `lax.scan`.
 
     Rows are gathered on the device inside the scan, so data go there once, as stored.
-
-    Args:
-      step: as `train_step` makes it.
 
     Returns:
       The function; `order` is int [num_steps, batch_size], and its metrics are [num_steps].
@@ -257,7 +247,6 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     (4, 2, 3, 2)
 
     Args:
-      step: as `train_step` makes it.
       batch_size: rows a batch, a Python integer.
 
     Returns:

@@ -66,8 +66,6 @@ def sweep(
         merely closes over is compiled into the program as a constant.
 
     Raises:
-      ValueError: the grid or one of its axes is empty, a name is both swept and fixed, or
-        `at_once` is no positive integer.
       CheckpointError: the folder can't be written, or holds a sweep of other points, other fixed
         arguments or another `run`; the message names the first difference.
 
@@ -191,8 +189,9 @@ def _chunk_by_chunk(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_points], *chunks)
 
 
+@checked
 def points_at_once(
-    run: Callable[..., Any], arguments: Mapping[str, Any], num_points: int, *, backend: str = ""
+    run: Callable[..., Any], arguments: Mapping[str, Any], num_points: Count, *, backend: str = ""
 ) -> int:
     """How many points of a sweep to vmap together, so that it is fast and fits.
 

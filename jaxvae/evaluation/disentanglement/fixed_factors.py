@@ -17,17 +17,12 @@ def factor_vae_score(
     is 1/k. Latents that never vary do not vote.
 
     Args:
-      key: a PRNG key.
-      codes: [n, d].
       factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
       groups: votes to learn from, and as many to judge.
       size: rows of a group, drawn with replacement.
 
     Returns:
       The share of right votes.
-
-    Raises:
-      TypeError, ValueError: as `mutual_information`; `key` is no PRNG key; there is one factor.
 
     >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
@@ -59,18 +54,12 @@ def beta_vae_score(
     Kind: latents that mix two factors can still be told apart.
 
     Args:
-      key: a PRNG key.
-      codes: [n, d].
       factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
       groups: to learn from, and as many to judge.
       size: pairs of a group, drawn with replacement.
 
     Returns:
       The share of groups told right.
-
-    Raises:
-      TypeError, ValueError: as `mutual_information`; `key` is no PRNG key; there is one factor.
-      ImportError: scikit-learn is not there.
 
     >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T

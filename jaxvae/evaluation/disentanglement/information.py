@@ -16,7 +16,6 @@ def mutual_information(codes: Table, factors: Table, *, bins: Count = 20) -> np.
 
     Args:
       codes: [n, d]; floats are cut into bins of equal width, integers are taken as they are.
-      factors: integers [n, k].
       bins: how many from the least code to the largest, latent by latent.
 
     Returns:
@@ -43,14 +42,10 @@ def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     Args:
       codes: [n, d], in the paper a draw of q(z|x) for each x; integers are not binned.
-      factors: integers [n, k].
       bins: of equal width, for float codes.
 
     Returns:
       Between 0 and 1.
-
-    Raises:
-      TypeError, ValueError: as `mutual_information`.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> mig(v, v)
@@ -77,14 +72,10 @@ def modularity(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     Args:
       codes: [n, d]; integers are not binned.
-      factors: integers [n, k].
       bins: of equal width, for float codes.
 
     Returns:
       Between 0 and 1.
-
-    Raises:
-      TypeError, ValueError: as `mutual_information`.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> modularity(np.concatenate([v, v], axis=1), v)

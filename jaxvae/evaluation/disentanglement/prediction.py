@@ -26,14 +26,10 @@ def sap(codes: Table, factors: Table) -> float:
     out a factor that is a mere name.
 
     Args:
-      codes: [n, d].
       factors: ordered integers [n, k].
 
     Returns:
       Between 0 and 1.
-
-    Raises:
-      TypeError, ValueError: as `mutual_information`.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> round(sap(-10.0 * v, v), 6)
@@ -72,17 +68,10 @@ def dci(key: Key, codes: Table, factors: Table, *, trees: Count = 100) -> DCI:
 
     Args:
       key: a PRNG key: of the halves and of ties between splits.
-      codes: [n, d].
-      factors: integers [n, k].
       trees: boosting rounds, a tree a value each.
 
     Returns:
       `DCI`, in logarithms to base k, d, and as an accuracy.
-
-    Raises:
-      TypeError, ValueError: as `mutual_information`, the first half by itself included; `key` is
-        no PRNG key.
-      ImportError: scikit-learn is not there.
 
     >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T

@@ -37,9 +37,6 @@ def ema_codebook(
       decay: in 0..1, traced.
       epsilon: of the Laplace smoothing, which keeps e_k finite where N_k is 0.
 
-    Returns:
-      The quantizer with all three arrays moved.
-
     >>> from jaxvae.models.quantization import init_codebook
     >>> z, indices = jnp.array([[1.0], [3.0], [8.0]]), jnp.array([0, 0, 1])
     >>> moved = ema_codebook(init_codebook(jnp.array([[0.0], [9.0]])), z, indices, decay=0.0)
@@ -72,15 +69,11 @@ def reset_dead_codes(
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
     Args:
-      key: a PRNG key.
       quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
       z: a batch's vectors, shape [n, d].
       indices: where each went, shape [n], or [n, depth].
       threshold: the least count N_k of `ema_codebook`, which a code drawn anew starts with; at 0
         none is.
-
-    Returns:
-      The quantizer.
 
     >>> dead = Codebook(jnp.zeros((2, 1)), jnp.array([5.0, 0.1]), jnp.zeros((2, 1)))
     >>> z, indices = jnp.array([[7.0]]), jnp.array([0])

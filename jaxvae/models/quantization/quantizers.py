@@ -168,10 +168,6 @@ def init_codebook(codes: Floats) -> Codebook:
     Args:
       codes: shape [K, d], floats: vectors of the encoder, or small noise.
 
-    Raises:
-      TypeError: they are no floats.
-      ValueError: they are no matrix.
-
     >>> init_codebook(jnp.zeros((8, 2))).counts.shape
     (8,)
     """

@@ -130,18 +130,11 @@ def vq(
     too, and moves no code.
 
     Args:
-      model: a `VQVAE`.
-      key: not used; every objective has it.
-      x: one example.
       commitment: weight of the encoder's penalty, traced.
       codebook: weight of the codes' penalty, traced; 0 leaves them to `ema_step`.
 
     Returns:
       The bound, a scalar in nats, and `VQTerms`, which the weights do not touch.
-
-    Raises:
-      TypeError: a part of the model is missing, or returned what it should not.
-      ValueError: an array has another shape than the next part expects.
 
     >>> from jaxvae import Categorical, Normal
     >>> from jaxvae.models.quantization import init_codebook
@@ -202,7 +195,6 @@ def ema_step(
 
     Args:
       objective: `vq`, or `preprocessed(vq, ...)`.
-      optimizer: any optax optimiser.
       decay: of the averages.
       threshold: least use of a code in a batch, on average, before it is drawn anew.
 

@@ -1,0 +1,273 @@
+"""Kinds: what `checked` does, and that checks, loose types and docstrings do not drown the maths.
+
+Counted by reading the library's source. A line of code is one with a token that is no comment, and
+of no docstring. An argument check is a statement that calls a function named `check_...` (or
+`within`, `as_integers`, `logits_shape`), or an `if` that ends in a raise of TypeError or ValueError,
+all its lines; a whole function of such a name, or one that makes a kind, is the definition of a
+check, said once and counted apart.
+"""
+
+import ast
+import importlib
+import inspect
+import io
+import pickle
+import pkgutil
+import tokenize
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxvae
+from jaxvae.checks import Count, Key, Scalar, Tree, checked, checks_of
+from jaxvae.models import ppca
+
+PACKAGE = Path(jaxvae.__file__).parent
+LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Lines(NamedTuple):
+    """What a file has, in lines; and of its parameters, how many there are and how many are Any."""
+
+    code: int
+    docstrings: int
+    checks: int
+    definitions: int
+    parameters: int
+    loose: int
+
+
+def span(node: Any) -> set[int]:
+    return set(range(node.lineno, node.end_lineno + 1))
+
+
+def is_check(name: str) -> bool:
+    return name.lstrip("_").startswith("check_") or name in (
+        "within",
+        "as_integers",
+        "logits_shape",
+    )
+
+
+def name_of(node: ast.expr | None) -> str:
+    """Of a name, an attribute, or what is called."""
+    if isinstance(node, ast.Call):
+        return name_of(node.func)
+    return getattr(node, "id", getattr(node, "attr", ""))
+
+
+def refuses(node: ast.AST) -> bool:
+    return isinstance(node, ast.Raise) and name_of(node.exc) in (
+        "TypeError",
+        "ValueError",
+        "OutsideSupportError",
+    )
+
+
+def calls_check(node: ast.AST) -> bool:
+    return isinstance(node, (ast.Expr, ast.Assign, ast.Return)) and any(
+        isinstance(part, ast.Call) and is_check(name_of(part)) for part in ast.walk(node)
+    )
+
+
+def read(source: str) -> Lines:
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    documented = [
+        node
+        for node in nodes
+        if isinstance(node, (ast.Module, ast.ClassDef, Definition))
+        and ast.get_docstring(node) is not None
+    ]
+    docstrings = set().union(*(span(node.body[0]) for node in documented))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    code = {
+        line
+        for token in tokens
+        if token.type not in LAYOUT
+        for line in range(token.start[0], token.end[0] + 1)
+    } - docstrings
+    functions = [node for node in nodes if isinstance(node, Definition)]
+    definitions = set().union(*(span(f) for f in functions if is_check(f.name)))
+    checks = set()
+    for node in nodes:
+        if calls_check(node) or refuses(node):
+            checks |= span(node)
+        if isinstance(node, ast.If) and refuses(node.body[-1]):
+            checks |= set(range(node.lineno, node.body[0].lineno)) | span(node.body[-1])
+    parameters = [
+        p
+        for f in functions
+        for p in (
+            *f.args.posonlyargs,
+            *f.args.args,
+            *f.args.kwonlyargs,
+            f.args.vararg,
+            f.args.kwarg,
+        )
+        if p is not None and p.arg not in ("self", "cls")
+    ]
+    return Lines(
+        code=len(code),
+        docstrings=len(docstrings),
+        checks=len((checks - definitions) & code),
+        definitions=len(definitions & code),
+        parameters=len(parameters),
+        loose=sum(name_of(p.annotation) in ("Any", "") for p in parameters),
+    )
+
+
+@cache
+def library() -> Lines:
+    files = [read(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))]
+    return Lines(*map(sum, zip(*files, strict=True)))
+
+
+def test_lines_are_counted_as_they_are_meant():
+    source = '''
+"""Two lines
+of words."""
+
+def f(x: int, y: Any, *z) -> int:
+    """One."""
+    check_scalar("f", "x", x)
+    # a remark
+    if x < 0:
+        raise ValueError(
+            "negative"
+        )
+    return x
+
+def check_scalar(owner, name, x: int):
+    raise TypeError
+'''
+    assert read(source) == Lines(9, 3, 5, 2, 6, 4)
+
+
+def test_checks_do_not_drown_the_code():
+    found = library()
+    assert found.checks < 0.08 * found.code
+
+
+def test_a_parameter_says_what_it_is():
+    found = library()
+    assert found.loose < 0.10 * found.parameters
+
+
+def test_docstrings_are_shorter_than_the_code():
+    found = library()
+    assert found.docstrings < 0.70 * found.code
+
+
+@checked
+def draws(key: Key, x: Tree | None = None, *, num_samples: Count, scale: Scalar = 1.0) -> Any:
+    """Normal draws."""
+    del x
+    return scale * jax.random.normal(key, num_samples)
+
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hyper", "message"),
+    [
+        ((KEY,), {"num_samples": 0}, "draws: num_samples is 0, expected an integer of at least 1"),
+        ((0,), {"num_samples": 1}, "draws: key is a int, expected PRNG key"),
+        ((), {"key": 0, "num_samples": 1}, "draws: key is a int, expected PRNG key"),
+        ((KEY, "x"), {"num_samples": 1}, "draws: x is a str, expected an array of numbers"),
+        ((KEY, jnp.ones(2)), {"num_samples": 1, "scale": jnp.ones(2)}, "draws: scale has shape"),
+    ],
+)
+def test_a_bad_argument_is_named_with_the_function(arguments, hyper, message):
+    for function in (draws, partial(draws, *arguments)):
+        given = arguments if function is draws else ()
+        with pytest.raises((TypeError, ValueError)) as error:
+            function(*given, **hyper)
+        assert str(error.value).startswith(message)
+
+
+def test_what_may_be_none_may_be_none():
+    assert draws(KEY, None, num_samples=2).shape == (2,)
+
+
+def test_a_call_that_python_refuses_is_refused_as_ever():
+    call: Any = draws
+    with pytest.raises(TypeError, match=r"draws\(\) missing 1 required .* 'num_samples'"):
+        call(KEY)
+    with pytest.raises(TypeError, match=r"draws\(\) got an unexpected keyword argument 'number'"):
+        call(KEY, num_samples=1, number=2)
+
+
+def test_the_function_stays_what_it_was():
+    assert [*inspect.signature(draws).parameters] == ["key", "x", "num_samples", "scale"]
+    assert (draws.__name__, draws.__doc__) == ("draws", "Normal draws.")
+    assert pickle.loads(pickle.dumps(draws)) is draws
+
+
+def test_the_error_of_what_a_function_makes_names_the_function():
+    """And of a call inside, the function that was called from outside."""
+    model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    bad: Any = None
+    objective = jaxvae.batched(jaxvae.renyi)
+    with pytest.raises(TypeError, match="^batched: key is a NoneType"):
+        objective(model, bad, jnp.ones((2, 3)), num_samples=1, alpha=0.5)
+    with pytest.raises(ValueError, match="^renyi: num_samples is 0"):
+        objective(model, jax.random.key(0), jnp.ones((2, 3)), num_samples=0, alpha=0.5)
+
+
+def test_a_method_looks_at_the_fields_of_its_object():
+    bad: Any = None
+    chain = jaxvae.models.Markov(jaxvae.Normal(0.0, 1.0), bad, 3)
+    with pytest.raises(TypeError, match="^Markov: transition is a NoneType, expected a function"):
+        chain.log_prob(jnp.zeros(3))
+
+
+def test_nothing_is_checked_while_a_compiled_function_runs(monkeypatch):
+    looked = []
+    monkeypatch.setattr(jaxvae.checks, "check_array", lambda *_: looked.append(1))
+    run = jax.jit(draws, static_argnames="num_samples")
+    for seed in range(3):
+        run(jax.random.key(seed), num_samples=2, scale=float(seed))
+    assert len(looked) == 1
+
+
+def public() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every function that a folder exports."""
+    for info in pkgutil.walk_packages(jaxvae.__path__, "jaxvae."):
+        if info.ispkg:
+            for name, value in vars(importlib.import_module(info.name)).items():
+                if inspect.isfunction(value) and value.__module__.startswith("jaxvae"):
+                    yield f"{info.name}.{name}", value
+
+
+def test_a_kind_in_a_public_signature_is_checked():
+    """An annotation that promises a check and a function without `checked` would say nothing."""
+    unchecked = {
+        name
+        for name, function in public()
+        if not hasattr(function, "__wrapped__")
+        and any([*checks_of(p.annotation)] for p in inspect.signature(function).parameters.values())
+    }
+    assert unchecked == {"jaxvae.training.fit"}  # checks what it is given in its own order
+
+
+def test_defaults_are_of_their_kind():
+    for name, function in public():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not parameter.empty:
+                for check in checks_of(parameter.annotation):
+                    check(name, parameter.name, parameter.default)
