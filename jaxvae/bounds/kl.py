@@ -20,7 +20,7 @@ KL = Callable[..., Array]
 
 
 @checked
-def analytic_kl(q: Distribution, p: Distribution, z: Tree, log_q: Nats) -> Array:
+def analytic_kl(q: Distribution, p: Distribution, z: Tree | None, log_q: Nats | None) -> Array:
     """The rate KL(q || p) in closed form, level by level given the sample above in a hierarchy.
 
     Raises NotImplementedError where a pair has none: see `kl_divergence`.
