@@ -136,7 +136,7 @@ def unlabelled(objective: Objective) -> Objective:
 
 def _check_model(owner: str, model: Any) -> None:
     if not isinstance(model, LabelVAE):
-        raise TypeError(f"{owner}: model is a {type(model).__name__}, expected a jaxvae.LabelVAE")
+        raise TypeError(f"{owner}: model is a {type(model).__name__}, expected a LabelVAE")
     check_function("model", "classify", model.classify)
     check_function("model", "given", model.given)
 

@@ -148,7 +148,7 @@ def _lagrangian(
 def _check(owner: str, model: Any, name: str, value: Any) -> None:
     if not isinstance(model, Constrained):
         raise TypeError(
-            f"{owner}: model is a {type(model).__name__}, expected a jaxvae.Constrained; "
+            f"{owner}: model is a {type(model).__name__}, expected a Constrained; "
             "begin with Constrained(model, jnp.zeros(()))"
         )
     check_scalar(owner, "log_multiplier", model.log_multiplier)
