@@ -218,7 +218,7 @@ def check_log_prob(owner: str, value: Any) -> None:
     if jnp.shape(value) != ():
         raise ValueError(
             f"{owner}: log_prob has shape {jnp.shape(value)}, expected a scalar (nats of the whole "
-            "event); sum over the event, e.g. numpyro's d.to_event() or jaxvae.adapt(d)"
+            "event); sum over the event: numpyro's d.to_event(), or jaxvae.distributions.adapt(d)"
         )
 
 

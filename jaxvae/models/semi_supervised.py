@@ -27,7 +27,7 @@ from jaxvae.protocols import (
 def check_label_vae(owner: str, name: str, model: Any) -> None:
     """Raise TypeError unless `model` is a `LabelVAE` of functions and a distribution."""
     if not isinstance(model, LabelVAE):
-        raise TypeError(f"{owner}: {name} is a {type(model).__name__}, expected a jaxvae.LabelVAE")
+        raise TypeError(f"{owner}: {name} is a {type(model).__name__}, expected a LabelVAE")
     check_fields(model)
 
 

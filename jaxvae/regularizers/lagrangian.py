@@ -16,7 +16,7 @@ def check_constrained(owner: str, name: str, model: Any) -> None:
     """Raise unless `model` is a `Constrained` of one multiplier."""
     if not isinstance(model, Constrained):
         raise TypeError(
-            f"{owner}: {name} is a {type(model).__name__}, expected a jaxvae.Constrained; "
+            f"{owner}: {name} is a {type(model).__name__}, expected a Constrained; "
             "begin with Constrained(model, jnp.zeros(()))"
         )
     check_scalar(owner, "log_multiplier", model.log_multiplier)

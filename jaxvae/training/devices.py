@@ -38,8 +38,13 @@ def shard_rows(mesh: Mesh, rows: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
-def on_mesh(mesh: Mesh, state: Any, key: jax.Array, data: Any, batch_size: int) -> Any:
-    """State, key and data on every device of the mesh, but for what lies on it in its own way."""
+def placed(mesh: Mesh | None, state: Any, key: jax.Array, data: Any, batch_size: int) -> Any:
+    """State, key and data on every device of the mesh, but for what lies on it in its own way.
+
+    Without a mesh the data go to the one device, and the rest stays where it is.
+    """
+    if mesh is None:
+        return state, key, jax.device_put(data)
     if batch_size % mesh.shape[mesh.axis_names[0]]:
         raise ValueError(
             f"fit: batch_size is {batch_size}, which {mesh.shape[mesh.axis_names[0]]} devices "

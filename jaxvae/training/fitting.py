@@ -1,7 +1,6 @@
 """`fit`: many steps as one program, looked at now and then, saved, stopped and gone on with."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -11,34 +10,31 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import check_count, check_key
-from jaxvae.training.checkpoints.identity import Identity, checksums, computation
-from jaxvae.training.checkpoints.resuming import Checkpoints, Keeper
-from jaxvae.training.checkpoints.stop_signals import Received, stop_signals
-from jaxvae.training.devices import on_mesh
-from jaxvae.training.nonfinite import NonFiniteError, all_finite, first_bad_row, what_went_wrong
-from jaxvae.training.planning import Plan, plan_of
+from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.training.checkpoints.resuming import Checkpoints
+from jaxvae.training.devices import placed
+from jaxvae.training.nonfinite import all_finite, diagnose
+from jaxvae.training.planning import Call, plan_of
 from jaxvae.training.schedules import warn_if_unfinished
-from jaxvae.training.steps import Metrics, Step, TrainState, check_state
+from jaxvae.training.steps import M, Metrics, Step, TrainState
+from jaxvae.training.watching import Callback, Watch
 
-Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
 
-
+@checked
 def fit(
     step: Step,
-    state: TrainState,
-    key: Array,
-    data: Any,
+    state: TrainState[M],
+    key: Key,
+    data: Tree,
     *,
-    epochs: int,
-    batch_size: int,
-    steps_per_call: int | None = None,
+    epochs: Count,
+    batch_size: Count,
+    steps_per_call: Count | None = None,
     callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
     mesh: Mesh | None = None,
     **hyper: Any,
-) -> tuple[TrainState, dict[str, np.ndarray]]:
+) -> tuple[TrainState[M], dict[str, np.ndarray]]:
     """Train for some epochs; the same numbers as scanning `train_epoch`, with a look now and then.
 
     Each call of the compiled program makes `steps_per_call` steps on the device. After each call
@@ -96,96 +92,27 @@ def fit(
     >>> int(state.step), history["loss"].shape
     (6, (6,))
     """
-    check_count("fit", "epochs", epochs)
-    check_count("fit", "batch_size", batch_size)
-    if steps_per_call is not None:
-        check_count("fit", "steps_per_call", steps_per_call)
-    check_state("fit", "state", state)
-    check_key("fit", "key", key)
-    callbacks = tuple(callbacks)
-    plan = plan_of(state, size_of(data), epochs, batch_size, steps_per_call, hyper)
+    plan = plan_of(state, key, data, epochs, batch_size, steps_per_call, hyper)
     if plan.begun == 0 and (epochs > 1 or checkpoints is not None):  # else a loop may go on
         for name, values in plan.schedules.items():
             warn_if_unfinished(name, hyper[name], values)
-    history: list[Metrics] = []
-    streak = 0  # of updates that were skipped
-
-    def every_step() -> dict[str, np.ndarray]:
-        if len(history) > 1:
-            history[:] = [_joined(history)]
-        return history[0] if history else {}
-
-    with ExitStack() as stack:
-        keeper, received = None, Received()
-        if checkpoints is not None:
-            keeper = stack.enter_context(Keeper(checkpoints, key, plan.end))
-            identity = _identity(step, state, key, data, plan)
-            if (found := keeper.restore(state, identity)) is not None:
-                state, so_far = found
-                history += [so_far] if so_far else []
-            received = stack.enter_context(stop_signals())
-        if mesh is None:
-            data = jax.device_put(data)
-        else:
-            state, key, data = on_mesh(mesh, state, key, data, batch_size)
+    with Watch(callbacks, checkpoints, key, plan.end) as watch:
+        state = watch.restore(state, partial(plan.identity, step, state, key, data))
+        state, key, data = placed(mesh, state, key, data, batch_size)
         layout = None if mesh is None else tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-        call = partial(_first_steps, step, mesh=mesh, layout=layout)
-        for callback in callbacks if history else ():
-            callback(state, every_step())
-        if keeper is not None:
-            keeper.begin(state)
+        run = partial(_first_steps, step, data=data, mesh=mesh, layout=layout)
+        watch.begin(state)
         while (done := int(state.step)) < plan.end:
-            rows, schedules, count = plan.at(key, done)
-            arguments = (key, data, rows, plan.numbers, schedules)
-            new, every, finite = call(state, _known(count, plan.size), *arguments)
+            call, count = plan.at(key, done)
+            new, every, finite = run(state, _known(count, plan.size), call)
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
-            bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
-            if bad.any() or not finite:
-                first = int(np.argmax(bad)) if bad.any() else count
-                error = what_went_wrong(
-                    step, partial(call, state), first, done, metrics, *arguments
-                )
-                if keeper is not None:
-                    if good := error.step - done - 1:
-                        history.append({name: m[:good] for name, m in metrics.items()})
-                    path = keeper.save(error.state, every_step(), np.inf)
-                    error.args = (f"{error}; the state before it is in {path}",)
-                raise error
-            state = new
-            skipped = metrics.get("skipped", np.zeros(count))
-            streak = streak + count if skipped.all() else int(np.argmin(skipped[::-1]))
-            if streak >= plan.per_epoch:
-                at = done + count - 1
-                hyper = plan.hyper(at)
-                why = first_bad_row(
-                    step, state._replace(step=at), key, data, rows[count - 1], hyper
-                )
-                raise NonFiniteError(
-                    f"step {at + 1}: none of the last {streak} updates was finite{why}",
-                    step=at + 1,
-                    state=state,
-                    rows=rows[count - 1],
-                )
-            for callback in callbacks:
-                metrics |= _numbers(callback(state, metrics), metrics)
-            history.append(metrics)
-            if keeper is not None:
-                done = int(state.step) >= plan.end
-                keeper.look(state, every_step, metrics, received, last=done)
-    return state, every_step()
-
-
-def _identity(step: Step, state: TrainState, key: Array, data: Any, plan: Plan) -> Identity:
-    given = {"batch_size": plan.batch_size, "rows": plan.num_examples, "first step": plan.begun}
-    given |= {name: np.asarray(h).tolist() for name, h in plan.numbers.items()}
-    given |= dict.fromkeys(plan.schedules, "a schedule")
-    batch = jax.eval_shape(partial(jax.tree.map, lambda x: x[: plan.batch_size]), data)
-    return Identity(
-        given=given | checksums("data", data),
-        schedules=jax.device_get(plan.schedules),
-        start=checksums("the first state", state),
-        step=computation(step, state, key, batch, **plan.hyper(plan.begun)),
-    )
+            history = [*watch.parts, metrics]
+            error = diagnose(step, run, (state, new), data, call, history, finite, plan.per_epoch)
+            if error is not None:
+                good = error.step - done - 1
+                raise watch.lost(error, {name: m[:good] for name, m in metrics.items()})
+            state = watch.look(new, metrics)
+    return state, watch.history
 
 
 def _known(count: int, length: int) -> int | None:
@@ -199,19 +126,9 @@ def _known(count: int, length: int) -> int | None:
 
 @partial(jax.jit, static_argnames=("step", "mesh", "layout"))
 def _first_steps(
-    step: Step,
-    state: TrainState,
-    count: Any,
-    key: Array,
-    data: Any,
-    order: Array,
-    numbers: Metrics,
-    schedules: Metrics,
-    *,
-    mesh: Mesh | None,
-    layout: Any,
+    step: Step, state: TrainState, count: Any, call: Call, *, data: Tree, mesh: Any, layout: Any
 ) -> tuple[TrainState, Metrics, Array]:
-    """The first `count` batches of `order`: traced, so that a short last call is the same program.
+    """The first `count` steps of a call: traced, so that a short last call is the same program.
 
     All of them where `count` is None, which is another: see `_known`.
 
@@ -221,12 +138,11 @@ def _first_steps(
 
     @jax.jit  # to be traced once for the shapes of the metrics and for the loop
     def one(i: Any, state: TrainState) -> tuple[TrainState, Metrics]:
-        xs = jax.tree.map(lambda leaf: leaf[order[i]], data)
+        xs = jax.tree.map(lambda leaf: leaf[call.rows[i]], data)
         if mesh is not None:
             split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
             xs = jax.lax.with_sharding_constraint(xs, split)
-        hyper = numbers | jax.tree.map(lambda values: values[i], schedules)
-        state, metrics = jax.jit(step)(state, key, xs, **hyper)
+        state, metrics = jax.jit(step)(state, call.key, xs, **call.hyper(i))
         if mesh is not None:
             leaves, structure = jax.tree.flatten(state)
             state = structure.unflatten(map(jax.lax.with_sharding_constraint, leaves, layout))
@@ -236,25 +152,9 @@ def _first_steps(
         state, metrics = one(i, carry[0])
         return state, jax.tree.map(lambda every, m: every.at[i].set(m), carry[1], metrics)
 
+    size = len(call.rows)
     _, shapes = jax.eval_shape(one, jnp.int32(0), state)
-    empty = jax.tree.map(lambda m: jnp.zeros((len(order), *m.shape), m.dtype), shapes)
-    bound = len(order) if count is None else count
+    empty = jax.tree.map(lambda m: jnp.zeros((size, *m.shape), m.dtype), shapes)
+    bound = size if count is None else count
     state, metrics = jax.lax.fori_loop(0, bound, body, (state, empty))
     return state, metrics, all_finite(state)
-
-
-def _joined(parts: list[Metrics]) -> Metrics:
-    """Metrics of steps one after another, NaN where a number was not measured."""
-    return {
-        name: np.concatenate([m.get(name, np.full(len(m["loss"]), np.nan)) for m in parts])
-        for name in dict.fromkeys(name for m in parts for name in m)
-    }
-
-
-def _numbers(found: Mapping[str, Any] | None, metrics: Metrics) -> Metrics:
-    """What a callback returned, as metrics of the last step."""
-    for name in found or {}:
-        if name in metrics:
-            raise ValueError(f"fit: a callback returned {name!r}, expected no name of a metric")
-    before = np.full(len(metrics["loss"]) - 1, np.nan)
-    return {name: np.append(before, float(value)) for name, value in (found or {}).items()}

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxvae.checks import Key, OutsideSupportError, Tree, checked
 from jaxvae.pytrees import paths
+from jaxvae.training.planning import Call
 from jaxvae.training.steps import Metrics, Step, TrainState
 
 
@@ -112,79 +113,114 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def what_went_wrong(
+def diagnose(
     step: Step,
-    replay: Callable[..., Any],
-    first: int,
-    done: int,
-    metrics: Metrics,
-    *arguments: Any,
-) -> NonFiniteError:
-    """The error for the first step that went wrong, found by making the good ones again.
+    run: Callable[..., Any],
+    states: tuple[TrainState, TrainState],
+    data: Tree,
+    call: Call,
+    history: list[Metrics],
+    finite: Any,
+    patience: int,
+) -> NonFiniteError | None:
+    """What is wrong with the steps that were made last, or None.
 
     Args:
       step: as `fit` took it.
-      replay: (how many steps, *arguments) -> (state, metrics, whether the state is finite).
-      first: how many steps come before the first loss that is not finite.
-      done: how many steps were made before these.
-      metrics: of the steps.
-      *arguments: key, data, rows, numbers and schedules.
+      run: (state, how many steps, call) -> (state, metrics, whether that state is finite).
+      states: before the steps and after them.
+      data: what rows of `call` are of.
+      call: what the steps were given.
+      history: metrics of every step so far, of these steps last.
+      finite: whether the state after them is.
+      patience: how many updates in a row may be skipped.
     """
+    metrics, (before, after) = history[-1], states
+    bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
+    if bad.any() or not finite:
+        first = int(np.argmax(bad)) if bad.any() else len(bad)
+        return _first_bad_step(step, partial(run, before), first, before, data, call, metrics)
+    if (streak := _skipped_in_a_row(history)) >= patience:
+        last = len(bad) - 1
+        state = after._replace(step=before.step + last)
+        why = first_bad_row(step, state, data, call, last)
+        return NonFiniteError(
+            f"step {int(state.step) + 1}: none of the last {streak} updates was finite{why}",
+            step=int(state.step) + 1,
+            state=state,
+            rows=call.rows[last],
+        )
+    return None
 
-    def run(count: int) -> tuple[TrainState, Metrics, Array]:
-        return replay(count, *arguments)
 
-    good, spoiled = (first, first + 1) if run(first)[2] else (0, first)
+def _skipped_in_a_row(history: list[Metrics]) -> int:
+    streak = 0
+    for metrics in reversed(history):
+        skipped = metrics.get("skipped", np.zeros(len(metrics["loss"]))).astype(bool)
+        if not skipped.all():
+            return streak + int(np.argmin(skipped[::-1]))
+        streak += len(skipped)
+    return streak
+
+
+def _first_bad_step(
+    step: Step,
+    run: Callable[..., Any],
+    first: int,
+    begun: TrainState,
+    data: Tree,
+    call: Call,
+    metrics: Metrics,
+) -> NonFiniteError:
+    """The error for the first step that went wrong, found by making the good ones again.
+
+    `first` steps come before the first loss that is not finite.
+    """
+    good, spoiled = (first, first + 1) if run(first, call)[2] else (0, first)
     while spoiled - good > 1:  # finite after `good` steps, not so after `spoiled`
         middle = (good + spoiled) // 2
-        good, spoiled = (middle, spoiled) if run(middle)[2] else (good, middle)
-    before = run(good)[0]
-    key, data, order, numbers, schedules = arguments
+        good, spoiled = (middle, spoiled) if run(middle, call)[2] else (good, middle)
+    before: TrainState = run(good, call)[0]
     why = ""
     if begins := _not_finite(before):
         culprit = f"the state it begins with, at {begins[0]},"
     elif good == first:
         culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
-        hyper = numbers | jax.tree.map(lambda values: values[good], schedules)
-        why = first_bad_row(step, before, key, data, order[good], hyper)
+        why = first_bad_row(step, before, data, call, good)
     else:
-        culprit = f"the update of {_not_finite(run(spoiled)[0])[0]}"
+        culprit = f"the update of {_not_finite(run(spoiled, call)[0])[0]}"
     means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
-    return NonFiniteError(
-        f"step {done + good + 1}: {culprit} not finite ({means}){why}",
-        step=done + good + 1,
-        state=before,
-        rows=order[good],
-    )
+    number = int(begun.step) + good + 1
+    message = f"step {number}: {culprit} not finite ({means}){why}"
+    return NonFiniteError(message, step=number, state=before, rows=call.rows[good])
 
 
-def first_bad_row(
-    step: Step, state: TrainState, key: Key, data: Tree, rows: Array, hyper: Metrics
-) -> str:
-    """Which example of a batch has a bound that is no finite number, and why, where that is known.
+def first_bad_row(step: Step, state: TrainState, data: Tree, call: Call, i: int) -> str:
+    """Which example of step i's batch has a bound that is not finite, and why, where that is known.
 
     It is scored once more by itself and outside jit, where a likelihood looks at what it is given.
     """
+    rows, hyper = call.rows[i], call.hyper(i)
     while isinstance(step, partial):
         step, hyper = step.func, step.keywords | hyper
     if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
         return ""
-    keys = jax.random.split(jax.random.fold_in(key, state.step), len(rows))
+    keys = jax.random.split(jax.random.fold_in(call.key, state.step), len(rows))
     xs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
     one = partial(objective, state.model, **hyper)
     again = jax.random.clone(keys)
     bounds = jax.vmap(lambda k, x: one(k, x)[0], axis_name="batch")(again, xs)
     if not (bad := np.flatnonzero(~np.isfinite(bounds))).size:
         return ""
-    i = int(bad[0])
+    row = int(bad[0])
     try:
-        one(keys[i], jax.tree.map(lambda leaf: leaf[i], xs))
+        one(keys[row], jax.tree.map(lambda leaf: leaf[row], xs))
         why = ""
     except OutsideSupportError as error:
         why = f": {error}"
     except (ValueError, NameError):  # an objective of whole batches, which names their axis
         why = ""
-    return f"; first at row {int(rows[i])} of the data{why}"
+    return f"; first at row {int(rows[row])} of the data{why}"
 
 
 def _not_finite(tree: Tree) -> list[str]:

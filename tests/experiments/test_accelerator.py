@@ -39,6 +39,7 @@ from experiments.benchmarks.peers import flax_loop
 from experiments.benchmarks.peers.ours import make_model
 from jaxvae.nn import deep
 from jaxvae.training import fitting
+from jaxvae.training.planning import Call
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = """
@@ -446,20 +447,11 @@ def test_fit_gives_the_same_numbers_where_the_length_of_its_loop_is_a_constant(
 def test_fit_waits_for_no_condition_on_an_accelerator(monkeypatch):
     adam = optax.adam(1e-2)
     step, state = jaxvae.train_step(jaxvae.elbo, adam), jaxvae.init_state(ppca(), adam)
-    order = jnp.zeros((6, 4), jnp.int32)
+    call = Call(jax.random.key(0), jnp.zeros((6, 4), jnp.int32), {}, {})
 
     def waits(count):
         program: Any = fitting._first_steps.lower(
-            step,
-            state,
-            count,
-            jax.random.key(0),
-            jnp.ones((20, 3)),
-            order,
-            {},
-            {},
-            mesh=None,
-            layout=None,
+            step, state, count, call, data=jnp.ones((20, 3)), mesh=None, layout=None
         )
         return counts.count(program.compile().as_text(), turns=6).waits
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close
 from jax.tree_util import Partial
 
 from experiments.latents import classifier, second_stage, walks
 from jaxvae import VAE, Normal, StandardNormal, elbo
+from tests.common import close
 
 
 def test_a_mixture_of_one_is_the_gaussian_of_the_sample(x64):

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 
 from jaxvae import VAE, Constant, Normal, StandardNormal, elbo, generate, reconstruct
+from tests.common import close, draws, standard_errors_off
 
 MODEL = VAE(  # p(x) = N(1, 4 + .25)
     encode=Partial(lambda w, x: Normal(w * x, 0.1), jnp.array(0.5)),

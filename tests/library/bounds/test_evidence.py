@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import laplace, norm
@@ -35,6 +34,7 @@ from jaxvae import (
 )
 from jaxvae.bounds import autoencoder
 from jaxvae.evaluation import active_units, optimal_scale, rate_decomposition, rate_per_latent
+from tests.common import close, draws, standard_errors_off
 
 X = 1.5  # the ladder: p(z) = N(0, 1), p(x|z) = N(z, 1), q = N(.25, 1)
 LOG_P, ELBO = -1.828012123, -2.231438533

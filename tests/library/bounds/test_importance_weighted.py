@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 from scipy.special import logsumexp, softmax
 
@@ -38,6 +37,7 @@ from jaxvae import (
 )
 from jaxvae.bounds import tvo_upper
 from jaxvae.models import ppca
+from tests.common import close, draws, standard_errors_off
 
 X, LOG_P, CHI_2 = 1.5, -1.828012123, 0.364118
 AT = jnp.array([0.25, 0.0, 1.0])  # m, log s, w

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
@@ -15,6 +14,7 @@ from scipy.stats import norm
 from jaxvae import VAE, Normal, StandardNormal, iwae, log_weights, sample_and_log_prob
 from jaxvae.bounds import log_mean_exp
 from jaxvae.bounds.importance_weights import importance_term
+from tests.common import close, draws, standard_errors_off
 
 MODEL = VAE(  # p(x) = N(0, 2)
     encode=Partial(lambda x: Normal(0.25, 1.0)),

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, is_differentiable
 from scipy.special import logsumexp, softmax
 
 from jaxvae.bounds import (
@@ -17,6 +16,7 @@ from jaxvae.bounds import (
     mean_log_mean_exp,
     thermodynamic,
 )
+from tests.common import close, is_differentiable
 
 LOG_W = np.array([-3.0, 0.5, 1.25, -0.75, 2.0, -1.5])
 BETAS = np.array([0.0, 0.1, 0.4, 1.0])

@@ -357,7 +357,7 @@ def test_numpyro_without_to_event_is_an_error(foreign, objective, lenient):
             "log_marginal": lambda: jv.log_marginal(model, key(), x, num_samples=3),
         }[objective]()
     assert "to_event" in str(error.value)
-    assert "jaxvae.adapt" in str(error.value)
+    assert "jaxvae.distributions.adapt" in str(error.value)
 
 
 def test_to_event_and_adapt_are_the_way_out():

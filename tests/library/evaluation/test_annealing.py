@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 from scipy.special import expit, logsumexp
 from sklearn.datasets import load_digits
@@ -20,6 +19,7 @@ from jaxvae import VAE, Bernoulli, Constant, Dirichlet, Laplace, Mixture, Normal
 from jaxvae.distributions import SphericalUniform, VonMisesFisher
 from jaxvae.evaluation import ais, bdmc, sigmoid_schedule
 from jaxvae.models import ppca
+from tests.common import close, draws, standard_errors_off
 
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 from scipy.special import logsumexp
 from scipy.stats import laplace, norm
@@ -34,6 +33,7 @@ from jaxvae.evaluation import (
     rate_distortion_curve,
     rate_per_latent,
 )
+from tests.common import close, draws, standard_errors_off
 
 XS = np.array([[-1.0, 0.5], [0.3, 2.0], [1.5, -0.4], [0.0, 0.1], [2.5, 1.0]])
 SLOPES = np.array([[1.0, 0.3], [-0.5, 0.8], [0.0, 0.0]])

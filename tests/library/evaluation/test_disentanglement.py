@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from common import standard_errors_off
 from sklearn.metrics import mutual_info_score
 
 from experiments.datasets.shapes import FACTORS, render, shapes
@@ -22,6 +21,7 @@ from jaxvae.evaluation.disentanglement import (
     mutual_information,
     sap,
 )
+from tests.common import standard_errors_off
 
 V = np.indices((4, 4, 4)).reshape(3, -1).T
 TURNED = np.stack([V[:, 0] + V[:, 1], V[:, 0] - V[:, 1], V[:, 2]], axis=1)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close
 from jax.tree_util import Partial
 
 from jaxvae import (
@@ -26,6 +25,7 @@ from jaxvae import (
     sticking_the_landing,
 )
 from jaxvae.evaluation import gradient_statistics
+from tests.common import close
 
 X = jnp.array([0.6, -1.0])
 KS = (1, 4, 16, 64)

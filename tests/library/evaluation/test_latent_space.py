@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close
 from jax.tree_util import Partial
 
 from jaxvae import (
@@ -30,6 +29,7 @@ from jaxvae import (
 )
 from jaxvae.bijectors import Affine
 from jaxvae.evaluation.latent_space import interpolate, slerp, tempered, traverse
+from tests.common import close
 
 TS = jnp.linspace(0.0, 1.0, 5)
 

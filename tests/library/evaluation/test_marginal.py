@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -17,6 +16,7 @@ from jaxvae import VAE, Normal, StandardNormal, log_marginal, log_weights
 from jaxvae.bounds import log_mean_exp
 from jaxvae.evaluation import prior_sampling
 from jaxvae.evaluation.marginal import pareto_k
+from tests.common import close, draws, standard_errors_off
 
 X, LOG_P = 1.5, -1.828012123
 LADDER = VAE(  # p(x) = N(0, 2)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 
 from jaxvae.evaluation.sample_quality import (
     density_coverage,
@@ -14,6 +13,7 @@ from jaxvae.evaluation.sample_quality import (
     precision_recall,
     sample_frechet_distance,
 )
+from tests.common import close, draws, standard_errors_off
 
 # k = 2: squared radii of the real points 16, 9, 9, 16; of the fake ones 1, 0.25, 36, 49
 REAL = np.array([[0.0], [1.0], [4.0], [5.0]])

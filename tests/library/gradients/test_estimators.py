@@ -13,7 +13,6 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
-from common import close, standard_errors_off
 from jax.tree_util import Partial
 
 from jaxvae import (
@@ -47,6 +46,7 @@ from jaxvae import (
 from jaxvae.bounds import log_mean_exp
 from jaxvae.gradients import for_component, learned_baseline, leave_one_out
 from jaxvae.models import ppca
+from tests.common import close, standard_errors_off
 
 REPARAMETERIZED = [pathwise, sticking_the_landing, doubly_reparameterized]
 UNBIASED = [pathwise, doubly_reparameterized, score_function, vimco]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from jax.tree_util import Partial
 
 from jaxvae import (
@@ -22,6 +21,7 @@ from jaxvae import (
 )
 from jaxvae.bounds import log_mean_exp
 from jaxvae.gradients.reparameterized import over_samples
+from tests.common import close, draws, standard_errors_off
 
 X, AT = 1.5, (0.25, 0.0)
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close
 from jax.tree_util import Partial
 from scipy.linalg import hadamard
 from scipy.special import roots_hermitenorm
@@ -26,6 +25,7 @@ from jaxvae import (
 )
 from jaxvae.models import ppca
 from jaxvae.models.ppca import PPCA
+from tests.common import close
 
 
 def digits():

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import close
 from jax.tree_util import Partial
 
 from jaxvae import Categorical, Constant, Normal, elbo, generate, init_state, train_step
@@ -27,6 +26,7 @@ from jaxvae.models.quantization import (
     straight_through_value,
     vq,
 )
+from tests.common import close
 
 RNG = np.random.default_rng(0)
 CODES = RNG.normal(size=(2, 5, 3))  # two codebooks of five codes in three dimensions

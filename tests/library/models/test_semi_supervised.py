@@ -166,7 +166,7 @@ def test_alpha_trains_the_classifier_and_nothing_else_does(x64):
 
 def test_what_is_no_such_model_is_named():
     xy = (jnp.zeros(3), jnp.array(0))
-    with pytest.raises(TypeError, match="labelled: model is a VAE, expected a jaxvae"):
+    with pytest.raises(TypeError, match="labelled: model is a VAE, expected a LabelVAE"):
         labelled(jv.elbo)(linear(0), jax.random.key(0), xy)
     array = mixture(LOG_P)._replace(classify=lambda x: x)
     with pytest.raises(TypeError, match=r"model.classify returned .*, expected a distribution"):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import close
 from flax import linen, nnx
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
@@ -45,6 +44,7 @@ from jaxvae.nn import (
     Up,
     positive,
 )
+from tests.common import close
 
 SIZES = [(28, 28), (7, 7), (5, 8), (1, 3)]
 FEW = [pytest.param(size, marks=pytest.mark.slow if size[0] == size[1] else []) for size in SIZES]

@@ -546,7 +546,7 @@ def test_a_constrained_model_is_a_model(x64):
     constrained = jv.regularizers.Constrained(model, jnp.zeros(()))
     key = jax.random.key(0)
     assert close(jv.elbo(constrained, key, xs[0])[0], jv.elbo(model, key, xs[0])[0])
-    with pytest.raises(TypeError, match=r"geco: model is a VAE, expected a jaxvae.Constrained"):
+    with pytest.raises(TypeError, match=r"geco: model is a VAE, expected a Constrained"):
         jv.regularizers.geco(cast(Any, model), key, xs[0], tolerance=1.0)
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import close, draws, standard_errors_off
 from flax import nnx
 
 from jaxvae import binarize, preprocessed, rescale
 from jaxvae.nn import MLP, Rescaled
 from jaxvae.training import threshold
+from tests.common import close, draws, standard_errors_off
 
 BYTES = np.array([0, 1, 64, 127, 128, 254, 255], np.uint8)
 

@@ -465,7 +465,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
 SCRIPT = """
 import sys, time
 import jax, jax.numpy as jnp, numpy as np, optax
-from jaxvae import Checkpoints, elbo, fit, init_state, ppca, train_step
+from jaxvae import Checkpoints, elbo, fit, init_state, train_step
+from jaxvae.models import ppca
 
 def slow(model, key, x):
     busy = jax.lax.fori_loop(0, int(sys.argv[2]), lambda i, a: jnp.sin(a + x[0]), 0.0)

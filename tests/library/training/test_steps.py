@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import close
 from jax.tree_util import Partial
 from scipy.stats import multivariate_normal
 
@@ -31,6 +30,7 @@ from jaxvae import (
 )
 from jaxvae.models import ppca
 from jaxvae.training import epoch_order, scan_steps
+from tests.common import close
 
 OPTIMIZER = optax.adam(1e-2)
 
