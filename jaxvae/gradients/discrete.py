@@ -18,7 +18,12 @@ from jaxvae.gradients.reparameterized import (
     over_samples,
     pathwise,
 )
-from jaxvae.protocols import log_density, log_density_relaxed, mean_of
+from jaxvae.protocols import log_density, log_density_relaxed, mean_of, method_of
+
+_INSTEAD = (
+    "use a posterior that has one, such as OneHotCategorical or Bernoulli, or "
+    "gradient=score_function, which any posterior has"
+)
 
 
 def enumeration(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[Array, Any]:
@@ -41,7 +46,7 @@ def enumeration(reduction: Reduction, term: Term, q: Any, keys: Array) -> tuple[
       ValueError: S^K is over 2^20.
     """
     check_estimator("enumeration", reduction, term, q, keys)
-    support = _method(q, "enumerate_support", "enumeration")()
+    support = method_of(q, "enumerate_support", "enumeration", _INSTEAD)()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
     (s,), k = l.shape, len(keys)
@@ -117,7 +122,7 @@ def gumbel_softmax(
     """
     check_estimator("gumbel_softmax", reduction, term, q, keys)
     check_scalar("gumbel_softmax", "temperature", temperature)
-    sample_relaxed = _method(q, "sample_relaxed", "gumbel_softmax")
+    sample_relaxed = method_of(q, "sample_relaxed", "gumbel_softmax", _INSTEAD)
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
 
 
@@ -189,13 +194,3 @@ def _at(
 
     l, aux = over_samples(one)(keys)
     return reduction(l), aux
-
-
-def _method(q: Any, name: str, estimator: str) -> Callable[..., Any]:
-    method = getattr(q, name, None)
-    if method is None:
-        raise TypeError(
-            f"{estimator}: {type(q).__name__} has no {name}; use a posterior that has one, such as "
-            "OneHotCategorical or Bernoulli, or gradient=score_function, which any posterior has"
-        )
-    return method

@@ -13,6 +13,7 @@ from jaxvae.protocols import (
     check_distribution,
     has_path,
     log_density,
+    method_of,
     sample_and_log_prob,
 )
 
@@ -146,6 +147,9 @@ class Held(NamedTuple):
 
     def log_prob(self, z: Any) -> Array:
         return log_density(self.q, z)
+
+    def unstack(self) -> "Held":
+        return Held(method_of(self.q, "unstack")())
 
 
 def _through_samples(

@@ -5,16 +5,18 @@ that a chain of any length is one `lax.scan` to draw and one `jax.vmap` to score
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import check_function, check_key, check_leaves, check_positive
 from jaxvae.distributions import Independent, Product
+from jaxvae.evaluation.latent_space import tempered, tempered_given
 from jaxvae.protocols import (
     check_distribution,
     has_path,
@@ -95,6 +97,13 @@ class Markov:
         _, (rest, log_p) = jax.lax.scan(step, first, (steps, self.context))
         z = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         return z, log_first + jnp.sum(log_p)
+
+    def tempered(self, temperature: Any) -> "Markov":
+        """Every step tempered, given the one before it."""
+        first = tempered(self.first, temperature)
+        return replace(
+            self, first=first, transition=Partial(tempered_given, self.transition, temperature)
+        )
 
     def given(self, z: Any) -> Product:
         """Every step's distribution given the state before it, over events (z_1, (z_2, ..., z_T)).

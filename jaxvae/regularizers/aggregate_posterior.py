@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jaxvae.batching import BATCH, gather
 from jaxvae.checks import check_key, check_scalar
-from jaxvae.distributions import MultivariateNormal, Normal
-from jaxvae.evaluation.diagnostics import decompose, factors, minibatch_stratified
-from jaxvae.protocols import mean_of
-from jaxvae.pytrees import value_of
+from jaxvae.distributions.independent import factors
+from jaxvae.evaluation.diagnostics import decompose, marginals, minibatch_stratified
+from jaxvae.protocols import mean_of, method_of
 from jaxvae.regularizers.penalties import LatentSample
 from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 
@@ -25,7 +25,7 @@ def mmd_penalty(code: LatentSample, key: Array, *, kernel: Kernel = inverse_mult
     """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
 
     Args:
-      code: the code of one example of a batch, z an array.
+      code: the code of one example of a batch; a z of several arrays is one vector.
       key: draws the prior.
       kernel: as `mmd` takes it.
 
@@ -43,7 +43,7 @@ def sliced_penalty(code: LatentSample, key: Array) -> Array:
     Every example brings a draw of the prior and a random direction.
 
     Args:
-      code: the code of one example of a batch, z an array.
+      code: the code of one example of a batch; a z of several arrays is one vector.
       key: draws the prior and the direction.
 
     Raises:
@@ -103,7 +103,8 @@ def tc_penalty(
     With all three weights 1 it is the sampled rate, exactly and whatever the batch.
 
     Args:
-      code: the code of one example of a batch; q and p factorise over the latents.
+      code: the code of one example of a batch; p factorises over the latents, and q does or is
+        Gaussian.
       key: not used.
       dataset_size: N, a Python integer.
       information: alpha.
@@ -115,7 +116,7 @@ def tc_penalty(
       Nats, of this example.
 
     Raises:
-      TypeError: q or p does not factorise.
+      TypeError: q or p has no `unstack()`.
       ValueError: there is no batch of two rows or more, or the weighting is not defined for its
         size.
 
@@ -128,7 +129,7 @@ def tc_penalty(
         ("dimension_wise", dimension_wise),
     ):
         check_scalar("tc_penalty", name, weight)
-    qs = gather(factors(code.q))
+    qs = gather(marginals(code.q))
     size = len(jax.tree.leaves(qs)[0])
     row = weighting(size, dataset_size)[jax.lax.axis_index(BATCH)].astype(code.log_q.dtype)
     parts = decompose(qs, factors(code.p), code.z.reshape(-1), code.log_q, row)
@@ -167,7 +168,7 @@ def dip_2_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal
     """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
     Args:
-      code: the code of one example of a batch; q is Gaussian.
+      code: the code of one example of a batch; q has `mean()` and `covariance()`.
       key: not used.
       off_diagonal: lambda_od.
       diagonal: lambda_d.
@@ -176,29 +177,21 @@ def dip_2_penalty(code: LatentSample, key: Array, *, off_diagonal: Any, diagonal
       Nats, the moments' part without a unit.
 
     Raises:
-      TypeError: q is no Gaussian.
+      TypeError: q has no mean or no covariance.
       ValueError: there is no batch of two rows or more.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """
     del key
-    match value_of(code.q):
-        case Normal() as q:
-            sigma = jnp.diag(jnp.square(jnp.broadcast_to(q.scale, q.shape).reshape(-1)))
-        case MultivariateNormal() as q:
-            sigma = jnp.tril(q.scale_tril) @ jnp.tril(q.scale_tril).T
-        case q:
-            raise TypeError(
-                f"dip_2_penalty: q is a {type(q).__name__}, expected a Normal or a "
-                "MultivariateNormal; dip_1_penalty takes any with a mean"
-            )
+    instead = "take dip_1_penalty, which needs a mean alone"
+    sigma = method_of(code.q, "covariance", "dip_2_penalty", instead)()
     return _decorrelated(code, sigma, off_diagonal, diagonal)
 
 
 def _decorrelated(code: LatentSample, sigma: Array, off_diagonal: Any, diagonal: Any) -> Array:
     check_scalar("dip_penalty", "off_diagonal", off_diagonal)
     check_scalar("dip_penalty", "diagonal", diagonal)
-    mu = gather(jnp.reshape(mean_of(code.q), -1))
+    mu = gather(ravel_pytree(mean_of(code.q))[0])
     centred = mu - jnp.mean(mu, axis=0, keepdims=True)
     c = centred.T @ centred / len(mu) + jnp.mean(gather(sigma), axis=0)
     variance = jnp.diagonal(c)
@@ -208,4 +201,4 @@ def _decorrelated(code: LatentSample, sigma: Array, off_diagonal: Any, diagonal:
 
 def _codes_and_draws(code: LatentSample, key: Array) -> tuple[Array, Array]:
     check_key("penalty", key)
-    return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))
+    return gather(ravel_pytree(code.z)[0]), gather(ravel_pytree(code.p.sample(key))[0])

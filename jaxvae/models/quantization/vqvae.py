@@ -16,16 +16,14 @@ from jaxvae.checks import (
     check_key,
     check_leaves,
     check_scalar,
-    check_shape,
 )
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.quantizers import Quantized
-from jaxvae.protocols import check_distribution, log_prob_of, part
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import check_distribution, distribution, log_prob_of, part
 from jaxvae.training.steps import Step, TrainState, check_state, train_step
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Delta:
     """All probability on one event, of integers: the posterior of what is deterministic.
@@ -51,7 +49,6 @@ class Delta:
         return self.value
 
     def log_prob(self, event: Any) -> Array:
-        check_shape("Delta.log_prob", "event", event, self.shape)
         return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
 
 
