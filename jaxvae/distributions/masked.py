@@ -87,12 +87,15 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
 def _in_a_gap(d: Any, x: Any) -> Any:
     """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw.
 
-    To draw counts takes a hundred times as long as to score them.
+    To draw counts takes a hundred times as long as to score them. numpyro's know of a feasible one.
     """
     filler = getattr(d, "filler", None)
+    feasible_like = getattr(getattr(d, "support", None), "feasible_like", None)
     if isinstance(filler, float):
-        return jax.tree.map(lambda leaf: jnp.full_like(leaf, filler), x)
-    return jax.lax.stop_gradient(d.sample(jax.random.key(0)) if filler is None else filler)
+        filler = jax.tree.map(lambda leaf: jnp.full_like(leaf, filler), x)
+    elif filler is None:
+        filler = feasible_like(x) if feasible_like else d.sample(jax.random.key(0))
+    return jax.lax.stop_gradient(filler)
 
 
 def _if(seen: Any, leaf: Any, gap: Any) -> Array:

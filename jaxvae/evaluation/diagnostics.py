@@ -124,7 +124,8 @@ def latent_kls(q: Any, p: Any, kl: Callable[..., Array] = kl_divergence, *z: Any
         raise ValueError(
             f"model: encode(x) is over events of shape {shape}, expected that of the prior"
         )
-    return jax.vmap(kl)(of_q, of_p, *(jnp.reshape(a, -1) for a in z)).reshape(shape)
+    z = jax.tree.map(lambda a: jnp.reshape(a, -1), z)
+    return jax.vmap(kl)(of_q, of_p, *z).reshape(shape)
 
 
 class RateDecomposition(NamedTuple):
