@@ -167,7 +167,11 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
         if not isinstance(name, str) or name not in parts:
             raise ValueError(f"for_component: name is {name!r}, expected one of {sorted(parts)}")
         if len(keys) != 1:
-            raise ValueError(f"for_component: num_samples is {len(keys)}, expected 1; use jax.vmap")
+            raise ValueError(
+                f"for_component: num_samples is {len(keys)}, expected 1, as estimator gives all "
+                "samples one term and each has its own draw of the other parts; average "
+                "several bounds: miwae(..., num_outer=M, num_samples=1)"
+            )
         others = Product({other: d for other, d in parts.items() if other != name})
         others_key, part_key = jax.random.split(keys[0])
 
