@@ -92,7 +92,7 @@ def _in_a_gap(d: Any, x: Any) -> Any:
     filler = getattr(d, "filler", None)
     feasible_like = getattr(getattr(d, "support", None), "feasible_like", None)
     if isinstance(filler, float):
-        filler = jax.tree.map(lambda leaf: jnp.full_like(leaf, filler), x)
+        filler = jax.tree.map(partial(jnp.full_like, fill_value=filler), x)
     elif filler is None:
         filler = feasible_like(x) if feasible_like else d.sample(jax.random.key(0))
     return jax.lax.stop_gradient(filler)
