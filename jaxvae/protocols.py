@@ -1,17 +1,40 @@
 """What is asked of a distribution and of a model: methods, never a base class.
 
-The functions here are how the rest of the library calls both, with a clear error where an object
-does not do what is asked.
+A distribution needs two of them. Whatever else the library knows of its own classes it asks of the
+object first, whoever wrote it:
+
+    method                        who asks                            without it
+    ----------------------------  ----------------------------------  ------------------------------
+    sample(key), log_prob(event)  everyone                            required
+    sample_and_log_prob(key)      bounds                              sample, then log_prob
+    mean()                        reconstructions, active units       an error, or draws
+    kl_to(p), or None             kl_divergence, auto_kl, free bits   the library's, or sampled
+    unstack()                     Masked, free bits, decompositions   an error
+    tempered(t)                   tempered                            the library's, or an error
+    covariance()                  dip_2_penalty                       an error
+    enumerate_support()           enumeration                         an error
+    sample_relaxed(key, t)        gumbel_softmax                      an error
+    log_prob_relaxed(z)           what a relaxed draw is scored with  log_prob
+    cdf(z), beside unstack()      Mixture                             draws have no derivative
+    times(q)                      product_of_experts, Ladder          the library's, or an error
+    filler, in the support        Masked                              a draw
+    reparameterized               estimators, before they use a path  True
+    check_event(name, what, x)    bounds, before they score x         the shapes of a draw
+
+An error names the method to add; docs/new_method.md shows how. The functions here are how the rest
+of the library calls distributions and models.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_leaves, check_log_prob, kind
+from jaxvae.checks import check_leaves, check_log_prob, check_shape, kind
+from jaxvae.pytrees import T, pytree
 
 
 def check_density(owner: str, name: str, d: Any) -> None:
@@ -43,6 +66,28 @@ D = TypeVar("D", bound=Density, covariant=True)
 Posterior = TypeVar("Posterior", bound=Distribution, covariant=True)
 Likelihood = TypeVar("Likelihood", bound=Density, covariant=True)
 Prior = TypeVar("Prior", bound=Distribution, covariant=True)
+
+
+def distribution(cls: type[T]) -> type[T]:
+    """`pytree`, of a distribution whose log_prob refuses what has not its `shape`.
+
+    A bound holds every event against a draw, whose distribution it may be; this is for a direct
+    call, in which a batch would broadcast to a number.
+    """
+    for name in ("log_prob", "log_prob_relaxed"):
+        if name in vars(cls):
+            setattr(cls, name, _of_one_shape(f"{cls.__name__}.{name}", getattr(cls, name)))
+    return pytree(cls)
+
+
+def _of_one_shape(owner: str, log_prob: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
+    @wraps(log_prob)
+    def checked(self: Any, event: Any, /) -> Array:
+        if isinstance(self.shape, tuple):
+            check_shape(owner, "event", event, self.shape)
+        return log_prob(self, event)
+
+    return checked
 
 
 def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
@@ -162,6 +207,14 @@ def _shapes_of_draw(d: Distribution) -> Any:
         return None
 
 
+def event_shape(d: Any) -> Any:
+    """Of one event of d: what d says, or of a draw, a tree of shapes where that is a tree."""
+    shape = getattr(d, "shape", None)
+    if isinstance(shape, tuple):
+        return shape
+    return jax.tree.map(lambda leaf: leaf.shape, _shapes_of_draw(d))
+
+
 def has_path(d: Any) -> bool:
     """Whether samples of d have a derivative in its parameters: `reparameterized`, or numpyro's."""
     return getattr(d, "reparameterized", getattr(d, "has_rsample", True))
@@ -174,15 +227,38 @@ def traced_has_path(make: Callable[[], Any]) -> bool:
     return answer[0]
 
 
+class MissingMethodError(TypeError):
+    """A distribution is asked for an optional method that it does not have."""
+
+
+def method_of(d: Any, name: str, owner: str = "", instead: str = "") -> Any:
+    """An optional method of d, one of the table above.
+
+    Args:
+      d: the distribution.
+      name: of the method.
+      owner: who asks, for the message.
+      instead: what else to do, for the message.
+
+    Raises:
+      MissingMethodError: d has none; it says to add it.
+    """
+    method = getattr(d, name, None)
+    if method is None:
+        raise MissingMethodError(
+            f"{owner}{owner and ': '}{type(d).__name__} has no {name}; add `{name}()`, see "
+            f"docs/new_method.md{instead and ', or '}{instead}"
+        )
+    return method
+
+
 def mean_of(d: Distribution) -> Any:
     """The mean of a distribution that has one, `mean()` here and a property in numpyro.
 
     Raises:
       TypeError: it has none, as a `Categorical`.
     """
-    mean = getattr(d, "mean", None)
-    if mean is None:
-        raise TypeError(f"{type(d).__name__} has no mean; use a distribution that has one")
+    mean = method_of(d, "mean", instead="use a distribution that has one")
     return mean() if callable(mean) else mean
 
 

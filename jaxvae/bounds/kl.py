@@ -13,7 +13,8 @@ from jax import Array
 from jaxvae.checks import Nats, Tree, checked
 from jaxvae.distributions import Joint
 from jaxvae.distributions.kl import closed_form, kl_divergence
-from jaxvae.protocols import Distribution, log_density, log_prior_of
+from jaxvae.gradients.reparameterized import Held
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed, log_prior_of
 from jaxvae.pytrees import value_of
 
 KL = Callable[..., Array]
@@ -71,10 +72,18 @@ def auto_kl(q: Distribution, p: Distribution, z: Tree, log_q: Nats) -> Array:
 def levels(q: Distribution, p: Distribution, z: Tree) -> list[tuple[Any, Any, Any]]:
     """The levels (q_l, p_l, z_l) of two hierarchies over one z, each given the sample above."""
     q, p = value_of(q), value_of(p)
+    if isinstance(q, Held):
+        return [(Held(q_l), p_l, z_l) for q_l, p_l, z_l in levels(q.q, p, z)]
     if isinstance(q, Joint) and isinstance(p, Joint):
         a, b = z
         return levels(q.first, p.first, a) + levels(q.then(a), p.then(a), b)
     return [(q, p, z)]
+
+
+def kl_at(q: Any, p: Any, z: Any) -> Array:
+    """KL(q || p) in closed form where one is known, else log q(z) - log p(z) at z ~ q."""
+    kl = closed_form(q, p)
+    return log_density_relaxed(q, z) - log_prior_of(p, z) if kl is None else kl
 
 
 def sum_of(kls: list[Array]) -> Array:

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_shape
-from jaxvae.protocols import log_density, traced_has_path
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import distribution, log_density, traced_has_path
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Autoregressive:
     """p(z) = prod_i p(z_i | z_1, ..., z_{i-1}): scored in one pass, drawn in d.
@@ -43,6 +41,10 @@ class Autoregressive:
     context: Any = None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
     def reparameterized(self) -> bool:
         return traced_has_path(lambda: self._given(self._start()))
 
@@ -58,7 +60,6 @@ class Autoregressive:
         return z
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("Autoregressive.log_prob", "event", z, (self.length,))
         return log_density(self._given(z), z)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:

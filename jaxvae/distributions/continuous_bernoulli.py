@@ -2,17 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_floats, check_shape, logits_shape, within
-from jaxvae.pytrees import in_a_row, pytree, stacked
+from jaxvae.checks import Leaf, check_floats, logits_shape, within
+from jaxvae.protocols import distribution
+from jaxvae.pytrees import in_a_row, stacked
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class ContinuousBernoulli:
     """log p(x) = sum_i [ x_i l_i - log(1 + exp l_i) + log C(l_i) ] on [0, 1], C = l / tanh(l / 2).
@@ -30,6 +31,7 @@ class ContinuousBernoulli:
     """
 
     logits: Leaf
+    filler: ClassVar[float] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,7 +51,6 @@ class ContinuousBernoulli:
 
     def log_prob(self, x: Any) -> Array:
         owner, expected = "ContinuousBernoulli.log_prob", "floats in [0, 1]; see jaxvae.rescale"
-        check_shape(owner, "event", x, self.shape)
         check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, jnp.asarray(self.logits))

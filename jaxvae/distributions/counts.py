@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_scale, check_shape, within
+from jaxvae.checks import Leaf, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_poisson_peak
 from jaxvae.distributions.special import sigmoid, softplus
-from jaxvae.pytrees import pytree, stacked
+from jaxvae.protocols import distribution
+from jaxvae.pytrees import stacked
 
 
 def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:
@@ -20,7 +21,7 @@ def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:
     return jnp.where(valid, counts, 0.0), within(owner, x, valid, "whole numbers of at least 0")
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Poisson:
     """Independent Poissons: log p(x) = sum_i [ x_i log r_i - r_i - log x_i! ].
@@ -34,6 +35,7 @@ class Poisson:
 
     rate: Leaf
     reparameterized: ClassVar[bool] = False
+    filler: ClassVar[float] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,7 +46,6 @@ class Poisson:
         return jax.random.poisson(key, rate, self.shape).astype(rate.dtype)
 
     def log_prob(self, x: Any) -> Array:
-        check_shape("Poisson.log_prob", "event", x, self.shape)
         rate = jnp.asarray(self.rate)
         x, valid = _counts("Poisson.log_prob", x, rate.dtype)
         return jnp.where(valid, jnp.sum(log_poisson_peak(x) - deviance(x, rate)), -jnp.inf)
@@ -60,7 +61,7 @@ class Poisson:
         return stacked(self, self.shape)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class NegativeBinomial:
     """Counts more spread than a Poisson's: a Poisson of rate Gamma(r, e^-l).
@@ -81,6 +82,7 @@ class NegativeBinomial:
     total_count: Leaf
     logits: Leaf
     reparameterized: ClassVar[bool] = False
+    filler: ClassVar[float] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,7 +96,6 @@ class NegativeBinomial:
         return jax.random.poisson(count_key, rate, self.shape).astype(r.dtype)
 
     def log_prob(self, x: Any) -> Array:
-        check_shape("NegativeBinomial.log_prob", "event", x, self.shape)
         r, l = jnp.asarray(self.total_count), jnp.asarray(self.logits)
         x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
         n, log_n = r + x, jnp.log(r + x)
@@ -115,7 +116,7 @@ class NegativeBinomial:
         return stacked(self, self.shape)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class ZeroInflated:
     """One count that is 0 with probability sigma(l) whatever the base says: dropout.
@@ -138,6 +139,8 @@ class ZeroInflated:
     base: Any
     logits: Leaf
     reparameterized: ClassVar[bool] = False
+    shape: ClassVar[tuple[int, ...]] = ()
+    filler: ClassVar[float] = 0.0
 
     def sample(self, key: Array) -> Array:
         zero_key, base_key = jax.random.split(key)
@@ -146,7 +149,6 @@ class ZeroInflated:
         return jnp.where(zero, jnp.zeros_like(x), x)
 
     def log_prob(self, x: Any) -> Array:
-        check_shape("ZeroInflated.log_prob", "event", x, ())
         log_p = self.base.log_prob(x) - softplus(self.logits)
         zero = jnp.asarray(x) == 0
         inflated = jnp.logaddexp(jnp.where(zero, log_p, 0.0), -softplus(-self.logits))

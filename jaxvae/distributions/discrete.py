@@ -6,22 +6,24 @@ the estimators that are made for this: `enumerate_support()`, every event stacke
 goes to 0, and `log_prob_relaxed(z)` of it, where log_prob itself is of events alone.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jaxvae.checks import Leaf, as_integers, check_floats, check_shape, logits_shape, within
+from jaxvae.checks import Leaf, as_integers, check_floats, logits_shape, within
 from jaxvae.distributions.special import log_bernoulli, weighted
-from jaxvae.pytrees import in_a_row, pytree
+from jaxvae.protocols import distribution
+from jaxvae.pytrees import in_a_row
 
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Bernoulli:
     """Independent coins with logits l: the likelihood of binary pixels.
@@ -42,6 +44,7 @@ class Bernoulli:
 
     logits: Leaf
     reparameterized: ClassVar[bool] = False
+    filler: ClassVar[float] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +56,6 @@ class Bernoulli:
 
     def log_prob(self, x: Any) -> Array:
         owner, expected = "Bernoulli.log_prob", COINS
-        check_shape(owner, "event", x, self.shape)
         check_floats(owner, "event", x, expected)
         # where a machine's division is a reciprocal's, 255 / 255 is 1 but for its last bit
         inside = within(owner, x, (x == 0) | (jnp.abs(x - 1.0) < 1e-5), expected)
@@ -63,7 +65,6 @@ class Bernoulli:
 
     def log_prob_relaxed(self, z: Any) -> Array:
         """The formula at a relaxed draw, in [0, 1]: log p is linear between its events."""
-        check_shape("Bernoulli.log_prob_relaxed", "event", z, self.shape)
         z, l = in_a_row(z, self.logits)
         return jnp.sum(log_bernoulli(z, l))
 
@@ -87,7 +88,7 @@ class Bernoulli:
         return _choices(2, self.shape).astype(jnp.result_type(self.logits))
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Categorical:
     """Independent choices among K: log p(z) = sum_i [ l_{i, z_i} - log sum_k exp l_ik ].
@@ -105,6 +106,7 @@ class Categorical:
 
     logits: Leaf
     reparameterized: ClassVar[bool] = False
+    filler: ClassVar[float] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,9 +121,8 @@ class Categorical:
         return jax.random.categorical(key, self.logits)
 
     def log_prob(self, z: Any) -> Array:
-        shape, k = self.shape, jnp.shape(self.logits)[-1]
+        k = jnp.shape(self.logits)[-1]
         owner, expected = "Categorical.log_prob", f"integers 0..{k - 1}"
-        check_shape(owner, "event", z, shape)
         z = as_integers(owner, z, expected)
         inside = within(owner, z, (z >= 0) & (z < k), expected)
         index = jnp.expand_dims(z, -1)
@@ -140,7 +141,7 @@ class Categorical:
         return _choices(jnp.shape(self.logits)[-1], self.shape)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class OneHotCategorical:
     """Independent choices among K, each a one-hot vector: log p(z) = sum_ik z_ik log p_ik.
@@ -173,7 +174,6 @@ class OneHotCategorical:
         return self._one_hot(Categorical(self.logits).sample(key))
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("OneHotCategorical.log_prob", "event", z, self.shape)
         return jnp.sum(weighted(z, self.log_probs))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -198,11 +198,15 @@ class OneHotCategorical:
 
 def _choices(k: int, shape: tuple[int, ...]) -> Array:
     """Every way to choose one of k in each place of `shape`: integers [k^n, *shape]."""
-    n = int(np.prod(shape))
-    if k**n > 2**20:
+    return combinations((k,) * math.prod(shape)).reshape(-1, *shape)
+
+
+def combinations(sizes: Sequence[int]) -> Array:
+    """Every way to choose one of k_i in place i: integers [prod k_i, places]."""
+    if math.prod(sizes) > 2**20:
         raise ValueError(
-            f"enumerate_support: {k} choices in {n} places are {k}^{n} events, expected at most "
-            "2^20; use gradient=score_function or vimco, which sample"
+            f"enumerate_support: up to {max(sizes)} choices in {len(sizes)} places are "
+            f"{math.prod(sizes)} events, expected at most 2^20; use gradient=score_function or "
+            "vimco, which sample"
         )
-    ways = jnp.indices((k,) * n).reshape(n, -1).T  # [k^n, n]
-    return ways.reshape(-1, *shape)
+    return jnp.indices(sizes).reshape(len(sizes), -1).T

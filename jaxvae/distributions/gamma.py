@@ -4,18 +4,19 @@ Draws carry implicit gradients in their parameters (Figurnov, Mohamed & Mnih 201
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_scale, check_shape, within
+from jaxvae.checks import Leaf, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak
-from jaxvae.pytrees import pytree, stacked
+from jaxvae.protocols import distribution
+from jaxvae.pytrees import stacked
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Gamma:
     """Independent gammas: log p(z) = sum_i [ a log b + (a - 1) log z_i - b z_i - log Gamma(a) ].
@@ -30,6 +31,7 @@ class Gamma:
 
     concentration: Leaf
     rate: Leaf
+    filler: ClassVar[float] = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,7 +44,6 @@ class Gamma:
         return jnp.maximum(z, jnp.finfo(a.dtype).tiny)
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("Gamma.log_prob", "event", z, self.shape)
         inside = within("Gamma.log_prob", z, (z > 0) & (z < jnp.inf), "positive numbers")
         z = jnp.where(inside, z, 1.0)
         a, log_z = jnp.asarray(self.concentration), jnp.log(z)
@@ -60,7 +61,7 @@ class Gamma:
         return stacked(self, self.shape)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Beta:
     """Independent betas: log p(z) = sum_i [ (a-1) log z_i + (b-1) log(1 - z_i) - log B(a, b) ].
@@ -75,6 +76,7 @@ class Beta:
 
     a: Leaf
     b: Leaf
+    filler: ClassVar[float] = 0.5
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +90,6 @@ class Beta:
         return jnp.clip(z, info.tiny, 1.0 - info.epsneg)
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("Beta.log_prob", "event", z, self.shape)
         inside = within("Beta.log_prob", z, (z > 0) & (z < 1), "numbers between 0 and 1")
         z = jnp.where(inside, z, 0.5)
         a, b = jnp.asarray(self.a), jnp.broadcast_to(self.b, self.shape)
@@ -106,7 +107,7 @@ class Beta:
         return stacked(self, self.shape)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Dirichlet:
     """A point of the simplex.
@@ -128,13 +129,16 @@ class Dirichlet:
     def shape(self) -> tuple[int, ...]:
         return jnp.shape(self.concentration)
 
+    @property
+    def filler(self) -> Array:
+        return jnp.full(self.shape, 1.0 / self.shape[0])
+
     def sample(self, key: Array) -> Array:
         a = jnp.asarray(self.concentration)
         z = jax.random.dirichlet(key, a, dtype=a.dtype)
         return jnp.maximum(z, jnp.finfo(a.dtype).tiny)
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("Dirichlet.log_prob", "event", z, self.shape)
         sums = jnp.abs(jnp.sum(z) - 1.0) < 1e-3
         inside = within("Dirichlet.log_prob", z, (z > 0) & sums, "positive numbers that sum to 1")
         a, z = jnp.asarray(self.concentration), jnp.where(inside, z, 1.0)

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_shape
-from jaxvae.protocols import has_path, log_density, mean_of, sample_and_log_prob
-from jaxvae.pytrees import pytree
+from jaxvae.distributions.discrete import combinations
+from jaxvae.protocols import (
+    event_shape,
+    has_path,
+    log_density,
+    mean_of,
+    method_of,
+    sample_and_log_prob,
+)
+from jaxvae.pytrees import pytree, value_of
 
 
 @pytree
@@ -54,6 +62,12 @@ class Independent:
     def unstack(self) -> Any:
         return self.parts
 
+    def enumerate_support(self) -> Any:
+        """Every combination of the parts' events, stacked; TypeError where one can't be listed."""
+        support = jax.vmap(lambda d: method_of(d, "enumerate_support", "Independent")())(self.parts)
+        n, k = jax.tree.leaves(support)[0].shape[:2]
+        return jax.tree.map(lambda a: a[jnp.arange(n), combinations((k,) * n)], support)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self._event().shape
@@ -64,3 +78,20 @@ class Independent:
 
     def _keys(self, key: Array) -> Array:
         return jax.random.split(key, len(jax.tree.leaves(self.parts)[0]))
+
+
+def factors(d: Any) -> Any:
+    """A distribution of independent latents as a batch [d] of one-latent ones, for `jax.vmap`.
+
+    Raises:
+      TypeError: it has no `unstack()`: its latents are not known to be independent.
+    """
+    d = value_of(d)
+    if isinstance(d, Independent):
+        each, axes = jax.vmap(factors)(d.parts), 2
+    elif event_shape(d) == () and not hasattr(d, "unstack"):  # one number is one latent
+        each, axes = d, 0
+    else:
+        each = method_of(d, "unstack", "model", "take its latents together, as kl_per_level does")()
+        axes = len(event_shape(d))
+    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[axes:])), each)

@@ -10,17 +10,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_shape
-from jaxvae.protocols import mean_of
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import distribution, mean_of
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Adapted:
     """A foreign distribution over one event; made by `adapt`."""
 
     distribution: Any
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of a draw; None where that is no one array or is not said."""
+        d = self.distribution
+        try:
+            return tuple(int(n) for n in (*d.batch_shape, *d.event_shape))
+        except (AttributeError, TypeError, ValueError):
+            return None
 
     def sample(self, key: Array) -> Any:
         with default_promotion():
@@ -29,9 +36,6 @@ class Adapted:
             return self.distribution.sample(key)
 
     def log_prob(self, event: Any) -> Array:
-        shape = _event_shape(self.distribution)
-        if shape is not None:
-            check_shape("adapt(...).log_prob", "event", event, shape)
         with default_promotion():
             return jnp.sum(self.distribution.log_prob(event))
 
@@ -49,14 +53,6 @@ def default_promotion() -> Iterator[None]:
     """JAX's default rules: other libraries broadcast and promote, whatever the caller forbids."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
-
-
-def _event_shape(distribution: Any) -> tuple[int, ...] | None:
-    """Shape of a draw, or None where that is no one array or is not said."""
-    try:
-        return tuple(int(n) for n in (*distribution.batch_shape, *distribution.event_shape))
-    except (AttributeError, TypeError, ValueError):
-        return None
 
 
 def adapt(distribution: Any) -> Adapted:

@@ -8,7 +8,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf
 
-from jaxvae.checks import check_scale, check_shape
+from jaxvae.checks import check_scalar, check_scale, check_shape
 from jaxvae.distributions.continuous_bernoulli import ContinuousBernoulli, log_normalizer
 from jaxvae.distributions.counts import Poisson
 from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_gamma_peak_slope, log_ratio
@@ -26,7 +26,7 @@ from jaxvae.distributions.spherical import (
     VonMisesFisher,
     log_area,
 )
-from jaxvae.protocols import check_distribution
+from jaxvae.protocols import check_distribution, event_shape
 from jaxvae.pytrees import value_of
 
 
@@ -47,7 +47,7 @@ def kl_standard_normal(loc: Any, scale: Any) -> Array:
 
 
 def kl_divergence(q: Any, p: Any) -> Array:
-    """KL(q || p) = E_q[log q(z) - log p(z)] in closed form, by matching on the pair.
+    """KL(q || p) = E_q[log q(z) - log p(z)] in closed form: `q.kl_to(p)`, or by matching the pair.
 
     Known: every pair of StandardNormal, Normal, MultivariateNormal and LowRankNormal in either
     order; Categorical, OneHotCategorical, Bernoulli, ContinuousBernoulli, Laplace, Gamma, Beta,
@@ -84,6 +84,8 @@ def kl_divergence(q: Any, p: Any) -> Array:
 def closed_form(q: Any, p: Any) -> Array | None:
     """The divergence, or None where no closed form is known."""
     q, p = value_of(q), value_of(p)
+    if hasattr(q, "kl_to") and (kl := _asked(q, p)) is not None:
+        return kl
     match q, p:
         case Normal(), StandardNormal():
             _check_events(q, p)
@@ -146,10 +148,20 @@ def closed_form(q: Any, p: Any) -> Array | None:
     return None
 
 
+def _asked(q: Any, p: Any) -> Array | None:
+    """`q.kl_to(p)`, a scalar, or None where q knows of none."""
+    _check_events(q, p)
+    kl = q.kl_to(p)
+    if kl is not None:
+        check_scalar(f"{type(q).__name__}.kl_to", "result", kl)
+    return kl
+
+
 def _check_events(q: Any, p: Any) -> None:
-    if q.shape != p.shape:
+    of_q, of_p = event_shape(q), event_shape(p)
+    if of_q != of_p:
         raise ValueError(
-            f"kl_divergence: q is over events of shape {q.shape} and p of shape {p.shape}; "
+            f"kl_divergence: q is over events of shape {of_q} and p of shape {of_p}; "
             "expected one shape (use jax.vmap for a batch)"
         )
 

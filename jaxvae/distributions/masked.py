@@ -6,14 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 
 from jaxvae.checks import check_shape
 from jaxvae.distributions.products import Product
-from jaxvae.protocols import check_event, mean_of
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import check_event, log_density, mean_of, method_of
+from jaxvae.pytrees import pytree, value_of
 
 
 @pytree
@@ -23,14 +21,16 @@ class Masked:
 
     Events are pairs (x, mask): what is missing is part of the datum, so a decoder need not know it.
     An entry that is missing may hold anything, NaN included: it counts 0 nats and has no gradient,
-    in x and in the parameters of p_i. Sampling draws every entry, and says so in the mask.
+    in x and in the parameters of p_i, as an event of its support stands in, `filler` or a draw.
+    Sampling draws every entry, and says so in the mask.
 
     Args:
-      distribution: of independent coordinates: any elementwise one, an `Independent` (a mask of its
-        first axes hides whole pixels), or a `Product`, whose mask has the structure of the event.
+      distribution: of independent coordinates: any with `unstack()`, as an elementwise one or an
+        `Independent` (a mask of its first axes hides whole pixels), or a `Product`, whose mask has
+        the structure of the event.
 
     Raises:
-      TypeError: when scored, if the coordinates are not independent, as a `MultivariateNormal`'s.
+      TypeError: when scored, if it has no `unstack()`, as a `MultivariateNormal`.
 
     >>> from jaxvae import Normal
     >>> d = Masked(Normal(jnp.zeros(2), jnp.ones(2)))
@@ -69,6 +69,7 @@ class Masked:
 
 
 def _observed(d: Any, x: Any, mask: Any) -> Array:
+    d = value_of(d)
     if isinstance(d, Product):
         parts = zip(d.split(d.parts), d.split(x), d.split(mask), strict=True)
         return jnp.sum(jnp.stack([_observed(*part) for part in parts]))
@@ -78,34 +79,26 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
             "an entry does not depend on others that may be missing"
         )
     if jnp.ndim(mask) == 0:
-        d, gap = _in_a_gap(d, x, mask)
-        return jnp.where(mask, d.log_prob(jax.tree.map(partial(_if, mask), x, gap)), 0.0)
-    if not hasattr(d, "unstack"):
-        raise TypeError(
-            f"Masked: the coordinates of {type(d).__name__} are not known to be independent, "
-            "expected an elementwise distribution, Independent or Product"
-        )
-    return jnp.sum(jax.vmap(_observed)(d.unstack(), x, mask))
+        event = jax.tree.map(partial(_if, mask), x, _in_a_gap(d, x))
+        return jnp.where(mask, log_density(d, event), 0.0)
+    return jnp.sum(jax.vmap(_observed)(method_of(d, "unstack", "Masked")(), x, mask))
 
 
-def _in_a_gap(d: Any, x: Any, mask: Any) -> tuple[Any, Any]:
-    """d, which learns nothing in a gap, and an event that stands there, whose log p is not seen.
+def _in_a_gap(d: Any, x: Any) -> Any:
+    """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw.
 
-    A draw is in the support. But drawing counts takes a hundred times as long as scoring them, so
-    where d's parameters can be held still in the gap, it is 0, be log p(0) finite or not.
+    To draw counts takes a hundred times as long as to score them. numpyro's know of a feasible one.
     """
-    parameters = jax.tree.leaves(d)
-    if not isinstance(mask, Tracer) or not all(map(_is_array, parameters)):
-        return d, jax.lax.stop_gradient(d.sample(jax.random.key(0)))
-    held = jax.tree.map(lambda leaf: _if(mask, leaf, jax.lax.stop_gradient(leaf)), d)
-    return held, jax.tree.map(jnp.zeros_like, x)
+    filler = getattr(d, "filler", None)
+    feasible_like = getattr(getattr(d, "support", None), "feasible_like", None)
+    if isinstance(filler, float):
+        filler = jax.tree.map(partial(jnp.full_like, fill_value=filler), x)
+    elif filler is None:
+        filler = feasible_like(x) if feasible_like else d.sample(jax.random.key(0))
+    return jax.lax.stop_gradient(filler)
 
 
 def _if(seen: Any, leaf: Any, gap: Any) -> Array:
     """The leaf where it was seen, else the gap's."""
     check_shape("Masked.log_prob", "event", leaf, jnp.shape(gap))
     return jnp.where(seen, leaf, jnp.asarray(gap, jnp.result_type(leaf)))
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, float))

@@ -1,19 +1,19 @@
 """Mixtures of any distribution."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import logsumexp, ndtr
-from jax.scipy.stats import norm
+from jax.scipy.special import logsumexp
 
 from jaxvae.checks import Leaf, logits_shape
 from jaxvae.distributions.implicit import implicit
-from jaxvae.distributions.normal import Normal
+from jaxvae.distributions.independent import factors
 from jaxvae.protocols import check_distribution, log_density, mean_of
-from jaxvae.pytrees import pytree, stacked
+from jaxvae.pytrees import pytree
 
 
 @pytree
@@ -21,9 +21,9 @@ from jaxvae.pytrees import pytree, stacked
 class Mixture:
     """log p(z) = log sum_k pi_k p_k(z), pi = softmax(logits).
 
-    Which component a draw comes from has no derivative. Where the components are `Normal`, a draw
-    carries the implicit gradient in all parameters, logits included; of others it carries none, and
-    a mixture posterior of them takes `score_function` or `vimco`.
+    Which component a draw comes from has no derivative. Where components have `unstack()` and
+    `cdf(z)`, as `Normal` and `Laplace` do, a draw carries the implicit gradient in all parameters,
+    logits included; of others it carries none: take `score_function` or `vimco`.
 
     Args:
       logits: of the weights, shape [K]; `jnp.zeros(K)` in a `Constant` holds them equal.
@@ -42,7 +42,11 @@ class Mixture:
 
     @property
     def reparameterized(self) -> bool:
-        return isinstance(self.components, Normal)
+        return hasattr(self.components, "cdf") and hasattr(self.components, "unstack")
+
+    @property
+    def filler(self) -> Any:
+        return getattr(self.components, "filler", None)
 
     def sample(self, key: Array) -> Any:
         which_key, key = jax.random.split(key)
@@ -79,10 +83,12 @@ class Mixture:
 
     def _distributional_transform(self, z: Array) -> Array:
         """P(Z_i <= z_i | z_1, ..., z_{i-1}) for each coordinate: uniform, and independent."""
-        d = jax.vmap(lambda d: stacked(d, d.shape))(self.components)
-        loc, scale = d.loc.reshape(len(d.loc), -1), d.scale.reshape(len(d.loc), -1)
-        y = (z.reshape(1, -1) - loc) / scale
-        log_p = norm.logpdf(y) - jnp.log(scale)
+        each = jax.vmap(factors)(self.components)
+
+        def of_each(f: Callable[[Any, Array], Array]) -> Array:  # [K, d]
+            return jax.vmap(lambda ds: jax.vmap(f)(ds, z.reshape(-1)))(each)
+
+        log_p = of_each(log_density)
         before = jnp.cumsum(log_p, axis=1) - log_p  # log p_k(z_1, ..., z_{i-1})
         weights = jax.nn.softmax(self._log_weights[:, None] + before, axis=0)
-        return jnp.sum(weights * ndtr(y), axis=0).reshape(z.shape)
+        return jnp.sum(weights * of_each(lambda d, z: d.cdf(z)), axis=0).reshape(z.shape)

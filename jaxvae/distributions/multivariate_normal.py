@@ -10,10 +10,10 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxvae.checks import Leaf, check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import distribution
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class MultivariateNormal:
     """N(mu, L L'), the Gaussian with full covariance.
@@ -44,7 +44,6 @@ class MultivariateNormal:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("MultivariateNormal.log_prob", "event", z, self.shape)
         return self._log_density(solve_triangular(self.scale_tril, z - self.loc, lower=True))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -54,12 +53,16 @@ class MultivariateNormal:
     def mean(self) -> Array:
         return self.loc
 
+    def covariance(self) -> Array:
+        """L L', [d, d]."""
+        return jnp.tril(self.scale_tril) @ jnp.tril(self.scale_tril).T
+
     def _log_density(self, eps: Array) -> Array:
         log_diagonal = jnp.log(jnp.diagonal(self.scale_tril))
         return -jnp.sum(0.5 * jnp.square(eps) + log_diagonal + 0.5 * LOG_2PI)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class LowRankNormal:
     """N(mu, W W' + diag s^2): correlated along r directions, in O(d r^2) for d coordinates.
@@ -96,13 +99,12 @@ class LowRankNormal:
     @property
     def scale_tril(self) -> Array:
         """L, lower triangular, with L L' = W W' + diag s^2."""
-        return jnp.linalg.cholesky(self.factor @ self.factor.T + jnp.diag(self.scale**2))
+        return jnp.linalg.cholesky(self.covariance())
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("LowRankNormal.log_prob", "event", z, self.shape)
         return self._log_density(z - self.loc)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -113,6 +115,10 @@ class LowRankNormal:
 
     def mean(self) -> Array:
         return self.loc
+
+    def covariance(self) -> Array:
+        """W W' + diag s^2, [d, d]."""
+        return self.factor @ self.factor.T + jnp.diag(self.scale**2)
 
     def log_det(self) -> Array:
         """log |W W' + diag s^2|."""

@@ -1,14 +1,16 @@
 """The diagonal Gaussian, and the trick that made the VAE: a draw that gradients pass through."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import ndtr
 
-from jaxvae.checks import Leaf, check_scale, check_shape
-from jaxvae.pytrees import in_a_row, pytree, stacked
+from jaxvae.checks import Leaf, check_scale
+from jaxvae.protocols import distribution
+from jaxvae.pytrees import in_a_row, stacked
 
 LOG_2PI = 1.8378770664093453
 
@@ -31,7 +33,7 @@ def reparameterize(key: Array, loc: Any, scale: Any) -> Array:
     return Normal(loc, scale).sample(key)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class StandardNormal:
     """N(0, I). It has no leaves, so it cannot train by accident.
@@ -46,6 +48,7 @@ class StandardNormal:
     """
 
     shape: tuple[int, ...] = field(metadata={"static": True})
+    filler: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:  # static metadata alone, so this is safe on unflatten
         if not (isinstance(self.shape, tuple) and all(isinstance(n, int) for n in self.shape)):
@@ -57,7 +60,6 @@ class StandardNormal:
         return jax.random.normal(key, self.shape)
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("StandardNormal.log_prob", "event", z, self.shape)
         return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -71,7 +73,7 @@ class StandardNormal:
         return Normal(jnp.zeros(self.shape), jnp.ones(self.shape))
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Normal:
     """N(mu, diag sigma^2), the diagonal Gaussian.
@@ -89,6 +91,7 @@ class Normal:
 
     loc: Leaf
     scale: Leaf
+    filler: ClassVar[float] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,7 +102,6 @@ class Normal:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Any) -> Array:
-        check_shape("Normal.log_prob", "event", z, self.shape)
         z, loc, scale = in_a_row(z, self.loc, self.scale)
         return Normal(loc, scale)._log_density((z - loc) / scale)
 
@@ -110,6 +112,14 @@ class Normal:
 
     def mean(self) -> Array:
         return jnp.broadcast_to(self.loc, self.shape)
+
+    def covariance(self) -> Array:
+        """diag sigma^2 of the flattened event, [d, d]."""
+        return jnp.diag(jnp.square(jnp.broadcast_to(self.scale, self.shape)).reshape(-1))
+
+    def cdf(self, z: Any) -> Array:
+        """P(z_i' <= z_i) of each coordinate, in the shape of the event."""
+        return ndtr((z - self.loc) / self.scale)
 
     def unstack(self) -> "Normal":
         return stacked(self, self.shape)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_shape
+from jaxvae.checks import Leaf
 from jaxvae.distributions.normal import LOG_2PI
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import distribution
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class OptimalNormal:
     """max_sigma log N(x; mu, sigma^2 I), sigma^2 the mean squared error: that of the sigma-VAE.
@@ -47,7 +47,6 @@ class OptimalNormal:
         return jnp.shape(self.loc)
 
     def log_prob(self, x: Any) -> Array:
-        check_shape("OptimalNormal.log_prob", "event", x, self.shape)
         square = jnp.mean(jnp.square(x - self.loc))
         variance = square if self.axis is None else self._shared(square)
         # a perfect reconstruction has no best sigma: below this one the density stops growing

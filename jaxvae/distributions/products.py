@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import check_function
+from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
     check_distribution,
     check_event,
@@ -16,6 +17,7 @@ from jaxvae.protocols import (
     log_density,
     log_density_relaxed,
     mean_of,
+    method_of,
     sample_and_log_prob,
     traced_has_path,
 )
@@ -64,6 +66,20 @@ class Product:
 
     def mean(self) -> Any:
         return self.join([mean_of(d) for d in self.split(self.parts)])
+
+    def sample_relaxed(self, key: Array, temperature: Any) -> Any:
+        """Every part relaxed; TypeError where one can't be."""
+        parts = self.split(self.parts)
+        keys = jax.random.split(key, len(parts))
+        relaxed = [method_of(d, "sample_relaxed", "Product") for d in parts]
+        return self.join([draw(k, temperature) for draw, k in zip(relaxed, keys, strict=True)])
+
+    def enumerate_support(self) -> Any:
+        """Every combination of the parts' events, stacked; TypeError where one can't be listed."""
+        supports = [method_of(d, "enumerate_support", "Product")() for d in self.split(self.parts)]
+        ways = combinations([len(jax.tree.leaves(support)[0]) for support in supports])
+        pairs = zip(supports, ways.T, strict=True)
+        return self.join([jax.tree.map(lambda a, i=i: a[i], support) for support, i in pairs])
 
     def _sum(self, log_density: Callable[[Any, Any], Array], x: Any) -> Array:
         pairs = zip(self.split(self.parts), self.split(x), strict=True)

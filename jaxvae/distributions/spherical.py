@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Leaf, check_shape, within
+from jaxvae.checks import Leaf, within
 from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
 from jaxvae.distributions.deviance import log_gamma_peak_slope
 from jaxvae.distributions.implicit import increasing_root
 from jaxvae.distributions.special import log_beta
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import distribution
 
 
 def log_area(d: int) -> float:
@@ -22,7 +22,7 @@ def log_area(d: int) -> float:
     return math.log(2.0) + 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class SphericalUniform:
     """The uniform distribution on the sphere: log p(x) = -log area. It has no leaves.
@@ -59,7 +59,7 @@ class SphericalUniform:
         return jnp.zeros(self.shape)
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class VonMisesFisher:
     """log p(x) = kappa mu'x + log C_d(kappa): the Gaussian of the sphere.
@@ -162,7 +162,7 @@ class VonMisesFisher:
         return increasing_root(excess, start, edges[panel + 1])
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class PowerSpherical:
     """log p(x) = kappa log(1 + mu'x) - log N(kappa): near a von Mises-Fisher, drawn from a beta.
@@ -250,6 +250,5 @@ def _around(key: Array, loc: Any, cosine: Array, sine: Array) -> Array:
 
 
 def _on_sphere(owner: str, x: Any, shape: tuple[int, ...]) -> Array:
-    check_shape(owner, "event", x, shape)
     on = jnp.abs(jnp.sum(jnp.square(x)) - 1.0) < 1e-3
     return within(owner, x, jnp.broadcast_to(on, shape), "a vector of length 1")

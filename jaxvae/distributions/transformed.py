@@ -5,12 +5,10 @@ from typing import Any
 
 from jax import Array
 
-from jaxvae.checks import check_shape
-from jaxvae.protocols import has_path, log_density, sample_and_log_prob
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import distribution, has_path, log_density, sample_and_log_prob
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Transformed:
     """x = f(z), z ~ base: log p(x) = log base(z) - log |det df/dz|.
@@ -38,6 +36,10 @@ class Transformed:
     bijector: Any
 
     @property
+    def shape(self) -> Any:
+        return getattr(self.base, "shape", None)
+
+    @property
     def reparameterized(self) -> bool:
         return has_path(self.base)
 
@@ -45,9 +47,6 @@ class Transformed:
         return self.bijector.forward_and_log_det(self.base.sample(key))[0]
 
     def log_prob(self, x: Any) -> Array:
-        shape = getattr(self.base, "shape", None)
-        if shape is not None:
-            check_shape("Transformed.log_prob", "event", x, shape)
         z, log_det = self.bijector.inverse_and_log_det(x)
         return log_density(self.base, z) + log_det
 

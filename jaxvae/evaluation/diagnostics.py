@@ -10,30 +10,81 @@ from jax.scipy.special import logsumexp
 
 from jaxvae.batching import batch_size, batched
 from jaxvae.bounds.evidence import Terms, elbo
-from jaxvae.checks import Count, Key, Scalar, Tree, checked
-from jaxvae.distributions import Independent
+from jaxvae.checks import Count, Key, Scalar, Tree, check_count, checked
+from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
+from jaxvae.distributions.independent import factors
 from jaxvae.distributions.kl import kl_divergence
-from jaxvae.protocols import Distribution, Model, mean_of, posterior, prior, sample_and_log_prob
+from jaxvae.protocols import (
+    MissingMethodError,
+    Model,
+    event_shape,
+    log_density,
+    mean_of,
+    posterior,
+    prior,
+    sample_and_log_prob,
+)
+from jaxvae.pytrees import value_of
 
 
 @checked
-def active_units(model: Model, xs: Tree, *, threshold: Scalar = 0.01) -> Array:
+def active_units(
+    model: Model,
+    xs: Tree,
+    *,
+    threshold: Scalar = 0.01,
+    key: Key | None = None,
+    num_samples: Count = 100,
+) -> Any:
     """Which latents the model uses: those whose posterior mean varies over the data.
 
     A_i = Var_x(E_q[z_i|x]) > threshold
 
+    Where q has no mean, as a flow or a hierarchy, draws estimate A_i without bias: the variance of
+    their means less what is their own noise.
+
     Args:
-      model: any `Model` whose posterior has `mean()`, an array.
+      model: any `Model`.
+      xs: examples, leading axis n.
       threshold: least variance of an active unit.
+      key: a PRNG key, where the posterior has no `mean()`.
+      num_samples: draws for each example, at least 2, where it has none.
 
     Returns:
-      Booleans in the shape of z; their sum is the number of active units.
+      Booleans in the structure and shape of z; their sum is the number of active units.
+
+    Raises:
+      TypeError: the posterior has no mean, and there is no key to draw from it.
 
     Burda, Grosse & Salakhutdinov 2016, section 5.2.
     """
     batch_size(xs)
-    means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
-    return jnp.var(means, axis=0) > threshold
+    return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, xs, key, num_samples))
+
+
+def _variance_of_mean(model: Model, xs: Tree, key: Key | None, num_samples: Count) -> Any:
+    """Var_x(E_q[z|x]), in the structure and shape of z."""
+    try:
+        means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
+        return jax.tree.map(lambda m: jnp.var(m, axis=0), means)
+    except MissingMethodError as error:
+        if key is None:
+            raise TypeError(
+                f"active_units: {error}, or give active_units a key, to take it from draws"
+            ) from None
+    check_count("active_units", "num_samples - 1", num_samples - 1)
+
+    def moments(key: Array, x: Any) -> tuple[Any, Any]:
+        z = jax.vmap(posterior(model, x).sample)(jax.random.split(key, num_samples))
+        noise = jax.tree.map(lambda z: jnp.var(z, axis=0, ddof=1) / num_samples, z)
+        return jax.tree.map(lambda z: jnp.mean(z, axis=0), z), noise
+
+    n = batch_size(xs)
+    rows = (jax.random.split(key, n), xs)
+    means, noise = jax.lax.map(lambda row: moments(*row), rows, batch_size=100)
+    return jax.tree.map(
+        lambda m, v: jnp.var(m, axis=0) - (n - 1) / n * jnp.mean(v, axis=0), means, noise
+    )
 
 
 @checked
@@ -58,14 +109,18 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
     return jnp.mean(jax.vmap(lambda x: latent_kls(posterior(model, x), p))(xs), axis=0)
 
 
-def latent_kls(q: Any, p: Any) -> Array:
-    """KL(q(z_i) || p(z_i)) of each latent, in the shape of z, where both factorise."""
-    of_q, of_p = factors(q), factors(p)
-    if len(jax.tree.leaves(of_q)[0]) != len(jax.tree.leaves(of_p)[0]):
+def latent_kls(q: Any, p: Any, kl: Callable[..., Array] = kl_divergence, *z: Any) -> Array:
+    """KL(q(z_i) || p(z_i)) of each latent, in the shape of z, where both factorise.
+
+    `kl` is of (q, p) of one latent, or of (q, p, z) at a sample.
+    """
+    of_q, of_p, shape = factors(q), factors(p), event_shape(q)
+    if shape != event_shape(p):
         raise ValueError(
-            f"model: encode(x) is over events of shape {q.shape}, expected that of the prior"
+            f"model: encode(x) is over events of shape {shape}, expected that of the prior"
         )
-    return jax.vmap(kl_divergence)(of_q, of_p).reshape(q.shape)
+    z = jax.tree.map(lambda a: jnp.reshape(a, -1), z)
+    return jax.vmap(kl)(of_q, of_p, *z).reshape(shape)
 
 
 class RateDecomposition(NamedTuple):
@@ -145,7 +200,8 @@ def rate_decomposition(
     the two minibatch weightings say.
 
     Args:
-      model: any `Model` whose posterior and prior factorise over the latents.
+      model: any `Model` whose prior factorises over the latents; its posterior does or is Gaussian.
+      key: a PRNG key.
       xs: the data set or a minibatch of it, leading axis M.
       dataset_size: N, the rows of the data set; M by default.
       weighting: (M, N) -> [M, M]: `full_batch`, `minibatch_weighted` or `minibatch_stratified`.
@@ -166,7 +222,7 @@ def rate_decomposition(
     """
     m = batch_size(xs)
     n = m if dataset_size is None else dataset_size
-    qs = jax.vmap(lambda x: factors(posterior(model, x)))(xs)  # [M, d]
+    qs = jax.vmap(lambda x: marginals(posterior(model, x)))(xs)  # [M, d]
     p = factors(prior(model))
     keys = jax.random.split(key, m)
     draw = jax.vmap(lambda key, x: sample_and_log_prob(posterior(model, x), key))
@@ -178,19 +234,23 @@ def rate_decomposition(
 
 
 def decompose(
-    qs: Any, p: Distribution, z: Array, log_q_given_x: Array, log_weight: Array
+    qs: Any, p: Any, z: Array, log_q_given_x: Array, log_weight: Array
 ) -> RateDecomposition:
     """The rate of one sample taken apart, against the posteriors of M examples.
 
     Args:
-      qs: the factors of every q(z|x_j), batches [M, d] of one-latent distributions.
+      qs: the `marginals` of every q(z|x_j), a batch of M.
       p: the factors of p(z), [d].
       z: the sample, [d].
       log_q_given_x: log q(z|x) of its own example.
       log_weight: [M], of log q(z) = logsumexp_j (log_weight_j + log q(z|x_j)).
     """
-    each = jax.vmap(factor_log_probs, (0, None))(qs, z)  # log q(z_i|x_j), [M, d]
-    log_q = logsumexp(log_weight + jnp.sum(each, axis=1))
+    each = jax.vmap(factor_log_probs, (0, None))(qs.each, z)  # log q(z_i|x_j), [M, d]
+    if qs.whole is None:
+        log_q_of_x = jnp.sum(each, axis=1)
+    else:
+        log_q_of_x = jax.vmap(lambda q: log_density(q, z))(qs.whole)
+    log_q = logsumexp(log_weight + log_q_of_x)
     log_q_each = jnp.sum(logsumexp(log_weight[:, None] + each, axis=0))
     log_p = jnp.sum(factor_log_probs(p, z))
     return RateDecomposition(log_q_given_x - log_q, log_q - log_q_each, log_q_each - log_p)
@@ -230,16 +290,20 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     return jax.lax.map(point, models)
 
 
-def factors(d: Any) -> Any:
-    """A distribution of independent latents as a batch of one-latent ones, for `jax.vmap`."""
-    if not hasattr(d, "unstack") or isinstance(d, Independent):
-        raise TypeError(
-            f"model: {type(d).__name__} is not known to factorise over the latents, expected an "
-            "elementwise distribution, such as Normal, Laplace, Bernoulli or Categorical"
-        )
-    axes = len(d.shape)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), d.unstack())
+class Marginals(NamedTuple):
+    """Every latent's own distribution, and the whole where the latents depend on each other."""
+
+    each: Any
+    whole: Any = None
 
 
-def factor_log_probs(d: Distribution, z: Array) -> Array:
-    return jax.vmap(lambda d, z: d.log_prob(z))(d, z)
+def marginals(d: Any) -> Marginals:
+    """Of a distribution whose latents are independent, or of a Gaussian."""
+    d = value_of(d)
+    if isinstance(d, (MultivariateNormal, LowRankNormal)):
+        return Marginals(Normal(d.loc, jnp.sqrt(jnp.diagonal(d.covariance()))), d)
+    return Marginals(factors(d))
+
+
+def factor_log_probs(d: Any, z: Array) -> Array:
+    return jax.vmap(log_density)(d, z)

@@ -1,6 +1,6 @@
 """Moving about among the latents: between two of them, along one of them, and nearer the mode."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import Floats, Scalar, Tree, check_shape, checked
 from jaxvae.distributions import (
+    Autoregressive,
     Bernoulli,
     Categorical,
     DiscretizedLogistic,
@@ -23,10 +24,12 @@ from jaxvae.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    Product,
     StandardNormal,
     StudentT,
     Transformed,
 )
+from jaxvae.protocols import method_of
 from jaxvae.pytrees import value_of
 
 
@@ -140,10 +143,11 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
 def tempered(distribution: Any, temperature: Scalar) -> Any:
     """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
 
-    Of a location and a scale the scale is multiplied by T; of choices and coins the logits are
-    divided by T. What is made of others is tempered in its parts: the components of a `Mixture`
-    (its weights stay), the base of `Transformed`, the parts of `Independent`, every level of a
-    `Joint` given the one above, and what a `Constant` holds.
+    What has a `tempered(t)` is asked. Of a location and a scale the scale is multiplied by T; of
+    choices and coins the logits are divided by T. What is made of others is tempered in its parts:
+    the components of a `Mixture` (its weights stay), the base of `Transformed`, the parts of
+    `Independent` and `Product`, every level of a `Joint`, step of a `Markov` chain or coordinate of
+    an `Autoregressive` given those before, and what a `Constant` holds.
     `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
 
     Args:
@@ -156,7 +160,7 @@ def tempered(distribution: Any, temperature: Scalar) -> Any:
       The distribution; a `StandardNormal` becomes a `Normal`.
 
     Raises:
-      TypeError: it has no temperature, as a `Gamma`.
+      TypeError: it has no `tempered(t)`, as a `Gamma`.
       ValueError: T is not positive.
 
     >>> tempered(StandardNormal((2,)), 0.5).scale.tolist()
@@ -168,6 +172,8 @@ def tempered(distribution: Any, temperature: Scalar) -> Any:
         raise ValueError(f"tempered: temperature is {temperature}, expected a positive number")
     t = temperature
     match value_of(distribution):
+        case d if hasattr(d, "tempered"):
+            return d.tempered(t)
         case StandardNormal() as d:
             return tempered(d.unstack(), t)
         case Normal() | Laplace() | StudentT() | DiscretizedLogistic() as d:
@@ -185,13 +191,30 @@ def tempered(distribution: Any, temperature: Scalar) -> Any:
         case Independent() as d:
             return Independent(tempered(d.parts, t))
         case Joint() as d:
-            return Joint(tempered(d.first, t), Partial(_tempered_given, d.then, t))
+            return Joint(tempered(d.first, t), Partial(tempered_given, d.then, t))
+        case Product() as d:
+            return Product(d.join([tempered(part, t) for part in d.split(d.parts)]))
+        case Autoregressive() as d:
+            conditioner = Partial(_beside, d.conditioner, t)
+            return replace(d, conditioner=conditioner, head=_Tempered(d.head))
         case d:
-            raise TypeError(
-                f"tempered: distribution is a {type(d).__name__}, expected one with a scale or "
-                "logits, or made of such"
-            )
+            return method_of(d, "tempered", "tempered")
 
 
-def _tempered_given(then: Any, temperature: Scalar, z: Tree) -> Any:
+def tempered_given(then: Any, temperature: Scalar, z: Tree) -> Any:
+    """then(z), tempered."""
     return tempered(then(z), temperature)
+
+
+def _beside(conditioner: Any, temperature: Any, z: Any, context: Any) -> tuple[Any, Any]:
+    return conditioner(z, context), temperature
+
+
+@dataclass(frozen=True)
+class _Tempered:
+    """A head whose distribution is tempered; static, so the temperature comes with the raw."""
+
+    head: Any
+
+    def __call__(self, raw: tuple[Any, Any]) -> Any:
+        return tempered(self.head(raw[0]), raw[1])

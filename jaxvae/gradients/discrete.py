@@ -17,7 +17,12 @@ from jaxvae.gradients.reparameterized import (
     over_samples,
     pathwise,
 )
-from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of, method_of
+
+_INSTEAD = (
+    "use a posterior that has one, such as OneHotCategorical or Bernoulli, or "
+    "gradient=score_function, which any posterior has"
+)
 
 
 @checked
@@ -37,7 +42,7 @@ def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -
     Raises:
       ValueError: S^K is over 2^20.
     """
-    support = _method(q, "enumerate_support", "enumeration")()
+    support = method_of(q, "enumerate_support", "enumeration", _INSTEAD)()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
     (s,), k = l.shape, len(keys)
@@ -99,7 +104,7 @@ def gumbel_softmax(
 
     Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
     """
-    sample_relaxed = _method(q, "sample_relaxed", "gumbel_softmax")
+    sample_relaxed = method_of(q, "sample_relaxed", "gumbel_softmax", _INSTEAD)
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
 
 
@@ -142,7 +147,11 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
         if not isinstance(name, str) or name not in parts:
             raise ValueError(f"for_component: name is {name!r}, expected one of {sorted(parts)}")
         if len(keys) != 1:
-            raise ValueError(f"for_component: num_samples is {len(keys)}, expected 1; use jax.vmap")
+            raise ValueError(
+                f"for_component: num_samples is {len(keys)}, expected 1, as estimator gives all "
+                "samples one term and each has its own draw of the other parts; average "
+                "several bounds: miwae(..., num_outer=M, num_samples=1)"
+            )
         others = Product({other: d for other, d in parts.items() if other != name})
         others_key, part_key = jax.random.split(keys[0])
 
@@ -169,13 +178,3 @@ def _at(
 
     l, aux = over_samples(one)(keys)
     return reduction(l), aux
-
-
-def _method(q: Distribution, name: str, estimator: str) -> Callable[..., Any]:
-    method = getattr(q, name, None)
-    if method is None:
-        raise TypeError(
-            f"{estimator}: {type(q).__name__} has no {name}; use a posterior that has one, such as "
-            "OneHotCategorical or Bernoulli, or gradient=score_function, which any posterior has"
-        )
-    return method

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxvae.distributions import Joint, Normal
+from jaxvae.pytrees import value_of
 
 
 def hierarchy(first: Any, *conditionals: Any) -> Any:
@@ -66,9 +67,13 @@ def gaussian_product(a: Normal, b: Normal) -> Normal:
 
     Sonderby et al. 2016, equations 17 to 19.
     """
+    a, b = value_of(a), value_of(b)
     for name, d in ("a", a), ("b", b):
-        if not (hasattr(d, "loc") and hasattr(d, "scale")):
-            raise TypeError(f"gaussian_product: {name} is a {type(d).__name__}, expected a Normal")
+        if not isinstance(d, Normal):
+            raise TypeError(
+                f"gaussian_product: {name} is a {type(d).__name__}, expected a Normal; add "
+                f"`times(other)` to {type(a).__name__}, see docs/new_method.md"
+            )
     if a.shape != b.shape:
         raise ValueError(
             f"gaussian_product: a is over events of shape {a.shape} and b of {b.shape}, "
@@ -79,6 +84,11 @@ def gaussian_product(a: Normal, b: Normal) -> Normal:
     return Normal(a.loc + (1.0 - weight) * (b.loc - a.loc), a.scale * jnp.sqrt(weight))
 
 
+def times(a: Any, b: Any) -> Any:
+    """The distribution proportional to the product of two: `a.times(b)`, or of two `Normal`s."""
+    return a.times(b) if hasattr(a, "times") else gaussian_product(a, b)
+
+
 class Ladder(NamedTuple):
     """The ladder VAE: a deterministic way up, and a way down that inference and generation share.
 
@@ -87,7 +97,7 @@ class Ladder(NamedTuple):
 
     Args:
       up: L networks, x -> d_1, d_1 -> d_2, ...
-      evidence: L conditionals, d_l -> `Normal`.
+      evidence: L conditionals, d_l -> `Normal`, or what has `times(p)` of the conditional above.
       top: p(z_L).
       down: L - 1 conditionals, z_L -> p(z_{L-1}|z_L), ..., z_2 -> p(z_1|z_2), `Normal`s.
       likelihood: z_1 -> p(x|z_1).
@@ -105,9 +115,9 @@ class Ladder(NamedTuple):
     """
 
     up: Sequence[Callable[[Any], Any]]
-    evidence: Sequence[Callable[[Any], Normal]]
+    evidence: Sequence[Callable[[Any], Any]]
     top: Any
-    down: Sequence[Callable[[Any], Normal]]
+    down: Sequence[Callable[[Any], Any]]
     likelihood: Callable[[Any], Any]
 
     @property
@@ -127,8 +137,8 @@ class Ladder(NamedTuple):
         return self.likelihood(bottom(z))
 
 
-def _combined(down: Callable[[Any], Normal], evidence: Normal, z: Any) -> Normal:
-    return gaussian_product(evidence, down(z))
+def _combined(down: Callable[[Any], Any], evidence: Any, z: Any) -> Any:
+    return times(evidence, down(z))
 
 
 class Block(NamedTuple):

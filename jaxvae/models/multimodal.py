@@ -16,16 +16,18 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import Tree, check_function, checked
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
-from jaxvae.models.hierarchical import gaussian_product
-from jaxvae.protocols import Distribution
+from jaxvae.models.hierarchical import times
+from jaxvae.protocols import Distribution, event_shape
 from jaxvae.pytrees import value_of
 
 
 @checked
 def product_of_experts(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
-) -> Normal:
+) -> Any:
     """The Gaussian proportional to the product of the prior and of the experts that are present.
+
+    Of another class that has `times(q)` it is the product that this returns.
 
     q(z|x) ~ p(z) prod_i q_i(z|x_i):   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
     mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
@@ -48,7 +50,7 @@ def product_of_experts(
     """
     experts, q, present = _checked("product_of_experts", experts, prior, present)
     for expert, here in zip(experts, present, strict=True):
-        q = gaussian_product(q, _if(here, expert, Normal(0.0, jnp.inf)))
+        q = _if(here, times(q, expert), q)
     return q
 
 
@@ -62,12 +64,12 @@ def mixture_of_experts(
     tell of the others. Take `gradient=stratified_mixture` with it.
 
     Args:
-      experts: `Normal`s over z, one a modality.
-      prior: p(z), a `Normal` or `StandardNormal`; it is the posterior where nothing is present.
+      experts: distributions of one class over z, one a modality.
+      prior: p(z), of that class; it is the posterior where nothing is present.
       present: M booleans, traced or not; None, the default, is all.
 
     Returns:
-      A `Mixture` of M `Normal`s.
+      A `Mixture` of M components.
 
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
@@ -133,9 +135,9 @@ class Multimodal(NamedTuple):
     log p(x_present), so to train on random masks is to train all conditionals.
 
     Args:
-      experts: x_i -> `Normal` over z, one a modality.
+      experts: x_i -> a distribution over z that the join takes, one a modality.
       likelihoods: z -> p(x_i|z), one a modality.
-      prior: p(z), a `Normal` or `StandardNormal`.
+      prior: p(z), as the join takes it.
       join: `product_of_experts`, `mixture_of_experts` or `mixture_of_products`, in a
         `jax.tree_util.Partial`.
 
@@ -188,25 +190,33 @@ def _even(here: Array, components: Any) -> Mixture:
     return Mixture(jnp.where(here | ~jnp.any(here), jnp.zeros((), dtype), excluded), components)
 
 
-def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, Normal, Array]:
-    """Experts and prior as `Normal`s with leaves as large as z, and the flags as an array."""
+def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, Any, Array]:
+    """Experts and prior, of one class and with leaves of one shape, and the flags as an array."""
     if not isinstance(experts, (tuple, list)) or not experts:
-        raise TypeError(f"{owner}: experts is {experts!r:.40}, expected a tuple of Normals")
-    named = [(f"experts[{i}]", d) for i, d in enumerate(experts)] + [("prior", prior)]
-    normals = []
-    for name, d in named:
-        d = value_of(d)
-        if not isinstance(d, (Normal, StandardNormal)):
-            raise TypeError(f"{owner}: {name} is a {type(d).__name__}, expected a Normal")
-        if d.shape != value_of(experts[0]).shape:
-            raise ValueError(
-                f"{owner}: {name} is over events of shape {d.shape}, expected "
-                f"{value_of(experts[0]).shape}, that of experts[0]"
+        raise TypeError(f"{owner}: experts is {experts!r:.40}, expected a tuple of distributions")
+    names = [*(f"experts[{i}]" for i in range(len(experts))), "prior"]
+    every = [_whole(d) for d in (*experts, prior)]
+    kind, shape = jax.tree.structure(every[0]), event_shape(every[0])
+    for name, d in zip(names, every, strict=True):
+        if jax.tree.structure(d) != kind:
+            raise TypeError(
+                f"{owner}: {name} is a {type(d).__name__}, expected a {type(every[0]).__name__}, "
+                "as experts[0] is"
             )
-        normals.append(d.unstack())
+        if event_shape(d) != shape:
+            raise ValueError(
+                f"{owner}: {name} is over events of shape {event_shape(d)}, expected {shape}, that "
+                "of experts[0]"
+            )
     if present is None:
         present = np.ones(len(experts), bool)
     shapes = [jnp.shape(flag) for flag in jax.tree.leaves(present)]
     if isinstance(present, dict) or shapes not in ([(len(experts),)], [()] * len(experts)):
         raise ValueError(f"{owner}: present has not one flag for each of {len(experts)} experts")
-    return normals[:-1], normals[-1], jnp.asarray(present).astype(bool)
+    return every[:-1], every[-1], jnp.asarray(present).astype(bool)
+
+
+def _whole(d: Any) -> Any:
+    """A Gaussian with leaves as large as its event, so that it can be stacked with others."""
+    d = value_of(d)
+    return d.unstack() if isinstance(d, (Normal, StandardNormal)) else d

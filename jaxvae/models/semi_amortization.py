@@ -1,6 +1,7 @@
 """Inference that goes on where the encoder stops."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.tree_util import Partial
 
 from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.model import VAE
 from jaxvae.training.optimizers import update
 
@@ -22,6 +24,8 @@ def semi_amortized(
     *,
     num_steps: Count,
     through: bool = True,
+    part: str = "encode",
+    gradient: Estimator | None = None,
 ) -> Callable[..., Any]:
     """The objective of a posterior refined for each x by gradient steps from where `encode` put it.
 
@@ -44,14 +48,17 @@ def semi_amortized(
         without a gradient. What is differentiated, in reverse mode, is the whole of each step, the
         optimiser included. Where that has no derivative, as Adam's root has none at a gradient of
         exactly 0, the step counts as a constant; `optax.adam(eta, eps_root=1e-8)` has one.
+      part: the field of the model with the conditionals that `encode` calls, whose raw parameters
+        are refined: "evidence" of a `Ladder`, "experts" of a `Multimodal`.
+      gradient: the estimator of the steps; None, the default, takes the `gradient=` that the
+        objective is given, or `pathwise`.
 
     Returns:
-      A function of the same signature. `model.encode` has to be a network and a head, as
-      `nn.Conditional` is.
+      A function of the same signature.
 
     Raises:
-      TypeError: `model.encode` has no `network` and `head`, or the optimiser asks for more than the
-        gradient, `value` and `grad`, as line searches do.
+      TypeError: what `part` names is no network and head, as `nn.Conditional` is, or the optimiser
+        asks for more than the gradient, `value` and `grad`, as line searches do.
 
     >>> from flax import nnx
     >>> from jaxvae import StandardNormal, nn
@@ -66,30 +73,71 @@ def semi_amortized(
     step = _differentiable(optimizer)
 
     def refined_objective(model: Any, key: Key, x: Tree, **hyper: Any) -> Any:
-        network = getattr(model.encode, "network", None)
-        head = getattr(model.encode, "head", None)
-        if network is None or head is None:
-            raise TypeError(
-                f"semi_amortized: model.encode is {type(model.encode).__name__}, expected a "
-                "network and a head, as jaxvae.nn.Conditional"
-            )
+        given = {**getattr(objective, "keywords", {}), **hyper}  # of a functools.partial, too
+        estimator = gradient or given.get("gradient", pathwise)
+        conditionals, structure = _conditionals(model, part)
         steps_key, key = jax.random.split(key)
 
-        def at(raw: Array) -> VAE:
-            return VAE(Partial(lambda raw, _: head(raw), raw), model.decode, model.prior)
+        def encode(functions: list[Any], x: Any) -> Any:
+            """`model.encode`, with these in place of the conditionals."""
+            field = jax.tree.unflatten(structure, functions)
+            return field(x) if part == "encode" else model._replace(**{part: field}).encode(x)
+
+        def at(raws: list[Array]) -> VAE:
+            def fixed(raws: list[Array], x: Any) -> Any:
+                pairs = zip(conditionals, raws, strict=True)
+                return encode([partial(_said, c.head, raw) for c, raw in pairs], x)
+
+            return VAE(Partial(fixed, raws), model.decode, model.prior)
 
         def ascend(state: Any, i: Array) -> tuple[Any, None]:
             raw, opt_state = state
             step_key = jax.random.fold_in(steps_key, i)
-            value, gradient = jax.value_and_grad(lambda raw: -elbo(at(raw), step_key, x)[0])(raw)
-            updates, opt_state = step(gradient, opt_state, raw, value)
+            loss, slope = jax.value_and_grad(
+                lambda raw: -elbo(at(raw), step_key, x, gradient=estimator)[0]
+            )(raw)
+            updates, opt_state = step(slope, opt_state, raw, loss)
             return (optax.apply_updates(raw, updates), opt_state), None
 
-        start = network(x)
+        start = _raw_parameters(conditionals, encode, x)
         (raw, _), _ = jax.lax.scan(ascend, (start, optimizer.init(start)), jnp.arange(num_steps))
         return objective(at(raw if through else jax.lax.stop_gradient(raw)), key, x, **hyper)
 
     return refined_objective
+
+
+def _conditionals(model: Any, part: str) -> tuple[list[Any], Any]:
+    """The conditionals in a field of the model, each a network and a head, and their structure."""
+
+    def is_conditional(node: Any) -> bool:
+        return hasattr(node, "network") and hasattr(node, "head")
+
+    field = getattr(model, part, None)
+    conditionals, structure = jax.tree.flatten(field, is_conditional)
+    if not conditionals or not all(map(is_conditional, conditionals)):
+        raise TypeError(
+            f"semi_amortized: model.{part} is {type(field).__name__}, expected a network and a "
+            'head, as jaxvae.nn.Conditional, or several; part="evidence" names those of a Ladder'
+        )
+    return conditionals, structure
+
+
+def _raw_parameters(conditionals: list[Any], encode: Callable[..., Any], x: Any) -> list[Array]:
+    """What the network of each says when `encode` calls it."""
+    raws = {}
+
+    def recorded(i: int, event: Any) -> Any:
+        raws[i] = conditionals[i].network(event)
+        return conditionals[i].head(raws[i])
+
+    encode([partial(recorded, i) for i in range(len(conditionals))], x)
+    return [raws[i] for i in range(len(conditionals))]
+
+
+def _said(head: Any, raw: Array, event: Any) -> Any:
+    """A conditional that says the same whatever it is given."""
+    del event
+    return head(raw)
 
 
 def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., Any]:

@@ -5,16 +5,18 @@ that a chain of any length is one `lax.scan` to draw and one `jax.vmap` to score
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import Count, Key, Tree, check_leaves, checked
+from jaxvae.checks import Count, Key, Scalar, Tree, check_leaves, checked
 from jaxvae.distributions import Independent, Product
+from jaxvae.evaluation.latent_space import tempered, tempered_given
 from jaxvae.protocols import (
     Distribution,
     check_distribution,
@@ -97,6 +99,13 @@ class Markov(Generic[D]):
         _, (rest, log_p) = jax.lax.scan(step, first, (steps, self.context))
         z = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         return z, log_first + jnp.sum(log_p)
+
+    def tempered(self, temperature: Scalar) -> "Markov":
+        """Every step tempered, given the one before it."""
+        first = tempered(self.first, temperature)
+        return replace(
+            self, first=first, transition=Partial(tempered_given, self.transition, temperature)
+        )
 
     @checked
     def given(self, z: Tree) -> Product:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jaxvae.batching import BATCH, gather
 from jaxvae.checks import Count, Key, Scalar, checked
-from jaxvae.distributions import MultivariateNormal, Normal
-from jaxvae.evaluation.diagnostics import decompose, factors, minibatch_stratified
-from jaxvae.protocols import mean_of
-from jaxvae.pytrees import value_of
+from jaxvae.distributions.independent import factors
+from jaxvae.evaluation.diagnostics import decompose, marginals, minibatch_stratified
+from jaxvae.protocols import mean_of, method_of
 from jaxvae.regularizers.penalties import LatentSample
 from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 
@@ -70,7 +70,7 @@ def info_penalty(
 @checked
 def tc_penalty(
     code: LatentSample,
-    key: Key,
+    key: Key | None,
     *,
     dataset_size: Count,
     information: Scalar = 1.0,
@@ -83,7 +83,9 @@ def tc_penalty(
     With all three weights 1 it is the sampled rate, exactly and whatever the batch.
 
     Args:
-      code: the code of one example of a batch; q and p factorise over the latents.
+      code: the code of one example of a batch; p factorises over the latents, and q does or is
+        Gaussian.
+      key: not used.
       dataset_size: N, a Python integer.
       information: alpha.
       correlation: beta.
@@ -93,10 +95,15 @@ def tc_penalty(
     Returns:
       Nats, of this example.
 
+    Raises:
+      TypeError: q or p has no `unstack()`.
+      ValueError: there is no batch of two rows or more, or the weighting is not defined for its
+        size.
+
     Chen et al. 2018, equation 4; the weightings: appendix C.
     """
     del key
-    qs = gather(factors(code.q))
+    qs = gather(marginals(code.q))
     size = len(jax.tree.leaves(qs)[0])
     row = weighting(size, dataset_size)[jax.lax.axis_index(BATCH)].astype(code.log_q.dtype)
     parts = decompose(qs, factors(code.p), code.z.reshape(-1), code.log_q, row)
@@ -108,7 +115,9 @@ def tc_penalty(
 
 
 @checked
-def dip_1_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagonal: Scalar) -> Array:
+def dip_1_penalty(
+    code: LatentSample, key: Key | None, *, off_diagonal: Scalar, diagonal: Scalar
+) -> Array:
     """DIP-VAE-I's penalty, with C = Cov[mu(x)].
 
     rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
@@ -128,11 +137,14 @@ def dip_1_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagona
 
 
 @checked
-def dip_2_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagonal: Scalar) -> Array:
+def dip_2_penalty(
+    code: LatentSample, key: Key | None, *, off_diagonal: Scalar, diagonal: Scalar
+) -> Array:
     """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
     Args:
-      code: the code of one example of a batch; q is Gaussian.
+      code: the code of one example of a batch; q has `mean()` and `covariance()`.
+      key: not used.
       off_diagonal: lambda_od.
       diagonal: lambda_d.
 
@@ -142,23 +154,15 @@ def dip_2_penalty(code: LatentSample, key: Key, *, off_diagonal: Scalar, diagona
     Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """
     del key
-    match value_of(code.q):
-        case Normal() as q:
-            sigma = jnp.diag(jnp.square(jnp.broadcast_to(q.scale, q.shape).reshape(-1)))
-        case MultivariateNormal() as q:
-            sigma = jnp.tril(q.scale_tril) @ jnp.tril(q.scale_tril).T
-        case q:
-            raise TypeError(
-                f"dip_2_penalty: q is a {type(q).__name__}, expected a Normal or a "
-                "MultivariateNormal; dip_1_penalty takes any with a mean"
-            )
+    instead = "take dip_1_penalty, which needs a mean alone"
+    sigma = method_of(code.q, "covariance", "dip_2_penalty", instead)()
     return _decorrelated(code, sigma, off_diagonal, diagonal)
 
 
 def _decorrelated(
     code: LatentSample, sigma: Array, off_diagonal: Scalar, diagonal: Scalar
 ) -> Array:
-    mu = gather(jnp.reshape(mean_of(code.q), -1))
+    mu = gather(ravel_pytree(mean_of(code.q))[0])
     centred = mu - jnp.mean(mu, axis=0, keepdims=True)
     c = centred.T @ centred / len(mu) + jnp.mean(gather(sigma), axis=0)
     variance = jnp.diagonal(c)
@@ -167,4 +171,4 @@ def _decorrelated(
 
 
 def _codes_and_draws(code: LatentSample, key: Key) -> tuple[Array, Array]:
-    return gather(code.z.reshape(-1)), gather(code.p.sample(key).reshape(-1))
+    return gather(ravel_pytree(code.z)[0]), gather(ravel_pytree(code.p.sample(key))[0])

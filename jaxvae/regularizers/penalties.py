@@ -14,9 +14,8 @@ from jax import Array
 
 from jaxvae.batching import batch_mean
 from jaxvae.bounds.evidence import Terms
-from jaxvae.bounds.kl import KL, auto_kl, levels
+from jaxvae.bounds.kl import KL, auto_kl, kl_at, levels
 from jaxvae.checks import Key, Numbers, Scalar, Tree, check_scalar, checked
-from jaxvae.distributions.kl import kl_divergence
 from jaxvae.distributions.special import weighted
 from jaxvae.evaluation.diagnostics import latent_kls
 from jaxvae.gradients.reparameterized import Estimator, pathwise
@@ -93,7 +92,7 @@ def regularized(
 
 
 @checked
-def capacity(code: LatentSample, key: Key, *, capacity: Scalar) -> Array:
+def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
     """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
 
     With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
@@ -117,8 +116,12 @@ def capacity(code: LatentSample, key: Key, *, capacity: Scalar) -> Array:
 
 
 def kl_per_latent(code: LatentSample) -> Array:
-    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats."""
-    return latent_kls(code.q, code.p).reshape(-1)
+    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats: in closed form, or else at the sample z.
+
+    Raises:
+      TypeError: q or p has no `unstack()`: a flow, or a mixture. Take `kl_per_level`.
+    """
+    return jnp.reshape(latent_kls(code.q, code.p, kl_at, code.z), -1)
 
 
 @checked
@@ -136,14 +139,21 @@ def kl_per_group(code: LatentSample, *, groups: Numbers) -> Array:
 
 
 def kl_per_level(code: LatentSample) -> Array:
-    """The KL of each level of a hierarchy given the sample above it, [levels] nats."""
-    return jnp.stack([kl_divergence(q, p) for q, p, _ in levels(code.q, code.p, code.z)])
+    """The KL of each level of a hierarchy given the sample above it, [levels] nats.
+
+    In closed form, or else at the sample. What is no hierarchy is one level: this is for a flow,
+    and for a prior that is a mixture or a flow.
+    """
+    pairs = levels(code.q, code.p, code.z)
+    if len(pairs) == 1:  # whose log q is known, and a flow not inverted
+        return auto_kl(code.q, code.p, code.z, code.log_q)[None]
+    return jnp.stack([kl_at(*pair) for pair in pairs])
 
 
 @checked
 def free_bits(
     code: LatentSample,
-    key: Key,
+    key: Key | None,
     *,
     free_nats: Scalar,
     parts: Callable[[LatentSample], Array] = kl_per_latent,

@@ -30,7 +30,7 @@ class RAETerms(NamedTuple):
 
 
 @checked
-def weight_penalty(model: Model, key: Key, z: Tree) -> Array:
+def weight_penalty(model: Model, key: Key | None, z: Tree) -> Array:
     """|theta|^2 over all parameters of the decoder, the same at any z: RAE-L2.
 
     Args:

@@ -69,7 +69,7 @@ def binarize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
 
 
 @checked
-def threshold(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
+def threshold(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Fixed binarization: a pixel is 1 where x / max_value > 1/2; nothing is drawn.
 
     Args:

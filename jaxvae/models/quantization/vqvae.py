@@ -18,17 +18,21 @@ from jaxvae.checks import (
     Tree,
     check_array,
     check_leaves,
-    check_shape,
     checked,
 )
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.quantizers import Quantized
-from jaxvae.protocols import Distribution, check_distribution, log_prob_of, part
-from jaxvae.pytrees import pytree
+from jaxvae.protocols import (
+    Distribution,
+    check_distribution,
+    distribution,
+    log_prob_of,
+    part,
+)
 from jaxvae.training.steps import Step, TrainState, train_step
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class Delta:
     """All probability on one event, of integers: the posterior of what is deterministic.
@@ -54,7 +58,6 @@ class Delta:
         return self.value
 
     def log_prob(self, event: Tree) -> Array:
-        check_shape("Delta.log_prob", "event", event, self.shape)
         return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
 
 

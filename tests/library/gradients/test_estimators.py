@@ -425,7 +425,7 @@ def test_what_cannot_be_enumerated_says_so():
         iwae(ladder(LADDER), jax.random.key(0), 1.5, num_samples=2, gradient=enumeration)
     with pytest.raises(ValueError, match=r"3 events at num_samples=14 are 3\^14 outcomes"):
         iwae(discrete(LOGITS), jax.random.key(0), 1.0, num_samples=14, gradient=enumeration)
-    with pytest.raises(ValueError, match=r"2 choices in 24 places are 2\^24 events"):
+    with pytest.raises(ValueError, match="2 choices in 24 places are 16777216 events"):
         Bernoulli(jnp.zeros((4, 6))).enumerate_support()
 
 

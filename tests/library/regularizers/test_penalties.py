@@ -11,7 +11,8 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae import nn
-from jaxvae.evaluation.diagnostics import decompose, factors
+from jaxvae.distributions.independent import factors
+from jaxvae.evaluation.diagnostics import decompose, marginals
 from jaxvae.training.schedules import at_steps, warn_if_unfinished
 from tests.common import close, draws, standard_errors_off
 
@@ -155,9 +156,9 @@ def test_the_terms_are_the_true_ones_whatever_the_penalty():
 def test_free_bits_are_of_the_batch_mean_and_a_part_below_them_has_no_gradient(x64):
     rates = jnp.array([[0.1, 3.0], [0.7, 5.0]])  # of two examples and two parts: means 0.4 and 4
 
-    def objective(rates, key, x, *, free):
+    def objective(rates, key, x, **free):
         code = CODE(None, None, None, None, None)
-        return jv.regularizers.free_bits(code, key, free_nats=free, parts=lambda _: rates @ x), None
+        return jv.regularizers.free_bits(code, key, **free, parts=lambda _: rates @ x), None
 
     one_hot = jnp.eye(2)
     total = lambda rates, free: jv.batched(objective)(
@@ -345,7 +346,7 @@ def test_each_example_has_its_own_row_of_weights(x64):
     """Under stratified sampling an example weighs otherwise in its own q(z) than in the others'."""
     model, xs = linear()
     keys = jax.random.split(jax.random.key(2), len(xs))
-    qs = jax.vmap(lambda x: factors(model.encode(x)))(xs)
+    qs = jax.vmap(lambda x: marginals(model.encode(x)))(xs)
     z, log_q = jax.vmap(lambda key, x: jv.sample_and_log_prob(model.encode(x), key))(keys, xs)
 
     def penalty(x, z, log_q):
@@ -466,9 +467,9 @@ def test_a_statistic_of_a_batch_asks_for_one(name):
             jv.batched(objective)(model, jax.random.key(0), xs[:1])
 
 
-def test_dip_2_refuses_what_is_no_gaussian():
-    code = CODE(jv.Laplace(jnp.zeros(2), jnp.ones(2)), None, None, None, 0.0)
-    with pytest.raises(TypeError, match="dip_2_penalty: q is a Laplace"):
+def test_dip_2_refuses_what_has_no_covariance():
+    code = CODE(jv.StudentT(3.0, jnp.zeros(2), jnp.ones(2)), None, None, None, 0.0)
+    with pytest.raises(TypeError, match="dip_2_penalty: StudentT has no covariance; add"):
         jv.regularizers.dip_2_penalty(code, jax.random.key(0), off_diagonal=1.0, diagonal=1.0)
 
 
