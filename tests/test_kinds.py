@@ -1,10 +1,9 @@
 """Kinds: what `checked` does, and that checks, loose types and docstrings do not drown the maths.
 
-Counted by reading the library's source. A line of code is one with a token that is no comment, and
-of no docstring. An argument check is a statement that calls a function named `check_...` (or
-`within`, `as_integers`, `logits_shape`), or an `if` that ends in a raise of TypeError or ValueError,
-all its lines; a whole function of such a name, or one that makes a kind, is the definition of a
-check, said once and counted apart.
+Counted by reading the library's source. A line of code is one with a token that is no comment, in
+no docstring and in no import. An argument check is a statement that calls a function `check_...`
+(or `within`, `as_integers`, `logits_shape`), a raise of TypeError or ValueError with the `if` it is
+under, and the whole of a function of such a name: the definition of a kind, said once.
 """
 
 import ast
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxvae
+from jaxvae import checks
 from jaxvae.checks import Count, Key, Scalar, Tree, checked, checks_of
 from jaxvae.models import ppca
 
@@ -86,20 +86,19 @@ def calls_check(node: ast.AST) -> bool:
 def read(source: str) -> Lines:
     tree = ast.parse(source)
     nodes = list(ast.walk(tree))
-    documented = [
-        node
-        for node in nodes
-        if isinstance(node, (ast.Module, ast.ClassDef, Definition))
-        and ast.get_docstring(node) is not None
-    ]
-    docstrings = set().union(*(span(node.body[0]) for node in documented))
+    docstrings = set()
+    for node in nodes:
+        if isinstance(node, (ast.Module, ast.ClassDef, Definition)) and ast.get_docstring(node):
+            docstrings |= span(node.body[0])
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    imports = set().union(*(span(n) for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))))
     code = {
         line
         for token in tokens
         if token.type not in LAYOUT
         for line in range(token.start[0], token.end[0] + 1)
-    } - docstrings
+    }
+    code -= docstrings | imports
     functions = [node for node in nodes if isinstance(node, Definition)]
     definitions = set().union(*(span(f) for f in functions if is_check(f.name)))
     checks = set()
@@ -123,10 +122,10 @@ def read(source: str) -> Lines:
     return Lines(
         code=len(code),
         docstrings=len(docstrings),
-        checks=len((checks - definitions) & code),
+        checks=len((checks | definitions) & code),
         definitions=len(definitions & code),
         parameters=len(parameters),
-        loose=sum(name_of(p.annotation) in ("Any", "") for p in parameters),
+        loose=sum(p.annotation is None or name_of(p.annotation) == "Any" for p in parameters),
     )
 
 
@@ -141,6 +140,8 @@ def test_lines_are_counted_as_they_are_meant():
 """Two lines
 of words."""
 
+import math
+
 def f(x: int, y: Any, *z) -> int:
     """One."""
     check_scalar("f", "x", x)
@@ -154,7 +155,9 @@ def f(x: int, y: Any, *z) -> int:
 def check_scalar(owner, name, x: int):
     raise TypeError
 '''
-    assert read(source) == Lines(9, 3, 5, 2, 6, 4)
+    assert read(source) == Lines(
+        code=8, docstrings=3, checks=6, definitions=2, parameters=6, loose=4
+    )
 
 
 def test_checks_do_not_drown_the_code():
@@ -176,7 +179,7 @@ def test_docstrings_are_shorter_than_the_code():
 def draws(key: Key, x: Tree | None = None, *, num_samples: Count, scale: Scalar = 1.0) -> Any:
     """Normal draws."""
     del x
-    return scale * jax.random.normal(key, num_samples)
+    return scale * jax.random.normal(key, (num_samples,))
 
 
 KEY = jax.random.key(0)
@@ -223,22 +226,22 @@ def test_the_error_of_what_a_function_makes_names_the_function():
     model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     bad: Any = None
     objective = jaxvae.batched(jaxvae.renyi)
-    with pytest.raises(TypeError, match="^batched: key is a NoneType"):
+    with pytest.raises(TypeError, match=r"^batched: key is a NoneType"):
         objective(model, bad, jnp.ones((2, 3)), num_samples=1, alpha=0.5)
-    with pytest.raises(ValueError, match="^renyi: num_samples is 0"):
+    with pytest.raises(ValueError, match=r"^renyi: num_samples is 0"):
         objective(model, jax.random.key(0), jnp.ones((2, 3)), num_samples=0, alpha=0.5)
 
 
 def test_a_method_looks_at_the_fields_of_its_object():
     bad: Any = None
     chain = jaxvae.models.Markov(jaxvae.Normal(0.0, 1.0), bad, 3)
-    with pytest.raises(TypeError, match="^Markov: transition is a NoneType, expected a function"):
+    with pytest.raises(TypeError, match=r"^Markov: transition is a NoneType, expected a function"):
         chain.log_prob(jnp.zeros(3))
 
 
 def test_nothing_is_checked_while_a_compiled_function_runs(monkeypatch):
     looked = []
-    monkeypatch.setattr(jaxvae.checks, "check_array", lambda *_: looked.append(1))
+    monkeypatch.setattr(checks, "check_array", lambda *_: looked.append(1))
     run = jax.jit(draws, static_argnames="num_samples")
     for seed in range(3):
         run(jax.random.key(seed), num_samples=2, scale=float(seed))
@@ -262,7 +265,7 @@ def test_a_kind_in_a_public_signature_is_checked():
         if not hasattr(function, "__wrapped__")
         and any([*checks_of(p.annotation)] for p in inspect.signature(function).parameters.values())
     }
-    assert unchecked == {"jaxvae.training.fit"}  # checks what it is given in its own order
+    assert not unchecked
 
 
 def test_defaults_are_of_their_kind():
