@@ -82,7 +82,7 @@ def checks_of(annotation: Any) -> Iterator[Check]:
         yield _CLASSES[of]
 
 
-def _unless_none(check: Check, owner: str, name: str, value: Any) -> None:
+def _unless_none(check: Check, owner: str, name: str, value: object) -> None:
     if value is not None:
         check(owner, name, value)
 
@@ -134,7 +134,7 @@ def check_key(owner: str, name: str, key: Any, axes: int = 0) -> None:
         )
 
 
-def check_function(owner: str, name: str, value: Any) -> None:
+def check_function(owner: str, name: str, value: object) -> None:
     """Raise TypeError unless `value` can be called."""
     if not callable(value):
         raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected a function")
@@ -222,7 +222,7 @@ def check_log_prob(owner: str, value: Any) -> None:
         )
 
 
-def check_count(owner: str, name: str, value: Any) -> None:
+def check_count(owner: str, name: str, value: object) -> None:
     """Raise ValueError unless `value` is a Python integer of at least one."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer of at least 1")

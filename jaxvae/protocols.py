@@ -33,11 +33,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_leaves, check_log_prob, check_shape, kind
+from jaxvae.checks import Tree, check_leaves, check_log_prob, check_shape, kind
 from jaxvae.pytrees import T, pytree
 
 
-def check_density(owner: str, name: str, d: Any) -> None:
+def check_density(owner: str, name: str, d: object) -> None:
     """Raise TypeError unless `d` has a density."""
     if not hasattr(d, "log_prob"):
         raise TypeError(
@@ -53,13 +53,13 @@ class Distribution(Protocol):
 
     def sample(self, key: Array) -> Any: ...
 
-    def log_prob(self, event: Any, /) -> Array: ...
+    def log_prob(self, event: Tree, /) -> Array: ...
 
 
 class Density(Protocol):
     """A distribution that need not be drawn from, as `OptimalNormal` can't be."""
 
-    def log_prob(self, event: Any, /) -> Array: ...
+    def log_prob(self, event: Tree, /) -> Array: ...
 
 
 D = TypeVar("D", bound=Density, covariant=True)
@@ -121,14 +121,14 @@ def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
     return z, log_q
 
 
-def log_density(d: Distribution, event: Any) -> Array:
+def log_density(d: Distribution, event: Tree) -> Array:
     """log d(event), a scalar in nats; ValueError, naming d's class, if it is none."""
     log_p = d.log_prob(event)
     check_log_prob(type(d).__name__, log_p)
     return log_p
 
 
-def log_prob_of(name: str, d: Distribution, what: str, event: Any) -> Array:
+def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
     """log d(event) of an event that d did not draw, a scalar in nats.
 
     Here alone the event's shape is held against the distribution's, for ours and anyone's: what
@@ -150,7 +150,7 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Any) -> Array:
     return log_p
 
 
-def log_prior_of(p: Distribution, z: Any) -> Array:
+def log_prior_of(p: Distribution, z: Tree) -> Array:
     """log p(z) of latents that an estimator may have relaxed, a scalar in nats.
 
     Raises:
@@ -162,7 +162,7 @@ def log_prior_of(p: Distribution, z: Any) -> Array:
     return log_density_relaxed(p, z)
 
 
-def log_density_relaxed(d: Distribution, z: Any) -> Array:
+def log_density_relaxed(d: Distribution, z: Tree) -> Array:
     """`log_density` of a latent that an estimator may have relaxed, as `gumbel_softmax` does.
 
     It is `d.log_prob_relaxed(z)` where d has it, as a `Bernoulli`, whose log_prob is of 0. and 1.
@@ -207,7 +207,7 @@ def _shapes_of_draw(d: Distribution) -> Any:
         return None
 
 
-def event_shape(d: Any) -> Any:
+def event_shape(d: Distribution) -> Any:
     """Of one event of d: what d says, or of a draw, a tree of shapes where that is a tree."""
     shape = getattr(d, "shape", None)
     if isinstance(shape, tuple):
@@ -215,7 +215,7 @@ def event_shape(d: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.shape, _shapes_of_draw(d))
 
 
-def has_path(d: Any) -> bool:
+def has_path(d: Distribution) -> bool:
     """Whether samples of d have a derivative in its parameters: `reparameterized`, or numpyro's."""
     return getattr(d, "reparameterized", getattr(d, "has_rsample", True))
 
@@ -231,7 +231,7 @@ class MissingMethodError(TypeError):
     """A distribution is asked for an optional method that it does not have."""
 
 
-def method_of(d: Any, name: str, owner: str = "", instead: str = "") -> Any:
+def method_of(d: Distribution, name: str, owner: str = "", instead: str = "") -> Any:
     """An optional method of d, one of the table above.
 
     Args:
@@ -265,7 +265,7 @@ def mean_of(d: Distribution) -> Any:
 class Conditional(Protocol[D]):
     """A callable that returns a distribution: q(z|x) of x, or p(x|z) of z."""
 
-    def __call__(self, event: Any, /) -> D: ...
+    def __call__(self, event: Tree, /) -> D: ...
 
 
 class Model(Protocol[Posterior, Likelihood, Prior]):
@@ -291,7 +291,7 @@ class Model(Protocol[Posterior, Likelihood, Prior]):
         ...
 
 
-def log_likelihood(model: Model, x: Any, z: Any) -> Array:
+def log_likelihood(model: Model, x: Tree, z: Tree) -> Array:
     """log p(x|z), a scalar in nats.
 
     Raises:
@@ -302,7 +302,7 @@ def log_likelihood(model: Model, x: Any, z: Any) -> Array:
     return log_prob_of("decode(z)", likelihood(model, z), "x", x)
 
 
-def likelihood(model: Model[Any, Likelihood, Any], z: Any) -> Likelihood:
+def likelihood(model: Model[Any, Likelihood, Any], z: Tree) -> Likelihood:
     """p(x|z), having checked that it is a distribution.
 
     Raises:
@@ -324,7 +324,7 @@ def prior(model: Model[Any, Any, Prior]) -> Prior:
     return p
 
 
-def posterior(model: Model[Posterior, Any, Any], x: Any) -> Posterior:
+def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
     """q(z|x), having checked that it is a distribution.
 
     Raises:
@@ -353,7 +353,7 @@ def part(model: Any, name: str) -> Any:
     return part
 
 
-def check_distribution(name: str, d: Any) -> None:
+def check_distribution(name: str, d: object) -> None:
     if not hasattr(d, "log_prob"):
         raise TypeError(
             f"model.{name} {type(d).__name__}, expected a distribution "

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxvae.checks import Tree
+
 T = TypeVar("T")
 
 
 class _Density(Protocol):
-    def log_prob(self, event: Any, /) -> Any: ...
+    def log_prob(self, event: Tree, /) -> Any: ...
 
 
 D = TypeVar("D", bound=_Density)
@@ -182,11 +184,11 @@ def value_of(d: Any) -> Any:
     return d
 
 
-def paths(tree: Any) -> dict[str, Any]:
+def paths(tree: Tree) -> dict[str, Any]:
     """Path -> leaf, in the order of `jax.tree.leaves`."""
     return {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def is_key(leaf: Any) -> bool:
+def is_key(leaf: object) -> bool:
     """Whether it is an array of typed PRNG keys."""
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)

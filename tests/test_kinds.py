@@ -36,7 +36,7 @@ LAYOUT = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
-Definition = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = ast.FunctionDef
 
 
 class Lines(NamedTuple):
@@ -88,7 +88,7 @@ def read(source: str) -> Lines:
     nodes = list(ast.walk(tree))
     docstrings = set()
     for node in nodes:
-        if isinstance(node, (ast.Module, ast.ClassDef, Definition)) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | Definition) and ast.get_docstring(node):
             docstrings |= span(node.body[0])
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     imports = set().union(*(span(n) for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))))

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import Tree
 from jaxvae.pytrees import pytree
 
 
@@ -25,14 +26,14 @@ class Chain:
 
     bijectors: tuple[Any, ...]
 
-    def forward_and_log_det(self, z: Any) -> tuple[Any, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Any, Array]:
         log_det = jnp.asarray(0.0)
         for bijector in self.bijectors:
             z, more = bijector.forward_and_log_det(z)
             log_det = log_det + more
         return z, log_det
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Any, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Any, Array]:
         log_det = jnp.asarray(0.0)
         for bijector in self.bijectors[::-1]:
             x, more = bijector.inverse_and_log_det(x)
@@ -55,10 +56,10 @@ class Inverse:
 
     bijector: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Any, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Any, Array]:
         return self.bijector.inverse_and_log_det(z)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Any, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Any, Array]:
         return self.bijector.forward_and_log_det(x)
 
 
@@ -74,8 +75,8 @@ class Reverse:
     [2.0, 1.0]
     """
 
-    def forward_and_log_det(self, z: Any) -> tuple[Any, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Any, Array]:
         return z[::-1], jnp.asarray(0.0)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Any, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Any, Array]:
         return self.forward_and_log_det(x)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bijectors.elementwise import AffineTransformer
+from jaxvae.checks import Tree
 from jaxvae.pytrees import pytree
 
 
@@ -44,10 +45,10 @@ class InverseAutoregressive:
     context: Any = None
     transformer: Any = field(default=AffineTransformer(), metadata={"static": True})
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         return self._at(z).forward_and_log_det(z)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         def one_more(z: Array, _: None) -> tuple[Array, None]:  # after i rounds z_1..z_i are right
             return self._at(z).inverse_and_log_det(x)[0], None
 
@@ -81,12 +82,12 @@ class Coupling:
     context: Any = None
     transformer: Any = field(default=AffineTransformer(), metadata={"static": True})
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         a, b = self._split(z)
         b, log_det = self._at(a).forward_and_log_det(b)
         return jnp.concatenate([a, b]), log_det
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         a, b = self._split(x)
         b, log_det = self._at(a).inverse_and_log_det(b)
         return jnp.concatenate([a, b]), log_det

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import Tree
 from jaxvae.pytrees import pytree
 
 
@@ -32,13 +33,13 @@ class Affine:
     shift: Any
     log_scale: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         return self.shift + jnp.exp(self.log_scale) * z, self._log_det(z)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         return (x - self.shift) * jnp.exp(-self.log_scale), -self._log_det(x)
 
-    def _log_det(self, event: Any) -> Array:
+    def _log_det(self, event: Tree) -> Array:
         return jnp.sum(jnp.broadcast_to(self.log_scale, jnp.shape(event)))
 
 
@@ -81,11 +82,11 @@ class RationalQuadraticSpline:
     heights: Any
     slopes: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         x, log_slope = jax.vmap(_spline)(z, self.widths, self.heights, self.slopes)
         return x, jnp.sum(log_slope)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         z, log_slope = jax.vmap(_inverse_spline)(x, self.widths, self.heights, self.slopes)
         return z, -jnp.sum(log_slope)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import Tree
 from jaxvae.distributions.implicit import increasing_root
 from jaxvae.pytrees import pytree
 
@@ -45,12 +46,12 @@ class Planar:
     w: Any
     b: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         u, slope = self._direction()
         t = jnp.tanh(self.w @ z + self.b)
         return z + u * t, jnp.log1p(slope * (1.0 - t**2))
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         u, slope = self._direction()
         target, reach = self.w @ x, jnp.abs(slope)  # a + w'u^ tanh(a + b) = w'x, a = w'z
         a = increasing_root(
@@ -89,13 +90,13 @@ class Radial:
     alpha: Any
     beta: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         from_center = z - self.center
         r = _norm(from_center)
         alpha, beta = self._parameters()
         return z + beta * from_center / (alpha + r), self._log_det(r, from_center.size)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         from_center = x - self.center
         alpha, beta = self._parameters()
         # r + beta r / (alpha + r) = |x - z0|: the positive root of r^2 + p r - alpha |x - z0| = 0
@@ -147,12 +148,12 @@ class Sylvester:
     r_tilde: Any
     b: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         q, r, r_tilde = self._matrices()
         t = jnp.tanh(r_tilde @ (q.T @ z) + self.b)
         return z + q @ (r @ t), self._log_det(t)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         q, r, r_tilde = self._matrices()
         target = q.T @ x  # y + R tanh(R~ y + b) = Q'x with y = Q'z: row by row from the last
 
@@ -211,13 +212,13 @@ class Householder:
 
     v: Any
 
-    def forward_and_log_det(self, z: Any) -> tuple[Array, Array]:
+    def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
         return self.reflect(z), jnp.asarray(0.0)
 
-    def inverse_and_log_det(self, x: Any) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
         return self.forward_and_log_det(x)
 
-    def reflect(self, z: Any) -> Array:
+    def reflect(self, z: Tree) -> Array:
         square = jnp.sum(jnp.square(self.v))
         along = self.v * (self.v @ z) / jnp.where(square > 0, square, 1.0)
         return z - 2.0 * along

@@ -80,7 +80,7 @@ def levels(q: Distribution, p: Distribution, z: Tree) -> list[tuple[Any, Any, An
     return [(q, p, z)]
 
 
-def kl_at(q: Any, p: Any, z: Any) -> Array:
+def kl_at(q: Distribution, p: Distribution, z: Tree) -> Array:
     """KL(q || p) in closed form where one is known, else log q(z) - log p(z) at z ~ q."""
     kl = closed_form(q, p)
     return log_density_relaxed(q, z) - log_prior_of(p, z) if kl is None else kl

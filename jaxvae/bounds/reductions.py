@@ -77,7 +77,7 @@ def maximum(log_w: LogWeights) -> Array:
 
 
 @maximum.defjvp
-def _largest_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _largest_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     (log_w,), (tangent,) = primals, tangents
     return jnp.max(log_w), jnp.sum(_leader(log_w) * tangent)
 
@@ -89,7 +89,7 @@ def _leader(log_w: LogWeights) -> Array:
 
 
 @_leader.defjvp
-def _leader_jvp(primals: Any, tangents: Any) -> Any:
+def _leader_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
     raise TypeError(
         "maximum (VR-max) has no second derivative, so gradient=doubly_reparameterized is not "
         "defined for it; use pathwise or score_function, or renyi with a very negative alpha"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import Tree
 from jaxvae.protocols import distribution, log_density, traced_has_path
 
 
@@ -59,7 +60,7 @@ class Autoregressive:
         z, _ = jax.lax.scan(one_more, jnp.zeros(like.shape, like.dtype), coordinates)
         return z
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return log_density(self._given(z), z)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:

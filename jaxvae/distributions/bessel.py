@@ -99,7 +99,7 @@ def log_partition(d: int, kappa: Array) -> Array:
         return _debye(0.5 * d - 1.0 + _STEPS, kappa) + jnp.sum(jnp.log1p(0.5 * kappa * r / orders))
 
     @value.defjvp
-    def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         (kappa,), (tangent,) = primals, tangents
         return value(kappa), -bessel_shortfalls(d, kappa)[0] * tangent
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_floats, logits_shape, within
+from jaxvae.checks import Leaf, Numbers, Tree, check_floats, logits_shape, within
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import in_a_row, stacked
 
@@ -49,7 +49,7 @@ class ContinuousBernoulli:
         z = jnp.clip(jnp.where(near, series, z), 0.0, 1.0)
         return jnp.where(l > 0, 1.0 - z, z)
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         owner, expected = "ContinuousBernoulli.log_prob", "floats in [0, 1]; see jaxvae.rescale"
         check_floats(owner, "event", x, expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
@@ -77,7 +77,7 @@ class ContinuousBernoulli:
         return stacked(self, self.shape)
 
 
-def log_normalizer(l: Any) -> Array:
+def log_normalizer(l: Numbers) -> Array:
     """log C = log(l / tanh(l / 2)), even in l, with log 2 at 0.
 
     >>> round(float(log_normalizer(jnp.log(0.3 / 0.7))), 6)

@@ -6,15 +6,16 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
-from jaxvae.checks import Leaf, check_scale, within
+from jaxvae.checks import Leaf, Tree, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_poisson_peak
 from jaxvae.distributions.special import sigmoid, softplus
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import stacked
 
 
-def _counts(owner: str, x: Any, dtype: Any) -> tuple[Array, Array]:
+def _counts(owner: str, x: Tree, dtype: DTypeLike) -> tuple[Array, Array]:
     """x as floats, 0 in place of what is no count, and whether all are."""
     counts = jnp.asarray(x).astype(dtype)
     valid = (counts >= 0) & (counts == jnp.floor(counts)) & jnp.isfinite(counts)
@@ -45,7 +46,7 @@ class Poisson:
         rate = jnp.asarray(self.rate)
         return jax.random.poisson(key, rate, self.shape).astype(rate.dtype)
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         rate = jnp.asarray(self.rate)
         x, valid = _counts("Poisson.log_prob", x, rate.dtype)
         return jnp.where(valid, jnp.sum(log_poisson_peak(x) - deviance(x, rate)), -jnp.inf)
@@ -95,7 +96,7 @@ class NegativeBinomial:
         rate = jax.random.gamma(rate_key, r, self.shape, r.dtype) * jnp.exp(self.logits)
         return jax.random.poisson(count_key, rate, self.shape).astype(r.dtype)
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         r, l = jnp.asarray(self.total_count), jnp.asarray(self.logits)
         x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
         n, log_n = r + x, jnp.log(r + x)
@@ -148,7 +149,7 @@ class ZeroInflated:
         zero = jax.random.bernoulli(zero_key, jax.nn.sigmoid(self.logits))
         return jnp.where(zero, jnp.zeros_like(x), x)
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         log_p = self.base.log_prob(x) - softplus(self.logits)
         zero = jnp.asarray(x) == 0
         inflated = jnp.logaddexp(jnp.where(zero, log_p, 0.0), -softplus(-self.logits))

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
+from jaxvae.checks import Numbers
 from jaxvae.distributions.special import LARGE, finite, stirling
 
 
@@ -53,7 +54,7 @@ def deviance(a: Any, b: Any, log_b: Any = None) -> Array:
 
 
 @jax.custom_jvp
-def _deviance(a: Any, b: Any, log_b: Any) -> Array:
+def _deviance(a: Numbers, b: Numbers, log_b: Numbers) -> Array:
     v, near = _half_ratio(a, b)
     square, series = v * v, 0.0
     for k in reversed(range(16)):
@@ -63,7 +64,7 @@ def _deviance(a: Any, b: Any, log_b: Any) -> Array:
 
 
 @_deviance.defjvp
-def _deviance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _deviance_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     (a, b, log_b), (da, db, dlog_b) = primals, tangents
     _, near = _half_ratio(a, b)
     u = jnp.where(near, (b - a) / jnp.where(near, a, 1.0), 0.0)
@@ -76,14 +77,14 @@ def _deviance_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _deviance(*primals), tangent
 
 
-def _half_ratio(a: Any, b: Any) -> tuple[Array, Array]:
+def _half_ratio(a: Numbers, b: Numbers) -> tuple[Array, Array]:
     """(b - a) / (b + a) where b / a is between 1/2 and 2, else 0; and whether it is."""
     v = (0.5 * b - 0.5 * a) / (0.5 * b + 0.5 * a)
     near = jnp.abs(v) < 1.0 / 3.0
     return jnp.where(near, v, 0.0), near
 
 
-def _log_ratio(a: Any, b: Any, log_b: Any) -> Array:
+def _log_ratio(a: Numbers, b: Numbers, log_b: Numbers) -> Array:
     """log(b / a), of logs where no float holds the quotient."""
     ratio = b / a
     held = (ratio > jnp.finfo(jnp.result_type(ratio)).tiny) & (ratio < jnp.inf)
@@ -119,7 +120,7 @@ log_poisson_peak.defjvps(_log_poisson_peak_slope)
 _PEAKS = np.array([0.0, *(n * log(n) - n - lgamma(n + 1.0) for n in range(1, 16))])
 
 
-def log_gamma_peak(a: Any) -> Array:
+def log_gamma_peak(a: Numbers) -> Array:
     """G(a) = log(a^a e^-a / Gamma(a)): the greatest log-density of log z, z a gamma of shape a.
 
     Args:
@@ -137,7 +138,7 @@ def log_gamma_peak(a: Any) -> Array:
     return jnp.where(large, 0.5 * jnp.log(z / (2.0 * pi)) - stirling(z), direct)
 
 
-def log_gamma_peak_slope(a: Any) -> Array:
+def log_gamma_peak_slope(a: Numbers) -> Array:
     """G'(a) = log a - psi(a), psi the digamma function, about 1 / 2a.
 
     >>> round(float(log_gamma_peak_slope(jnp.array(1.0))), 5)  # Euler's constant
@@ -148,7 +149,7 @@ def log_gamma_peak_slope(a: Any) -> Array:
 
 
 @jax.custom_jvp
-def log_ratio(a: Any, b: Any) -> Array:
+def log_ratio(a: Numbers, b: Numbers) -> Array:
     """log(a / b) of any positive a and b, also where no float holds the quotient.
 
     >>> round(float(log_ratio(1e-30, 1e30)), 4)

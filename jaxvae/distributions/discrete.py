@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, as_integers, check_floats, logits_shape, within
+from jaxvae.checks import Leaf, Numbers, Tree, as_integers, check_floats, logits_shape, within
 from jaxvae.distributions.special import log_bernoulli, weighted
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import in_a_row
@@ -54,7 +54,7 @@ class Bernoulli:
         draw = jax.random.bernoulli(key, self.mean(), self.shape)
         return draw.astype(jnp.result_type(self.logits))
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         owner, expected = "Bernoulli.log_prob", COINS
         check_floats(owner, "event", x, expected)
         # where a machine's division is a reciprocal's, 255 / 255 is 1 but for its last bit
@@ -63,7 +63,7 @@ class Bernoulli:
         possible = log_p > 0.5 * jnp.finfo(log_p.dtype).min
         return jnp.where(inside & possible, log_p, -jnp.inf)
 
-    def log_prob_relaxed(self, z: Any) -> Array:
+    def log_prob_relaxed(self, z: Tree) -> Array:
         """The formula at a relaxed draw, in [0, 1]: log p is linear between its events."""
         z, l = in_a_row(z, self.logits)
         return jnp.sum(log_bernoulli(z, l))
@@ -78,7 +78,7 @@ class Bernoulli:
     def unstack(self) -> Any:
         return self
 
-    def sample_relaxed(self, key: Array, temperature: Any) -> Array:
+    def sample_relaxed(self, key: Array, temperature: Numbers) -> Array:
         """sigma((l + logistic noise) / temperature). Maddison et al. 2017, appendix B."""
         noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.sigmoid((self.logits + noise) / temperature)
@@ -120,7 +120,7 @@ class Categorical:
     def sample(self, key: Array) -> Array:
         return jax.random.categorical(key, self.logits)
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         k = jnp.shape(self.logits)[-1]
         owner, expected = "Categorical.log_prob", f"integers 0..{k - 1}"
         z = as_integers(owner, z, expected)
@@ -173,7 +173,7 @@ class OneHotCategorical:
     def sample(self, key: Array) -> Array:
         return self._one_hot(Categorical(self.logits).sample(key))
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return jnp.sum(weighted(z, self.log_probs))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -183,7 +183,7 @@ class OneHotCategorical:
     def mean(self) -> Array:
         return jax.nn.softmax(self.logits)
 
-    def sample_relaxed(self, key: Array, temperature: Any) -> Array:
+    def sample_relaxed(self, key: Array, temperature: Numbers) -> Array:
         """softmax((l + Gumbel noise) / temperature). Jang et al. 2017, equation 2."""
         noise = jax.random.gumbel(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.softmax((self.logits + noise) / temperature)

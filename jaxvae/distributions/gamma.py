@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_scale, within
+from jaxvae.checks import Leaf, Tree, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import stacked
@@ -43,7 +43,7 @@ class Gamma:
         z = jnp.exp(jax.random.loggamma(key, a, self.shape, a.dtype)) / self.rate
         return jnp.maximum(z, jnp.finfo(a.dtype).tiny)
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         inside = within("Gamma.log_prob", z, (z > 0) & (z < jnp.inf), "positive numbers")
         z = jnp.where(inside, z, 1.0)
         a, log_z = jnp.asarray(self.concentration), jnp.log(z)
@@ -89,7 +89,7 @@ class Beta:
         info = jnp.finfo(a.dtype)
         return jnp.clip(z, info.tiny, 1.0 - info.epsneg)
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         inside = within("Beta.log_prob", z, (z > 0) & (z < 1), "numbers between 0 and 1")
         z = jnp.where(inside, z, 0.5)
         a, b = jnp.asarray(self.a), jnp.broadcast_to(self.b, self.shape)
@@ -138,7 +138,7 @@ class Dirichlet:
         z = jax.random.dirichlet(key, a, dtype=a.dtype)
         return jnp.maximum(z, jnp.finfo(a.dtype).tiny)
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         sums = jnp.abs(jnp.sum(z) - 1.0) < 1e-3
         inside = within("Dirichlet.log_prob", z, (z > 0) & sums, "positive numbers that sum to 1")
         a, z = jnp.asarray(self.concentration), jnp.where(inside, z, 1.0)

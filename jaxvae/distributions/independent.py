@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import Tree, check_shape
 from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
+    Distribution,
     event_shape,
     has_path,
     log_density,
@@ -47,7 +48,7 @@ class Independent:
     def sample(self, key: Array) -> Any:
         return jax.vmap(lambda d, k: d.sample(k))(self.parts, self._keys(key))
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self._event()), strict=True):
             check_shape("Independent.log_prob", "event", leaf, like.shape)
         return jnp.sum(jax.vmap(log_density)(self.parts, x))
@@ -80,7 +81,7 @@ class Independent:
         return jax.random.split(key, len(jax.tree.leaves(self.parts)[0]))
 
 
-def factors(d: Any) -> Any:
+def factors(d: Distribution) -> Any:
     """A distribution of independent latents as a batch [d] of one-latent ones, for `jax.vmap`.
 
     Raises:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import Tree
 from jaxvae.protocols import distribution, mean_of
 
 
@@ -35,7 +36,7 @@ class Adapted:
                 return self.distribution.sample(seed=key)
             return self.distribution.sample(key)
 
-    def log_prob(self, event: Any) -> Array:
+    def log_prob(self, event: Tree) -> Array:
         with default_promotion():
             return jnp.sum(self.distribution.log_prob(event))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, check_scale
+from jaxvae.checks import Leaf, Numbers, Tree, check_scale
 from jaxvae.distributions.special import log_beta
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import stacked
@@ -38,7 +38,7 @@ class Laplace:
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return self._log_density((z - self.loc) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -52,7 +52,7 @@ class Laplace:
         """diag 2 b^2 of the flattened event, [d, d]."""
         return jnp.diag(2.0 * jnp.square(jnp.broadcast_to(self.scale, self.shape)).reshape(-1))
 
-    def cdf(self, z: Any) -> Array:
+    def cdf(self, z: Tree) -> Array:
         """P(z_i' <= z_i) of each coordinate, in the shape of the event."""
         y = (z - self.loc) / self.scale
         return jnp.where(y < 0, 0.5 * jnp.exp(-jnp.abs(y)), 1.0 - 0.5 * jnp.exp(-jnp.abs(y)))
@@ -60,7 +60,7 @@ class Laplace:
     def unstack(self) -> Any:
         return stacked(self, self.shape)
 
-    def _log_density(self, eps: Any) -> Array:
+    def _log_density(self, eps: Numbers) -> Array:
         return -jnp.sum(jnp.abs(eps) + jnp.log(2.0 * self.scale))
 
 
@@ -96,7 +96,7 @@ class StudentT:
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return self._log_density((z - self.loc) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -110,7 +110,7 @@ class StudentT:
     def unstack(self) -> Any:
         return stacked(self, self.shape)
 
-    def _log_density(self, y: Any) -> Array:
+    def _log_density(self, y: Numbers) -> Array:
         half = 0.5 * jnp.asarray(self.df, jnp.result_type(y))
         norm = log_beta(half, jnp.full_like(half, 0.5)) + 0.5 * jnp.log(self.df)
         power = (half + 0.5) * jnp.log1p(jnp.square(y) / self.df)

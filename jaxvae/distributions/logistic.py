@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, as_integers, check_array, check_scale, check_shape, within
+from jaxvae.checks import Leaf, Numbers, as_integers, check_array, check_scale, check_shape, within
 from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.protocols import distribution
@@ -68,7 +68,7 @@ class DiscretizedLogistic:
             k = k.at[c].set(self._level(self._means(k) + noise)[c])
         return k
 
-    def log_prob(self, k: Any) -> Array:
+    def log_prob(self, k: Numbers) -> Array:
         owner, expected = "DiscretizedLogistic.log_prob", f"integers 0..{self.levels - 1} as stored"
         k = as_integers(owner, k, expected)
         inside = within(owner, k, (k >= 0) & (k < self.levels), expected)
@@ -103,11 +103,11 @@ class DiscretizedLogistic:
             raise TypeError("DiscretizedLogistic: coupled channels are not independent")
         return stacked(self, self.shape)
 
-    def _values(self, k: Any) -> Array:
+    def _values(self, k: Numbers) -> Array:
         """Levels on the scale -1..1."""
         return 2.0 * jnp.asarray(k).astype(jnp.result_type(self.loc)) / (self.levels - 1) - 1.0
 
-    def _means(self, k: Any) -> Array:
+    def _means(self, k: Numbers) -> Array:
         if self.coupling is None:
             return jnp.asarray(self.loc)
         return self.loc + jnp.tril(self.coupling, -1) @ self._values(k)
@@ -158,7 +158,7 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
     return Independent(Independent(Mixture(logits, DiscretizedLogistic(loc, scale, coupling))))
 
 
-def bits_per_dim(nats: Any, shape: tuple[int, ...]) -> Any:
+def bits_per_dim(nats: Numbers, shape: tuple[int, ...]) -> Any:
     """Nats of a whole event as bits a coordinate: nats / (D log 2), D the size of the event.
 
     Args:

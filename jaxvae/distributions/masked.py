@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import Numbers, Tree, check_shape
 from jaxvae.distributions.products import Product
-from jaxvae.protocols import check_event, log_density, mean_of, method_of
+from jaxvae.protocols import Distribution, check_event, log_density, mean_of, method_of
 from jaxvae.pytrees import pytree, value_of
 
 
@@ -68,7 +68,7 @@ class Masked:
         check_event(name, self.distribution, f"{what}[0]", event[0])
 
 
-def _observed(d: Any, x: Any, mask: Any) -> Array:
+def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
     d = value_of(d)
     if isinstance(d, Product):
         parts = zip(d.split(d.parts), d.split(x), d.split(mask), strict=True)
@@ -84,7 +84,7 @@ def _observed(d: Any, x: Any, mask: Any) -> Array:
     return jnp.sum(jax.vmap(_observed)(method_of(d, "unstack", "Masked")(), x, mask))
 
 
-def _in_a_gap(d: Any, x: Any) -> Any:
+def _in_a_gap(d: Distribution, x: Tree) -> Any:
     """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw.
 
     To draw counts takes a hundred times as long as to score them. numpyro's know of a feasible one.
@@ -98,7 +98,7 @@ def _in_a_gap(d: Any, x: Any) -> Any:
     return jax.lax.stop_gradient(filler)
 
 
-def _if(seen: Any, leaf: Any, gap: Any) -> Array:
+def _if(seen: Any, leaf: Any, gap: Numbers) -> Array:
     """The leaf where it was seen, else the gap's."""
     check_shape("Masked.log_prob", "event", leaf, jnp.shape(gap))
     return jnp.where(seen, leaf, jnp.asarray(gap, jnp.result_type(leaf)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jaxvae.checks import Leaf, logits_shape
+from jaxvae.checks import Leaf, Tree, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.independent import factors
 from jaxvae.protocols import check_distribution, log_density, mean_of
@@ -54,7 +54,7 @@ class Mixture:
         z = jax.tree.map(lambda leaf: leaf[k], self.components).sample(key)
         return implicit(z, self._distributional_transform) if self.reparameterized else z
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         each = jax.vmap(lambda d: log_density(d, z))(self.components)
         log_p = self._log_weights + each
         possible = jnp.any(log_p > -jnp.inf)  # else logsumexp has no gradient

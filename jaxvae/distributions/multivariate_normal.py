@@ -1,14 +1,13 @@
 """Gaussians over a vector whose coordinates depend on each other: full covariance, low rank."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jaxvae.checks import Leaf, check_array, check_shape
+from jaxvae.checks import Leaf, Tree, check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.protocols import distribution
 
@@ -43,7 +42,7 @@ class MultivariateNormal:
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return self._log_density(solve_triangular(self.scale_tril, z - self.loc, lower=True))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -104,7 +103,7 @@ class LowRankNormal:
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return self._log_density(z - self.loc)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:

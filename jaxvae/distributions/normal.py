@@ -1,21 +1,22 @@
 """The diagonal Gaussian, and the trick that made the VAE: a draw that gradients pass through."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtr
 
-from jaxvae.checks import Leaf, check_scale
+from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import in_a_row, stacked
 
 LOG_2PI = 1.8378770664093453
 
 
-def reparameterize(key: Array, loc: Any, scale: Any) -> Array:
+@checked
+def reparameterize(key: Key, loc: Numbers, scale: Numbers) -> Array:
     """z = mu + sigma * eps, eps ~ N(0, I): a draw that gradients in mu and sigma pass through.
 
     Args:
@@ -56,13 +57,13 @@ class StandardNormal:
                 f"StandardNormal: shape is {self.shape!r}, expected a tuple such as (20,)"
             )
 
-    def sample(self, key: Array) -> Array:
+    def sample(self, key: Key) -> Array:
         return jax.random.normal(key, self.shape)
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         z = self.sample(key)
         return z, self.log_prob(z)
 
@@ -98,14 +99,14 @@ class Normal:
         check_scale("Normal", self.loc, self.scale)
         return jnp.shape(self.loc)
 
-    def sample(self, key: Array) -> Array:
+    def sample(self, key: Key) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, z: Any) -> Array:
+    def log_prob(self, z: Tree) -> Array:
         z, loc, scale = in_a_row(z, self.loc, self.scale)
         return Normal(loc, scale)._log_density((z - loc) / scale)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         # log q is read off eps: (z - mu) / sigma would lose digits when sigma is small beside mu
         eps = jax.random.normal(key, self.shape, jnp.result_type(self.loc, self.scale))
         return self.loc + self.scale * eps, self._log_density(eps)
@@ -117,12 +118,12 @@ class Normal:
         """diag sigma^2 of the flattened event, [d, d]."""
         return jnp.diag(jnp.square(jnp.broadcast_to(self.scale, self.shape)).reshape(-1))
 
-    def cdf(self, z: Any) -> Array:
+    def cdf(self, z: Tree) -> Array:
         """P(z_i' <= z_i) of each coordinate, in the shape of the event."""
         return ndtr((z - self.loc) / self.scale)
 
     def unstack(self) -> "Normal":
         return stacked(self, self.shape)
 
-    def _log_density(self, eps: Any) -> Array:
+    def _log_density(self, eps: Numbers) -> Array:
         return -jnp.sum(0.5 * jnp.square(eps) + jnp.log(self.scale) + 0.5 * LOG_2PI)

@@ -1,13 +1,12 @@
 """The Gaussian likelihood at its best sigma."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf
+from jaxvae.checks import Leaf, Tree
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.protocols import distribution
 
@@ -46,7 +45,7 @@ class OptimalNormal:
     def shape(self) -> tuple[int, ...]:
         return jnp.shape(self.loc)
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         square = jnp.mean(jnp.square(x - self.loc))
         variance = square if self.axis is None else self._shared(square)
         # a perfect reconstruction has no best sigma: below this one the density stops growing

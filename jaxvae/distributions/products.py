@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_function
+from jaxvae.checks import Numbers, Tree, check_function
 from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
     check_distribution,
@@ -51,10 +51,10 @@ class Product:
         keys = jax.random.split(key, len(parts))
         return self.join([d.sample(k) for d, k in zip(parts, keys, strict=True)])
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         return self._sum(log_density, x)
 
-    def log_prob_relaxed(self, x: Any) -> Array:
+    def log_prob_relaxed(self, x: Tree) -> Array:
         return self._sum(log_density_relaxed, x)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
@@ -67,7 +67,7 @@ class Product:
     def mean(self) -> Any:
         return self.join([mean_of(d) for d in self.split(self.parts)])
 
-    def sample_relaxed(self, key: Array, temperature: Any) -> Any:
+    def sample_relaxed(self, key: Array, temperature: Numbers) -> Any:
         """Every part relaxed; TypeError where one can't be."""
         parts = self.split(self.parts)
         keys = jax.random.split(key, len(parts))
@@ -81,7 +81,7 @@ class Product:
         pairs = zip(supports, ways.T, strict=True)
         return self.join([jax.tree.map(lambda a, i=i: a[i], support) for support, i in pairs])
 
-    def _sum(self, log_density: Callable[[Any, Any], Array], x: Any) -> Array:
+    def _sum(self, log_density: Callable[[Any, Any], Array], x: Tree) -> Array:
         pairs = zip(self.split(self.parts), self.split(x), strict=True)
         return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
 
@@ -91,7 +91,7 @@ class Product:
         for (path, d), part in zip(paths, self.split(event), strict=True):
             check_event(name, d, what + jax.tree_util.keystr(path), part)
 
-    def split(self, x: Any) -> list[Any]:
+    def split(self, x: Tree) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure."""
         try:
             return self._structure.flatten_up_to(x)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
 
+from jaxvae.checks import Numbers
+
 LARGE = 8.0
 
 
 @jax.custom_jvp
-def softplus(l: Any) -> Array:
+def softplus(l: Numbers) -> Array:
     """log(1 + exp l) = max(l, 0) + log(1 + exp(-|l|)), with derivative 1 / (1 + exp(-l)).
 
     Equal to `jax.nn.softplus`, and the derivative is written rather than derived: so IWAE of 50
@@ -31,7 +33,7 @@ softplus.defjvps(lambda tangent, _, l: tangent * jax.nn.sigmoid(l))
 
 
 @jax.custom_jvp
-def sigmoid(l: Any) -> Array:
+def sigmoid(l: Numbers) -> Array:
     """1 / (1 + exp(-l)), whose derivative is sigma(l) sigma(-l) to the last digit.
 
     That of `jax.nn.sigmoid`, sigma (1 - sigma), has none left from l = 17 on in float32.
@@ -48,7 +50,7 @@ def sigmoid(l: Any) -> Array:
 sigmoid.defjvps(lambda tangent, _, l: tangent * (jax.nn.sigmoid(l) * jax.nn.sigmoid(-l)))
 
 
-def log_beta(a: Any, b: Any) -> Array:
+def log_beta(a: Numbers, b: Numbers) -> Array:
     """log B(a, b) = log Gamma(a) + log Gamma(b) - log Gamma(a + b), without cancellation.
 
     Where an argument is large, its log Gamma is Stirling's, whose leading terms cancel on paper.
@@ -99,7 +101,7 @@ def weighted(w: Any, l: Any) -> Array:
 
 
 @jax.custom_jvp
-def log_bernoulli(x: Any, l: Any) -> Any:
+def log_bernoulli(x: Numbers, l: Numbers) -> Any:
     """x l - softplus(l), the log-probability of x = 0 or 1 at the logit l.
 
     At an infinite logit, what is certain has 0 and what is impossible the most negative float.
@@ -125,7 +127,7 @@ log_bernoulli.defjvps(
 )
 
 
-def finite(l: Any) -> Array:
+def finite(l: Numbers) -> Array:
     """The largest float in place of infinity: 0 times it is 0."""
     largest = jnp.finfo(jnp.result_type(l)).max
     return jnp.clip(l, -largest, largest)

@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Leaf, within
+from jaxvae.checks import Leaf, Numbers, Tree, within
 from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
 from jaxvae.distributions.deviance import log_gamma_peak_slope
 from jaxvae.distributions.implicit import increasing_root
@@ -47,7 +46,7 @@ class SphericalUniform:
     def sample(self, key: Array) -> Array:
         return _normalized(jax.random.normal(key, self.shape))
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         inside = _on_sphere("SphericalUniform.log_prob", x, self.shape)
         return jnp.where(inside, jnp.full((), -log_area(self.dim), jnp.result_type(x)), -jnp.inf)
 
@@ -90,7 +89,7 @@ class VonMisesFisher:
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         inside = _on_sphere("VonMisesFisher.log_prob", x, self.shape)
         # kappa mu'x = kappa - kappa |x - mu|^2 / 2 keeps the digits that kappa would swallow
         short = 0.5 * jnp.sum(jnp.square(x - _normalized(self.loc)))
@@ -191,7 +190,7 @@ class PowerSpherical:
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         inside = _on_sphere("PowerSpherical.log_prob", x, self.shape)
         short = 0.5 * jnp.sum(jnp.square(x - _normalized(self.loc)))
         return jnp.where(inside, self._log_density(0.5 * short), -jnp.inf)
@@ -234,7 +233,7 @@ class PowerSpherical:
         return self.concentration * at_antipode - self._log_normalizer()
 
 
-def _normalized(v: Any) -> Array:
+def _normalized(v: Numbers) -> Array:
     """v / |v|; the first axis stands for 0, which a network gives to an empty input."""
     square = jnp.sum(jnp.square(v))
     zero = square == 0
@@ -242,13 +241,13 @@ def _normalized(v: Any) -> Array:
     return jnp.where(zero, first, v / jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
-def _around(key: Array, loc: Any, cosine: Array, sine: Array) -> Array:
+def _around(key: Array, loc: Numbers, cosine: Array, sine: Array) -> Array:
     """cos(t) mu + sin(t) v, v uniform among the unit vectors across mu."""
     mu = _normalized(loc)
     eps = jax.random.normal(key, mu.shape, mu.dtype)
     return _normalized(cosine * mu + sine * _normalized(eps - mu * (mu @ eps)))
 
 
-def _on_sphere(owner: str, x: Any, shape: tuple[int, ...]) -> Array:
+def _on_sphere(owner: str, x: Tree, shape: tuple[int, ...]) -> Array:
     on = jnp.abs(jnp.sum(jnp.square(x)) - 1.0) < 1e-3
     return within(owner, x, jnp.broadcast_to(on, shape), "a vector of length 1")

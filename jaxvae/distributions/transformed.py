@@ -5,6 +5,7 @@ from typing import Any
 
 from jax import Array
 
+from jaxvae.checks import Tree
 from jaxvae.protocols import distribution, has_path, log_density, sample_and_log_prob
 
 
@@ -46,7 +47,7 @@ class Transformed:
     def sample(self, key: Array) -> Any:
         return self.bijector.forward_and_log_det(self.base.sample(key))[0]
 
-    def log_prob(self, x: Any) -> Array:
+    def log_prob(self, x: Tree) -> Array:
         z, log_det = self.bijector.inverse_and_log_det(x)
         return log_density(self.base, z) + log_det
 

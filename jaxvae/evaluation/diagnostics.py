@@ -15,6 +15,7 @@ from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.independent import factors
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.protocols import (
+    Distribution,
     MissingMethodError,
     Model,
     event_shape,
@@ -74,7 +75,7 @@ def _variance_of_mean(model: Model, xs: Tree, key: Key | None, num_samples: Coun
             ) from None
     check_count("active_units", "num_samples - 1", num_samples - 1)
 
-    def moments(key: Array, x: Any) -> tuple[Any, Any]:
+    def moments(key: Key, x: Tree) -> tuple[Any, Any]:
         z = jax.vmap(posterior(model, x).sample)(jax.random.split(key, num_samples))
         noise = jax.tree.map(lambda z: jnp.var(z, axis=0, ddof=1) / num_samples, z)
         return jax.tree.map(lambda z: jnp.mean(z, axis=0), z), noise
@@ -109,7 +110,10 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
     return jnp.mean(jax.vmap(lambda x: latent_kls(posterior(model, x), p))(xs), axis=0)
 
 
-def latent_kls(q: Any, p: Any, kl: Callable[..., Array] = kl_divergence, *z: Any) -> Array:
+@checked
+def latent_kls(
+    q: Distribution, p: Distribution, kl: Callable[..., Array] = kl_divergence, *z: Any
+) -> Array:
     """KL(q(z_i) || p(z_i)) of each latent, in the shape of z, where both factorise.
 
     `kl` is of (q, p) of one latent, or of (q, p, z) at a sample.
@@ -234,7 +238,7 @@ def rate_decomposition(
 
 
 def decompose(
-    qs: Any, p: Any, z: Array, log_q_given_x: Array, log_weight: Array
+    qs: Any, p: Distribution, z: Array, log_q_given_x: Array, log_weight: Array
 ) -> RateDecomposition:
     """The rate of one sample taken apart, against the posteriors of M examples.
 
@@ -283,7 +287,7 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     Alemi et al. 2018, section 3.
     """
 
-    def point(model: Any) -> Terms:
+    def point(model: Model) -> Terms:
         _, terms = batched(elbo)(model, jax.random.clone(key), xs)  # the same draws on purpose
         return jax.tree.map(jnp.mean, terms)
 
@@ -297,7 +301,7 @@ class Marginals(NamedTuple):
     whole: Any = None
 
 
-def marginals(d: Any) -> Marginals:
+def marginals(d: Distribution) -> Marginals:
     """Of a distribution whose latents are independent, or of a Gaussian."""
     d = value_of(d)
     if isinstance(d, (MultivariateNormal, LowRankNormal)):
@@ -305,5 +309,5 @@ def marginals(d: Any) -> Marginals:
     return Marginals(factors(d))
 
 
-def factor_log_probs(d: Any, z: Array) -> Array:
+def factor_log_probs(d: Distribution, z: Array) -> Array:
     return jax.vmap(log_density)(d, z)

@@ -61,7 +61,7 @@ def gradient_statistics(
     def gradient(i: Array) -> Any:
         return jax.grad(lambda model: objective(model, jax.random.fold_in(key, i), x)[0])(model)
 
-    def merge(moments: Any, start: Array) -> tuple[Any, None]:
+    def merge(moments: Tree, start: Array) -> tuple[Any, None]:
         """Fold a chunk into (count, mean, sum of squared deviations); Chan et al. 1983."""
         count, mean, square = moments
         index = start + jnp.arange(chunk)

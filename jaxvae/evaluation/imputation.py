@@ -155,7 +155,7 @@ class _Labels(NamedTuple):
     probabilities: Array
 
 
-def _of_labels(moments: Any) -> bool:
+def _of_labels(moments: Tree) -> bool:
     return isinstance(moments, _Labels)
 
 
@@ -176,11 +176,11 @@ def _moments(d: Distribution) -> Any:
     return mean_of(d)
 
 
-def _most_probable(mean: Any) -> Array:
+def _most_probable(mean: Tree) -> Array:
     return jnp.argmax(mean.probabilities, axis=-1) if _of_labels(mean) else mean
 
 
-def _fill(owner: str, event: tuple[Any, Any], imputed: Any) -> Any:
+def _fill(owner: str, event: tuple[Any, Any], imputed: Tree) -> Any:
     """x where it was observed and `imputed` elsewhere; a mask of fewer axes hides whole pixels."""
     x, mask = event
 

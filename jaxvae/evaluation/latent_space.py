@@ -1,5 +1,6 @@
 """Moving about among the latents: between two of them, along one of them, and nearer the mode."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import Floats, Scalar, Tree, check_shape, checked
+from jaxvae.checks import Floats, Numbers, Scalar, Tree, check_shape, checked
 from jaxvae.distributions import (
     Autoregressive,
     Bernoulli,
@@ -29,7 +30,7 @@ from jaxvae.distributions import (
     StudentT,
     Transformed,
 )
-from jaxvae.protocols import method_of
+from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
 
 
@@ -140,7 +141,7 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
 
 
 @checked
-def tempered(distribution: Any, temperature: Scalar) -> Any:
+def tempered(distribution: Distribution, temperature: Scalar) -> Any:
     """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
 
     What has a `tempered(t)` is asked. Of a location and a scale the scale is multiplied by T; of
@@ -201,12 +202,14 @@ def tempered(distribution: Any, temperature: Scalar) -> Any:
             return method_of(d, "tempered", "tempered")
 
 
-def tempered_given(then: Any, temperature: Scalar, z: Tree) -> Any:
+def tempered_given(then: Callable[..., Any], temperature: Scalar, z: Tree) -> Any:
     """then(z), tempered."""
     return tempered(then(z), temperature)
 
 
-def _beside(conditioner: Any, temperature: Any, z: Any, context: Any) -> tuple[Any, Any]:
+def _beside(
+    conditioner: Callable[..., Any], temperature: Numbers, z: Tree, context: Any
+) -> tuple[Any, Any]:
     return conditioner(z, context), temperature
 
 

@@ -182,7 +182,7 @@ def _scale_forward(z: Tree, factor: Array) -> tuple[Any, Array]:
     return z, factor
 
 
-def _scale_backward(factor: Array, cotangent: Any) -> tuple[Any, Array]:
+def _scale_backward(factor: Array, cotangent: Tree) -> tuple[Any, Array]:
     return jax.tree.map(lambda c: factor * c, cotangent), jnp.zeros_like(factor)
 
 

@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import Scalar, Tree, check_floats, check_log_prob, check_shape, checked
+from jaxvae.checks import Numbers, Scalar, Tree, check_floats, check_log_prob, check_shape, checked
 from jaxvae.distributions import Normal, Product, Transformed
 from jaxvae.protocols import Density, Distribution, log_density
 from jaxvae.pytrees import pytree
@@ -76,7 +76,7 @@ class Leapfrog:
 
         force_at = jax.grad(log_prob)
 
-        def one(state: Any, at: Any) -> tuple[Any, None]:
+        def one(state: Tree, at: Any) -> tuple[Any, None]:
             (z, rho, force), (step, scale, last_scale) = state, at
             rho = scale * rho + 0.5 * step * force
             z = z + step * rho
@@ -162,10 +162,10 @@ class HamiltonianVAE(NamedTuple):
     def decode(self, z: tuple[Any, Any]) -> Any:
         return self.likelihood(z[0])
 
-    def _momentum(self, log_scale: Any) -> Normal:
+    def _momentum(self, log_scale: Numbers) -> Normal:
         loc = jnp.zeros_like(self.log_steps, shape=jnp.shape(self.log_steps)[1:])
         return Normal(loc, jnp.full_like(loc, jnp.exp(log_scale)))
 
 
-def _log_joint(likelihood: Callable[[Any], Any], base: Any, x: Tree, z: Tree) -> Array:
+def _log_joint(likelihood: Callable[[Any], Any], base: Distribution, x: Tree, z: Tree) -> Array:
     return log_density(likelihood(z), x) + log_density(base, z)

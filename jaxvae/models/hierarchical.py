@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxvae.checks import Tree, checked
 from jaxvae.distributions import Joint, Normal
+from jaxvae.protocols import Distribution
 from jaxvae.pytrees import value_of
 
 
-def hierarchy(first: Any, *conditionals: Any) -> Any:
+@checked
+def hierarchy(first: Distribution, *conditionals: Any) -> Any:
     """first(z_1) c_1(z_2|z_1) c_2(z_3|z_2) ...: a Markov chain as nested `Joint`s.
 
     As a prior it goes from the top down, p(z_L) ... p(z_1|z_2); as a posterior either with it, or
@@ -42,11 +45,12 @@ def hierarchy(first: Any, *conditionals: Any) -> Any:
     return Joint(first, Partial(_continue, conditionals))
 
 
-def _continue(conditionals: tuple[Any, ...], z: Any) -> Any:
+def _continue(conditionals: tuple[Any, ...], z: Tree) -> Any:
     return hierarchy(conditionals[0](z), *conditionals[1:])
 
 
-def bottom(z: Any) -> Any:
+@checked
+def bottom(z: Tree) -> Any:
     """The last layer z_1 of nested pairs."""
     while isinstance(z, tuple):
         z = z[-1]
@@ -124,7 +128,7 @@ class Ladder(NamedTuple):
     def prior(self) -> Any:
         return hierarchy(self.top, *self.down)
 
-    def encode(self, x: Any) -> Any:
+    def encode(self, x: Tree) -> Any:
         evidence = []
         for up, at in zip(self.up, self.evidence, strict=True):
             x = up(x)
@@ -133,11 +137,11 @@ class Ladder(NamedTuple):
         pairs = zip(self.down, below[::-1], strict=True)
         return hierarchy(top, *(Partial(_combined, down, at) for down, at in pairs))
 
-    def decode(self, z: Any) -> Any:
+    def decode(self, z: Tree) -> Any:
         return self.likelihood(bottom(z))
 
 
-def _combined(down: Callable[[Any], Any], evidence: Any, z: Any) -> Any:
+def _combined(down: Callable[[Any], Any], evidence: Tree, z: Tree) -> Any:
     return times(evidence, down(z))
 
 
@@ -187,10 +191,10 @@ class TopDown(NamedTuple):
     def prior(self) -> Any:
         return _descend(tuple(self.blocks), None, self.start)
 
-    def encode(self, x: Any) -> Any:
+    def encode(self, x: Tree) -> Any:
         return _descend(tuple(self.blocks), tuple(self.up(x)), self.start)
 
-    def decode(self, z: Any) -> Any:
+    def decode(self, z: Tree) -> Any:
         h, rest = self.start, z
         for block in self.blocks[:-1]:
             z_l, rest = rest
@@ -208,5 +212,5 @@ def _descend(blocks: tuple[Block, ...], features: tuple[Any, ...] | None, h: Any
     return Joint(here, Partial(_below, block, tuple(below), rest, h))
 
 
-def _below(block: Block, below: Any, features: Any, h: Any, z: Any) -> Any:
+def _below(block: Block, below: Any, features: Any, h: Any, z: Tree) -> Any:
     return _descend(below, features, block.merge((h, z)))

@@ -112,7 +112,7 @@ def mixture_of_products(
     return _even(~missing, products)
 
 
-def _check_functions(owner: str, name: str, functions: Any) -> None:
+def _check_functions(owner: str, name: str, functions: object) -> None:
     if not isinstance(functions, Sequence) or not functions:
         raise TypeError(
             f"{owner}: {name} is a {type(functions).__name__}, expected a tuple of functions, "
@@ -216,7 +216,7 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, A
     return every[:-1], every[-1], jnp.asarray(present).astype(bool)
 
 
-def _whole(d: Any) -> Any:
+def _whole(d: Distribution) -> Any:
     """A Gaussian with leaves as large as its event, so that it can be stacked with others."""
     d = value_of(d)
     return d.unstack() if isinstance(d, (Normal, StandardNormal)) else d

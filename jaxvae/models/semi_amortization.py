@@ -78,19 +78,19 @@ def semi_amortized(
         conditionals, structure = _conditionals(model, part)
         steps_key, key = jax.random.split(key)
 
-        def encode(functions: list[Any], x: Any) -> Any:
+        def encode(functions: list[Any], x: Tree) -> Any:
             """`model.encode`, with these in place of the conditionals."""
             field = jax.tree.unflatten(structure, functions)
             return field(x) if part == "encode" else model._replace(**{part: field}).encode(x)
 
         def at(raws: list[Array]) -> VAE:
-            def fixed(raws: list[Array], x: Any) -> Any:
+            def fixed(raws: list[Array], x: Tree) -> Any:
                 pairs = zip(conditionals, raws, strict=True)
                 return encode([partial(_said, c.head, raw) for c, raw in pairs], x)
 
             return VAE(Partial(fixed, raws), model.decode, model.prior)
 
-        def ascend(state: Any, i: Array) -> tuple[Any, None]:
+        def ascend(state: Tree, i: Array) -> tuple[Any, None]:
             raw, opt_state = state
             step_key = jax.random.fold_in(steps_key, i)
             loss, slope = jax.value_and_grad(
@@ -122,11 +122,11 @@ def _conditionals(model: Any, part: str) -> tuple[list[Any], Any]:
     return conditionals, structure
 
 
-def _raw_parameters(conditionals: list[Any], encode: Callable[..., Any], x: Any) -> list[Array]:
+def _raw_parameters(conditionals: list[Any], encode: Callable[..., Any], x: Tree) -> list[Array]:
     """What the network of each says when `encode` calls it."""
     raws = {}
 
-    def recorded(i: int, event: Any) -> Any:
+    def recorded(i: int, event: Tree) -> Any:
         raws[i] = conditionals[i].network(event)
         return conditionals[i].head(raws[i])
 
@@ -134,7 +134,7 @@ def _raw_parameters(conditionals: list[Any], encode: Callable[..., Any], x: Any)
     return [raws[i] for i in range(len(conditionals))]
 
 
-def _said(head: Any, raw: Array, event: Any) -> Any:
+def _said(head: Callable[..., Any], raw: Array, event: Tree) -> Any:
     """A conditional that says the same whatever it is given."""
     del event
     return head(raw)
@@ -147,14 +147,14 @@ def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., An
     would otherwise make NaN of the derivative of all that the gradient is made of.
     """
 
-    def step(gradient: Any, opt_state: Any, raw: Any, value: Array) -> Any:
+    def step(gradient: Tree, opt_state: Tree, raw: Tree, value: Array) -> Any:
         loss = {"value": value, "grad": gradient}
         return update("semi_amortized", optimizer, gradient, opt_state, raw, **loss)
 
     def forward(*arguments: Any) -> tuple[Any, Any]:
         return step(*arguments), arguments
 
-    def backward(arguments: Any, cotangent: Any) -> Any:
+    def backward(arguments: Any, cotangent: Tree) -> Any:
         _, pull = jax.vjp(step, *arguments)
         return jax.tree.map(finite_or_0, pull(cotangent))
 

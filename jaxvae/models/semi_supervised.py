@@ -24,7 +24,7 @@ from jaxvae.protocols import (
 )
 
 
-def check_label_vae(owner: str, name: str, model: Any) -> None:
+def check_label_vae(owner: str, name: str, model: object) -> None:
     """Raise TypeError unless `model` is a `LabelVAE` of functions and a distribution."""
     if not isinstance(model, LabelVAE):
         raise TypeError(f"{owner}: {name} is a {type(model).__name__}, expected a LabelVAE")
@@ -154,9 +154,9 @@ def _log_prior(model: LabelVAE, y: Tree) -> Array:
     return log_prob_of("labels", model.labels, "y", y)
 
 
-def _posterior_given(given: Any, x: Tree, y: Tree) -> Any:
+def _posterior_given(given: Callable[..., Any], x: Tree, y: Tree) -> Any:
     return posterior(given(y), x)
 
 
-def _prior_given(given: Any, y: Tree) -> Any:
+def _prior_given(given: Callable[..., Any], y: Tree) -> Any:
     return prior(given(y))

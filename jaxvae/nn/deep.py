@@ -39,7 +39,7 @@ class Stage(NamedTuple):
     grow: Up
 
 
-def check_deep(owner: str, name: str, model: Any) -> None:
+def check_deep(owner: str, name: str, model: object) -> None:
     """Raise TypeError unless `model` is a `DeepHierarchy`."""
     if not isinstance(model, DeepHierarchy):
         raise TypeError(
@@ -98,7 +98,9 @@ def _same(h: Array) -> Array:
     return h
 
 
-def _merged_and_grown(block: ResidualBlock, grow: Callable[[Array], Array], pair: Any) -> Array:
+def _merged_and_grown(
+    block: ResidualBlock, grow: Callable[[Array], Array], pair: tuple[Any, Any]
+) -> Array:
     return grow(block.merge(pair))
 
 
@@ -106,7 +108,7 @@ def _prior(block: ResidualBlock, h: Array) -> Normal:
     return block.prior(h)
 
 
-def _posterior(block: ResidualBlock, pair: Any) -> Normal:
+def _posterior(block: ResidualBlock, pair: tuple[Any, Any]) -> Normal:
     return block.posterior(pair)
 
 

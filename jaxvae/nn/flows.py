@@ -1,6 +1,6 @@
 """Flows with networks in them, and the head that puts one behind any other head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -216,7 +216,7 @@ class InverseFlow(nnx.Module):
     >>> prior = Transformed(StandardNormal((3,)), prior_flow())  # scores in one pass
     """
 
-    def __init__(self, flow: Any):
+    def __init__(self, flow: Callable[..., Any]):
         self.flow = flow
 
     def __call__(self, context: Array | None = None) -> Inverse:
@@ -245,7 +245,7 @@ class FlowHead(nnx.Module):
     Kingma et al. 2016, algorithm 1.
     """
 
-    def __init__(self, base: Head, flow: Any, context: int = 0):
+    def __init__(self, base: Head, flow: Callable[..., Any], context: int = 0):
         self.base, self.flow, self.context = base, flow, context
 
     def raw_shape(self, shape: Shape) -> Shape:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import Tree, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape
@@ -49,14 +50,14 @@ class Conditional(nnx.Module, Generic[D]):
         in_shape: Shape,
         event_shape: Shape,
         *,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         self.raw_shape = head.raw_shape(event_shape)
         self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
         self.head, self.dtype = head, dtype
 
-    def __call__(self, x: Any, /) -> D:
+    def __call__(self, x: Tree, /) -> D:
         raw = self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
         chex.assert_shape(
             raw, self.raw_shape, custom_message="a network's output is what its head needs"
@@ -64,7 +65,7 @@ class Conditional(nnx.Module, Generic[D]):
         return self.head(raw)
 
 
-def _in_precision(dtype: Any, network: Any, x: Any) -> Array:
+def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> Array:
     """network(x), computed in `dtype` and returned in the precision of its parameters."""
 
     def cast(leaf: Any) -> Any:
@@ -135,7 +136,7 @@ class Rescaled(nnx.Module):
         self.network: Any = network(in_shape, out_shape, rngs=rngs)
         self.max_value = max_value
 
-    def __call__(self, x: Any) -> Array:
+    def __call__(self, x: Tree) -> Array:
         return self.network(2.0 * rescale(None, x, max_value=self.max_value) - 1.0)
 
 

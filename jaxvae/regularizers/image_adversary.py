@@ -10,7 +10,7 @@ from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
 from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold
-from jaxvae.protocols import likelihood, mean_of, posterior, prior, sample_and_log_prob
+from jaxvae.protocols import Model, likelihood, mean_of, posterior, prior, sample_and_log_prob
 from jaxvae.regularizers.adversarial import (
     AdversarialPair,
     AdversarialTerms,
@@ -81,7 +81,7 @@ def vae_gan(
     z, log_q = sample_and_log_prob(q, z_key)
     rate = auto_kl(q, p, z, log_q)
 
-    def image(model: Any, z: Tree) -> Array:
+    def image(model: Model, z: Tree) -> Array:
         return mean_of(likelihood(model, z))
 
     def distortion(image: Array) -> Array:

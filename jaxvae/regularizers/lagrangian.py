@@ -12,7 +12,7 @@ from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 
 
-def check_constrained(owner: str, name: str, model: Any) -> None:
+def check_constrained(owner: str, name: str, model: object) -> None:
     """Raise unless `model` is a `Constrained` of one multiplier."""
     if not isinstance(model, Constrained):
         raise TypeError(

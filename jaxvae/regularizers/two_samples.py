@@ -114,6 +114,6 @@ def _points(owner: str, x: Points, y: Points) -> tuple[Array, Array]:
     return _as_floats(x), _as_floats(y)
 
 
-def _as_floats(points: Any) -> Array:
+def _as_floats(points: Numbers) -> Array:
     points = jnp.asarray(points)
     return points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(float)

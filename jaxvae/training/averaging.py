@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvae.checks import Scalar, check_array, checked
+from jaxvae.checks import Scalar, Tree, check_array, checked
 
 
 class ParameterAverage(NamedTuple):
@@ -48,12 +48,12 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
             f"average_parameters: decay is {decay}, expected a number in [0, 1), 0.999 say"
         )
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             check_array("average_parameters", f"params{jax.tree_util.keystr(path)}", leaf)
         return ParameterAverage(jax.tree.map(jnp.asarray, params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> Any:
         if params is None:
             raise ValueError(
                 "average_parameters: params is None, expected the parameters; "

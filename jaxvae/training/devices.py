@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
+from jaxvae.checks import Tree
 from jaxvae.pytrees import is_key
 
 
@@ -38,7 +39,7 @@ def shard_rows(mesh: Mesh, rows: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
-def placed(mesh: Mesh | None, state: Any, key: jax.Array, data: Any, batch_size: int) -> Any:
+def placed(mesh: Mesh | None, state: Tree, key: jax.Array, data: Tree, batch_size: int) -> Any:
     """State, key and data on every device of the mesh, but for what lies on it in its own way.
 
     Without a mesh the data go to the one device, and the rest stays where it is.

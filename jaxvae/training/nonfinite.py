@@ -26,12 +26,12 @@ class NonFiniteError(ArithmeticError):
       rows: the rows of the data it was about.
     """
 
-    def __init__(self, message: str, *, step: int, state: Any, rows: Any):
+    def __init__(self, message: str, *, step: int, state: Tree, rows: Any):
         super().__init__(message)
         self.step, self.state, self.rows = step, state, rows
 
 
-def all_finite(tree: Tree) -> Array:
+def all_finite(tree: Any) -> Array:
     """Whether the magnitudes in every float array of a pytree have a finite sum, a boolean.
 
     >>> bool(all_finite({"a": jnp.ones(3), "b": jnp.array([1.0, jnp.nan])}))
@@ -70,7 +70,7 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(step)
-    def guarded(state: Any, key: Key, xs: Tree, **hyper: Any) -> tuple[Any, dict[str, Any]]:
+    def guarded(state: Tree, key: Key, xs: Tree, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         if "skipped" in hyper:
             raise ValueError(
                 "skip_nonfinite: skipped is a metric, expected another hyper-parameter"
@@ -101,7 +101,7 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
     if not max_norm > 0:
         raise ValueError(f"clip_by_finite_norm: max_norm is {max_norm}, expected more than 0")
 
-    def clip(updates: Any, _: Any = None) -> Any:
+    def clip(updates: Tree, _: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # leaves of several dtypes
             norm = optax.tree.norm(updates)
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))

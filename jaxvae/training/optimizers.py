@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import optax
 
+from jaxvae.checks import Tree
+
 
 def update(
     owner: str,
     optimizer: optax.GradientTransformation,
-    gradient: Any,
-    opt_state: Any,
-    params: Any,
+    gradient: Tree,
+    opt_state: Tree,
+    params: Tree,
     **loss: Any,
 ) -> tuple[Any, Any]:
     """`optimizer.update`, with what there is of the loss for those of optax's that ask for it.

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxvae.checks import Key, Numbers, Scalar, Tree, checked, within
 
@@ -42,7 +43,7 @@ def rescale(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> 
     return y
 
 
-def _full(owner: str, dtype: Any) -> float:
+def _full(owner: str, dtype: DTypeLike) -> float:
     """What a full pixel is in that dtype; TypeError where it doesn't tell."""
     if dtype not in (jnp.uint8, jnp.bool_):
         raise TypeError(

@@ -79,6 +79,7 @@ def at_steps(schedule: Schedule, begun: int, end: int) -> Array:
     return _values(schedule, begun, end - begun)
 
 
+@checked
 def warn_if_unfinished(name: str, schedule: Schedule, values: Array) -> None:
     """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads.
 

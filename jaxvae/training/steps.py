@@ -33,7 +33,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 
-def check_state(owner: str, name: str, state: Any) -> None:
+def check_state(owner: str, name: str, state: object) -> None:
     """Raise TypeError unless `state` is a `TrainState`."""
     if not isinstance(state, TrainState):
         raise TypeError(
@@ -132,7 +132,7 @@ def train_step(
 
     lifted: Callable[..., tuple[Array, Any]] = batched(objective)
 
-    def loss(model: Any, key: Key, xs: Tree, hyper: Metrics) -> tuple[Array, Any]:
+    def loss(model: Tree, key: Key, xs: Tree, hyper: Metrics) -> tuple[Array, Any]:
         bound, aux = lifted(model, key, xs, **hyper)
         return -bound, aux
 

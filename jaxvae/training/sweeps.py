@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import Count, checked
+from jaxvae.checks import Count, Tree, checked
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -151,7 +151,7 @@ def _chunk_by_chunk(
     run: Callable[..., Any],
     call: Callable[..., Any],
     points: dict[str, Array],
-    fixed: Any,
+    fixed: Tree,
     folder: Path,
     size: int,
 ) -> Any:

@@ -1,7 +1,7 @@
 """What of a model trains: its leaves, all of them, and nothing that it holds elsewhere."""
 
 import dis
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import Tree
+
 ARRAYS = (jax.Array, np.ndarray)
 _NOISE = (
     "Dropout and other noise in a network are not supported yet: leave it out, or make it with "
@@ -19,7 +21,7 @@ _NOISE = (
 )
 
 
-def check_trainable(owner: str, model: Any) -> None:
+def check_trainable(owner: str, model: object) -> None:
     """Raise TypeError unless every leaf of `model` is an array of floats that an optimiser may move
     and every array of floats that it holds is a leaf, or part of a `Constant`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_state):
@@ -70,7 +72,7 @@ def _about_state(where: str, value: Any) -> str:
     )
 
 
-def outside_leaves(tree: Any) -> Iterator[tuple[str, str, Any]]:
+def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
     """Every array of floats, numbers aside, that `tree` holds but not as a leaf.
 
     It is looked for in the structure: in functions, as of `jax.tree_util.Partial`, in static fields
@@ -145,7 +147,7 @@ def _names(code: CodeType, *instructions: str) -> set[str]:
     return here.union(*(_names(c, *instructions) for c in within))
 
 
-def _described(function: Any) -> str:
+def _described(function: Callable[..., Any]) -> str:
     """By its name and the place it was written at."""
     code = getattr(function, "__code__", None)
     name = getattr(function, "__name__", type(function).__name__)

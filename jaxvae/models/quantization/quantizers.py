@@ -191,7 +191,7 @@ def check_codebook(owner: str, codebook: Any, axes: int = 0) -> tuple[int, int]:
     return shape[-2], shape[-1]
 
 
-def check_levels(levels: Any) -> None:
+def check_levels(levels: object) -> None:
     """Raise unless `levels` is a tuple of integers of at least 2."""
     good = "a tuple of integers of at least 2, (8, 5, 5, 5) say, with less than 2^31 codes in all"
     if type(levels) is not tuple:
@@ -217,7 +217,7 @@ def _gap(a: Array, b: Array) -> Array:
     return jnp.sum(jnp.square(a - b))
 
 
-def _wide(a: Any) -> Array:
+def _wide(a: Numbers) -> Array:
     """In float32 or better: a bfloat16 tells no integers apart above 256."""
     a = jnp.asarray(a)
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a

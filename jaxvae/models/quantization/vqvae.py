@@ -11,15 +11,7 @@ import optax
 from jax import Array
 
 from jaxvae.batching import Objective, batched
-from jaxvae.checks import (
-    Key,
-    Leaf,
-    Scalar,
-    Tree,
-    check_array,
-    check_leaves,
-    checked,
-)
+from jaxvae.checks import Key, Leaf, Scalar, Tree, check_array, check_leaves, checked
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.quantizers import Quantized
 from jaxvae.protocols import (
@@ -165,6 +157,7 @@ def vq(
     return bound, VQTerms(distortion, rate, error, vectors, q.indices)
 
 
+@checked
 def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
     """The encoder's vectors of one example, [n, d], and what the quantizer makes of each."""
     for name in ("encoder", "quantizer", "decoder"):

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import Tree
 from jaxvae.pytrees import is_key, paths
 
 MAGIC = b"jaxvae checkpoint 1\n"
@@ -50,7 +51,7 @@ class Stored(NamedTuple):
     info: dict[str, Any]
 
 
-def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(path: str | Path, tree: Tree, *, info: Mapping[str, Any] | None = None) -> None:
     """Write a pytree to a file: whole, or not at all.
 
     Args:
@@ -131,7 +132,7 @@ def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
     return Stored(found, header["info"])
 
 
-def restore(owner: Any, leaves: Mapping[str, Any], like: Any, *, below: str = "") -> Any:
+def restore(owner: Any, leaves: Mapping[str, Any], like: Tree, *, below: str = "") -> Any:
     """The pytree of `like` with the leaves that were stored below a path.
 
     Args:

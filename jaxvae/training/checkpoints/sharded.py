@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxvae.checks import Tree
 from jaxvae.pytrees import is_key, paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -22,7 +23,7 @@ from jaxvae.training.checkpoints.files import (
 )
 
 
-def is_sharded(tree: Any) -> bool:
+def is_sharded(tree: Tree) -> bool:
     """Whether some leaf is whole on no process."""
     return any(
         isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
@@ -30,7 +31,7 @@ def is_sharded(tree: Any) -> bool:
     )
 
 
-def save_sharded(folder: Path, tree: Any) -> None:
+def save_sharded(folder: Path, tree: Tree) -> None:
     """Write a pytree of arrays into a folder of its own; every process calls this.
 
     Args:
@@ -61,7 +62,7 @@ def save_sharded(folder: Path, tree: Any) -> None:
         save_checkpoint(folder / "checksums", {}, info={"files": files, "leaves": leaves})
 
 
-def load_sharded(folder: Path, like: Any) -> Any:
+def load_sharded(folder: Path, like: Tree) -> Any:
     """Read it back, every byte verified, each array laid out as in `like`.
 
     Args:
@@ -100,7 +101,7 @@ def load_sharded(folder: Path, like: Any) -> Any:
     )
 
 
-def _plain(tree: Any) -> list[Any]:
+def _plain(tree: Tree) -> list[Any]:
     """The leaves, keys as the integers they are."""
     return [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree)]
 

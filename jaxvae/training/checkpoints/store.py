@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.checks import check_count
+from jaxvae.checks import Tree, check_count
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -87,7 +87,7 @@ class Store:
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
-    def restore(self, state: Any, identity: Identity) -> tuple[Any, dict[str, np.ndarray]]:
+    def restore(self, state: Tree, identity: Identity) -> tuple[Any, dict[str, np.ndarray]]:
         """The newest state that is whole and not beyond the end, and the metrics of its steps.
 
         Nothing is written, so that a run that is done may lie in a folder that can only be read.
@@ -104,7 +104,7 @@ class Store:
         self.received = self.stack.enter_context(stop_signals())
         return found
 
-    def _newest(self, state: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    def _newest(self, state: Tree) -> tuple[Any, dict[str, np.ndarray]]:
         files = checkpoint_files(self.folder)
         if jax.process_count() > 1:  # what the first process sees, all read
             from jax.experimental import multihost_utils
@@ -148,12 +148,12 @@ class Store:
                 "in another folder"
             )
 
-    def begin(self, state: Any) -> None:
+    def begin(self, state: Tree) -> None:
         """Before the first step: a folder that will not do is known before the work is done."""
         if self.newest < 0:
             self._save_in_time(state, {}, np.inf)
 
-    def save(self, state: Any, metrics: Mapping[str, np.ndarray], score: float) -> Path:
+    def save(self, state: Tree, metrics: Mapping[str, np.ndarray], score: float) -> Path:
         """Write one, and remove what need not be kept any more."""
         path = self.folder / PATTERN.format(int(state.step))
         tree = {"key": self.key, "metrics": dict(metrics), **self.identity.arrays}
@@ -179,13 +179,13 @@ class Store:
                 del self.scores[old]
         return path
 
-    def _save_in_time(self, state: Any, metrics: Mapping[str, np.ndarray], score: float) -> None:
+    def _save_in_time(self, state: Tree, metrics: Mapping[str, np.ndarray], score: float) -> None:
         began = time.monotonic()
         self.save(state, metrics, score)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - began
 
-    def _score(self, state: Any, since: Mapping[str, np.ndarray]) -> float:
+    def _score(self, state: Tree, since: Mapping[str, np.ndarray]) -> float:
         score = self.settings.score or (lambda _, metrics: np.mean(metrics["loss"]))
         found = float(score(state, since))
         return found if np.isfinite(found) else np.inf
@@ -198,7 +198,7 @@ class Store:
 
     def look(
         self,
-        state: Any,
+        state: Tree,
         every_step: Callable[[], Mapping[str, np.ndarray]],
         since: Mapping[str, np.ndarray],
         *,

@@ -378,11 +378,12 @@ def test_a_pair_without_a_form_says_so(make, wrap):
 )
 def test_events_of_different_shapes_are_an_error(make):
     """Both shapes are named; nothing is broadcast; auto_kl does not hide it behind a sample."""
+    constant: Any = jv.Constant
     q, p = make()
     shapes = [d.logits.shape if isinstance(d, jv.Categorical) else d.shape for d in (q, p)]
     for call in (
         lambda: jv.kl_divergence(q, p),
-        lambda: jv.kl_divergence(jv.Constant(q), jv.Constant(p)),
+        lambda: jv.kl_divergence(constant(q), constant(p)),
         lambda: jv.auto_kl(q, p, *q.sample_and_log_prob(key())),
     ):
         with pytest.raises(ValueError, match="kl_divergence") as error:
