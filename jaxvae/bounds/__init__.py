@@ -1,7 +1,8 @@
 """The objectives. Each is a function `(model, key, x, *, hyper) -> (bound, aux)` of ONE example.
 
 A bound is to be maximised and is in nats; a loss is its negative. Within one example everything is
-summed, over pixels and over latents; over a batch everything is averaged. Always.
+summed, over pixels and over latents; over a batch everything is averaged. Always. In the formulas K
+is `num_samples` and M is `num_outer`; numbers such as beta are traced, so they anneal and vmap.
 """
 
 from jaxvae.bounds.evidence import Terms as Terms

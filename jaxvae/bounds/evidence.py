@@ -55,9 +55,6 @@ def elbo(
       gradient: the gradient estimator; all but `vimco`, which needs several samples: those are
         `miwae(..., num_outer=M, num_samples=1)`.
 
-    Returns:
-      The bound, a scalar in nats, and its `Terms`, which beta does not touch.
-
     Raises:
       NotImplementedError: `analytic_kl` of a pair without a closed form, or under
         `sticking_the_landing`, which is made for the sampled one.

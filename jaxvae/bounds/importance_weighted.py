@@ -34,7 +34,6 @@ def importance_bound(
     `partial(importance_bound, reduction)` is an objective.
 
     Args:
-      num_samples: K, a Python integer.
       gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
         `doubly_reparameterized`, `score_function`, `vimco`, `enumeration`, `straight_through` or
         `gumbel_softmax`.
@@ -60,9 +59,6 @@ def iwae(
 
     K = 1 is the ELBO with a sampled rate. K (log p(x) - IWAE_K) tends to half the chi-squared
     divergence of the posterior from q.
-
-    Args:
-      num_samples: K, a Python integer.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -93,10 +89,6 @@ def renyi(
     below log p(x) for alpha > 0 and above for alpha < 0. At K = 1 it is the ELBO whatever alpha,
     and it goes from there to its limit: for alpha < 0 and finite K it may be on either side.
 
-    Args:
-      num_samples: K, a Python integer.
-      alpha: any real number, traced.
-
     >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -118,7 +110,6 @@ def vr_max(
     At least the importance-weighted bound of the same samples, so it may exceed log p(x).
 
     Args:
-      num_samples: K, a Python integer.
       gradient: the gradient estimator, as in `importance_bound`; `doubly_reparameterized` is not
         defined, as a maximum has no second derivative.
 
@@ -154,10 +145,6 @@ def tvo(
 
     betas = (0, 1) is the ELBO; a finer partition is tighter. Expectations are by self-normalised
     importance sampling over the K samples, which is biased at finite K.
-
-    Args:
-      num_samples: K, a Python integer.
-      betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1], traced.
 
     >>> import jax
     >>> import jax.numpy as jnp

@@ -26,12 +26,6 @@ def log_weights(model: Model, key: Key, x: Tree, *, num_samples: Count) -> Array
     E[w] = p(x), so the mean of the log-weights is an ELBO and the log of their mean a tighter
     bound. Sample k is drawn with `fold_in(key, k)`: asking for more keeps the first ones.
 
-    Args:
-      num_samples: K, a Python integer.
-
-    Returns:
-      Log-weights, shape [K], in nats.
-
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(weight=jnp.ones((3, 1)), mean=jnp.zeros(3), variance=jnp.array(0.5))
     >>> log_w = log_weights(ppca.as_vae(linear), jax.random.key(0), jnp.ones(3), num_samples=4)

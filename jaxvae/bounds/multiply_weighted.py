@@ -33,13 +33,6 @@ def miwae(
     `vimco` is the leave-one-out score function. (The MIWAE of Mattei & Frellsen 2019, for missing
     data, is another thing.)
 
-    Args:
-      num_outer: M, a Python integer.
-      num_samples: K, a Python integer.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [M, K].
-
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -78,11 +71,6 @@ def piwae(
     Args:
       model: any `Model` that is a pytree of arrays: what each target must not train is held still
         as a pytree, which what a bare function closes over is not.
-      num_outer: M, a Python integer.
-      num_samples: K, a Python integer.
-
-    Returns:
-      The bound, a scalar in nats, and the log-weights, shape [M, K].
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -115,7 +103,6 @@ def ciwae(
     """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
 
     Args:
-      num_samples: K, a Python integer.
       beta: between 0 and 1, traced.
 
     >>> import jax.numpy as jnp

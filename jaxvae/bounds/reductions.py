@@ -102,7 +102,6 @@ def mean_log_mean_exp(log_w: LogWeights, *, num_outer: Count) -> Array:
 
     Args:
       log_w: log-weights, shape [M K], or [M, K].
-      num_outer: M.
 
     >>> float(mean_log_mean_exp(jnp.array([0.0, 0.0, 2.0, 2.0]), num_outer=2))
     1.0
@@ -143,7 +142,6 @@ def thermodynamic(log_w: LogWeights, *, betas: Partition, at: Numbers) -> Array:
     above. Each expectation is by self-normalised importance sampling, biased at finite K.
 
     Args:
-      betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1].
       at: the nodes a, shape [J].
 
     >>> ends = jnp.array([0.0, 1.0])

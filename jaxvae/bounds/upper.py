@@ -37,7 +37,6 @@ def cubo(
     alpha = 1 - n.
 
     Args:
-      num_samples: K, a Python integer.
       power: n, at least 1, traced.
 
     Returns:
@@ -111,10 +110,6 @@ def tvo_upper(
 
     betas = (0, 1) is the EUBO, with draws of the posterior replaced by self-normalised weights,
     which is biased at finite K.
-
-    Args:
-      num_samples: K, a Python integer.
-      betas: the partition 0 = beta_0 < ... < beta_J = 1, shape [J + 1], traced.
 
     Returns:
       The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].

@@ -55,7 +55,6 @@ def bessel_shortfalls(d: int, kappa: Array) -> Array:
     """1 - I_{v+1}(kappa) / I_v(kappa) for the orders v = d/2 - 1, ..., d/2 - 1 + 32.
 
     Args:
-      d: the dimension, a Python integer.
       kappa: > 0, a scalar.
 
     Returns:
@@ -84,7 +83,6 @@ def log_partition(d: int, kappa: Array) -> Array:
     = log e^-kappa 0F1(; d/2; kappa^2 / 4), and its derivative is A_d(kappa) - 1.
 
     Args:
-      d: the dimension, a Python integer.
       kappa: > 0, a scalar.
 
     >>> value = log_partition(3, jnp.array(2.0))  # log sinh(kappa) / kappa - kappa

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, Numbers, Tree, check_floats, logits_shape, within
+from jaxvae.checks import Key, Leaf, Numbers, Tree, check_floats, checked, logits_shape, within
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import in_a_row, stacked
 
@@ -37,7 +37,7 @@ class ContinuousBernoulli:
     def shape(self) -> tuple[int, ...]:
         return logits_shape("ContinuousBernoulli", self.logits)
 
-    def sample(self, key: Array) -> Array:
+    def sample(self, key: Key) -> Array:
         # the quantile log(1 + u (e^l - 1)) / l, from the side where e^l <= 1
         l = jnp.asarray(self.logits)
         u = jax.random.uniform(key, self.shape, l.dtype)
@@ -59,7 +59,7 @@ class ContinuousBernoulli:
         log_p = log_normalizer(l) - a * far - jnp.log1p(jnp.exp(-a))
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         x = self.sample(key)
         return x, self.log_prob(x)
 
@@ -77,6 +77,7 @@ class ContinuousBernoulli:
         return stacked(self, self.shape)
 
 
+@checked
 def log_normalizer(l: Numbers) -> Array:
     """log C = log(l / tanh(l / 2)), even in l, with log 2 at 0.
 

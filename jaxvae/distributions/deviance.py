@@ -40,9 +40,6 @@ def deviance(a: Any, b: Any, log_b: Any = None) -> Array:
       b: >= 0, the same shape.
       log_b: log b, for a b that no float holds; taken from b by default.
 
-    Returns:
-      D, the same shape.
-
     >>> round(float(deviance(2.0, 3.0)), 5), float(deviance(0.0, 3.0)), float(deviance(1.0, 0.0))
     (0.18907, 3.0, inf)
     """
@@ -98,9 +95,6 @@ def log_poisson_peak(n: Array) -> Array:
     Args:
       n: whole numbers of at least 0 as floats, any shape.
 
-    Returns:
-      Nats, the same shape.
-
     >>> [round(float(log_poisson_peak(jnp.array(n))), 5) for n in (0.0, 1.0, 1e6)]
     [0.0, -1.0, -7.82669]
     """
@@ -125,9 +119,6 @@ def log_gamma_peak(a: Numbers) -> Array:
 
     Args:
       a: > 0, any shape.
-
-    Returns:
-      Nats, the same shape.
 
     >>> round(float(log_gamma_peak(jnp.array(1.0))), 5)
     -1.0

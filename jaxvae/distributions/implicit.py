@@ -18,9 +18,6 @@ def increasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Arr
       low: f(low) <= 0, shape [...].
       high: f(high) >= 0, the same shape.
 
-    Returns:
-      z, shape [...].
-
     >>> root = lambda a: increasing_root(lambda z: z**3 - a, jnp.array(0.0), jnp.array(8.0))
     >>> round(float(root(8.0)), 4), round(float(jax.grad(root)(8.0)), 4)  # 1 / (3 z^2)
     (2.0, 0.0833)
@@ -50,7 +47,6 @@ def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
     dz/dtheta = -(dT/dz)^-1 dT/dtheta, T = (F(z_1), F(z_2 | z_1), ...) the distributional transform.
 
     Args:
-      z: a draw; how it was made does not matter.
       transform: T, [...] -> [...], lower triangular; it closes over the parameters.
 
     Returns:

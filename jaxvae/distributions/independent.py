@@ -82,11 +82,7 @@ class Independent:
 
 
 def factors(d: Distribution) -> Any:
-    """A distribution of independent latents as a batch [d] of one-latent ones, for `jax.vmap`.
-
-    Raises:
-      TypeError: it has no `unstack()`: its latents are not known to be independent.
-    """
+    """A distribution of independent latents as a batch [d] of one-latent ones, for `jax.vmap`."""
     d = value_of(d)
     if isinstance(d, Independent):
         each, axes = jax.vmap(factors)(d.parts), 2

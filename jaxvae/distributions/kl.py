@@ -59,7 +59,6 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array:
     given.
 
     Args:
-      q: a distribution.
       p: a distribution over events of the same shape.
 
     Raises:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, Numbers, as_integers, check_array, check_scale, check_shape, within
+from jaxvae.checks import Key, Leaf, Numbers, as_integers, check_scale, check_shape, checked, within
 from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.protocols import distribution
@@ -59,7 +59,7 @@ class DiscretizedLogistic:
             check_shape("DiscretizedLogistic", "coupling", self.coupling, 2 * shape)
         return shape
 
-    def sample(self, key: Array) -> Array:
+    def sample(self, key: Key) -> Array:
         noise = self.scale * jax.random.logistic(key, self.shape, jnp.result_type(self.loc))
         if self.coupling is None:
             return self._level(self.loc + noise)
@@ -82,7 +82,7 @@ class DiscretizedLogistic:
         )
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         k = self.sample(key)
         return k, self.log_prob(k)
 
@@ -158,17 +158,13 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
     return Independent(Independent(Mixture(logits, DiscretizedLogistic(loc, scale, coupling))))
 
 
+@checked
 def bits_per_dim(nats: Numbers, shape: tuple[int, ...]) -> Any:
     """Nats of a whole event as bits a coordinate: nats / (D log 2), D the size of the event.
-
-    Args:
-      nats: any number of nats, -log p(x) or minus a bound.
-      shape: the event's shape.
 
     >>> round(bits_per_dim(3 * log(256), (3,)), 6)  # uniform bytes
     8.0
     """
-    check_array("bits_per_dim", "nats", nats)
     if not isinstance(shape, tuple):
         raise TypeError(f"bits_per_dim: shape is {shape!r}, expected a tuple such as (28, 28, 1)")
     return nats / (prod(shape) * log(2.0))

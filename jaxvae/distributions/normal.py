@@ -23,9 +23,6 @@ def reparameterize(key: Key, loc: Numbers, scale: Numbers) -> Array:
       loc: mu, any shape [...].
       scale: sigma > 0, the shape of `loc` (or a scalar).
 
-    Returns:
-      z, shape [...].
-
     >>> reparameterize(jax.random.key(0), jnp.zeros(2), jnp.ones(2)).shape
     (2,)
 

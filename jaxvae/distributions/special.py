@@ -20,9 +20,6 @@ def softplus(l: Numbers) -> Array:
     Equal to `jax.nn.softplus`, and the derivative is written rather than derived: so IWAE of 50
     samples of 784 pixels trains 7 % faster on a CPU.
 
-    Returns:
-      log(1 + exp l), the same shape.
-
     >>> softplus(jnp.array([-200.0, 0.0, 200.0]))
     Array([  0.       ,   0.6931472, 200.       ], dtype=float32)
     """
@@ -37,9 +34,6 @@ def sigmoid(l: Numbers) -> Array:
     """1 / (1 + exp(-l)), whose derivative is sigma(l) sigma(-l) to the last digit.
 
     That of `jax.nn.sigmoid`, sigma (1 - sigma), has none left from l = 17 on in float32.
-
-    Returns:
-      Between 0 and 1, the same shape.
 
     >>> round(float(jax.grad(sigmoid)(20.0) * 1e9), 3)
     2.061
@@ -59,9 +53,6 @@ def log_beta(a: Numbers, b: Numbers) -> Array:
     Args:
       a: > 0, any shape.
       b: > 0, the same shape.
-
-    Returns:
-      log B, the same shape.
 
     >>> round(float(log_beta(2.0, 3.0)), 5)  # log 1/12
     -2.48491
@@ -91,9 +82,6 @@ def weighted(w: Any, l: Any) -> Array:
       w: a weight, any shape.
       l: nats, the same shape.
 
-    Returns:
-      w l, the same shape.
-
     >>> float(weighted(0.0, -jnp.inf)), float(weighted(0.5, -jnp.inf))
     (0.0, -inf)
     """
@@ -109,9 +97,6 @@ def log_bernoulli(x: Numbers, l: Numbers) -> Any:
     Args:
       x: any shape; between 0 and 1 it is the linear extension.
       l: the same shape.
-
-    Returns:
-      Nats, the same shape.
 
     >>> round(float(log_bernoulli(1.0, 0.0)), 5), float(log_bernoulli(1.0, jnp.inf))
     (-0.69315, 0.0)

@@ -81,11 +81,7 @@ def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Arr
     beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function
 
     Args:
-      num_temperatures: T, a Python integer.
       steepness: d; towards 0 the schedule is linear.
-
-    Returns:
-      Shape [T + 1].
 
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
@@ -120,14 +116,8 @@ def ais(
       model: any `Model` with continuous latents.
       betas: inverse temperatures, 0 = beta_0 < ... < beta_T = 1, shape [T + 1]:
         `sigmoid_schedule(T)`.
-      num_chains: chains that are weighed, a Python integer.
-      num_pilots: chains that adapt the step size, a Python integer.
-      step_size: where the adaptation starts.
       initial: x -> p_0, where the chains start: p(z) by default, `model.encode` for q(z|x), from
         which one temperature is importance sampling.
-
-    Returns:
-      An `AIS`: the value in nats, its standard error and the weights of the chains.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -168,8 +158,6 @@ def bdmc(
       model: any `Model` with continuous latents, whose likelihood can be sampled.
       betas: inverse temperatures, as for `ais`; the way back takes them in reverse.
       num_chains: chains each way; all of those coming down start at the one exact draw.
-      num_pilots: chains that adapt the step size, a Python integer.
-      step_size: where the adaptation starts.
       initial: x -> p_0, as for `ais`.
 
     Returns:

@@ -45,17 +45,12 @@ def active_units(
     their means less what is their own noise.
 
     Args:
-      model: any `Model`.
-      xs: examples, leading axis n.
       threshold: least variance of an active unit.
       key: a PRNG key, where the posterior has no `mean()`.
       num_samples: draws for each example, at least 2, where it has none.
 
     Returns:
       Booleans in the structure and shape of z; their sum is the number of active units.
-
-    Raises:
-      TypeError: the posterior has no mean, and there is no key to draw from it.
 
     Burda, Grosse & Salakhutdinov 2016, section 5.2.
     """
@@ -205,14 +200,10 @@ def rate_decomposition(
 
     Args:
       model: any `Model` whose prior factorises over the latents; its posterior does or is Gaussian.
-      key: a PRNG key.
       xs: the data set or a minibatch of it, leading axis M.
       dataset_size: N, the rows of the data set; M by default.
       weighting: (M, N) -> [M, M]: `full_batch`, `minibatch_weighted` or `minibatch_stratified`.
       chunk: how many rows of the M x M x d comparisons are held at once.
-
-    Returns:
-      A `RateDecomposition` of arrays [M], to be averaged.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, 0.1 * jnp.ones(2))
@@ -267,7 +258,6 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     Args:
       models: models stacked along the leading axis of their leaves, as a run under `jax.vmap` or
         `jax.lax.map` over betas returns them.
-      key: a PRNG key; every model is measured with the same draws.
       xs: examples to measure on, leading axis n.
 
     Returns:

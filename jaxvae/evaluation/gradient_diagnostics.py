@@ -36,8 +36,6 @@ def gradient_statistics(
 
     Args:
       key: a PRNG key; draw i uses `fold_in(key, i)`.
-      num_draws: how many gradients are drawn, at least two.
-      chunk: how many are held at once.
 
     Returns:
       `GradientStatistics`; the SNR of a gradient that is always 0 is NaN.

@@ -59,7 +59,6 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     Args:
       model: any `Model` of events (x, mask): `decode` returns a `Masked`, of distributions that are
         `Categorical` or have a mean.
-      event: (x, mask), the mask True where x is observed.
       num_samples: K, a Python integer; the bias is of order 1/K.
 
     Returns:
@@ -95,9 +94,6 @@ def multiple_imputations(
     much as the gaps leave open.
 
     Args:
-      model: any `Model` of events (x, mask): `decode` returns a `Masked`.
-      event: (x, mask), the mask True where x is observed.
-      num_samples: K, a Python integer.
       num_draws: how many, a Python integer; all are taken of the same K.
 
     Returns:

@@ -43,11 +43,6 @@ def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
 
     Args:
       z0: where t = 0, floats of any shape [...].
-      z1: where t = 1, the same shape.
-      t: a number, in [0, 1] for what is between; `jax.vmap` takes many.
-
-    Returns:
-      z, shape [...].
 
     >>> interpolate(jnp.zeros(2), jnp.array([1.0, 4.0]), 0.25).tolist()
     [0.25, 1.0]
@@ -70,8 +65,6 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
 
     Args:
       z0: where t = 0, floats of any shape [...], taken as one vector of at least two coordinates.
-      z1: where t = 1, the same shape.
-      t: a number, in [0, 1] for what is between; `jax.vmap` takes many.
 
     Returns:
       z, shape [...]; NaN where an end is 0 and traced, as it has no direction.
@@ -122,9 +115,6 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
       z: latents, floats [d].
       index: which latent, an integer in -d..d-1.
       values: what it is set to, numbers [n].
-
-    Returns:
-      Latents, shape [n, d].
 
     >>> traverse(jnp.zeros(3), 1, jnp.array([-1.0, 1.0])).tolist()
     [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]

@@ -59,10 +59,6 @@ def log_marginal(
     memory is that of a chunk and of N scalars, and the chunk does not change the result. For a data
     set, `jax.lax.map` over keys and examples.
 
-    Args:
-      num_samples: N, a Python integer.
-      chunk: how many samples are held at once, a Python integer.
-
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
     >>> x = jnp.ones(3)
@@ -93,8 +89,6 @@ def prior_sampling(
 
     Args:
       model: any `Model`; only `prior` and `decode` are used.
-      num_samples: N, a Python integer.
-      chunk: how many samples are held at once, a Python integer.
     """
 
     def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
@@ -155,9 +149,6 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
 
     Args:
       model: any `Model` whose likelihood has a mean, an array.
-
-    Returns:
-      sigma, a scalar.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(x, 1e-3 * jnp.ones(2))

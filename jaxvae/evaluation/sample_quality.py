@@ -112,9 +112,6 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     Args:
       k: neighbours, a Python integer below N.
 
-    Returns:
-      `DensityCoverage`, two numbers, the second a fraction.
-
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
     >>> density, coverage = density_coverage(real, fake, k=1)

@@ -119,7 +119,6 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
 
     Args:
       name: its key in the posterior's dict of parts.
-      estimator: any gradient estimator.
 
     Raises:
       TypeError: the posterior is no `Product` of a dict, or the others' samples have no derivative.

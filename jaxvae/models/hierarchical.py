@@ -62,9 +62,6 @@ def gaussian_product(a: Normal, b: Normal) -> Normal:
 
     sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
 
-    Args:
-      b: one over events of the same shape.
-
     >>> d = gaussian_product(Normal(0.0, 1.0), Normal(2.0, 1.0))
     >>> float(d.loc), round(float(d.scale), 5)
     (1.0, 0.70711)

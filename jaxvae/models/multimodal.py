@@ -68,9 +68,6 @@ def mixture_of_experts(
       prior: p(z), of that class; it is the posterior where nothing is present.
       present: M booleans, traced or not; None, the default, is all.
 
-    Returns:
-      A `Mixture` of M components.
-
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
     3.0

@@ -49,12 +49,6 @@ class Moments(NamedTuple):
 def posterior(params: PPCA, x: Array) -> MultivariateNormal:
     """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I, exactly.
 
-    Args:
-      x: one example, shape [d].
-
-    Returns:
-      A `MultivariateNormal` over z, shape [k].
-
     Tipping & Bishop 1999, equations 6 to 8.
     """
     check_shape("ppca.posterior", "x", x, jnp.shape(params.mean))
@@ -73,7 +67,6 @@ def log_marginal(params: PPCA, x: Array) -> Array:
 
     Args:
       params: the model, with s2 > 0.
-      x: one example, shape [d].
 
     >>> params = PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0))
     >>> round(float(log_marginal(params, jnp.zeros(2))), 5)  # -log 2 pi - 1/2 log 3
@@ -92,9 +85,6 @@ def log_marginal(params: PPCA, x: Array) -> Array:
 def e_step(params: PPCA, xs: Array) -> Moments:
     """Posterior moments of z for every example, at the present parameters.
 
-    Args:
-      xs: examples, shape [n, d].
-
     Tipping & Bishop 1999, equations 25 and 26.
     """
 
@@ -110,10 +100,6 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
 
     W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
     residual, 1/(nd) sum_n ( |x_n - mu|^2 - 2 E z_n' W'(x_n - mu) + tr(E z_n z_n' W'W) ).
-
-    Args:
-      xs: examples, shape [n, d].
-      moments: of the E-step.
 
     Tipping & Bishop 1999, equations 27 and 28.
     """
@@ -149,7 +135,6 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
     orthogonal is as good.
 
     Args:
-      xs: examples, shape [n, d].
       num_latents: k, with 1 <= k < d.
 
     Tipping & Bishop 1999, equations 15 and 16.

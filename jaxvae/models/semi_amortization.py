@@ -53,9 +53,6 @@ def semi_amortized(
       gradient: the estimator of the steps; None, the default, takes the `gradient=` that the
         objective is given, or `pathwise`.
 
-    Returns:
-      A function of the same signature.
-
     Raises:
       TypeError: what `part` names is no network and head, as `nn.Conditional` is, or the optimiser
         asks for more than the gradient, `value` and `grad`, as line searches do.

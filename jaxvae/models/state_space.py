@@ -213,13 +213,6 @@ class Smoother(NamedTuple, Generic[D]):
 def emissions(conditional: Callable[[Any], Any], z: Tree) -> Independent:
     """p(x|z) = prod_t p(x_t|z_t); `jax.tree_util.Partial(emissions, conditional)` is a decoder.
 
-    Args:
-      conditional: z_t -> p(x_t|z_t), a callable pytree.
-      z: states, leading axis T.
-
-    Returns:
-      An `Independent` over x_{1:T}.
-
     >>> from jaxvae import Normal
     >>> emissions(lambda z: Normal(2.0 * z, 1.0), jnp.arange(3.0)).mean().tolist()
     [0.0, 2.0, 4.0]

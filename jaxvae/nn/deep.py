@@ -147,7 +147,6 @@ def descend(
     """The way down, drawing every level once.
 
     Args:
-      model: a `DeepHierarchy`.
       evidence: the `features` of x, to draw of q(z|x); or None for each stage, to draw of p(z).
       temperatures: what each level's sigma is multiplied with, [levels]: 1 to draw, 0 for the mean.
 
@@ -199,8 +198,6 @@ def deep_elbo(
     max(free, KL_l), KL_l the mean over the batch, so that the objective is one for `batched`.
 
     Args:
-      model: a `DeepHierarchy`.
-      x: one image.
       beta: weight of the rate, traced.
       free_nats: nats a level that are free, traced; a level below has no gradient to collapse
         further. None, the default, is the ELBO of one example, in a batch or not.
@@ -239,10 +236,7 @@ def deep_hierarchy(
       image_shape: (height, width, channels).
       levels: of latents at each stage, from the top, the smallest resolution, down; a stage has as
         many cells on the way up.
-      width: channels of all features.
       middle: channels inside the cells; half of `width` by default.
-      latents: channels of each level's latents.
-      head: raw parameters -> p(x|z).
 
     >>> model = deep_hierarchy((28, 28, 1), levels=(1, 2), width=8, rngs=nnx.Rngs(0))
     >>> z = model.prior.sample(jax.random.key(0))

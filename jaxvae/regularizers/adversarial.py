@@ -87,14 +87,6 @@ def discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree) -> A
     Its mean is largest at D = log p - log q, the log ratio of two densities that need only be
     sampled, and is 2 JS(p, q) - 2 log 2 there. Nothing is held still.
 
-    Args:
-      discriminator: v -> logit, a scalar.
-      a: one sample of p.
-      b: one sample of q.
-
-    Returns:
-      A scalar in nats, at most 0.
-
     >>> round(float(discrimination(lambda v: 0.0 * v, jnp.array(1.0), jnp.array(2.0))), 5)
     -1.38629
 

@@ -85,20 +85,7 @@ def tc_penalty(
     Args:
       code: the code of one example of a batch; p factorises over the latents, and q does or is
         Gaussian.
-      key: not used.
-      dataset_size: N, a Python integer.
-      information: alpha.
-      correlation: beta.
-      dimension_wise: gamma.
       weighting: how a batch stands for the data: `minibatch_stratified`, `minibatch_weighted`.
-
-    Returns:
-      Nats, of this example.
-
-    Raises:
-      TypeError: q or p has no `unstack()`.
-      ValueError: there is no batch of two rows or more, or the weighting is not defined for its
-        size.
 
     Chen et al. 2018, equation 4; the weightings: appendix C.
     """
@@ -124,11 +111,6 @@ def dip_1_penalty(
 
     Args:
       code: the code of one example of a batch; the mean of q is an array.
-      off_diagonal: lambda_od.
-      diagonal: lambda_d.
-
-    Returns:
-      Nats, the moments' part without a unit.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 6.
     """
@@ -144,12 +126,6 @@ def dip_2_penalty(
 
     Args:
       code: the code of one example of a batch; q has `mean()` and `covariance()`.
-      key: not used.
-      off_diagonal: lambda_od.
-      diagonal: lambda_d.
-
-    Returns:
-      Nats, the moments' part without a unit.
 
     Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """

@@ -20,9 +20,6 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
       length: n, how many latents follow each other.
       alpha: the correlation of neighbours, in (-1, 1).
 
-    Returns:
-      A `MultivariateNormal` over events [n].
-
     >>> ar1(3, 0.5).scale_tril.shape
     (3, 3)
 

@@ -116,11 +116,7 @@ def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
 
 
 def kl_per_latent(code: LatentSample) -> Array:
-    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats: in closed form, or else at the sample z.
-
-    Raises:
-      TypeError: q or p has no `unstack()`: a flow, or a mixture. Take `kl_per_level`.
-    """
+    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats: in closed form, or else at the sample z."""
     return jnp.reshape(latent_kls(code.q, code.p, kl_at, code.z), -1)
 
 

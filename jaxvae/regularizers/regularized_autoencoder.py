@@ -56,7 +56,6 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
 
     Args:
       model: any `Model` whose likelihood has a mean.
-      z: a code, an array of floats.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

@@ -48,12 +48,7 @@ def mmd(x: Points, y: Points, *, kernel: Kernel = inverse_multiquadric) -> Array
         - 2 sum_ij k(x_i, y_j) / nm
 
     Args:
-      x: points [n, d], n >= 2.
-      y: points [m, d], m >= 2.
       kernel: (x_i, y_j) -> scalar: `rbf`, `inverse_multiquadric`, or any positive definite one.
-
-    Returns:
-      A scalar, without a unit.
 
     >>> x = jax.random.normal(jax.random.key(0), (500, 2))
     >>> float(mmd(x[:250], x[250:])) < 0.01 < float(mmd(x[:250], x[250:] + 1.0))
@@ -77,12 +72,8 @@ def sliced_wasserstein(x: Points, y: Points, directions: Numbers) -> Array:
     1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1
 
     Args:
-      x: points [n, d], n >= 2.
       y: points [n, d], as many.
       directions: theta [L, d], of any length but 0: they are normalised.
-
-    Returns:
-      A scalar in the squared unit of the points.
 
     >>> x = jnp.array([[0.0, 0.0], [1.0, 0.0]])
     >>> float(sliced_wasserstein(x, x + 2.0, jnp.eye(2)))

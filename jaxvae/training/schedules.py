@@ -27,9 +27,6 @@ def sigmoid_annealing(
     Linear annealing is `optax.linear_schedule(0.0, 1.0, T)`.
 
     Args:
-      init_value: before the first step.
-      end_value: from step T on.
-      transition_steps: T.
       sharpness: k: towards 0 the curve is a line.
 
     >>> schedule = sigmoid_annealing(0.0, 1.0, 1000)
@@ -55,10 +52,6 @@ def cyclical(schedule: Schedule, period: Count) -> Schedule:
     The paper's, half of each period a rise and half at 1: `cyclical(optax.linear_schedule(0.0, 1.0,
     period // 2), period)`.
 
-    Args:
-      schedule: step -> value.
-      period: in steps.
-
     >>> import optax
     >>> beta = cyclical(optax.linear_schedule(0.0, 1.0, 5), 10)
     >>> [float(beta(step)) for step in (0, 5, 9, 10, 15)]
@@ -81,11 +74,7 @@ def at_steps(schedule: Schedule, begun: int, end: int) -> Array:
 
 @checked
 def warn_if_unfinished(name: str, schedule: Schedule, values: Array) -> None:
-    """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads.
-
-    Args:
-      values: its values at every step of the run.
-    """
+    """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads."""
     seen, leads_to = float(np.max(values)), float(schedule(2**30))
     if seen < leads_to - 1e-3 * abs(leads_to):
         warnings.warn(

@@ -75,9 +75,6 @@ class Step(Protocol[P]):
 def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[M]:
     """The state before the first step.
 
-    Args:
-      model: a pytree of float arrays.
-
     Raises:
       TypeError: a leaf of the model is no array, a bare function for instance, holds integers, or
         is state of a network that a step would have to update, as BatchNorm's; or the model holds
@@ -178,11 +175,6 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
 
     The rows left over sit this epoch out; the next shuffle draws others.
 
-    Args:
-      epoch: which epoch, an integer, traced or not.
-      num_examples: rows of data.
-      batch_size: rows a batch.
-
     Returns:
       Row numbers, int array [num_examples // batch_size, batch_size].
     """
@@ -245,9 +237,6 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     >>> states, history = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(seeds, betas)
     >>> history["loss"].shape  # seeds, betas, epochs, steps
     (4, 2, 3, 2)
-
-    Args:
-      batch_size: rows a batch, a Python integer.
 
     Returns:
       The epoch; its metrics have one entry a step.

@@ -21,9 +21,6 @@ def factor_vae_score(
       groups: votes to learn from, and as many to judge.
       size: rows of a group, drawn with replacement.
 
-    Returns:
-      The share of right votes.
-
     >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> factor_vae_score(jax.random.key(0), v, v)
@@ -57,9 +54,6 @@ def beta_vae_score(
       factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
       groups: to learn from, and as many to judge.
       size: pairs of a group, drawn with replacement.
-
-    Returns:
-      The share of groups told right.
 
     >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T

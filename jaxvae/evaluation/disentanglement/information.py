@@ -42,10 +42,6 @@ def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     Args:
       codes: [n, d], in the paper a draw of q(z|x) for each x; integers are not binned.
-      bins: of equal width, for float codes.
-
-    Returns:
-      Between 0 and 1.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> mig(v, v)
@@ -69,13 +65,6 @@ def modularity(codes: Table, factors: Table, *, bins: Count = 20) -> float:
     A latent that tells of no factor is left out; 0 where none is left. A factor may have many
     latents at no cost. Noise gets 0 where all factors have as many values, else more: its I_ij are
     as values - 1.
-
-    Args:
-      codes: [n, d]; integers are not binned.
-      bins: of equal width, for float codes.
-
-    Returns:
-      Between 0 and 1.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> modularity(np.concatenate([v, v], axis=1), v)

@@ -28,9 +28,6 @@ def sap(codes: Table, factors: Table) -> float:
     Args:
       factors: ordered integers [n, k].
 
-    Returns:
-      Between 0 and 1.
-
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> round(sap(-10.0 * v, v), 6)
     1.0

@@ -190,12 +190,8 @@ def ema_step(
     move to the vectors before the step. Goes into `train_epoch`, `scan_steps` and `fit` like any.
 
     Args:
-      objective: `vq`, or `preprocessed(vq, ...)`.
       decay: of the averages.
       threshold: least use of a code in a batch, on average, before it is drawn anew.
-
-    Returns:
-      `step(state, key, xs, **hyper)`, as `train_step` makes it.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Categorical, Constant, Normal, init_state

@@ -51,7 +51,7 @@ class Stored(NamedTuple):
     info: dict[str, Any]
 
 
-def save_checkpoint(path: str | Path, tree: Tree, *, info: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | None = None) -> None:
     """Write a pytree to a file: whole, or not at all.
 
     Args:
