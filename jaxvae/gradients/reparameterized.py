@@ -43,7 +43,7 @@ def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Array) -> 
     """
     check_estimator("pathwise", reduction, term, q, keys)
     l, aux = over_samples(lambda key: term(q, *sample_and_log_prob(q, key)))(keys)
-    return _require_path_of_gradient(q, reduction(l)), aux
+    return require_path_of_gradient(q, reduction(l)), aux
 
 
 def sticking_the_landing(
@@ -195,7 +195,7 @@ def _require_path(q: Any) -> None:
         )
 
 
-def _require_path_of_gradient(q: Any, bound: Array) -> Array:
+def require_path_of_gradient(q: Any, bound: Array) -> Array:
     """The bound, whose value any q may have; `_require_path` is asked for its gradient alone."""
     value = jax.custom_vjp(lambda bound: bound)
     value.defvjp(lambda bound: (_require_path(q), bound), lambda _, cotangent: (cotangent,))
