@@ -297,7 +297,7 @@ def enumerating_a_product():
         {
             "a": jv.Categorical(jnp.asarray([0.3, -1.0, 0.2])),
             "b": jv.Bernoulli(jnp.asarray([0.5, -0.4])),
-            "c": jv.Independent(jv.Categorical(jnp.asarray([[0.1, 0.9]]))),
+            "c": jv.Product([jv.Categorical(jnp.asarray([0.1, 0.9]))]),
         }
     )
 
