@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree, check_shape
-from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
     Distribution,
     event_shape,
@@ -62,12 +61,6 @@ class Independent:
 
     def unstack(self) -> Any:
         return self.parts
-
-    def enumerate_support(self) -> Any:
-        """Every combination of the parts' events, stacked; TypeError where one can't be listed."""
-        support = jax.vmap(lambda d: method_of(d, "enumerate_support", "Independent")())(self.parts)
-        n, k = jax.tree.leaves(support)[0].shape[:2]
-        return jax.tree.map(lambda a: a[jnp.arange(n), combinations((k,) * n)], support)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ class Mixture:
       components: one distribution whose leaves are stacked along a leading axis of K, as `jax.vmap`
         makes them.
 
+    >>> from jaxvae import Normal
     >>> d = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1))))
     >>> round(float(d.log_prob(jnp.zeros(1))), 5)  # log N(0; 1, 1)
     -1.41894

@@ -14,10 +14,18 @@ from jaxvae.gradients.reparameterized import (
     Estimator,
     Reduction,
     Term,
+    doubly_reparameterized,
     over_samples,
-    pathwise,
+    require_path_of_gradient,
 )
-from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of, method_of
+from jaxvae.protocols import (
+    Distribution,
+    log_density,
+    log_density_relaxed,
+    mean_of,
+    method_of,
+    sample_and_log_prob,
+)
 
 _INSTEAD = (
     "use a posterior that has one, such as OneHotCategorical or Bernoulli, or "
@@ -112,13 +120,14 @@ def gumbel_softmax(
 def for_component(name: str, estimator: Estimator) -> Estimator:
     """An estimator for one part of a `Product`; the other parts keep their paths.
 
-    For a posterior of discrete and continuous latents side by side: the others are drawn once, and
-    given them `estimator` does what it does.
+    For a posterior of discrete and continuous latents side by side: the others are drawn, and given
+    them `estimator` does what it does, for each sample in turn given the terms of those before it.
 
         elbo(model, key, x, gradient=for_component("choice", enumeration))
 
     Args:
       name: its key in the posterior's dict of parts.
+      estimator: any gradient estimator of one sample; `vimco` needs several at once.
 
     Raises:
       TypeError: the posterior is no `Product` of a dict, or the others' samples have no derivative.
@@ -145,23 +154,31 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
             )
         if not isinstance(name, str) or name not in parts:
             raise ValueError(f"for_component: name is {name!r}, expected one of {sorted(parts)}")
-        if len(keys) != 1:
+        if len(keys) > 1 and estimator is doubly_reparameterized:
             raise ValueError(
-                f"for_component: num_samples is {len(keys)}, expected 1, as estimator gives all "
-                "samples one term and each has its own draw of the other parts; average "
-                "several bounds: miwae(..., num_outer=M, num_samples=1)"
+                f"for_component: num_samples is {len(keys)}, expected 1 for "
+                "doubly_reparameterized, which weighs all samples at once; use pathwise"
             )
         others = Product({other: d for other, d in parts.items() if other != name})
-        others_key, part_key = jax.random.split(keys[0])
+        others_keys, part_keys = zip(*map(jax.random.split, keys), strict=True)
+        drawn = [sample_and_log_prob(others, key) for key in others_keys]
 
-        def given(_: Any, rest: Tree, log_rest: Array) -> tuple[Array, Any]:
+        def from_sample(k: int, before: tuple[Array, ...]) -> tuple[Array, Any]:
+            """The bound from sample k on, given the terms of those before, and their aux."""
+            if k == len(keys):
+                return reduction(jnp.stack(before)), ()
+            rest, log_rest = drawn[k]
+
             def whole(_: Any, event: Tree, log_part: Array) -> tuple[Array, Any]:
-                return term(q, rest | {name: event}, log_rest + log_part)
+                l, aux = term(q, rest | {name: event}, log_rest + log_part)
+                bound, later = from_sample(k + 1, (*before, l))
+                return bound, (aux, *later)
 
-            return estimator(reduction, whole, parts[name], part_key[None])
+            bound, aux = estimator(jnp.squeeze, whole, parts[name], part_keys[k][None])
+            return bound, jax.tree.map(lambda a: a[0], aux)
 
-        bound, aux = pathwise(jnp.squeeze, given, others, others_key[None])
-        return bound, jax.tree.map(lambda a: a[0], aux)
+        bound, aux = from_sample(0, ())
+        return require_path_of_gradient(others, bound), jax.tree.map(lambda *a: jnp.stack(a), *aux)
 
     return gradient
 

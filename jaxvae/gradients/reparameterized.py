@@ -38,7 +38,7 @@ def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> t
     Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
     l, aux = over_samples(lambda key: term(q, *sample_and_log_prob(q, key)))(keys)
-    return _require_path_of_gradient(q, reduction(l)), aux
+    return require_path_of_gradient(q, reduction(l)), aux
 
 
 @checked
@@ -164,7 +164,7 @@ def _require_path(q: Distribution) -> None:
         )
 
 
-def _require_path_of_gradient(q: Distribution, bound: Array) -> Array:
+def require_path_of_gradient(q: Distribution, bound: Array) -> Array:
     """The bound, whose value any q may have; `_require_path` is asked for its gradient alone."""
     value = jax.custom_vjp(lambda bound: bound)
     value.defvjp(lambda bound: (_require_path(q), bound), lambda _, cotangent: (cotangent,))

@@ -22,6 +22,7 @@ from jaxvae.evaluation.latent_space import tempered
 from jaxvae.regularizers import LatentSample
 from tests.common import close, draws, standard_errors_off
 
+CODE: Any = LatentSample  # whose fields may be anything here
 LOC, SCALE = np.array([0.3, -1.0]), np.array([0.5, 0.8])
 XS = np.array([[0.3, -1.0], [1.2, 0.1], [-0.7, 0.6]])
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
@@ -106,8 +107,8 @@ def at(kind, loc=LOC, scale=SCALE):
 def logpdf(kind, m, s):
     """Of one latent, by SciPy."""
     if kind is Logistic:
-        return stats.logistic(m, s).logpdf
-    return lambda z: stats.norm(m, s).logpdf(np.log(z / (1.0 - z))) - np.log(z - z * z)
+        return lambda z: stats.logistic.logpdf(z, m, s)
+    return lambda z: stats.norm.logpdf(np.log(z / (1.0 - z)), m, s) - np.log(z - z * z)
 
 
 strangers = pytest.mark.parametrize("kind", [Logistic, LogitNormal])
@@ -129,7 +130,7 @@ def codes(kind):
     def one(key, x):
         q = model.encode(x)
         z, log_q = jv.sample_and_log_prob(q, key)
-        return LatentSample(q, model.prior, z, log_q, jv.auto_kl(q, model.prior, z, log_q))
+        return CODE(q, model.prior, z, log_q, jv.auto_kl(q, model.prior, z, log_q))
 
     return jax.vmap(one)(jax.random.split(jax.random.key(1), len(xs)), xs), model.prior
 
@@ -139,7 +140,7 @@ def penalties(penalty, kind):
     stacked, prior = codes(kind)
     keys = jax.random.split(jax.random.key(2), len(XS))
     of = lambda code, key: penalty(code._replace(p=prior), key)
-    axes = LatentSample(0, None, 0, 0, 0)
+    axes = CODE(0, None, 0, 0, 0)
     return jax.jit(jax.vmap(of, (axes, 0), axis_name="batch"))(stacked._replace(p=None), keys)
 
 
@@ -150,7 +151,7 @@ def test_the_kl_of_each_latent(kind, x64):
 
     def kls(key):
         z, log_q = jv.sample_and_log_prob(q, key)
-        return jv.regularizers.kl_per_latent(LatentSample(q, p, z, log_q, None))
+        return jv.regularizers.kl_per_latent(CODE(q, p, z, log_q, None))
 
     found = draws(kls, 4000)
     exact = []
@@ -417,12 +418,12 @@ def TERM(q, z, log_q):
             "Masked: Bare has no unstack; add `unstack()`",
         ),
         (
-            lambda d: jv.regularizers.kl_per_latent(LatentSample(d, d, A, 0.0, 0.0)),
+            lambda d: jv.regularizers.kl_per_latent(CODE(d, d, A, 0.0, 0.0)),
             "model: Bare has no unstack; add `unstack()`",
         ),
         (
             lambda d: jv.regularizers.dip_2_penalty(
-                LatentSample(d, d, A, 0.0, 0.0), None, off_diagonal=1.0, diagonal=1.0
+                CODE(d, d, A, 0.0, 0.0), KEYS[0], off_diagonal=1.0, diagonal=1.0
             ),
             "dip_2_penalty: Bare has no covariance; add `covariance()`",
         ),

@@ -647,8 +647,8 @@ def test_for_component_refuses():
     def term(q, z, log_q):
         return log_q, None
 
-    with pytest.raises(ValueError, match="for_component: num_samples is 2, expected 1"):
-        gradient(jnp.mean, term, q, keys(2))
+    with pytest.raises(ValueError, match="for_component: num_samples is 2, expected 1 for doubly"):
+        for_component("choice", doubly_reparameterized)(jnp.mean, term, q, keys(2))
     with pytest.raises(
         ValueError, match=r"name is 'chioce', expected one of \['choice', 'style'\]"
     ):

@@ -162,7 +162,7 @@ def test_free_bits_are_of_the_batch_mean_and_a_part_below_them_has_no_gradient(x
 
     one_hot = jnp.eye(2)
     total = lambda rates, free: jv.batched(objective)(
-        rates.T, jax.random.key(0), one_hot, free=free
+        rates.T, jax.random.key(0), one_hot, free_nats=free
     )[0]
     for free, value, slopes in (
         (0.5, 4.5, [0.0, 0.5]),
