@@ -47,6 +47,8 @@ def auto_kl(q: Any, p: Any, z: Any, log_q: Array) -> Array:
     where log q of the others is log_q less that of the levels in closed form, so that a flow among
     them is never inverted.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal, StandardNormal
     >>> q, p = Normal(jnp.zeros(2), jnp.ones(2)), StandardNormal((2,))
     >>> float(auto_kl(q, p, *q.sample_and_log_prob(jax.random.key(0))))
