@@ -194,7 +194,7 @@ def test_every_method_of_the_table_is_made():
         made = eval(line, namespace)
         assert callable(made) or hasattr(made, "prior") or isinstance(made, KINDS), method
         assert local(made) or all(same(copied(made), made) for copied in COPIES.values()), method
-        assert (ROOT / "tests" / test).exists(), test
+        assert list((ROOT / "tests").rglob(test)), test
         for script in re.findall(r"`experiments\.([\w.]+)`", run):
             assert (ROOT / "experiments" / f"{script.replace('.', '/')}.py").exists(), script
 
@@ -307,6 +307,30 @@ def test_reference_has_every_module():
         import_module(module)
     made = [v for _, v in public() if isinstance(v, type) or isfunction(v)]
     assert {value.__module__ for value in made} | {"jaxvae.models.ppca"} == set(modules)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_points_at_is_there(page):
+    """Files, scripts, parts of the library, and other pages."""
+    prose = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", prose)
+    for path in re.findall(
+        r"\b(?:tests|docs|jaxvae|experiments)/[\w/]+(?:\.\w+)?", " ".join(spans)
+    ):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"(?<![\w/])test_\w+\.py", " ".join(spans)):
+        assert list((ROOT / "tests").rglob(name)), name
+    for path in re.findall(
+        r"\bexperiments(?:\.\w+)+", " ".join(spans)
+    ):  # a module, or what is in one
+        file = ROOT / path.replace(".", "/")
+        assert file.is_dir() or any(f.with_suffix(".py").exists() for f in (file, file.parent)), (
+            path
+        )
+    for path in re.findall(r"\bjaxvae(?:\.[a-z]\w*)+", " ".join(spans)):
+        assert at(path) is not None, path
+    for link in re.findall(r"\]\((?!http)([^)#]+)", prose):
+        assert ((ROOT / page).parent / link).exists(), link
 
 
 def test_new_methods_are_short_and_made_of_public_names():
