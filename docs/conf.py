@@ -2,6 +2,9 @@
 
 import re
 
+import jaxvae
+from jaxvae import nn
+
 project = "jaxvae"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
@@ -21,5 +24,18 @@ def plain_docstring(app, what, name, obj, options, lines):
             lines[i] = re.sub(code, lambda m: "``" + m[1].replace("\\", "") + "``\\ ", line)
 
 
+HOMES = [jaxvae, nn, *(v for v in vars(jaxvae).values() if hasattr(v, "__path__"))]
+PUBLIC = [v for home in (*HOMES, jaxvae.evaluation.disentanglement) for v in vars(home).values()]
+PUBLIC += vars(jaxvae.models.ppca).values()
+
+
+def public_alone(app, what, name, obj, skip, options):
+    """Helpers of a module that no package exports are skipped, and fields, which Args describe."""
+    helper = what == "module" and not any(obj is v for v in PUBLIC)
+    field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field")
+    return True if helper or field else None
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", public_alone)

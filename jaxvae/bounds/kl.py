@@ -51,6 +51,7 @@ def auto_kl(q: Distribution, p: Distribution, z: Tree, log_q: Nats) -> Array:
     them is never inverted.
 
     >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal, StandardNormal
     >>> q, p = Normal(jnp.zeros(2), jnp.ones(2)), StandardNormal((2,))
     >>> float(auto_kl(q, p, *q.sample_and_log_prob(jax.random.key(0))))

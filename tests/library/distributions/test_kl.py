@@ -396,7 +396,7 @@ def test_events_of_different_shapes_are_an_error(make):
 
 @pairs
 def test_rates_agree_in_the_mean(make, x64):
-    """analytic = auto = closed form; sampled is the difference of the scores at each draw."""
+    """analytic = auto = closed form; sampled is log q - log p at each draw."""
     q, p = make()
 
     zs, log_qs = many(q, jax.random.split(key(), 5))

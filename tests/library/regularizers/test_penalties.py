@@ -156,9 +156,10 @@ def test_the_terms_are_the_true_ones_whatever_the_penalty():
 def test_free_bits_are_of_the_batch_mean_and_a_part_below_them_has_no_gradient(x64):
     rates = jnp.array([[0.1, 3.0], [0.7, 5.0]])  # of two examples and two parts: means 0.4 and 4
 
-    def objective(rates, key, x, **free):
+    def objective(rates, key, x, *, free_nats):
         code = CODE(None, None, None, None, None)
-        return jv.regularizers.free_bits(code, key, **free, parts=lambda _: rates @ x), None
+        parts = lambda _: rates @ x
+        return jv.regularizers.free_bits(code, key, free_nats=free_nats, parts=parts), None
 
     one_hot = jnp.eye(2)
     total = lambda rates, free: jv.batched(objective)(

@@ -18,8 +18,10 @@ COMMON = """
 import json, os, sys, time
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxvae import (Checkpoints, StandardNormal, VAE, elbo, fit, init_state, iwae, nn, ppca,
-                    shard_rows, sweep, train_epoch, train_step)
+from jaxvae import (Checkpoints, StandardNormal, VAE, elbo, fit, init_state, iwae, nn, sweep,
+                    train_epoch, train_step)
+from jaxvae.models import ppca
+from jaxvae.training import shard_rows
 from flax import nnx
 from functools import partial
 
