@@ -90,6 +90,7 @@ def load_checkpoint(path: str | Path, like: Any) -> Any:
 
     >>> import tempfile
     >>> import jax.numpy as jnp
+    >>> from jaxvae.training import save_checkpoint
     >>> path = Path(tempfile.mkdtemp()) / "my.ckpt"
     >>> save_checkpoint(path, {"weight": jnp.ones(3)})
     >>> load_checkpoint(path, {"weight": jnp.zeros(3)})
