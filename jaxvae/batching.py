@@ -41,7 +41,7 @@ def batched(
 
     @checked
     def batch_objective(
-        model: M, key: Key, xs: Tree, *args: P.args, **hyper: P.kwargs
+        model: M, key: Key, xs: Any, *args: P.args, **hyper: P.kwargs
     ) -> tuple[Array, A]:
         keys = jax.random.split(key, batch_size(xs))
         one = jax.vmap(lambda k, x: objective(model, k, x, *args, **hyper), axis_name=BATCH)
