@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jaxvae.checks import Leaf, Tree, logits_shape
+from jaxvae.checks import Leaf, Tree, checked, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.independent import factors
-from jaxvae.protocols import check_distribution, log_density, mean_of
+from jaxvae.protocols import Distribution, log_density, mean_of
 from jaxvae.pytrees import pytree
 
 
@@ -39,7 +39,7 @@ class Mixture:
     """
 
     logits: Leaf
-    components: Any
+    components: Distribution
 
     @property
     def reparameterized(self) -> bool:
@@ -49,12 +49,14 @@ class Mixture:
     def filler(self) -> Any:
         return getattr(self.components, "filler", None)
 
+    @checked
     def sample(self, key: Array) -> Any:
         which_key, key = jax.random.split(key)
         k = jax.random.categorical(which_key, self._log_weights)
         z = jax.tree.map(lambda leaf: leaf[k], self.components).sample(key)
         return implicit(z, self._distributional_transform) if self.reparameterized else z
 
+    @checked
     def log_prob(self, z: Tree) -> Array:
         each = jax.vmap(lambda d: log_density(d, z))(self.components)
         log_p = self._log_weights + each
@@ -65,6 +67,7 @@ class Mixture:
         z = self.sample(key)
         return z, self.log_prob(z)
 
+    @checked
     def mean(self) -> Any:
         weights = jnp.exp(self._log_weights)
         means = jax.vmap(mean_of)(self.components)
@@ -73,7 +76,6 @@ class Mixture:
     @property
     def _log_weights(self) -> Array:
         shape = logits_shape("Mixture", self.logits, axes=1)
-        check_distribution("Mixture: components is", self.components)
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.components)}
         if sizes != {shape}:
             raise ValueError(

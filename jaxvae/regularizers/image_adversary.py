@@ -1,5 +1,6 @@
 """An adversary of images: VAE-GAN, whose likelihood is of what its discriminator sees."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,9 +33,10 @@ class Critic(NamedTuple):
     2.0
     """
 
-    features: Any
-    logit: Any
+    features: Callable[[Any], Array]
+    logit: Callable[[Any], Array]
 
+    @checked
     def __call__(self, x: Tree) -> Array:
         return self.logit(self.features(x))
 

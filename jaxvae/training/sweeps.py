@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,14 @@ from jaxvae.training.checkpoints.files import (
 )
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.devices import check_mesh
+
+
+def _check_grid(owner: str, name: str, grid: object) -> None:
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"{owner}: {name} is a {type(grid).__name__}, expected name -> values")
+
+
+Grid = Annotated[Mapping[str, Any], _check_grid]
 
 
 class Sweep(NamedTuple):
@@ -41,7 +49,7 @@ class Sweep(NamedTuple):
 @checked
 def sweep(
     run: Callable[..., Any],
-    grid: Mapping[str, Any],
+    grid: Grid,
     *,
     at_once: Count | None = None,
     mesh: Mesh | None = None,

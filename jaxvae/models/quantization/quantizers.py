@@ -148,7 +148,7 @@ class FSQ:
 
 
 @checked
-def straight_through_value(e: Array, z: Numbers) -> Array:
+def straight_through_value(e: Array, z: Floats) -> Array:
     """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
 
     >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
