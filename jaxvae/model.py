@@ -78,7 +78,7 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
     logits: Numbers | None = None
 
     @property
-    def prior(self) -> Mixture:
+    def prior(self) -> Mixture[Posterior]:
         components = jax.vmap(self.encode)(self.pseudo_inputs)
         k = len(jax.tree.leaves(self.pseudo_inputs)[0])
         logits = jnp.zeros(k) if self.logits is None else self.logits

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ from jaxvae.distributions.independent import factors
 from jaxvae.protocols import Distribution, log_density, mean_of
 from jaxvae.pytrees import pytree
 
+D = TypeVar("D", bound=Distribution)
+
 
 @pytree
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class Mixture(Generic[D]):
     """log p(z) = log sum_k pi_k p_k(z), pi = softmax(logits).
 
     Which component a draw comes from has no derivative. Where components have `unstack()` and
@@ -39,7 +41,7 @@ class Mixture:
     """
 
     logits: Leaf
-    components: Distribution
+    components: D
 
     @property
     def reparameterized(self) -> bool:
