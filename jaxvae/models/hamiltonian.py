@@ -19,7 +19,7 @@ from jaxvae.checks import (
     check_shape,
 )
 from jaxvae.distributions import Normal, Product, Transformed
-from jaxvae.protocols import check_distribution, log_density
+from jaxvae.protocols import check_distribution, event_shape, log_density, log_prob_of
 from jaxvae.pytrees import pytree
 
 
@@ -147,7 +147,8 @@ class HamiltonianVAE(NamedTuple):
     def encode(self, x: Any) -> Transformed:
         self._check()
         start, momentum = self.start(x), self._momentum(self.log_heat)
-        shape = getattr(start, "shape", momentum.shape)
+        check_distribution("start returned", start)
+        shape = event_shape(start)
         if shape != momentum.shape:
             raise ValueError(
                 f"HamiltonianVAE: start gives events of shape {shape}, expected that of a step, "
@@ -175,7 +176,7 @@ class HamiltonianVAE(NamedTuple):
 
 
 def _log_joint(likelihood: Callable[[Any], Any], base: Any, x: Any, z: Any) -> Array:
-    return log_density(likelihood(z), x) + log_density(base, z)
+    return log_prob_of("likelihood(z)", likelihood(z), "x", x) + log_density(base, z)
 
 
 def check_steps(owner: str, name: str, steps: Any) -> None:
