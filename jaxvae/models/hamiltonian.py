@@ -13,7 +13,14 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import Numbers, Scalar, Tree, check_floats, check_log_prob, check_shape, checked
 from jaxvae.distributions import Normal, Product, Transformed
-from jaxvae.protocols import Density, Distribution, log_density
+from jaxvae.protocols import (
+    Density,
+    Distribution,
+    check_distribution,
+    event_shape,
+    log_density,
+    log_prob_of,
+)
 from jaxvae.pytrees import pytree
 
 
@@ -147,7 +154,8 @@ class HamiltonianVAE(NamedTuple):
     @checked
     def encode(self, x: Tree) -> Transformed:
         start, momentum = self.start(x), self._momentum(self.log_heat)
-        shape = getattr(start, "shape", momentum.shape)
+        check_distribution("start returned", start)
+        shape = event_shape(start)
         if shape != momentum.shape:
             raise ValueError(
                 f"HamiltonianVAE: start gives events of shape {shape}, expected that of a step, "
@@ -168,4 +176,4 @@ class HamiltonianVAE(NamedTuple):
 
 
 def _log_joint(likelihood: Callable[[Any], Any], base: Distribution, x: Tree, z: Tree) -> Array:
-    return log_density(likelihood(z), x) + log_density(base, z)
+    return log_prob_of("likelihood(z)", likelihood(z), "x", x) + log_density(base, z)

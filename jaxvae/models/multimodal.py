@@ -197,7 +197,7 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, A
     for name, d in zip(names, every, strict=True):
         if jax.tree.structure(d) != kind:
             raise TypeError(
-                f"{owner}: {name} is a {type(d).__name__}, expected a {type(every[0]).__name__}, "
+                f"{owner}: {name} is a {type(d).__name__}, expected {type(every[0]).__name__}, "
                 "as experts[0] is"
             )
         if event_shape(d) != shape:

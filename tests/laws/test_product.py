@@ -11,6 +11,7 @@ import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as nd
 import optax
 import pytest
 from flax import nnx
@@ -402,6 +403,18 @@ def a_stock_equinox_network():
     jv.init_state(model._replace(encode=cut), optax.sgd(0.1))
 
 
+def hamiltonian_flow_of_another_librarys():
+    """x guides the posterior, so its shape is looked at there too."""
+    start = lambda x: nd.Normal(x, jnp.ones(2)).to_event(1)
+    emit = Partial(lambda z: nd.Normal(z, jnp.ones(2)).to_event(1))
+    steps = jnp.full((2, 2), -2.0)
+    model = jv.models.HamiltonianVAE(Partial(start), emit, standard(), steps, jnp.zeros(()))
+    assert np.isfinite(jv.elbo(model, key(), jnp.asarray(XS[0]))[0])
+    model = model._replace(start=Partial(lambda x: standard()))
+    with pytest.raises(ValueError, match=r"expected \(2,\) as draws of likelihood\(z\) have"):
+        model.encode(jnp.ones((5, 1))).sample(key(1))
+
+
 MEETINGS = [
     free_bits_of_a_flow_posterior,
     free_bits_of_a_flow_prior,
@@ -422,6 +435,7 @@ MEETINGS = [
     one_component_of_several_samples,
     wasserstein_autoencoder_of_a_hierarchy,
     a_stock_equinox_network,
+    hamiltonian_flow_of_another_librarys,
 ]
 
 

@@ -337,6 +337,37 @@ def test_what_an_unknown_class_does_not_know_is_sampled():
         jv.kl_divergence(q, LogitNormal(jnp.zeros(1), jnp.ones(1)))
 
 
+@jv.pytree
+@dataclass(frozen=True, eq=False)
+class Exponential:
+    """Its product with another is a third."""
+
+    rate: Any
+
+    def sample(self, key):
+        return jax.random.exponential(key, self.rate.shape) / self.rate
+
+    def log_prob(self, z):
+        return jnp.sum(jnp.log(self.rate) - self.rate * z)
+
+    def times(self, other):
+        return Exponential(self.rate + other.rate)
+
+
+def test_experts_of_an_unknown_class():
+    """Those that know their product have one, and any a mixture."""
+    experts, prior = [Exponential(jnp.array([r])) for r in (1.0, 2.0)], Exponential(jnp.ones(1))
+    of = jax.jit(lambda present: jv.models.product_of_experts(experts, prior, present).rate)
+    for present, rate in (((True, True), 4.0), ((True, False), 2.0), ((False, False), 1.0)):
+        assert close(of(jnp.array(present)), [rate])
+    z = jnp.array([0.7])
+    log_p = jnp.stack([d.log_prob(z) for d in experts])
+    mixture = jv.models.mixture_of_experts(experts, prior)
+    assert close(mixture.log_prob(z), jax.nn.logsumexp(log_p) - jnp.log(2.0))
+    with pytest.raises(TypeError, match=r"experts.1. is a Normal, expected Exponential, as"):
+        jv.models.mixture_of_experts([experts[0], jv.Normal(z, z)], prior)
+
+
 ROADS = {
     "elbo": jv.elbo,
     "iwae": partial(jv.iwae, num_samples=2),
