@@ -63,10 +63,6 @@ class Autoregressive:
     def log_prob(self, z: Tree) -> Array:
         return log_density(self._given(z), z)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
-
     def _start(self) -> Array:
         """Zeros in the precision of the parameters."""
         leaves = jax.tree.leaves((self.conditioner, self.context))

@@ -59,10 +59,6 @@ class ContinuousBernoulli:
         log_p = log_normalizer(l) - a * far - jnp.log1p(jnp.exp(-a))
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
     def mean(self) -> Array:
         """1 / (1 - e^-l) - 1 / l."""
         a = jnp.abs(self.logits)  # the mean of l is 1 - that of -l, which keeps its digits

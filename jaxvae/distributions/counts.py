@@ -51,10 +51,6 @@ class Poisson:
         x, valid = _counts("Poisson.log_prob", x, rate.dtype)
         return jnp.where(valid, jnp.sum(log_poisson_peak(x) - deviance(x, rate)), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
     def mean(self) -> Array:
         return jnp.asarray(self.rate)
 
@@ -106,10 +102,6 @@ class NegativeBinomial:
         peak = log_poisson_peak(x) + log_gamma_peak(r) - log_gamma_peak(n)
         return jnp.where(valid, jnp.sum(peak - successes - failures), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
     def mean(self) -> Array:
         return self.total_count * jnp.exp(self.logits)
 
@@ -154,10 +146,6 @@ class ZeroInflated:
         zero = jnp.asarray(x) == 0
         inflated = jnp.logaddexp(jnp.where(zero, log_p, 0.0), -softplus(-self.logits))
         return jnp.where(zero, inflated, log_p)
-
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
 
     def mean(self) -> Array:
         return jax.nn.sigmoid(-self.logits) * self.base.mean()

@@ -68,10 +68,6 @@ class Bernoulli:
         z, l = in_a_row(z, self.logits)
         return jnp.sum(log_bernoulli(z, l))
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
     def mean(self) -> Array:
         return jax.nn.sigmoid(self.logits)
 
@@ -129,10 +125,6 @@ class Categorical:
         log_p = jnp.sum(jnp.take_along_axis(self.log_probs, index, axis=-1))
         return jnp.where(inside, log_p, -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
-
     def unstack(self) -> Any:
         return self
 
@@ -175,10 +167,6 @@ class OneHotCategorical:
 
     def log_prob(self, z: Tree) -> Array:
         return jnp.sum(weighted(z, self.log_probs))
-
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
 
     def mean(self) -> Array:
         return jax.nn.softmax(self.logits)

@@ -50,10 +50,6 @@ class Gamma:
         gap = deviance(a, self.rate * z, jnp.log(self.rate) + log_z)
         return jnp.where(inside, jnp.sum(log_gamma_peak(a) - gap - log_z), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
-
     def mean(self) -> Array:
         return self.concentration / self.rate
 
@@ -95,10 +91,6 @@ class Beta:
         a, b = jnp.asarray(self.a), jnp.broadcast_to(self.b, self.shape)
         log_p = _log_part(a, a + b, z, jnp.log(z)) + _log_part(b, a + b, 1.0 - z, jnp.log1p(-z))
         return jnp.where(inside, jnp.sum(log_p - log_gamma_peak(a + b)), -jnp.inf)
-
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
 
     def mean(self) -> Array:
         return self.a / (self.a + self.b)
@@ -145,10 +137,6 @@ class Dirichlet:
         total = jnp.sum(z)  # what it is off 1 by rounding would count sum_i a_i times
         log_p = _log_part(a, jnp.sum(a), z / total, jnp.log(z) - jnp.log(total))
         return jnp.where(inside, jnp.sum(log_p) - log_gamma_peak(jnp.sum(a)), -jnp.inf)
-
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
 
     def mean(self) -> Array:
         return self.concentration / jnp.sum(self.concentration)

@@ -40,10 +40,6 @@ class Adapted:
         with default_promotion():
             return jnp.sum(self.distribution.log_prob(event))
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
-
     def mean(self) -> Any:
         with default_promotion():
             return mean_of(self.distribution)

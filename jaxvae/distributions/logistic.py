@@ -82,10 +82,6 @@ class DiscretizedLogistic:
         )
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
-        k = self.sample(key)
-        return k, self.log_prob(k)
-
     def mean(self) -> Array:
         """E[k] = sum_{k >= 1} P(at least k), in levels 0..L-1; TypeError where channels couple."""
         if self.coupling is not None:

@@ -51,10 +51,6 @@ class Masked:
         x, mask = event
         return _observed(self.distribution, x, mask)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[tuple[Any, Any], Array]:
-        event = self.sample(key)
-        return event, self.log_prob(event)
-
     def mean(self) -> Any:
         return mean_of(self.distribution)
 

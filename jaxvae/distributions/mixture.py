@@ -65,10 +65,6 @@ class Mixture(Generic[D]):
         possible = jnp.any(log_p > -jnp.inf)  # else logsumexp has no gradient
         return jnp.where(possible, logsumexp(jnp.where(possible, log_p, 0.0)), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
-
     @checked
     def mean(self) -> Any:
         weights = jnp.exp(self._log_weights)

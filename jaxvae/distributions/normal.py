@@ -60,10 +60,6 @@ class StandardNormal:
     def log_prob(self, z: Tree) -> Array:
         return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI)
 
-    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
-        z = self.sample(key)
-        return z, self.log_prob(z)
-
     def mean(self) -> Array:
         return jnp.zeros(self.shape)
 

@@ -50,10 +50,6 @@ class SphericalUniform:
         inside = _on_sphere("SphericalUniform.log_prob", x, self.shape)
         return jnp.where(inside, jnp.full((), -log_area(self.dim), jnp.result_type(x)), -jnp.inf)
 
-    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
     def mean(self) -> Array:
         return jnp.zeros(self.shape)
 

@@ -107,7 +107,7 @@ class Flat:
         return self.distribution.log_prob(unravel(z))
 
     def sample_and_log_prob(self, key):
-        z, log_p = self.distribution.sample_and_log_prob(key)
+        z, log_p = jv.sample_and_log_prob(self.distribution, key)
         return ravel_pytree(z)[0], log_p
 
 
@@ -508,7 +508,7 @@ def test_sample_and_log_prob_is_one_draw(case, x64):
     """sample_and_log_prob(key) = (z, log_prob(z)) with z = sample(key)."""
 
     def both(d, key):
-        z, log_p = d.sample_and_log_prob(key)
+        z, log_p = jv.sample_and_log_prob(d, key)
         return z, log_p, d.sample(jax.random.clone(key)), d.log_prob(z)
 
     z, log_p, sample, log_prob = jax.jit(jax.vmap(both, (None, 0)))(case.make(), keys_of(5))
@@ -533,7 +533,7 @@ def test_key_is_required_and_decides(case):
 def everything(d, k, event):
     """All that a distribution computes."""
     mean = d.mean() if hasattr(d, "mean") and getattr(d, "coupling", None) is None else ()
-    return d.sample_and_log_prob(k), d.log_prob(event), mean
+    return jv.sample_and_log_prob(d, k), d.log_prob(event), mean
 
 
 def stretched(d, factor):
@@ -666,7 +666,9 @@ def test_draws_are_differentiable(case, x64):
     """The event and log q at it, as functions of the parameters, against finite differences."""
     leaves, make = with_leaves(case.make())
     if leaves:
-        assert is_differentiable(lambda leaves: make(leaves).sample_and_log_prob(key(3)), leaves)
+        assert is_differentiable(
+            lambda leaves: jv.sample_and_log_prob(make(leaves), key(3)), leaves
+        )
 
 
 @everyone
@@ -675,7 +677,7 @@ def test_gradient_of_a_draw_is_finite(case):
     d = jax.tree.map(jnp.asarray, case.make())
 
     def value(d):
-        z, log_p = d.sample_and_log_prob(key())
+        z, log_p = jv.sample_and_log_prob(d, key())
         return jnp.sum(as_float(z)) + log_p
 
     gradient = jax.jit(jax.grad(value))(d)

@@ -509,7 +509,7 @@ def pair(prior, posterior):
     row = swap(prior, posterior, nnx.Rngs(0))
     model: Any = row.build(row.parts, lambda z: jv.Normal(z, 1.0))
     q = model.encode((jnp.ones(N), ()))
-    return q, model.prior, *q.sample_and_log_prob(jax.random.key(1))
+    return q, model.prior, *jv.sample_and_log_prob(q, jax.random.key(1))
 
 
 SMOOTH = [name for name in POSTERIORS if name != "semi-amortized"]

@@ -226,7 +226,9 @@ def test_attributes_and_calls_go_through():
     assert close(constant.sample(key()), d.sample(key()))
     assert close(constant.log_prob(jnp.ones(2)), d.log_prob(jnp.ones(2)))
     assert close(constant.mean(), d.mean())
-    for a, b in zip(constant.sample_and_log_prob(key()), d.sample_and_log_prob(key()), strict=True):
+    for a, b in zip(
+        jv.sample_and_log_prob(constant, key()), jv.sample_and_log_prob(d, key()), strict=True
+    ):
         assert close(a, b)
     net = network()
     assert close(jv.Constant(net)(jnp.ones(2)).logits, net(jnp.ones(2)).logits)

@@ -100,7 +100,7 @@ def test_draws_have_scipys_moments(make, oracle):
     d, (_, mean, variance, entropy) = make(), oracle()
 
     def statistics(k):
-        z, log_p = d.sample_and_log_prob(k)
+        z, log_p = jv.sample_and_log_prob(d, k)
         z = z.astype(jnp.float32)
         return z, jnp.square(z - mean.astype(np.float32)), -log_p
 
@@ -187,7 +187,7 @@ def test_a_factor_of_another_shape_is_an_error(shape):
     for call in (
         lambda: d.log_prob(jnp.zeros(2)),
         lambda: d.sample(key()),
-        lambda: d.sample_and_log_prob(key()),
+        lambda: jv.sample_and_log_prob(d, key()),
         lambda: jv.kl_divergence(d, standard),
         lambda: jv.kl_divergence(standard, d),
     ):
@@ -207,7 +207,7 @@ def test_only_the_lower_triangle_counts(x64):
 
     def numbers(tril):
         d = jv.MultivariateNormal(loc, tril)
-        z, log_p = d.sample_and_log_prob(key())
+        z, log_p = jv.sample_and_log_prob(d, key())
         kls = [jv.kl_divergence(d, standard), jv.kl_divergence(standard, d)]
         kls += [jv.kl_divergence(d, p), jv.kl_divergence(p, d)]
         reparameterized = jv.MultivariateNormal(loc, tril).sample(key(1))
@@ -401,12 +401,12 @@ def test_extreme_scales_of_draws(family, scale):
     loc, scale = jnp.array([0.3, -1.0]), jnp.asarray(scale, jnp.float32)
     oracle = {jv.Normal: stats.norm, jv.Laplace: stats.laplace}[family]
     eps = np.asarray(family(jnp.zeros(2), jnp.ones(2)).sample(key()), np.float64)
-    z, log_q = family(loc, scale).sample_and_log_prob(key())
+    z, log_q = jv.sample_and_log_prob(family(loc, scale), key())
     assert np.allclose(z, np.asarray(loc, np.float64) + np.asarray(scale, np.float64) * eps, 1e-5)
     exact = oracle.logpdf(eps) - np.log(np.asarray(scale, np.float64))
     assert np.allclose(log_q, exact.sum(), 1e-5, 1e-5)
 
-    jacobian: Any = jax.jacobian(lambda m, s: family(m, s).sample_and_log_prob(key()), (0, 1))
+    jacobian: Any = jax.jacobian(lambda m, s: jv.sample_and_log_prob(family(m, s), key()), (0, 1))
     (z_loc, z_scale), (q_loc, q_scale) = jacobian(loc, scale)
     assert np.array_equal(z_loc, np.eye(2))
     assert np.allclose(z_scale, np.diag(eps))
@@ -428,7 +428,7 @@ def test_extreme_factors(scale, mix):
     assert holds(got, true)
 
     def draw(loc, tril):
-        z, log_q = jv.MultivariateNormal(loc, tril).sample_and_log_prob(key())
+        z, log_q = jv.sample_and_log_prob(jv.MultivariateNormal(loc, tril), key())
         return jnp.sum(z) + log_q
 
     value, gradient = jax.value_and_grad(draw, (0, 1))(jnp.zeros(2), jnp.asarray(tril, jnp.float32))
@@ -453,7 +453,7 @@ def test_extreme_logits_of_bernoulli(logit, x):
 def test_extreme_logits_of_bernoulli_draw():
     """Certain coins fall on their side; the log-probability of that is 0 and flat."""
     logits = jnp.array([-1e4, 1e4, 1e4])
-    z, log_p = jv.Bernoulli(logits).sample_and_log_prob(key())
+    z, log_p = jv.sample_and_log_prob(jv.Bernoulli(logits), key())
     assert np.array_equal(z, [0.0, 1.0, 1.0])
     assert log_p == 0
     assert np.array_equal(jv.Bernoulli(logits).mean(), [0.0, 1.0, 1.0])
@@ -496,7 +496,7 @@ def through_head(head, shape):
 
     def f(raw):
         q = head(raw)
-        z, log_q = q.sample_and_log_prob(key())
+        z, log_q = jv.sample_and_log_prob(q, key())
         kl = jv.kl_divergence(q, jv.StandardNormal(shape))
         return jnp.stack([log_q, jnp.sum(z), kl, q.log_prob(q.mean())])
 

@@ -237,7 +237,7 @@ def test_adapted_is_a_distribution_of_one_event(theirs, ours):
 
     @jax.jit
     def numbers(d):
-        z, log_p = d.sample_and_log_prob(key())
+        z, log_p = jv.sample_and_log_prob(d, key())
         return d.log_prob(event), d.mean(), (z, log_p), (d.sample(key()), d.log_prob(z))
 
     score, mean, drawn, again = numbers(adapted)
@@ -307,7 +307,7 @@ def test_adapted_never_broadcasts(theirs, ours):
 def test_adapted_code_keeps_its_own_rules(theirs, ours):
     """Other libraries broadcast and promote inside, whatever the caller forbids."""
     adapted, _ = pair(theirs, ours)
-    z, log_p = adapted.sample_and_log_prob(key())
+    z, log_p = jv.sample_and_log_prob(adapted, key())
     assert (z.shape, log_p.shape, adapted.mean().shape) == ((2,), (), (2,))
     with pytest.raises(ValueError, match="jax_numpy_rank_promotion"):
         _ = z + jnp.ones((2, 2), z.dtype)

@@ -234,7 +234,7 @@ def test_extremes_in_float32_are_finite(f):
 def test_draws_at_the_extremes_are_in_the_support(make):
     """And have a finite density, whatever rounds."""
     keys = jax.random.split(jax.random.key(1), 50)
-    at = jax.vmap(lambda a, key: make(a).sample_and_log_prob(key), (None, 0))
+    at = jax.vmap(lambda a, key: jv.sample_and_log_prob(make(a), key), (None, 0))
     z, log_p = jax.jit(jax.vmap(at, (0, None)))(jnp.array([-20.0, -3.0, 0.0, 3.0, 20.0]), keys)
     assert np.all(np.isfinite(ravel_pytree(z)[0]))
     assert np.all(np.isfinite(log_p)), log_p

@@ -187,7 +187,7 @@ def test_a_mask_of_fewer_axes_hides_pixels():
 
 def test_a_draw_misses_nothing():
     d = jv.Masked(jv.Normal(A, 1.0))
-    (x, mask), log_p = d.sample_and_log_prob(jax.random.key(0))
+    (x, mask), log_p = jv.sample_and_log_prob(d, jax.random.key(0))
     assert mask.all()
     assert close(log_p, jv.Normal(A, 1.0).log_prob(x))
     assert close(d.mean(), A)

@@ -118,7 +118,7 @@ def test_without_steps_it_is_the_vae(x64):
     """At steps of 0, whatever the heat: what rho costs cancels, draw by draw."""
     model = jax.tree.map(lambda leaf: leaf.astype(float), crude(3, -50.0))
     x = X.astype(float)
-    (z, _), _ = model.encode(x).sample_and_log_prob(jax.random.key(0))
+    (z, _), _ = jv.sample_and_log_prob(model.encode(x), jax.random.key(0))
     exact = (
         model.decode((z, None)).log_prob(x) + model.base.log_prob(z) - model.start(x).log_prob(z)
     )

@@ -34,7 +34,7 @@ P = jv.Joint(TOP, Partial(other, jnp.array(0.2)))
 
 
 def test_a_rate_is_analytic_at_each_level_given_the_sample_above():
-    z, log_q = Q.sample_and_log_prob(jax.random.key(0))
+    z, log_q = jv.sample_and_log_prob(Q, jax.random.key(0))
     top = jv.kl_divergence(Q.first, P.first)
     below = jv.kl_divergence(Q.then(z[0]), P.then(z[0]))
     assert close(jv.auto_kl(Q, P, z, log_q), top + below)
@@ -43,7 +43,7 @@ def test_a_rate_is_analytic_at_each_level_given_the_sample_above():
 
 def test_level_rates_have_the_mean_of_sampled_ones_and_less_noise():
     def both(key):
-        z, log_q = Q.sample_and_log_prob(key)
+        z, log_q = jv.sample_and_log_prob(Q, key)
         return jnp.stack([jv.auto_kl(Q, P, z, log_q), jv.sampled_kl(Q, P, z, log_q)])
 
     levels, sampled = draws(both, 20_000).T
@@ -60,7 +60,7 @@ def test_a_level_without_a_closed_form_is_sampled():
 
     flow = jv.Transformed(jv.StandardNormal((2,)), OneWay())  # it has no inverse
     q = jv.Joint(flow, Partial(step, jnp.array(0.7)))
-    (a, b), log_q = q.sample_and_log_prob(jax.random.key(0))
+    (a, b), log_q = jv.sample_and_log_prob(q, jax.random.key(0))
     log_q_a = log_q - q.then(a).log_prob(b)
     exact = log_q_a - TOP.log_prob(a) + jv.kl_divergence(q.then(a), P.then(a))
     assert close(jv.auto_kl(q, P, (a, b), log_q), exact)
@@ -70,7 +70,7 @@ def test_bottom_up_inference_has_the_layers_of_the_prior():
     up = jv.Transformed(
         jv.Joint(jv.Normal(0.3, 0.5), Partial(step, jnp.array(0.7))), jv.bijectors.Reverse()
     )
-    (high, low), log_q = up.sample_and_log_prob(jax.random.key(0))
+    (high, low), log_q = jv.sample_and_log_prob(up, jax.random.key(0))
     exact = jv.Normal(0.3, 0.5).log_prob(low) + step(0.7, low).log_prob(high)
     assert close(log_q, exact)
     assert close(up.log_prob((high, low)), exact)
@@ -102,7 +102,7 @@ def unit_of_last(z):
 
 def test_hierarchy_nests():
     chain = jv.models.hierarchy(TOP, Partial(step, jnp.array(0.7)), Partial(other, jnp.array(0.2)))
-    (a, (b, c)), log_p = chain.sample_and_log_prob(jax.random.key(0))
+    (a, (b, c)), log_p = jv.sample_and_log_prob(chain, jax.random.key(0))
     exact = TOP.log_prob(a) + step(0.7, a).log_prob(b) + other(0.2, b).log_prob(c)
     assert close(log_p, exact)
     assert np.array_equal(jv.models.bottom((a, (b, c))), c)
@@ -139,7 +139,7 @@ def ladder(seed=0):
 def test_the_ladder_weighs_evidence_against_what_is_above():
     model, x = ladder(), jnp.ones(4)
     q = model.encode(x)
-    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    z, log_q = jv.sample_and_log_prob(q, jax.random.key(0))
     d1 = model.up[0](x)
     d2 = model.up[1](d1)
     top = model.evidence[2](model.up[2](d2))
@@ -178,7 +178,7 @@ def test_shared_features_carry_all_layers_above():
     for argument in (0, 1):
         assert np.any(jax.jacobian(last, argument)(z[0], z[1]) != 0)
     q = model.encode(jnp.ones(2))
-    (a, (b, c)), log_q = q.sample_and_log_prob(jax.random.key(0))
+    (a, (b, c)), log_q = jv.sample_and_log_prob(q, jax.random.key(0))
     h = model.start
     kl, log_prob = 0.0, 0.0
     for block_, z_l in zip(model.blocks, (a, b, c), strict=True):

@@ -131,7 +131,7 @@ def pair_of_chains(length=3):
 def test_the_rate_of_a_chain_is_that_of_nested_joints():
     """Step by step in closed form, given the same sample; and log q and the draws have one mean."""
     q, p = pair_of_chains()
-    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    z, log_q = jv.sample_and_log_prob(q, jax.random.key(0))
     contexts: Any = q.context
     steps = [Partial(given, q.transition, c) for c in contexts]
     nested_q = jv.models.hierarchy(q.first, *steps)
@@ -153,7 +153,7 @@ def test_the_rate_of_a_chain_is_right_in_mean_and_quieter():
     q, p = pair_of_chains()
 
     def both(key):
-        z, log_q = q.sample_and_log_prob(key)
+        z, log_q = jv.sample_and_log_prob(q, key)
         return jnp.stack([stepwise_kl(q, p, z, log_q), jv.sampled_kl(q, p, z, log_q)])
 
     stepwise, sampled = draws(both, 20_000).T
@@ -164,7 +164,7 @@ def test_the_rate_of_a_chain_is_right_in_mean_and_quieter():
 def test_a_step_without_a_closed_form_is_sampled():
     q, p = pair_of_chains()
     p = Markov(p.first, Partial(heavy), p.length)
-    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    z, log_q = jv.sample_and_log_prob(q, jax.random.key(0))
     assert close(stepwise_kl(q, p, z, log_q), log_q - p.log_prob(z))
 
 
@@ -197,13 +197,13 @@ def test_a_discrete_chain_is_a_product_of_matrices(x64):
 def test_draws_are_differentiable(x64):
     q, _ = pair_of_chains()
     q = jax.tree.map(lambda leaf: leaf.astype(float), q)
-    assert is_differentiable(lambda q: q.sample_and_log_prob(jax.random.key(0)), q)
+    assert is_differentiable(lambda q: jv.sample_and_log_prob(q, jax.random.key(0)), q)
 
 
 def test_a_chain_of_one_and_a_sequence_cut_short():
     first = jv.Normal(jnp.array([0.3]), jnp.array([0.5]))
     chain = Markov(first, Partial(other, jnp.array(0.2)), 1)
-    z, log_p = chain.sample_and_log_prob(jax.random.key(0))
+    z, log_p = jv.sample_and_log_prob(chain, jax.random.key(0))
     assert z.shape == (1, 1)
     assert close(log_p, first.log_prob(z[0]))
     assert close(chain.log_prob(z), log_p)

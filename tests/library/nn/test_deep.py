@@ -70,7 +70,7 @@ def both():
         deep_key, key = jax.random.split(key)
         bound, terms = deep_elbo(model, deep_key, X)
         q, p = model.encode(X), model.prior
-        z, log_q = q.sample_and_log_prob(key)
+        z, log_q = jv.sample_and_log_prob(q, key)
         sampled = [a.log_prob(b) - c.log_prob(b) for a, c, b in levels(q, p, z)]
         log_w = model.decode(z).log_prob(X) + p.log_prob(z) - log_q
         return bound, terms.levels, log_w, jnp.stack(sampled)

@@ -191,7 +191,7 @@ def test_levels_are_those_of_a_hierarchy(x64):
         jv.Normal(jnp.zeros(2), s * jnp.ones(2)), Partial(lambda z: jv.Normal(z, 1.0 + 0 * z))
     )
     q, p = joint(0.5), joint(1.0)
-    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    z, log_q = jv.sample_and_log_prob(q, jax.random.key(0))
     code = CODE(q, p, z, log_q, jv.auto_kl(q, p, z, log_q))
     kls = jv.regularizers.kl_per_level(code)
     assert kls.shape == (2,)
