@@ -311,7 +311,13 @@ REFINERS = {
 }
 
 
-@pytest.mark.parametrize("name", REFINERS)
+ALIKE = {"momentum", "rmsprop"}  # as sgd and adam, run by `make slow`
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ALIKE else ()) for n in REFINERS],
+)
 def test_the_derivative_of_refinement_is_that_of_its_steps_unrolled(name, x64):
     optimizer, x = REFINERS[name], jnp.array([0.5, -1.0, 0.8])
 
