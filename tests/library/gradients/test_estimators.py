@@ -23,7 +23,6 @@ from jaxvae import (
     Normal,
     OneHotCategorical,
     Product,
-    StandardNormal,
     analytic_kl,
     auto_kl,
     doubly_reparameterized,
@@ -47,6 +46,7 @@ from jaxvae.bounds import log_mean_exp
 from jaxvae.gradients import for_component, learned_baseline, leave_one_out
 from jaxvae.models import ppca
 from tests.common import close, standard_errors_off
+from tests.models import ladder
 
 REPARAMETERIZED = [pathwise, sticking_the_landing, doubly_reparameterized]
 UNBIASED = [pathwise, doubly_reparameterized, score_function, vimco]
@@ -57,14 +57,6 @@ DISCRETE = {
     1: (-1.698671625, (0.45059474, -0.38399981, -0.06659493)),
     2: (-1.495613507, (0.3469368, -0.27451691, -0.07241989)),
 }
-
-
-def ladder(q, weight=1.0):
-    return VAE(
-        encode=Partial(lambda q, x: Normal(q[0], jnp.exp(q[1])), q),
-        decode=Partial(lambda w, z: Normal(w * z, jnp.ones_like(z)), weight),
-        prior=StandardNormal(()),
-    )
 
 
 def discrete(logits):
