@@ -95,7 +95,7 @@ def quadrature(reduction):
     return expectation(at), np.array(slopes)
 
 
-def draws_of(objective, num=20_000, seed=0):
+def draws_of(objective, num=10_000, seed=0):
     """Values [num] and gradients [num, 3]."""
     return draws(
         lambda key: jax.value_and_grad(lambda q: objective(ladder(q), key, X)[0])(AT), num, seed
