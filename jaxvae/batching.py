@@ -34,7 +34,8 @@ def batched(
     >>> from jaxvae import elbo
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
-    >>> bound, terms = batched(elbo)(model, jax.random.key(0), jnp.ones((7, 3)), beta=2.0)
+    >>> objective = jax.jit(batched(elbo))
+    >>> bound, terms = objective(model, jax.random.key(0), jnp.ones((7, 3)), beta=2.0)
     >>> bound.shape, terms.rate.shape
     ((), (7,))
     """

@@ -239,10 +239,10 @@ def deep_hierarchy(
       middle: channels inside the cells; half of `width` by default.
 
     >>> model = deep_hierarchy((28, 28, 1), levels=(1, 2), width=8, rngs=nnx.Rngs(0))
-    >>> z = model.prior.sample(jax.random.key(0))
+    >>> z = jax.jit(model.prior.sample)(jax.random.key(0))
     >>> [z_l.shape for z_l in jax.tree.leaves(z)]
     [(7, 7, 8), (14, 14, 8), (14, 14, 8)]
-    >>> model.decode(z).mean().shape
+    >>> jax.jit(model.decode)(z).mean().shape
     (28, 28, 1)
     """
     if not isinstance(image_shape, tuple) or len(image_shape) != 3:

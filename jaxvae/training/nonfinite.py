@@ -62,7 +62,7 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> optimizer = optax.adam(1e-3)
-    >>> step = skip_nonfinite(train_step(elbo, optimizer))
+    >>> step = jax.jit(skip_nonfinite(train_step(elbo, optimizer)))
     >>> xs = jnp.ones((7, 3)).at[0, 0].set(jnp.nan)
     >>> state, metrics = step(init_state(model, optimizer), jax.random.key(0), xs)
     >>> bool(metrics["skipped"]), int(state.step), bool(all_finite(state))

@@ -469,8 +469,8 @@ def test_mean_is_the_expectation(case, x64):
 
 @cache
 def drawn(case):
-    """In float64: 20,000 events and their log_prob."""
-    z, log_p = draws(case.make().sample_and_log_prob, 20_000)
+    """In float64: 10,000 events and their log_prob."""
+    z, log_p = draws(case.make().sample_and_log_prob, 10_000)
     return np.asarray(z), np.asarray(log_p)
 
 
@@ -517,6 +517,12 @@ def test_sample_and_log_prob_is_one_draw(case, x64):
     assert log_p.shape == (5,)
 
 
+@cache
+def sampler(case):
+    """Many draws at once, compiled once for all the laws that want some."""
+    return jax.jit(jax.vmap(case.make().sample))
+
+
 @everyone
 def test_key_is_required_and_decides(case):
     """No default key; equal keys draw equal events and other keys others."""
@@ -524,7 +530,7 @@ def test_key_is_required_and_decides(case):
     for method in (d.sample, d.sample_and_log_prob):
         with pytest.raises(TypeError):
             method()
-    sample = jax.jit(jax.vmap(d.sample))
+    sample = sampler(case)
     zs = np.asarray(sample(keys_of(10)))
     assert len(np.unique(zs, axis=0)) > 1
     assert np.array_equal(zs, sample(keys_of(10)))
@@ -547,7 +553,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(case):
     One is made inside, the other an argument.
     """
     d, factors = case.make(), np.array([1.0, 1.2, 1.4], np.float32)
-    zs = jax.jit(jax.vmap(d.sample))(keys_of(3))
+    zs = sampler(case)(keys_of(10))[:3]
 
     def one(d, factor, k, z):
         return everything(stretched(d, factor), k, z)
@@ -658,7 +664,7 @@ def test_gradients_of_draws_are_unbiased(case, x64):
 
     exact = ravel_pytree(jax.jit(jax.grad(integral))(leaves))[0]
     one = jax.grad(lambda leaves, k: f(make(leaves).sample(k)))
-    assert standard_errors_off(draws(lambda k: ravel_pytree(one(leaves, k))[0], 20_000), exact) < 4
+    assert standard_errors_off(draws(lambda k: ravel_pytree(one(leaves, k))[0], 10_000), exact) < 4
 
 
 @explicit

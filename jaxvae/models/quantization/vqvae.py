@@ -203,7 +203,7 @@ def ema_step(
     ...     prior=Constant(Categorical(jnp.zeros((3, 2)))),
     ... )
     >>> optimizer = optax.adam(1e-3)
-    >>> step = ema_step(vq, optimizer, decay=0.0)
+    >>> step = jax.jit(ema_step(vq, optimizer, decay=0.0))
     >>> xs = jnp.array([[4.0, 4.0, -3.0]])
     >>> state, _ = step(init_state(model, optimizer), jax.random.key(0), xs)
     >>> [round(e, 3) for e in state.model.quantizer.codes.ravel().tolist()]

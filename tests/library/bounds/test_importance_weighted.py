@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 from scipy.special import logsumexp, softmax
 
 from jaxvae import (
     VAE,
     Normal,
-    StandardNormal,
     ciwae,
     cubo,
     doubly_reparameterized,
@@ -37,6 +35,7 @@ from jaxvae import (
 )
 from jaxvae.bounds import tvo_upper
 from jaxvae.models import ppca
+from tests import models
 from tests.common import close, draws, standard_errors_off
 
 X, LOG_P, CHI_2 = 1.5, -1.828012123, 0.364118
@@ -45,11 +44,7 @@ BETAS = np.array([0.0, 0.3, 1.0])
 
 
 def ladder(q):
-    return VAE(
-        encode=Partial(lambda q, x: Normal(q[0], jnp.exp(q[1])), q[:2]),
-        decode=Partial(lambda w, z: Normal(w * z, jnp.ones_like(z)), q[2]),
-        prior=StandardNormal(()),
-    )
+    return models.ladder(q[:2], q[2])
 
 
 def power_mean(l, p):
@@ -100,7 +95,7 @@ def quadrature(reduction):
     return expectation(at), np.array(slopes)
 
 
-def draws_of(objective, num=20_000, seed=0):
+def draws_of(objective, num=10_000, seed=0):
     """Values [num] and gradients [num, 3]."""
     return draws(
         lambda key: jax.value_and_grad(lambda q: objective(ladder(q), key, X)[0])(AT), num, seed

@@ -44,8 +44,15 @@ def test_schedule(x64):
     assert np.allclose(sigmoid_schedule(10, steepness=1e-3), t, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_temperatures", [2, 5])
-@pytest.mark.parametrize("num_leapfrog", [1, 4])
+@pytest.mark.parametrize(
+    ("num_temperatures", "num_leapfrog"),
+    [
+        (2, 4),
+        (5, 1),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(5, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_the_weights_are_unbiased(num_temperatures, num_leapfrog):
     """E[w] = p(x) exactly, with few temperatures and a step size that is far off and adapting."""
     betas = jnp.linspace(0.0, 1.0, num_temperatures + 1)

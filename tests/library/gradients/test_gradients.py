@@ -7,12 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from jaxvae import (
-    VAE,
-    Normal,
-    StandardNormal,
     elbo,
     importance_bound,
     iwae,
@@ -22,23 +18,16 @@ from jaxvae import (
 from jaxvae.bounds import log_mean_exp
 from jaxvae.gradients.reparameterized import over_samples
 from tests.common import close, draws, standard_errors_off
+from tests.models import ladder
 
 X, AT = 1.5, (0.25, 0.0)
-
-
-def model(m, log_s):
-    return VAE(
-        encode=Partial(lambda q, x: Normal(q[0], jnp.exp(q[1])), (m, log_s)),
-        decode=Partial(lambda z: Normal(z, jnp.ones_like(z))),
-        prior=StandardNormal(()),
-    )
 
 
 def gradients(objective, num, seed=0, **hyper):
     """Draws [num, 2] of the gradient in (m, log s)."""
 
     def gradient(key):
-        bound = lambda q: objective(model(*q), key, X, **hyper)[0]
+        bound = lambda q: objective(ladder(q), key, X, **hyper)[0]
         return jnp.stack(jax.grad(bound)(AT))
 
     return draws(gradient, num, seed)
@@ -99,10 +88,10 @@ def test_analytic_rate_has_the_gradient_of_the_elbo():
 
 def test_estimator_returns_the_reduction_and_the_weights():
     # the value is the reduction of log_weights with the same key
-    log_w = log_weights(model(*AT), jax.random.key(6), X, num_samples=5)
+    log_w = log_weights(ladder(AT), jax.random.key(6), X, num_samples=5)
     for reduction in (log_mean_exp, jnp.mean, jnp.max):
         key = jax.random.key(6)
-        bound, aux = importance_bound(reduction, model(*AT), key, X, num_samples=5)
+        bound, aux = importance_bound(reduction, ladder(AT), key, X, num_samples=5)
         assert close(aux, log_w)
         assert close(bound, reduction(log_w))
 
@@ -112,5 +101,5 @@ def test_bounds_take_an_estimator():
     def estimator(reduction, term, q, keys):
         return reduction(jnp.array([1.0, 1.0])), (q.loc, len(keys))
 
-    answer = iwae(model(*AT), jax.random.key(0), X, num_samples=7, gradient=estimator)
+    answer = iwae(ladder(AT), jax.random.key(0), X, num_samples=7, gradient=estimator)
     assert answer == (1.0, (0.25, 7))

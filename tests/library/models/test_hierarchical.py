@@ -137,23 +137,25 @@ def ladder(seed=0):
 
 
 def test_the_ladder_weighs_evidence_against_what_is_above():
-    model, x = ladder(), jnp.ones(4)
-    q = model.encode(x)
-    z, log_q = jv.sample_and_log_prob(q, jax.random.key(0))
-    d1 = model.up[0](x)
-    d2 = model.up[1](d1)
-    top = model.evidence[2](model.up[2](d2))
-    middle = jv.models.gaussian_product(model.evidence[1](d2), model.down[0](z[0]))
-    low = jv.models.gaussian_product(model.evidence[0](d1), model.down[1](z[1][0]))
-    exact = top.log_prob(z[0]) + middle.log_prob(z[1][0]) + low.log_prob(z[1][1])
-    assert close(log_q, exact)
-    kls = [
-        jv.kl_divergence(top, model.top),
-        jv.kl_divergence(middle, model.down[0](z[0])),
-        jv.kl_divergence(low, model.down[1](z[1][0])),
-    ]
-    assert close(jv.auto_kl(q, model.prior, z, log_q), sum(kls))
-    assert close(model.decode(z).mean(), model.likelihood(z[1][1]).mean())
+    @jax.jit
+    def both(model, x):
+        q = model.encode(x)
+        z, log_q = jv.sample_and_log_prob(q, jax.random.key(0))
+        d1 = model.up[0](x)
+        d2 = model.up[1](d1)
+        top = model.evidence[2](model.up[2](d2))
+        middle = jv.models.gaussian_product(model.evidence[1](d2), model.down[0](z[0]))
+        low = jv.models.gaussian_product(model.evidence[0](d1), model.down[1](z[1][0]))
+        exact = top.log_prob(z[0]) + middle.log_prob(z[1][0]) + low.log_prob(z[1][1])
+        kls = [
+            jv.kl_divergence(top, model.top),
+            jv.kl_divergence(middle, model.down[0](z[0])),
+            jv.kl_divergence(low, model.down[1](z[1][0])),
+        ]
+        means = model.decode(z).mean(), model.likelihood(z[1][1]).mean()
+        return (log_q, exact), (jv.auto_kl(q, model.prior, z, log_q), sum(kls)), means
+
+    assert all(close(*pair) for pair in both(ladder(), jnp.ones(4)))
 
 
 def test_shared_features_carry_all_layers_above():
@@ -311,7 +313,13 @@ REFINERS = {
 }
 
 
-@pytest.mark.parametrize("name", REFINERS)
+ALIKE = {"momentum", "rmsprop"}  # as sgd and adam, run by `make slow`
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ALIKE else ()) for n in REFINERS],
+)
 def test_the_derivative_of_refinement_is_that_of_its_steps_unrolled(name, x64):
     optimizer, x = REFINERS[name], jnp.array([0.5, -1.0, 0.8])
 

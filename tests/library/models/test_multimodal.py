@@ -148,7 +148,7 @@ def test_strata_have_the_bound_and_its_gradient(x64):
         ),
         4_000,
     )
-    truth = jax.value_and_grad(exact)(parameters)
+    truth = jax.jit(jax.value_and_grad(exact))(parameters)
     for value, found in zip(jax.tree.leaves(truth), jax.tree.leaves(both[0]), strict=True):
         assert standard_errors_off(found, value) < 4
     assert np.std(both[0][0]) < 0.8 * np.std(both[1][0])
@@ -158,9 +158,9 @@ def test_strata_of_several_samples_are_a_bound(x64):
     """It tends to sum_m pi_m log E_{q_m}[w], which is below log p(x)."""
     q = mixture(*map(jnp.asarray, (LOGITS, LOC, SCALE)))
     z, weights = near_grid()
-    log_w = jax.vmap(lambda z: term(q, z, q.log_prob(z))[0])(z)
+    log_w = jax.jit(jax.vmap(lambda z: term(q, z, q.log_prob(z))[0]))(z)
     pi = np.exp(LOGITS) / np.exp(LOGITS).sum()
-    each = jnp.exp(jax.vmap(lambda d: densities(d, z))(q.components))
+    each = jnp.exp(jax.jit(jax.vmap(lambda d: densities(d, z)))(q.components))
     limit = pi @ jnp.log(jnp.exp(log_w)[None] * each @ weights)
     log_p = jv.Normal(0.0, 2.0**0.5).log_prob(X[0])
 

@@ -69,7 +69,7 @@ def test_digits_optimum(k, exact, x64):
     # ours against SciPy's Gaussian row by row to rounding
     xs = digits()
     params = ppca.maximum_likelihood(xs, k)
-    log_p = jax.vmap(ppca.log_marginal, (None, 0))(params, xs)
+    log_p = jax.jit(jax.vmap(ppca.log_marginal, (None, 0)))(params, xs)
     assert abs(jnp.mean(log_p) - exact) < 5.1e-7
     rows = multivariate_normal.logpdf(xs[:20], params.mean, covariance(params))
     assert np.allclose(log_p[:20], rows, rtol=1e-9, atol=0)
@@ -88,6 +88,7 @@ def test_optimum_is_stationary(x64):
     xs, _ = synthetic()
     best = ppca.maximum_likelihood(xs, 2)
 
+    @jax.jit
     def log_likelihood(params):
         return jnp.mean(jax.vmap(ppca.log_marginal, (None, 0))(params, xs))
 
@@ -205,8 +206,8 @@ def test_sticking_the_landing(x64):
         return jax.grad(bound)(Encoder(q.loc, q.scale_tril))
 
     keys = jax.random.split(jax.random.key(2), (2, 100))
-    stuck = jax.vmap(lambda key: gradient(key, sticking_the_landing))(keys[0])
-    noisy = jax.vmap(lambda key: gradient(key, pathwise))(keys[1])
+    stuck = jax.jit(jax.vmap(lambda key: gradient(key, sticking_the_landing)))(keys[0])
+    noisy = jax.jit(jax.vmap(lambda key: gradient(key, pathwise)))(keys[1])
     assert jnp.max(jnp.abs(stuck.loc)) < 1e-10
     assert jnp.max(jnp.abs(stuck.tril)) < 1e-10
     assert jnp.min(noisy.loc.std(axis=0)) > 0.1
@@ -241,7 +242,7 @@ def test_rotation_costs_a_diagonal_posterior(rotation, lost, x64):
         encode=Partial(lambda x: SigmaPoints(ppca.posterior(params, x).loc, scale))
     )
     xs = digits()[:20]
-    elbos = jax.vmap(elbo, (None, None, 0))
+    elbos = jax.jit(jax.vmap(elbo, (None, None, 0)))
     turns = jnp.stack([elbos(model, jax.random.key(turn), xs)[0] for turn in range(16)])
     exact = multivariate_normal.logpdf(xs, best.mean, covariance(best))
     assert np.allclose(exact - turns.mean(axis=0), gap, rtol=0, atol=1e-9)
@@ -273,9 +274,9 @@ def test_em_never_falls_and_ends_at_the_optimum(seed, x64):
     # 1000 steps from random parameters: monotone to rounding, and the optimum's value to 1e-9
     xs, start = synthetic(seed)
     path = run_em(start, xs, 1000)
-    log_p = jax.vmap(lambda p: jnp.mean(jax.vmap(ppca.log_marginal, (None, 0))(p, xs)), in_axes=0)(
-        path
-    )
+    log_p = jax.jit(
+        jax.vmap(lambda p: jnp.mean(jax.vmap(ppca.log_marginal, (None, 0))(p, xs)), in_axes=0)
+    )(path)
     assert jnp.diff(log_p).min() > -1e-12
     optimum = mean_log_likelihood(ppca.maximum_likelihood(xs, 2), xs)
     assert log_p[0] < optimum - 0.1
@@ -329,7 +330,7 @@ def test_m_step_is_the_maximum(x64):
         predicted = jnp.einsum("dk,nsk->nsd", weight, z) + xs.mean(axis=0)[None, None]
         return jnp.mean(jax.scipy.stats.norm.logpdf(xs[:, None], predicted, jnp.sqrt(variance)))
 
-    slopes = jax.grad(expected, (0, 1))(params.weight, params.variance)
+    slopes = jax.jit(jax.grad(expected, (0, 1)))(params.weight, params.variance)
     assert max(jnp.max(jnp.abs(slope)) for slope in slopes) < 1e-10
     top = expected(params.weight, params.variance)
     for _ in range(20):

@@ -54,7 +54,7 @@ def small_vqvae(logits=None) -> Any:
 def test_a_vector_goes_to_the_nearest_code(x64):
     codebook, residual, _ = quantizers()
     z = jnp.asarray(Z)
-    q, r = jax.vmap(codebook)(z), jax.vmap(residual)(z)
+    q, r = jax.jit(jax.vmap(codebook))(z), jax.jit(jax.vmap(residual))(z)
     first = np.argmin(np.sum((Z[:, None] - CODES[0]) ** 2, -1), 1)
     rest = Z - CODES[0][first]
     second = np.argmin(np.sum((rest[:, None] - CODES[1]) ** 2, -1), 1)
@@ -70,12 +70,12 @@ def test_a_vector_goes_to_the_nearest_code(x64):
 def test_laws_of_a_quantizer(which, x64):
     # the index names the code; vmap is the loop; backwards a code is z, or z squashed
     quantizer, z = quantizers()[which], jnp.asarray(Z)
-    mapped = jax.vmap(quantizer)(z)
-    assert close(jax.vmap(quantizer.lookup)(mapped.indices), mapped.code)
+    mapped = jax.jit(jax.vmap(quantizer))(z)
+    assert close(jax.jit(jax.vmap(quantizer.lookup))(mapped.indices), mapped.code)
     one = quantizer(z[2])
     for a, b in zip(one, mapped, strict=True):
         assert close(a, b[2])
-    jacobian = jax.jacrev(lambda z: quantizer(z).code)(z[2])
+    jacobian = jax.jit(jax.jacrev(lambda z: quantizer(z).code))(z[2])
     expected = jnp.eye(3) if which < 2 else jnp.diag(1.0 - jnp.tanh(z[2]) ** 2)
     assert close(jacobian, expected)
 
@@ -136,10 +136,10 @@ def test_residuals_with_a_zero_code_only_shrink(x64):
 @pytest.mark.parametrize("levels", [(2,), (3, 2), (4, 3, 5)])
 def test_finite_scalars_are_counted_by_their_index(levels, x64):
     quantizer, count = FSQ(levels), int(np.prod(levels))
-    codes = np.asarray(jax.vmap(quantizer.lookup)(jnp.arange(count)))
+    codes = np.asarray(jax.jit(jax.vmap(quantizer.lookup))(jnp.arange(count)))
     grids = [np.linspace(-1.0, 1.0, n) for n in levels]  # levels at equal distances, ends included
     assert close(codes, np.array(list(product(*grids))))
-    q = jax.vmap(quantizer)(jnp.arctanh(jnp.asarray(0.99 * codes)))
+    q = jax.jit(jax.vmap(quantizer))(jnp.arctanh(jnp.asarray(0.99 * codes)))
     assert close(q.code, codes)
     assert q.indices.tolist() == list(range(count))
     far = quantizer(jnp.full(len(levels), 1e6))
@@ -183,10 +183,12 @@ def test_finite_scalars_in_any_precision_are_levels_there_are(dtype, levels):
     assert np.min(q.indices) == 0
     assert np.max(q.indices) == np.prod(levels) - 1
     assert q.code.dtype == dtype
-    looked_up = jax.vmap(quantizer.lookup)(q.indices)
+    looked_up = jax.jit(jax.vmap(quantizer.lookup))(q.indices)
     assert np.allclose(q.code.astype(float), looked_up, atol=float(jnp.finfo(dtype).eps))
     if dtype != jnp.float32:  # the same as of the same numbers in float32
-        assert np.array_equal(jax.vmap(quantizer)(z.astype(jnp.float32)).indices, q.indices)
+        assert np.array_equal(
+            jax.jit(jax.vmap(quantizer))(z.astype(jnp.float32)).indices, q.indices
+        )
 
 
 def test_a_codebook_in_half_precision_counts_all_the_same():
@@ -271,7 +273,7 @@ def test_what_is_left_after_each_of_three_codebooks(x64):
     from those, each codebook's by itself, and stand for as many vectors as the threshold."""
     codes = jnp.array([[[4.0], [50.0]], [[2.0], [50.0]], [[0.5], [50.0]]])
     z, indices = jnp.array([[7.0]]), jnp.zeros((1, 3), int)
-    books = jax.vmap(init_codebook)(codes)
+    books = jax.jit(jax.vmap(init_codebook))(codes)
     moved = ema_codebook(ResidualCodebooks(books), z, indices, decay=0.0, epsilon=0.0)
     assert close(moved.codebooks.codes[:, 0, 0], jnp.array([7.0, 3.0, 1.0]))
     dead = ResidualCodebooks(books._replace(counts=jnp.zeros((3, 2))))
@@ -283,7 +285,7 @@ def test_what_is_left_after_each_of_three_codebooks(x64):
 
 def test_each_codebook_draws_its_own_rows():
     """Codes of 0 leave each codebook the same vectors: were the key one, so were the draws."""
-    books = jax.vmap(init_codebook)(jnp.zeros((2, 40, 1)))
+    books = jax.jit(jax.vmap(init_codebook))(jnp.zeros((2, 40, 1)))
     dead = ResidualCodebooks(books._replace(counts=jnp.zeros((2, 40))))
     z, indices = jnp.arange(100.0)[:, None], jnp.zeros((100, 2), int)
     first, second = reset_dead_codes(
@@ -350,7 +352,7 @@ def test_gradients_of_vq(x64):
     assert close(g.encoder.args[0], jnp.outer(into_z, x))
     assert close(g.decoder.args[0], jnp.outer(x - v @ e, e))
     assert close(g.quantizer.codes, jnp.zeros((K, 1)))
-    assert close(g.prior.logits, jax.grad(lambda l: Categorical(l).log_prob(k))(logits))
+    assert close(g.prior.logits, jax.jit(jax.grad(lambda l: Categorical(l).log_prob(k)))(logits))
     pulled = gradient(commitment=0.3, codebook=2.0)
     assert close(pulled.encoder.args[0], g.encoder.args[0])
     assert close(pulled.quantizer.codes[:, 0], jnp.zeros(K).at[k].add(4.0 * (z - e)))
@@ -368,8 +370,10 @@ def test_a_step_with_averages(x64):
     plain, _ = step(start, key, xs, commitment=0.1)
     assert close(state.model.encoder.args[0], plain.model.encoder.args[0])
     assert not close(state.model.encoder.args[0], model.encoder.args[0])
-    z = jax.vmap(model.encoder)(xs).reshape(-1, 1)
-    expected = ema_codebook(model.quantizer, z, jax.vmap(model.quantizer)(z).indices, decay=0.5)
+    z = jax.jit(jax.vmap(model.encoder))(xs).reshape(-1, 1)
+    expected = ema_codebook(
+        model.quantizer, z, jax.jit(jax.vmap(model.quantizer))(z).indices, decay=0.5
+    )
     for a, b in zip(state.model.quantizer, expected, strict=True):
         assert close(a, b)
     assert int(state.step) == 1

@@ -52,7 +52,7 @@ def test_a_linear_chain_is_one_gaussian(x64):
     assert standard_errors_off(flat, mean) < 4
     products = np.einsum("ni,nj->nij", flat - mean, flat - mean)
     assert standard_errors_off(products, tril @ tril.T) < 4
-    assert close(log_p[:10], jax.vmap(chain.log_prob)(z[:10]))
+    assert close(log_p[:10], jax.jit(jax.vmap(chain.log_prob))(z[:10]))
 
 
 def exact_smoother():
@@ -183,7 +183,7 @@ def test_a_discrete_chain_is_a_product_of_matrices(x64):
     first = np.array([0.5, 0.2, 0.3])
     chain = Markov(jv.Categorical(jnp.log(jnp.asarray(first))), Partial(jump), 4)
     paths = jnp.asarray(np.indices((3,) * 4).reshape(4, -1).T)
-    p = np.exp(np.asarray(jax.vmap(chain.log_prob)(paths)))
+    p = np.exp(np.asarray(jax.jit(jax.vmap(chain.log_prob))(paths)))
     assert close(p.sum(), 1.0)
     last = [p[np.asarray(paths[:, -1]) == k].sum() for k in range(3)]
     assert close(np.array(last), first @ np.linalg.matrix_power(np.exp(LOGITS), 3))

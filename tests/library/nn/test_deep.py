@@ -62,7 +62,7 @@ def means(d):
 
 @pytest.fixture(scope="module")
 def both():
-    """Of 4,000 draws: the bound and its levels, and log-weights with the sampled levels."""
+    """Of 1,000 draws: the bound and its levels, and log-weights with the sampled levels."""
 
     model = small()
 
@@ -75,7 +75,7 @@ def both():
         log_w = model.decode(z).log_prob(X) + p.log_prob(z) - log_q
         return bound, terms.levels, log_w, jnp.stack(sampled)
 
-    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), 4_000))
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), 1_000))
 
 
 def off(a, b):
