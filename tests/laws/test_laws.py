@@ -470,7 +470,7 @@ def test_mean_is_the_expectation(case, x64):
 @cache
 def drawn(case):
     """In float64: 10,000 events and their log_prob."""
-    z, log_p = draws(case.make().sample_and_log_prob, 10_000)
+    z, log_p = draws(partial(jv.sample_and_log_prob, case.make()), 10_000)
     return np.asarray(z), np.asarray(log_p)
 
 
@@ -527,7 +527,7 @@ def sampler(case):
 def test_key_is_required_and_decides(case):
     """No default key; equal keys draw equal events and other keys others."""
     d = case.make()
-    for method in (d.sample, d.sample_and_log_prob):
+    for method in (d.sample, partial(jv.sample_and_log_prob, d)):
         with pytest.raises(TypeError):
             method()
     sample = sampler(case)
@@ -619,11 +619,11 @@ def test_precision_is_the_parameters(case, x64):
     if isinstance(d, Adapted):  # another library's precision is its own affair
         return
     if not jax.tree.leaves(d):  # nothing to take the precision from: the default
-        assert jax.eval_shape(d.sample_and_log_prob, key())[1].dtype == jnp.float64
+        assert jax.eval_shape(partial(jv.sample_and_log_prob, d), key())[1].dtype == jnp.float64
         return
     for dtype in (jnp.float32, jnp.float64):
         typed = jax.tree.map(lambda leaf, t=dtype: jnp.asarray(leaf, t), d)
-        z, log_p = jax.eval_shape(typed.sample_and_log_prob, key())
+        z, log_p = jax.eval_shape(partial(jv.sample_and_log_prob, typed), key())
         assert log_p.dtype == dtype
         assert z.dtype == dtype or jnp.issubdtype(z.dtype, jnp.integer)
 

@@ -47,7 +47,7 @@ def test_a_linear_chain_is_one_gaussian(x64):
     both = jax.jit(lambda z: (chain.log_prob(z), joint.log_prob(z.ravel())))
     for z in zs:
         assert close(*both(z))
-    z, log_p = draws(chain.sample_and_log_prob, 4_000)
+    z, log_p = draws(partial(jv.sample_and_log_prob, chain), 4_000)
     flat = np.asarray(z).reshape(len(z), -1)
     assert standard_errors_off(flat, mean) < 4
     products = np.einsum("ni,nj->nij", flat - mean, flat - mean)
