@@ -1,5 +1,6 @@
 """Chains of latents, against joint Gaussians, matrices of a discrete chain, and nested `Joint`s."""
 
+from functools import partial
 from typing import Any
 
 import jax
