@@ -629,12 +629,12 @@ def test_for_component_sums_one_part_out_and_keeps_the_path_of_the_other(x64):
         s = jnp.sum(z["style"])
         return (z["choice"] @ a) * s + log_q, s
 
-    def bound(logits, loc):
+    def bound(logits, loc, keys):
         gradient = for_component("choice", enumeration)
         return gradient(jnp.mean, term, side_by_side(logits, loc), keys)
 
     at = LOGITS.astype(float), jnp.array([0.4, -0.2])
-    (value, (s,)), slopes = jax.jit(jax.value_and_grad(bound, (0, 1), has_aux=True))(*at)
+    (value, (s,)), slopes = jax.jit(jax.value_and_grad(bound, (0, 1), has_aux=True))(*at, keys)
 
     def by_hand(logits, loc):
         """log q(style) does not move with loc: it is that of the noise."""
