@@ -69,7 +69,15 @@ def stacked(d: T, shape: tuple[int, ...]) -> T:
     def broadcast(leaf: Any) -> Any:
         return jnp.broadcast_to(leaf, shape + jnp.shape(leaf)[len(shape) :])
 
-    return jax.tree.map(broadcast, d)
+    return jax.tree.map(broadcast, arrays(d))
+
+
+def arrays(tree: T) -> T:
+    """The tree with JAX's arrays for leaves, before `jax.vmap` goes along their first axis.
+
+    A derivative by hand can't be traced at a slice of NumPy's float64 under `jit`.
+    """
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def in_a_row(*arrays: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from jaxvae.protocols import (
     method_of,
     sample_and_log_prob,
 )
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees import arrays, pytree, value_of
 
 
 @pytree
@@ -45,22 +45,22 @@ class Independent:
         return has_path(self.parts)
 
     def sample(self, key: Array) -> Any:
-        return jax.vmap(lambda d, k: d.sample(k))(self.parts, self._keys(key))
+        return jax.vmap(lambda d, k: d.sample(k))(arrays(self.parts), self._keys(key))
 
     def log_prob(self, x: Tree) -> Array:
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self._event()), strict=True):
             check_shape("Independent.log_prob", "event", leaf, like.shape)
-        return jnp.sum(jax.vmap(log_density)(self.parts, x))
+        return jnp.sum(jax.vmap(log_density)(arrays(self.parts), x))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
-        x, log_p = jax.vmap(sample_and_log_prob)(self.parts, self._keys(key))
+        x, log_p = jax.vmap(sample_and_log_prob)(arrays(self.parts), self._keys(key))
         return x, jnp.sum(log_p)
 
     def mean(self) -> Any:
-        return jax.vmap(mean_of)(self.parts)
+        return jax.vmap(mean_of)(arrays(self.parts))
 
     def unstack(self) -> Any:
-        return self.parts
+        return arrays(self.parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,17 +71,22 @@ class Independent:
         return jax.eval_shape(self.sample, jax.random.key(0))
 
     def _keys(self, key: Array) -> Array:
-        return jax.random.split(key, len(jax.tree.leaves(self.parts)[0]))
+        if not (leaves := jax.tree.leaves(self.parts)):
+            raise TypeError(
+                f"Independent: parts is a {type(self.parts).__name__} without leaves, expected a "
+                "stack; what is constant is Constant(Independent(parts))"
+            )
+        return jax.random.split(key, len(leaves[0]))
 
 
 def factors(d: Distribution) -> Any:
     """A distribution of independent latents as a batch [d] of one-latent ones, for `jax.vmap`."""
     d = value_of(d)
     if isinstance(d, Independent):
-        each, axes = jax.vmap(factors)(d.parts), 2
+        each, axes = jax.vmap(factors)(arrays(d.parts)), 2
     elif event_shape(d) == () and not hasattr(d, "unstack"):  # one number is one latent
         each, axes = d, 0
     else:
         each = method_of(d, "unstack", "model", "take its latents together, as kl_per_level does")()
         axes = len(event_shape(d))
-    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[axes:])), each)
+    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[axes:])), arrays(each))

@@ -137,7 +137,7 @@ def closed_form(q: Any, p: Any) -> Array | None:
             _check_events(q, p)
             return log_area(p.dim) - q.entropy()
         case Independent(), Independent():
-            each = jax.vmap(closed_form)(q.parts, p.parts)
+            each = jax.vmap(closed_form)(q.unstack(), p.unstack())
             return None if each is None else jnp.sum(each)
         case Product(), Product():
             pairs = zip(q.split(q.parts), q.split(p.parts), strict=True)

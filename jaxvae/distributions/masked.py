@@ -11,7 +11,7 @@ from jax import Array
 from jaxvae.checks import Numbers, Tree, check_shape
 from jaxvae.distributions.products import Product
 from jaxvae.protocols import Distribution, check_event, log_density, mean_of, method_of
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees import arrays, pytree, value_of
 
 
 @pytree
@@ -77,7 +77,7 @@ def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
     if jnp.ndim(mask) == 0:
         event = jax.tree.map(partial(_if, mask), x, _in_a_gap(d, x))
         return jnp.where(mask, log_density(d, event), 0.0)
-    return jnp.sum(jax.vmap(_observed)(method_of(d, "unstack", "Masked")(), x, mask))
+    return jnp.sum(jax.vmap(_observed)(arrays(method_of(d, "unstack", "Masked")()), x, mask))
 
 
 def _in_a_gap(d: Distribution, x: Tree) -> Any:

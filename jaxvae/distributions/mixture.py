@@ -13,7 +13,7 @@ from jaxvae.checks import Leaf, Tree, checked, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.independent import factors
 from jaxvae.protocols import Distribution, log_density, mean_of
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import arrays, pytree
 
 D = TypeVar("D", bound=Distribution)
 
@@ -60,7 +60,7 @@ class Mixture(Generic[D]):
 
     @checked
     def log_prob(self, z: Tree) -> Array:
-        each = jax.vmap(lambda d: log_density(d, z))(self.components)
+        each = jax.vmap(lambda d: log_density(d, z))(arrays(self.components))
         log_p = self._log_weights + each
         possible = jnp.any(log_p > -jnp.inf)  # else logsumexp has no gradient
         return jnp.where(possible, logsumexp(jnp.where(possible, log_p, 0.0)), -jnp.inf)
@@ -68,7 +68,7 @@ class Mixture(Generic[D]):
     @checked
     def mean(self) -> Any:
         weights = jnp.exp(self._log_weights)
-        means = jax.vmap(mean_of)(self.components)
+        means = jax.vmap(mean_of)(arrays(self.components))
         return jax.tree.map(lambda m: jnp.tensordot(weights, m, 1), means)
 
     @property
@@ -84,7 +84,7 @@ class Mixture(Generic[D]):
 
     def _distributional_transform(self, z: Array) -> Array:
         """P(Z_i <= z_i | z_1, ..., z_{i-1}) for each coordinate: uniform, and independent."""
-        each = jax.vmap(factors)(self.components)
+        each = jax.vmap(factors)(arrays(self.components))
 
         def of_each(f: Callable[[Any, Array], Array]) -> Array:  # [K, d]
             return jax.vmap(lambda ds: jax.vmap(f)(ds, z.reshape(-1)))(each)

@@ -10,7 +10,7 @@ from jaxvae.checks import Key, Keys, checked
 from jaxvae.distributions import Mixture
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
 from jaxvae.protocols import Distribution, has_path, log_density
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import arrays, value_of
 
 
 @checked
@@ -53,7 +53,7 @@ def stratified_mixture(
         return term(q, z, log_density(q, z))
 
     def strata(key: Key) -> tuple[Array, Any]:
-        return jax.vmap(draw)(q.components, jax.random.split(key, len(weights)))
+        return jax.vmap(draw)(arrays(q.components), jax.random.split(key, len(weights)))
 
     l, aux = over_samples(strata)(keys)  # [K, M]
     mean = jax.tree.map(lambda a: jnp.tensordot(a, weights, ((1,), (0,))), aux)

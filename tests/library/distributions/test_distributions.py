@@ -569,3 +569,24 @@ def test_extreme_raw_outputs_through_the_elbo():
             np.all(np.isfinite(leaf))
             for leaf in jax.tree.leaves(jax.jit(jax.vmap(gradient))(*cases))
         )
+
+
+NUMPYS, COIN = np.array([0.1, -0.5, 2.0]), jnp.array([1.0, 0.0, 1.0])  # of float64
+WHOLES = {
+    "independent": (lambda: jv.Independent(jv.Bernoulli(NUMPYS)), COIN),
+    "masked": (lambda: jv.Masked(jv.Bernoulli(NUMPYS)), (COIN, COIN > 0)),
+    "mixture": (lambda: jv.Mixture(NUMPYS, jv.Bernoulli(np.stack([NUMPYS] * 3))), COIN),
+    "counts": (lambda: jv.Independent(jv.NegativeBinomial(NUMPYS**2, NUMPYS)), jnp.arange(3)),
+    "gamma": (lambda: jv.Independent(jv.Gamma(NUMPYS**2, 1.0 + NUMPYS**2)), 1.0 + COIN),
+}
+
+
+@pytest.mark.parametrize(("make", "event"), WHOLES.values(), ids=WHOLES)
+def test_numpys_parameters_of_parts_serve_under_jit(make, event):
+    """Where a derivative by hand is mapped along them."""
+    assert close(jax.jit(lambda x: make().log_prob(x))(event), make().log_prob(event))
+
+
+def test_independent_of_a_constant_says_what_to_write():
+    with pytest.raises(TypeError, match=r"parts is a Constant without leaves.*Constant\(Indep"):
+        jv.Independent(jv.Constant(jv.Normal(jnp.zeros(3), 1.0))).sample(key())

@@ -128,7 +128,7 @@ def test_refusals():
         ({"key": None}, "key is a NoneType"),
         ({"x": jnp.zeros((4, 4))}, "x has shape"),
         ({"x": jnp.zeros((4, 4, 2))}, "x has shape"),
-        ({"x": None}, "x is a NoneType"),
+        ({"x": None}, "x is None"),
         ({"beta": jnp.ones(2)}, "beta has shape"),
         ({"free_nats": "0.1"}, "free_nats is a str"),
         ({"free_nats": 0.1}, r"jaxvae.batched\(objective\)"),
