@@ -527,7 +527,8 @@ def sampler(case):
 def test_key_is_required_and_decides(case):
     """No default key; equal keys draw equal events and other keys others."""
     d = case.make()
-    for method in (d.sample, partial(jv.sample_and_log_prob, d)):
+    methods: Any = (d.sample, partial(jv.sample_and_log_prob, d))
+    for method in methods:
         with pytest.raises(TypeError):
             method()
     sample = sampler(case)
