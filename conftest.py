@@ -20,6 +20,7 @@ os.environ.setdefault(
 import jax
 import pytest
 
+collect_ignore = ["tests/typed_user.py"]  # pyright reads it, nobody runs it
 gc.set_threshold(
     200_000, 50, 100
 )  # tracing makes many objects and little garbage: a tenth is saved

@@ -72,10 +72,7 @@ class Independent:
 
     def _keys(self, key: Array) -> Array:
         if not (leaves := jax.tree.leaves(self.parts)):
-            raise TypeError(
-                f"Independent: parts is a {type(self.parts).__name__} without leaves, expected a "
-                "stack; what is constant is Constant(Independent(parts))"
-            )
+            raise TypeError("Independent: parts has no leaves; write Constant(Independent(parts))")
         return jax.random.split(key, len(leaves[0]))
 
 
