@@ -1,6 +1,6 @@
 .PHONY: test slow lint format docs story soak
 
-test:            ## everything under ten minutes
+test:            ## all but what is marked slow
 	uv run pytest
 
 slow:            ## all of it, in programs that XLA optimises, and the checks that take longer
