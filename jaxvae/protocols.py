@@ -93,8 +93,8 @@ def _of_one_shape(owner: str, log_prob: Callable[[Any, Any], Array]) -> Callable
 def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
     """Draw an event and its log-density in one pass, `(z, log d(z))`.
 
-    Uses `d.sample_and_log_prob(key)` where the distribution has it, as all of jaxvae's do (a flow
-    then never inverts itself), and `sample` followed by `log_prob` for any other, numpyro's say.
+    Uses `d.sample_and_log_prob(key)` where the distribution has it, for digits or for speed (a flow
+    then never inverts itself), and otherwise `sample` followed by `log_prob`.
 
     Args:
       d: the distribution of one event.
@@ -104,7 +104,7 @@ def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
       The event and its log-density, a scalar in nats.
 
     Raises:
-      ValueError: if the log-density is no scalar.
+      ValueError: if the log-density is not a scalar.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae import Normal

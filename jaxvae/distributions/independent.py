@@ -45,19 +45,19 @@ class Independent:
         return has_path(self.parts)
 
     def sample(self, key: Array) -> Any:
-        return jax.vmap(lambda d, k: d.sample(k))(arrays(self.parts), self._keys(key))
+        return jax.vmap(lambda d, k: d.sample(k))(self.unstack(), self._keys(key))
 
     def log_prob(self, x: Tree) -> Array:
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self._event()), strict=True):
             check_shape("Independent.log_prob", "event", leaf, like.shape)
-        return jnp.sum(jax.vmap(log_density)(arrays(self.parts), x))
+        return jnp.sum(jax.vmap(log_density)(self.unstack(), x))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Any, Array]:
-        x, log_p = jax.vmap(sample_and_log_prob)(arrays(self.parts), self._keys(key))
+        x, log_p = jax.vmap(sample_and_log_prob)(self.unstack(), self._keys(key))
         return x, jnp.sum(log_p)
 
     def mean(self) -> Any:
-        return jax.vmap(mean_of)(arrays(self.parts))
+        return jax.vmap(mean_of)(self.unstack())
 
     def unstack(self) -> Any:
         return arrays(self.parts)
@@ -80,7 +80,7 @@ def factors(d: Distribution) -> Any:
     """A distribution of independent latents as a batch [d] of one-latent ones, for `jax.vmap`."""
     d = value_of(d)
     if isinstance(d, Independent):
-        each, axes = jax.vmap(factors)(arrays(d.parts)), 2
+        each, axes = jax.vmap(factors)(d.unstack()), 2
     elif event_shape(d) == () and not hasattr(d, "unstack"):  # one number is one latent
         each, axes = d, 0
     else:

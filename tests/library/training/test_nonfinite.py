@@ -23,7 +23,13 @@ from jaxvae import (
     train_step,
 )
 from jaxvae.bounds.evidence import Terms
-from jaxvae.training import NonFiniteError, clip_by_finite_norm, load_checkpoint, skip_nonfinite
+from jaxvae.training import (
+    NonFiniteError,
+    clip_by_finite_norm,
+    load_checkpoint,
+    newest_checkpoint,
+    skip_nonfinite,
+)
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from jaxvae.training.nonfinite import all_finite
 
@@ -129,6 +135,25 @@ def test_a_run_that_skips_all_for_an_epoch_is_given_up():
             callbacks=[lambda state, metrics: seen.append(int(state.step))],
         )  # fmt: skip
     assert seen == [2, 4]
+
+
+def test_a_run_that_is_given_up_is_saved_and_counts_on_from_what_it_resumes(tmp_path):
+    """Interrupted at step 4, with a checkpoint of step 2: step 6 is still the sixth."""
+    run = partial(
+        fit, skip_nonfinite(train_step(bound, SGD)), start(), jax.random.key(0),
+        jnp.full(6, jnp.nan), epochs=2, batch_size=1, steps_per_call=2,
+        checkpoints=Checkpoints(tmp_path, share=np.inf),
+    )  # fmt: skip
+
+    def interrupt(state, metrics):
+        if int(state.step) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(callbacks=[interrupt])
+    with pytest.raises(NonFiniteError, match=r"step 6: none of the last 6 .* is in .*0000000005"):
+        run()
+    assert int(load_checkpoint(newest_checkpoint(tmp_path), start()).step) == 5
 
 
 def test_clipping_is_that_of_optax_where_all_is_finite():
