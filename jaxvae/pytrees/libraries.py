@@ -6,6 +6,7 @@ None of the three is imported unless it is used: a network is known by the names
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import jax
@@ -26,15 +27,18 @@ def functional(model: M) -> M:
     by `jaxvae.nn.equinox_network`, and a network of Linen is made by `jaxvae.nn.linen_network`.
     """
 
+    parts = jax.tree.leaves(model, is_leaf=_is_module)
+    if not any(_is_module(part) and {*_roles(part)} != {"params"} for part in parts):
+        return model
+
     def pure(part: Any) -> Any:
-        if not _is_module(part) or {*(roles := _roles(part))} <= {"params"}:
+        if not _is_module(part) or {*(roles := _roles(part))} == {"params"} or _wants_state(part):
             return part
         if "flax.Module" in kinds(part):
             return _network(_bind_nnx, part, roles)
         return equinox_network(part)
 
-    found = any(map(_is_module, jax.tree.leaves(model, is_leaf=_is_module)))
-    return jax.tree.map(pure, model, is_leaf=_is_module) if found else model
+    return jax.tree.map(pure, model, is_leaf=_is_module)
 
 
 def equinox_network(module: Any, state: Any = None) -> Network:
@@ -118,9 +122,14 @@ def _roles(tree: Any, of_arrays: str = "") -> list[str]:
     )
 
 
-def kinds(value: Any) -> set[str]:
+def kinds(value: Any) -> frozenset[str]:
     """The names of its classes, as flax.Param."""
-    return {f"{c.__module__.split('.')[0]}.{c.__name__}" for c in type(value).__mro__}
+    return _kinds(type(value))
+
+
+@cache
+def _kinds(cls: type) -> frozenset[str]:
+    return frozenset(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in cls.__mro__)
 
 
 def _is_variable(part: Any) -> bool:
@@ -133,6 +142,12 @@ def _is_module(part: Any) -> bool:
 
 def _is_batch_norm(part: Any) -> bool:
     return "flax.BatchNorm" in kinds(part)
+
+
+def _wants_state(part: Any) -> bool:
+    """Whether it is a module of Equinox that is called with an `eqx.nn.State`."""
+    is_index = lambda part: "equinox.StateIndex" in kinds(part)  # noqa: E731
+    return any(map(is_index, jax.tree.leaves(part, is_leaf=is_index)))
 
 
 def _bind_nnx(module: Any, key: Any) -> tuple[Any, Callable[[], Any]]:

@@ -223,6 +223,16 @@ def in_training(model: M, key: Array) -> M:
     return _each(lambda i, network: network._replace(key=jax.random.fold_in(noise, i)), model)
 
 
+def statistics(model: Any) -> list[Any]:
+    """The state of each of its networks."""
+    return [network.state for network in networks(model)]
+
+
+def quiet(model: M) -> M:
+    """The model with calls that leave no state, for forward-mode derivatives, which can't."""
+    return _each(lambda _, network: network._replace(sink=None), model)
+
+
 def sinks_of(states: list[Any]) -> list[Any]:
     """Zeros, a gradient by which is what `new_state` reads."""
     zeros = lambda leaf: jnp.zeros(1 + np.size(leaf), _sink_dtype(leaf))  # noqa: E731

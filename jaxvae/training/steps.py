@@ -28,9 +28,9 @@ from jaxvae.checks import Count, Key, Scalar, Tree, checked, kind
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import (
     in_training,
-    networks,
     new_state,
     sinks_of,
+    statistics,
     with_state,
     without_state,
 )
@@ -150,14 +150,14 @@ def train_step(
     def step(
         state: TrainState[M], key: Key, xs: Tree, *_: P.args, **given: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
-        params, statistics = without_state(state.model), [n.state for n in networks(state.model)]
+        params, kept = without_state(state.model), statistics(state.model)
         hyper: Metrics = {n: h(state.step) if callable(h) else h for n, h in given.items()}
         step_key = jax.random.fold_in(key, state.step)
         (value, aux), (gradient, left) = jax.value_and_grad(
-            lambda params, sinks: loss(with_state(params, statistics, sinks), step_key, xs, hyper),
+            lambda params, sinks: loss(with_state(params, kept, sinks), step_key, xs, hyper),
             argnums=(0, 1),
             has_aux=True,
-        )(params, sinks_of(statistics))
+        )(params, sinks_of(kept))
         updates, opt_state = update(
             "train_step",
             optimizer,
@@ -168,10 +168,10 @@ def train_step(
             grad=gradient,
             # the same noise on purpose
             value_fn=lambda params: loss(
-                with_state(params, statistics), jax.random.clone(step_key), xs, hyper
+                with_state(params, kept), jax.random.clone(step_key), xs, hyper
             )[0],
         )
-        model: Any = with_state(optax.apply_updates(params, updates), new_state(statistics, left))
+        model: Any = with_state(optax.apply_updates(params, updates), new_state(kept, left))
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
         metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
         for name in hyper:
