@@ -49,11 +49,10 @@ SAMPLES = 500  # importance samples of the NLL
 SEEDS = 3  # runs of each objective, from keys 0, 1, 2
 FOLDER = Path("runs/importance_bounds")
 OPTIMIZER = optax.adam(LEARNING_RATE)
-DREG = jaxvae.doubly_reparameterized
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "VAE": jaxvae.elbo,
     "IWAE-5": partial(jaxvae.iwae, num_samples=5),
-    "IWAE-5, DReG": partial(jaxvae.iwae, num_samples=5, gradient=DREG),
+    "IWAE-5, DReG": partial(jaxvae.iwae, num_samples=5, gradient=jaxvae.doubly_reparameterized),
     "CIWAE(.5), 5": partial(jaxvae.ciwae, num_samples=5, beta=0.5),
     "MIWAE(2, 5)": partial(jaxvae.miwae, num_outer=2, num_samples=5),
     "PIWAE(2, 5)": partial(jaxvae.piwae, num_outer=2, num_samples=5),

@@ -31,6 +31,7 @@ from jaxvae.pytrees import is_key
 from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 
+# the main job, on a small network
 TRAIN = [sys.executable, "-m", "experiments.train", "--hidden", "64", "--latent", "4"]
 SPEED = "examples_per_second"  # the one metric in which two runs may differ
 

@@ -66,8 +66,8 @@ THRESHOLD = 0.25  # uses a batch below which a code is drawn anew
 EPOCHS = 15
 SEEDS = 3  # runs of each quantizer, from keys 0, 1, 2
 FOLDER = Path("runs/quantizers")
-FOLLOWING = ema_step(OBJECTIVE, OPTIMIZER, threshold=THRESHOLD)
-PLAIN = jaxvae.train_step(OBJECTIVE, OPTIMIZER)
+FOLLOWING = ema_step(OBJECTIVE, OPTIMIZER, threshold=THRESHOLD)  # codes by moving averages
+PLAIN = jaxvae.train_step(OBJECTIVE, OPTIMIZER)  # where there is no codebook
 
 
 def one_codebook(key: jax.Array) -> Any:

@@ -59,7 +59,7 @@ PER_CLASS = 1000  # draws of each class
 TEMPERATURES = (1.0, 0.8)  # of the priors of the classes
 SEEDS = 3  # VAEs, from keys 0, 1, 2
 FOLDER = Path("runs/latents/walks")
-WAYS = {"linear": interpolate, "spherical": slerp}
+WAYS = {"linear": interpolate, "spherical": slerp}  # from one latent to another
 
 
 def main() -> None:

@@ -61,8 +61,8 @@ EM_ROWS = 10_000  # training images whose codes it is fitted to
 DRAWS = 2_000  # test images, and as many draws of each prior, for the scores
 SEEDS = 3  # runs of each model, from keys 0, 1, 2
 NAME = "regularizers/deterministic"
-CERTAIN = nn.NormalHead(0.0)
-RANDOM = nn.NormalHead()
+CERTAIN = nn.NormalHead(0.0)  # a code for each image
+RANDOM = nn.NormalHead()  # a posterior for each image
 OBJECTIVES: dict[str, tuple[Callable[..., Any], Any]] = {
     "autoencoder": (jaxvae.bounds.autoencoder, CERTAIN),
     "RAE-L2": (

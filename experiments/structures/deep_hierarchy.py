@@ -53,7 +53,7 @@ class Setting(NamedTuple):
     images: int  # of which log p is estimated
 
 
-SETTINGS = {
+SETTINGS = {  # by what there is to run on
     "cpu": Setting((2, 2, 1), 16, epochs=20, batch=50, rate=1e-3, free=0.2, images=100),
     "accelerator": Setting((2, 4, 4), 64, epochs=12, batch=250, rate=2e-3, free=0.0, images=1000),
 }

@@ -90,7 +90,7 @@ def rates(q: Any, p: Any) -> dict[str, jax.Array]:
     return {part: jaxvae.kl_divergence(q.parts[part], p.parts[part]) for part in q.parts}
 
 
-SUM = jaxvae.gradients.for_component("choice", jaxvae.enumeration)
+SUM = jaxvae.gradients.for_component("choice", jaxvae.enumeration)  # over every choice
 RELAX = jaxvae.gradients.for_component(
     "choice", partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE)
 )
