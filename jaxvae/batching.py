@@ -59,6 +59,7 @@ def conditioned(
     """The objective of a conditional model, a function y -> `Model`, at examples (x, y).
 
     log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.
+    Sohn, Lee & Yan 2015, equation 4.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, or an evaluator such as `log_marginal`.
@@ -74,8 +75,6 @@ def conditioned(
     >>> _, terms = batched(conditioned(elbo))(model, jax.random.key(0), (xs, ys))
     >>> terms.rate.shape, float(terms.rate[0])  # 1/2 |y|^2
     ((7,), 1.0)
-
-    Sohn, Lee & Yan 2015, equation 4.
     """
 
     def conditional_objective(

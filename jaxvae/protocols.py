@@ -106,7 +106,6 @@ def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
     Raises:
       ValueError: if the log-density is not a scalar.
 
-    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal
     >>> z, log_q = sample_and_log_prob(Normal(jnp.zeros(3), jnp.ones(3)), jax.random.key(0))
     >>> z.shape, log_q.shape

@@ -23,6 +23,7 @@ class InverseAutoregressive:
 
     Forward it is an inverse autoregressive flow, the posterior of Kingma et al.; `Inverse` of it is
     a masked autoregressive flow, which scores in one pass and so makes a prior.
+    Kingma et al. 2016, equation 11; masked: Papamakarios, Pavlakou & Murray 2017, section 3.
 
     Args:
       conditioner: (z [d], context) -> raw [d, transformer.size], row i of z_1..z_{i-1} alone:
@@ -37,8 +38,6 @@ class InverseAutoregressive:
     [1.0, 3.0]
     >>> flow.inverse_and_log_det(jnp.array([1.0, 3.0]))[0].tolist()
     [1.0, 2.0]
-
-    Kingma et al. 2016, equation 11; masked: Papamakarios, Pavlakou & Murray 2017, section 3.
     """
 
     conditioner: Any
@@ -65,6 +64,7 @@ class Coupling:
     """The first half stays and makes the map of the second: one pass either way.
 
     x_a = z_a, x_b = T(z_b; raw(z_a)), a the first d // 2 coordinates. Alternate with `Reverse`.
+    Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8; splines: Durkan et al. 2019.
 
     Args:
       conditioner: (z_a [d // 2], context) -> raw [d - d // 2, transformer.size].
@@ -74,8 +74,6 @@ class Coupling:
     >>> shift = jax.tree_util.Partial(lambda z, _: jnp.stack([z, 0.0 * z], axis=-1))
     >>> Coupling(shift).forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
     [1.0, 3.0]
-
-    Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8; splines: Durkan et al. 2019.
     """
 
     conditioner: Any

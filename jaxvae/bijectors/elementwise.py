@@ -66,6 +66,8 @@ class RationalQuadraticSpline:
 
         x = bottom + h (s t^2 + d0 t (1 - t)) / (s + (d0 + d1 - 2 s) t (1 - t))
 
+    Durkan, Bekasov, Murray & Papamakarios 2019, equations 4 to 8.
+
     Args:
       widths, heights: of the bins, positive, summing to 2 B in the last axis; shape [n, K].
       slopes: at the inner knots, positive, shape [n, K - 1]; at +-B the slope is 1.
@@ -74,8 +76,6 @@ class RationalQuadraticSpline:
     >>> z = jnp.array([-5.0, 0.5, 1.9])
     >>> [round(float(x), 4) for x in spline.forward_and_log_det(z)[0]]
     [-5.0, 0.5, 1.9]
-
-    Durkan, Bekasov, Murray & Papamakarios 2019, equations 4 to 8.
     """
 
     widths: Any

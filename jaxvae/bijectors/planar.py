@@ -30,6 +30,8 @@ def _above_minus_one(a: Array) -> Array:
 class Planar:
     """x = z + u^ tanh(w'z + b), u^ = u + (m(w'u) - w'u) w / |w|^2, m onto (-1, inf).
 
+    Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1 (their m does not take 0 to 0).
+
     Args:
       u, w: shape [d], any numbers.
       b: a scalar.
@@ -38,8 +40,6 @@ class Planar:
     >>> x, log_det = flow.forward_and_log_det(jnp.zeros(2))
     >>> x.tolist(), float(log_det) > 0.0  # stretched about the plane w'z + b = 0
     ([0.0, 0.0], True)
-
-    Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1 (their m does not take 0 to 0).
     """
 
     u: Any
@@ -73,6 +73,8 @@ class Planar:
 class Radial:
     """x = z + beta (z - z0) / (alpha + r), r = |z - z0|, alpha > 0, beta > -alpha.
 
+    Rezende & Mohamed 2015, equation 14 and appendix A.2.
+
     Args:
       center: z0, shape [d].
       alpha: a scalar, any number; alpha is its softplus.
@@ -82,8 +84,6 @@ class Radial:
     >>> x, _ = flow.forward_and_log_det(jnp.array([1.0, 0.0]))
     >>> bool(x[0] > 1.0), bool(x[1] == 0.0)  # pushed away from the centre
     (True, True)
-
-    Rezende & Mohamed 2015, equation 14 and appendix A.2.
     """
 
     center: Any
@@ -200,14 +200,13 @@ class Householder:
     """x = z - 2 v v'z / |v|^2: a reflection, its own inverse, of log-determinant 0.
 
     A product of them turns a diagonal Gaussian into one of full covariance.
+    Tomczak & Welling 2016, equation 7.
 
     Args:
       v: shape [d]; at 0 the map is the identity.
 
     >>> Householder(jnp.array([1.0, -1.0])).reflect(jnp.array([3.0, 5.0])).tolist()
     [5.0, 3.0]
-
-    Tomczak & Welling 2016, equation 7.
     """
 
     v: Any

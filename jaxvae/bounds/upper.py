@@ -35,6 +35,7 @@ def cubo(
     It is a bound of the expectation: the estimate 1/n log 1/K sum_k w_k^n is low at finite K (its
     exponential exp(n CUBO) is not), so a single estimate may be below log p(x). Renyi's bound at
     alpha = 1 - n.
+    Dieng et al. 2017, equation 5.
 
     Args:
       power: n, at least 1, traced.
@@ -50,8 +51,6 @@ def cubo(
     >>> below, _ = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=100)
     >>> bool(above > below)
     True
-
-    Dieng et al. 2017, equation 5.
     """
     reduction = partial(log_power_mean, power=power)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
@@ -71,6 +70,7 @@ def eubo(
     Unbiased, given draws of the true posterior: `ppca.posterior(params, x).sample` in a linear
     model, `lambda key: z` for an x that was itself drawn from the model at z. The model is held as
     it is there: descending this fits the encoder to p(z|x), and says nothing of the decoder.
+    Ji & Shen 2019, equation 3.
 
     Args:
       sample_posterior: key -> z, a draw of p(z|x).
@@ -86,8 +86,6 @@ def eubo(
     >>> bound, _ = eubo(model, jax.random.key(0), x, sample_posterior=exact.sample)
     >>> bool(jnp.isclose(bound, ppca.log_marginal(linear, x), atol=1e-4))  # q is exact too
     True
-
-    Ji & Shen 2019, equation 3.
     """
     keys = sample_keys(key, num_samples)
     z = jax.lax.stop_gradient(jax.vmap(sample_posterior)(keys))
@@ -110,6 +108,7 @@ def tvo_upper(
 
     betas = (0, 1) is the EUBO, with draws of the posterior replaced by self-normalised weights,
     which is biased at finite K.
+    Masrani, Le & Wood 2019, equation 12.
 
     Returns:
       The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
@@ -118,8 +117,6 @@ def tvo_upper(
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> betas = jnp.array([0.0, 0.1, 1.0])
     >>> bound, _ = tvo_upper(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)
-
-    Masrani, Le & Wood 2019, equation 12.
     """
     betas = jnp.asarray(betas)
     reduction = partial(thermodynamic, betas=betas, at=betas[1:])

@@ -19,6 +19,7 @@ class Autoregressive:
 
     Any conditional serves: a `Normal`, an `Independent` of `Mixture`s, a `Categorical` of codes.
     Draws are differentiable where the conditional's are.
+    Bengio & Bengio 2000; Germain et al. 2015; as a prior: Chen et al. 2017.
 
     Args:
       conditioner: (z [d], context) -> raw, row i of z_1..z_{i-1} alone: `nn.MaskedMLP`. It sees
@@ -32,8 +33,6 @@ class Autoregressive:
     >>> walk = Autoregressive(previous, lambda raw: Normal(raw, 1.0), 3)
     >>> round(float(walk.log_prob(jnp.zeros(3))), 5)  # -3/2 log 2 pi
     -2.75682
-
-    Bengio & Bengio 2000; Germain et al. 2015; as a prior: Chen et al. 2017.
     """
 
     conditioner: Any

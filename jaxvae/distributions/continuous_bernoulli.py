@@ -20,14 +20,13 @@ class ContinuousBernoulli:
 
     What a Bernoulli likelihood of grey images lacks is C: without it they are no densities, and
     the bound no bound. C is smooth through l = 0, where it is 2; log C is a series there.
+    Loaiza-Ganem & Cunningham 2019, equations 1 and 2.
 
     Args:
       logits: l, finite, any shape [...]; events are numbers in [0, 1] in that shape.
 
     >>> float(ContinuousBernoulli(jnp.zeros(1)).log_prob(jnp.array([0.3])))  # uniform
     0.0
-
-    Loaiza-Ganem & Cunningham 2019, equations 1 and 2.
     """
 
     logits: Leaf

@@ -117,6 +117,7 @@ class ZeroInflated:
     p(x) = sigma(l) [x = 0] + sigma(-l) base(x)
 
     Many counts are an `Independent` of it.
+    Lambert 1992; Lopez et al. 2018 (scVI).
 
     Args:
       base: a distribution of one count, `Poisson` or `NegativeBinomial` with scalar parameters.
@@ -125,8 +126,6 @@ class ZeroInflated:
     >>> d = ZeroInflated(Poisson(jnp.array(1.0)), jnp.array(0.0))
     >>> round(float(d.log_prob(jnp.array(0))), 5)  # log (1 + 1/e) / 2
     -0.37989
-
-    Lambert 1992; Lopez et al. 2018 (scVI).
     """
 
     base: Any

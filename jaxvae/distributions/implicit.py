@@ -45,6 +45,7 @@ def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
     """A draw z with the derivative of a draw at a fixed quantile: implicit reparameterization.
 
     dz/dtheta = -(dT/dz)^-1 dT/dtheta, T = (F(z_1), F(z_2 | z_1), ...) the distributional transform.
+    Figurnov, Mohamed & Mnih 2018, equations 5 and 7.
 
     Args:
       transform: T, [...] -> [...], lower triangular; it closes over the parameters.
@@ -57,8 +58,6 @@ def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
     ... )
     >>> float(jax.jacobian(quantile_of_exponential)(0.5)[0])  # z = -log(1 - u) / rate
     -4.0
-
-    Figurnov, Mohamed & Mnih 2018, equations 5 and 7.
     """
     z = jax.lax.stop_gradient(z)
     quantile = jax.lax.stop_gradient(transform(z))

@@ -34,14 +34,14 @@ from jaxvae.pytrees import value_of
 def kl_standard_normal(loc: Numbers, scale: Numbers) -> Array:
     """KL(N(mu, diag sigma^2) || N(0, I)) = 1/2 (tr S + m'm - d - log|S|), S = diag sigma^2.
 
+    Kingma & Welling 2014, appendix B.
+
     Args:
       loc: mu, any shape [...].
       scale: sigma > 0, the same shape or a scalar.
 
     >>> round(float(kl_standard_normal(0.3, 0.5)), 6)
     0.363147
-
-    Kingma & Welling 2014, appendix B.
     """
     check_scale("kl_standard_normal", loc, scale)
     return 0.5 * jnp.sum(jnp.square(scale) + jnp.square(loc) - 1.0 - 2.0 * jnp.log(scale))

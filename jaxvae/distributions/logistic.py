@@ -27,6 +27,7 @@ class DiscretizedLogistic:
     without the second term at k = 0 and with 1 for the first at k = L - 1, so that the L bins sum
     to 1. As sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), no two near numbers are ever
     subtracted and log P and its gradient are finite at every mean and scale.
+    Kingma et al. 2016, appendix; coupling: Salimans, Karpathy, Chen & Kingma 2017, equation 3.
 
     Args:
       loc: mu, on the scale where the levels are -1..1, any shape [...]; that is the event's shape.
@@ -40,8 +41,6 @@ class DiscretizedLogistic:
     >>> k = jnp.arange(256)[:, None]
     >>> round(float(jnp.sum(jnp.exp(jax.vmap(d.log_prob)(k)))), 4)
     1.0
-
-    Kingma et al. 2016, appendix; coupling: Salimans, Karpathy, Chen & Kingma 2017, equation 3.
     """
 
     loc: Leaf
@@ -128,6 +127,7 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
 
     An `Independent` over rows, of `Independent` over columns, of `Mixture` over components, of
     `DiscretizedLogistic` over channels.
+    Salimans, Karpathy, Chen & Kingma 2017, section 2.
 
     Args:
       logits: of the components, shape [h, w, K].
@@ -143,8 +143,6 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
     >>> images = logistic_mixture(jnp.zeros((2, 2, 5)), zeros, zeros + 0.1, zeros)
     >>> images.sample(jax.random.key(0)).shape
     (2, 2, 3)
-
-    Salimans, Karpathy, Chen & Kingma 2017, section 2.
     """
     channels = jnp.shape(loc)[-1]
     if coupling is not None:

@@ -23,6 +23,7 @@ class Masked:
     An entry that is missing may hold anything, NaN included: it counts 0 nats and has no gradient,
     in x and in the parameters of p_i, as an event of its support stands in, `filler` or a draw.
     Sampling draws every entry, and says so in the mask.
+    Nazabal et al. 2020, equation 4; Mattei & Frellsen 2019, section 2.
 
     Args:
       distribution: of independent coordinates: any with `unstack()`, as an elementwise one or an
@@ -37,8 +38,6 @@ class Masked:
     >>> x, mask = jnp.array([0.0, jnp.nan]), jnp.array([True, False])
     >>> round(float(d.log_prob((x, mask))), 5)  # -1/2 log 2 pi
     -0.91894
-
-    Nazabal et al. 2020, equation 4; Mattei & Frellsen 2019, section 2.
     """
 
     distribution: Any

@@ -19,14 +19,14 @@ LOG_2PI = 1.8378770664093453
 def reparameterize(key: Key, loc: Numbers, scale: Numbers) -> Array:
     """z = mu + sigma * eps, eps ~ N(0, I): a draw that gradients in mu and sigma pass through.
 
+    Kingma & Welling 2014, section 2.4; Rezende et al. 2014.
+
     Args:
       loc: mu, any shape [...].
       scale: sigma > 0, the shape of `loc` (or a scalar).
 
     >>> reparameterize(jax.random.key(0), jnp.zeros(2), jnp.ones(2)).shape
     (2,)
-
-    Kingma & Welling 2014, section 2.4; Rezende et al. 2014.
     """
     return Normal(loc, scale).sample(key)
 

@@ -29,6 +29,8 @@ from jaxvae.pytrees import pytree
 class Product:
     """Independent parts of any kind: log p(x) = sum_i log p_i(x_i). The mixed columns of a table.
 
+    Nazabal, Olmos, Ghahramani & Valera 2020, equation 2.
+
     Args:
       parts: a dict, list or tuple of distributions; events have the same structure.
 
@@ -36,8 +38,6 @@ class Product:
     >>> row = Product({"height": Normal(1.7, 0.1), "smokes": Bernoulli(0.0)})
     >>> sorted(row.sample(jax.random.key(0)))
     ['height', 'smokes']
-
-    Nazabal, Olmos, Ghahramani & Valera 2020, equation 2.
     """
 
     parts: Any

@@ -80,13 +80,13 @@ def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Arr
 
     beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function
 
+    Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
+
     Args:
       steepness: d; towards 0 the schedule is linear.
 
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
-
-    Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
     """
     s = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
@@ -111,6 +111,7 @@ def ais(
     the value is a lower bound in mean. To keep it exact, the step size is not adapted by the chains
     that are weighed but by `num_pilots` others beside them, which are not; and each transition
     takes a random fraction of it, so that no trajectory length resonates with the posterior.
+    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
 
     Args:
       model: any `Model` with continuous latents.
@@ -125,8 +126,6 @@ def ais(
     >>> estimate = ais(model, jax.random.key(0), x, betas=sigmoid_schedule(50))
     >>> bool(jnp.abs(estimate.value - ppca.log_marginal(linear, x)) < 0.1)
     True
-
-    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
     """
     p_0 = prior(model) if initial is None else initial(x)
     walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
@@ -153,6 +152,7 @@ def bdmc(
     E[w] = 1 / p(x), so that log p(x) lies between the two values in mean and the gap bounds the
     error of each. Settings that close the gap on simulated data can be used on real data of the
     kind.
+    Grosse, Ancha & Roy 2016; for decoders: Wu et al. 2017.
 
     Args:
       model: any `Model` with continuous latents, whose likelihood can be sampled.
@@ -168,8 +168,6 @@ def bdmc(
     >>> sandwich = bdmc(model, jax.random.key(0), betas=sigmoid_schedule(50))
     >>> bool(jnp.abs(sandwich.gap) < 0.2)
     True
-
-    Grosse, Ancha & Roy 2016; for decoders: Wu et al. 2017.
     """
     z_key, x_key, start_key, up_key, down_key = jax.random.split(key, 5)
     z = prior(model).sample(z_key)

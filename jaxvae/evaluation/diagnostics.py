@@ -43,6 +43,7 @@ def active_units(
 
     Where q has no mean, as a flow or a hierarchy, draws estimate A_i without bias: the variance of
     their means less what is their own noise.
+    Burda, Grosse & Salakhutdinov 2016, section 5.2.
 
     Args:
       threshold: least variance of an active unit.
@@ -51,8 +52,6 @@ def active_units(
 
     Returns:
       Booleans in the structure and shape of z; their sum is the number of active units.
-
-    Burda, Grosse & Salakhutdinov 2016, section 5.2.
     """
     batch_size(xs)
     return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, xs, key, num_samples))
@@ -127,12 +126,12 @@ class RateDecomposition(NamedTuple):
 
     With q(z) = 1/N sum_n q(z|x_n), the aggregate posterior, averages over the data of
 
+    Hoffman & Johnson 2016; Chen et al. 2018, equation 2.
+
     Args:
       mutual_information: log q(z|x) - log q(z), I(x; z): what a code tells of which x it is.
       total_correlation: log q(z) - sum_i log q(z_i): how far the latents are from independent.
       dimension_wise_kl: sum_i [log q(z_i) - log p(z_i)]: how far each is from its prior.
-
-    Hoffman & Johnson 2016; Chen et al. 2018, equation 2.
     """
 
     mutual_information: Array
@@ -197,6 +196,7 @@ def rate_decomposition(
     whole data set as `xs` that is q(z) itself and all that is random is z: the standard error of
     each part is its spread over the rows / sqrt(n). From a minibatch it is an estimate, biased as
     the two minibatch weightings say.
+    Chen, Li, Grosse & Duvenaud 2018, section 3 and appendix C.
 
     Args:
       model: any `Model` whose prior factorises over the latents; its posterior does or is Gaussian.
@@ -212,8 +212,6 @@ def rate_decomposition(
     >>> information, correlation, _ = (float(jnp.mean(part)) for part in parts)
     >>> round(information, 3), abs(correlation) < 1e-3  # log 2: a bit, in one latent
     (0.693, True)
-
-    Chen, Li, Grosse & Duvenaud 2018, section 3 and appendix C.
     """
     m = batch_size(xs)
     n = m if dataset_size is None else dataset_size
@@ -255,6 +253,8 @@ def decompose(
 def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     """Rate against distortion along a sweep over beta: what each nat of code buys.
 
+    Alemi et al. 2018, section 3.
+
     Args:
       models: models stacked along the leading axis of their leaves, as a run under `jax.vmap` or
         `jax.lax.map` over betas returns them.
@@ -273,8 +273,6 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     >>> curve = rate_distortion_curve(models, jax.random.key(0), jnp.linspace(-2.0, 2.0, 99))
     >>> bool(jnp.all(jnp.diff(curve.rate) < 0) & jnp.all(jnp.diff(curve.distortion) > 0))
     True
-
-    Alemi et al. 2018, section 3.
     """
 
     def point(model: Model) -> Terms:

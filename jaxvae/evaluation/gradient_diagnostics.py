@@ -33,6 +33,7 @@ def gradient_statistics(
 
     The standard error of the mean is sqrt(variance / num_draws). Hyper-parameters, the estimator
     among them, are bound with `functools.partial`; `batched(objective)` and a batch `xs` serve too.
+    Rainforth et al. 2018, equation 3.
 
     Args:
       key: a PRNG key; draw i uses `fold_in(key, i)`.
@@ -49,8 +50,6 @@ def gradient_statistics(
     >>> encoder, *_ = jax.tree.leaves(s.variance.encode)
     >>> bool(jnp.all(encoder < 1e-9))  # q is exact: no noise
     True
-
-    Rainforth et al. 2018, equation 3.
     """
     if num_draws < 2:
         raise ValueError("gradient_statistics: num_draws is 1, expected at least 2 for a variance")

@@ -55,6 +55,7 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     Low in squared error, and too smooth for a draw: those are `multiple_imputations`. The average
     of labels means nothing: in the gaps of a `Categorical` stands the most probable one,
     argmax_c p(x_missing = c|x_observed), in those of a `OneHotCategorical` the probability of each.
+    Mattei & Frellsen 2019, on single imputation.
 
     Args:
       model: any `Model` of events (x, mask): `decode` returns a `Masked`, of distributions that are
@@ -72,8 +73,6 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     >>> x = impute(model, jax.random.key(0), event, num_samples=1000)
     >>> [round(float(x_i), 2) for x_i in x]  # 1 / 1.01
     [1.0, 0.99]
-
-    Mattei & Frellsen 2019, on single imputation.
     """
     zs, log_w = _weighted("impute", model, key, event, num_samples)
     moments = jax.vmap(lambda z: _moments(_whole("impute", model, z)))(zs)
@@ -92,6 +91,7 @@ def multiple_imputations(
     Of K draws z_k ~ q(z|x_observed) one is taken with probability w_k / sum_j w_j, and x is drawn
     of its p(x|z_k): exact as K goes to infinity. What is estimated on each completed x varies by as
     much as the gaps leave open.
+    Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
 
     Args:
       num_draws: how many, a Python integer; all are taken of the same K.
@@ -106,8 +106,6 @@ def multiple_imputations(
     >>> key = jax.random.key(0)
     >>> multiple_imputations(model, key, event, num_samples=1000, num_draws=5).shape
     (5, 2)
-
-    Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
     """
     owner = "multiple_imputations"
     z_key, which_key, x_key = jax.random.split(key, 3)

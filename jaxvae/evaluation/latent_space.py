@@ -62,6 +62,7 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
 
     Parallel ends give the straight line. Between opposite ones all great circles are as short, and
     one of them is taken.
+    Shoemake 1985, section 3; for latents: White 2016, section 2.
 
     Args:
       z0: where t = 0, floats of any shape [...], taken as one vector of at least two coordinates.
@@ -72,8 +73,6 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
     >>> middle = slerp(jnp.array([2.0, 0.0]), jnp.array([0.0, 4.0]), 0.5)
     >>> [round(float(z), 4) for z in middle]  # 3 (cos 45, sin 45)
     [2.1213, 2.1213]
-
-    Shoemake 1985, section 3; for latents: White 2016, section 2.
     """
     check_shape("slerp", "z1", z1, jnp.shape(z0))
     if jnp.size(z0) < 2:
@@ -140,6 +139,7 @@ def tempered(distribution: Distribution, temperature: Scalar) -> Any:
     `Independent` and `Product`, every level of a `Joint`, step of a `Markov` chain or coordinate of
     an `Autoregressive` given those before, and what a `Constant` holds.
     `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
+    Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
 
     Args:
       distribution: of a location and a scale (`Normal`, `StandardNormal`, `MultivariateNormal`,
@@ -156,8 +156,6 @@ def tempered(distribution: Distribution, temperature: Scalar) -> Any:
 
     >>> tempered(StandardNormal((2,)), 0.5).scale.tolist()
     [0.5, 0.5]
-
-    Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
     """
     if not isinstance(temperature, Tracer) and not temperature > 0:
         raise ValueError(f"tempered: temperature is {temperature}, expected a positive number")

@@ -58,6 +58,8 @@ def log_marginal(
     The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
     memory is that of a chunk and of N scalars, and the chunk does not change the result. For a data
     set, `jax.lax.map` over keys and examples.
+    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
+    k-hat: Vehtari et al. 2024.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -65,9 +67,6 @@ def log_marginal(
     >>> estimate = log_marginal(ppca.as_vae(linear), jax.random.key(0), x, num_samples=10)
     >>> bool(jnp.isclose(estimate.value, ppca.log_marginal(linear, x), atol=1e-4))
     True
-
-    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
-    k-hat: Vehtari et al. 2024.
     """
     q, term = posterior(model, x), importance_term(model, x)
 
@@ -125,13 +124,13 @@ def spread(log_w: Array) -> tuple[Array, Array]:
 def pareto_k(log_w: Array) -> Array:
     """The shape k-hat of the largest weights' tail; infinite where none can be fitted.
 
+    Zhang & Stephens 2009; Vehtari et al. 2024, section 3.
+
     Args:
       log_w: log-weights, shape [N].
 
     Returns:
       A scalar; below 1/2 the weights have a finite variance, from 0.7 on do not trust them.
-
-    Zhang & Stephens 2009; Vehtari et al. 2024, section 3.
     """
     from blackjax.diagnostics import psis_weights  # a second that `import jaxvae` need not take
 
@@ -146,6 +145,7 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
 
     sigma^2 = mean over examples and pixels of (x - E[x|z])^2, z ~ q(z|x): the maximiser of
     sum_n E_q[log N(x_n; mu(z), sigma^2 I)], which `OptimalNormal` trains at.
+    Rybkin, Daniilidis & Levine 2021, equation 6.
 
     Args:
       model: any `Model` whose likelihood has a mean, an array.
@@ -155,8 +155,6 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
     >>> model = VAE(encode, lambda z: Normal(jnp.zeros(2), 1.0), StandardNormal((2,)))
     >>> round(float(optimal_scale(model, jax.random.key(0), jnp.full((5, 2), 3.0))), 4)
     3.0
-
-    Rybkin, Daniilidis & Levine 2021, equation 6.
     """
 
     def squared_error(key: Key, x: Tree) -> Array:

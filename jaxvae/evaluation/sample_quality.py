@@ -81,6 +81,7 @@ def precision_recall(real: Features, fake: Features, *, k: Count = 3) -> Precisi
     A set stands for the union of the balls around its points, each as far as the point's k-th
     nearest neighbour in the set. Precision is the fraction of the fake points in the balls of the
     real ones, recall the fraction of the real points in the balls of the fake ones.
+    Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2.
 
     Args:
       k: neighbours, a Python integer below N and M.
@@ -90,8 +91,6 @@ def precision_recall(real: Features, fake: Features, *, k: Count = 3) -> Precisi
     >>> precision, recall = precision_recall(real, fake, k=1)
     >>> float(precision), float(recall)  # none within 0.1 of 0.5 or 0.6, or 0.5 of 9 or 9.5
     (0.5, 0.0)
-
-    Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2.
     """
     _check_rows("precision_recall", real, fake, k, k)
     r_real, r_fake = _kth_nearest(real, real, k), _kth_nearest(fake, fake, k)
@@ -108,6 +107,7 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     Balls are drawn around the real points alone, as far as the k-th nearest other real point.
     Density counts the balls that a fake point is in, over k and averaged; coverage is the fraction
     of the balls that some fake point is in.
+    Naeem, Oh, Uh, Choi & Yoo 2020, section 3.
 
     Args:
       k: neighbours, a Python integer below N.
@@ -117,8 +117,6 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     >>> density, coverage = density_coverage(real, fake, k=1)
     >>> float(density), float(coverage)  # 0.5 and 0.6 are in the balls around 0 and 1
     (1.0, 0.5)
-
-    Naeem, Oh, Uh, Choi & Yoo 2020, section 3.
     """
     _check_rows("density_coverage", real, fake, k, 0)
     r_real = _kth_nearest(real, real, k)
@@ -136,6 +134,7 @@ def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covarianc
 
     With C = A A' the last trace is the sum of the singular values of A_1' A_2, for any such A: no
     digits are lost where a covariance is singular, as one of features often is.
+    Dowson & Landau 1982; as a measure of samples: Heusel et al. 2017, equation 6.
 
     Args:
       mean1: mu_1, shape [d].
@@ -149,8 +148,6 @@ def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covarianc
     >>> one, four = jnp.eye(3), 4.0 * jnp.eye(3)
     >>> round(float(frechet_distance(jnp.zeros(3), one, jnp.ones(3), four)), 5)  # 3 + 3 (2 - 1)^2
     6.0
-
-    Dowson & Landau 1982; as a measure of samples: Heusel et al. 2017, equation 6.
     """
     d = jnp.shape(mean1)
     for name, value, shape in ("mean2", mean2, d), ("cov1", cov1, 2 * d), ("cov2", cov2, 2 * d):
@@ -167,6 +164,7 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
 
     It sees means and covariances alone. It is above 0 in mean for two sets of one distribution, by
     an amount that falls as 1/rows: compare numbers of equally many rows.
+    Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6.
 
     Returns:
       A scalar, in the unit of the features, squared.
@@ -174,8 +172,6 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
     >>> real = jnp.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
     >>> round(float(sample_frechet_distance(real, real + 2.0)), 4)  # 2^2 + 2^2
     8.0
-
-    Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6.
     """
     _check_rows("sample_frechet_distance", real, fake, 1, 1)
     return frechet_distance(*_mean_and_cov(real), *_mean_and_cov(fake))

@@ -76,11 +76,10 @@ def straight_through(
     """A sample forwards, the mean of q backwards: dz is taken to be d E[z]. Biased.
 
     The value is that of the bound at the samples.
+    Bengio, Leonard & Courville 2013.
 
     Args:
       q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
-
-    Bengio, Leonard & Courville 2013.
     """
     mean = mean_of(q)
 
@@ -103,14 +102,14 @@ def gumbel_softmax(
             gradient = partial(gumbel_softmax, temperature=temperature)
             return elbo(model, key, x, gradient=gradient)
 
+    Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
+
     Args:
       q: the posterior, with `sample_relaxed(key, temperature)`: `OneHotCategorical`, `Bernoulli`.
       temperature: > 0; samples are discrete as it goes to 0.
 
     Returns:
       The bound at the relaxed samples, and aux of every sample, stacked.
-
-    Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
     """
     sample_relaxed = method_of(q, "sample_relaxed", "gumbel_softmax", _INSTEAD)
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)

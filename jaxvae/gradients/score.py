@@ -28,11 +28,10 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
 
     For the ELBO (R the mean) this leaves (l_k - mean of the others) / K as the signal of sample k;
     for the importance-weighted bound it is VIMCO, with the geometric mean of the other weights.
+    Mnih & Rezende 2016, equation 10.
 
     Raises:
       ValueError: K = 1, where no other sample is left.
-
-    Mnih & Rezende 2016, equation 10.
     """
     k = l.size
     if k < 2:
@@ -54,10 +53,10 @@ def learned_baseline(value: Any) -> Baseline:
             baseline = learned_baseline(model.baseline(x))
             return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
 
+    Mnih & Gregor 2014, section 2.3.
+
     Args:
       value: a scalar in nats that depends on x and parameters, and never on z.
-
-    Mnih & Gregor 2014, section 2.3.
     """
     return lambda reduction, l: jnp.broadcast_to(value, l.shape)
 
@@ -75,12 +74,11 @@ def score_function(
 
     Works for every posterior, discrete ones included: nothing is differentiated through a sample.
     A baseline that does not look at z_k changes the variance and not the mean.
+    Williams 1992; Mnih & Gregor 2014, equation 7.
 
     Args:
       baseline: (reduction, terms [K]) -> b [K]: `no_baseline`, `leave_one_out` or
         `learned_baseline(value)`.
-
-    Williams 1992; Mnih & Gregor 2014, equation 7.
     """
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
 

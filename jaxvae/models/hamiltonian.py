@@ -45,6 +45,7 @@ class Leapfrog:
     rho <- (t_k / t_{k-1}) (rho + eps_k / 2 grad log p(z)),   t_k = 1 + (t_0 - 1) (1 - k^2 / K^2)
 
     A step keeps volume, and cooling takes d log t_0 in all. Backwards it is as cheap as forwards.
+    Caterini, Doucet & Sejdinovic 2018, algorithm 1, with its quadratic tempering.
 
     Args:
       log_prob: z -> log p(z) up to a constant, a callable pytree.
@@ -56,8 +57,6 @@ class Leapfrog:
     >>> (z, rho), log_det = flow.forward_and_log_det((jnp.ones(2), jnp.zeros(2)))
     >>> round(float(log_det), 4)  # -2 log 2
     -1.3863
-
-    Caterini, Doucet & Sejdinovic 2018, algorithm 1, with its quadratic tempering.
     """
 
     log_prob: Callable[[Any], Array]
@@ -121,6 +120,7 @@ class HamiltonianVAE(NamedTuple):
     It is the model of latents (z, rho), in which the flow is a posterior like any other: `elbo`,
     `iwae` and `log_marginal` take it, and bound log p(x), as rho is independent of x a priori. The
     steps, and the heat, train with the rest. At steps of 0 it is the VAE that it is made of.
+    Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder", section 3.
 
     Args:
       start: x -> q_0(z|x).
@@ -136,8 +136,6 @@ class HamiltonianVAE(NamedTuple):
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))
     >>> bool(jnp.abs(bound - ppca.log_marginal(linear, jnp.ones(3))) < 0.2)
     True
-
-    Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder", section 3.
     """
 
     start: Callable[[Any], Distribution]

@@ -62,11 +62,11 @@ def gaussian_product(a: Normal, b: Normal) -> Normal:
 
     sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
 
+    Sonderby et al. 2016, equations 17 to 19.
+
     >>> d = gaussian_product(Normal(0.0, 1.0), Normal(2.0, 1.0))
     >>> float(d.loc), round(float(d.scale), 5)
     (1.0, 0.70711)
-
-    Sonderby et al. 2016, equations 17 to 19.
     """
     a, b = value_of(a), value_of(b)
     for name, d in ("a", a), ("b", b):
@@ -95,6 +95,7 @@ class Ladder(NamedTuple):
 
     Up, d_l = up_l(d_{l-1}) with d_0 = x. Down, q(z_l|z_{l+1}, x) is the precision-weighted product
     of the evidence q^_l(d_l) and of the generative p(z_l|z_{l+1}); at the top it is the evidence.
+    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
 
     Args:
       up: L networks, x -> d_1, d_1 -> d_2, ...
@@ -111,8 +112,6 @@ class Ladder(NamedTuple):
     >>> z2, z1 = model.encode(jnp.ones(2)).sample(jax.random.key(0))
     >>> z2.shape, model.decode((z2, z1)).mean().shape
     ((2,), (2,))
-
-    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
     """
 
     up: Sequence[Callable[[Any], Any]]
@@ -160,6 +159,7 @@ class TopDown(NamedTuple):
     """A deep hierarchy whose levels share a stream of features on the way down: the VDVAE's.
 
     p(z_l | z_{>l}) and q(z_l | z_{>l}, x) both start from h_l, which all z above have written to.
+    Child 2021, section 3 and figure 3.
 
     Args:
       up: x -> a tuple of L features, for the levels from the top down.
@@ -175,8 +175,6 @@ class TopDown(NamedTuple):
     >>> z2, z1 = model.encode(jnp.ones(2)).sample(jax.random.key(0))
     >>> model.decode((z2, z1)).mean().shape
     (2,)
-
-    Child 2021, section 3 and figure 3.
     """
 
     up: Callable[[Any], Sequence[Any]]

@@ -33,6 +33,7 @@ def product_of_experts(
     mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
 
     It is sharper than any expert: one that is sure overrules the others.
+    Wu & Goodman 2018, section 2.
 
     Args:
       experts: `Normal`s over z, one a modality.
@@ -45,8 +46,6 @@ def product_of_experts(
     (2.0, 0.57735)
     >>> float(product_of_experts(experts, StandardNormal((1,)), (True, False)).loc[0])
     1.0
-
-    Wu & Goodman 2018, section 2.
     """
     experts, q, present = _checked("product_of_experts", experts, prior, present)
     for expert, here in zip(experts, present, strict=True):
@@ -62,6 +61,7 @@ def mixture_of_experts(
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
     tell of the others. Take `gradient=stratified_mixture` with it.
+    Shi, Siddharth, Paige & Torr 2019, section 3.
 
     Args:
       experts: distributions of one class over z, one a modality.
@@ -71,8 +71,6 @@ def mixture_of_experts(
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
     3.0
-
-    Shi, Siddharth, Paige & Torr 2019, section 3.
     """
     experts, p, present = _checked("mixture_of_experts", experts, prior, present)
     components = [_if(here, expert, p) for expert, here in zip(experts, present, strict=True)]
@@ -87,6 +85,8 @@ def mixture_of_products(
 
     q(z|x) = 1/|S| sum over sets s in S of product_of_experts(those in s), S all but the empty one
 
+    Sutter, Daunhawer & Vogt 2021; the prior among the experts: Wu & Goodman.
+
     Args:
       experts: `Normal`s over z, one a modality.
       prior: p(z), a `Normal` or `StandardNormal`; an expert in every product.
@@ -99,8 +99,6 @@ def mixture_of_products(
     >>> q = mixture_of_products(experts, StandardNormal((1,)))
     >>> round(float(q.mean()[0]), 5)  # (1 + 2 + 2) / 3
     1.66667
-
-    Sutter, Daunhawer & Vogt 2021; the prior among the experts: Wu & Goodman.
     """
     experts, p, present = _checked("mixture_of_products", experts, prior, present)
     sets = jnp.array(list(product((False, True), repeat=len(experts)))[1:])
@@ -130,6 +128,7 @@ class Multimodal(NamedTuple):
     An example is a pair (x, mask), two tuples with an entry a modality: what was seen, and whether.
     Where the mask is False anything may stand, NaN included. The bound of an example is one of
     log p(x_present), so to train on random masks is to train all conditionals.
+    Wu & Goodman 2018, section 2, modalities missing too.
 
     Args:
       experts: x_i -> a distribution over z that the join takes, one a modality.
@@ -143,8 +142,6 @@ class Multimodal(NamedTuple):
     >>> x, missing = jnp.ones(2), jnp.full(2, jnp.nan)
     >>> model.encode(((x, missing), (True, False))).loc.tolist()
     [0.5, 0.5]
-
-    Wu & Goodman 2018, section 2, modalities missing too.
     """
 
     experts: Functions

@@ -4,7 +4,6 @@ p(z) = N(0, I),   p(x|z) = N(W z + mu, s2 I)
 
 Everything a VAE approximates can be had here in closed form, which makes it the yardstick for the
 rest of the library. Nothing is iterated or sampled but the EM steps themselves.
-
 Tipping & Bishop 1999, "Probabilistic principal component analysis".
 """
 
@@ -100,7 +99,6 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
 
     W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
     residual, 1/(nd) sum_n ( |x_n - mu|^2 - 2 E z_n' W'(x_n - mu) + tr(E z_n z_n' W'W) ).
-
     Tipping & Bishop 1999, equations 27 and 28.
     """
     n, d = xs.shape
@@ -133,11 +131,10 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
 
     U and L are the leading eigenvectors and eigenvalues of the data's covariance. Any W R with R
     orthogonal is as good.
+    Tipping & Bishop 1999, equations 15 and 16.
 
     Args:
       num_latents: k, with 1 <= k < d.
-
-    Tipping & Bishop 1999, equations 15 and 16.
     """
     n, d = xs.shape
     if not 1 <= num_latents < d:

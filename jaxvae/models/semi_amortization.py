@@ -37,6 +37,8 @@ def semi_amortized(
         refined = semi_amortized(log_marginal, optax.adam(0.1), num_steps=20)
         refined(model, key, x, num_samples=100)
 
+    Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
+
     Args:
       objective: `(model, key, x, **hyper) -> ...`: a bound, or `log_marginal`.
       optimizer: any optax optimiser, started afresh for each x; `optax.sgd(eta)` is the paper's.
@@ -64,8 +66,6 @@ def semi_amortized(
     >>> model = VAE(encode, decode, StandardNormal((2,)))
     >>> refined = semi_amortized(elbo, optax.sgd(0.1), num_steps=5)
     >>> bound, terms = refined(model, jax.random.key(0), jnp.ones(3))
-
-    Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """
     step = _differentiable(optimizer)
 

@@ -37,6 +37,7 @@ class LabelVAE(NamedTuple):
 
     `labelled` and `unlabelled` train it. It is also a `Model` whose latents are the pairs (y, z),
     for every bound, evaluator and estimator that a posterior without derivative is good for.
+    Kingma, Mohamed, Rezende & Welling 2014, equations 2 and 4, there M2.
 
     Args:
       classify: x -> q(y|x), with `enumerate_support()`: a `Categorical`, a `OneHotCategorical`.
@@ -54,8 +55,6 @@ class LabelVAE(NamedTuple):
     >>> y, z = model.prior.sample(jax.random.key(0))
     >>> y.shape, z.shape
     ((), (2,))
-
-    Kingma, Mohamed, Rezende & Welling 2014, equations 2 and 4, there M2.
     """
 
     classify: Callable[[Any], Distribution]
@@ -82,6 +81,7 @@ def labelled(objective: Objective) -> Objective:
 
     At alpha = 0 it is below log p(x, y), and nothing in it trains q(y|x): alpha > 0 is what makes
     that a classifier.
+    Kingma et al. 2014, equations 6 and 9.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
@@ -89,8 +89,6 @@ def labelled(objective: Objective) -> Objective:
     Returns:
       `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
       objective. alpha is traced; 0.0 by default.
-
-    Kingma et al. 2014, equations 6 and 9.
     """
 
     @checked
@@ -115,6 +113,7 @@ def unlabelled(objective: Objective) -> Objective:
 
     The classes share one key, so that what tells them apart is the class and not the draw. With
     `elbo` it is the ELBO of the pair (y, z), exact in y.
+    Kingma et al. 2014, equation 7.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
@@ -126,8 +125,6 @@ def unlabelled(objective: Objective) -> Objective:
     Raises:
       TypeError: by the objective, where `model` is no `LabelVAE` or a part of it no distribution,
         or q(y|x) cannot be enumerated.
-
-    Kingma et al. 2014, equation 7.
     """
 
     @checked

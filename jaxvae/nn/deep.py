@@ -56,13 +56,12 @@ class DeepHierarchy(NamedTuple):
 
     It is a `Model`, by way of `top_down`, so that all evaluators take it; `deep_elbo` is its ELBO
     in a single way down. `deep_hierarchy` makes one.
+    Child 2021; Vahdat & Kautz 2020; Sonderby et al. 2016.
 
     Args:
       stages: from the bottom, the largest resolution, up.
       start: h at the top, a learned array.
       likelihood: raw parameters -> p(x|z).
-
-    Child 2021; Vahdat & Kautz 2020; Sonderby et al. 2016.
     """
 
     stages: Sequence[Stage]
@@ -196,6 +195,7 @@ def deep_elbo(
     It is `elbo` with the rate in closed form at each level, but each level is computed once, where
     `elbo` asks the posterior, the prior and the likelihood in turn. With free bits, each KL_l is
     max(free, KL_l), KL_l the mean over the batch, so that the objective is one for `batched`.
+    Child 2021; free bits: Kingma et al. 2016, equation 15.
 
     Args:
       beta: weight of the rate, traced.
@@ -209,8 +209,6 @@ def deep_elbo(
     >>> bound, terms = jax.jit(deep_elbo)(model, jax.random.key(0), jnp.ones((4, 4, 1)))
     >>> terms.levels.shape, float(terms.rate)  # at the start, the posterior is the prior
     ((2,), 0.0)
-
-    Child 2021; free bits: Kingma et al. 2016, equation 15.
     """
     count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
     raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))

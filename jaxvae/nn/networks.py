@@ -143,13 +143,13 @@ class Rescaled(nnx.Module):
 class SharedScaleHead(nnx.Module):
     """Raw parameters -> `Normal` with one learned sigma for all pixels and examples.
 
+    Rybkin, Daniilidis & Levine 2021, section 3.1.
+
     Args:
       scale: where sigma starts.
 
     >>> float(SharedScaleHead(0.5)(jnp.zeros((8, 8, 1))).scale)
     0.5
-
-    Rybkin, Daniilidis & Levine 2021, section 3.1.
     """
 
     def __init__(self, scale: float = 1.0):

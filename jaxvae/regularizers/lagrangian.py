@@ -85,11 +85,10 @@ def geco(
 
     lambda grows while the batch's mean distortion is above D and shrinks below it, by the same
     optimiser that moves the model, which descends: lambda's gradient has the sign turned.
+    Rezende & Viola 2018, "Taming VAEs", algorithm 1.
 
     Args:
       tolerance: D, nats an example; traced.
-
-    Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
     _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.rate, terms.distortion - tolerance)
@@ -111,11 +110,10 @@ def target_rate(
 
     lambda is the beta of a beta-VAE, raised while the batch's mean rate is above R and lowered
     below it: a code of R nats, whatever the data. Where lambda -> 0 R is out of reach.
+    Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
 
     Args:
       target: R, nats an example; traced.
-
-    Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
     """
     _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.distortion, terms.rate - target)

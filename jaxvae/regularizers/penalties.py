@@ -96,6 +96,7 @@ def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
     """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
 
     With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
+    Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
 
     Args:
       capacity: C, nats; a schedule of the step raises it.
@@ -108,8 +109,6 @@ def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
     >>> bound, terms = objective(model, jax.random.key(0), jnp.array([[2.0], [4.0]]))
     >>> terms.rate.tolist(), round(float(-bound - jnp.mean(terms.distortion)), 5)  # R = 5
     ([2.0, 8.0], 0.0)
-
-    Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
     """
     del key
     return jnp.abs(batch_mean(code.rate) - capacity)
@@ -158,13 +157,12 @@ def free_bits(
 
     A part below lambda has no gradient to push it further down, so it does not collapse. At
     lambda = 0 it is the rate.
+    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
 
     Args:
       free_nats: lambda, nats of each part.
       parts: code -> KLs [J]: `kl_per_latent`, `kl_per_level` or
         `partial(kl_per_group, groups=...)`.
-
-    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
     """
     del key
     return jnp.sum(jnp.maximum(free_nats, batch_mean(parts(code))))

@@ -15,6 +15,7 @@ def factor_vae_score(
     A group shares the value of one factor; its vote is argmin_i Var_group(z_i) / Var(z_i). A latent
     stands for the factor that most of its votes were cast under, and new votes are judged. Chance
     is 1/k. Latents that never vary do not vote.
+    Kim & Mnih 2018, section 4.
 
     Args:
       factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
@@ -25,8 +26,6 @@ def factor_vae_score(
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> factor_vae_score(jax.random.key(0), v, v)
     1.0
-
-    Kim & Mnih 2018, section 4.
     """
     rng, z, factors = _to_draw_from("factor_vae_score", key, codes, factors, groups, size)
 
@@ -49,6 +48,7 @@ def beta_vae_score(
 
     It is shown mean_l |z_l - z'_l| over the pairs, latents scaled to unit variance. Chance is 1/k.
     Kind: latents that mix two factors can still be told apart.
+    Higgins et al. 2017, section 3.
 
     Args:
       factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
@@ -59,8 +59,6 @@ def beta_vae_score(
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> beta_vae_score(jax.random.key(0), v, v)
     1.0
-
-    Higgins et al. 2017, section 3.
     """
     classifier = sklearn("beta_vae_score", "linear_model").LogisticRegression
     rng, z, factors = _to_draw_from("beta_vae_score", key, codes, factors, groups, size)

@@ -40,6 +40,8 @@ def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     0 where two latents share a factor, whether they repeat it or only tell it together.
 
+    Chen, Li, Grosse & Duvenaud 2018, equation 6; bins: Locatello et al. 2019.
+
     Args:
       codes: [n, d], in the paper a draw of q(z|x) for each x; integers are not binned.
 
@@ -49,8 +51,6 @@ def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
     >>> turned = np.stack([v[:, 0] + v[:, 1], v[:, 0] - v[:, 1], v[:, 2]], axis=1)
     >>> round(mig(turned, v), 3)
     0.333
-
-    Chen, Li, Grosse & Duvenaud 2018, equation 6; bins: Locatello et al. 2019.
     """
     information, entropies = _information("mig", codes, factors, bins)
     return float(np.mean(gap(information) / entropies))
@@ -65,12 +65,11 @@ def modularity(codes: Table, factors: Table, *, bins: Count = 20) -> float:
     A latent that tells of no factor is left out; 0 where none is left. A factor may have many
     latents at no cost. Noise gets 0 where all factors have as many values, else more: its I_ij are
     as values - 1.
+    Ridgeway & Mozer 2018.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> modularity(np.concatenate([v, v], axis=1), v)
     1.0
-
-    Ridgeway & Mozer 2018.
     """
     information, _ = _information("modularity", codes, factors, bins)
     squared = information[information.max(axis=1) > 1e-9] ** 2

@@ -68,6 +68,8 @@ def reset_dead_codes(
 ) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
+    Dhariwal et al. 2020, section 3.1.
+
     Args:
       quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
       z: a batch's vectors, shape [n, d].
@@ -79,8 +81,6 @@ def reset_dead_codes(
     >>> z, indices = jnp.array([[7.0]]), jnp.array([0])
     >>> reset_dead_codes(jax.random.key(0), dead, z, indices, threshold=1.0).codes.tolist()
     [[0.0], [7.0]]
-
-    Dhariwal et al. 2020, section 3.1.
     """
     _check_batch("reset_dead_codes", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):

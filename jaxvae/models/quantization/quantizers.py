@@ -70,6 +70,7 @@ class ResidualCodebooks(NamedTuple):
     """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
 
     L codebooks of K codes name K^L vectors at the price of L K.
+    Zeghidour et al. 2021, algorithm 1.
 
     Args:
       codebooks: a `Codebook` whose leaves have the depth L as their leading axis.
@@ -78,8 +79,6 @@ class ResidualCodebooks(NamedTuple):
     >>> q = ResidualCodebooks(codebooks)(jnp.array([5.2]))
     >>> q.indices.tolist(), q.code.tolist()
     ([1, 1], [5.0])
-
-    Zeghidour et al. 2021, algorithm 1.
     """
 
     codebooks: Codebook
@@ -110,6 +109,7 @@ class FSQ:
 
     Nothing is learned, nothing is committed to and no code can die. Odd levels have one at 0, even
     ones lie about it; the paper shifts these so that z = 0 is a code.
+    Mentzer et al. 2023, section 3.1.
 
     Args:
       levels: L_i >= 2 of each of the d coordinates, a tuple; there are L_1 ... L_d codes.
@@ -117,8 +117,6 @@ class FSQ:
     >>> q = FSQ((3, 2))(jnp.array([0.1, -5.0]))
     >>> q.code.tolist(), int(q.indices), FSQ((3, 2)).lookup(q.indices).tolist()
     ([0.0, -1.0], 2, [0.0, -1.0])
-
-    Mentzer et al. 2023, section 3.1.
     """
 
     levels: tuple[int, ...] = field(metadata={"static": True})
@@ -151,11 +149,11 @@ class FSQ:
 def straight_through_value(e: Array, z: Floats) -> Array:
     """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
 
+    Bengio, Leonard & Courville 2013.
+
     >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
     >>> jax.grad(square)(1.2).item()  # 2 e, not 2 z
     2.0
-
-    Bengio, Leonard & Courville 2013.
     """
     check_shape("straight_through_value", "e", e, jnp.shape(z))
     return sg(e) + (z - sg(z))
