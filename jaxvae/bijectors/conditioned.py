@@ -28,16 +28,12 @@ class InverseAutoregressive:
     Args:
       conditioner: (z [d], context) -> raw [d, transformer.size], row i of z_1..z_{i-1} alone:
         `nn.MaskedMLP`.
-      context: passed on to the conditioner, None by default.
-      transformer: what raw numbers make of a coordinate, `AffineTransformer` or
-        `SplineTransformer`.
+      transformer: of raw numbers to a coordinate's map, `AffineTransformer` or `SplineTransformer`.
 
     >>> first_alone = jax.tree_util.Partial(lambda z, _: jnp.zeros((2, 2)).at[1, 0].set(z[0]))
     >>> flow = InverseAutoregressive(first_alone)
     >>> flow.forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
     [1.0, 3.0]
-    >>> flow.inverse_and_log_det(jnp.array([1.0, 3.0]))[0].tolist()
-    [1.0, 2.0]
     """
 
     conditioner: Any
@@ -68,7 +64,6 @@ class Coupling:
 
     Args:
       conditioner: (z_a [d // 2], context) -> raw [d - d // 2, transformer.size].
-      context: passed on to the conditioner, None by default.
       transformer: as for `InverseAutoregressive`.
 
     >>> shift = jax.tree_util.Partial(lambda z, _: jnp.stack([z, 0.0 * z], axis=-1))

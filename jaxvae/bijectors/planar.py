@@ -17,10 +17,7 @@ from jaxvae.pytrees import pytree
 
 
 def _above_minus_one(a: Array) -> Array:
-    """An increasing map onto (-1, inf) with 0 -> 0: where I + u w' stays invertible.
-
-    What would round to -1, and the determinant to 0, is some roundings above it.
-    """
+    """An increasing map onto (-1, inf), 0 -> 0; what would round to -1 is some roundings above."""
     least = 4.0 * jnp.finfo(jnp.result_type(a)).eps - 1.0
     return jnp.maximum(jax.nn.softplus(a + 0.5413248546129181) - 1.0, least)  # log(e - 1)
 
@@ -130,6 +127,7 @@ class Sylvester:
 
     Q is the first m columns of a product of Householder reflections. The diagonals are passed
     through tanh, so that R_ii R~_ii > -1 and the map inverts.
+    van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
 
     Args:
       vectors: one reflection a row, shape [h, d].
@@ -139,8 +137,6 @@ class Sylvester:
     >>> flow = Sylvester(jnp.ones((1, 3)), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2))
     >>> flow.forward_and_log_det(jnp.ones(3))[0].tolist()
     [1.0, 1.0, 1.0]
-
-    van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
     """
 
     vectors: Any
@@ -199,11 +195,8 @@ def _below_one(r: Array) -> Array:
 class Householder:
     """x = z - 2 v v'z / |v|^2: a reflection, its own inverse, of log-determinant 0.
 
-    A product of them turns a diagonal Gaussian into one of full covariance.
-    Tomczak & Welling 2016, equation 7.
-
-    Args:
-      v: shape [d]; at 0 the map is the identity.
+    A product of them turns a diagonal Gaussian into one of full covariance. v has shape [d];
+    at 0 the map is the identity. Tomczak & Welling 2016, equation 7.
 
     >>> Householder(jnp.array([1.0, -1.0])).reflect(jnp.array([3.0, 5.0])).tolist()
     [5.0, 3.0]

@@ -22,9 +22,7 @@ from jaxvae.protocols import (
 
 
 class Terms(NamedTuple):
-    """The two halves of the ELBO of one example, in nats and unweighted by beta.
-
-    Alemi et al. 2018, "Fixing a broken ELBO".
+    """The two halves of the ELBO of one example, in nats, without beta: Alemi et al. 2018.
 
     Args:
       distortion: -log p(x|z), the price of describing x given its code.
@@ -81,14 +79,9 @@ def autoencoder(model: Model, key: Key | None, x: Tree) -> tuple[Array, Terms]:
 
     Nothing is drawn and nothing is paid for the code, so the codes may lie anywhere, and decoding a
     draw of the prior need not give anything like the data. It is the limit of `elbo` at beta = 0,
-    sigma -> 0 under a Gaussian likelihood of variance 1/2, up to a constant.
+    sigma -> 0 under a Gaussian likelihood of variance 1/2, up to a constant, and its `Terms` have
+    |x - x'|^2, summed over x, and a rate of 0. Both distributions need a `mean()`.
     Hinton & Salakhutdinov 2006; the limit: Kingma & Welling 2014, section 2.3.
-
-    Args:
-      model: any `Model` whose distributions have `mean()`.
-
-    Returns:
-      The negative squared error, summed over x, and `Terms` with that distortion and rate 0.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))

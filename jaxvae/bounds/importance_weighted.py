@@ -31,12 +31,7 @@ def importance_bound(
 ) -> Bound:
     """R(log w_1, ..., log w_K), w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x): any reduction as a bound.
 
-    `partial(importance_bound, reduction)` is an objective.
-
-    Args:
-      gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
-        `doubly_reparameterized`, `score_function`, `vimco`, `enumeration`, `straight_through` or
-        `gumbel_softmax`.
+    `partial(importance_bound, reduction)` is an objective, with any estimator of `gradients`.
 
     >>> import jax
     >>> from jaxvae.models import ppca
@@ -102,15 +97,9 @@ def vr_max(
 ) -> Bound:
     """VR-max, max_k log w_k: `renyi` at alpha = -inf, which trains on the best sample alone.
 
-    At least the importance-weighted bound of the same samples, so it may exceed log p(x).
+    At least the importance-weighted bound of the same samples, so it may exceed log p(x). Of the
+    estimators `doubly_reparameterized` is not defined, as a maximum has no second derivative.
     Li & Turner 2016, section 4.2.
-
-    Args:
-      gradient: the gradient estimator, as in `importance_bound`; `doubly_reparameterized` is not
-        defined, as a maximum has no second derivative.
-
-    Returns:
-      The largest log-weight, a scalar in nats, and the log-weights, shape [K].
 
     >>> import jax
     >>> from jaxvae.models import ppca

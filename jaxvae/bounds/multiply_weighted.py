@@ -32,7 +32,6 @@ def miwae(
     M = 1 is `iwae`; K = 1 is the ELBO from M samples with a sampled rate, whose gradient under
     `vimco` is the leave-one-out score function. (The MIWAE of Mattei & Frellsen 2019, for missing
     data, is another thing.)
-
     Rainforth et al. 2018, equation 6.
 
     >>> import jax.numpy as jnp
@@ -99,12 +98,9 @@ def ciwae(
     beta: Scalar,
     gradient: Estimator = pathwise,
 ) -> Bound:
-    """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
+    """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE, beta in [0, 1].
 
     Rainforth et al. 2018, equation 8.
-
-    Args:
-      beta: between 0 and 1, traced.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca

@@ -1,7 +1,7 @@
 """Upper bounds of log p(x), in mean or in the limit: from above, an evaluation can be sandwiched.
 
-Each is a function of ONE example that returns the bound in nats and the log-weights. To train on
-one, descend it: maximise its negative.
+Each is a function of ONE example that returns the bound in nats, to be minimised (so train on its
+negative), and the log-weights, shape [K].
 """
 
 from collections.abc import Callable
@@ -33,15 +33,9 @@ def cubo(
     """The chi-squared upper bound, CUBO_n = 1/n log E_q[w^n] >= log p(x) for n > 1.
 
     It is a bound of the expectation: the estimate 1/n log 1/K sum_k w_k^n is low at finite K (its
-    exponential exp(n CUBO) is not), so a single estimate may be below log p(x). Renyi's bound at
-    alpha = 1 - n.
+    exponential exp(n CUBO) is not), so a single estimate may be below log p(x). n = `power`,
+    at least 1, is traced. It is Renyi's bound at alpha = 1 - n. To be minimised.
     Dieng et al. 2017, equation 5.
-
-    Args:
-      power: n, at least 1, traced.
-
-    Returns:
-      The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
 
     >>> from jaxvae import iwae
     >>> from jaxvae.models import ppca
@@ -74,10 +68,6 @@ def eubo(
 
     Args:
       sample_posterior: key -> z, a draw of p(z|x).
-      num_samples: how many draws to average.
-
-    Returns:
-      The bound, a scalar in nats, to be minimised, and the log-weights, shape [num_samples].
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -107,11 +97,8 @@ def tvo_upper(
     """The right Riemann sum of `tvo`: above log p(x) as K grows.
 
     betas = (0, 1) is the EUBO, with draws of the posterior replaced by self-normalised weights,
-    which is biased at finite K.
+    which is biased at finite K. To be minimised.
     Masrani, Le & Wood 2019, equation 12.
-
-    Returns:
-      The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

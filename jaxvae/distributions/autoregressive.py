@@ -26,7 +26,6 @@ class Autoregressive:
         integers as floats.
       head: raw -> a distribution over d independent coordinates; static, so a function of a module.
       length: d.
-      context: passed on to the conditioner, None by default.
 
     >>> from jaxvae import Normal
     >>> previous = jax.tree_util.Partial(lambda z, _: jnp.append(0.0, z[:-1]))

@@ -142,8 +142,7 @@ class OneHotCategorical:
     the simplex log p is the linear extension above, no density.
 
     Args:
-      logits: l, shape [..., K], finite or -inf; events are one-hot in the last axis, of that shape
-        and dtype.
+      logits: l, shape [..., K], finite or -inf; that is the shape and dtype of events.
 
     >>> d = OneHotCategorical(jnp.zeros(4))
     >>> round(float(d.log_prob(jnp.array([0.0, 0.0, 1.0, 0.0]))), 5)  # -log 4

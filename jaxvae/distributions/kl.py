@@ -32,13 +32,9 @@ from jaxvae.pytrees import value_of
 
 @checked
 def kl_standard_normal(loc: Numbers, scale: Numbers) -> Array:
-    """KL(N(mu, diag sigma^2) || N(0, I)) = 1/2 (tr S + m'm - d - log|S|), S = diag sigma^2.
+    """KL(N(mu, diag sigma^2) || N(0, I)) = 1/2 (tr S + m'm - d - log|S|), S = diag sigma^2, nats.
 
-    Kingma & Welling 2014, appendix B.
-
-    Args:
-      loc: mu, any shape [...].
-      scale: sigma > 0, the same shape or a scalar.
+    mu is `loc` [...] and sigma > 0 `scale`, as large or scalar. Kingma & Welling 2014, appendix B.
 
     >>> round(float(kl_standard_normal(0.3, 0.5)), 6)
     0.363147
@@ -57,9 +53,6 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array:
     to SphericalUniform; Product and Independent of these. `Constant` is looked through. Two
     `Joint`s have none without a sample of the level above, which the rates, such as `auto_kl`, are
     given.
-
-    Args:
-      p: a distribution over events of the same shape.
 
     Raises:
       NotImplementedError: the pair has no closed form here; the message says to use `sampled_kl`.
@@ -309,8 +302,5 @@ def _kl_dirichlet(a: Array, b: Array) -> Array:
 
 
 def _bregman(c: Numbers, a: Numbers) -> Array:
-    """log Gamma(c) - log Gamma(a) - (c - a) psi(a) - D(c, a), D the `deviance`.
-
-    With G of `log_gamma_peak`, log Gamma(a) = a log a - a - G(a): G is what is left of it.
-    """
+    """log Gamma(c) - log Gamma(a) - (c - a) psi(a) - D(c, a), by G of `log_gamma_peak`."""
     return log_gamma_peak(a) - log_gamma_peak(c) + (c - a) * log_gamma_peak_slope(a)

@@ -123,10 +123,9 @@ def _log1mexp(a: Array) -> Array:
 
 
 def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) -> Independent:
-    """Pixels [h, w, C], each a mixture of K discretized logistics: the likelihood of PixelCNN++.
+    """Images 0..255 [h, w, C], each pixel a mixture of K discretized logistics: PixelCNN++'s.
 
-    An `Independent` over rows, of `Independent` over columns, of `Mixture` over components, of
-    `DiscretizedLogistic` over channels.
+    It is an `Independent` over rows, of one over columns, of `Mixture`s of `DiscretizedLogistic`s.
     Salimans, Karpathy, Chen & Kingma 2017, section 2.
 
     Args:
@@ -135,9 +134,6 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
       scale: positive, shape [h, w, K, C].
       coupling: None, or the coefficients of channels on those before them, row by row of a strict
         lower triangle: shape [h, w, K, C (C - 1) / 2], 3 for RGB.
-
-    Returns:
-      A distribution over integer images 0..255 of shape [h, w, C].
 
     >>> zeros = jnp.zeros((2, 2, 5, 3))  # 2x2 RGB pixels, five components
     >>> images = logistic_mixture(jnp.zeros((2, 2, 5)), zeros, zeros + 0.1, zeros)

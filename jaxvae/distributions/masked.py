@@ -80,15 +80,13 @@ def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
 
 
 def _in_a_gap(d: Distribution, x: Tree) -> Any:
-    """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw.
-
-    To draw counts takes a hundred times as long as to score them. numpyro's know of a feasible one.
-    """
+    """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw."""
     filler = getattr(d, "filler", None)
     feasible_like = getattr(getattr(d, "support", None), "feasible_like", None)
     if isinstance(filler, float):
         filler = jax.tree.map(partial(jnp.full_like, fill_value=filler), x)
     elif filler is None:
+        # a draw of counts takes a hundred times as long as their score; numpyro's know of one
         filler = feasible_like(x) if feasible_like else d.sample(jax.random.key(0))
     return jax.lax.stop_gradient(filler)
 

@@ -30,8 +30,7 @@ class Mixture(Generic[D]):
 
     Args:
       logits: of the weights, shape [K]; `jnp.zeros(K)` in a `Constant` holds them equal.
-      components: one distribution whose leaves are stacked along a leading axis of K, as `jax.vmap`
-        makes them.
+      components: one distribution whose leaves have a leading axis of K, as `jax.vmap` makes them.
 
     >>> from jaxvae import Normal
     >>> d = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1))))

@@ -26,8 +26,7 @@ class OptimalNormal:
 
     Args:
       loc: mu, any shape; that is the event's shape.
-      axis: name of the mapped axis that shares sigma; None for a sigma of each example's own, whose
-        bound is no bound on log p(x).
+      axis: the mapped axis that shares sigma; None for one of each example, and no bound.
 
     Raises:
       ValueError: when scored where no such axis is mapped.

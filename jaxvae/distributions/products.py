@@ -119,13 +119,11 @@ class Joint:
     """p(a, b) = p(a) p(b|a): two layers of a hierarchy; `hierarchy` nests them to more.
 
     Between two of them a bound takes the rate level by level: in closed form, given the sample
-    above, wherever that level has one.
+    above, wherever that level has one. Events are pairs (a, b).
 
     Args:
       first: p(a).
       then: a -> p(b|a), a callable pytree: a network, or a function in `jax.tree_util.Partial`.
-
-    Events are pairs (a, b).
 
     >>> from jaxvae import Normal, StandardNormal
     >>> walk = Joint(StandardNormal((1,)), jax.tree_util.Partial(lambda a: Normal(a, 1.0)))

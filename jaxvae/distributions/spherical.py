@@ -24,10 +24,7 @@ def log_area(d: int) -> float:
 @distribution
 @dataclass(frozen=True, eq=False)
 class SphericalUniform:
-    """The uniform distribution on the sphere: log p(x) = -log area. It has no leaves.
-
-    Args:
-      dim: d, the coordinates of an event; the sphere's own dimension is d - 1.
+    """The uniform distribution on the sphere in R^dim: log p(x) = -log area. It has no leaves.
 
     >>> round(float(SphericalUniform(2).log_prob(jnp.array([1.0, 0.0]))), 5)  # -log 2 pi
     -1.83788
@@ -162,8 +159,7 @@ class PowerSpherical:
     """log p(x) = kappa log(1 + mu'x) - log N(kappa): near a von Mises-Fisher, drawn from a beta.
 
     N = 2^(a + b) pi^b Gamma(a) / Gamma(a + b), a = (d - 1)/2 + kappa, b = (d - 1)/2, and mu'x is
-    2 Beta(a, b) - 1.
-    De Cao & Aziz 2020, equations 8 to 11.
+    2 Beta(a, b) - 1. De Cao & Aziz 2020, equations 8 to 11.
 
     Args:
       loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.

@@ -57,14 +57,12 @@ class AIS(NamedTuple):
 
 
 class BDMC(NamedTuple):
-    """log p(x) of one simulated example from below and above: see `bdmc`.
+    """log p(x) of one simulated example from below and above, in nats: see `bdmc`.
 
     Args:
-      lower: forward AIS, whose value is a lower bound in mean.
-      upper: AIS reversed from the z that x was drawn at, whose value is an upper bound in mean.
-      gap: upper - lower in nats, which bounds the error of both.
-      x: the example.
-      z: the latents it was drawn at, an exact draw of p(z|x).
+      lower, upper: forward AIS, and AIS reversed from the z that x was drawn at: bounds in mean.
+      gap: upper - lower, which bounds the error of both.
+      x, z: the example, and the latents it was drawn at, an exact draw of p(z|x).
     """
 
     lower: AIS
@@ -78,12 +76,9 @@ class BDMC(NamedTuple):
 def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Array:
     """Inverse temperatures 0 = beta_0 < ... < beta_T = 1, dense at both ends, where f changes most.
 
-    beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function
-
+    beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function, d = `steepness`:
+    towards 0 the schedule is linear.
     Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
-
-    Args:
-      steepness: d; towards 0 the schedule is linear.
 
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
@@ -115,8 +110,7 @@ def ais(
 
     Args:
       model: any `Model` with continuous latents.
-      betas: inverse temperatures, 0 = beta_0 < ... < beta_T = 1, shape [T + 1]:
-        `sigmoid_schedule(T)`.
+      betas: inverse temperatures, shape [T + 1]: `sigmoid_schedule(T)`.
       initial: x -> p_0, where the chains start: p(z) by default, `model.encode` for q(z|x), from
         which one temperature is importance sampling.
 
@@ -151,17 +145,13 @@ def bdmc(
     z ~ p(z) and x ~ p(x|z) make z an exact draw of p(z|x). From there AIS runs backwards, where
     E[w] = 1 / p(x), so that log p(x) lies between the two values in mean and the gap bounds the
     error of each. Settings that close the gap on simulated data can be used on real data of the
-    kind.
+    kind. `jax.vmap` over keys for many examples.
     Grosse, Ancha & Roy 2016; for decoders: Wu et al. 2017.
 
     Args:
       model: any `Model` with continuous latents, whose likelihood can be sampled.
-      betas: inverse temperatures, as for `ais`; the way back takes them in reverse.
+      betas, initial: as for `ais`; the way back takes the betas in reverse.
       num_chains: chains each way; all of those coming down start at the one exact draw.
-      initial: x -> p_0, as for `ais`.
-
-    Returns:
-      A `BDMC`: both estimates, the gap, and the simulated example. `jax.vmap` over keys for many.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

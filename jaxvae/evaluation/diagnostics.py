@@ -41,17 +41,14 @@ def active_units(
 
     A_i = Var_x(E_q[z_i|x]) > threshold
 
-    Where q has no mean, as a flow or a hierarchy, draws estimate A_i without bias: the variance of
-    their means less what is their own noise.
+    It returns booleans in the structure of z, to be summed. Where q has no mean, as a flow or a
+    hierarchy, draws estimate A_i without bias: the variance of their means less their own noise.
     Burda, Grosse & Salakhutdinov 2016, section 5.2.
 
     Args:
       threshold: least variance of an active unit.
       key: a PRNG key, where the posterior has no `mean()`.
       num_samples: draws for each example, at least 2, where it has none.
-
-    Returns:
-      Booleans in the structure and shape of z; their sum is the number of active units.
     """
     batch_size(xs)
     return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, xs, key, num_samples))
@@ -86,12 +83,7 @@ def _variance_of_mean(model: Model, xs: Tree, key: Key | None, num_samples: Coun
 def rate_per_latent(model: Model, xs: Tree) -> Array:
     """The rate of each latent, the mean over the data of KL(q(z_i|x) || p(z_i)): 0 where collapsed.
 
-    Args:
-      model: any `Model` whose posterior and prior factorise over the latents and have a KL in
-        closed form.
-
-    Returns:
-      Nats in the shape of z; their sum is the mean rate.
+    In nats and the shape of z; posterior and prior factorise and have a KL in closed form.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, jnp.ones(2))
@@ -108,10 +100,7 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
 def latent_kls(
     q: Distribution, p: Distribution, kl: Callable[..., Array] = kl_divergence, *z: Any
 ) -> Array:
-    """KL(q(z_i) || p(z_i)) of each latent, in the shape of z, where both factorise.
-
-    `kl` is of (q, p) of one latent, or of (q, p, z) at a sample.
-    """
+    """KL(q(z_i) || p(z_i)) of each latent; `kl` is of (q, p) of one, or (q, p, z) at a sample."""
     of_q, of_p, shape = factors(q), factors(p), event_shape(q)
     if shape != event_shape(p):
         raise ValueError(
@@ -124,8 +113,7 @@ def latent_kls(
 class RateDecomposition(NamedTuple):
     """The rate in three parts, in nats: their sum is log q(z|x) - log p(z) at every sample.
 
-    With q(z) = 1/N sum_n q(z|x_n), the aggregate posterior, averages over the data of
-
+    Averages over the data, where q(z) = 1/N sum_n q(z|x_n) is the aggregate posterior.
     Hoffman & Johnson 2016; Chen et al. 2018, equation 2.
 
     Args:
@@ -229,14 +217,9 @@ def rate_decomposition(
 def decompose(
     qs: Any, p: Distribution, z: Array, log_q_given_x: Array, log_weight: Array
 ) -> RateDecomposition:
-    """The rate of one sample taken apart, against the posteriors of M examples.
+    """The rate of a sample z [d] taken apart, against the M posteriors of which `qs` are marginals.
 
-    Args:
-      qs: the `marginals` of every q(z|x_j), a batch of M.
-      p: the factors of p(z), [d].
-      z: the sample, [d].
-      log_q_given_x: log q(z|x) of its own example.
-      log_weight: [M], of log q(z) = logsumexp_j (log_weight_j + log q(z|x_j)).
+    log q(z) = logsumexp_j (log_weight_j + log q(z|x_j)); log_q_given_x is of z's own example.
     """
     each = jax.vmap(factor_log_probs, (0, None))(qs.each, z)  # log q(z_i|x_j), [M, d]
     if qs.whole is None:
@@ -253,15 +236,12 @@ def decompose(
 def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     """Rate against distortion along a sweep over beta: what each nat of code buys.
 
+    `Terms` of the means over the examples `xs`, in nats, each [B], one for each model.
     Alemi et al. 2018, section 3.
 
     Args:
       models: models stacked along the leading axis of their leaves, as a run under `jax.vmap` or
         `jax.lax.map` over betas returns them.
-      xs: examples to measure on, leading axis n.
-
-    Returns:
-      `Terms` of the means over the examples, in nats, each of shape [B], one for each model.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import VAE, Normal, StandardNormal

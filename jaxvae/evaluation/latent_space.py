@@ -41,9 +41,6 @@ def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
     In many dimensions the draws of N(0, I) lie near the sphere of radius sqrt(d), and the line
     between two of them leaves it: in the middle its norm is sqrt(d / 2). See `slerp`.
 
-    Args:
-      z0: where t = 0, floats of any shape [...].
-
     >>> interpolate(jnp.zeros(2), jnp.array([1.0, 4.0]), 0.25).tolist()
     [0.25, 1.0]
     """
@@ -61,14 +58,11 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
         z = ((1 - t) |z0| + t |z1|) (cos(t theta) u + sin(t theta) v)
 
     Parallel ends give the straight line. Between opposite ones all great circles are as short, and
-    one of them is taken.
+    one of them is taken. An end that is 0 and traced, so without a direction, gives NaN.
     Shoemake 1985, section 3; for latents: White 2016, section 2.
 
     Args:
       z0: where t = 0, floats of any shape [...], taken as one vector of at least two coordinates.
-
-    Returns:
-      z, shape [...]; NaN where an end is 0 and traced, as it has no direction.
 
     >>> middle = slerp(jnp.array([2.0, 0.0]), jnp.array([0.0, 4.0]), 0.5)
     >>> [round(float(z), 4) for z in middle]  # 3 (cos 45, sin 45)
@@ -108,12 +102,7 @@ def _across(u: Array, v: Array) -> Array:
 
 @checked
 def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
-    """Copies of z in which one latent takes each of the values.
-
-    Args:
-      z: latents, floats [d].
-      index: which latent, an integer in -d..d-1.
-      values: what it is set to, numbers [n].
+    """Copies of z [d] in which one latent, `index` in -d..d-1, takes each of the values [n].
 
     >>> traverse(jnp.zeros(3), 1, jnp.array([-1.0, 1.0])).tolist()
     [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
@@ -133,22 +122,15 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
 def tempered(distribution: Distribution, temperature: Scalar) -> Any:
     """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
 
-    What has a `tempered(t)` is asked. Of a location and a scale the scale is multiplied by T; of
-    choices and coins the logits are divided by T. What is made of others is tempered in its parts:
-    the components of a `Mixture` (its weights stay), the base of `Transformed`, the parts of
-    `Independent` and `Product`, every level of a `Joint`, step of a `Markov` chain or coordinate of
-    an `Autoregressive` given those before, and what a `Constant` holds.
-    `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
+    What has a `tempered(t)` is asked. Of a location and a scale (`Normal`, `StandardNormal`, which
+    becomes a `Normal`, `MultivariateNormal`, `LowRankNormal`, `Laplace`, `StudentT`,
+    `DiscretizedLogistic`) the scale is multiplied by T; of choices and coins (`Bernoulli`,
+    `Categorical`, `OneHotCategorical`) the logits are divided by T. What is made of others is
+    tempered in its parts: the components of a `Mixture` (its weights stay), the base of
+    `Transformed`, the parts of `Independent` and `Product`, every level of a `Joint`, step of a
+    `Markov` chain or coordinate of an `Autoregressive` given those before, and what a `Constant`
+    holds. `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
     Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
-
-    Args:
-      distribution: of a location and a scale (`Normal`, `StandardNormal`, `MultivariateNormal`,
-        `LowRankNormal`, `Laplace`, `StudentT`, `DiscretizedLogistic`), of choices (`Bernoulli`,
-        `Categorical`, `OneHotCategorical`), or made of such.
-      temperature: T > 0, a number.
-
-    Returns:
-      The distribution; a `StandardNormal` becomes a `Normal`.
 
     Raises:
       TypeError: it has no `tempered(t)`, as a `Gamma`.

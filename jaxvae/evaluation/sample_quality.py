@@ -64,9 +64,9 @@ class DensityCoverage(NamedTuple):
     """Two numbers that, unlike precision and recall, no single outlier can move far.
 
     Args:
-      density: how many real neighbourhoods a fake example lies in, over k; 1 in mean, for any
-        number of rows, where both come from one distribution; it can be larger.
-      coverage: fraction of the real neighbourhoods with a fake example in them; in mean
+      density: real neighbourhoods that a fake row lies in, over k; 1 in mean where both come from
+        one distribution, and it can be larger.
+      coverage: fraction of the real neighbourhoods with a fake row in them; in mean
         1 - (N-1)...(N-k) / ((M+N-1)...(M+N-k)) for N real and M fake rows of one distribution.
     """
 
@@ -81,10 +81,7 @@ def precision_recall(real: Features, fake: Features, *, k: Count = 3) -> Precisi
     A set stands for the union of the balls around its points, each as far as the point's k-th
     nearest neighbour in the set. Precision is the fraction of the fake points in the balls of the
     real ones, recall the fraction of the real points in the balls of the fake ones.
-    Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2.
-
-    Args:
-      k: neighbours, a Python integer below N and M.
+    Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2. k is below N and M.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
@@ -107,10 +104,7 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     Balls are drawn around the real points alone, as far as the k-th nearest other real point.
     Density counts the balls that a fake point is in, over k and averaged; coverage is the fraction
     of the balls that some fake point is in.
-    Naeem, Oh, Uh, Choi & Yoo 2020, section 3.
-
-    Args:
-      k: neighbours, a Python integer below N.
+    Naeem, Oh, Uh, Choi & Yoo 2020, section 3. k is below N.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
@@ -128,22 +122,14 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
 
 @checked
 def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covariance) -> Array:
-    """The squared Frechet (2-Wasserstein) distance of two Gaussians.
+    """The squared Frechet (2-Wasserstein) distance of two Gaussians, means [d], covariances [d, d].
 
     d^2 = |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1^1/2 C_2 C_1^1/2)^1/2)
 
     With C = A A' the last trace is the sum of the singular values of A_1' A_2, for any such A: no
-    digits are lost where a covariance is singular, as one of features often is.
+    digits are lost where a covariance is singular, as one of features often is. The unit is that of
+    the features, squared.
     Dowson & Landau 1982; as a measure of samples: Heusel et al. 2017, equation 6.
-
-    Args:
-      mean1: mu_1, shape [d].
-      cov1: C_1, shape [d, d], symmetric without negative eigenvalues.
-      mean2: mu_2, shape [d].
-      cov2: C_2, shape [d, d].
-
-    Returns:
-      A scalar, in the unit of the features, squared.
 
     >>> one, four = jnp.eye(3), 4.0 * jnp.eye(3)
     >>> round(float(frechet_distance(jnp.zeros(3), one, jnp.ones(3), four)), 5)  # 3 + 3 (2 - 1)^2
@@ -163,11 +149,9 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
     """The `frechet_distance` of the Gaussians with the means and covariances of two sets.
 
     It sees means and covariances alone. It is above 0 in mean for two sets of one distribution, by
-    an amount that falls as 1/rows: compare numbers of equally many rows.
+    an amount that falls as 1/rows: compare numbers of equally many rows. The unit is that of the
+    features, squared.
     Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6.
-
-    Returns:
-      A scalar, in the unit of the features, squared.
 
     >>> real = jnp.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
     >>> round(float(sample_frechet_distance(real, real + 2.0)), 4)  # 2^2 + 2^2
@@ -200,14 +184,11 @@ def _factor(name: str, cov: Covariance) -> Array:
 
 
 def _kth_nearest(points: Features, others: Features, k: int) -> Array:
-    """Squared distance [n] of each point to the k-th nearest other; the nearest has k = 0.
-
-    Among the points themselves each is its own nearest, so that k counts its neighbours. For a few
-    neighbours, taking the least one away k times is five times faster than sorting.
-    """
+    """Squared distance [n] of each point to the k-th nearest other; the nearest has k = 0."""
 
     def one(point: Array) -> Array:
         distances = _squared_distances(point, others)
+        # for a few neighbours, five times faster than sorting
         without = jax.lax.fori_loop(0, k, lambda _, d: d.at[jnp.argmin(d)].set(jnp.inf), distances)
         return jnp.min(without)
 

@@ -74,9 +74,6 @@ def doubly_reparameterized(
     may be a pytree of layers, each drawn given those before it.
     Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
 
-    Args:
-      reduction: terms [K] -> scalar, twice differentiable.
-
     Raises:
       TypeError: samples of the posterior have no derivative in its parameters, or the reduction has
         no second derivative, as that of VR-max.
@@ -102,10 +99,7 @@ def over_samples(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Held(NamedTuple):
-    """A posterior whose parameters are held still, as the terms of those two estimators see it.
-
-    It is known by its density alone, so a rate has no closed form and is taken at the sample.
-    """
+    """A posterior held still, known by its density alone: a rate is then taken at the sample."""
 
     q: Any
 

@@ -44,7 +44,7 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
 
 
 def learned_baseline(value: Any) -> Baseline:
-    """b_k = value, a guess of the bound that learns: `value` is what a network makes of x.
+    """b_k = value, a guess of the bound that learns: what a network makes of x, and never of z.
 
     `score_function` fits it by least squares, adding the gradient of -1/2 sum_k (R - b_k)^2. Keep
     the network beside the three parts of the model, so that it trains with them:
@@ -54,9 +54,6 @@ def learned_baseline(value: Any) -> Baseline:
             return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
 
     Mnih & Gregor 2014, section 2.3.
-
-    Args:
-      value: a scalar in nats that depends on x and parameters, and never on z.
     """
     return lambda reduction, l: jnp.broadcast_to(value, l.shape)
 

@@ -26,17 +26,13 @@ def hierarchy(first: Distribution, *conditionals: Any) -> Any:
     layers the order of the prior.
 
     Args:
-      first: the distribution of the first layer.
+      first: the distribution of the first layer; itself the chain if there are no conditionals.
       conditionals: callable pytrees, from one layer to the distribution of the next.
-
-    Returns:
-      `first` itself if there are no conditionals, else a `Joint`.
 
     >>> import jax
     >>> step = Partial(lambda z: Normal(z, jnp.ones(2)))
-    >>> a, (b, c) = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step).sample(
-    ...     jax.random.key(0)
-    ... )
+    >>> chain = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step)
+    >>> a, (b, c) = chain.sample(jax.random.key(0))
     >>> c.shape
     (2,)
     """
@@ -58,11 +54,9 @@ def bottom(z: Tree) -> Any:
 
 
 def gaussian_product(a: Normal, b: Normal) -> Normal:
-    """The Gaussian proportional to the product of two: precisions add, means are weighted by them.
+    """The Gaussian proportional to the product of two (Sonderby et al. 2016, eq. 17 to 19).
 
     sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
-
-    Sonderby et al. 2016, equations 17 to 19.
 
     >>> d = gaussian_product(Normal(0.0, 1.0), Normal(2.0, 1.0))
     >>> float(d.loc), round(float(d.scale), 5)

@@ -80,8 +80,7 @@ def labelled(objective: Objective) -> Objective:
     """The objective of examples with a label: log p(y) + bound(x|y) + alpha log q(y|x).
 
     At alpha = 0 it is below log p(x, y), and nothing in it trains q(y|x): alpha > 0 is what makes
-    that a classifier.
-    Kingma et al. 2014, equations 6 and 9.
+    that a classifier. Kingma et al. 2014, equations 6 and 9.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
@@ -112,11 +111,10 @@ def unlabelled(objective: Objective) -> Objective:
     log p(x) >= sum_y q(y|x) [ bound(x|y) + log p(y) - log q(y|x) ]
 
     The classes share one key, so that what tells them apart is the class and not the draw. With
-    `elbo` it is the ELBO of the pair (y, z), exact in y.
-    Kingma et al. 2014, equation 7.
+    `elbo` it is the ELBO of the pair (y, z), exact in y. Kingma et al. 2014, equation 7.
 
     Args:
-      objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
+      objective: as for `labelled`.
 
     Returns:
       `(model, key, x, **hyper)` of a `LabelVAE`: the bound in nats, and the mean under q(y|x) of

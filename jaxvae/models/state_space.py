@@ -48,8 +48,6 @@ class Markov(Generic[D]):
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal
     >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 3)
-    >>> walk.sample(jax.random.key(0)).shape
-    (3,)
     >>> round(float(walk.log_prob(jnp.zeros(3))), 5)  # -3/2 log 2 pi
     -2.75682
     """
@@ -108,10 +106,7 @@ class Markov(Generic[D]):
 
     @checked
     def given(self, z: Tree) -> Product:
-        """Every step's distribution given the state before it, over events (z_1, (z_2, ..., z_T)).
-
-        The chain is the product of these, and so is its log-density; its KL is their mean KL.
-        """
+        """Every step's distribution given the state before, over events (z_1, (z_2, ..., z_T))."""
         self._check()
         before, _ = self._pairs(z)
         return Product((self.first, Independent(jax.vmap(self._step)(before, self.context))))

@@ -102,8 +102,7 @@ class AutoregressiveFlow(nnx.Module):
       layers: how many.
       transformer: `AffineTransformer()` or `SplineTransformer()`.
       context: size of the context vector, 0 for none.
-      hidden: widths of the hidden layers of each `MaskedMLP`.
-      activation: applied after every hidden layer.
+      hidden, activation: of each `MaskedMLP`.
 
     >>> flow = AutoregressiveFlow(3, layers=1, rngs=nnx.Rngs(0))
     >>> flow().forward_and_log_det(jnp.ones(3))[0].tolist()  # before training
@@ -149,10 +148,7 @@ class CouplingFlow(nnx.Module):
     Args:
       dim: d, at least 2.
       layers: how many; at least two, or half of the coordinates stay as they are.
-      transformer: `AffineTransformer()` or `SplineTransformer()`.
-      context: size of the context vector, 0 for none.
-      hidden: widths of the hidden layers of each conditioner.
-      activation: applied after every hidden layer.
+      transformer, context, hidden, activation: as in `AutoregressiveFlow`.
 
     >>> flow = CouplingFlow(3, layers=1, rngs=nnx.Rngs(0))
     >>> flow().forward_and_log_det(jnp.ones(3))[0].tolist()  # before training

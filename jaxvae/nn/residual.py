@@ -21,8 +21,6 @@ class Convolution(nnx.Module):
     """Convolution of stride 1, padded "SAME": [h, w, n] -> [h, w, m].
 
     Args:
-      n: channels that come in.
-      m: channels that go out.
       size: of the kernel, 1 or any odd number.
       scale: of the initial kernel, beside one that keeps the variance; 0 starts at the map to 0.
 
@@ -61,13 +59,11 @@ def convolution_products(x: Array, kernel: Array) -> Array:
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, 3x3 and 1x1 convolutions, narrow in the middle, GELU before each.
+    """1x1, 3x3, 3x3 and 1x1 convolutions, narrow in the middle, GELU before each: n channels to m.
 
     Child 2021, figure 3 and section 3.
 
     Args:
-      n: channels that come in.
-      m: channels that go out.
       middle: channels in between.
       scale: of the last kernel at the start: 0 for a map to 0, 1 / sqrt(depth) in a deep sum.
 
@@ -98,7 +94,6 @@ class ResidualCell(nnx.Module):
     He et al. 2016, "Identity mappings in deep residual networks", equation 3.
 
     Args:
-      n: channels.
       middle: channels inside f.
       scale: of the last kernel of f at the start; at 0 the cell is the identity.
 

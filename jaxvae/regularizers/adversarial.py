@@ -50,9 +50,8 @@ def check_pair(owner: str, name: str, players: Any) -> None:
 class AdversarialPair(NamedTuple):
     """A model and its adversary, trained together; evaluate and sample `players.model`.
 
-    An optimiser each:
-    `optax.partition({"model": adam, "discriminator": other}, AdversarialPair("model",
-    "discriminator"))`.
+    An optimiser each: `optax.partition({"model": adam, "discriminator": other},
+    AdversarialPair("model", "discriminator"))`.
 
     Args:
       model: any `Model`.
@@ -100,20 +99,14 @@ def discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree) -> A
 
 @checked
 def permute_latents(zs: Numbers) -> Array:
-    """Codes whose latents come each from another row: of samples of q(z), ones of prod_j q(z_j).
+    """Codes [n, d] whose latents come each from another row: of samples of q(z), prod_j q(z_j)'s.
 
     z~_ij = z_(i + j mod n) j
 
     No two latents of a row come from one example while d <= n, so each z~_i is an exact draw of the
     product of the marginals; independent permutations would leave a pair of latents together once
-    in n. Which codes meet is as random as the order of the rows, so no key is needed.
+    in n. Rows are of independent examples in random order, so no key is needed.
     In place of Kim & Mnih 2018, algorithm 1.
-
-    Args:
-      zs: codes of independent examples in random order, [n, d].
-
-    Returns:
-      [n, d]; each column holds the numbers it held.
 
     >>> permute_latents(jnp.array([[0, 10], [1, 11], [2, 12]])).tolist()
     [[0, 11], [1, 12], [2, 10]]
@@ -137,16 +130,13 @@ def factor_vae(
     ELBO - gamma KL(q(z) || prod_j q(z_j)),    KL = E[D(z)]
 
     D tells codes from the batch's codes after `permute_latents`: an objective for `batched`. Where
-    beta-VAE makes all of the rate dear, I(x; z) too, this charges for dependent latents alone.
+    beta-VAE makes all of the rate dear, I(x; z) too, this charges for dependent latents alone. The
+    value is the sum of both gains, in nats; the mean of `log_ratio` over a batch estimates the KL.
     Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
 
     Args:
       players: a model with latents in one array, and a discriminator of z.
       gamma: weight of the total correlation, traced; 0 is the ELBO.
-
-    Returns:
-      The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the batch
-      estimates the total correlation.
 
     >>> from flax import nnx
     >>> from jaxvae import batched, nn
@@ -181,16 +171,13 @@ def adversarial_autoencoder(
 
     At beta = 1 that is the ELBO + I(x; z): a code may tell all of its x if the codes of the data
     together look like the prior. D tells codes from draws of the prior. Of q(z|x) only `sample` is
-    used, so it needs no density and may be certain, as `nn.NormalHead(0.0)`.
+    used, so it needs no density and may be certain, as `nn.NormalHead(0.0)`. The value and
+    `log_ratio` are as in `factor_vae`.
     Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
 
     Args:
       players: a model, and a discriminator of z.
       beta: weight of the divergence, traced.
-
-    Returns:
-      The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the data
-      estimates KL(q(z) || p(z)).
 
     >>> from flax import nnx
     >>> from jaxvae import nn

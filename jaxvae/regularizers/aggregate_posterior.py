@@ -33,8 +33,7 @@ def mmd_penalty(code: LatentSample, key: Key, *, kernel: Kernel = inverse_multiq
 def sliced_penalty(code: LatentSample, key: Key) -> Array:
     """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
 
-    Every example brings a draw of the prior and a random direction.
-    Kolouri et al. 2019, algorithm 1.
+    Every example brings a draw of the prior and a random direction. Kolouri et al. 2019, alg. 1.
     """
     prior_key, direction_key = jax.random.split(key)
     z, draws = _codes_and_draws(code, prior_key)
@@ -102,14 +101,11 @@ def tc_penalty(
 def dip_1_penalty(
     code: LatentSample, key: Key | None, *, off_diagonal: Scalar, diagonal: Scalar
 ) -> Array:
-    """DIP-VAE-I's penalty, with C = Cov[mu(x)].
+    """DIP-VAE-I's penalty, with C = Cov[mu(x)] (Kumar, Sattigeri & Balakrishnan 2018, equation 6).
 
     rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
 
-    Kumar, Sattigeri & Balakrishnan 2018, equation 6.
-
-    Args:
-      code: the code of one example of a batch; the mean of q is an array.
+    The mean of q is an array.
     """
     del key
     return _decorrelated(code, jnp.zeros(()), off_diagonal, diagonal)
@@ -121,10 +117,7 @@ def dip_2_penalty(
 ) -> Array:
     """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
-    Kumar, Sattigeri & Balakrishnan 2018, equation 7.
-
-    Args:
-      code: the code of one example of a batch; q has `mean()` and `covariance()`.
+    q has `mean()` and `covariance()`. Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """
     del key
     instead = "take dip_1_penalty, which needs a mean alone"

@@ -37,13 +37,9 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
 def delta_vae_rate(length: Count, alpha: Scalar) -> Array:
     """The least KL of a posterior of independent Gaussians to `ar1(length, alpha)`, in nats.
 
-    delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n >= 2
+    delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n = length >= 2
 
     Razavi et al. 2019, section 2.1.
-
-    Args:
-      length: n, at least 2.
-      alpha: the correlation of neighbours, in (-1, 1).
 
     >>> round(float(delta_vae_rate(32, 0.5)), 4)
     3.491

@@ -31,12 +31,9 @@ class RAETerms(NamedTuple):
 
 @checked
 def weight_penalty(model: Model, key: Key | None, z: Tree) -> Array:
-    """|theta|^2 over all parameters of the decoder, the same at any z: RAE-L2.
+    """|theta|^2 over all parameters of the decoder, a pytree of floats: RAE-L2, the same at any z.
 
     Ghosh et al. 2020, section 3.1.
-
-    Args:
-      model: any `Model` whose `decode` is a pytree of floats.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.0)))
@@ -53,11 +50,7 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
 
     1/2 |J v|^2 with v ~ N(0, I), one forward derivative: unbiased, where J itself would take a pass
     for every latent.
-
     Ghosh et al. 2020, section 3.1, there without the 1/2; the estimate: Hutchinson 1990.
-
-    Args:
-      model: any `Model` whose likelihood has a mean.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

@@ -32,10 +32,7 @@ def rbf(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
 
 @checked
 def inverse_multiquadric(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
-    """C / (C + |x - y|^2) with C = 2 d scale^2, two points [d]; its tails reach outlying codes.
-
-    Tolstikhin et al. 2018, section 4.
-    """
+    """C / (C + |x - y|^2), C = 2 d scale^2, whose tails reach outliers: Tolstikhin et al. 2018."""
     c = 2.0 * x.size * jnp.square(scale)
     return c / (c + jnp.sum(jnp.square(x - y)))
 

@@ -10,11 +10,7 @@ from jaxvae.checks import Scalar, Tree, check_array, checked
 
 
 class ParameterAverage(NamedTuple):
-    """What `average_parameters` keeps.
-
-    Args:
-      average: a pytree like the model.
-    """
+    """What `average_parameters` keeps: a pytree like the model."""
 
     average: Any
 

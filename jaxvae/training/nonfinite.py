@@ -125,15 +125,8 @@ def diagnose(
 ) -> NonFiniteError | None:
     """What is wrong with the steps that were made last, or None.
 
-    Args:
-      step: as `fit` took it.
-      run: (state, how many steps, call) -> (state, metrics, whether that state is finite).
-      states: before the steps and after them.
-      data: what rows of `call` are of.
-      call: what the steps were given.
-      history: metrics of every step so far, of these steps last.
-      finite: whether the state after them is.
-      patience: how many updates in a row may be skipped.
+    `run` is of (state, how many steps, call), `states` are before the steps and after them, the
+    latter `finite` or not; `patience` is how many updates in a row may be skipped.
     """
     metrics, (before, after) = history[-1], states
     bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
@@ -172,10 +165,7 @@ def _first_bad_step(
     call: Call,
     metrics: Metrics,
 ) -> NonFiniteError:
-    """The error for the first step that went wrong, found by making the good ones again.
-
-    `first` steps come before the first loss that is not finite.
-    """
+    """The error for the first step that went wrong, found by making the `first` good ones again."""
     good, spoiled = (first, first + 1) if run(first, call)[2] else (0, first)
     while spoiled - good > 1:  # finite after `good` steps, not so after `spoiled`
         middle = (good + spoiled) // 2
@@ -196,10 +186,7 @@ def _first_bad_step(
 
 
 def first_bad_row(step: Step, state: TrainState, data: Tree, call: Call, i: int) -> str:
-    """Which example of step i's batch has a bound that is not finite, and why, where that is known.
-
-    It is scored once more by itself and outside jit, where a likelihood looks at what it is given.
-    """
+    """Which example of step i's batch has no finite bound, and why: it is scored again alone."""
     rows, hyper = call.rows[i], call.hyper(i)
     while isinstance(step, partial):
         step, hyper = step.func, step.keywords | hyper

@@ -24,11 +24,8 @@ def sigmoid_annealing(
 
     v(t) = init + (end - init) (s(t) - s(0)) / (s(T) - s(0)),  s(t) = sigmoid(k (t/T - 1/2))
 
-    Linear annealing is `optax.linear_schedule(0.0, 1.0, T)`.
+    Linear annealing, the limit at `sharpness` k = 0, is `optax.linear_schedule(0.0, 1.0, T)`.
     Bowman et al. 2016, section 3.1.
-
-    Args:
-      sharpness: k: towards 0 the curve is a line.
 
     >>> schedule = sigmoid_annealing(0.0, 1.0, 1000)
     >>> [round(float(schedule(t)), 3) for t in (0, 400, 500, 1000, 5000)]

@@ -29,6 +29,7 @@ def ema_codebook(
 
     A fixed point is a clustering whose codes are the means of their clusters, but for epsilon; at
     decay 0 this is a step of k-means. No gradient is involved.
+    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
 
     Args:
       quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
@@ -42,8 +43,6 @@ def ema_codebook(
     >>> moved = ema_codebook(init_codebook(jnp.array([[0.0], [9.0]])), z, indices, decay=0.0)
     >>> [round(e, 3) for e in moved.codes.ravel().tolist()]
     [2.0, 8.0]
-
-    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
     """
     _check_batch("ema_codebook", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):
@@ -71,9 +70,7 @@ def reset_dead_codes(
     Dhariwal et al. 2020, section 3.1.
 
     Args:
-      quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
-      z: a batch's vectors, shape [n, d].
-      indices: where each went, shape [n], or [n, depth].
+      quantizer, z, indices: as in `ema_codebook`.
       threshold: the least count N_k of `ema_codebook`, which a code drawn anew starts with; at 0
         none is.
 
@@ -106,11 +103,7 @@ def reset_dead_codes(
 def perplexity(counts: Numbers) -> Array:
     """exp H(p), p_k = counts_k / sum counts: how many codes are in use, K if all are used alike.
 
-    Args:
-      counts: how often each code is used, shape [K]: `jnp.bincount(indices, length=K)`.
-
-    Returns:
-      A number between 1 and K; 0 where nothing is counted.
+    `counts` [K] is how often each is used, `jnp.bincount(indices, length=K)`; 0 where none is.
 
     >>> float(perplexity(jnp.array([3, 3, 0]))), float(perplexity(jnp.array([0, 9])))
     (2.0, 1.0)

@@ -34,6 +34,8 @@ class Quantized(NamedTuple):
 class Codebook(NamedTuple):
     """K codes; a vector goes to the nearest, argmin_k |z - e_k|. `init_codebook` makes one.
 
+    van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
+
     Args:
       codes: e, shape [K, d].
       counts: N, shape [K]: how often each is used a batch, a moving average; see `ema_codebook`.
@@ -42,8 +44,6 @@ class Codebook(NamedTuple):
     >>> q = init_codebook(jnp.array([[0.0, 0.0], [1.0, 1.0]]))(jnp.array([0.9, 0.6]))
     >>> int(q.indices), q.code.tolist(), round(float(q.commitment), 5)
     (1, [1.0, 1.0], 0.17)
-
-    van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
     """
 
     codes: Floats
@@ -69,8 +69,7 @@ class Codebook(NamedTuple):
 class ResidualCodebooks(NamedTuple):
     """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
 
-    L codebooks of K codes name K^L vectors at the price of L K.
-    Zeghidour et al. 2021, algorithm 1.
+    L codebooks of K codes name K^L vectors at the price of L K. Zeghidour et al. 2021, algorithm 1.
 
     Args:
       codebooks: a `Codebook` whose leaves have the depth L as their leading axis.
@@ -147,9 +146,7 @@ class FSQ:
 
 @checked
 def straight_through_value(e: Array, z: Floats) -> Array:
-    """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
-
-    Bengio, Leonard & Courville 2013.
+    """sg(e) + z - sg(z), the value of e with the gradient of z: Bengio et al. 2013.
 
     >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
     >>> jax.grad(square)(1.2).item()  # 2 e, not 2 z
@@ -163,8 +160,7 @@ def straight_through_value(e: Array, z: Floats) -> Array:
 def init_codebook(codes: Floats) -> Codebook:
     """A `Codebook` of these codes, with moving averages that count each as used once a batch.
 
-    Args:
-      codes: shape [K, d], floats: vectors of the encoder, or small noise.
+    `codes` [K, d] are floats: vectors of the encoder, or small noise.
 
     >>> init_codebook(jnp.zeros((8, 2))).counts.shape
     (8,)

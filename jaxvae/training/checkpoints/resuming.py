@@ -51,25 +51,14 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """The last checkpoint in a run's folder that can be read; `load_checkpoint` reads it.
-
-    Args:
-      folder: of a `Checkpoints`.
-
-    Raises:
-      CheckpointError: none is there that can be read.
-    """
+    """The last checkpoint of a run's folder that can be read; CheckpointError where none can be."""
     return max(_some(folder), key=step_of)
 
 
 def best_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint of the lowest score in a run's folder; `load_checkpoint` reads it.
+    """The checkpoint of the lowest score in a run's folder; CheckpointError where none can be read.
 
-    Args:
-      folder: of a `Checkpoints`.
-
-    Raises:
-      CheckpointError: none is there that can be read.
+    `load_checkpoint` reads it.
     """
     found = _some(folder)
     return min(found, key=lambda path: found[path]["score"])
