@@ -121,11 +121,9 @@ def ais(
     >>> bool(jnp.abs(estimate.value - ppca.log_marginal(linear, x)) < 0.1)
     True
     """
-    p_0 = prior(model) if initial is None else initial(x)
-    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
+    starts, walk = _chains(model, x, initial, num_chains, num_leapfrog, num_pilots, step_size)
     start_key, walk_key = jax.random.split(key)
-    starts = jax.vmap(p_0.sample)(jax.random.split(start_key, num_chains + num_pilots))
-    return walk(walk_key, starts, jnp.asarray(betas))
+    return walk(walk_key, starts(start_key), jnp.asarray(betas))
 
 
 @checked
@@ -162,29 +160,29 @@ def bdmc(
     z_key, x_key, start_key, up_key, down_key = jax.random.split(key, 5)
     z = prior(model).sample(z_key)
     x = likelihood(model, z).sample(x_key)
-    p_0 = prior(model) if initial is None else initial(x)
-    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
+    starts, walk = _chains(model, x, initial, num_chains, num_leapfrog, num_pilots, step_size)
     betas, count = jnp.asarray(betas), num_chains + num_pilots
-    lower = walk(up_key, jax.vmap(p_0.sample)(jax.random.split(start_key, count)), betas)
+    lower = walk(up_key, starts(start_key), betas)
     at_z = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), z)
     reverse = walk(down_key, at_z, jnp.flip(betas))
     upper = reverse._replace(value=-reverse.value)
     return BDMC(lower, upper, upper.value - lower.value, x, z)
 
 
-def _walk(
+def _chains(
     model: Model,
     x: Tree,
-    p_0: Distribution,
+    initial: Callable[[Any], Distribution] | None,
     num_chains: Count,
     num_leapfrog: Count,
     num_pilots: Count,
     step_size: Scalar,
-) -> Callable[[Array, Any, Array], AIS]:
-    """(key, starts, betas) -> AIS, from f at betas[0], where chains start, to f at betas[-1]."""
+) -> tuple[Callable[[Array], Any], Callable[[Array, Any, Array], AIS]]:
+    """Draws of p_0 by their key, and (key, starts, betas) -> AIS, from betas[0] to betas[-1]."""
     from blackjax.mcmc import hmc  # a second that `import jaxvae` need not take
 
     _check_latents(prior(model))
+    p_0 = prior(model) if initial is None else initial(x)
     one = jax.eval_shape(p_0.sample, jax.random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))
 
@@ -194,6 +192,9 @@ def _walk(
         log_p_0 = log_density(p_0, z)
         slope = log_likelihood(model, x, z) + log_prior(model, z) - log_p_0
         return log_p_0 + beta * slope, slope
+
+    def starts(key: Key) -> Any:
+        return jax.vmap(p_0.sample)(jax.random.split(key, num_chains + num_pilots))
 
     transition = hmc.build_kernel()
 
@@ -233,7 +234,7 @@ def _walk(
         standard_error, ess = spread(log_w)
         return AIS(log_mean_exp(log_w), standard_error, ess, log_w, acceptance, used)
 
-    return walk
+    return starts, walk
 
 
 def _check_latents(p: Distribution) -> None:
