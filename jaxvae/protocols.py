@@ -39,9 +39,14 @@ from jaxvae.pytrees import T, pytree
 
 def check_density(owner: str, name: str, d: object) -> None:
     """Raise TypeError unless `d` has a density."""
+    check_distribution(f"{owner}: {name} is a", d)
+
+
+def check_distribution(what: str, d: object) -> None:
+    """Raise TypeError, which begins with `what`, unless `d` has a density."""
     if not hasattr(d, "log_prob"):
         raise TypeError(
-            f"{owner}: {name} is a {type(d).__name__}, expected a distribution "
+            f"{what} {type(d).__name__}, expected a distribution "
             "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
         )
 
@@ -135,7 +140,7 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
 
 def log_prior_of(p: Distribution, z: Tree) -> Array:
     """log p(z) of latents that an estimator may have relaxed, a scalar in nats; checks both."""
-    check_distribution("prior is", p)
+    check_distribution("model.prior is", p)
     check_event("the prior", p, "z", z)
     return log_density_relaxed(p, z)
 
@@ -271,14 +276,14 @@ def log_likelihood(model: Model, x: Tree, z: Tree) -> Array:
 def likelihood(model: Model[Any, Likelihood, Any], z: Tree) -> Likelihood:
     """p(x|z), having checked that it is a distribution, else TypeError."""
     p = part(model, "decode")(z)
-    check_distribution("decode returned", p)
+    check_distribution("model.decode returned", p)
     return p
 
 
 def prior(model: Model[Any, Any, Prior]) -> Prior:
     """p(z), having checked that it is a distribution, else TypeError."""
     p = part(model, "prior")
-    check_distribution("prior is", p)
+    check_distribution("model.prior is", p)
     return p
 
 
@@ -286,7 +291,7 @@ def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
     """q(z|x), having checked that it is a distribution, else TypeError."""
     check_leaves("model", "x", x)
     q = part(model, "encode")(x)
-    check_distribution("encode returned", q)
+    check_distribution("model.encode returned", q)
     return q
 
 
@@ -305,11 +310,3 @@ def part(model: Any, name: str) -> Any:
             "distribution"
         )
     return part
-
-
-def check_distribution(name: str, d: object) -> None:
-    if not hasattr(d, "log_prob"):
-        raise TypeError(
-            f"model.{name} {type(d).__name__}, expected a distribution "
-            "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
-        )

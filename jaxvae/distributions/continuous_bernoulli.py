@@ -50,7 +50,7 @@ class ContinuousBernoulli:
 
     def log_prob(self, x: Tree) -> Array:
         owner, expected = "ContinuousBernoulli.log_prob", "floats in [0, 1]; see jaxvae.rescale"
-        check_floats(owner, "event", x, expected)
+        check_floats(owner, "event", x, expected=expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, jnp.asarray(self.logits))
         # x l - log(1 + exp l) from the side where x and 1 do not cancel

@@ -56,7 +56,7 @@ class Bernoulli:
 
     def log_prob(self, x: Tree) -> Array:
         owner, expected = "Bernoulli.log_prob", COINS
-        check_floats(owner, "event", x, expected)
+        check_floats(owner, "event", x, expected=expected)
         # where a machine's division is a reciprocal's, 255 / 255 is 1 but for its last bit
         inside = within(owner, x, (x == 0) | (jnp.abs(x - 1.0) < 1e-5), expected)
         log_p = self.log_prob_relaxed(x)

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Numbers, Tree, check_function
+from jaxvae.checks import Numbers, Tree, checked
 from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
-    check_distribution,
+    check_density,
     check_event,
     has_path,
     log_density,
@@ -132,7 +132,7 @@ class Joint:
     -1.83788
     """
 
-    first: Any
+    first: Annotated[Any, check_density]
     then: Callable[[Any], Any]
 
     @property
@@ -144,15 +144,13 @@ class Joint:
     def sample(self, key: Array) -> tuple[Any, Any]:
         return self.sample_and_log_prob(key)[0]
 
+    @checked
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         a, b = event
-        check_distribution("Joint: first is", self.first)
-        check_function("Joint", "then", self.then)
         return log_density(self.first, a) + log_density(self.then(a), b)
 
+    @checked
     def sample_and_log_prob(self, key: Array) -> tuple[tuple[Any, Any], Array]:
-        check_distribution("Joint: first is", self.first)
-        check_function("Joint", "then", self.then)
         first_key, then_key = jax.random.split(key)
         a, log_a = sample_and_log_prob(self.first, first_key)
         b, log_b = sample_and_log_prob(self.then(a), then_key)

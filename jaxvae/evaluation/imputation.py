@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
-from jaxvae.checks import Count, Key, Tree, check_leaves, check_shape, checked
+from jaxvae.checks import Count, Key, Tree, check_leaves, check_pair, check_shape, checked
 from jaxvae.distributions import Categorical, Independent, Masked, Product
 from jaxvae.protocols import (
     Distribution,
@@ -28,8 +28,7 @@ from jaxvae.pytrees import value_of
 
 
 def _check_event(owner: str, name: str, event: Tree) -> None:
-    if not isinstance(event, tuple) or len(event) != 2:
-        raise TypeError(f"{owner}: {name} is a {type(event).__name__}, expected a pair (x, mask)")
+    check_pair(owner, name, event, "(x, mask)")
     x, mask = event
     check_leaves(owner, "x", x)
     check_leaves(owner, "mask", mask)

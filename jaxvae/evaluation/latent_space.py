@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,17 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import Floats, Numbers, Scalar, Tree, check_shape, checked
+from jaxvae.checks import (
+    Floats,
+    Numbers,
+    Positive,
+    Scalar,
+    Tree,
+    check_integers,
+    check_scalar,
+    check_shape,
+    checked,
+)
 from jaxvae.distributions import (
     Autoregressive,
     Bernoulli,
@@ -32,6 +42,9 @@ from jaxvae.distributions import (
 )
 from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
+
+Index = Annotated[Array | int, check_scalar, check_integers]
+"""One integer, traced or not."""
 
 
 @checked
@@ -101,7 +114,7 @@ def _across(u: Array, v: Array) -> Array:
 
 
 @checked
-def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
+def traverse(z: Floats, index: Index, values: Floats) -> Array:
     """Copies of z [d] in which one latent, `index` in -d..d-1, takes each of the values [n].
 
     >>> traverse(jnp.zeros(3), 1, jnp.array([-1.0, 1.0])).tolist()
@@ -110,8 +123,6 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
     for name, vector in ("z", z), ("values", values):
         if jnp.ndim(vector) != 1:
             raise ValueError(f"traverse: {name} has shape {jnp.shape(vector)}, expected a vector")
-    if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
-        raise TypeError(f"traverse: index has dtype {jnp.result_type(index)}, expected an integer")
     d = len(z)
     if not isinstance(index, Tracer) and not -d <= index < d:
         raise ValueError(f"traverse: index is {index}, expected one of {d} latents")
@@ -119,7 +130,7 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
 
 
 @checked
-def tempered(distribution: Distribution, temperature: Scalar) -> Any:
+def tempered(distribution: Distribution, temperature: Positive) -> Any:
     """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
 
     What has a `tempered(t)` is asked. Of a location and a scale (`Normal`, `StandardNormal`, which
@@ -139,8 +150,6 @@ def tempered(distribution: Distribution, temperature: Scalar) -> Any:
     >>> tempered(StandardNormal((2,)), 0.5).scale.tolist()
     [0.5, 0.5]
     """
-    if not isinstance(temperature, Tracer) and not temperature > 0:
-        raise ValueError(f"tempered: temperature is {temperature}, expected a positive number")
     t = temperature
     match value_of(distribution):
         case d if hasattr(d, "tempered"):

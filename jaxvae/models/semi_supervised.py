@@ -1,7 +1,8 @@
 """A class beside the code: objectives of examples with a label and of examples without one."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import Objective, conditioned
-from jaxvae.checks import Key, Scalar, Tree, check_fields, check_leaves, checked, kind
+from jaxvae.checks import Key, Scalar, Tree, check_leaves, check_pair, checked, kind
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.discrete import enumeration
@@ -23,15 +24,10 @@ from jaxvae.protocols import (
     prior,
 )
 
-
-def check_label_vae(owner: str, name: str, model: object) -> None:
-    """Raise TypeError unless `model` is a `LabelVAE` of functions and a distribution."""
-    if not isinstance(model, LabelVAE):
-        raise TypeError(f"{owner}: {name} is a {type(model).__name__}, expected a LabelVAE")
-    check_fields(model)
+Labelled = Annotated[tuple[Any, Any], partial(check_pair, of="(x, y)")]
 
 
-@kind(check_label_vae)
+@kind("a LabelVAE")
 class LabelVAE(NamedTuple):
     """A VAE with a class y beside z: p(y) p(z|y) p(x|y, z), inferred by q(y|x) q(z|x, y).
 
@@ -92,10 +88,8 @@ def labelled(objective: Objective) -> Objective:
 
     @checked
     def labelled_objective(
-        model: LabelVAE, key: Key, xy: tuple[Any, Any], *, alpha: Scalar = 0.0, **hyper: Any
+        model: LabelVAE, key: Key, xy: Labelled, *, alpha: Scalar = 0.0, **hyper: Any
     ) -> tuple[Array, Any]:
-        if not isinstance(xy, (tuple, list)) or len(xy) != 2:
-            raise TypeError(f"labelled: xy is a {type(xy).__name__}, expected a pair (x, y)")
         x, y = xy
         bound, aux = conditioned(objective)(model.given, key, xy, **hyper)
         log_q = log_prob_of("classify(x)", _class_posterior(model, x), "y", y)
@@ -141,7 +135,7 @@ def unlabelled(objective: Objective) -> Objective:
 def _class_posterior(model: LabelVAE, x: Tree) -> Any:
     check_leaves("model", "x", x)
     q = model.classify(x)
-    check_distribution("classify returned", q)
+    check_distribution("model.classify returned", q)
     return q
 
 

@@ -113,7 +113,7 @@ class Markov(Generic[D]):
 
     def _step(self, z: Tree, c: Any) -> Any:
         d = self.transition(z) if self.context is None else self.transition((z, c))
-        check_distribution("transition returned", d)
+        check_distribution("model.transition returned", d)
         return d
 
     def _pairs(self, z: Tree) -> tuple[Any, Any]:

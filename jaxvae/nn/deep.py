@@ -39,16 +39,7 @@ class Stage(NamedTuple):
     grow: Up
 
 
-def check_deep(owner: str, name: str, model: object) -> None:
-    """Raise TypeError unless `model` is a `DeepHierarchy`."""
-    if not isinstance(model, DeepHierarchy):
-        raise TypeError(
-            f"{owner}: {name} is a {type(model).__name__}, expected deep_hierarchy's result; "
-            "elbo takes any model"
-        )
-
-
-@kind(check_deep)
+@kind("deep_hierarchy's result; elbo takes any model")
 class DeepHierarchy(NamedTuple):
     """A deep hierarchy over images: residual cells on the way up, levels of latents down again.
 

@@ -36,7 +36,7 @@ from jaxvae.protocols import (
 )
 
 
-def check_pair(owner: str, name: str, players: Any) -> None:
+def check_players(owner: str, name: str, players: Any) -> None:
     """Raise TypeError unless `players` are a model and a discriminator."""
     if not hasattr(players, "model") or not hasattr(players, "discriminator"):
         raise TypeError(
@@ -46,7 +46,7 @@ def check_pair(owner: str, name: str, players: Any) -> None:
     check_function(owner, "discriminator", players.discriminator)
 
 
-@kind(check_pair)
+@kind(check_players)
 class AdversarialPair(NamedTuple):
     """A model and its adversary, trained together; evaluate and sample `players.model`.
 

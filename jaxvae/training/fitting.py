@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.resuming import Checkpoints
-from jaxvae.training.devices import placed
+from jaxvae.training.devices import AutoMesh, placed
 from jaxvae.training.nonfinite import all_finite, diagnose
 from jaxvae.training.planning import Call, plan_of
 from jaxvae.training.schedules import warn_if_unfinished
@@ -32,7 +32,7 @@ def fit(
     steps_per_call: Count | None = None,
     callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
-    mesh: Mesh | None = None,
+    mesh: AutoMesh | None = None,
     **hyper: Any,
 ) -> tuple[TrainState[M], dict[str, np.ndarray]]:
     """Train for some epochs; the same numbers as scanning `train_epoch`, with a look now and then.

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxvae.checks import Key, OutsideSupportError, Tree, checked
+from jaxvae.checks import Key, OutsideSupportError, Positive, Tree, checked
 from jaxvae.pytrees import paths
 from jaxvae.training.planning import Call
 from jaxvae.training.steps import Metrics, Step, TrainState
@@ -83,7 +83,8 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
+@checked
+def clip_by_finite_norm(max_norm: Positive) -> optax.GradientTransformation:
     """Scale gradients down to a norm, and to nothing where that norm is not finite.
 
     g min(1, c / |g|), or 0 where |g| is no finite number: `optax.clip_by_global_norm` makes a NaN
@@ -98,8 +99,6 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
     >>> [round(float(u), 3) for u in updates["a"]]
     [0.6, 0.8]
     """
-    if not max_norm > 0:
-        raise ValueError(f"clip_by_finite_norm: max_norm is {max_norm}, expected more than 0")
 
     def clip(updates: Tree, _: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # leaves of several dtypes

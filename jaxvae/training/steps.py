@@ -33,15 +33,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 
-def check_state(owner: str, name: str, state: object) -> None:
-    """Raise TypeError unless `state` is a `TrainState`."""
-    if not isinstance(state, TrainState):
-        raise TypeError(
-            f"{owner}: {name} is a {type(state).__name__}, expected init_state's result"
-        )
-
-
-@kind(check_state)
+@kind("init_state's result")
 class TrainState(NamedTuple, Generic[M]):
     """All that a run carries from step to step; a pytree.
 

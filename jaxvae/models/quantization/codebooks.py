@@ -7,19 +7,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Numbers, Scalar, check_array, checked
+from jaxvae.checks import Floats, Integers, Key, Numbers, Scalar, check_shape, checked
 from jaxvae.models.quantization.quantizers import (
     Codebook,
     ResidualCodebooks,
     check_codebook,
-    check_index,
-    check_vectors,
 )
 
 
 @checked
 def ema_codebook(
-    quantizer: Any, z: Array, indices: Array, *, decay: Scalar, epsilon: Scalar = 1e-5
+    quantizer: Any, z: Floats, indices: Integers, *, decay: Scalar, epsilon: Scalar = 1e-5
 ) -> Any:
     """Codes moved to the moving average of the vectors that came to them: online k-means.
 
@@ -63,7 +61,7 @@ def ema_codebook(
 
 @checked
 def reset_dead_codes(
-    key: Key, quantizer: Any, z: Array, indices: Array, *, threshold: Scalar
+    key: Key, quantizer: Any, z: Floats, indices: Integers, *, threshold: Scalar
 ) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
@@ -116,17 +114,17 @@ def perplexity(counts: Numbers) -> Array:
     return jnp.where(total > 0, jnp.exp(jnp.sum(jax.scipy.special.entr(p))), 0.0)
 
 
-def _check_batch(owner: str, quantizer: Any, z: Array, indices: Any) -> None:
+def _check_batch(owner: str, quantizer: Any, z: Floats, indices: Integers) -> None:
     residual = isinstance(quantizer, ResidualCodebooks)
     codebook = quantizer.codebooks if residual else quantizer
-    _, d = check_codebook(owner, codebook, axes=int(residual))
-    check_array(owner, "z", z)
+    check_codebook(owner, "quantizer", codebook, axes=int(residual))
+    *depth, _, d = jnp.shape(codebook.codes)
     n = jnp.shape(z)[:1]
-    check_vectors(owner, z, (*n, d))
-    check_index(owner, indices, n + jnp.shape(codebook.codes)[:-2], "indices")
+    check_shape(owner, "z", z, (*n, d))
+    check_shape(owner, "indices", indices, (*n, *depth))
 
 
-def _rests(quantizer: ResidualCodebooks, z: Array, indices: Array) -> Array:
+def _rests(quantizer: ResidualCodebooks, z: Floats, indices: Integers) -> Array:
     """What each codebook was given, shape [depth, n, d]."""
     rests = [z]
     for l, codes in enumerate(quantizer.codebooks.codes[:-1]):

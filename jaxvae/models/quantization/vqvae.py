@@ -138,8 +138,8 @@ def vq(
     del key
     vectors, q = quantize(model, x)
     p, prior = model.decoder(q.code), part(model, "prior")
-    check_distribution("decoder returned", p)
-    check_distribution("prior is", prior)
+    check_distribution("model.decoder returned", p)
+    check_distribution("model.prior is", prior)
     distortion = -log_prob_of("decoder(codes)", p, "x", x)
     rate = -log_prob_of("the prior", prior, "indices", q.indices)
     error, pull = jnp.sum(q.commitment), jnp.sum(q.codebook)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.checks import Count, Positive
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -39,9 +40,9 @@ class Checkpoints(NamedTuple):
     """
 
     folder: str | Path
-    keep: int = 3
+    keep: Count = 3
     score: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
-    share: float = 0.01
+    share: Positive = 0.01
     config: Mapping[str, Any] = {}
 
 

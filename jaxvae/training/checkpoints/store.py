@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.checks import Tree, check_count
+from jaxvae.checks import Tree, check_fields
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -41,9 +41,7 @@ class Store:
     """The checkpoints of one run from `key` to step `end`, which one process writes at a time."""
 
     def __init__(self, checkpoints: Checkpoints, key: jax.Array, end: int):
-        check_count("Checkpoints", "keep", checkpoints.keep)
-        if not checkpoints.share > 0:
-            raise ValueError(f"Checkpoints: share is {checkpoints.share}, expected more than 0")
+        check_fields("fit", "checkpoints", checkpoints)
         try:
             config = json.loads(json.dumps(checkpoints.config))
         except TypeError as error:
