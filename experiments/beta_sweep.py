@@ -20,24 +20,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 import jaxvae
 from experiments.common import plotting
-from experiments.common.comparison import train
 from experiments.common.data import load
 from jaxvae import nn
 
-LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 8, 256, 100, 64, 8, 0.2
+SHAPE = (8, 8, 1)  # of an image
+HIDDEN = (256,)  # units of encoder and decoder
+LATENT = 8  # coordinates of z
+SIGMA = 0.2  # of a pixel in [0, 1]
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 64  # images a step
+EPOCHS = 100
+SEEDS = 8  # runs at each beta
 BETAS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+FOLDER = Path("runs/beta_sweep")
 OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, partial(jaxvae.rescale, max_value=16.0))
 
 
 def make_vae(key: jax.Array) -> jaxvae.VAE:
-    rngs, network, shape = nnx.Rngs(key), partial(nn.MLP, hidden=(HIDDEN,)), (8, 8, 1)
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
     return jaxvae.VAE(
-        encode=nn.Conditional(network, nn.NormalHead(), shape, (LATENT,), rngs=rngs),
-        decode=nn.Conditional(network, nn.NormalHead(SIGMA), (LATENT,), shape, rngs=rngs),
+        encode=nn.Conditional(mlp, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(mlp, nn.NormalHead(SIGMA), (LATENT,), SHAPE, rngs=rngs),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
 
@@ -45,39 +53,23 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 def run(key: jax.Array, beta: Any, images: jax.Array, test: jax.Array) -> jaxvae.Terms:
     """Train from one seed at one beta; rate and distortion of the test set."""
     train_key, test_key = jax.random.split(key)
-    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "beta": beta}
-    model = train(make_vae, OBJECTIVE, train_key, images, **how)
-    _, terms = jaxvae.batched(OBJECTIVE)(model, test_key, test)
+    init_key, run_key = jax.random.split(train_key)
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(OBJECTIVE, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make_vae(init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, beta=beta), state, length=EPOCHS
+    )
+    _, terms = jaxvae.batched(OBJECTIVE)(state.model, test_key, test)
     return jax.tree.map(jnp.mean, terms)
 
 
 def main() -> None:
     data = load("digits", validation=0)
     fixed: Any = {"images": jnp.asarray(data.train.images), "test": jnp.asarray(data.test.images)}
-    betas = jnp.asarray(BETAS)
+    seconds = time_each_way(fixed)
 
-    def keys() -> jax.Array:
-        return jax.random.split(jax.random.key(0), SEEDS)
-
-    def sweep(at_once: int) -> Any:
-        return jaxvae.sweep(run, {"key": keys(), "beta": betas}, at_once=at_once, **fixed).results
-
-    def call_by_call() -> Any:
-        one, points = jax.jit(run), [(key, beta) for key in keys() for beta in betas]
-        return [jax.block_until_ready(one(jax.random.clone(k), b, **fixed)) for k, b in points]
-
-    seconds = {}
-    for label, job in {
-        "one program, one after another": partial(sweep, 1),
-        f"one program, {SEEDS * len(BETAS)} vmapped": partial(sweep, SEEDS * len(BETAS)),
-        "64 calls of a compiled run": call_by_call,
-    }.items():
-        start = time.perf_counter()
-        jax.block_until_ready(job())
-        seconds[label] = time.perf_counter() - start
-        print(f"{label}: {seconds[label]:.1f} s, compilation included", flush=True)
-
-    found = jaxvae.sweep(run, {"key": keys(), "beta": betas}, **fixed)
+    found = jaxvae.sweep(run, {"key": keys(), "beta": jnp.asarray(BETAS)}, **fixed)
     print(f"sweep of its own accord vmaps {found.at_once} at once")
     terms: Any = found.results
     rate, distortion = np.asarray(terms.rate), np.asarray(terms.distortion)
@@ -88,11 +80,39 @@ def main() -> None:
             f"distortion {d.mean():7.2f} +- {d.std(ddof=1):.2f} nats"
         )
 
-    folder = Path("runs") / "beta_sweep"
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     result = {"betas": BETAS, "rate": rate.tolist(), "distortion": distortion.tolist()}
-    (folder / "result.json").write_text(json.dumps(result | {"seconds": seconds}, indent=2) + "\n")
-    draw(folder / "rate_distortion.png", rate, distortion)
+    (FOLDER / "result.json").write_text(json.dumps(result | {"seconds": seconds}, indent=2) + "\n")
+    draw(FOLDER / "rate_distortion.png", rate, distortion)
+
+
+def keys() -> jax.Array:
+    """One a seed, made anew each time, as a key is used once."""
+    return jax.random.split(jax.random.key(0), SEEDS)
+
+
+def time_each_way(fixed: Any) -> dict[str, float]:
+    """Seconds for all runs as one compiled program, and as calls of a compiled run."""
+    betas = jnp.asarray(BETAS)
+
+    def sweep(at_once: int) -> Any:
+        return jaxvae.sweep(run, {"key": keys(), "beta": betas}, at_once=at_once, **fixed).results
+
+    def call_by_call() -> Any:
+        one, points = jax.jit(run), [(key, beta) for key in keys() for beta in betas]
+        return [jax.block_until_ready(one(jax.random.clone(k), b, **fixed)) for k, b in points]
+
+    seconds, num_runs = {}, SEEDS * len(BETAS)
+    for label, job in {
+        "one program, one after another": partial(sweep, 1),
+        f"one program, {num_runs} vmapped": partial(sweep, num_runs),
+        f"{num_runs} calls of a compiled run": call_by_call,
+    }.items():
+        start = time.perf_counter()
+        jax.block_until_ready(job())
+        seconds[label] = time.perf_counter() - start
+        print(f"{label}: {seconds[label]:.1f} s, compilation included", flush=True)
+    return seconds
 
 
 @plotting.styled

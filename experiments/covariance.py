@@ -19,49 +19,63 @@ a full one is harder to learn in 20 epochs.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import evaluate
 from jaxvae import nn
 
-LATENT, EPOCHS, BATCH, SEEDS = 10, 20, 100, 3
-SHAPE = (28, 28, 1)
-AS_STORED = partial(jaxvae.rescale, max_value=1.0)
-MLP = partial(nn.MLP, hidden=(256, 256))
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (256, 256)  # units of encoder and decoder
+LATENT = 10  # coordinates of z
+RANK = 2  # of the low-rank part
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 20
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and 1
 OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, AS_STORED)
-LOW_RANK = nn.HeadOf(jaxvae.LowRankNormal, (nn.Real("n"), nn.Real("n", 2), nn.Positive("n")))
+HEADS = {
+    "diagonal": nn.NormalHead(),
+    f"diagonal + rank {RANK}": nn.HeadOf(
+        jaxvae.LowRankNormal, (nn.Real("n"), nn.Real("n", RANK), nn.Positive("n"))
+    ),
+    "full": nn.MultivariateNormalHead(),
+}
 
 
-def make_vae(head, key: jax.Array) -> jaxvae.VAE:
-    rngs = nnx.Rngs(key)
+def make_vae(head: Any, key: jax.Array) -> jaxvae.VAE:
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
     return jaxvae.VAE(
-        encode=nn.Conditional(MLP, head, SHAPE, (LATENT,), rngs=rngs),
-        decode=nn.Conditional(MLP, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
+        encode=nn.Conditional(mlp, head, SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(mlp, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
+
+
+def run(head: Any, images: jax.Array, key: jax.Array) -> jaxvae.VAE:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(OBJECTIVE, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make_vae(head, init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=EPOCHS)
+    return state.model
 
 
 def main() -> None:
     data = load("binarized_mnist")
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-
-    def run(head, key):
-        make = partial(make_vae, head)
-        return train(make, OBJECTIVE, key, images, epochs=EPOCHS, batch_size=BATCH)
-
     compare(
         "covariance",
-        {
-            "diagonal": partial(run, nn.NormalHead()),
-            "diagonal + rank 2": partial(run, LOW_RANK),
-            "full": partial(run, nn.MultivariateNormalHead()),
-        },
+        {name: partial(run, head, images) for name, head in HEADS.items()},
         lambda key, model: -evaluate(model, key, test, AS_STORED).elbo,
         seeds=SEEDS,
         unit="nats, -ELBO",

@@ -28,16 +28,34 @@ import optax
 from flax import nnx
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import log_marginals
 from jaxvae import nn
 
-LATENT, CONTEXT, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 128, 64, 50, 4, 128, 3, 128
-SHAPE = (28, 28, 1)
-AS_STORED = partial(jaxvae.rescale, max_value=1.0)
-MLP = partial(nn.MLP, hidden=(256, 256))
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (256, 256)  # units of encoder and decoder, as in Altosaar's repository
+LATENT = 128  # coordinates of z, as there
+CONTEXT = 64  # numbers that the encoder hands to the flow
+FLOW_LAYERS = 2  # autoregressive steps, as there
+FLOW_HIDDEN = (512,)  # units of each of them
+LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 along a cosine
+BATCH = 128  # images a step, as there
+EPOCHS = 50  # 19,500 steps
+WARM_UP = 4  # epochs in which beta rises to 1
+SAMPLES = 128  # importance samples of the NLL, as there
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and 1
 OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, AS_STORED)
+
+
+def make_vae(make_head: Any, key: jax.Array) -> jaxvae.VAE:
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
+    return jaxvae.VAE(
+        encode=nn.Conditional(mlp, make_head(rngs), SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(mlp, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
 
 
 def mean_field(rngs: nnx.Rngs) -> Any:
@@ -46,33 +64,34 @@ def mean_field(rngs: nnx.Rngs) -> Any:
 
 
 def inverse_autoregressive(rngs: nnx.Rngs) -> Any:
-    flow = nn.AutoregressiveFlow(LATENT, layers=2, hidden=(512,), context=CONTEXT, rngs=rngs)
+    flow = nn.AutoregressiveFlow(
+        LATENT, layers=FLOW_LAYERS, hidden=FLOW_HIDDEN, context=CONTEXT, rngs=rngs
+    )
     return nn.FlowHead(nn.NormalHead(), flow, CONTEXT)
 
 
-def make_vae(head: Any, key: jax.Array) -> jaxvae.VAE:
-    rngs = nnx.Rngs(key)
-    return jaxvae.VAE(
-        encode=nn.Conditional(MLP, head(rngs), SHAPE, (LATENT,), rngs=rngs),
-        decode=nn.Conditional(MLP, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
-        prior=jaxvae.StandardNormal((LATENT,)),
+def run(make_head: Any, images: jax.Array, key: jax.Array) -> jaxvae.VAE:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    steps = len(images) // BATCH
+    beta = optax.linear_schedule(0.01, 1.0, WARM_UP * steps)
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, EPOCHS * steps))
+    epoch = jaxvae.train_epoch(jaxvae.train_step(OBJECTIVE, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make_vae(make_head, init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, beta=beta), state, length=EPOCHS
     )
+    return state.model
 
 
 def main() -> None:
     data = load("binarized_mnist")
     images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    steps = len(images) // BATCH
-
-    how: Any = {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
-    how["optimizer"] = optax.adam(optax.cosine_decay_schedule(1e-3, EPOCHS * steps))
-    how["beta"] = optax.linear_schedule(0.01, 1.0, WARM_UP * steps)
-    heads = {"mean field": mean_field, "inverse autoregressive": inverse_autoregressive}
     compare(
         "flow_posterior",
         {
-            name: partial(train, partial(make_vae, head), OBJECTIVE, **how)
-            for name, head in heads.items()
+            "mean field": partial(run, mean_field, images),
+            "inverse autoregressive": partial(run, inverse_autoregressive, images),
         },
         lambda key, model: -jnp.mean(log_marginals(model, key, test, AS_STORED, SAMPLES).value),
         seeds=SEEDS,

@@ -39,15 +39,20 @@ from experiments.common.data import load
 from experiments.common.evaluate import inputs, log_marginals
 from jaxvae import nn
 
-LATENT, EPOCHS, BATCH, SEEDS, SAMPLES = 50, 10, 100, 3, 500
-SHAPE = (28, 28, 1)
-MLP = partial(nn.MLP, hidden=(200, 200), activation=jnp.tanh)
-OPTIMIZER = optax.adam(1e-3)
-DREG = jaxvae.doubly_reparameterized
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (200, 200)  # units of encoder and decoder, as published
+LATENT = 50  # coordinates of z, as published
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 10  # published: 3,280
+SAMPLES = 500  # importance samples of the NLL
+SEEDS = 3  # runs of each objective, from keys 0, 1, 2
+FOLDER = Path("runs/importance_bounds")
+OPTIMIZER = optax.adam(LEARNING_RATE)
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "VAE": jaxvae.elbo,
     "IWAE-5": partial(jaxvae.iwae, num_samples=5),
-    "IWAE-5, DReG": partial(jaxvae.iwae, num_samples=5, gradient=DREG),
+    "IWAE-5, DReG": partial(jaxvae.iwae, num_samples=5, gradient=jaxvae.doubly_reparameterized),
     "CIWAE(.5), 5": partial(jaxvae.ciwae, num_samples=5, beta=0.5),
     "MIWAE(2, 5)": partial(jaxvae.miwae, num_outer=2, num_samples=5),
     "PIWAE(2, 5)": partial(jaxvae.piwae, num_outer=2, num_samples=5),
@@ -55,12 +60,12 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
 
 
 def make_vae(key: jax.Array, mean_image: jax.Array) -> jaxvae.VAE:
-    rngs = nnx.Rngs(key)
-    decode = nn.Conditional(MLP, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs)
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN, activation=jnp.tanh)
+    decode = nn.Conditional(mlp, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs)
     p = jnp.clip(mean_image.ravel(), 0.001, 0.999)
     decode.network.layers[-1].bias[...] = jnp.log(p) - jnp.log1p(-p)
     return jaxvae.VAE(
-        encode=nn.Conditional(MLP, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
+        encode=nn.Conditional(mlp, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
         decode=decode,
         prior=jaxvae.StandardNormal((LATENT,)),
     )
@@ -74,11 +79,8 @@ def run(
     step = jaxvae.train_step(jaxvae.preprocessed(objective, jaxvae.binarize), OPTIMIZER)
     epoch = jaxvae.train_epoch(step, batch_size=BATCH)
     model = make_vae(init_key, jnp.mean(images, axis=0, dtype=float) / 255.0)
-    state, _ = jax.lax.scan(
-        lambda state, _: epoch(state, run_key, images),
-        jaxvae.init_state(model, OPTIMIZER),
-        length=epochs,
-    )
+    state = jaxvae.init_state(model, OPTIMIZER)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=epochs)
     return state.model
 
 
@@ -97,29 +99,28 @@ def main() -> None:
     data = load("mnist", validation=10_000)
     train = jnp.asarray(data.train.images)
     test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
-    table = Table("objective", "test NLL, nats", "estimates trusted", "active units of 50")
+    table = Table("objective", "test NLL, nats", "estimates trusted", f"active units of {LATENT}")
     results = {}
     for name, objective in OBJECTIVES.items():
         compiled = jax.jit(partial(run, objective))
         results[name] = [measure(compiled(jax.random.key(s), train), test) for s in range(SEEDS)]
-        nll, reliable, active = (
-            np.array([r[field] for r in results[name]])
-            for field in ("nll", "reliable", "active_units")
-        )
-        error = np.std(nll, ddof=1) / np.sqrt(SEEDS)
-        row = (
-            name,
-            f"{nll.mean():.2f} ± {error:.2f}",
-            f"{reliable.mean():.0%}",
-            f"{active.mean():.1f}",
-        )
+        row = name, *summary(results[name])
         print(*row, sep="   ", flush=True)
         table.add_row(*row)
-    folder = Path("runs/importance_bounds")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
     Console().print(table)
-    print(f"every seed: {folder}/result.json")
+    print(f"every seed: {FOLDER}/result.json")
+
+
+def summary(of_seeds: list[dict[str, float]]) -> tuple[str, str, str]:
+    """NLL with its standard error, and the means of the others."""
+    nll, reliable, active = (
+        np.array([numbers[name] for numbers in of_seeds])
+        for name in ("nll", "reliable", "active_units")
+    )
+    error = np.std(nll, ddof=1) / np.sqrt(len(nll))
+    return f"{nll.mean():.2f} ± {error:.2f}", f"{reliable.mean():.0%}", f"{active.mean():.1f}"
 
 
 if __name__ == "__main__":

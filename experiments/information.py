@@ -32,11 +32,15 @@ import jaxvae
 from experiments.common.plotting import BLUE, GREEN, GREY, ORANGE, RED, figure, save, styled
 from experiments.story.common import load_digits, make_vae
 
-NUM_LATENTS, EPOCHS, BATCH = 8, 100, 100
+NUM_LATENTS = 8  # coordinates of z
+LEARNING_RATE = 3e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 100  # at each beta
 BETAS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-SIZES = (10, 30, 100, 300, 1000)
+SIZES = (10, 30, 100, 300, 1000)  # of the minibatches that estimate the parts
+DRAWS = 50  # minibatches of each size
 PARTS = ("mutual information", "total correlation", "dimension-wise KL")
-ESTIMATORS = {
+ESTIMATORS = {  # of q(z), from a minibatch
     "stratified": jaxvae.evaluation.minibatch_stratified,
     "weighted": jaxvae.evaluation.minibatch_weighted,
 }
@@ -45,19 +49,13 @@ ESTIMATORS = {
 def train(images: jax.Array, epochs: int, key: jax.Array, beta: jax.Array) -> jaxvae.VAE:
     """A whole run as a pure function of its key and beta."""
     init_key, run_key = jax.random.split(key)
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(LEARNING_RATE)
     epoch = jaxvae.train_epoch(jaxvae.train_step(jaxvae.elbo, optimizer), batch_size=BATCH)
     state = jaxvae.init_state(make_vae(init_key, NUM_LATENTS), optimizer)
     state, _ = jax.lax.scan(
         lambda state, _: epoch(state, run_key, images, beta=beta), state, length=epochs
     )
     return state.model
-
-
-def decompose(model: Any, key: jax.Array, xs: jax.Array, **how: Any) -> jax.Array:
-    """The means of the three parts, shape [3]."""
-    parts = jaxvae.evaluation.rate_decomposition(model, key, xs, **how)
-    return jnp.stack([jnp.mean(part) for part in parts])
 
 
 def measure(
@@ -79,15 +77,16 @@ def measure(
     model = jax.tree.map(lambda leaf: leaf[at_one], models)
 
     estimates: dict[str, Any] = {}
-    for name, log_weights in ESTIMATORS.items():
+    for name, weighting in ESTIMATORS.items():
         estimates[name] = []
         for size in sizes:
 
-            def one(key: jax.Array, size: int = size, log_weights: Any = log_weights) -> jax.Array:
+            def one(key: jax.Array, size: int = size, weighting: Any = weighting) -> jax.Array:
                 choose, draw = jax.random.split(key)
                 rows = jax.random.permutation(choose, len(images))[:size]
-                how = {"dataset_size": len(images), "log_weights": log_weights}
-                return decompose(model, draw, images[rows], **how)
+                return decompose(
+                    model, draw, images[rows], dataset_size=len(images), weighting=weighting
+                )
 
             keys = jax.random.split(jax.random.fold_in(batch_key, size), draws)
             estimates[name].append(jnp.mean(jax.lax.map(jax.jit(one), keys), axis=0).tolist())
@@ -101,6 +100,33 @@ def measure(
         "sizes": list(sizes),
         "estimates": estimates,
     }
+
+
+def decompose(model: Any, key: jax.Array, xs: jax.Array, **how: Any) -> jax.Array:
+    """The means of the three parts, shape [3]."""
+    parts = jaxvae.evaluation.rate_decomposition(model, key, xs, **how)
+    return jnp.stack([jnp.mean(part) for part in parts])
+
+
+def main(
+    epochs: int = EPOCHS,
+    betas: tuple[float, ...] = BETAS,
+    sizes: tuple[int, ...] = SIZES,
+    draws: int = DRAWS,
+    folder: str = "runs",
+) -> None:
+    numbers = measure(jax.random.key(0), epochs=epochs, betas=betas, sizes=sizes, draws=draws)
+    target = Path(folder) / "information"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "result.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    save(draw(numbers), target / "information.png")
+    table = Table("beta = 1", "batch", *PARTS)
+    table.add_row("exact", "all", *(f"{part:.2f}" for part in numbers["exact"]))
+    for name, rows in numbers["estimates"].items():
+        for size, row in zip(sizes, rows, strict=True):
+            table.add_row(name, str(size), *(f"{part:.2f}" for part in row))
+    Console().print(table)
+    print(f"picture: {target}/information.png")
 
 
 @styled
@@ -131,27 +157,6 @@ def draw(numbers: dict[str, Any]) -> Any:
     batches.set(title=title, xlabel="batch size", ylabel="mean estimate, nats", ylim=(0, None))
     batches.legend(loc="lower right")
     return picture
-
-
-def main(
-    epochs: int = EPOCHS,
-    betas: tuple[float, ...] = BETAS,
-    sizes: tuple[int, ...] = SIZES,
-    draws: int = 50,
-    folder: str = "runs",
-) -> None:
-    numbers = measure(jax.random.key(0), epochs=epochs, betas=betas, sizes=sizes, draws=draws)
-    target = Path(folder) / "information"
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "result.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    save(draw(numbers), target / "information.png")
-    table = Table("beta = 1", "batch", *PARTS)
-    table.add_row("exact", "all", *(f"{part:.2f}" for part in numbers["exact"]))
-    for name, rows in numbers["estimates"].items():
-        for size, row in zip(sizes, rows, strict=True):
-            table.add_row(name, str(size), *(f"{part:.2f}" for part in row))
-    Console().print(table)
-    print(f"picture: {target}/information.png")
 
 
 if __name__ == "__main__":

@@ -46,10 +46,6 @@ class Config:
     output: Path = Path("runs/many")
 
 
-def show(state: jaxvae.TrainState, metrics: dict[str, np.ndarray]) -> None:
-    print(f"step {int(state.step)}: loss {np.mean(metrics['loss']):.2f}", flush=True)
-
-
 def train(c: Config) -> jaxvae.TrainState:
     """The same program in every process."""
     images = load("digits").train.images
@@ -80,6 +76,10 @@ def train(c: Config) -> jaxvae.TrainState:
         mesh=mesh,
     )
     return state
+
+
+def show(state: jaxvae.TrainState, metrics: dict[str, np.ndarray]) -> None:
+    print(f"step {int(state.step)}: loss {np.mean(metrics['loss']):.2f}", flush=True)
 
 
 def main() -> int:

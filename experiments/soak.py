@@ -31,8 +31,9 @@ from jaxvae.pytrees import is_key
 from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 
+# the main job, on a small network
 TRAIN = [sys.executable, "-m", "experiments.train", "--hidden", "64", "--latent", "4"]
-SPEED = "examples_per_second"
+SPEED = "examples_per_second"  # the one metric in which two runs may differ
 
 
 @dataclass(frozen=True)
@@ -41,61 +42,6 @@ class Soak:
     epochs: int = 15_000
     """of each run; so many that it is still under way after all kills"""
     seed: int = 0
-
-
-def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
-    """A run, gone on with where it has begun."""
-    where = ["--output", str(folder.parent), "--name", folder.name]
-    if (folder / "config.json").exists():
-        where = ["--resume", str(folder)]
-    else:
-        shutil.rmtree(folder, ignore_errors=True)  # killed before it had begun
-    return subprocess.Popen(
-        [*TRAIN, "--epochs", str(epochs), *where],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def newest(folder: Path) -> float:
-    """When the newest checkpoint was written; 0 without any."""
-    files = checkpoint_files(folder / "checkpoints")
-    return files[-1].stat().st_mtime if files else 0.0
-
-
-def flip_a_byte(path: Path, chance: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    path.write_bytes(content)
-
-
-def end(process: subprocess.Popen[str], folder: Path, chance: random.Random) -> str:
-    """End a run at a random moment; says how."""
-    before = newest(folder)
-    if chance.random() < 0.25:  # any moment, most of them before the first step
-        time.sleep(chance.uniform(0.0, 8.0))
-    else:
-        while newest(folder) == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.0, 4.0))
-    number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-    process.send_signal(number)
-    errors = process.communicate()[1]
-    # before its handlers are in place a signal ends it as it ends any program
-    if process.returncode not in (-number, 128 + number):
-        raise SystemExit(f"{number.name} ended a run with {process.returncode}:\n{errors}")
-    return number.name
-
-
-def numbers(folder: Path) -> dict[str, Any]:
-    """All that two runs must share: arrays, lines and results."""
-    leaves = read_checkpoint(checkpoint_files(folder / "checkpoints")[-1]).leaves
-    arrays = {p: jax.random.key_data(v) if is_key(v) else v for p, v in leaves.items()}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {
-        **{path: (np.asarray(v).dtype, np.asarray(v).tobytes()) for path, v in arrays.items()},
-        "metrics.jsonl": [{n: v for n, v in line.items() if n != SPEED} for line in lines],
-        "result.json": json.loads((folder / "result.json").read_text()),
-    }
 
 
 def main(c: Soak) -> None:
@@ -127,6 +73,61 @@ def main(c: Soak) -> None:
     if different:
         raise SystemExit(f"different: {', '.join(different)}")
     print("equal to the last bit")
+
+
+def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
+    """A run, gone on with where it has begun."""
+    where = ["--output", str(folder.parent), "--name", folder.name]
+    if (folder / "config.json").exists():
+        where = ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # killed before it had begun
+    return subprocess.Popen(
+        [*TRAIN, "--epochs", str(epochs), *where],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str], folder: Path, chance: random.Random) -> str:
+    """End a run at a random moment; says how."""
+    before = newest(folder)
+    if chance.random() < 0.25:  # any moment, most of them before the first step
+        time.sleep(chance.uniform(0.0, 8.0))
+    else:
+        while newest(folder) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 4.0))
+    number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    process.send_signal(number)
+    errors = process.communicate()[1]
+    # before its handlers are in place a signal ends it as it ends any program
+    if process.returncode not in (-number, 128 + number):
+        raise SystemExit(f"{number.name} ended a run with {process.returncode}:\n{errors}")
+    return number.name
+
+
+def newest(folder: Path) -> float:
+    """When the newest checkpoint was written; 0 without any."""
+    files = checkpoint_files(folder / "checkpoints")
+    return files[-1].stat().st_mtime if files else 0.0
+
+
+def flip_a_byte(path: Path, chance: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """All that two runs must share: arrays, lines and results."""
+    leaves = read_checkpoint(checkpoint_files(folder / "checkpoints")[-1]).leaves
+    arrays = {p: jax.random.key_data(v) if is_key(v) else v for p, v in leaves.items()}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        **{path: (np.asarray(v).dtype, np.asarray(v).tobytes()) for path, v in arrays.items()},
+        "metrics.jsonl": [{n: v for n, v in line.items() if n != SPEED} for line in lines],
+        "result.json": json.loads((folder / "result.json").read_text()),
+    }
 
 
 if __name__ == "__main__":

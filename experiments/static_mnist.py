@@ -25,18 +25,22 @@ from experiments.common.data import load
 from experiments.common.evaluate import evaluate
 from jaxvae import nn
 
-LATENT, EPOCHS, BATCH, SEEDS = 20, 10, 128, 3
-SHAPE = (28, 28, 1)
-TRANSFORM = partial(jaxvae.rescale, max_value=1.0)  # stored as 0 and 1
-MLP = partial(nn.MLP, hidden=(500,))
-OPTIMIZER = optax.adam(1e-3)
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (500,)  # units of encoder and decoder, as in Flax's example
+LATENT = 20  # coordinates of z, as there
+LEARNING_RATE = 1e-3  # of Adam, as there
+BATCH = 128  # images a step, as there
+EPOCHS = 10  # as there
+SEEDS = 3  # runs, from keys 0, 1, 2
+TRANSFORM = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and 1
+OPTIMIZER = optax.adam(LEARNING_RATE)
 
 
 def make_vae(key: jax.Array) -> jaxvae.VAE:
-    rngs = nnx.Rngs(key)
+    rngs, mlp = nnx.Rngs(key), partial(nn.MLP, hidden=HIDDEN)
     return jaxvae.VAE(
-        encode=nn.Conditional(MLP, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
-        decode=nn.Conditional(MLP, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
+        encode=nn.Conditional(mlp, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(mlp, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
 
@@ -46,11 +50,8 @@ def run(key: jax.Array, images: jax.Array, epochs: int = EPOCHS) -> jaxvae.VAE:
     init_key, run_key = jax.random.split(key)
     step = jaxvae.train_step(jaxvae.preprocessed(jaxvae.elbo, TRANSFORM), OPTIMIZER)
     epoch = jaxvae.train_epoch(step, batch_size=BATCH)
-    state, _ = jax.lax.scan(
-        lambda state, _: epoch(state, run_key, images),
-        jaxvae.init_state(make_vae(init_key), OPTIMIZER),
-        length=epochs,
-    )
+    state = jaxvae.init_state(make_vae(init_key), OPTIMIZER)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=epochs)
     return state.model
 
 

@@ -71,10 +71,6 @@ def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
     )
 
 
-class Stopped(Exception):
-    """The run can't go on; the message says why, and what to try."""
-
-
 def train(c: Config) -> Path:
     """The whole job; returns the run's folder."""
     check_config(c)
@@ -222,6 +218,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, indent=2) + "\n")
     part.replace(path)
+
+
+class Stopped(Exception):
+    """The run can't go on; the message says why, and what to try."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -22,15 +22,11 @@ P = ParamSpec("P")
 def batched(
     objective: Callable[Concatenate[M, Array, Any, P], tuple[Array, A]],
 ) -> Callable[Concatenate[M, Array, Any, P], tuple[Array, A]]:
-    """Lift an objective of one example to a batch: the mean bound, and every example's aux.
+    """An objective of one example, lifted to a batch: `(model, key, xs, **hyper)`.
 
-    The key is split inside, one for each example; the mapped axis is named "batch". The model is
-    not mapped, so what it computes from its parameters alone (a VampPrior's components) is computed
-    once for the whole batch.
-
-    Returns:
-      `(model, key, xs, **hyper) -> (mean bound, aux)`, where the leaves of `xs` and of `aux` have
-      the batch as their leading axis; hyper-parameters are shared.
+    It returns (mean bound, aux): the leaves of `xs` and of `aux` have the batch as their leading
+    axis, named "batch". The key is split inside, one for each example; hyper-parameters are shared,
+    and so is the model: what it computes of its parameters alone is computed once for the batch.
 
     >>> from jaxvae import elbo
     >>> from jaxvae.models import ppca
@@ -58,15 +54,13 @@ def batched(
 def conditioned(
     objective: Callable[Concatenate[M, Array, Any, P], R],
 ) -> Callable[Concatenate[Callable[[Any], M], Array, tuple[Any, Any], P], R]:
-    """The objective of a conditional model, a function y -> `Model`, at examples (x, y).
+    """The objective of a conditional model, a callable pytree y -> `Model`, at examples (x, y).
 
     log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.
+    Sohn, Lee & Yan 2015, equation 4.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, or an evaluator such as `log_marginal`.
-
-    Returns:
-      `(model, key, (x, y), **hyper)`, where `model` is a callable pytree, y -> `Model`.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import VAE, Normal, elbo
@@ -76,8 +70,6 @@ def conditioned(
     >>> _, terms = batched(conditioned(elbo))(model, jax.random.key(0), (xs, ys))
     >>> terms.rate.shape, float(terms.rate[0])  # 1/2 |y|^2
     ((7,), 1.0)
-
-    Sohn, Lee & Yan 2015, equation 4.
     """
 
     def conditional_objective(
@@ -124,11 +116,7 @@ def gather(tree: R) -> R:
 
 
 def batch_size(xs: Tree) -> int:
-    """The length of the leading axis that all leaves of a batch share.
-
-    Raises:
-      TypeError: a leaf holds no numbers, or rows are a list, which is a tree of as many arrays.
-    """
+    """The length of the leading axis that all leaves share; TypeError where one has none."""
     for part in jax.tree.leaves(xs, is_leaf=lambda part: isinstance(part, list)):
         shapes = {jnp.shape(row) for row in jax.tree.leaves(part)}
         if isinstance(part, list) and len(shapes) == 1:

@@ -46,7 +46,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if method:
-            check_fields(args[0])
+            _CLASSES.get(type(args[0]), check_fields)(type(args[0]).__name__, "self", args[0])
         for name, value in (*zip(parameters, args, strict=False), *kwargs.items()):
             for check in kinds.get(name, ()):
                 check(owner, name, value)
@@ -55,11 +55,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def check_fields(value: Any) -> None:
-    """Raise where a field of an object is not of the kind that its class says."""
-    for name, checks in _field_kinds(type(value)).items():
+def check_fields(owner: str, name: str, value: Any) -> None:
+    """Raise where a field of an object is not of the kind that its class says, which is named."""
+    del owner, name
+    for field, checks in _field_kinds(type(value)).items():
         for check in checks:
-            check(type(value).__name__, name, getattr(value, name))
+            check(type(value).__name__, field, getattr(value, field))
 
 
 @cache
@@ -87,14 +88,25 @@ def _unless_none(check: Check, owner: str, name: str, value: object) -> None:
         check(owner, name, value)
 
 
-def kind(check: Check) -> Callable[[C], C]:
-    """Mark a class as a kind: what is annotated with it is held against `check`."""
+def kind(check: Check | str) -> Callable[[C], C]:
+    """Mark a class as a kind: what is annotated with it is held against `check`.
+
+    Or it is an instance, with fields of their kinds; the text then says what to give.
+    """
 
     def mark(cls: C) -> C:
-        _CLASSES[cls] = check
+        of_class = partial(check_instance, of=cls, expected=check)
+        _CLASSES[cls] = check if callable(check) else of_class
         return cls
 
     return mark
+
+
+def check_instance(owner: str, name: str, value: object, *, of: type, expected: Any) -> None:
+    """Raise unless `value` is of a class and its fields are of the kinds that this says."""
+    if not isinstance(value, of):
+        raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected {expected}")
+    check_fields(owner, name, value)
 
 
 def check_array(owner: str, name: str, value: Any) -> None:
@@ -142,23 +154,27 @@ def check_function(owner: str, name: str, value: object) -> None:
 
 def check_scalar(owner: str, name: str, value: Any) -> None:
     """Raise unless `value` is one real number, traced or not."""
-    check_array(owner, name, value)
+    check_shape(owner, name, value, (), "a number; use jax.vmap for many")
     if type(value) is int and not -(2**31) <= value < 2**31:
         raise ValueError(f"{owner}: {name} is {value}, expected a float where it is that large")
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{owner}: {name} has shape {jnp.shape(value)}, expected a number; "
-            "use jax.vmap for many"
-        )
 
 
-def check_shape(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
+def check_positive(owner: str, name: str, value: Any) -> None:
+    """Raise unless `value` is one real number above 0, where it is concrete."""
+    check_scalar(owner, name, value)
+    if not isinstance(value, Tracer) and not np.asarray(value) > 0:
+        raise ValueError(f"{owner}: {name} is {value}, expected more than 0")
+
+
+def check_shape(
+    owner: str, name: str, value: Any, shape: tuple[int, ...], expected: str = ""
+) -> None:
     """Raise ValueError unless `value` has exactly this shape: no silent broadcast."""
     check_array(owner, name, value)
     if jnp.shape(value) != shape:
+        one = f"{shape}; functions here take one example: use jax.vmap for a batch"
         raise ValueError(
-            f"{owner}: {name} has shape {jnp.shape(value)}, expected {shape}; "
-            "functions here take one example: use jax.vmap for a batch"
+            f"{owner}: {name} has shape {jnp.shape(value)}, expected {expected or one}"
         )
 
 
@@ -183,16 +199,25 @@ def logits_shape(owner: str, logits: Any, axes: int = 0) -> tuple[int, ...]:
 
 def as_integers(owner: str, event: Any, expected: str) -> jax.Array:
     """The event as int32, in which 256 does not overflow; TypeError unless it holds integers."""
-    if not jnp.issubdtype(jnp.result_type(event), jnp.integer):
-        raise TypeError(f"{owner}: event has dtype {jnp.result_type(event)}, expected {expected}")
+    check_integers(owner, "event", event, expected=expected)
     return jnp.asarray(event).astype(jnp.int32)
 
 
-def check_floats(owner: str, name: str, value: Any, expected: str = "floats") -> None:
-    """Raise TypeError unless `value` is an array of floats."""
+def check_dtype(owner: str, name: str, value: Any, of: Any, expected: str) -> None:
+    """Raise TypeError unless `value` is an array of floats, or of integers."""
     check_array(owner, name, value)
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    if not jnp.issubdtype(jnp.result_type(value), of):
         raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(value)}, expected {expected}")
+
+
+check_floats = partial(check_dtype, of=jnp.floating, expected="floats")
+check_integers = partial(check_dtype, of=jnp.integer, expected="integers")
+
+
+def check_pair(owner: str, name: str, value: object, of: str) -> None:
+    """Raise TypeError unless `value` is a tuple, or a list, of two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected a pair {of}")
 
 
 class OutsideSupportError(ValueError):
@@ -214,12 +239,11 @@ def within(owner: str, event: Any, inside: Any, expected: str, name: str = "even
 
 def check_log_prob(owner: str, value: Any) -> None:
     """Raise ValueError unless `value`, a log-probability, is a scalar."""
-    check_array(owner, "log_prob", value)
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{owner}: log_prob has shape {jnp.shape(value)}, expected a scalar (nats of the whole "
-            "event); sum over the event: numpyro's d.to_event(), or jaxvae.distributions.adapt(d)"
-        )
+    expected = (
+        "a scalar (nats of the whole event); sum over the event: numpyro's d.to_event(), or "
+        "jaxvae.distributions.adapt(d)"
+    )
+    check_shape(owner, "log_prob", value, (), expected)
 
 
 def check_count(owner: str, name: str, value: object) -> None:
@@ -263,6 +287,8 @@ Count = Annotated[int, check_count]
 """A Python integer of at least one: a number of samples, of steps, of rows."""
 Scalar = Annotated[Array | np.floating | np.integer | float, check_scalar]
 """One real number, traced or not."""
+Positive = Annotated[Array | np.floating | np.integer | float, check_positive]
+"""One real number above 0."""
 Nats = Annotated[Array, check_scalar]
 """A scalar array: a log-probability, a bound."""
 Numbers = Annotated[Real, check_array]
@@ -279,5 +305,7 @@ else:
     Leaf = Numbers
 Floats = Annotated[Array | np.ndarray, check_floats]
 """An array of floats."""
+Integers = Annotated[Array | np.ndarray, check_integers]
+"""An array of integers."""
 Partition = Annotated[Real, check_partition]
 """Temperatures 0 = beta_0 < ... < beta_J = 1, shape [J + 1]."""

@@ -32,7 +32,6 @@ class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
       decode: z -> p(x|z).
       prior: p(z).
 
-    >>> import jax.numpy as jnp
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal, StandardNormal
     >>> model = VAE(
@@ -56,6 +55,7 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
 
     Under `batched` the prior is encoded once a step: K pseudo-inputs cost K encodings, whatever the
     batch. With a single one, p(z) is q(z|u).
+    Tomczak & Welling 2018, equation 9; weights: section 2.
 
     Args:
       encode: x -> q(z|x), one kind of distribution for all x.
@@ -63,14 +63,11 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
       pseudo_inputs: u, K examples stacked, floats that train; rows of data make a good start.
       logits: of pi, shape [K]; None, the default, holds all at 1/K.
 
-    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal
     >>> encode = decode = lambda v: Normal(v, jnp.ones(2))
     >>> prior = VampVAE(encode, decode, pseudo_inputs=jnp.eye(2)).prior
     >>> prior.mean().tolist()
     [0.5, 0.5]
-
-    Tomczak & Welling 2018, equation 9; weights: section 2.
     """
 
     encode: Conditional[Posterior]

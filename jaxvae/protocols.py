@@ -40,9 +40,14 @@ from jaxvae.pytrees.libraries import functional
 
 def check_density(owner: str, name: str, d: object) -> None:
     """Raise TypeError unless `d` has a density."""
+    check_distribution(f"{owner}: {name} is a", d)
+
+
+def check_distribution(what: str, d: object) -> None:
+    """Raise TypeError, which begins with `what`, unless `d` has a density."""
     if not hasattr(d, "log_prob"):
         raise TypeError(
-            f"{owner}: {name} is a {type(d).__name__}, expected a distribution "
+            f"{what} {type(d).__name__}, expected a distribution "
             "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
         )
 
@@ -92,22 +97,14 @@ def _of_one_shape(owner: str, log_prob: Callable[[Any, Any], Array]) -> Callable
 
 
 def sample_and_log_prob(d: Distribution, key: Array) -> tuple[Any, Array]:
-    """Draw an event and its log-density in one pass, `(z, log d(z))`.
+    """Draw an event and its log-density, a scalar in nats, in one pass: `(z, log d(z))`.
 
     Uses `d.sample_and_log_prob(key)` where the distribution has it, for digits or for speed (a flow
     then never inverts itself), and otherwise `sample` followed by `log_prob`.
 
-    Args:
-      d: the distribution of one event.
-      key: a PRNG key.
-
-    Returns:
-      The event and its log-density, a scalar in nats.
-
     Raises:
       ValueError: if the log-density is not a scalar.
 
-    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal
     >>> z, log_q = sample_and_log_prob(Normal(jnp.zeros(3), jnp.ones(3)), jax.random.key(0))
     >>> z.shape, log_q.shape
@@ -133,17 +130,8 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
     """log d(event) of an event that d did not draw, a scalar in nats.
 
     Here alone the event's shape is held against the distribution's, for ours and anyone's: what
-    broadcasts is a wrong number without a word.
-
-    Args:
-      name: of the distribution, for messages, as "decode(z)".
-      d: the distribution.
-      what: the event is: "x" or "z".
-      event: the event.
-
-    Raises:
-      ValueError: the event has not the structure and the shapes of a draw of d, or log_prob is no
-        scalar.
+    broadcasts is a wrong number without a word. `name`, as "decode(z)", and `what`, "x" or "z", are
+    for the ValueError.
     """
     check_event(name, d, what, event)
     log_p = d.log_prob(event)
@@ -152,13 +140,8 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
 
 
 def log_prior_of(p: Distribution, z: Tree) -> Array:
-    """log p(z) of latents that an estimator may have relaxed, a scalar in nats.
-
-    Raises:
-      TypeError: p is no distribution (an array, for instance).
-      ValueError: z has not the shapes of its draws, or its log_prob is no scalar.
-    """
-    check_distribution("prior is", p)
+    """log p(z) of latents that an estimator may have relaxed, a scalar in nats; checks both."""
+    check_distribution("model.prior is", p)
     check_event("the prior", p, "z", z)
     return log_density_relaxed(p, z)
 
@@ -233,16 +216,9 @@ class MissingMethodError(TypeError):
 
 
 def method_of(d: Distribution, name: str, owner: str = "", instead: str = "") -> Any:
-    """An optional method of d, one of the table above.
+    """An optional method of d, one of the table above; a MissingMethodError says to add it.
 
-    Args:
-      d: the distribution.
-      name: of the method.
-      owner: who asks, for the message.
-      instead: what else to do, for the message.
-
-    Raises:
-      MissingMethodError: d has none; it says to add it.
+    `owner` is who asks and `instead` what else to do, for the message.
     """
     method = getattr(d, name, None)
     if method is None:
@@ -293,47 +269,30 @@ class Model(Protocol[Posterior, Likelihood, Prior]):
 
 
 def log_likelihood(model: Model, x: Tree, z: Tree) -> Array:
-    """log p(x|z), a scalar in nats.
-
-    Raises:
-      TypeError: `decode` returned something that is no distribution (an array, for instance).
-      ValueError: x has not the shapes of its draws, or its log_prob is no scalar.
-    """
+    """log p(x|z), a scalar in nats; ValueError where x has not the shapes of its draws."""
     check_leaves("model", "x", x)
     return log_prob_of("decode(z)", likelihood(model, z), "x", x)
 
 
 def likelihood(model: Model[Any, Likelihood, Any], z: Tree) -> Likelihood:
-    """p(x|z), having checked that it is a distribution.
-
-    Raises:
-      TypeError: `decode` returned something that is no distribution (an array, for instance).
-    """
+    """p(x|z), having checked that it is a distribution, else TypeError."""
     p = part(model, "decode")(z)
-    check_distribution("decode returned", p)
+    check_distribution("model.decode returned", p)
     return p
 
 
 def prior(model: Model[Any, Any, Prior]) -> Prior:
-    """p(z), having checked that it is a distribution.
-
-    Raises:
-      TypeError: it is something else (an array, for instance).
-    """
+    """p(z), having checked that it is a distribution, else TypeError."""
     p = part(model, "prior")
-    check_distribution("prior is", p)
+    check_distribution("model.prior is", p)
     return p
 
 
 def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
-    """q(z|x), having checked that it is a distribution.
-
-    Raises:
-      TypeError: `encode` returned something that is no distribution (an array, for instance).
-    """
+    """q(z|x), having checked that it is a distribution, else TypeError."""
     check_leaves("model", "x", x)
     q = part(model, "encode")(x)
-    check_distribution("encode returned", q)
+    check_distribution("model.encode returned", q)
     return q
 
 
@@ -352,11 +311,3 @@ def part(model: Any, name: str) -> Any:
             "distribution"
         )
     return part
-
-
-def check_distribution(name: str, d: object) -> None:
-    if not hasattr(d, "log_prob"):
-        raise TypeError(
-            f"model.{name} {type(d).__name__}, expected a distribution "
-            "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
-        )

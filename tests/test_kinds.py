@@ -175,8 +175,9 @@ def check_scalar(owner, name, x: int):
 
 def test_checks_do_not_drown_the_code():
     found = library()
-    assert found.checks - found.definitions < 0.08 * found.code
-    assert found.checks < 0.132 * found.code  # to become 0.08, with the definitions
+    # reached: 7.3 % where they are called, 12.0 % with what defines the kinds; never looser
+    assert found.checks - found.definitions < 0.075 * found.code
+    assert found.checks < 0.121 * found.code
 
 
 def test_a_parameter_says_what_it_is():
@@ -186,7 +187,7 @@ def test_a_parameter_says_what_it_is():
 
 def test_docstrings_are_shorter_than_the_code():
     found = library()
-    assert found.docstrings < 0.79 * found.code  # to become 0.70
+    assert found.docstrings < 0.70 * found.code
 
 
 @checked
@@ -302,6 +303,31 @@ def test_a_method_looks_at_the_fields_of_its_object():
     chain = jaxvae.models.Markov(jaxvae.Normal(0.0, 1.0), bad, 3)
     with pytest.raises(TypeError, match=r"^Markov: transition is a NoneType, expected a function"):
         chain.log_prob(jnp.zeros(3))
+
+
+class Draw(NamedTuple):
+    scale: Scalar
+
+    @checked
+    def __call__(self, x: Tree) -> Any:
+        return self.scale * x
+
+
+def test_a_class_may_be_a_kind(monkeypatch):
+    """An instance with fields of their kinds; and the object of a method is held against it."""
+    monkeypatch.setattr(checks, "_CLASSES", dict(checks._CLASSES))
+    checks.kind("a Draw, Draw(1.0) say")(Draw)
+    take: Any = checked(take_draw)
+    assert take(Draw(2.0)) == 2.0
+    with pytest.raises(TypeError, match=r"^take_draw: draw is a float, expected a Draw, Draw\(1"):
+        take(1.0)
+    for call in (lambda: take(Draw(jnp.ones(2))), lambda: Draw(jnp.ones(2))(1.0)):
+        with pytest.raises(ValueError, match=r"^Draw: scale has shape \(2,\), expected a number"):
+            call()
+
+
+def take_draw(draw: Draw) -> Any:
+    return draw.scale
 
 
 def test_nothing_is_checked_while_a_compiled_function_runs(monkeypatch):

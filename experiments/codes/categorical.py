@@ -40,15 +40,25 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import each
 from experiments.common.plotting import BLUE, GREY, figure, save, styled
 from jaxvae import nn
 
-CHOICES, CLASSES, HIDDEN, EPOCHS, BATCH, SEEDS, DRAWS = 2, 8, (200,), 10, 100, 3, 200
-SHAPE, SAMPLES, COLDEST = (28, 28, 1), 2, 0.3
-AS_STORED = partial(jaxvae.rescale, max_value=1.0)
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (200,)  # units of encoder and decoder
+CHOICES = 2  # of which z consists
+CLASSES = 8  # of each choice
+SAMPLES = 2  # of z for an image, of the estimators that sample
+COLDEST = 0.3  # the temperature of Gumbel-softmax at the end; 1 at the start
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 10
+DRAWS = 200  # of a gradient, for its noise and its bias
+SEEDS = 3  # runs of each estimator, from keys 0, 1, 2
+FOLDER = Path("runs/categorical")
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and 1
 
 
 class Model(NamedTuple):
@@ -113,11 +123,38 @@ OBJECTIVES = {
 
 
 def run(name: str, images: jax.Array, key: jax.Array) -> Model:
-    steps = EPOCHS * (len(images) // BATCH)
-    objective, how = jaxvae.preprocessed(OBJECTIVES[name], AS_STORED), {}
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    steps, hyper = EPOCHS * (len(images) // BATCH), {}
     if name == "Gumbel-softmax":
-        how["temperature"] = optax.exponential_decay(1.0, steps, COLDEST)
-    return train(make_model, objective, key, images, epochs=EPOCHS, batch_size=BATCH, **how)
+        hyper["temperature"] = optax.exponential_decay(1.0, steps, COLDEST)
+    optimizer = optax.adam(LEARNING_RATE)
+    step = jaxvae.train_step(jaxvae.preprocessed(OBJECTIVES[name], AS_STORED), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make_model(init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, **hyper), state, length=EPOCHS
+    )
+    return state.model
+
+
+def main() -> None:
+    data = load("binarized_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+    runs = {name: partial(run, name, images) for name in OBJECTIVES}
+    results, models = compare(
+        "categorical", runs, lambda key, model: exact_elbo(model, test), seeds=SEEDS, unit="nats"
+    )
+    trained = models["enumeration"][-1]._replace(baseline=models["learned baseline"][-1].baseline)
+    errors = {
+        "start": gradient_errors(make_model(jax.random.key(0)), images[:BATCH]),
+        "trained": gradient_errors(trained, images[:BATCH]),
+    }
+    (FOLDER / "gradients.json").write_text(json.dumps(errors, indent=2) + "\n")
+    for point, of_each in errors.items():
+        for name, error in of_each.items():
+            print(f"{point}, {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in error.items()))
+    draw(FOLDER / "gradients.png", results, errors["trained"])
 
 
 @jax.jit
@@ -171,26 +208,6 @@ def draw(path: Path, bounds: dict[str, list[float]], errors: dict[str, dict[str,
     right.set(xscale="log", xlim=(0.01, 1e5))  # enumeration, of 0, has no bars
     right.legend(["standard deviation", "bias"], loc="upper right")
     save(picture, path)
-
-
-def main() -> None:
-    data = load("binarized_mnist")
-    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    runs = {name: partial(run, name, images) for name in OBJECTIVES}
-    results, models = compare(
-        "categorical", runs, lambda key, model: exact_elbo(model, test), seeds=SEEDS, unit="nats"
-    )
-    folder = Path("runs/categorical")
-    trained = models["enumeration"][-1]._replace(baseline=models["learned baseline"][-1].baseline)
-    errors = {
-        "start": gradient_errors(make_model(jax.random.key(0)), images[:BATCH]),
-        "trained": gradient_errors(trained, images[:BATCH]),
-    }
-    (folder / "gradients.json").write_text(json.dumps(errors, indent=2) + "\n")
-    for point, of_each in errors.items():
-        for name, error in of_each.items():
-            print(f"{point}, {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in error.items()))
-    draw(folder / "gradients.png", results, errors["trained"])
 
 
 if __name__ == "__main__":

@@ -55,15 +55,19 @@ from jaxvae.models.quantization import (
     perplexity,
 )
 
-PLACES, HIDDEN, EPOCHS, SEEDS = 16, (256,), 15, 3
-CODES, DEPTH, PART, DIM = 256, 2, 16, 16  # 16^2 = 256
-LEVELS = (4, 4, 4, 4)
-FOLLOWING = ema_step(OBJECTIVE, OPTIMIZER, threshold=0.25)
-PLAIN = jaxvae.train_step(OBJECTIVE, OPTIMIZER)
-
-
-def noise(key: jax.Array, *shape: int) -> jax.Array:
-    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / shape[-2]
+PLACES = 16  # codes of an image
+HIDDEN = (256,)  # units of encoder and decoder
+DIM = 16  # coordinates of a code in a codebook
+CODES = 256  # in the one codebook
+DEPTH = 2  # residual codebooks,
+PART = 16  # and codes in each: 16^2 = 256
+LEVELS = (4, 4, 4, 4)  # of each coordinate of a code without a codebook: 4^4 = 256
+THRESHOLD = 0.25  # uses a batch below which a code is drawn anew
+EPOCHS = 15
+SEEDS = 3  # runs of each quantizer, from keys 0, 1, 2
+FOLDER = Path("runs/quantizers")
+FOLLOWING = ema_step(OBJECTIVE, OPTIMIZER, threshold=THRESHOLD)  # codes by moving averages
+PLAIN = jaxvae.train_step(OBJECTIVE, OPTIMIZER)  # where there is no codebook
 
 
 def one_codebook(key: jax.Array) -> Any:
@@ -77,6 +81,10 @@ def residual(key: jax.Array) -> ResidualCodebooks:
 def levels(key: jax.Array) -> FSQ:
     del key
     return FSQ(LEVELS)
+
+
+def noise(key: jax.Array, *shape: int) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / shape[-2]
 
 
 # how each is made, how it learns, d, and the logits of the uniform prior over its indices
@@ -118,9 +126,8 @@ def main() -> None:
     runs = {name: partial(run, name, images) for name in QUANTIZERS}
     _, trained = compare("quantizers", runs, measure, seeds=SEEDS)
     models = {name: of_seeds[-1] for name, of_seeds in trained.items()}
-    folder = Path("runs/quantizers")
-    draw_reconstructions(folder / "reconstructions.png", models, test)
-    draw_usage(folder / "usage.png", {label: usage(model) for label, model in models.items()})
+    draw_reconstructions(FOLDER / "reconstructions.png", models, test)
+    draw_usage(FOLDER / "usage.png", {label: usage(model) for label, model in models.items()})
 
 
 if __name__ == "__main__":

@@ -50,17 +50,65 @@ from jaxvae import nn
 from jaxvae.models.quantization import VQVAE, ema_step, init_codebook, perplexity, vq
 from jaxvae.protocols import mean_of
 
-PLACES, DIM, CODES, HIDDEN = 16, 16, 128, (256,)
-EPOCHS, PRIOR_EPOCHS, PRIOR_WIDTH, BATCH, SEEDS = 6, 4, 256, 100, 3
-SHAPE = (28, 28, 1)
-AS_STORED = partial(jaxvae.rescale, max_value=1.0)
-OBJECTIVE = jaxvae.preprocessed(vq, AS_STORED)
-OPTIMIZER = optax.adam(1e-3)
-STEPS = {
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (256,)  # units of encoder and decoder
+PLACES = 16  # codes of an image
+DIM = 16  # coordinates of a code
+CODES = 128  # in the codebook that the places share
+PRIOR_WIDTH = 256  # units of the prior over codes
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 6  # of the model
+PRIOR_EPOCHS = 4  # of the prior, fitted afterwards
+SEEDS = 3  # runs of each, from keys 0, 1, 2
+FOLDER = Path("runs/vq")
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and 1
+OBJECTIVE = jaxvae.preprocessed(vq, AS_STORED)  # with the paper's commitment, 0.25
+OPTIMIZER = optax.adam(LEARNING_RATE)
+STEPS = {  # how the codebook learns
     "gradient": jaxvae.train_step(OBJECTIVE, OPTIMIZER),
     "averages": ema_step(OBJECTIVE, OPTIMIZER),
     "averages, revival": ema_step(OBJECTIVE, OPTIMIZER, threshold=1.0),
 }
+
+
+def make_model(key: jax.Array) -> VQVAE:
+    rngs = nnx.Rngs(key)
+    mlp = partial(nn.MLP, hidden=HIDDEN)
+    codes = jax.random.uniform(rngs.params(), (CODES, DIM), minval=-1.0, maxval=1.0) / CODES
+    return VQVAE(
+        encoder=mlp(SHAPE, (PLACES, DIM), rngs=rngs),
+        quantizer=init_codebook(codes),
+        decoder=nn.Conditional(mlp, nn.BernoulliHead(), (PLACES, DIM), SHAPE, rngs=rngs),
+        prior=jaxvae.Constant(jaxvae.Categorical(np.zeros((PLACES, CODES), np.float32))),
+    )
+
+
+def run(step: Any, images: jax.Array, key: jax.Array) -> VQVAE:
+    """The model first, then a prior of its codes."""
+
+    def log_prior(prior, key, k):
+        return prior.log_prob(k), None
+
+    init_key, key, rngs_key, prior_key = jax.random.split(key, 4)
+    model = fit(step, make_model(init_key), key, images, EPOCHS)
+    conditioner = NADE(PLACES, CODES, rngs=nnx.Rngs(rngs_key))
+    prior = jaxvae.Autoregressive(conditioner, jaxvae.Categorical, PLACES)
+    prior_step, codes = jaxvae.train_step(log_prior, OPTIMIZER), indices_of(model, images)
+    return model._replace(prior=fit(prior_step, prior, prior_key, codes, PRIOR_EPOCHS))
+
+
+def fit(step: Any, model: Any, key: jax.Array, data: jax.Array, epochs: int) -> Any:
+    """A whole run: the trained model."""
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(model, OPTIMIZER)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, key, data), state, length=epochs)
+    return state.model
+
+
+def indices_of(model: VQVAE, images: jax.Array) -> jax.Array:
+    """The codes of images as stored, shape [n, places]."""
+    return jax.lax.map(lambda x: model.encode(x.astype(float)).value, images, batch_size=BATCH)
 
 
 class NADE(nnx.Module):
@@ -84,46 +132,25 @@ class NADE(nnx.Module):
         return jnp.einsum("nh,nhk->nk", h, self.last[...]) + self.last_bias[...]
 
 
-def make_model(key: jax.Array) -> VQVAE:
-    rngs = nnx.Rngs(key)
-    mlp = partial(nn.MLP, hidden=HIDDEN)
-    codes = jax.random.uniform(rngs.params(), (CODES, DIM), minval=-1.0, maxval=1.0) / CODES
-    return VQVAE(
-        encoder=mlp(SHAPE, (PLACES, DIM), rngs=rngs),
-        quantizer=init_codebook(codes),
-        decoder=nn.Conditional(mlp, nn.BernoulliHead(), (PLACES, DIM), SHAPE, rngs=rngs),
-        prior=jaxvae.Constant(jaxvae.Categorical(np.zeros((PLACES, CODES), np.float32))),
-    )
+def main() -> None:
+    data = load("binarized_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
 
+    @jax.jit
+    def usage(model: VQVAE) -> jax.Array:
+        return jnp.bincount(indices_of(model, test).ravel(), length=CODES)
 
-def fit(step: Any, model: Any, key: jax.Array, data: jax.Array, epochs: int) -> Any:
-    """A whole run: the trained model."""
-    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
-    state, _ = jax.lax.scan(
-        lambda state, _: epoch(state, key, data),
-        jaxvae.init_state(model, OPTIMIZER),
-        length=epochs,
-    )
-    return state.model
+    def measure(key, model):
+        elbo, rate, distortion = evaluate(model, key, test, AS_STORED)
+        numbers = {"-bound": -elbo, "distortion": distortion, "prior": rate}
+        return numbers | {"perplexity": perplexity(usage(model))}
 
-
-def indices_of(model: VQVAE, images: jax.Array) -> jax.Array:
-    """The codes of images as stored, shape [n, places]."""
-    return jax.lax.map(lambda x: model.encode(x.astype(float)).value, images, batch_size=BATCH)
-
-
-def run(step: Any, images: jax.Array, key: jax.Array) -> VQVAE:
-    """The model first, then a prior of its codes."""
-
-    def log_prior(prior, key, k):
-        return prior.log_prob(k), None
-
-    init_key, key, rngs_key, prior_key = jax.random.split(key, 4)
-    model = fit(step, make_model(init_key), key, images, EPOCHS)
-    conditioner = NADE(PLACES, CODES, rngs=nnx.Rngs(rngs_key))
-    prior = jaxvae.Autoregressive(conditioner, jaxvae.Categorical, PLACES)
-    prior_step, codes = jaxvae.train_step(log_prior, OPTIMIZER), indices_of(model, images)
-    return model._replace(prior=fit(prior_step, prior, prior_key, codes, PRIOR_EPOCHS))
+    runs = {name: partial(run, step, images) for name, step in STEPS.items()}
+    _, trained = compare("vq", runs, measure, seeds=SEEDS)
+    models = {name: of_seeds[-1] for name, of_seeds in trained.items()}
+    draw_reconstructions(FOLDER / "reconstructions.png", models, test)
+    draw_samples(FOLDER / "samples.png", models["averages, revival"])
+    draw_usage(FOLDER / "usage.png", {label: usage(model) for label, model in models.items()})
 
 
 def draw_reconstructions(path: Path, models: dict[str, VQVAE], test: jax.Array) -> None:
@@ -163,28 +190,6 @@ def draw_usage(path: Path, usage: dict[str, jax.Array]) -> None:
     ax.set_ylabel("% of the test images' codes")
     ax.legend()
     save(picture, path)
-
-
-def main() -> None:
-    data = load("binarized_mnist")
-    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-
-    @jax.jit
-    def usage(model: VQVAE) -> jax.Array:
-        return jnp.bincount(indices_of(model, test).ravel(), length=CODES)
-
-    def measure(key, model):
-        elbo, rate, distortion = evaluate(model, key, test, AS_STORED)
-        numbers = {"-bound": -elbo, "distortion": distortion, "prior": rate}
-        return numbers | {"perplexity": perplexity(usage(model))}
-
-    runs = {name: partial(run, step, images) for name, step in STEPS.items()}
-    _, trained = compare("vq", runs, measure, seeds=SEEDS)
-    models = {name: of_seeds[-1] for name, of_seeds in trained.items()}
-    folder = Path("runs/vq")
-    draw_reconstructions(folder / "reconstructions.png", models, test)
-    draw_samples(folder / "samples.png", models["averages, revival"])
-    draw_usage(folder / "usage.png", {label: usage(model) for label, model in models.items()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What scripts that compare models share: a run as one program, and a report over seeds."""
+"""What scripts that compare models share: a report over seeds."""
 
 import json
 import time
@@ -8,45 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
-
-import jaxvae
-
-ADAM = optax.adam(1e-3)
-
-
-def train(
-    make_model: Callable[[jax.Array], Any],
-    objective: Callable[..., Any],
-    key: jax.Array,
-    images: Any,
-    *,
-    epochs: int,
-    batch_size: int,
-    optimizer: optax.GradientTransformation = ADAM,
-    **hyper: Any,
-) -> Any:
-    """A whole training run as a pure function of its key: returns the trained model.
-
-    Args:
-      make_model: key -> model.
-      objective: of one image as stored.
-      key: the run's key.
-      images: as stored, leading axis n.
-      epochs: how many passes.
-      batch_size: rows a batch.
-      optimizer: any optax optimiser; Adam at 1e-3 by default.
-      **hyper: hyper-parameters of the objective, or schedules of the step count.
-    """
-    init_key, run_key = jax.random.split(key)
-    step = jaxvae.train_step(objective, optimizer)
-    epoch = jaxvae.train_epoch(step, batch_size=batch_size)
-    state, _ = jax.lax.scan(
-        lambda state, _: epoch(state, run_key, images, **hyper),
-        jaxvae.init_state(make_model(init_key), optimizer),
-        length=epochs,
-    )
-    return state.model
 
 
 class Comparison(NamedTuple):

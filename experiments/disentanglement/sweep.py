@@ -33,18 +33,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 import jaxvae
 from experiments.common import figures, plotting
-from experiments.common.comparison import train
 from experiments.datasets.shapes import shapes
 from jaxvae import nn
 from jaxvae.evaluation import disentanglement
 
-SIZES, SIDE, LATENT, HIDDEN = (3, 4, 4, 8, 8), 32, 10, (256, 128)
-EPOCHS, BATCH, SEEDS, TREES = 150, 64, 3, 20
+SIZES = (3, 4, 4, 8, 8)  # values of shape, scale, rotation, x and y
+SIDE = 32  # of an image
+HIDDEN = (256, 128)  # units of the encoder; the decoder mirrors it
+LATENT = 10  # coordinates of z
 BETAS = (1.0, 2.0, 4.0, 8.0, 16.0)
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 64  # images a step
+EPOCHS = 150
+TREES = 20  # of DCI's classifiers
+SEEDS = 3  # runs at each beta
 INFORMATION = (np.sort(SIZES) - 1) / (max(SIZES) - 1)  # of noise with a factor, relative
 CHANCE = {  # each score, and what noise gets
     "MIG": 0.0,
@@ -72,26 +79,19 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 def run(seed: jax.Array, beta: jax.Array, images: jax.Array) -> dict[str, Any]:
     """One training: the model, and rate, distortion and two kinds of code of all images."""
     train_key, elbo_key, draw_key = jax.random.split(jax.random.key(seed), 3)
-    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "beta": beta}
-    model = train(make_vae, OBJECTIVE, train_key, images, **how)
+    init_key, run_key = jax.random.split(train_key)
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(OBJECTIVE, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make_vae(init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, beta=beta), state, length=EPOCHS
+    )
+    model = state.model
     _, terms = jaxvae.batched(OBJECTIVE)(model, elbo_key, images)
     q = jax.vmap(model.encode)(images.astype(float) / 255.0)
     draws = jax.vmap(lambda key, q: q.sample(key))(jax.random.split(draw_key, len(images)), q)
     terms = jax.tree.map(jnp.mean, terms)._asdict()
     return {"model": model, "means": q.mean(), "draws": draws, **terms}
-
-
-def scores(key: jax.Array, means: Any, draws: Any, factors: np.ndarray) -> tuple[float, ...]:
-    """As `CHANCE` names them. SAP fits lines, so the shape, a mere name, is left out."""
-    dci_key, factor_key, beta_key = jax.random.split(key, 3)
-    return (
-        disentanglement.mig(draws, factors),
-        disentanglement.sap(means, factors[:, 1:]),
-        disentanglement.modularity(draws, factors),
-        *disentanglement.dci(dci_key, means, factors, trees=TREES),
-        disentanglement.factor_vae_score(factor_key, means, factors),
-        disentanglement.beta_vae_score(beta_key, means, factors),
-    )
 
 
 def main() -> None:
@@ -125,6 +125,19 @@ def main() -> None:
     order = np.argsort(-np.asarray(rates))
     figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order)
     print(f"best MIG {table['MIG'][i, j]:.3f}: seed {i}, beta {BETAS[j]:g}; figures in {folder}")
+
+
+def scores(key: jax.Array, means: Any, draws: Any, factors: np.ndarray) -> tuple[float, ...]:
+    """As `CHANCE` names them. SAP fits lines, so the shape, a mere name, is left out."""
+    dci_key, factor_key, beta_key = jax.random.split(key, 3)
+    return (
+        disentanglement.mig(draws, factors),
+        disentanglement.sap(means, factors[:, 1:]),
+        disentanglement.modularity(draws, factors),
+        *disentanglement.dci(dci_key, means, factors, trees=TREES),
+        disentanglement.factor_vae_score(factor_key, means, factors),
+        disentanglement.beta_vae_score(beta_key, means, factors),
+    )
 
 
 @plotting.styled

@@ -47,7 +47,6 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import train
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, evaluate, generated, inputs, reconstructed
 from experiments.common.plotting import image_rows
@@ -60,12 +59,23 @@ from jaxvae.evaluation.sample_quality import (
     sample_frechet_distance,
 )
 
-LATENT, COMPONENTS, EPOCHS, PRIOR_EPOCHS, WARM_UP, BATCH, SEEDS = 20, 20, 10, 15, 5, 100, 3
-HIDDEN, FLOW_HIDDEN, LAYERS = (300, 300), (128,), 4
-DRAWS, EM_ROWS, TEMPERATURES = 3000, 20_000, (1.0, 0.8)
-SHAPE = (28, 28, 1)
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (300, 300)  # units of encoder and decoder of both VAEs
+LATENT = 20  # coordinates of z, and of z2
+COMPONENTS = 20  # Gaussians of the mixture
+EM_ROWS = 20_000  # draws of q(z) that the mixture is fitted to
+LAYERS = 4  # affine couplings of the flow
+FLOW_HIDDEN = (128,)  # units of each of them
+LEARNING_RATE = 1e-3  # of Adam; for the priors it falls to 0 along a cosine
+BATCH = 100  # images a step
+EPOCHS = 10  # of the first VAE
+PRIOR_EPOCHS = 15  # of flow and second VAE
+WARM_UP = 5  # epochs in which beta of the second VAE rises to 1
+DRAWS = 3000  # of each prior, and as many test images, for the scores
+TEMPERATURES = (1.0, 0.8)  # of the priors when they are drawn from
+SEEDS = 3  # runs, from keys 0, 1, 2
 FOLDER = Path("runs/latents/second_stage")
-AS_IS = partial(jaxvae.rescale, max_value=1.0)
+AS_IS = partial(jaxvae.rescale, max_value=1.0)  # the test images are binarized beforehand
 
 
 def make_vae(key: jax.Array) -> jaxvae.VAE:
@@ -78,24 +88,26 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 
 
 def train_vae(key: jax.Array, images: jax.Array) -> jaxvae.VAE:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
     objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
-    return train(make_vae, objective, key, images, epochs=EPOCHS, batch_size=BATCH)
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(objective, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make_vae(init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=EPOCHS)
+    return state.model
 
 
-def draw(key: jax.Array, q: jaxvae.Normal) -> jax.Array:
-    """z ~ q(z|x): what stands before an objective whose data are posteriors."""
-    return q.sample(key)
+def mixture(z: jax.Array, components: int, seed: int = 0) -> jaxvae.Mixture:
+    """A mixture of Gaussians of full covariance, fitted by EM to draws z [n, d]."""
+    from sklearn.mixture import GaussianMixture
 
-
-def fit_to(qs: Any, make: Any, objective: Any, key: jax.Array, **hyper: Any) -> Any:
-    """A model of z trained on posteriors [N], a fresh draw of each at every visit."""
-    objective, steps = jaxvae.preprocessed(objective, draw), PRIOR_EPOCHS * steps_of(qs)
-    hyper["optimizer"] = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
-    return train(make, objective, key, qs, epochs=PRIOR_EPOCHS, batch_size=BATCH, **hyper)
-
-
-def steps_of(qs: Any) -> int:
-    return len(qs.loc) // BATCH
+    em = GaussianMixture(components, max_iter=50, tol=1e-2, reg_covar=1e-4, random_state=seed)
+    em.fit(np.asarray(z, np.float64))
+    weights, loc, cov = (jnp.asarray(a, float) for a in (em.weights_, em.means_, em.covariances_))
+    return jaxvae.Mixture(
+        jnp.log(weights), jaxvae.MultivariateNormal(loc, jnp.linalg.cholesky(cov))
+    )
 
 
 def make_flow(key: jax.Array) -> jaxvae.Transformed:
@@ -127,18 +139,6 @@ def fit_second(key: jax.Array, qs: Any) -> jaxvae.VAE:
     return fit_to(qs, make_second, jaxvae.elbo, key, beta=warm_up)
 
 
-def mixture(z: jax.Array, components: int, seed: int = 0) -> jaxvae.Mixture:
-    """A mixture of Gaussians of full covariance, fitted by EM to draws z [n, d]."""
-    from sklearn.mixture import GaussianMixture
-
-    em = GaussianMixture(components, max_iter=50, tol=1e-2, reg_covar=1e-4, random_state=seed)
-    em.fit(np.asarray(z, np.float64))
-    weights, loc, cov = (jnp.asarray(a, float) for a in (em.weights_, em.means_, em.covariances_))
-    return jaxvae.Mixture(
-        jnp.log(weights), jaxvae.MultivariateNormal(loc, jnp.linalg.cholesky(cov))
-    )
-
-
 def chain(first: jaxvae.VAE, second: jaxvae.VAE) -> jaxvae.VAE:
     """p(z2) p(z1|z2) p(x|z1), inferred from below: q(z1|x) q(z2|z1)."""
     return jaxvae.VAE(
@@ -156,17 +156,27 @@ def _from_lowest(decode: Any, z: Any) -> Any:
     return decode(jaxvae.models.bottom(z))
 
 
-def quality(real: jax.Array, images: jax.Array) -> dict[str, float]:
-    fake = features(images)
-    numbers = {"frechet": sample_frechet_distance(real, fake)}
-    numbers |= precision_recall(real, fake)._asdict() | density_coverage(real, fake)._asdict()
-    return {name: float(number) for name, number in numbers.items()}
+def fit_to(qs: Any, make: Any, objective: Any, key: jax.Array, **hyper: Any) -> Any:
+    """A model of z trained on posteriors [N], a fresh draw of each at every visit."""
+    init_key, run_key = jax.random.split(key)
+    steps = PRIOR_EPOCHS * steps_of(qs)
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+    step = jaxvae.train_step(jaxvae.preprocessed(objective, draw), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, qs, **hyper), state, length=PRIOR_EPOCHS
+    )
+    return state.model
 
 
-def summary(results: dict[str, list[float]]) -> None:
-    for label, values in results.items():
-        spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
-        print(f"{label}: {np.mean(values):.3f} +- {spread:.3f}")
+def draw(key: jax.Array, q: jaxvae.Normal) -> jax.Array:
+    """z ~ q(z|x): what stands before an objective whose data are posteriors."""
+    return q.sample(key)
+
+
+def steps_of(qs: Any) -> int:
+    return len(qs.loc) // BATCH
 
 
 def main() -> None:
@@ -216,6 +226,19 @@ def main() -> None:
     for label, numbers in results.items():
         summary({f"{label}, {name}": values for name, values in numbers.items()})
     (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def quality(real: jax.Array, images: jax.Array) -> dict[str, float]:
+    fake = features(images)
+    numbers = {"frechet": sample_frechet_distance(real, fake)}
+    numbers |= precision_recall(real, fake)._asdict() | density_coverage(real, fake)._asdict()
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def summary(results: dict[str, list[float]]) -> None:
+    for label, values in results.items():
+        spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
+        print(f"{label}: {np.mean(values):.3f} +- {spread:.3f}")
 
 
 if __name__ == "__main__":

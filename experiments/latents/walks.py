@@ -52,60 +52,14 @@ from jaxvae.evaluation.latent_space import interpolate, slerp, tempered
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
 from jaxvae.protocols import mean_of
 
-SEEDS, DRAWS, EM_ROWS, COMPONENTS, PER_CLASS = 3, 3000, 20_000, 5, 1000
-TEMPERATURES = (1.0, 0.8)
+COMPONENTS = 5  # Gaussians of the prior of a class
+EM_ROWS = 20_000  # training images whose codes these are fitted to
+DRAWS = 3000  # walks of each kind, and as many test images
+PER_CLASS = 1000  # draws of each class
+TEMPERATURES = (1.0, 0.8)  # of the priors of the classes
+SEEDS = 3  # VAEs, from keys 0, 1, 2
 FOLDER = Path("runs/latents/walks")
-WAYS = {"linear": interpolate, "spherical": slerp}
-
-
-@jax.jit
-def decoded(model: jaxvae.VAE, zs: jax.Array) -> jax.Array:
-    """Means of p(x|z) for z [n, d]."""
-    return jax.lax.map(lambda z: mean_of(model.decode(z)), zs, batch_size=100)
-
-
-@partial(jax.jit, static_argnames="way")
-def middles(way: Any, z0: jax.Array, z1: jax.Array) -> jax.Array:
-    return jax.vmap(way, (0, 0, None))(z0, z1, 0.5)
-
-
-@styled
-def draw_paths(path: Path, model: jaxvae.VAE, ends: dict[str, tuple[jax.Array, jax.Array]]) -> None:
-    """Three pairs of each kind, both ways, and the mean norm of z along the way."""
-    ts, pairs = jnp.linspace(0.0, 1.0, 11), 3
-    picture = figure(8.2, 5.4)
-    grid = picture.subplots(2, 2, width_ratios=(2, 1))
-    for (walks, norms), (label, (z0, z1)) in zip(grid, ends.items(), strict=True):
-        zs = {
-            name: jax.vmap(jax.vmap(way, (None, None, 0)), (0, 0, None))(z0[:500], z1[:500], ts)
-            for name, way in WAYS.items()
-        }  # [500, 11, d]
-        rows = jnp.stack([way[:pairs] for way in zs.values()], axis=1)  # [pairs, 2, 11, d]
-        figures.show(walks, decoded(model, rows.reshape(-1, z0.shape[1])), columns=len(ts))
-        walks.set_axis_on()
-        walks.grid(visible=False)
-        walks.spines[:].set_visible(False)
-        walks.set_xticks([])
-        walks.tick_params(length=0)
-        walks.set_yticks(29.0 * np.arange(2 * pairs) + 14.0, list(zs) * pairs)
-        walks.set_title(f"between two {label}")
-        for (name, way), colour, dash in zip(zs.items(), (BLUE, RED), ("-", "--"), strict=True):
-            length = jnp.mean(jnp.linalg.norm(way, axis=2), axis=0)
-            norms.plot(ts, length, label=name, color=colour, linestyle=dash)
-        norms.set(title="mean norm of z, 500 pairs", xlabel="t", ylim=(0, None))
-        norms.legend(loc="lower right")
-    save(picture, path)
-
-
-@styled
-def draw_classes(path: Path, sheets: dict[str, jax.Array]) -> None:
-    """A row a class, ten draws each."""
-    picture = figure(3.6 * len(sheets), 3.9)
-    axes = picture.subplots(1, len(sheets), squeeze=False)[0]
-    for axis, (title, images) in zip(axes, sheets.items(), strict=True):
-        figures.show(axis, images[:, :10].reshape(-1, *images.shape[2:]), columns=10)
-        axis.set_title(title)
-    save(picture, path)
+WAYS = {"linear": interpolate, "spherical": slerp}  # from one latent to another
 
 
 def main() -> None:
@@ -163,6 +117,56 @@ def main() -> None:
             figures.traversals(FOLDER / "traversals.png", model, mu[0], order)
     summary(results)
     (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+@jax.jit
+def decoded(model: jaxvae.VAE, zs: jax.Array) -> jax.Array:
+    """Means of p(x|z) for z [n, d]."""
+    return jax.lax.map(lambda z: mean_of(model.decode(z)), zs, batch_size=100)
+
+
+@partial(jax.jit, static_argnames="way")
+def middles(way: Any, z0: jax.Array, z1: jax.Array) -> jax.Array:
+    return jax.vmap(way, (0, 0, None))(z0, z1, 0.5)
+
+
+@styled
+def draw_paths(path: Path, model: jaxvae.VAE, ends: dict[str, tuple[jax.Array, jax.Array]]) -> None:
+    """Three pairs of each kind, both ways, and the mean norm of z along the way."""
+    ts, pairs = jnp.linspace(0.0, 1.0, 11), 3
+    picture = figure(8.2, 5.4)
+    grid = picture.subplots(2, 2, width_ratios=(2, 1))
+    for (walks, norms), (label, (z0, z1)) in zip(grid, ends.items(), strict=True):
+        zs = {
+            name: jax.vmap(jax.vmap(way, (None, None, 0)), (0, 0, None))(z0[:500], z1[:500], ts)
+            for name, way in WAYS.items()
+        }  # [500, 11, d]
+        rows = jnp.stack([way[:pairs] for way in zs.values()], axis=1)  # [pairs, 2, 11, d]
+        figures.show(walks, decoded(model, rows.reshape(-1, z0.shape[1])), columns=len(ts))
+        walks.set_axis_on()
+        walks.grid(visible=False)
+        walks.spines[:].set_visible(False)
+        walks.set_xticks([])
+        walks.tick_params(length=0)
+        walks.set_yticks(29.0 * np.arange(2 * pairs) + 14.0, list(zs) * pairs)
+        walks.set_title(f"between two {label}")
+        for (name, way), colour, dash in zip(zs.items(), (BLUE, RED), ("-", "--"), strict=True):
+            length = jnp.mean(jnp.linalg.norm(way, axis=2), axis=0)
+            norms.plot(ts, length, label=name, color=colour, linestyle=dash)
+        norms.set(title="mean norm of z, 500 pairs", xlabel="t", ylim=(0, None))
+        norms.legend(loc="lower right")
+    save(picture, path)
+
+
+@styled
+def draw_classes(path: Path, sheets: dict[str, jax.Array]) -> None:
+    """A row a class, ten draws each."""
+    picture = figure(3.6 * len(sheets), 3.9)
+    axes = picture.subplots(1, len(sheets), squeeze=False)[0]
+    for axis, (title, images) in zip(axes, sheets.items(), strict=True):
+        figures.show(axis, images[:, :10].reshape(-1, *images.shape[2:]), columns=10)
+        axis.set_title(title)
+    save(picture, path)
 
 
 if __name__ == "__main__":

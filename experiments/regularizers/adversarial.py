@@ -40,16 +40,25 @@ from flax import nnx
 
 import jaxvae
 from experiments.common import plotting
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import evaluate, inputs
 from jaxvae import nn
 from jaxvae.regularizers.adversarial import AdversarialPair, adversarial_autoencoder, factor_vae
 
-LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, SIGMA = 6, (200,), 100, 100, 3, 0.2
-BETAS, GAMMAS, AAE_BETA = (1.0, 2.0, 4.0), (5.0, 10.0, 20.0), 1.0
-SHAPE = (8, 8, 1)
-INPUT = partial(jaxvae.rescale, max_value=16.0)
+SHAPE = (8, 8, 1)  # of an image
+HIDDEN = (200,)  # units of encoder and decoder; the discriminator has two such layers
+LATENT = 6  # coordinates of z
+SIGMA = 0.2  # of a pixel in [0, 1]
+BETAS = (1.0, 2.0, 4.0)  # of the beta-VAE: weights of the rate
+GAMMAS = (5.0, 10.0, 20.0)  # of FactorVAE: weights of the total correlation
+AAE_BETA = 1.0  # of the AAE: weight of what the discriminator says
+LEARNING_RATE = 1e-3  # of Adam
+MOMENTUM = 0.5  # b1 of Adam where there is a discriminator, 0.9 elsewhere
+BATCH = 100  # images a step
+EPOCHS = 100
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
+INPUT = partial(jaxvae.rescale, max_value=16.0)  # pixels are stored as 0, 1, ..., 16
 NAME = "regularizers/adversarial"
 
 
@@ -66,6 +75,47 @@ def make_players(head: Any, key: jax.Array) -> AdversarialPair:
     model_key, key = jax.random.split(key)
     mlp = partial(nn.MLP, hidden=(*HIDDEN, *HIDDEN))
     return AdversarialPair(make_vae(head, model_key), mlp((LATENT,), (), rngs=nnx.Rngs(key)))
+
+
+def run(
+    objective: Callable[..., Any],
+    make: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    images: jax.Array,
+    key: jax.Array,
+) -> Any:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    step = jaxvae.train_step(jaxvae.preprocessed(objective, INPUT), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=EPOCHS)
+    return state.model
+
+
+def main() -> None:
+    images = jnp.asarray(load("digits").train.images)
+
+    def alone(objective: Callable[..., Any], head: Any, key: jax.Array) -> jaxvae.VAE:
+        adam = optax.adam(LEARNING_RATE)
+        return run(objective, partial(make_vae, head), adam, images, key)
+
+    def against(objective: Callable[..., Any], head: Any, key: jax.Array) -> jaxvae.VAE:
+        adam = optax.adam(LEARNING_RATE, b1=MOMENTUM)
+        return run(objective, partial(make_players, head), adam, images, key).model
+
+    random, certain = nn.NormalHead(), nn.NormalHead(0.0)
+    factors = {
+        f"beta-VAE {b:g}": partial(alone, partial(jaxvae.elbo, beta=b), random) for b in BETAS
+    } | {f"FactorVAE {g:g}": partial(against, partial(factor_vae, gamma=g), random) for g in GAMMAS}
+    results, _ = compare(NAME, factors, partial(correlation, images=images), seeds=SEEDS)
+    draw(results, Path("runs") / NAME / "correlation.png")
+    priors = {
+        "autoencoder": partial(alone, jaxvae.bounds.autoencoder, certain),
+        "VAE": partial(alone, jaxvae.elbo, random),
+        "AAE": partial(against, partial(adversarial_autoencoder, beta=AAE_BETA), certain),
+    }
+    compare(f"{NAME}/prior", priors, partial(aggregate, images=images), seeds=SEEDS)
 
 
 def correlation(key: jax.Array, model: Any, images: jax.Array) -> dict[str, jax.Array]:
@@ -121,33 +171,6 @@ def draw(results: dict[str, list[Any]], path: Path) -> None:
     ax.set_title("What independent latents cost")
     ax.legend()
     plotting.save(picture, path)
-
-
-def main() -> None:
-    images = jnp.asarray(load("digits").train.images)
-    how: Any = {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
-
-    def alone(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:
-        objective = jaxvae.preprocessed(objective, INPUT)
-        return train(partial(make_vae, head), objective, key, **how)
-
-    def against(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:
-        objective = jaxvae.preprocessed(objective, INPUT)
-        make, adam = partial(make_players, head), optax.adam(1e-3, b1=0.5)
-        return train(make, objective, key, optimizer=adam, **how).model
-
-    random, certain = nn.NormalHead(), nn.NormalHead(0.0)
-    factors = {
-        f"beta-VAE {b:g}": partial(alone, partial(jaxvae.elbo, beta=b), random) for b in BETAS
-    } | {f"FactorVAE {g:g}": partial(against, partial(factor_vae, gamma=g), random) for g in GAMMAS}
-    results, _ = compare(NAME, factors, partial(correlation, images=images), seeds=SEEDS)
-    draw(results, Path("runs") / NAME / "correlation.png")
-    priors = {
-        "autoencoder": partial(alone, jaxvae.bounds.autoencoder, certain),
-        "VAE": partial(alone, jaxvae.elbo, random),
-        "AAE": partial(against, partial(adversarial_autoencoder, beta=AAE_BETA), certain),
-    }
-    compare(f"{NAME}/prior", priors, partial(aggregate, images=images), seeds=SEEDS)
 
 
 if __name__ == "__main__":

@@ -44,18 +44,48 @@ from flax import nnx
 
 import jaxvae
 from experiments.common import plotting
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import evaluate
 from jaxvae import nn
 
-SIDE, LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 28, 32, 300, 15, 100, 3
-PIXELS, WINDOW, WIDTH = SIDE * SIDE, 4, 64
-FREE, TARGET, TOLERANCE, ALPHA, PATIENCE = 0.2, 8.0, 92.0, 0.6, 5
+SIDE = 28  # of an image
+PIXELS = SIDE * SIDE
+HIDDEN = 300  # units of the encoder
+LATENT = 32  # coordinates of z
+WINDOW = 4  # rows above a pixel that its decoder sees, and columns to either side
+WIDTH = 64  # units of the decoder
+FREE = 0.2  # nats a latent that free bits leave uncharged
+CYCLES = 4  # of cyclical annealing
+TOLERANCE = 92.0  # nats of distortion that GECO allows
+TARGET = 8.0  # nats of rate that the target rate asks for
+ALPHA = 0.6  # correlation of the delta-VAE's prior from one latent to the next
+PATIENCE = 5  # steps of the encoder to one of the decoder that waits
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 15
+SEEDS = 3  # runs of each cure, from keys 0, 1, 2
+FOLDER = Path("runs/regularizers/collapse")
+ADAM = optax.adam(LEARNING_RATE)
 
 
-def as_stored(key: jax.Array, image: jax.Array) -> jax.Array:
-    return jaxvae.rescale(key, image, max_value=1.0).reshape(-1)
+def make_model(key: jax.Array, prior: Any = None) -> jaxvae.VAE:
+    rngs = nnx.Rngs(key)
+    mlp = partial(nn.MLP, hidden=(HIDDEN,))
+    return jaxvae.VAE(
+        encode=nn.Conditional(mlp, nn.NormalHead(), (PIXELS,), (LATENT,), rngs=rngs),
+        decode=PixelByPixel(Neighbours(rngs=rngs)),
+        prior=jaxvae.StandardNormal((LATENT,)) if prior is None else prior,
+    )
+
+
+class PixelByPixel(NamedTuple):
+    """z -> p(x|z) = prod_i p(x_i | x_<i, z)."""
+
+    conditioner: Any
+
+    def __call__(self, z: jax.Array) -> jaxvae.Autoregressive:
+        return jaxvae.Autoregressive(self.conditioner, pixels, PIXELS, context=z)
 
 
 class Neighbours(nnx.Module):
@@ -78,25 +108,6 @@ def pixels(raw: jax.Array) -> jaxvae.Bernoulli:
     return jaxvae.Bernoulli(raw[:, 0])
 
 
-class PixelByPixel(NamedTuple):
-    """z -> p(x|z) = prod_i p(x_i | x_<i, z)."""
-
-    conditioner: Any
-
-    def __call__(self, z: jax.Array) -> jaxvae.Autoregressive:
-        return jaxvae.Autoregressive(self.conditioner, pixels, PIXELS, context=z)
-
-
-def make_model(key: jax.Array, prior: Any = None) -> jaxvae.VAE:
-    rngs = nnx.Rngs(key)
-    mlp = partial(nn.MLP, hidden=(HIDDEN,))
-    return jaxvae.VAE(
-        encode=nn.Conditional(mlp, nn.NormalHead(), (PIXELS,), (LATENT,), rngs=rngs),
-        decode=PixelByPixel(Neighbours(rngs=rngs)),
-        prior=jaxvae.StandardNormal((LATENT,)) if prior is None else prior,
-    )
-
-
 def constrained(key: jax.Array) -> jaxvae.regularizers.Constrained:
     return jaxvae.regularizers.Constrained(make_model(key), jnp.zeros(()))
 
@@ -111,6 +122,67 @@ def waiting(optimizer: optax.GradientTransformation, steps: int) -> optax.Gradie
         {"encoder": optimizer, "decoder": optax.conditionally_mask(optimizer, turn)},
         jaxvae.VAE(encode="encoder", decode="decoder", prior="decoder"),  # pyright: ignore
     )
+
+
+def run(
+    images: jax.Array,
+    objective: Callable[..., Any],
+    key: jax.Array,
+    *,
+    make: Callable[[jax.Array], Any] = make_model,
+    optimizer: optax.GradientTransformation = ADAM,
+    **hyper: Any,
+) -> Any:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    step = jaxvae.train_step(jaxvae.preprocessed(objective, as_stored), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, **hyper), state, length=EPOCHS
+    )
+    return state.model
+
+
+def main() -> None:
+    data = load("binarized_mnist")
+    images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+    test = jax.vmap(lambda image: as_stored(jax.random.key(0), image))(test_images)
+    steps = EPOCHS * (len(images) // BATCH)
+    linear = optax.linear_schedule(0.0, 1.0, steps // 2)
+    sigmoid = jaxvae.training.sigmoid_annealing(0.0, 1.0, steps // 2)
+    cycle = optax.linear_schedule(0.0, 1.0, steps // (2 * CYCLES))
+    cyclical = jaxvae.training.cyclical(cycle, max(steps // CYCLES, 1))
+    prior = jaxvae.Constant(jaxvae.regularizers.ar1(LATENT, ALPHA))
+
+    elbo, geco, target = jaxvae.elbo, jaxvae.regularizers.geco, jaxvae.regularizers.target_rate
+    free = partial(jaxvae.regularizers.regularized, penalty=jaxvae.regularizers.free_bits)
+    waits = waiting(ADAM, steps // 3)
+    runs: dict[str, Callable[[jax.Array], Any]] = {
+        "plain": partial(run, images, elbo),
+        "free bits": partial(run, images, free, free_nats=FREE),
+        "linear annealing": partial(run, images, elbo, beta=linear),
+        "sigmoid annealing": partial(run, images, elbo, beta=sigmoid),
+        "cyclical annealing": partial(run, images, elbo, beta=cyclical),
+        "GECO": partial(run, images, geco, make=constrained, tolerance=TOLERANCE),
+        "target rate": partial(run, images, target, make=constrained, target=TARGET),
+        "delta-VAE": partial(run, images, elbo, make=partial(make_model, prior=prior)),
+        "the decoder waits": partial(run, images, elbo, optimizer=waits),
+    }
+
+    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
+        found = evaluate(model, key, test_images, as_stored)
+        active = jnp.sum(jaxvae.evaluation.active_units(model, test))
+        return {"nats of ELBO": found.elbo, "nats of rate": found.rate, "active units": active}
+
+    results, _ = compare("regularizers/collapse", runs, measure, seeds=SEEDS)
+    delta = jaxvae.regularizers.delta_vae_rate(LATENT, ALPHA)
+    print(f"delta-VAE: no diagonal posterior has a rate below {delta:.2f} nats")
+    draw(results, FOLDER / "collapse.png")
+
+
+def as_stored(key: jax.Array, image: jax.Array) -> jax.Array:
+    return jaxvae.rescale(key, image, max_value=1.0).reshape(-1)
 
 
 @plotting.styled
@@ -131,59 +203,7 @@ def draw(results: dict[str, list[Any]], path: Path) -> None:
     left.set_yticks(place, list(results))
     left.set_title("A strong decoder drops its code")
     right.set_title("What the code carries")
-    path.parent.mkdir(parents=True, exist_ok=True)
     plotting.save(picture, path)
-
-
-def main() -> None:
-    data = load("binarized_mnist")
-    images, test_images = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    test = jax.vmap(lambda image: as_stored(jax.random.key(0), image))(test_images)
-    steps = EPOCHS * (len(images) // BATCH)
-    ramp = optax.linear_schedule(0.0, 1.0, steps // 2)
-    prior = jaxvae.Constant(jaxvae.regularizers.ar1(LATENT, ALPHA))
-
-    def run(
-        objective: Callable[..., Any],
-        make: Callable[..., Any] = make_model,
-        **how: Any,
-    ) -> Callable[[jax.Array], Any]:
-        objective = jaxvae.preprocessed(objective, as_stored)
-        how |= {"images": images, "epochs": EPOCHS, "batch_size": BATCH}
-        return partial(train, make, objective, **how)
-
-    elbo, free = (
-        jaxvae.elbo,
-        partial(jaxvae.regularizers.regularized, penalty=jaxvae.regularizers.free_bits),
-    )
-    runs = {
-        "plain": run(elbo),
-        "free bits": run(free, free_nats=FREE),
-        "linear annealing": run(elbo, beta=ramp),
-        "sigmoid annealing": run(
-            elbo, beta=jaxvae.training.sigmoid_annealing(0.0, 1.0, steps // 2)
-        ),
-        "cyclical annealing": run(
-            elbo,
-            beta=jaxvae.training.cyclical(
-                optax.linear_schedule(0.0, 1.0, steps // 8), max(steps // 4, 1)
-            ),
-        ),
-        "GECO": run(jaxvae.regularizers.geco, constrained, tolerance=TOLERANCE),
-        "target rate": run(jaxvae.regularizers.target_rate, constrained, target=TARGET),
-        "delta-VAE": run(elbo, partial(make_model, prior=prior)),
-        "the decoder waits": run(elbo, optimizer=waiting(optax.adam(1e-3), steps // 3)),
-    }
-
-    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
-        found = evaluate(model, key, test_images, as_stored)
-        active = jnp.sum(jaxvae.evaluation.active_units(model, test))
-        return {"nats of ELBO": found.elbo, "nats of rate": found.rate, "active units": active}
-
-    results, _ = compare("regularizers/collapse", runs, measure, seeds=SEEDS)
-    delta = jaxvae.regularizers.delta_vae_rate(LATENT, ALPHA)
-    print(f"delta-VAE: no diagonal posterior has a rate below {delta:.2f} nats")
-    draw(results, Path("runs/regularizers/collapse/collapse.png"))
 
 
 if __name__ == "__main__":

@@ -33,10 +33,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, generated, reconstructed
 from experiments.common.plotting import image_rows
@@ -46,12 +47,22 @@ from jaxvae import nn
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
 from jaxvae.regularizers.regularized_autoencoder import gradient_penalty, rae, weight_penalty
 
-LATENT, HIDDEN, EPOCHS, BATCH, SEEDS = 16, (300, 300), 10, 100, 3
-CODE_WEIGHT, DECAY_WEIGHT, GRADIENT_WEIGHT = 0.1, 0.001, 0.01
-COMPONENTS, EM_ROWS, DRAWS = 10, 10_000, 2_000
-SHAPE = (28, 28, 1)
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (300, 300)  # units of encoder and decoder
+LATENT = 16  # coordinates of z
+CODE_WEIGHT = 0.1  # of |z|^2 / 2 in both RAEs, as the other two the best of a few
+DECAY_WEIGHT = 0.001  # of the decoder's weights in RAE-L2
+GRADIENT_WEIGHT = 0.01  # of the decoder's gradient in RAE-GP
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 10
+COMPONENTS = 10  # Gaussians of the mixture fitted to the codes
+EM_ROWS = 10_000  # training images whose codes it is fitted to
+DRAWS = 2_000  # test images, and as many draws of each prior, for the scores
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
 NAME = "regularizers/deterministic"
-CERTAIN, RANDOM = nn.NormalHead(0.0), nn.NormalHead()
+CERTAIN = nn.NormalHead(0.0)  # a code for each image
+RANDOM = nn.NormalHead()  # a posterior for each image
 OBJECTIVES: dict[str, tuple[Callable[..., Any], Any]] = {
     "autoencoder": (jaxvae.bounds.autoencoder, CERTAIN),
     "RAE-L2": (
@@ -76,10 +87,15 @@ def make(head: Any, key: jax.Array) -> jaxvae.VAE:
     )
 
 
-@jax.jit
-def codes(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
-    """A draw of q(z|x) for each x, [n, d]."""
-    return jax.vmap(lambda k, x: model.encode(x).sample(k))(jax.random.split(key, len(xs)), xs)
+def run(label: str, images: jax.Array, key: jax.Array) -> jaxvae.VAE:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    (objective, head), optimizer = OBJECTIVES[label], optax.adam(LEARNING_RATE)
+    step = jaxvae.train_step(jaxvae.preprocessed(objective, jaxvae.rescale), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(head, init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=EPOCHS)
+    return state.model
 
 
 def main() -> None:
@@ -87,10 +103,6 @@ def main() -> None:
     images = jnp.asarray(data.train.images)
     test = drawn(jax.random.key(98), data.test.images, DRAWS).astype(float) / 255.0
     real = features(test)
-
-    def run(objective: Callable[..., Any], head: Any, key: jax.Array) -> Any:
-        networks, objective = partial(make, head), jaxvae.preprocessed(objective, jaxvae.rescale)
-        return train(networks, objective, key, images, epochs=EPOCHS, batch_size=BATCH)
 
     def album(key: jax.Array, model: Any) -> dict[str, jax.Array]:
         code_key, again_key, draw_key, fitted_key = jax.random.split(key, 4)
@@ -110,13 +122,19 @@ def main() -> None:
             for what, shown in pictures.items()
         }
 
-    runs = {label: partial(run, *how) for label, how in OBJECTIVES.items()}
+    runs = {label: partial(run, label, images) for label in OBJECTIVES}
     trained = compare(NAME, runs, measure, seeds=SEEDS)
     rows = {"test images": test[:20]}
     for label, model in trained.firsts.items():
         pictures = album(jax.random.key(1000), model)  # as measured
         rows |= {f"{label}: {what}": shown[:20] for what, shown in pictures.items()}
     image_rows(Path("runs") / NAME / "samples.png", rows)
+
+
+@jax.jit
+def codes(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
+    """A draw of q(z|x) for each x, [n, d]."""
+    return jax.vmap(lambda k, x: model.encode(x).sample(k))(jax.random.split(key, len(xs)), xs)
 
 
 if __name__ == "__main__":

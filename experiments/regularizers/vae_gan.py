@@ -26,6 +26,7 @@ and its codes keep less of the pixels.
 Larsen et al. 2016; they give no such numbers of MNIST.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, generated, reconstructed
 from experiments.common.plotting import image_rows
@@ -47,9 +48,17 @@ from jaxvae.evaluation.sample_quality import precision_recall, sample_frechet_di
 from jaxvae.regularizers.adversarial import AdversarialPair
 from jaxvae.regularizers.image_adversary import Critic, vae_gan
 
-LATENT, HIDDEN, FEATURES, EPOCHS, BATCH, SEEDS = 16, (300,), 256, 20, 100, 3
-GAMMA, DRAWS = 1.0, 2_000
-SHAPE = (28, 28, 1)
+SHAPE = (28, 28, 1)  # of an image
+HIDDEN = (300,)  # units of encoder, decoder, and both networks of the critic
+LATENT = 16  # coordinates of z
+FEATURES = 256  # of the critic, in which the VAE-GAN compares images
+GAMMA = 1.0  # weight of the reconstruction against the critic, the best of a few
+LEARNING_RATE = 1e-3  # of Adam
+MOMENTUM = 0.5  # b1 of Adam in the game, 0.9 outside
+BATCH = 100  # images a step
+EPOCHS = 20
+DRAWS = 2_000  # test images, and as many draws of N(0, I), for the scores
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
 NAME = "regularizers/vae_gan"
 
 
@@ -60,11 +69,6 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
         decode=nn.Conditional(mlp, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
-
-
-def standardized(network: Any, x: jax.Array) -> jax.Array:
-    """Features of mean 0 and variance 1, as the sigma of their likelihood is 1."""
-    return jax.nn.standardize(network(x))
 
 
 def make_players(key: jax.Array) -> AdversarialPair:
@@ -79,20 +83,40 @@ def make_players(key: jax.Array) -> AdversarialPair:
     )
 
 
+def standardized(network: Any, x: jax.Array) -> jax.Array:
+    """Features of mean 0 and variance 1, as the sigma of their likelihood is 1."""
+    return jax.nn.standardize(network(x))
+
+
+def run(
+    objective: Callable[..., Any],
+    make: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    images: jax.Array,
+    key: jax.Array,
+) -> Any:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(objective, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, images), state, length=EPOCHS)
+    return state.model
+
+
 def main() -> None:
     data = load("mnist", validation=10_000)
-    how: Any = {"images": jnp.asarray(data.train.images), "epochs": EPOCHS, "batch_size": BATCH}
+    images = jnp.asarray(data.train.images)
     test = drawn(jax.random.key(98), data.test.images, DRAWS).astype(float) / 255.0
     real = features(test)
 
-    def alone(key: jax.Array) -> Any:
+    def alone(key: jax.Array) -> jaxvae.VAE:
         objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
-        return train(make_vae, objective, key, **how)
+        return run(objective, make_vae, optax.adam(LEARNING_RATE), images, key)
 
-    def against(key: jax.Array) -> Any:
+    def against(key: jax.Array) -> jaxvae.VAE:
         objective = jaxvae.preprocessed(partial(vae_gan, gamma=GAMMA), jaxvae.rescale)
-        adam = optax.adam(1e-3, b1=0.5)
-        return train(make_players, objective, key, optimizer=adam, **how).model
+        adam = optax.adam(LEARNING_RATE, b1=MOMENTUM)
+        return run(objective, make_players, adam, images, key).model
 
     def album(key: jax.Array, model: Any) -> dict[str, jax.Array]:
         again_key, draw_key = jax.random.split(key)
@@ -100,9 +124,9 @@ def main() -> None:
         return {"codes": again, "N(0, I)": generated(model, draw_key, DRAWS)}
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
-        images = album(key, model)
-        numbers = {"squared error": jnp.mean(jnp.sum((images["codes"] - test) ** 2, (1, 2, 3)))}
-        for what, shown in images.items():
+        pictures = album(key, model)
+        numbers = {"squared error": jnp.mean(jnp.sum((pictures["codes"] - test) ** 2, (1, 2, 3)))}
+        for what, shown in pictures.items():
             fake = features(shown)
             numbers[f"Frechet, {what}"] = sample_frechet_distance(real, fake)
             found = precision_recall(real, fake)
@@ -112,8 +136,8 @@ def main() -> None:
     trained = compare(NAME, {"VAE": alone, "VAE-GAN": against}, measure, seeds=SEEDS)
     rows = {"test images": test[:20]}
     for label, model in trained.firsts.items():
-        images = album(jax.random.key(1000), model)  # as measured
-        rows |= {f"{label}: {what}": shown[:20] for what, shown in images.items()}
+        pictures = album(jax.random.key(1000), model)  # as measured
+        rows |= {f"{label}: {what}": shown[:20] for what, shown in pictures.items()}
     image_rows(Path("runs") / NAME / "samples.png", rows)
 
 

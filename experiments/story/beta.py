@@ -21,7 +21,7 @@ from experiments.story.common import SIGMA, Array, Digits, Step, make_vae
 from jaxvae import batched, elbo, init_state, train_epoch, train_step
 from jaxvae.bounds import autoencoder
 
-NUM_LATENTS = 8
+NUM_LATENTS = 8  # coordinates of z
 SHOWN = (0.0, 0.25, 1.0, 4.0)  # the betas whose images are in the picture
 
 

@@ -24,6 +24,8 @@ from experiments.story.lower_bound import exact_elbo
 from jaxvae import Normal, elbo, pathwise, sampled_kl, sticking_the_landing
 from jaxvae.models import ppca
 
+ESTIMATORS = ("reparameterization", "sticking", "score", "score_baseline")
+
 
 def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:
     with jax.enable_x64(True):
@@ -52,9 +54,6 @@ def exact_step(digits: Digits, key: Array, *, fast: bool) -> Step:
         numbers[f"variance_by_scale_{name}"] = by_scale[name].tolist()
         numbers[f"variance_by_latents_{name}"] = [float(m[name][0]) for m in by_latents]
     return Step(numbers, draw(numbers))
-
-
-ESTIMATORS = ("reparameterization", "sticking", "score", "score_baseline")
 
 
 def measure(xs: Array, k: int, scales: Array, key: Array, num_draws: int) -> dict[str, Array]:

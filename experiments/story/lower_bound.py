@@ -21,17 +21,6 @@ from jaxvae import MultivariateNormal, elbo, iwae, kl_divergence, sampled_kl
 from jaxvae.models import ppca
 
 
-def exact_elbo(linear: ppca.PPCA, q: Any, x: Array) -> Array:
-    """The ELBO of a Gaussian q with no sampling, as E_q of a quadratic in z needs no more than
-
-    E_q[log N(x; W z + mu, s2 I)] = log N(x; W m + mu, s2 I) - |W L|^2 / (2 s2),  q = N(m, LL').
-    """
-    model: Any = ppca.as_vae(linear)
-    scale_tril = q.scale_tril if isinstance(q, MultivariateNormal) else jnp.diag(q.scale)
-    spread = jnp.sum((linear.weight @ scale_tril) ** 2) / (2.0 * linear.variance)
-    return model.decode(q.loc).log_prob(x) - spread - kl_divergence(q, model.prior)
-
-
 def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:
     with jax.enable_x64(True):
         return exact_step(digits, key, fast=fast)
@@ -101,6 +90,17 @@ def exact_step(digits: Digits, key: Array, *, fast: bool) -> Step:
         "iwae_half_chi2": (np.e - 1.0) / 2.0,
     }
     return Step(numbers, draw(numbers, curves))
+
+
+def exact_elbo(linear: ppca.PPCA, q: Any, x: Array) -> Array:
+    """The ELBO of a Gaussian q with no sampling, as E_q of a quadratic in z needs no more than
+
+    E_q[log N(x; W z + mu, s2 I)] = log N(x; W m + mu, s2 I) - |W L|^2 / (2 s2),  q = N(m, LL').
+    """
+    model: Any = ppca.as_vae(linear)
+    scale_tril = q.scale_tril if isinstance(q, MultivariateNormal) else jnp.diag(q.scale)
+    spread = jnp.sum((linear.weight @ scale_tril) ** 2) / (2.0 * linear.variance)
+    return model.decode(q.loc).log_prob(x) - spread - kl_divergence(q, model.prior)
 
 
 @styled

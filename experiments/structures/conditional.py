@@ -24,25 +24,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, inputs
 from experiments.common.plotting import figure, save, show_images, styled
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 
-LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 16, 20, 100, 3, 1000, 100
-SHAPE, CLASSES = (28, 28, 1), 10
+SHAPE = (28, 28, 1)  # of an image
+CLASSES = 10
+HIDDEN = (256, 128)  # units of the encoder; the decoder mirrors it
+LATENT = 16  # coordinates of z
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 20
+SAMPLES = 100  # importance samples of log p(x|y)
+IMAGES = 1000  # of the test set
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
 FOLDER = Path("runs/conditional")
 
 
-def beside(network, y, v):
-    return network(jnp.concatenate([v.reshape(-1), y]))
+def make(given, key: jax.Array) -> Partial:
+    """y -> VAE."""
+    rngs, seen, code = nnx.Rngs(key), (784 + CLASSES,), (LATENT + CLASSES,)
+    up, down = partial(nn.MLP, hidden=HIDDEN), partial(nn.MLP, hidden=HIDDEN[::-1])
+    encode = nn.Conditional(up, nn.NormalHead(), seen, (LATENT,), rngs=rngs)
+    decode = nn.Conditional(down, nn.BernoulliHead(), code, SHAPE, rngs=rngs)
+    return Partial(given, (encode, decode))
 
 
 def given(networks, y):
@@ -58,17 +72,50 @@ def label_hidden(networks, y):
     return given(networks, jnp.zeros_like(y))
 
 
-def make(given, key: jax.Array) -> Partial:
-    """y -> VAE."""
-    rngs, seen, code = nnx.Rngs(key), (784 + CLASSES,), (LATENT + CLASSES,)
-    up, down = partial(nn.MLP, hidden=(256, 128)), partial(nn.MLP, hidden=(128, 256))
-    encode = nn.Conditional(up, nn.NormalHead(), seen, (LATENT,), rngs=rngs)
-    decode = nn.Conditional(down, nn.BernoulliHead(), code, SHAPE, rngs=rngs)
-    return Partial(given, (encode, decode))
+def beside(network, y, v):
+    return network(jnp.concatenate([v.reshape(-1), y]))
+
+
+def run(given: Any, pairs: Any, key: jax.Array) -> Partial:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    optimizer = optax.adam(LEARNING_RATE)
+    objective = jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), binarize)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(objective, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make(given, init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, pairs), state, length=EPOCHS)
+    return state.model
 
 
 def binarize(key, xy):
     return jaxvae.binarize(key, xy[0]), xy[1]
+
+
+def main() -> None:
+    data = load("mnist", validation=10_000)
+    pairs: Any = jnp.asarray(data.train.images), jnp.eye(CLASSES)[data.train.labels]
+    rows, truth = drawn(jax.random.key(98), data.test, IMAGES)
+    test = inputs(jax.random.key(99), rows, jaxvae.binarize)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+
+    def measure(key, model):
+        log_p = log_marginals(model, key, test)
+        return {
+            "nats with its label": -jnp.mean(log_p[jnp.arange(len(truth)), truth]),
+            "nats without": -jnp.mean(logsumexp(log_p, axis=1) - jnp.log(CLASSES)),
+            "% errors of argmax p(x|y)": 100 * jnp.mean(jnp.argmax(log_p, axis=1) != truth),
+        }
+
+    _, models = compare(
+        "conditional",
+        {
+            "label hidden": partial(run, label_hidden, pairs),
+            "label given": partial(run, given, pairs),
+        },
+        measure,
+        seeds=SEEDS,
+    )
+    draw(models["label given"][-1])
 
 
 @jax.jit
@@ -100,35 +147,6 @@ def draw(model) -> None:
     axes.set(title="means of p(x|y, z)", xlabel="a draw of z a column")
     axes.set_ylabel("label y", rotation=90, ha="center", va="bottom")
     save(picture, FOLDER / "classes.png")
-
-
-def main() -> None:
-    data = load("mnist", validation=10_000)
-    pairs: Any = jnp.asarray(data.train.images), jnp.eye(CLASSES)[data.train.labels]
-    rows, truth = drawn(jax.random.key(98), data.test, IMAGES)
-    test = inputs(jax.random.key(99), rows, jaxvae.binarize)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-
-    def run(given, key):
-        objective = jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), binarize)
-        networks = partial(make, given)
-        return train(networks, objective, key, pairs, epochs=EPOCHS, batch_size=BATCH)
-
-    def measure(key, model):
-        log_p = log_marginals(model, key, test)
-        return {
-            "nats with its label": -jnp.mean(log_p[jnp.arange(len(truth)), truth]),
-            "nats without": -jnp.mean(logsumexp(log_p, axis=1) - jnp.log(CLASSES)),
-            "% errors of argmax p(x|y)": 100 * jnp.mean(jnp.argmax(log_p, axis=1) != truth),
-        }
-
-    _, models = compare(
-        "conditional",
-        {"label hidden": partial(run, label_hidden), "label given": partial(run, given)},
-        measure,
-        seeds=SEEDS,
-    )
-    draw(models["label given"][-1])
 
 
 if __name__ == "__main__":

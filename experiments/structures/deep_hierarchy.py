@@ -42,40 +42,30 @@ from jaxvae.nn.deep import DeepHierarchy, deep_elbo, deep_hierarchy, descend, fe
 
 
 class Setting(NamedTuple):
-    """What there is time for: `levels` from the top down, nats that are `free` at each of them, and
-    of how many `images` log p is estimated.
-    """
+    """What there is time for."""
 
-    levels: tuple[int, ...]
-    width: int
+    levels: tuple[int, ...]  # of latents, at 4x4, 7x7 and 14x14
+    width: int  # channels of a residual cell
     epochs: int
-    batch: int
-    rate: float
-    free: float
-    images: int
+    batch: int  # images a step
+    rate: float  # of AdamW at its highest
+    free: float  # nats at each level that are not charged
+    images: int  # of which log p is estimated
 
 
-SETTINGS = {
+SETTINGS = {  # by what there is to run on
     "cpu": Setting((2, 2, 1), 16, epochs=20, batch=50, rate=1e-3, free=0.2, images=100),
     "accelerator": Setting((2, 4, 4), 64, epochs=12, batch=250, rate=2e-3, free=0.0, images=1000),
 }
-DECAY, MAX_NORM, DRAWS, SAMPLES, SEEDS, SHAPE = 0.998, 2e3, 8, 1000, 3, (28, 28, 1)
-AS_STORED = partial(jaxvae.rescale, max_value=1.0)
+SHAPE = (28, 28, 1)  # of an image
+WEIGHT_DECAY = 0.05  # of AdamW
+DECAY = 0.998  # of the average of the parameters
+MAX_NORM = 2e3  # of a gradient; a step with a larger one is skipped
+DRAWS = 8  # of z for an image, whose mean is the bound
+SAMPLES = 1000  # importance samples of log p(x), as published
+SEEDS = 3  # runs, from keys 0, 1, 2
+AS_STORED = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and 1
 OBJECTIVE = jaxvae.preprocessed(deep_elbo, AS_STORED)
-
-
-def optimizer(top_rate: float, steps: int) -> optax.GradientTransformation:
-    """Adam that keeps the average, and that does not see a gradient beyond MAX_NORM at all."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, top_rate, steps // 20 + 1, steps + 1)
-    adam = optax.chain(
-        optax.adamw(rate, weight_decay=0.05), jaxvae.training.average_parameters(DECAY)
-    )
-    skip = partial(optax.skip_large_updates, max_squared_norm=MAX_NORM**2)
-    return optax.MultiSteps(adam, 1, should_skip_update_fn=skip).gradient_transformation()
-
-
-def say(epoch: Any, bound: Any) -> None:
-    print(f"epoch {epoch}: bound {bound:.2f} nats in training", flush=True)
 
 
 def run(setting: Setting, images: jax.Array, key: jax.Array) -> tuple[DeepHierarchy, jax.Array]:
@@ -99,10 +89,32 @@ def run(setting: Setting, images: jax.Array, key: jax.Array) -> tuple[DeepHierar
     return average, state.step - steps
 
 
-@jax.jit
-def terms(model: DeepHierarchy, key: jax.Array, images: jax.Array) -> Any:
-    """Distortion, rate and its levels for every image, leaves [n, ...]."""
-    return each(partial(OBJECTIVE, model), key, images, batch_size=250)[1]
+def optimizer(top_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam that keeps the average, and that does not see a gradient beyond MAX_NORM at all."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, top_rate, steps // 20 + 1, steps + 1)
+    adam = optax.chain(
+        optax.adamw(rate, weight_decay=WEIGHT_DECAY), jaxvae.training.average_parameters(DECAY)
+    )
+    skip = partial(optax.skip_large_updates, max_squared_norm=MAX_NORM**2)
+    return optax.MultiSteps(adam, 1, should_skip_update_fn=skip).gradient_transformation()
+
+
+def say(epoch: Any, bound: Any) -> None:
+    print(f"epoch {epoch}: bound {bound:.2f} nats in training", flush=True)
+
+
+def main() -> None:
+    setting = SETTINGS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+    data = load("binarized_mnist")
+    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
+    runs = {"deep hierarchy": partial(run, setting, images)}
+    trained = compare("deep_hierarchy", runs, partial(measure, setting, test), seeds=SEEDS)
+    (model, _), xs = trained.firsts["deep hierarchy"], test[:20].astype(float)
+    every = jnp.ones(sum(setting.levels))
+    rows = {"test images": xs, "reconstructions": pictures(model, xs, every)}
+    for n in (0, *np.cumsum(setting.levels)):  # the levels below at the prior's mean
+        rows[f"{n} levels drawn"] = pictures(model, None, every.at[n:].set(0.0))
+    image_rows(Path("runs/deep_hierarchy/images.png"), rows)
 
 
 def measure(setting: Setting, images: jax.Array, key: jax.Array, trained: Any) -> Any:
@@ -123,6 +135,12 @@ def measure(setting: Setting, images: jax.Array, key: jax.Array, trained: Any) -
 
 
 @jax.jit
+def terms(model: DeepHierarchy, key: jax.Array, images: jax.Array) -> Any:
+    """Distortion, rate and its levels for every image, leaves [n, ...]."""
+    return each(partial(OBJECTIVE, model), key, images, batch_size=250)[1]
+
+
+@jax.jit
 def pictures(model: DeepHierarchy, xs: Any, temperatures: jax.Array) -> jax.Array:
     """Means of p(x'|z) for twenty z, of q(z|x), or of p(z) where xs is None; always those z."""
 
@@ -131,20 +149,6 @@ def pictures(model: DeepHierarchy, xs: Any, temperatures: jax.Array) -> jax.Arra
         return model.likelihood(descend(model, key, evidence, temperatures)[0]).mean()
 
     return jax.vmap(one)(jax.random.split(jax.random.key(7), 20), xs)
-
-
-def main() -> None:
-    setting = SETTINGS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
-    data = load("binarized_mnist")
-    images, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
-    runs = {"deep hierarchy": partial(run, setting, images)}
-    trained = compare("deep_hierarchy", runs, partial(measure, setting, test), seeds=SEEDS)
-    (model, _), xs = trained.firsts["deep hierarchy"], test[:20].astype(float)
-    every = jnp.ones(sum(setting.levels))
-    rows = {"test images": xs, "reconstructions": pictures(model, xs, every)}
-    for n in (0, *np.cumsum(setting.levels)):  # the levels below at the prior's mean
-        rows[f"{n} levels drawn"] = pictures(model, None, every.at[n:].set(0.0))
-    image_rows(Path("runs/deep_hierarchy/images.png"), rows)
 
 
 if __name__ == "__main__":

@@ -32,20 +32,45 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.evaluate import each
 from experiments.common.plotting import image_rows
 from experiments.datasets.pendulum import SIDE, pendulums
 from jaxvae import nn
 
-LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 4, 64, 40, 5, 50, 3, 50
-SEQUENCES, TESTS, LENGTH, SEEN = 2000, 500, 16, 8
-SHAPE = (SIDE, SIDE, 1)
+SHAPE = (SIDE, SIDE, 1)  # of a frame
+LENGTH = 16  # frames of a film
+SEEN = 8  # of them, before a forecast
+SEQUENCES = 2000  # films to train on
+TESTS = 500  # films to test on
+LATENT = 4  # coordinates of z_t
+HIDDEN = 64  # units of the GRU and of each layer
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 50  # films a step
+EPOCHS = 40
+WARM_UP = 5  # epochs in which beta rises to 1
+SAMPLES = 50  # of the bound, and of a forecast
+SEEDS = 3  # runs of each prior, from keys 0, 1, 2
+METHODS = {"nonlinear": (64,), "linear": (), "none": None}  # layers of the mean of p(z_t|z_{t-1})
 OBJECTIVE = partial(jaxvae.elbo, kl=jaxvae.models.stepwise_kl)
 
 
-def mlp(*hidden: int) -> partial[nn.MLP]:
-    return partial(nn.MLP, hidden=hidden)
+def make(layers: tuple[int, ...] | None, key: jax.Array) -> jaxvae.VAE:
+    rngs, d = nnx.Rngs(key), (LATENT,)
+    conditional = partial(nn.Conditional, rngs=rngs)
+    transition = Partial(forgetful)
+    if layers is not None:
+        moved = conditional(mlp(*layers), nn.SharedScaleHead(0.3), d, d)
+        transition = Partial(residual, moved)
+    embed, cell = mlp(HIDDEN)(SHAPE, (HIDDEN,), rngs=rngs), nnx.GRUCell(HIDDEN, HIDDEN, rngs=rngs)
+    step = conditional(mlp(HIDDEN), nn.NormalHead(), (LATENT + HIDDEN,), d)
+    emission = conditional(mlp(HIDDEN, HIDDEN), nn.BernoulliHead(), d, SHAPE)
+    summary = Partial(backwards, embed, cell)
+    return jaxvae.VAE(
+        encode=jaxvae.models.Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
+        decode=Partial(jaxvae.models.emissions, emission),
+        prior=jaxvae.models.Markov(jaxvae.StandardNormal(d), transition, LENGTH),
+    )
 
 
 def residual(conditional: Any, z: jax.Array) -> jaxvae.Normal:
@@ -65,24 +90,42 @@ def of_pair(conditional: Any, pair: tuple[jax.Array, jax.Array]) -> Any:
     return conditional(jnp.concatenate(pair))
 
 
-def make(dynamics: Any, key: jax.Array) -> jaxvae.VAE:
-    rngs, d = nnx.Rngs(key), (LATENT,)
-    conditional = partial(nn.Conditional, rngs=rngs)
-    transition = Partial(forgetful)
-    if dynamics is not None:
-        transition = Partial(residual, conditional(dynamics, nn.SharedScaleHead(0.3), d, d))
-    embed, cell = mlp(HIDDEN)(SHAPE, (HIDDEN,), rngs=rngs), nnx.GRUCell(HIDDEN, HIDDEN, rngs=rngs)
-    step = conditional(mlp(HIDDEN), nn.NormalHead(), (LATENT + HIDDEN,), d)
-    emission = conditional(mlp(HIDDEN, HIDDEN), nn.BernoulliHead(), d, SHAPE)
-    summary = Partial(backwards, embed, cell)
-    return jaxvae.VAE(
-        encode=jaxvae.models.Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
-        decode=Partial(jaxvae.models.emissions, emission),
-        prior=jaxvae.models.Markov(jaxvae.StandardNormal(d), transition, LENGTH),
+def mlp(*hidden: int) -> partial[nn.MLP]:
+    return partial(nn.MLP, hidden=hidden)
+
+
+def run(layers: tuple[int, ...] | None, films: jax.Array, key: jax.Array) -> jaxvae.VAE:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    beta = optax.linear_schedule(0.01, 1.0, WARM_UP * (len(films) // BATCH))
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(OBJECTIVE, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make(layers, init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, films, beta=beta), state, length=EPOCHS
     )
+    return state.model
 
 
-METHODS = {"nonlinear": mlp(64), "linear": mlp(), "none": None}
+def main() -> None:
+    draw = jax.jit(pendulums, static_argnums=(1, 2))
+    xs, test = draw(jax.random.key(98), SEQUENCES, LENGTH), draw(jax.random.key(99), TESTS, LENGTH)
+
+    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, Any]:
+        bound_key, forecast_key = jax.random.split(key)
+        nlls = forecast_nlls(model, forecast_key, test).mean(axis=0)
+        return {
+            "nats a frame": jnp.mean(bounds(model, bound_key, test)),
+            "nats a frame of the forecast": jnp.mean(nlls),
+            **{f"nats of frame {SEEN + 1 + t}": nll for t, nll in enumerate(nlls)},
+        }
+
+    runs = {name: partial(run, layers, xs) for name, layers in METHODS.items()}
+    trained, ahead = compare("deep_markov", runs, measure, seeds=SEEDS), jax.jit(forecast)
+    films = {"truth": film(test[0], test[0][SEEN:])}
+    for name, model in trained.firsts.items():
+        films[name] = film(test[0], ahead(model, jax.random.key(0), test[0]).mean())
+    image_rows(Path("runs/deep_markov/forecasts.png"), films)
 
 
 @jax.jit
@@ -123,32 +166,6 @@ def forecast_nlls(model: jaxvae.VAE, key: jax.Array, xs: jax.Array) -> jax.Array
 def film(x: jax.Array, later: jax.Array) -> jax.Array:
     """The frames seen, a grey one, and those after them."""
     return jnp.concatenate([x[:SEEN], jnp.full((1, *SHAPE), 0.5), later])
-
-
-def main() -> None:
-    draw = jax.jit(pendulums, static_argnums=(1, 2))
-    xs, test = draw(jax.random.key(98), SEQUENCES, LENGTH), draw(jax.random.key(99), TESTS, LENGTH)
-    warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * (SEQUENCES // BATCH))
-
-    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, Any]:
-        bound_key, forecast_key = jax.random.split(key)
-        nlls = forecast_nlls(model, forecast_key, test).mean(axis=0)
-        return {
-            "nats a frame": jnp.mean(bounds(model, bound_key, test)),
-            "nats a frame of the forecast": jnp.mean(nlls),
-            **{f"nats of frame {SEEN + 1 + t}": nll for t, nll in enumerate(nlls)},
-        }
-
-    how: Any = {"images": xs, "epochs": EPOCHS, "batch_size": BATCH, "beta": warm_up}
-    runs = {
-        name: partial(train, partial(make, dynamics), OBJECTIVE, **how)
-        for name, dynamics in METHODS.items()
-    }
-    trained, ahead = compare("deep_markov", runs, measure, seeds=SEEDS), jax.jit(forecast)
-    films = {"truth": film(test[0], test[0][SEEN:])}
-    for name, model in trained.firsts.items():
-        films[name] = film(test[0], ahead(model, jax.random.key(0), test[0]).mean())
-    image_rows(Path("runs/deep_markov/forecasts.png"), films)
 
 
 if __name__ == "__main__":

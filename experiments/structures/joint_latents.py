@@ -34,7 +34,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import each, inputs
 from experiments.common.plotting import image_rows
@@ -42,15 +42,26 @@ from jaxvae import nn
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import value_of
 
-STYLE, CHOICES, EPOCHS, WARM_UP, BATCH, SEEDS = 8, 10, 4, 4, 100, 3
-TEMPERATURE, GAMMA, CAPACITY, SHAPE = 2 / 3, 10.0, 5.0, (28, 28, 1)
+SHAPE = (28, 28, 1)  # of an image
+LAYERS = (256, 128)  # units of the encoder; the decoder mirrors it
+STYLE = 8  # coordinates of the continuous latent
+CHOICES = 10  # outcomes of the discrete one
+TEMPERATURE = 2 / 3  # of its relaxation
+GAMMA = 10.0  # weight of what is off the capacity; 30 in Dupont 2018
+CAPACITY = 5.0  # nats of the style at the end; that of the choice is log 10
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images a step
+EPOCHS = 4
+WARM_UP = 4  # epochs in which the capacities rise
+SEEDS = 3  # runs of each method, from keys 0, 1, 2
 HEAD = nn.ProductHead(
     (("choice", nn.OneHotHead(), (CHOICES,)), ("style", nn.NormalHead(), (STYLE,)))
 )
 
 
 def make(key: jax.Array) -> jaxvae.VAE:
-    rngs, up, down = nnx.Rngs(key), *(partial(nn.MLP, hidden=h) for h in ((256, 128), (128, 256)))
+    rngs = nnx.Rngs(key)
+    up, down = partial(nn.MLP, hidden=LAYERS), partial(nn.MLP, hidden=LAYERS[::-1])
     uniform = jaxvae.OneHotCategorical(np.zeros(CHOICES, np.float32))
     both = {"choice": uniform, "style": jaxvae.StandardNormal((STYLE,))}
     prior: Any = jaxvae.Constant(jaxvae.Product(both))
@@ -63,9 +74,8 @@ def of_both(network: Any, z: dict[str, jax.Array]) -> Any:
     return network(jnp.concatenate([z["choice"], z["style"]]))
 
 
-def rates(q: Any, p: Any) -> dict[str, jax.Array]:
-    p = value_of(p)
-    return {part: jaxvae.kl_divergence(q.parts[part], p.parts[part]) for part in q.parts}
+def held(model: Any, key: jax.Array, x: Any, *, gradient: Any, share: Any) -> Any:
+    return jaxvae.elbo(model, key, x, gradient=gradient, kl=partial(capacity, share=share))
 
 
 def capacity(q: Any, p: Any, z: Any, log_q: jax.Array, *, share: Any) -> jax.Array:
@@ -75,11 +85,12 @@ def capacity(q: Any, p: Any, z: Any, log_q: jax.Array, *, share: Any) -> jax.Arr
     return GAMMA * (jnp.abs(kl["style"] - style) + jnp.abs(kl["choice"] - choice))
 
 
-def held(model: Any, key: jax.Array, x: Any, *, gradient: Any, share: Any) -> Any:
-    return jaxvae.elbo(model, key, x, gradient=gradient, kl=partial(capacity, share=share))
+def rates(q: Any, p: Any) -> dict[str, jax.Array]:
+    p = value_of(p)
+    return {part: jaxvae.kl_divergence(q.parts[part], p.parts[part]) for part in q.parts}
 
 
-SUM = jaxvae.gradients.for_component("choice", jaxvae.enumeration)
+SUM = jaxvae.gradients.for_component("choice", jaxvae.enumeration)  # over every choice
 RELAX = jaxvae.gradients.for_component(
     "choice", partial(jaxvae.gumbel_softmax, temperature=TEMPERATURE)
 )
@@ -88,6 +99,37 @@ METHODS = {  # the bound, and how the choice is drawn
     "relaxed": partial(jaxvae.elbo, gradient=RELAX),
     "relaxed, capacity": partial(held, gradient=RELAX),
 }
+
+
+def run(bound: Any, images: jax.Array, key: jax.Array) -> jaxvae.VAE:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    warm_up = optax.linear_schedule(0.0, 1.0, WARM_UP * (len(images) // BATCH))
+    hyper: Any = {"share": warm_up} if bound.func is held else {}
+    optimizer = optax.adam(LEARNING_RATE)
+    step = jaxvae.train_step(jaxvae.preprocessed(bound, jaxvae.binarize), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, images, **hyper), state, length=EPOCHS
+    )
+    return state.model
+
+
+def main() -> None:
+    data: Any = load("mnist")
+    images = jnp.asarray(data.train.images)
+    test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
+
+    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, Any]:
+        numbers = of_images(model, key, test)
+        accurate = accuracy(numbers.pop("cluster"), data.test.labels)
+        return {name: jnp.mean(value) for name, value in numbers.items()} | {"accuracy": accurate}
+
+    runs = {name: partial(run, bound, images) for name, bound in METHODS.items()}
+    trained = compare("joint_latents", runs, measure, seeds=SEEDS)
+    rows = {name: album(model, jax.random.key(0)) for name, model in trained.firsts.items()}
+    image_rows(Path("runs/joint_latents/choices.png"), rows, lines=3)
 
 
 @jax.jit
@@ -116,28 +158,6 @@ def album(model: jaxvae.VAE, key: jax.Array) -> jax.Array:
     style, choice = jax.random.normal(key, (3, STYLE)), jnp.eye(CHOICES)
     z = {"choice": jnp.tile(choice, (3, 1)), "style": jnp.repeat(style, CHOICES, axis=0)}
     return jax.vmap(lambda z: mean_of(model.decode(z)))(z)
-
-
-def main() -> None:
-    data: Any = load("mnist")
-    images = jnp.asarray(data.train.images)
-    test = inputs(jax.random.key(98), jnp.asarray(data.test.images), jaxvae.binarize)
-    warm_up = optax.linear_schedule(0.0, 1.0, WARM_UP * (len(images) // BATCH))
-
-    def run(bound: Any, key: jax.Array) -> jaxvae.VAE:
-        objective = jaxvae.preprocessed(bound, jaxvae.binarize)
-        hyper: Any = {"share": warm_up} if bound.func is held else {}
-        return train(make, objective, key, images, epochs=EPOCHS, batch_size=BATCH, **hyper)
-
-    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, Any]:
-        numbers = of_images(model, key, test)
-        accurate = accuracy(numbers.pop("cluster"), data.test.labels)
-        return {name: jnp.mean(value) for name, value in numbers.items()} | {"accuracy": accurate}
-
-    runs = {name: partial(run, bound) for name, bound in METHODS.items()}
-    trained = compare("joint_latents", runs, measure, seeds=SEEDS)
-    rows = {name: album(model, jax.random.key(0)) for name, model in trained.firsts.items()}
-    image_rows(Path("runs/joint_latents/choices.png"), rows, lines=3)
 
 
 if __name__ == "__main__":

@@ -32,31 +32,43 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each
 from experiments.common.plotting import image_rows
 from jaxvae import nn
 from jaxvae.models import ppca
 
-LATENT, EPOCHS, BATCH, SEEDS, IMAGES, K, SAMPLES = 32, 20, 100, 3, 1000, 5, 100
-MISSING, LINEAR_EPOCHS, SHOWN, SHAPE = (0.2, 0.5), 3, 8, (28, 28, 1)
+SHAPE = (28, 28, 1)  # of an image
+MISSING = (0.2, 0.5)  # share of the pixels that nobody sees
+HIDDEN = (256, 128)  # units of the encoder; the decoder mirrors it
+LATENT = 32  # coordinates of z, of the VAE and of the linear model
+K = 5  # importance samples of the bound that trains the VAE
+LEARNING_RATE = 1e-3  # of Adam
+LINEAR_RATE = 1e-2  # of Adam for the linear model
+BATCH = 100  # images a step
+EPOCHS = 20  # of the VAE
+LINEAR_EPOCHS = 3  # of the linear model
+SAMPLES = 100  # importance samples of an imputation
+IMAGES = 1000  # of the test set
+SHOWN = 8  # images in the picture
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
+
+
+def vae(key: jax.Array) -> jaxvae.VAE:
+    rngs, pixels = nnx.Rngs(key), nn.MaskedHead(nn.BernoulliHead())
+    up, down = partial(nn.MLP, hidden=HIDDEN), partial(nn.MLP, hidden=HIDDEN[::-1])
+    return jaxvae.VAE(
+        encode=Partial(signs, nn.Conditional(up, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs)),
+        decode=nn.Conditional(down, pixels, (LATENT,), SHAPE, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
 
 
 def signs(network: Any, event: Any) -> Any:
     """-1 and 1 for what is seen, 0 for a gap."""
     x, mask = event
     return network(jnp.where(mask, 2.0 * x - 1.0, 0.0))
-
-
-def vae(key: jax.Array) -> jaxvae.VAE:
-    rngs, pixels = nnx.Rngs(key), nn.MaskedHead(nn.BernoulliHead())
-    up, down = partial(nn.MLP, hidden=(256, 128)), partial(nn.MLP, hidden=(128, 256))
-    return jaxvae.VAE(
-        encode=Partial(signs, nn.Conditional(up, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs)),
-        decode=nn.Conditional(down, pixels, (LATENT,), SHAPE, rngs=rngs),
-        prior=jaxvae.StandardNormal((LATENT,)),
-    )
 
 
 class Linear(NamedTuple):
@@ -88,29 +100,29 @@ def pixel_means(images: jax.Array, masks: jax.Array) -> Linear:
     return Linear(jnp.zeros((784, LATENT)), mean, jnp.log(0.3))
 
 
+def run(
+    make: Any, objective: Any, learning_rate: float, epochs: int, key: jax.Array, events: Any
+) -> Any:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    optimizer = optax.adam(learning_rate)
+    step = jaxvae.train_step(jaxvae.preprocessed(objective, as_floats), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, events), state, length=epochs)
+    return state.model
+
+
 def as_floats(key: jax.Array, event: Any) -> Any:
     return jaxvae.rescale(key, event[0], max_value=1.0), event[1]
 
 
-@jax.jit
-def imputed(model: Any, key: jax.Array, xs: jax.Array, masks: jax.Array) -> jax.Array:
-    """E[x_missing|x_observed] of every image, between 0 and 1."""
-    return jnp.clip(
-        each(partial(jaxvae.evaluation.impute, model, num_samples=SAMPLES), key, (xs, masks)),
-        0.0,
-        1.0,
-    )
-
-
-def album(models: dict[str, Any], xs: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
-    """Images, what is seen of them, what each model puts in, and three draws of the VAE."""
-    rows = {"image": xs, "seen": jnp.where(masks, xs, 0.3)}
-    rows |= {name: imputed(m, jax.random.key(0), xs, masks) for name, m in models.items()}
-    several = partial(
-        jaxvae.evaluation.multiple_imputations, models["VAE"], num_samples=SAMPLES, num_draws=3
-    )
-    draws = each(several, jax.random.key(1), (xs, masks))
-    return rows | {f"draw {i + 1} of VAE": draws[:, i] for i in range(3)}
+def main() -> None:
+    data = load("binarized_mnist")
+    images = jnp.asarray(data.train.images)
+    test = drawn(jax.random.key(98), data.test.images, IMAGES)
+    for missing in MISSING:
+        compare_at(missing, images, test.astype(float))
 
 
 def compare_at(missing: float, images: jax.Array, test: jax.Array) -> None:
@@ -132,25 +144,36 @@ def compare_at(missing: float, images: jax.Array, test: jax.Array) -> None:
             "nats a pixel": -jnp.mean(jnp.log(jnp.maximum(p, 1e-3)), where=gap),
         }
 
-    elbo = jaxvae.preprocessed(jaxvae.elbo, as_floats)
-    iwae = jaxvae.preprocessed(partial(jaxvae.iwae, num_samples=K), as_floats)
-    fast: Any = {"epochs": LINEAR_EPOCHS, "batch_size": BATCH, "optimizer": optax.adam(1e-2)}
+    iwae, fast, slow = partial(jaxvae.iwae, num_samples=K), LINEAR_RATE, LEARNING_RATE
     runs = {
         "pixel means": lambda key: pixel_means(*gaps(key, images)[1]),
-        "linear": lambda key: train(linear, elbo, *gaps(key, images), **fast),
-        "VAE": lambda key: train(vae, iwae, *gaps(key, images), epochs=EPOCHS, batch_size=BATCH),
+        "linear": lambda key: run(linear, jaxvae.elbo, fast, LINEAR_EPOCHS, *gaps(key, images)),
+        "VAE": lambda key: run(vae, iwae, slow, EPOCHS, *gaps(key, images)),
     }
     models, few = compare(name, runs, measure, seeds=SEEDS).firsts, test[:SHOWN]
     rows = album(models, few, seen(jax.random.key(97), shape=few.shape))
     image_rows(Path("runs") / name / "imputations.png", rows)
 
 
-def main() -> None:
-    data = load("binarized_mnist")
-    images = jnp.asarray(data.train.images)
-    test = drawn(jax.random.key(98), data.test.images, IMAGES)
-    for missing in MISSING:
-        compare_at(missing, images, test.astype(float))
+@jax.jit
+def imputed(model: Any, key: jax.Array, xs: jax.Array, masks: jax.Array) -> jax.Array:
+    """E[x_missing|x_observed] of every image, between 0 and 1."""
+    return jnp.clip(
+        each(partial(jaxvae.evaluation.impute, model, num_samples=SAMPLES), key, (xs, masks)),
+        0.0,
+        1.0,
+    )
+
+
+def album(models: dict[str, Any], xs: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
+    """Images, what is seen of them, what each model puts in, and three draws of the VAE."""
+    rows = {"image": xs, "seen": jnp.where(masks, xs, 0.3)}
+    rows |= {name: imputed(m, jax.random.key(0), xs, masks) for name, m in models.items()}
+    several = partial(
+        jaxvae.evaluation.multiple_imputations, models["VAE"], num_samples=SAMPLES, num_draws=3
+    )
+    draws = each(several, jax.random.key(1), (xs, masks))
+    return rows | {f"draw {i + 1} of VAE": draws[:, i] for i in range(3)}
 
 
 if __name__ == "__main__":

@@ -28,20 +28,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, inputs
 from experiments.common.plotting import image_rows
 from experiments.latents import classifier
 from jaxvae import nn
 
-LATENT, EPOCHS, BATCH, SEEDS, IMAGES, SAMPLES = 16, 4, 100, 3, 2000, 100
-SHAPE, CLASSES = (28, 28, 1), 10
-BOTH, IMAGE, LABEL = (True, True), (True, False), (False, True)
+SHAPE = (28, 28, 1)  # of an image
+CLASSES = 10
+LATENT = 16  # coordinates of z
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # pairs a step
+EPOCHS = 4
+SAMPLES = 100  # importance samples of log p, and draws that tell a label
+IMAGES = 2000  # of the test set
+SEEDS = 3  # runs of each join, from keys 0, 1, 2
+BOTH = (True, True)  # what is seen of a pair
+IMAGE = (True, False)
+LABEL = (False, True)
 METHODS = {  # join, what is seen in training, gradient
     "product": (jaxvae.models.product_of_experts, (BOTH, IMAGE, LABEL), jaxvae.pathwise),
     "mixture": (jaxvae.models.mixture_of_experts, (BOTH,), jaxvae.gradients.stratified_mixture),
@@ -51,10 +61,6 @@ METHODS = {  # join, what is seen in training, gradient
         jaxvae.gradients.stratified_mixture,
     ),
 }
-
-
-def mlp(*hidden: int) -> partial[nn.MLP]:
-    return partial(nn.MLP, hidden=hidden)
 
 
 def make(join: Any, key: jax.Array) -> jaxvae.models.Multimodal:
@@ -74,6 +80,22 @@ def make(join: Any, key: jax.Array) -> jaxvae.models.Multimodal:
     )
 
 
+def mlp(*hidden: int) -> partial[nn.MLP]:
+    return partial(nn.MLP, hidden=hidden)
+
+
+def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.models.Multimodal:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    (join, masks, gradient), optimizer = METHODS[name], optax.adam(LEARNING_RATE)
+    elbo = partial(jaxvae.elbo, gradient=gradient)
+    step = jaxvae.train_step(jaxvae.preprocessed(elbo, partial(some_of, masks)), optimizer)
+    epoch = jaxvae.train_epoch(step, batch_size=BATCH)
+    state = jaxvae.init_state(make(join, init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, pairs), state, length=EPOCHS)
+    return state.model
+
+
 def some_of(masks: tuple[tuple[bool, bool], ...], key: jax.Array, pair: Any) -> Any:
     """(image, label) as stored -> the pair, binarized, and one of the masks at random."""
     (image, label), (pixel_key, mask_key) = pair, jax.random.split(key)
@@ -82,11 +104,30 @@ def some_of(masks: tuple[tuple[bool, bool], ...], key: jax.Array, pair: Any) -> 
     return x, tuple(jnp.array(masks)[which])
 
 
-def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.models.Multimodal:
-    join, masks, gradient = METHODS[name]
-    elbo = partial(jaxvae.elbo, gradient=gradient)
-    objective = jaxvae.preprocessed(elbo, partial(some_of, masks))
-    return train(partial(make, join), objective, key, pairs, epochs=EPOCHS, batch_size=BATCH)
+def main() -> None:
+    data: Any = load("mnist")
+    pairs = tuple(map(jnp.asarray, (data.train.images, data.train.labels)))
+    images, labels = drawn(jax.random.key(98), data.test, IMAGES)
+    xs = inputs(jax.random.key(99), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
+
+    def measure(key: jax.Array, model: jaxvae.models.Multimodal) -> dict[str, jax.Array]:
+        keys = jax.random.split(key, 4)
+        both, label = nlls(model, keys[0], xs, BOTH), nlls(model, keys[1], xs, LABEL)
+        made = classifier.labels(images_of(model, keys[2], xs))
+        return {
+            "nats of -log p(image, label)": jnp.mean(both),
+            "nats of -log p(image | label)": jnp.mean(both - label),
+            "% right, label of image": 100.0 * jnp.mean(labels_of(model, keys[3], xs) == labels),
+            "% right, image of label": 100.0 * jnp.mean(made == labels),
+        }
+
+    runs = {name: partial(run, name, pairs) for name in METHODS}
+    trained = compare("multimodal", runs, measure, seeds=SEEDS)
+    blank = jnp.zeros((3 * CLASSES, *SHAPE)), jnp.tile(jnp.eye(CLASSES), (3, 1))
+    sheets = {
+        name: images_of(model, jax.random.key(0), blank) for name, model in trained.firsts.items()
+    }
+    image_rows(Path("runs/multimodal/images_of_labels.png"), sheets, lines=3)
 
 
 @jax.jit
@@ -116,32 +157,6 @@ def nlls(model: jaxvae.models.Multimodal, key: jax.Array, xs: Any, mask: Any) ->
     """-log p of what the mask shows of each pair, in nats."""
     log_p = partial(jaxvae.log_marginal, model, num_samples=SAMPLES)
     return -each(lambda key, x: log_p(key, (x, mask)).value, key, xs)
-
-
-def main() -> None:
-    data: Any = load("mnist")
-    pairs = tuple(map(jnp.asarray, (data.train.images, data.train.labels)))
-    images, labels = drawn(jax.random.key(98), data.test, IMAGES)
-    xs = inputs(jax.random.key(99), images, jaxvae.binarize), jax.nn.one_hot(labels, CLASSES)
-
-    def measure(key: jax.Array, model: jaxvae.models.Multimodal) -> dict[str, jax.Array]:
-        keys = jax.random.split(key, 4)
-        both, label = nlls(model, keys[0], xs, BOTH), nlls(model, keys[1], xs, LABEL)
-        made = classifier.labels(images_of(model, keys[2], xs))
-        return {
-            "nats of -log p(image, label)": jnp.mean(both),
-            "nats of -log p(image | label)": jnp.mean(both - label),
-            "% right, label of image": 100.0 * jnp.mean(labels_of(model, keys[3], xs) == labels),
-            "% right, image of label": 100.0 * jnp.mean(made == labels),
-        }
-
-    runs = {name: partial(run, name, pairs) for name in METHODS}
-    trained = compare("multimodal", runs, measure, seeds=SEEDS)
-    blank = jnp.zeros((3 * CLASSES, *SHAPE)), jnp.tile(jnp.eye(CLASSES), (3, 1))
-    sheets = {
-        name: images_of(model, jax.random.key(0), blank) for name, model in trained.firsts.items()
-    }
-    image_rows(Path("runs/multimodal/images_of_labels.png"), sheets, lines=3)
 
 
 if __name__ == "__main__":

@@ -24,20 +24,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.scipy.special import logit
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.data import load
 from jaxvae import nn
 from jaxvae.protocols import mean_of
 
-LATENT, HIDDEN, EPOCHS, BATCH, SEEDS, PER_CLASS = 32, 256, 20, 100, 3, 10
-SHAPE, CLASSES, ALPHA = (28, 28, 1), 10, 50.0  # 0.1 N of the paper, for each labelled image
-LINEAR, DENSE = (partial(nn.MLP, hidden=h) for h in ((), (HIDDEN,)))
-PIXELS, CODES = (SHAPE, nn.BernoulliHead()), ((LATENT,), nn.NormalHead())
+SHAPE = (28, 28, 1)  # of an image
+CLASSES = 10
+PER_CLASS = 10  # labelled images, as published
+HIDDEN = 256  # units of each network
+LATENT = 32  # coordinates of z
+ALPHA = 50.0  # weight of log q(y|x): 0.1 N of the paper, for each labelled image
+LEARNING_RATE = 1e-3  # of Adam
+BATCH = 100  # images with a label a step, and as many without
+EPOCHS = 20
+SEEDS = 3  # choices of the labelled images, and runs, from keys 0, 1, 2
+LINEAR = partial(nn.MLP, hidden=())
+DENSE = partial(nn.MLP, hidden=(HIDDEN,))
+PIXELS = (SHAPE, nn.BernoulliHead())  # what M2 is a model of, and its likelihood
+CODES = ((LATENT,), nn.NormalHead())  # the same on top of M1
 
 
 def classifier(shape: Any, _: Any, key: jax.Array) -> Any:
@@ -51,6 +62,18 @@ def vae(shape: Any, head: Any, key: jax.Array) -> jaxvae.VAE:
         decode=conditional(head, (LATENT,), shape),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
+
+
+def m1(images: jax.Array, key: jax.Array) -> Any:
+    """image -> q(z|image) of a VAE that sees no label."""
+    objective = jaxvae.preprocessed(jaxvae.elbo, lambda key, x: pixels(x).sample(key))
+    model = fit(objective, partial(vae, *PIXELS), images, key)
+    return Partial(lambda encode, image: encode(image.astype(float) / 255.0), model.encode)
+
+
+def pixels(image: jax.Array) -> jaxvae.Bernoulli:
+    """Draws are binarized images, and the mean is the grey one."""
+    return jaxvae.Bernoulli(logit(image.astype(float) / 255.0))
 
 
 def m2(shape: Any, head: Any, key: jax.Array) -> jaxvae.models.LabelVAE:
@@ -90,28 +113,14 @@ def log_class(classify: Any, _: jax.Array, example: Any) -> Any:
     return classify(x).log_prob(y), None
 
 
-def pixels(image: jax.Array) -> jaxvae.Bernoulli:
-    """Draws are binarized images, and the mean is the grey one."""
-    return jaxvae.Bernoulli(logit(image.astype(float) / 255.0))
-
-
-def m1(images: jax.Array, key: jax.Array) -> Any:
-    """image -> q(z|image) of a VAE that sees no label."""
-    objective = jaxvae.preprocessed(jaxvae.elbo, lambda key, x: pixels(x).sample(key))
-    make = partial(vae, *PIXELS)
-    model = train(make, objective, key, images, epochs=EPOCHS, batch_size=BATCH)
-    return Partial(lambda encode, image: encode(image.astype(float) / 255.0), model.encode)
-
-
-def class_of(see: Any, classify: Any, image: jax.Array) -> jax.Array:
-    return jnp.argmax(classify(mean_of(see(image))).logits)
-
-
-def choose(key: jax.Array, labels: jax.Array) -> jax.Array:
-    """`PER_CLASS` rows of each class."""
-    score = jax.random.uniform(key, labels.shape)
-    scores = jnp.where(jax.nn.one_hot(labels, CLASSES, axis=0, dtype=bool), score[None], -1.0)
-    return jax.lax.top_k(scores, PER_CLASS)[1].reshape(-1)
+def fit(objective: Any, make: Any, examples: Any, key: jax.Array) -> Any:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(objective, optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(make(init_key), optimizer)
+    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, examples), state, length=EPOCHS)
+    return state.model
 
 
 def main() -> None:
@@ -130,8 +139,7 @@ def main() -> None:
             x_key, other_key = jax.random.split(key)
             return (see(x).sample(x_key), y), see(other).sample(other_key)
 
-        make, objective = partial(make, *seen), jaxvae.preprocessed(objective, draw)
-        model = train(make, objective, key, examples, epochs=EPOCHS, batch_size=BATCH)
+        model = fit(jaxvae.preprocessed(objective, draw), partial(make, *seen), examples, key)
         return Partial(class_of, see, getattr(model, "classify", model))
 
     errors = jax.jit(lambda _, model: 100.0 * jnp.mean(jax.vmap(model)(test) != truth))
@@ -144,6 +152,17 @@ def main() -> None:
         "M1+M2": partial(on_codes, m2, both),
     }
     compare("semi_supervised", runs, errors, seeds=SEEDS, unit="% errors")
+
+
+def class_of(see: Any, classify: Any, image: jax.Array) -> jax.Array:
+    return jnp.argmax(classify(mean_of(see(image))).logits)
+
+
+def choose(key: jax.Array, labels: jax.Array) -> jax.Array:
+    """`PER_CLASS` rows of each class."""
+    score = jax.random.uniform(key, labels.shape)
+    scores = jnp.where(jax.nn.one_hot(labels, CLASSES, axis=0, dtype=bool), score[None], -1.0)
+    return jax.lax.top_k(scores, PER_CLASS)[1].reshape(-1)
 
 
 if __name__ == "__main__":

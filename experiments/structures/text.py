@@ -34,32 +34,33 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare, train
+from experiments.common.comparison import compare
 from experiments.common.evaluate import each
 from experiments.datasets.sentences import ALPHABET, LENGTH, TOPICS, read, sentences
 from jaxvae import nn
 
-LATENT, HIDDEN, EPOCHS, WARM_UP, BATCH, SEEDS, SAMPLES = 16, 64, 12, 3, 100, 3, 50
-SENTENCES, TESTS = 12_000, 1000
-METHODS = {"no latent": (False, 0.0), "dropout 0": (True, 0.0), "dropout 0.3": (True, 0.3)}
-
-
-def one_hot(x: jax.Array) -> jax.Array:
-    return jax.nn.one_hot(x.astype(int), len(ALPHABET))
-
-
-def step_by_step(cell: Any, last: Any, x: jax.Array, context: Any) -> jax.Array:
-    """Logits of every character given z and those before it, so far as they are kept."""
-    z, keep = context
-    before = one_hot(jnp.concatenate([jnp.full_like(x[:1], -1), x[:-1]])) * keep[:, None]
-    inputs = jnp.concatenate([before, jnp.broadcast_to(z, (LENGTH, LATENT))], axis=1)
-    return jax.vmap(last)(jax.lax.scan(cell, jnp.zeros(HIDDEN), inputs)[1])
+SENTENCES = 12_000  # to train on
+TESTS = 1000  # sentences to test on
+LATENT = 16  # coordinates of z
+HIDDEN = 64  # units of the GRU
+ENCODER = (128,)  # units of the encoder
+LEARNING_RATE = 2e-3  # of Adam
+BATCH = 100  # sentences a step
+EPOCHS = 12
+WARM_UP = 3  # epochs in which beta rises to 1
+SAMPLES = 50  # of the bound
+SEEDS = 3  # runs of each model, from keys 0, 1, 2
+METHODS = {  # whether there is a latent, and the dropout
+    "no latent": (False, 0.0),
+    "dropout 0": (True, 0.0),
+    "dropout 0.3": (True, 0.3),
+}
 
 
 def make(key: jax.Array) -> Any:
     """keep -> VAE, for `jaxvae.conditioned`: which characters the decoder sees is given."""
     rngs, k = nnx.Rngs(key), len(ALPHABET)
-    mlp = partial(nn.MLP, hidden=(128,))
+    mlp = partial(nn.MLP, hidden=ENCODER)
     encode = nn.Conditional(mlp, nn.NormalHead(), (LENGTH, k), (LATENT,), rngs=rngs)
     cell = nnx.GRUCell(k + LATENT, HIDDEN, rngs=rngs)
     return Partial(model, encode, Partial(step_by_step, cell, nnx.Linear(HIDDEN, k, rngs=rngs)))
@@ -75,10 +76,36 @@ def model(encode: Any, conditioner: Any, keep: jax.Array) -> jaxvae.VAE:
     return jaxvae.VAE(encode_text, decode, jaxvae.StandardNormal((LATENT,)))
 
 
+def step_by_step(cell: Any, last: Any, x: jax.Array, context: Any) -> jax.Array:
+    """Logits of every character given z and those before it, so far as they are kept."""
+    z, keep = context
+    before = one_hot(jnp.concatenate([jnp.full_like(x[:1], -1), x[:-1]])) * keep[:, None]
+    inputs = jnp.concatenate([before, jnp.broadcast_to(z, (LENGTH, LATENT))], axis=1)
+    return jax.vmap(last)(jax.lax.scan(cell, jnp.zeros(HIDDEN), inputs)[1])
+
+
+def one_hot(x: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(x.astype(int), len(ALPHABET))
+
+
 def without_latent(given: Any, keep: jax.Array) -> jaxvae.VAE:
     """The same decoder at z = 0: what is left is a language model, whose every bound is exact."""
     _, decode, prior = given(keep)
     return jaxvae.VAE(lambda _: prior, lambda z: decode(jnp.zeros_like(z)), prior)
+
+
+def run(latent: bool, dropout: float, xs: jax.Array, key: jax.Array) -> Any:
+    """A whole training run as a pure function of its key."""
+    init_key, run_key = jax.random.split(key)
+    beta = optax.linear_schedule(0.01, 1.0, WARM_UP * (len(xs) // BATCH))
+    made = make(init_key) if latent else Partial(without_latent, make(init_key))
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch = jaxvae.train_epoch(jaxvae.train_step(objective(dropout), optimizer), batch_size=BATCH)
+    state = jaxvae.init_state(made, optimizer)
+    state, _ = jax.lax.scan(
+        lambda state, _: epoch(state, run_key, xs, beta=beta), state, length=EPOCHS
+    )
+    return state.model
 
 
 def objective(dropout: float) -> Any:
@@ -87,6 +114,24 @@ def objective(dropout: float) -> Any:
         return x.astype(int), keep.astype(float)
 
     return jaxvae.preprocessed(jaxvae.conditioned(jaxvae.elbo), drop)
+
+
+def main() -> None:
+    xs, _ = sentences(0, SENTENCES)
+    test, topics = sentences(1, TESTS)
+    characters = np.mean(np.sum(test > 0, axis=1) + 1)  # of a sentence, with its stop
+
+    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
+        numbers = of_sentences(model, key, jnp.asarray(test))
+        bits, rate = jnp.mean(numbers["bits"]), jnp.mean(numbers["rate"])
+        rows = {"bits": bits, "bits a character": bits / characters, "rate": rate}
+        return rows | {"topic": topic_accuracy(numbers["mean"], topics)}
+
+    runs = {name: partial(run, *method, jnp.asarray(xs)) for name, method in METHODS.items()}
+    trained, texts = compare("text", runs, measure, seeds=SEEDS), []
+    for name, model in trained.firsts.items():
+        texts += [name, *(f"    {read(line)}" for line in samples(model, jax.random.key(0)))]
+    Path("runs/text/samples.txt").write_text("\n".join(texts) + "\n")
 
 
 @jax.jit
@@ -118,31 +163,6 @@ def samples(model: Any, key: jax.Array) -> jax.Array:
     draw = jax.vmap(lambda z, keys: jax.vmap(vae.decode(z).sample)(keys))
     z = jax.random.normal(keys[0], (3, LATENT))
     return draw(z, jax.random.split(keys[1], (3, 3))).reshape(9, LENGTH)
-
-
-def main() -> None:
-    xs, _ = sentences(0, SENTENCES)
-    test, topics = sentences(1, TESTS)
-    characters = np.mean(np.sum(test > 0, axis=1) + 1)  # of a sentence, with its stop
-    warm_up = optax.linear_schedule(0.01, 1.0, WARM_UP * (SENTENCES // BATCH))
-    how: Any = {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": optax.adam(2e-3)}
-    how |= {"images": jnp.asarray(xs), "beta": warm_up}
-
-    def run(latent: bool, dropout: float, key: jax.Array) -> Any:
-        made = make if latent else lambda key: Partial(without_latent, make(key))
-        return train(made, objective(dropout), key, **how)
-
-    def measure(key: jax.Array, model: Any) -> dict[str, Any]:
-        numbers = of_sentences(model, key, jnp.asarray(test))
-        bits, rate = jnp.mean(numbers["bits"]), jnp.mean(numbers["rate"])
-        rows = {"bits": bits, "bits a character": bits / characters, "rate": rate}
-        return rows | {"topic": topic_accuracy(numbers["mean"], topics)}
-
-    runs = {name: partial(run, *method) for name, method in METHODS.items()}
-    trained, texts = compare("text", runs, measure, seeds=SEEDS), []
-    for name, model in trained.firsts.items():
-        texts += [name, *(f"    {read(line)}" for line in samples(model, jax.random.key(0)))]
-    Path("runs/text/samples.txt").write_text("\n".join(texts) + "\n")
 
 
 if __name__ == "__main__":

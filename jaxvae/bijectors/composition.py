@@ -13,10 +13,7 @@ from jaxvae.pytrees import pytree
 @pytree
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """f_n o ... o f_1: the first of `bijectors` is applied first, the log-determinants add up.
-
-    Args:
-      bijectors: a tuple of bijectors; an empty one is the identity.
+    """f_n o ... o f_1: a tuple of bijectors, the first applied first; an empty one is the identity.
 
     >>> from jaxvae.bijectors import Affine
     >>> twice = Chain((Affine(1.0, 0.0), Affine(1.0, 0.0)))
@@ -45,9 +42,6 @@ class Chain:
 @dataclass(frozen=True, eq=False)
 class Inverse:
     """f^-1: forward and inverse swapped. A masked autoregressive flow is that of an inverse one.
-
-    Args:
-      bijector: f.
 
     >>> from jaxvae.bijectors import Affine
     >>> float(Inverse(Affine(1.0, 0.0)).forward_and_log_det(jnp.array(3.0))[0])

@@ -23,22 +23,17 @@ class InverseAutoregressive:
 
     Forward it is an inverse autoregressive flow, the posterior of Kingma et al.; `Inverse` of it is
     a masked autoregressive flow, which scores in one pass and so makes a prior.
+    Kingma et al. 2016, equation 11; masked: Papamakarios, Pavlakou & Murray 2017, section 3.
 
     Args:
       conditioner: (z [d], context) -> raw [d, transformer.size], row i of z_1..z_{i-1} alone:
         `nn.MaskedMLP`.
-      context: passed on to the conditioner, None by default.
-      transformer: what raw numbers make of a coordinate, `AffineTransformer` or
-        `SplineTransformer`.
+      transformer: of raw numbers to a coordinate's map, `AffineTransformer` or `SplineTransformer`.
 
     >>> first_alone = jax.tree_util.Partial(lambda z, _: jnp.zeros((2, 2)).at[1, 0].set(z[0]))
     >>> flow = InverseAutoregressive(first_alone)
     >>> flow.forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
     [1.0, 3.0]
-    >>> flow.inverse_and_log_det(jnp.array([1.0, 3.0]))[0].tolist()
-    [1.0, 2.0]
-
-    Kingma et al. 2016, equation 11; masked: Papamakarios, Pavlakou & Murray 2017, section 3.
     """
 
     conditioner: Any
@@ -65,17 +60,15 @@ class Coupling:
     """The first half stays and makes the map of the second: one pass either way.
 
     x_a = z_a, x_b = T(z_b; raw(z_a)), a the first d // 2 coordinates. Alternate with `Reverse`.
+    Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8; splines: Durkan et al. 2019.
 
     Args:
       conditioner: (z_a [d // 2], context) -> raw [d - d // 2, transformer.size].
-      context: passed on to the conditioner, None by default.
       transformer: as for `InverseAutoregressive`.
 
     >>> shift = jax.tree_util.Partial(lambda z, _: jnp.stack([z, 0.0 * z], axis=-1))
     >>> Coupling(shift).forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
     [1.0, 3.0]
-
-    Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8; splines: Durkan et al. 2019.
     """
 
     conditioner: Any

@@ -22,8 +22,7 @@ class Affine:
     """x = shift + e^log_scale z.
 
     Args:
-      shift: any shape that is the event's, or a scalar.
-      log_scale: the same.
+      shift, log_scale: the event's shape, or scalars.
 
     >>> x, log_det = Affine(jnp.ones(2), jnp.zeros(2)).forward_and_log_det(jnp.zeros(2))
     >>> x.tolist(), float(log_det)
@@ -59,7 +58,7 @@ class AffineTransformer:
 @pytree
 @dataclass(frozen=True, eq=False)
 class RationalQuadraticSpline:
-    """A monotone spline from [-B, B] to itself in K bins, the identity outside.
+    """A monotone spline of [-B, B] in K bins, the identity outside: Durkan et al. 2019, eq. 4 to 8.
 
     In the bin of width w and height h, with s = h / w, slopes d0 and d1 at its ends and
     t = (z - left) / w,
@@ -74,8 +73,6 @@ class RationalQuadraticSpline:
     >>> z = jnp.array([-5.0, 0.5, 1.9])
     >>> [round(float(x), 4) for x in spline.forward_and_log_det(z)[0]]
     [-5.0, 0.5, 1.9]
-
-    Durkan, Bekasov, Murray & Papamakarios 2019, equations 4 to 8.
     """
 
     widths: Any
@@ -116,17 +113,14 @@ def _spline(z: Array, w: Array, h: Array, d: Array) -> tuple[Array, Array]:
 
 
 def _inverse_spline(x: Array, w: Array, h: Array, d: Array) -> tuple[Array, Array]:
-    """One coordinate: z and log dx/dz, by the root of a quadratic in t.
-
-    With y = (x - bottom) / h and m = d0 (1 - y) - d1 y its discriminant is m^2 + 4 s^2 y (1 - y),
-    which no rounding makes negative.
-    """
+    """One coordinate: z and log dx/dz, by the root of a quadratic in t."""
     left, bottom, slope = _knots(w, h, d)
     k, inside = _bin(bottom, x)
     w, h = left[k + 1] - left[k], bottom[k + 1] - bottom[k]
     s, d0, d1 = h / w, slope[k], slope[k + 1]
     y = jnp.where(inside, (x - bottom[k]) / h, 0.5)
     m = d0 * (1.0 - y) - d1 * y
+    # the discriminant, which no rounding makes negative
     root = jnp.sqrt(m**2 + 4.0 * s**2 * y * (1.0 - y))
     # the same root twice: root and m do not cancel in the first where m > 0, in the second else
     first = 2.0 * s * y / (root + m + 2.0 * s * y)
@@ -148,13 +142,9 @@ def _rational_quadratic(
 
 @dataclass(frozen=True)
 class SplineTransformer:
-    """raw [n, 3 K - 1] -> `RationalQuadraticSpline` in K bins on [-B, B].
+    """raw [n, 3 K - 1] -> `RationalQuadraticSpline` in K = `bins` bins on [-B, B], B = `bound`.
 
     Bins are a softmax, none narrower than a thousandth of 2 B; slopes a softplus.
-
-    Args:
-      bins: K.
-      bound: B.
     """
 
     bins: int = 8

@@ -17,10 +17,7 @@ from jaxvae.pytrees import pytree
 
 
 def _above_minus_one(a: Array) -> Array:
-    """An increasing map onto (-1, inf) with 0 -> 0: where I + u w' stays invertible.
-
-    What would round to -1, and the determinant to 0, is some roundings above it.
-    """
+    """An increasing map onto (-1, inf), 0 -> 0; what would round to -1 is some roundings above."""
     least = 4.0 * jnp.finfo(jnp.result_type(a)).eps - 1.0
     return jnp.maximum(jax.nn.softplus(a + 0.5413248546129181) - 1.0, least)  # log(e - 1)
 
@@ -30,6 +27,8 @@ def _above_minus_one(a: Array) -> Array:
 class Planar:
     """x = z + u^ tanh(w'z + b), u^ = u + (m(w'u) - w'u) w / |w|^2, m onto (-1, inf).
 
+    Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1 (their m does not take 0 to 0).
+
     Args:
       u, w: shape [d], any numbers.
       b: a scalar.
@@ -38,8 +37,6 @@ class Planar:
     >>> x, log_det = flow.forward_and_log_det(jnp.zeros(2))
     >>> x.tolist(), float(log_det) > 0.0  # stretched about the plane w'z + b = 0
     ([0.0, 0.0], True)
-
-    Rezende & Mohamed 2015, equations 10 to 12 and appendix A.1 (their m does not take 0 to 0).
     """
 
     u: Any
@@ -73,6 +70,8 @@ class Planar:
 class Radial:
     """x = z + beta (z - z0) / (alpha + r), r = |z - z0|, alpha > 0, beta > -alpha.
 
+    Rezende & Mohamed 2015, equation 14 and appendix A.2.
+
     Args:
       center: z0, shape [d].
       alpha: a scalar, any number; alpha is its softplus.
@@ -82,8 +81,6 @@ class Radial:
     >>> x, _ = flow.forward_and_log_det(jnp.array([1.0, 0.0]))
     >>> bool(x[0] > 1.0), bool(x[1] == 0.0)  # pushed away from the centre
     (True, True)
-
-    Rezende & Mohamed 2015, equation 14 and appendix A.2.
     """
 
     center: Any
@@ -130,6 +127,7 @@ class Sylvester:
 
     Q is the first m columns of a product of Householder reflections. The diagonals are passed
     through tanh, so that R_ii R~_ii > -1 and the map inverts.
+    van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
 
     Args:
       vectors: one reflection a row, shape [h, d].
@@ -139,8 +137,6 @@ class Sylvester:
     >>> flow = Sylvester(jnp.ones((1, 3)), jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2))
     >>> flow.forward_and_log_det(jnp.ones(3))[0].tolist()
     [1.0, 1.0, 1.0]
-
-    van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
     """
 
     vectors: Any
@@ -199,15 +195,11 @@ def _below_one(r: Array) -> Array:
 class Householder:
     """x = z - 2 v v'z / |v|^2: a reflection, its own inverse, of log-determinant 0.
 
-    A product of them turns a diagonal Gaussian into one of full covariance.
-
-    Args:
-      v: shape [d]; at 0 the map is the identity.
+    A product of them turns a diagonal Gaussian into one of full covariance. v has shape [d];
+    at 0 the map is the identity. Tomczak & Welling 2016, equation 7.
 
     >>> Householder(jnp.array([1.0, -1.0])).reflect(jnp.array([3.0, 5.0])).tolist()
     [5.0, 3.0]
-
-    Tomczak & Welling 2016, equation 7.
     """
 
     v: Any

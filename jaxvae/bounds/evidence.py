@@ -22,13 +22,11 @@ from jaxvae.protocols import (
 
 
 class Terms(NamedTuple):
-    """The two halves of the ELBO of one example, in nats and unweighted by beta.
+    """The two halves of the ELBO of one example, in nats, without beta: Alemi et al. 2018.
 
     Args:
       distortion: -log p(x|z), the price of describing x given its code.
       rate: KL(q(z|x) || p(z)), the price of the code, exact or at one sample.
-
-    Alemi et al. 2018, "Fixing a broken ELBO".
     """
 
     distortion: Array
@@ -49,6 +47,7 @@ def elbo(
 
     At beta = 1 the gap is KL(q(z|x) || p(z|x)). beta > 1 buys a cheaper code with distortion;
     beta = 0 is reconstruction alone, and with sigma -> 0 the deterministic `autoencoder`.
+    Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
 
     Args:
       beta: weight of the rate, traced: anneal it, or vmap over it.
@@ -64,8 +63,6 @@ def elbo(
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))
     >>> bool(jnp.isclose(bound, -(terms.distortion + terms.rate)))
     True
-
-    Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
     """
 
     def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Terms]:
@@ -82,20 +79,14 @@ def autoencoder(model: Model, key: Key | None, x: Tree) -> tuple[Array, Terms]:
 
     Nothing is drawn and nothing is paid for the code, so the codes may lie anywhere, and decoding a
     draw of the prior need not give anything like the data. It is the limit of `elbo` at beta = 0,
-    sigma -> 0 under a Gaussian likelihood of variance 1/2, up to a constant.
-
-    Args:
-      model: any `Model` whose distributions have `mean()`.
-
-    Returns:
-      The negative squared error, summed over x, and `Terms` with that distortion and rate 0.
+    sigma -> 0 under a Gaussian likelihood of variance 1/2, up to a constant, and its `Terms` have
+    |x - x'|^2, summed over x, and a rate of 0. Both distributions need a `mean()`.
+    Hinton & Salakhutdinov 2006; the limit: Kingma & Welling 2014, section 2.3.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))
     >>> round(float(autoencoder(model, jax.random.key(0), jnp.ones(3))[0]), 5)  # -3 (1/4)^2
     -0.1875
-
-    Hinton & Salakhutdinov 2006; the limit: Kingma & Welling 2014, section 2.3.
     """
     del key
     x_mean = mean_of(likelihood(model, mean_of(posterior(model, x))))

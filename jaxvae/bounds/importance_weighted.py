@@ -31,15 +31,9 @@ def importance_bound(
 ) -> Bound:
     """R(log w_1, ..., log w_K), w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x): any reduction as a bound.
 
-    `partial(importance_bound, reduction)` is an objective.
-
-    Args:
-      gradient: the gradient estimator: `pathwise`, `sticking_the_landing`,
-        `doubly_reparameterized`, `score_function`, `vimco`, `enumeration`, `straight_through` or
-        `gumbel_softmax`.
+    `partial(importance_bound, reduction)` is an objective, with any estimator of `gradients`.
 
     >>> import jax
-    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> median = partial(importance_bound, jnp.median)
@@ -59,16 +53,14 @@ def iwae(
 
     K = 1 is the ELBO with a sampled rate. K (log p(x) - IWAE_K) tends to half the chi-squared
     divergence of the posterior from q.
+    Burda, Grosse & Salakhutdinov 2016, equation 8.
 
     >>> import jax
-    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, log_w = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=5)
     >>> bound.shape, log_w.shape
     ((), (5,))
-
-    Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
     return importance_bound(log_mean_exp, model, key, x, num_samples=num_samples, gradient=gradient)
 
@@ -88,14 +80,12 @@ def renyi(
     alpha = 1 is the ELBO and alpha = 0 the importance-weighted bound. With K to infinity it is
     below log p(x) for alpha > 0 and above for alpha < 0. At K = 1 it is the ELBO whatever alpha,
     and it goes from there to its limit: for alpha < 0 and finite K it may be on either side.
+    Li & Turner 2016, equation 6.
 
     >>> import jax
-    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, _ = renyi(model, jax.random.key(0), jnp.ones(3), num_samples=5, alpha=0.5)
-
-    Li & Turner 2016, equation 6.
     """
     reduction = partial(log_power_mean, power=1.0 - alpha)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
@@ -107,24 +97,16 @@ def vr_max(
 ) -> Bound:
     """VR-max, max_k log w_k: `renyi` at alpha = -inf, which trains on the best sample alone.
 
-    At least the importance-weighted bound of the same samples, so it may exceed log p(x).
-
-    Args:
-      gradient: the gradient estimator, as in `importance_bound`; `doubly_reparameterized` is not
-        defined, as a maximum has no second derivative.
-
-    Returns:
-      The largest log-weight, a scalar in nats, and the log-weights, shape [K].
+    At least the importance-weighted bound of the same samples, so it may exceed log p(x). Of the
+    estimators `doubly_reparameterized` is not defined, as a maximum has no second derivative.
+    Li & Turner 2016, section 4.2.
 
     >>> import jax
-    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, log_w = vr_max(model, jax.random.key(0), jnp.ones(3), num_samples=5)
     >>> bool(bound == jnp.max(log_w))
     True
-
-    Li & Turner 2016, section 4.2.
     """
     return importance_bound(maximum, model, key, x, num_samples=num_samples, gradient=gradient)
 
@@ -145,15 +127,13 @@ def tvo(
 
     betas = (0, 1) is the ELBO; a finer partition is tighter. Expectations are by self-normalised
     importance sampling over the K samples, which is biased at finite K.
+    Masrani, Le & Wood 2019, equation 8.
 
     >>> import jax
-    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> betas = jnp.array([0.0, 0.1, 1.0])
     >>> bound, _ = tvo(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)
-
-    Masrani, Le & Wood 2019, equation 8.
     """
     betas = jnp.asarray(betas)
     reduction = partial(thermodynamic, betas=betas, at=betas[:-1])

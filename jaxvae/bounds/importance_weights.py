@@ -25,14 +25,13 @@ def log_weights(model: Model, key: Key, x: Tree, *, num_samples: Count) -> Array
 
     E[w] = p(x), so the mean of the log-weights is an ELBO and the log of their mean a tighter
     bound. Sample k is drawn with `fold_in(key, k)`: asking for more keeps the first ones.
+    Burda, Grosse & Salakhutdinov 2016, equation 8.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(weight=jnp.ones((3, 1)), mean=jnp.zeros(3), variance=jnp.array(0.5))
     >>> log_w = log_weights(ppca.as_vae(linear), jax.random.key(0), jnp.ones(3), num_samples=4)
     >>> bool(jnp.ptp(log_w) < 1e-5)  # q is the exact posterior: every weight is p(x)
     True
-
-    Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
     q = posterior(model, x)
     term = importance_term(model, x)

@@ -49,15 +49,13 @@ def auto_kl(q: Distribution, p: Distribution, z: Tree, log_q: Nats) -> Array:
 
     where log q of the others is log_q less that of the levels in closed form, so that a flow among
     them is never inverted.
+    By level: Sonderby et al. 2016, equation 5.
 
     >>> import jax
-    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal, StandardNormal
     >>> q, p = Normal(jnp.zeros(2), jnp.ones(2)), StandardNormal((2,))
     >>> float(auto_kl(q, p, *q.sample_and_log_prob(jax.random.key(0))))
     0.0
-
-    By level: Sonderby et al. 2016, equation 5.
     """
     pairs = levels(q, p, z)
     kls = [closed_form(q_l, p_l) for q_l, p_l, _ in pairs]

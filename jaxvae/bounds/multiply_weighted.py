@@ -32,6 +32,7 @@ def miwae(
     M = 1 is `iwae`; K = 1 is the ELBO from M samples with a sampled rate, whose gradient under
     `vimco` is the leave-one-out score function. (The MIWAE of Mattei & Frellsen 2019, for missing
     data, is another thing.)
+    Rainforth et al. 2018, equation 6.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -39,8 +40,6 @@ def miwae(
     >>> _, log_w = miwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
     >>> log_w.shape
     (2, 5)
-
-    Rainforth et al. 2018, equation 6.
     """
     bound, log_w = importance_bound(
         partial(mean_log_mean_exp, num_outer=num_outer),
@@ -67,6 +66,7 @@ def piwae(
 
     The decoder and the prior learn from the tight `iwae` of all M K samples, the encoder from
     `miwae` of the same samples, whose gradient is less noisy. The value is that of `iwae`.
+    Rainforth et al. 2018, section 5.
 
     Args:
       model: any `Model` that is a pytree of arrays: what each target must not train is held still
@@ -76,8 +76,6 @@ def piwae(
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, _ = piwae(model, jax.random.key(0), jnp.ones(3), num_outer=2, num_samples=5)
-
-    Rainforth et al. 2018, section 5.
     """
     still = hold("model", model)
     halves = {"num_outer": num_outer, "num_samples": num_samples, "gradient": gradient}
@@ -100,17 +98,14 @@ def ciwae(
     beta: Scalar,
     gradient: Estimator = pathwise,
 ) -> Bound:
-    """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE.
+    """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE, beta in [0, 1].
 
-    Args:
-      beta: between 0 and 1, traced.
+    Rainforth et al. 2018, equation 8.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, _ = ciwae(model, jax.random.key(0), jnp.ones(3), num_samples=5, beta=0.5)
-
-    Rainforth et al. 2018, equation 8.
     """
     reduction = partial(convex_combination, beta=beta)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)

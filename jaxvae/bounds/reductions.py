@@ -21,12 +21,10 @@ LogWeights = Annotated[Array, check_array]
 
 @checked
 def log_mean_exp(log_w: LogWeights) -> Array:
-    """log 1/K sum_k w_k: the importance-weighted bound.
+    """log 1/K sum_k w_k: the importance-weighted bound, Burda et al. 2016, equation 8.
 
     >>> float(log_mean_exp(jnp.zeros(5)))
     0.0
-
-    Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
     return logsumexp(log_w) - jnp.log(jnp.size(log_w))
 
@@ -36,19 +34,15 @@ def log_power_mean(log_w: LogWeights, *, power: Scalar) -> Array:
     """log of the power mean of the weights, 1/p log 1/K sum_k w_k^p: many bounds in one.
 
     p = 1 is the importance-weighted bound, p -> 0 the ELBO (the mean of the log-weights), p = 1 -
-    alpha Renyi's bound, p = n the chi-squared upper bound CUBO_n, and p -> inf VR-max. It grows
-    with p.
-
-    Args:
-      power: p, any real number, traced.
+    alpha Renyi's bound, p = n the chi-squared upper bound CUBO_n, and p -> inf VR-max. p = `power`,
+    any real number, is traced; the mean grows with it.
+    Li & Turner 2016, equation 6; Dieng et al. 2017, equation 5.
 
     >>> log_w = jnp.array([0.0, 1.0])
     >>> float(log_power_mean(log_w, power=0.0))
     0.5
     >>> bool(jnp.isclose(log_power_mean(log_w, power=1.0), log_mean_exp(log_w)))
     True
-
-    Li & Turner 2016, equation 6; Dieng et al. 2017, equation 5.
     """
     # p near 0 divides a small logarithm by p: about the mean, expm1 and log1p lose nothing there
     mean = jnp.mean(log_w)
@@ -64,14 +58,11 @@ def log_power_mean(log_w: LogWeights, *, power: Scalar) -> Array:
 def maximum(log_w: LogWeights) -> Array:
     """max_k log w_k: VR-max, the limit of `log_power_mean` at infinite power.
 
-    Returns:
-      A scalar in nats. Its derivative jumps where another sample takes the lead, so it has no
-      second derivative that could stand for that: asking for one raises TypeError.
+    Its derivative jumps where another sample takes the lead, so it has no second derivative that
+    could stand for that: asking for one raises TypeError. Li & Turner 2016, section 4.2.
 
     >>> float(maximum(jnp.array([0.0, 1.0])))
     1.0
-
-    Li & Turner 2016, section 4.2.
     """
     return jnp.max(log_w)
 
@@ -98,15 +89,12 @@ def _leader_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
 
 @checked
 def mean_log_mean_exp(log_w: LogWeights, *, num_outer: Count) -> Array:
-    """1/M sum_m log 1/K sum_k w_mk: the mean of M importance-weighted bounds, MIWAE(M, K).
+    """1/M sum_m log 1/K sum_k w_mk of log_w [M K], or [M, K]: the mean of M bounds, MIWAE(M, K).
 
-    Args:
-      log_w: log-weights, shape [M K], or [M, K].
+    Rainforth et al. 2018, equation 6.
 
     >>> float(mean_log_mean_exp(jnp.array([0.0, 0.0, 2.0, 2.0]), num_outer=2))
     1.0
-
-    Rainforth et al. 2018, equation 6.
     """
     if log_w.size % num_outer:
         raise ValueError(
@@ -118,16 +106,13 @@ def mean_log_mean_exp(log_w: LogWeights, *, num_outer: Count) -> Array:
 
 @checked
 def convex_combination(log_w: LogWeights, *, beta: Scalar) -> Array:
-    """beta mean_k log w_k + (1 - beta) log 1/K sum_k w_k: between ELBO and IWAE, CIWAE(beta).
+    """beta mean_k log w_k + (1 - beta) log 1/K sum_k w_k: ELBO at beta = 1, IWAE at 0, CIWAE(beta).
 
-    Args:
-      beta: between 0 (IWAE) and 1 (ELBO), traced.
+    Rainforth et al. 2018, equation 8.
 
     >>> log_w = jnp.array([0.0, 1.0])
     >>> float(convex_combination(log_w, beta=1.0))
     0.5
-
-    Rainforth et al. 2018, equation 8.
     """
     return weighted(beta, jnp.mean(log_w)) + weighted(1.0 - beta, log_mean_exp(log_w))
 
@@ -138,17 +123,13 @@ def thermodynamic(log_w: LogWeights, *, betas: Partition, at: Numbers) -> Array:
 
     sum_j (beta_{j+1} - beta_j) sum_k w_k^{a_j} log w_k / sum_k w_k^{a_j}
 
-    The integrand grows with beta, so nodes a_j = beta_j bound from below and a_j = beta_{j+1} from
-    above. Each expectation is by self-normalised importance sampling, biased at finite K.
-
-    Args:
-      at: the nodes a, shape [J].
+    The integrand grows with beta, so nodes `at`, a [J], bound from below where a_j = beta_j, from
+    above where a_j = beta_{j+1}. Expectations are self-normalised importance sampling's, biased.
+    Masrani, Le & Wood 2019, equations 8 and 12.
 
     >>> ends = jnp.array([0.0, 1.0])
     >>> float(thermodynamic(jnp.array([0.0, 1.0]), betas=ends, at=ends[:1]))  # the ELBO
     0.5
-
-    Masrani, Le & Wood 2019, equations 8 and 12.
     """
 
     def expectation(a: Array) -> Array:

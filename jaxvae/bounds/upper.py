@@ -1,7 +1,7 @@
 """Upper bounds of log p(x), in mean or in the limit: from above, an evaluation can be sandwiched.
 
-Each is a function of ONE example that returns the bound in nats and the log-weights. To train on
-one, descend it: maximise its negative.
+Each is a function of ONE example that returns the bound in nats, to be minimised (so train on its
+negative), and the log-weights, shape [K].
 """
 
 from collections.abc import Callable
@@ -33,14 +33,9 @@ def cubo(
     """The chi-squared upper bound, CUBO_n = 1/n log E_q[w^n] >= log p(x) for n > 1.
 
     It is a bound of the expectation: the estimate 1/n log 1/K sum_k w_k^n is low at finite K (its
-    exponential exp(n CUBO) is not), so a single estimate may be below log p(x). Renyi's bound at
-    alpha = 1 - n.
-
-    Args:
-      power: n, at least 1, traced.
-
-    Returns:
-      The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
+    exponential exp(n CUBO) is not), so a single estimate may be below log p(x). n = `power`,
+    at least 1, is traced. It is Renyi's bound at alpha = 1 - n. To be minimised.
+    Dieng et al. 2017, equation 5.
 
     >>> from jaxvae import iwae
     >>> from jaxvae.models import ppca
@@ -50,8 +45,6 @@ def cubo(
     >>> below, _ = iwae(model, jax.random.key(0), jnp.ones(3), num_samples=100)
     >>> bool(above > below)
     True
-
-    Dieng et al. 2017, equation 5.
     """
     reduction = partial(log_power_mean, power=power)
     return importance_bound(reduction, model, key, x, num_samples=num_samples, gradient=gradient)
@@ -71,13 +64,10 @@ def eubo(
     Unbiased, given draws of the true posterior: `ppca.posterior(params, x).sample` in a linear
     model, `lambda key: z` for an x that was itself drawn from the model at z. The model is held as
     it is there: descending this fits the encoder to p(z|x), and says nothing of the decoder.
+    Ji & Shen 2019, equation 3.
 
     Args:
       sample_posterior: key -> z, a draw of p(z|x).
-      num_samples: how many draws to average.
-
-    Returns:
-      The bound, a scalar in nats, to be minimised, and the log-weights, shape [num_samples].
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -86,8 +76,6 @@ def eubo(
     >>> bound, _ = eubo(model, jax.random.key(0), x, sample_posterior=exact.sample)
     >>> bool(jnp.isclose(bound, ppca.log_marginal(linear, x), atol=1e-4))  # q is exact too
     True
-
-    Ji & Shen 2019, equation 3.
     """
     keys = sample_keys(key, num_samples)
     z = jax.lax.stop_gradient(jax.vmap(sample_posterior)(keys))
@@ -109,17 +97,13 @@ def tvo_upper(
     """The right Riemann sum of `tvo`: above log p(x) as K grows.
 
     betas = (0, 1) is the EUBO, with draws of the posterior replaced by self-normalised weights,
-    which is biased at finite K.
-
-    Returns:
-      The bound, a scalar in nats, to be minimised, and the log-weights, shape [K].
+    which is biased at finite K. To be minimised.
+    Masrani, Le & Wood 2019, equation 12.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> betas = jnp.array([0.0, 0.1, 1.0])
     >>> bound, _ = tvo_upper(model, jax.random.key(0), jnp.ones(3), num_samples=5, betas=betas)
-
-    Masrani, Le & Wood 2019, equation 12.
     """
     betas = jnp.asarray(betas)
     reduction = partial(thermodynamic, betas=betas, at=betas[1:])

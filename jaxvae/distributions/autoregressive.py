@@ -19,21 +19,19 @@ class Autoregressive:
 
     Any conditional serves: a `Normal`, an `Independent` of `Mixture`s, a `Categorical` of codes.
     Draws are differentiable where the conditional's are.
+    Bengio & Bengio 2000; Germain et al. 2015; as a prior: Chen et al. 2017.
 
     Args:
       conditioner: (z [d], context) -> raw, row i of z_1..z_{i-1} alone: `nn.MaskedMLP`. It sees
         integers as floats.
       head: raw -> a distribution over d independent coordinates; static, so a function of a module.
       length: d.
-      context: passed on to the conditioner, None by default.
 
     >>> from jaxvae import Normal
     >>> previous = jax.tree_util.Partial(lambda z, _: jnp.append(0.0, z[:-1]))
     >>> walk = Autoregressive(previous, lambda raw: Normal(raw, 1.0), 3)
     >>> round(float(walk.log_prob(jnp.zeros(3))), 5)  # -3/2 log 2 pi
     -2.75682
-
-    Bengio & Bengio 2000; Germain et al. 2015; as a prior: Chen et al. 2017.
     """
 
     conditioner: Any

@@ -52,13 +52,9 @@ def _debye(m: float, kappa: Array) -> Array:
 
 
 def bessel_shortfalls(d: int, kappa: Array) -> Array:
-    """1 - I_{v+1}(kappa) / I_v(kappa) for the orders v = d/2 - 1, ..., d/2 - 1 + 32.
+    """1 - I_{v+1}(kappa) / I_v(kappa) [33], v = d/2 - 1, ..., d/2 - 1 + 32, at a scalar kappa > 0.
 
-    Args:
-      kappa: > 0, a scalar.
-
-    Returns:
-      Shape [33]; the first is 1 - A_d(kappa), A_d the length of a von Mises-Fisher's mean.
+    The first is 1 - A_d(kappa), A_d the length of a von Mises-Fisher's mean.
 
     >>> short = bessel_shortfalls(3, jnp.array(2.0))[0]  # A_3 = coth kappa - 1 / kappa
     >>> bool(jnp.isclose(1.0 - short, 1.0 / jnp.tanh(2.0) - 0.5))
@@ -78,12 +74,9 @@ def bessel_shortfalls(d: int, kappa: Array) -> Array:
 
 
 def log_partition(d: int, kappa: Array) -> Array:
-    """log E[e^(kappa (x_1 - 1))], x uniform on the sphere in R^d: the cost of normalising.
+    """log E[e^(kappa (x_1 - 1))], x uniform on the sphere in R^d: the normaliser, kappa > 0.
 
     = log e^-kappa 0F1(; d/2; kappa^2 / 4), and its derivative is A_d(kappa) - 1.
-
-    Args:
-      kappa: > 0, a scalar.
 
     >>> value = log_partition(3, jnp.array(2.0))  # log sinh(kappa) / kappa - kappa
     >>> bool(jnp.isclose(value, jnp.log(jnp.sinh(2.0) / 2.0) - 2.0))

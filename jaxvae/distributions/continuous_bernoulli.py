@@ -20,14 +20,13 @@ class ContinuousBernoulli:
 
     What a Bernoulli likelihood of grey images lacks is C: without it they are no densities, and
     the bound no bound. C is smooth through l = 0, where it is 2; log C is a series there.
+    Loaiza-Ganem & Cunningham 2019, equations 1 and 2.
 
     Args:
       logits: l, finite, any shape [...]; events are numbers in [0, 1] in that shape.
 
     >>> float(ContinuousBernoulli(jnp.zeros(1)).log_prob(jnp.array([0.3])))  # uniform
     0.0
-
-    Loaiza-Ganem & Cunningham 2019, equations 1 and 2.
     """
 
     logits: Leaf
@@ -51,7 +50,7 @@ class ContinuousBernoulli:
 
     def log_prob(self, x: Tree) -> Array:
         owner, expected = "ContinuousBernoulli.log_prob", "floats in [0, 1]; see jaxvae.rescale"
-        check_floats(owner, "event", x, expected)
+        check_floats(owner, "event", x, expected=expected)
         inside = within(owner, x, (x >= 0) & (x <= 1), expected)
         x, l = in_a_row(x, jnp.asarray(self.logits))
         # x l - log(1 + exp l) from the side where x and 1 do not cancel

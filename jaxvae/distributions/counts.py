@@ -112,11 +112,9 @@ class NegativeBinomial:
 @distribution
 @dataclass(frozen=True, eq=False)
 class ZeroInflated:
-    """One count that is 0 with probability sigma(l) whatever the base says: dropout.
+    """One count, p(x) = sigma(l) [x = 0] + sigma(-l) base(x): 0 at times whatever the base says.
 
-    p(x) = sigma(l) [x = 0] + sigma(-l) base(x)
-
-    Many counts are an `Independent` of it.
+    Many counts are an `Independent` of it. Lambert 1992; Lopez et al. 2018 (scVI).
 
     Args:
       base: a distribution of one count, `Poisson` or `NegativeBinomial` with scalar parameters.
@@ -125,8 +123,6 @@ class ZeroInflated:
     >>> d = ZeroInflated(Poisson(jnp.array(1.0)), jnp.array(0.0))
     >>> round(float(d.log_prob(jnp.array(0))), 5)  # log (1 + 1/e) / 2
     -0.37989
-
-    Lambert 1992; Lopez et al. 2018 (scVI).
     """
 
     base: Any

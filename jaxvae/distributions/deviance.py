@@ -26,19 +26,14 @@ from jaxvae.distributions.special import LARGE, finite, stirling
 
 
 def deviance(a: Any, b: Any, log_b: Any = None) -> Array:
-    """D(a, b) = a log(a / b) - a + b, which is KL(Poisson(a) || Poisson(b)), in nats.
+    """D(a, b) = a log(a / b) - a + b, which is KL(Poisson(a) || Poisson(b)), in nats; a, b >= 0.
 
     Exact to rounding: where a and b are near, by the series of log in v = (b - a) / (b + a),
 
         D = (b - a) v - 2 a v^3 (1/3 + v^2 / 5 + v^4 / 7 + ...)
 
     D(0, b) = b. The derivatives are log(a / b) and 1 - a / b; at 0, where the first is infinite, it
-    is that of the least normal number.
-
-    Args:
-      a: >= 0, any shape.
-      b: >= 0, the same shape.
-      log_b: log b, for a b that no float holds; taken from b by default.
+    is that of the least normal number. `log_b` is for a b that no float holds.
 
     >>> round(float(deviance(2.0, 3.0)), 5), float(deviance(0.0, 3.0)), float(deviance(1.0, 0.0))
     (0.18907, 3.0, inf)
@@ -90,10 +85,7 @@ def _log_ratio(a: Numbers, b: Numbers, log_b: Numbers) -> Array:
 
 @jax.custom_jvp
 def log_poisson_peak(n: Array) -> Array:
-    """P(n) = log(n^n e^-n / n!): the log-probability of n under a Poisson of rate n.
-
-    Args:
-      n: whole numbers of at least 0 as floats, any shape.
+    """P(n) = log(n^n e^-n / n!): the log-probability of a whole n under a Poisson of rate n.
 
     >>> [round(float(log_poisson_peak(jnp.array(n))), 5) for n in (0.0, 1.0, 1e6)]
     [0.0, -1.0, -7.82669]
@@ -115,10 +107,7 @@ _PEAKS = np.array([0.0, *(n * log(n) - n - lgamma(n + 1.0) for n in range(1, 16)
 
 
 def log_gamma_peak(a: Numbers) -> Array:
-    """G(a) = log(a^a e^-a / Gamma(a)): the greatest log-density of log z, z a gamma of shape a.
-
-    Args:
-      a: > 0, any shape.
+    """G(a) = log(a^a e^-a / Gamma(a)): the greatest log-density of log z, z a gamma of shape a > 0.
 
     >>> round(float(log_gamma_peak(jnp.array(1.0))), 5)
     -1.0

@@ -56,7 +56,7 @@ class Bernoulli:
 
     def log_prob(self, x: Tree) -> Array:
         owner, expected = "Bernoulli.log_prob", COINS
-        check_floats(owner, "event", x, expected)
+        check_floats(owner, "event", x, expected=expected)
         # where a machine's division is a reciprocal's, 255 / 255 is 1 but for its last bit
         inside = within(owner, x, (x == 0) | (jnp.abs(x - 1.0) < 1e-5), expected)
         log_p = self.log_prob_relaxed(x)
@@ -142,8 +142,7 @@ class OneHotCategorical:
     the simplex log p is the linear extension above, no density.
 
     Args:
-      logits: l, shape [..., K], finite or -inf; events are one-hot in the last axis, of that shape
-        and dtype.
+      logits: l, shape [..., K], finite or -inf; that is the shape and dtype of events.
 
     >>> d = OneHotCategorical(jnp.zeros(4))
     >>> round(float(d.log_prob(jnp.array([0.0, 0.0, 1.0, 0.0]))), 5)  # -log 4

@@ -102,11 +102,9 @@ class Beta:
 @distribution
 @dataclass(frozen=True, eq=False)
 class Dirichlet:
-    """A point of the simplex.
+    """A point of the simplex, by the density of the first d - 1 coordinates.
 
     log p(z) = log Gamma(sum_i a_i) + sum_i [ (a_i - 1) log z_i - log Gamma(a_i) ]
-
-    The density is that of the first d - 1 coordinates.
 
     Args:
       concentration: a > 0, shape [d]; events are positive and sum to 1.

@@ -9,14 +9,9 @@ from jax.scipy.linalg import solve_triangular
 
 
 def increasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """The z in [low, high] with f(z) = 0, f increasing in each coordinate on its own.
+    """The z in [low, high] with f(z) = 0, f elementwise and increasing: f(low) <= 0 <= f(high).
 
-    dz/dtheta = -(df/dtheta) / (df/dz), whatever found the root.
-
-    Args:
-      f: elementwise, [...] -> [...]; it may close over parameters that are differentiated.
-      low: f(low) <= 0, shape [...].
-      high: f(high) >= 0, the same shape.
+    dz/dtheta = -(df/dtheta) / (df/dz) in what f closes over, whatever found the root.
 
     >>> root = lambda a: increasing_root(lambda z: z**3 - a, jnp.array(0.0), jnp.array(8.0))
     >>> round(float(root(8.0)), 4), round(float(jax.grad(root)(8.0)), 4)  # 1 / (3 z^2)
@@ -44,21 +39,15 @@ def increasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Arr
 def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
     """A draw z with the derivative of a draw at a fixed quantile: implicit reparameterization.
 
-    dz/dtheta = -(dT/dz)^-1 dT/dtheta, T = (F(z_1), F(z_2 | z_1), ...) the distributional transform.
-
-    Args:
-      transform: T, [...] -> [...], lower triangular; it closes over the parameters.
-
-    Returns:
-      z, differentiable in what T closes over.
+    dz/dtheta = -(dT/dz)^-1 dT/dtheta, T = (F(z_1), F(z_2 | z_1), ...) the distributional transform:
+    [...] -> [...], lower triangular, a function that closes over the parameters.
+    Figurnov, Mohamed & Mnih 2018, equations 5 and 7.
 
     >>> quantile_of_exponential = lambda rate: implicit(
     ...     jnp.array([2.0]), lambda z: 1.0 - jnp.exp(-rate * z)
     ... )
     >>> float(jax.jacobian(quantile_of_exponential)(0.5)[0])  # z = -log(1 - u) / rate
     -4.0
-
-    Figurnov, Mohamed & Mnih 2018, equations 5 and 7.
     """
     z = jax.lax.stop_gradient(z)
     quantile = jax.lax.stop_gradient(transform(z))

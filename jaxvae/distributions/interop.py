@@ -56,10 +56,8 @@ def adapt(distribution: Any) -> Adapted:
     """A distrax, TFP or numpyro distribution as a `Distribution` over one event.
 
     log_prob sums over the foreign batch shape: here the parameters of one example are one event.
-    numpyro's fit bounds as they are, given `.to_event()`; the adapter adds `mean()` as a method.
-
-    Args:
-      distribution: an object with `log_prob(event)` and `sample(seed=key)` or `sample(key)`.
+    `sample` is with `seed=key` or `key`. numpyro's fit bounds as they are, given `.to_event()`; the
+    adapter adds `mean()` as a method.
 
     Raises:
       TypeError: the object has no `sample` and `log_prob`.

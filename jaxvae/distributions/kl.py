@@ -1,5 +1,6 @@
 """KL divergences in closed form, by matching on the pair of distributions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,16 +33,12 @@ from jaxvae.pytrees import value_of
 
 @checked
 def kl_standard_normal(loc: Numbers, scale: Numbers) -> Array:
-    """KL(N(mu, diag sigma^2) || N(0, I)) = 1/2 (tr S + m'm - d - log|S|), S = diag sigma^2.
+    """KL(N(mu, diag sigma^2) || N(0, I)) = 1/2 (tr S + m'm - d - log|S|), S = diag sigma^2, nats.
 
-    Args:
-      loc: mu, any shape [...].
-      scale: sigma > 0, the same shape or a scalar.
+    mu is `loc` [...] and sigma > 0 `scale`, as large or scalar. Kingma & Welling 2014, appendix B.
 
     >>> round(float(kl_standard_normal(0.3, 0.5)), 6)
     0.363147
-
-    Kingma & Welling 2014, appendix B.
     """
     check_scale("kl_standard_normal", loc, scale)
     return 0.5 * jnp.sum(jnp.square(scale) + jnp.square(loc) - 1.0 - 2.0 * jnp.log(scale))
@@ -57,9 +54,6 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array:
     to SphericalUniform; Product and Independent of these. `Constant` is looked through. Two
     `Joint`s have none without a sample of the level above, which the rates, such as `auto_kl`, are
     given.
-
-    Args:
-      p: a distribution over events of the same shape.
 
     Raises:
       NotImplementedError: the pair has no closed form here; the message says to use `sampled_kl`.
@@ -86,56 +80,6 @@ def closed_form(q: Any, p: Any) -> Array | None:
     if hasattr(q, "kl_to") and (kl := _asked(q, p)) is not None:
         return kl
     match q, p:
-        case Normal(), StandardNormal():
-            _check_events(q, p)
-            return kl_standard_normal(q.mean(), q.scale)
-        case ((Normal() | StandardNormal()), (Normal() | StandardNormal())):
-            _check_events(q, p)
-            return _kl_normal(*_loc_scale(q, p), *_loc_scale(p, q))
-        case MultivariateNormal(), StandardNormal():  # the identity needs no solve
-            _check_events(q, p)
-            tril = jnp.tril(q.scale_tril)
-            log_det = jnp.sum(jnp.log(jnp.diagonal(tril)))
-            return 0.5 * (jnp.sum(tril**2) + jnp.sum(q.loc**2) - q.loc.size) - log_det
-        case LowRankNormal(), (StandardNormal() | Normal()):  # in O(d r), without a factor
-            _check_events(q, p)
-            return _kl_low_rank(q.loc, q.factor, q.scale, q.log_det(), *_loc_scale(p, q))
-        case (
-            (Normal() | StandardNormal() | MultivariateNormal() | LowRankNormal()),
-            (Normal() | StandardNormal() | MultivariateNormal() | LowRankNormal()),
-        ):
-            _check_events(q, p)
-            return _kl_multivariate_normal(*_loc_tril(q, p), *_loc_tril(p, q))
-        case (Categorical(), Categorical()) | (OneHotCategorical(), OneHotCategorical()):
-            check_shape("kl_divergence", "p.logits", p.logits, jnp.shape(q.logits))
-            return _kl_categorical(q.log_probs, p.log_probs)
-        case Bernoulli(), Bernoulli():
-            _check_events(q, p)
-            return _kl_bernoulli(q.logits, p.logits)
-        case Laplace(), Laplace():
-            _check_events(q, p)
-            return _kl_laplace(q.loc, q.scale, p.loc, p.scale)
-        case Normal(), Laplace():
-            _check_events(q, p)
-            return _kl_normal_laplace(*_loc_scale(q, p), *_loc_scale(p, q))
-        case ContinuousBernoulli(), ContinuousBernoulli():
-            _check_events(q, p)
-            return _kl_continuous_bernoulli(q.logits, p.logits)
-        case Gamma(), Gamma():
-            _check_events(q, p)
-            return _kl_gamma(q.concentration, q.rate, p.concentration, p.rate)
-        case Beta(), Beta():
-            _check_events(q, p)
-            return _kl_beta(q.a, q.b, p.a, p.b)
-        case Dirichlet(), Dirichlet():
-            _check_events(q, p)
-            return _kl_dirichlet(q.concentration, p.concentration)
-        case Poisson(), Poisson():
-            _check_events(q, p)
-            return jnp.sum(deviance(q.rate, p.rate))
-        case ((VonMisesFisher() | PowerSpherical()), SphericalUniform()):
-            _check_events(q, p)
-            return log_area(p.dim) - q.entropy()
         case Independent(), Independent():
             each = jax.vmap(closed_form)(q.unstack(), p.unstack())
             return None if each is None else jnp.sum(each)
@@ -144,6 +88,50 @@ def closed_form(q: Any, p: Any) -> Array | None:
             kls = [closed_form(*pair) for pair in pairs]
             known = [kl for kl in kls if kl is not None]
             return jnp.sum(jnp.stack(known)) if len(known) == len(kls) else None
+    formula = _formula(q, p)
+    if formula is None:
+        return None
+    _check_events(q, p)
+    return formula()
+
+
+def _formula(q: Any, p: Any) -> Callable[[], Array] | None:
+    """What is computed for a pair over events of one shape, if a closed form is known."""
+    match q, p:
+        case Normal(), StandardNormal():
+            return lambda: kl_standard_normal(q.mean(), q.scale)
+        case ((Normal() | StandardNormal()), (Normal() | StandardNormal())):
+            return lambda: _kl_normal(*_loc_scale(q, p), *_loc_scale(p, q))
+        case MultivariateNormal(), StandardNormal():  # the identity needs no solve
+            return lambda: _kl_to_standard_normal(q.loc, jnp.tril(q.scale_tril))
+        case LowRankNormal(), (StandardNormal() | Normal()):  # in O(d r), without a factor
+            return lambda: _kl_low_rank(q, *_loc_scale(p, q))
+        case (
+            (Normal() | StandardNormal() | MultivariateNormal() | LowRankNormal()),
+            (Normal() | StandardNormal() | MultivariateNormal() | LowRankNormal()),
+        ):
+            return lambda: _kl_multivariate_normal(*_loc_tril(q, p), *_loc_tril(p, q))
+        case (Categorical(), Categorical()) | (OneHotCategorical(), OneHotCategorical()):
+            check_shape("kl_divergence", "p.logits", p.logits, jnp.shape(q.logits))
+            return lambda: _kl_categorical(q.log_probs, p.log_probs)
+        case Bernoulli(), Bernoulli():
+            return lambda: _kl_bernoulli(q.logits, p.logits)
+        case Laplace(), Laplace():
+            return lambda: _kl_laplace(q.loc, q.scale, p.loc, p.scale)
+        case Normal(), Laplace():
+            return lambda: _kl_normal_laplace(*_loc_scale(q, p), *_loc_scale(p, q))
+        case ContinuousBernoulli(), ContinuousBernoulli():
+            return lambda: _kl_continuous_bernoulli(q.logits, p.logits)
+        case Gamma(), Gamma():
+            return lambda: _kl_gamma(q.concentration, q.rate, p.concentration, p.rate)
+        case Beta(), Beta():
+            return lambda: _kl_beta(q.a, q.b, p.a, p.b)
+        case Dirichlet(), Dirichlet():
+            return lambda: _kl_dirichlet(q.concentration, p.concentration)
+        case Poisson(), Poisson():
+            return lambda: jnp.sum(deviance(q.rate, p.rate))
+        case ((VonMisesFisher() | PowerSpherical()), SphericalUniform()):
+            return lambda: log_area(p.dim) - q.entropy()
     return None
 
 
@@ -185,6 +173,11 @@ def _kl_normal(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Array) -> Ar
     # the affine map z -> (z - mu_p) / sigma_p leaves KL as it is and makes p standard
     square = jnp.square((loc_q - loc_p) / scale_p) + jnp.square(scale_q / scale_p)
     return jnp.sum(0.5 * (square - 1.0) - log_ratio(scale_q, scale_p))
+
+
+def _kl_to_standard_normal(loc: Array, tril: Array) -> Array:
+    log_det = jnp.sum(jnp.log(jnp.diagonal(tril)))
+    return 0.5 * (jnp.sum(tril**2) + jnp.sum(loc**2) - loc.size) - log_det
 
 
 def _kl_multivariate_normal(loc_q: Array, tril_q: Array, loc_p: Array, tril_p: Array) -> Array:
@@ -265,13 +258,11 @@ def _normal_distance_jvp(
     return _normal_distance(*primals), by_shift * tangents[0] + by_scale * tangents[1]
 
 
-def _kl_low_rank(
-    loc_q: Array, factor: Array, scale: Array, log_det: Array, loc_p: Array, scale_p: Array
-) -> Array:
+def _kl_low_rank(q: LowRankNormal, loc_p: Array, scale_p: Array) -> Array:
     # 1/2 [ tr(S_p^-1 (W W' + diag s^2)) + |(mu_q - mu_p) / s_p|^2 - d - log|Sigma_q| + log|S_p| ]
-    terms = jnp.sum(jnp.square(factor / scale_p[:, None]), axis=1)
-    terms = terms + jnp.square(scale / scale_p) + jnp.square((loc_q - loc_p) / scale_p)
-    return 0.5 * (jnp.sum(terms - 1.0 + 2.0 * jnp.log(scale_p)) - log_det)
+    terms = jnp.sum(jnp.square(q.factor / scale_p[:, None]), axis=1)
+    terms = terms + jnp.square(q.scale / scale_p) + jnp.square((q.loc - loc_p) / scale_p)
+    return 0.5 * (jnp.sum(terms - 1.0 + 2.0 * jnp.log(scale_p)) - q.log_det())
 
 
 def _kl_continuous_bernoulli(l_q: Numbers, l_p: Numbers) -> Array:
@@ -309,8 +300,5 @@ def _kl_dirichlet(a: Array, b: Array) -> Array:
 
 
 def _bregman(c: Numbers, a: Numbers) -> Array:
-    """log Gamma(c) - log Gamma(a) - (c - a) psi(a) - D(c, a), D the `deviance`.
-
-    With G of `log_gamma_peak`, log Gamma(a) = a log a - a - G(a): G is what is left of it.
-    """
+    """log Gamma(c) - log Gamma(a) - (c - a) psi(a) - D(c, a), by G of `log_gamma_peak`."""
     return log_gamma_peak(a) - log_gamma_peak(c) + (c - a) * log_gamma_peak_slope(a)

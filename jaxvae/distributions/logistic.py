@@ -27,6 +27,7 @@ class DiscretizedLogistic:
     without the second term at k = 0 and with 1 for the first at k = L - 1, so that the L bins sum
     to 1. As sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), no two near numbers are ever
     subtracted and log P and its gradient are finite at every mean and scale.
+    Kingma et al. 2016, appendix; coupling: Salimans, Karpathy, Chen & Kingma 2017, equation 3.
 
     Args:
       loc: mu, on the scale where the levels are -1..1, any shape [...]; that is the event's shape.
@@ -40,8 +41,6 @@ class DiscretizedLogistic:
     >>> k = jnp.arange(256)[:, None]
     >>> round(float(jnp.sum(jnp.exp(jax.vmap(d.log_prob)(k)))), 4)
     1.0
-
-    Kingma et al. 2016, appendix; coupling: Salimans, Karpathy, Chen & Kingma 2017, equation 3.
     """
 
     loc: Leaf
@@ -124,10 +123,10 @@ def _log1mexp(a: Array) -> Array:
 
 
 def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) -> Independent:
-    """Pixels [h, w, C], each a mixture of K discretized logistics: the likelihood of PixelCNN++.
+    """Images 0..255 [h, w, C], each pixel a mixture of K discretized logistics: PixelCNN++'s.
 
-    An `Independent` over rows, of `Independent` over columns, of `Mixture` over components, of
-    `DiscretizedLogistic` over channels.
+    It is an `Independent` over rows, of one over columns, of `Mixture`s of `DiscretizedLogistic`s.
+    Salimans, Karpathy, Chen & Kingma 2017, section 2.
 
     Args:
       logits: of the components, shape [h, w, K].
@@ -136,15 +135,10 @@ def logistic_mixture(logits: Any, loc: Any, scale: Any, coupling: Any = None) ->
       coupling: None, or the coefficients of channels on those before them, row by row of a strict
         lower triangle: shape [h, w, K, C (C - 1) / 2], 3 for RGB.
 
-    Returns:
-      A distribution over integer images 0..255 of shape [h, w, C].
-
     >>> zeros = jnp.zeros((2, 2, 5, 3))  # 2x2 RGB pixels, five components
     >>> images = logistic_mixture(jnp.zeros((2, 2, 5)), zeros, zeros + 0.1, zeros)
     >>> images.sample(jax.random.key(0)).shape
     (2, 2, 3)
-
-    Salimans, Karpathy, Chen & Kingma 2017, section 2.
     """
     channels = jnp.shape(loc)[-1]
     if coupling is not None:

@@ -23,6 +23,7 @@ class Masked:
     An entry that is missing may hold anything, NaN included: it counts 0 nats and has no gradient,
     in x and in the parameters of p_i, as an event of its support stands in, `filler` or a draw.
     Sampling draws every entry, and says so in the mask.
+    Nazabal et al. 2020, equation 4; Mattei & Frellsen 2019, section 2.
 
     Args:
       distribution: of independent coordinates: any with `unstack()`, as an elementwise one or an
@@ -37,8 +38,6 @@ class Masked:
     >>> x, mask = jnp.array([0.0, jnp.nan]), jnp.array([True, False])
     >>> round(float(d.log_prob((x, mask))), 5)  # -1/2 log 2 pi
     -0.91894
-
-    Nazabal et al. 2020, equation 4; Mattei & Frellsen 2019, section 2.
     """
 
     distribution: Any
@@ -81,15 +80,13 @@ def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
 
 
 def _in_a_gap(d: Distribution, x: Tree) -> Any:
-    """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw.
-
-    To draw counts takes a hundred times as long as to score them. numpyro's know of a feasible one.
-    """
+    """An event of d's support, whose log p is finite and not seen: `d.filler`, or else a draw."""
     filler = getattr(d, "filler", None)
     feasible_like = getattr(getattr(d, "support", None), "feasible_like", None)
     if isinstance(filler, float):
         filler = jax.tree.map(partial(jnp.full_like, fill_value=filler), x)
     elif filler is None:
+        # a draw of counts takes a hundred times as long as their score; numpyro's know of one
         filler = feasible_like(x) if feasible_like else d.sample(jax.random.key(0))
     return jax.lax.stop_gradient(filler)
 

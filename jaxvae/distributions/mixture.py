@@ -26,18 +26,16 @@ class Mixture(Generic[D]):
     Which component a draw comes from has no derivative. Where components have `unstack()` and
     `cdf(z)`, as `Normal` and `Laplace` do, a draw carries the implicit gradient in all parameters,
     logits included; of others it carries none: take `score_function` or `vimco`.
+    The gradient: Graves 2016; Figurnov, Mohamed & Mnih 2018, section 3.
 
     Args:
       logits: of the weights, shape [K]; `jnp.zeros(K)` in a `Constant` holds them equal.
-      components: one distribution whose leaves are stacked along a leading axis of K, as `jax.vmap`
-        makes them.
+      components: one distribution whose leaves have a leading axis of K, as `jax.vmap` makes them.
 
     >>> from jaxvae import Normal
     >>> d = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1))))
     >>> round(float(d.log_prob(jnp.zeros(1))), 5)  # log N(0; 1, 1)
     -1.41894
-
-    The gradient: Graves 2016; Figurnov, Mohamed & Mnih 2018, section 3.
     """
 
     logits: Leaf

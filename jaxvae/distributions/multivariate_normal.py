@@ -70,6 +70,8 @@ class LowRankNormal:
 
     log p(z) = -1/2 [ e' S^-1 e - (W' S^-1 e)' M^-1 (W' S^-1 e) + log |M| + log |S| + d log 2 pi ]
 
+    Rezende, Mohamed & Wierstra 2014, section 4.3; Ong, Nott & Smith 2018.
+
     Args:
       loc: mu, shape [d].
       factor: W, shape [d, r]; r = 0 is the diagonal Gaussian.
@@ -78,8 +80,6 @@ class LowRankNormal:
     >>> d = LowRankNormal(jnp.zeros(2), jnp.zeros((2, 0)), jnp.ones(2))
     >>> round(float(d.log_prob(jnp.zeros(2))), 5)  # -log 2 pi
     -1.83788
-
-    Rezende, Mohamed & Wierstra 2014, section 4.3; Ong, Nott & Smith 2018.
     """
 
     loc: Leaf

@@ -19,14 +19,11 @@ LOG_2PI = 1.8378770664093453
 def reparameterize(key: Key, loc: Numbers, scale: Numbers) -> Array:
     """z = mu + sigma * eps, eps ~ N(0, I): a draw that gradients in mu and sigma pass through.
 
-    Args:
-      loc: mu, any shape [...].
-      scale: sigma > 0, the shape of `loc` (or a scalar).
+    mu is `loc` [...] and sigma > 0 `scale`, as large or a scalar.
+    Kingma & Welling 2014, section 2.4; Rezende et al. 2014.
 
     >>> reparameterize(jax.random.key(0), jnp.zeros(2), jnp.ones(2)).shape
     (2,)
-
-    Kingma & Welling 2014, section 2.4; Rezende et al. 2014.
     """
     return Normal(loc, scale).sample(key)
 
@@ -34,12 +31,9 @@ def reparameterize(key: Key, loc: Numbers, scale: Numbers) -> Array:
 @distribution
 @dataclass(frozen=True, eq=False)
 class StandardNormal:
-    """N(0, I). It has no leaves, so it cannot train by accident.
+    """N(0, I) over events of a `shape`, a tuple. It has no leaves, so it cannot train by accident.
 
     log p(z) = -1/2 sum_i (z_i^2 + log 2 pi)
-
-    Args:
-      shape: the event's shape, a tuple.
 
     >>> round(float(StandardNormal((2,)).log_prob(jnp.zeros(2))), 5)  # -log 2 pi
     -1.83788

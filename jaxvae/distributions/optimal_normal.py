@@ -22,11 +22,11 @@ class OptimalNormal:
     envelope theorem that changes nothing in mean. A likelihood that looks at x is no density: there
     is nothing to sample, and one example alone has no sigma. To evaluate or sample, fix it:
     `NormalHead(float(optimal_scale(model, key, xs)))`.
+    Rybkin, Daniilidis & Levine 2021, equations 4 to 6.
 
     Args:
       loc: mu, any shape; that is the event's shape.
-      axis: name of the mapped axis that shares sigma; None for a sigma of each example's own, whose
-        bound is no bound on log p(x).
+      axis: the mapped axis that shares sigma; None for one of each example, and no bound.
 
     Raises:
       ValueError: when scored where no such axis is mapped.
@@ -34,8 +34,6 @@ class OptimalNormal:
     >>> one = OptimalNormal(jnp.zeros(2), axis=None)
     >>> round(float(one.log_prob(jnp.array([1.0, -1.0]))), 5)  # sigma = 1: -1 - log 2 pi
     -2.83788
-
-    Rybkin, Daniilidis & Levine 2021, equations 4 to 6.
     """
 
     loc: Leaf

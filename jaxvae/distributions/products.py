@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Numbers, Tree, check_function
+from jaxvae.checks import Numbers, Tree, checked
 from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
-    check_distribution,
+    check_density,
     check_event,
     has_path,
     log_density,
@@ -29,6 +29,8 @@ from jaxvae.pytrees import pytree
 class Product:
     """Independent parts of any kind: log p(x) = sum_i log p_i(x_i). The mixed columns of a table.
 
+    Nazabal, Olmos, Ghahramani & Valera 2020, equation 2.
+
     Args:
       parts: a dict, list or tuple of distributions; events have the same structure.
 
@@ -36,8 +38,6 @@ class Product:
     >>> row = Product({"height": Normal(1.7, 0.1), "smokes": Bernoulli(0.0)})
     >>> sorted(row.sample(jax.random.key(0)))
     ['height', 'smokes']
-
-    Nazabal, Olmos, Ghahramani & Valera 2020, equation 2.
     """
 
     parts: Any
@@ -119,13 +119,11 @@ class Joint:
     """p(a, b) = p(a) p(b|a): two layers of a hierarchy; `hierarchy` nests them to more.
 
     Between two of them a bound takes the rate level by level: in closed form, given the sample
-    above, wherever that level has one.
+    above, wherever that level has one. Events are pairs (a, b).
 
     Args:
       first: p(a).
       then: a -> p(b|a), a callable pytree: a network, or a function in `jax.tree_util.Partial`.
-
-    Events are pairs (a, b).
 
     >>> from jaxvae import Normal, StandardNormal
     >>> walk = Joint(StandardNormal((1,)), jax.tree_util.Partial(lambda a: Normal(a, 1.0)))
@@ -134,7 +132,7 @@ class Joint:
     -1.83788
     """
 
-    first: Any
+    first: Annotated[Any, check_density]
     then: Callable[[Any], Any]
 
     @property
@@ -146,15 +144,13 @@ class Joint:
     def sample(self, key: Array) -> tuple[Any, Any]:
         return self.sample_and_log_prob(key)[0]
 
+    @checked
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         a, b = event
-        check_distribution("Joint: first is", self.first)
-        check_function("Joint", "then", self.then)
         return log_density(self.first, a) + log_density(self.then(a), b)
 
+    @checked
     def sample_and_log_prob(self, key: Array) -> tuple[tuple[Any, Any], Array]:
-        check_distribution("Joint: first is", self.first)
-        check_function("Joint", "then", self.then)
         first_key, then_key = jax.random.split(key)
         a, log_a = sample_and_log_prob(self.first, first_key)
         b, log_b = sample_and_log_prob(self.then(a), then_key)

@@ -17,8 +17,7 @@ LARGE = 8.0
 def softplus(l: Numbers) -> Array:
     """log(1 + exp l) = max(l, 0) + log(1 + exp(-|l|)), with derivative 1 / (1 + exp(-l)).
 
-    Equal to `jax.nn.softplus`, and the derivative is written rather than derived: so IWAE of 50
-    samples of 784 pixels trains 7 % faster on a CPU.
+    Equal to `jax.nn.softplus`, but IWAE of 50 samples of 784 pixels trains 7 % faster on a CPU.
 
     >>> softplus(jnp.array([-200.0, 0.0, 200.0]))
     Array([  0.       ,   0.6931472, 200.       ], dtype=float32)
@@ -50,10 +49,6 @@ def log_beta(a: Numbers, b: Numbers) -> Array:
     Where an argument is large, its log Gamma is Stirling's, whose leading terms cancel on paper.
     `jax.scipy.special.betaln` (jax 0.10.2) is off by 1e-6 in float64 about a, b = 8.
 
-    Args:
-      a: > 0, any shape.
-      b: > 0, the same shape.
-
     >>> round(float(log_beta(2.0, 3.0)), 5)  # log 1/12
     -2.48491
     """
@@ -78,10 +73,6 @@ def stirling(z: Array) -> Array:
 def weighted(w: Any, l: Any) -> Array:
     """w l, and 0 where w is 0 even if l is infinite: what weighs nothing says nothing.
 
-    Args:
-      w: a weight, any shape.
-      l: nats, the same shape.
-
     >>> float(weighted(0.0, -jnp.inf)), float(weighted(0.5, -jnp.inf))
     (0.0, -inf)
     """
@@ -92,11 +83,8 @@ def weighted(w: Any, l: Any) -> Array:
 def log_bernoulli(x: Numbers, l: Numbers) -> Any:
     """x l - softplus(l), the log-probability of x = 0 or 1 at the logit l.
 
-    At an infinite logit, what is certain has 0 and what is impossible the most negative float.
-
-    Args:
-      x: any shape; between 0 and 1 it is the linear extension.
-      l: the same shape.
+    At an infinite logit, what is certain has 0 and what is impossible the most negative float;
+    between x = 0 and 1 it is the linear extension.
 
     >>> round(float(log_bernoulli(1.0, 0.0)), 5), float(log_bernoulli(1.0, jnp.inf))
     (-0.69315, 0.0)

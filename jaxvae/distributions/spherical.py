@@ -24,10 +24,7 @@ def log_area(d: int) -> float:
 @distribution
 @dataclass(frozen=True, eq=False)
 class SphericalUniform:
-    """The uniform distribution on the sphere: log p(x) = -log area. It has no leaves.
-
-    Args:
-      dim: d, the coordinates of an event; the sphere's own dimension is d - 1.
+    """The uniform distribution on the sphere in R^dim: log p(x) = -log area. It has no leaves.
 
     >>> round(float(SphericalUniform(2).log_prob(jnp.array([1.0, 0.0]))), 5)  # -log 2 pi
     -1.83788
@@ -63,6 +60,7 @@ class VonMisesFisher:
     distribution at a uniform number, by quadrature, so draws are exact in any dimension and at any
     kappa, and the implicit function theorem gives their gradient in kappa. There is no rejection,
     whose own dependence on kappa a gradient would have to correct for.
+    Davidson et al. 2018, equation 1; the gradient: Figurnov, Mohamed & Mnih 2018, equation 5.
 
     Args:
       loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.
@@ -71,8 +69,6 @@ class VonMisesFisher:
     >>> d = VonMisesFisher(jnp.array([0.0, 0.0, 2.0]), 1.0)
     >>> round(float(d.log_prob(jnp.array([0.0, 0.0, 1.0]))), 5)  # 1 - log(4 pi sinh 1)
     -1.69246
-
-    Davidson et al. 2018, equation 1; the gradient: Figurnov, Mohamed & Mnih 2018, equation 5.
     """
 
     loc: Leaf
@@ -163,7 +159,7 @@ class PowerSpherical:
     """log p(x) = kappa log(1 + mu'x) - log N(kappa): near a von Mises-Fisher, drawn from a beta.
 
     N = 2^(a + b) pi^b Gamma(a) / Gamma(a + b), a = (d - 1)/2 + kappa, b = (d - 1)/2, and mu'x is
-    2 Beta(a, b) - 1.
+    2 Beta(a, b) - 1. De Cao & Aziz 2020, equations 8 to 11.
 
     Args:
       loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.
@@ -172,8 +168,6 @@ class PowerSpherical:
     >>> d = PowerSpherical(jnp.array([0.0, 0.0, 2.0]), 1.0)
     >>> round(float(d.log_prob(jnp.array([0.0, 0.0, 1.0]))), 5)  # log 2 / 4 pi
     -1.83788
-
-    De Cao & Aziz 2020, equations 8 to 11.
     """
 
     loc: Leaf

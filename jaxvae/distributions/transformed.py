@@ -18,6 +18,7 @@ class Transformed:
     autoregressive posterior trains in one pass and never inverts itself, and its `Inverse` makes a
     prior that scores in one. An estimator that holds q still and scores its samples anew,
     `sticking_the_landing` and `doubly_reparameterized`, inverts a posterior for it.
+    Rezende & Mohamed 2015, equation 5.
 
     Args:
       base: a distribution.
@@ -29,8 +30,6 @@ class Transformed:
     >>> d = Transformed(StandardNormal((1,)), Affine(jnp.ones(1), jnp.zeros(1)))
     >>> round(float(d.log_prob(jnp.ones(1))), 5)  # -1/2 log 2 pi
     -0.91894
-
-    Rezende & Mohamed 2015, equation 5.
     """
 
     base: Any

@@ -57,14 +57,12 @@ class AIS(NamedTuple):
 
 
 class BDMC(NamedTuple):
-    """log p(x) of one simulated example from below and above: see `bdmc`.
+    """log p(x) of one simulated example from below and above, in nats: see `bdmc`.
 
     Args:
-      lower: forward AIS, whose value is a lower bound in mean.
-      upper: AIS reversed from the z that x was drawn at, whose value is an upper bound in mean.
-      gap: upper - lower in nats, which bounds the error of both.
-      x: the example.
-      z: the latents it was drawn at, an exact draw of p(z|x).
+      lower, upper: forward AIS, and AIS reversed from the z that x was drawn at: bounds in mean.
+      gap: upper - lower, which bounds the error of both.
+      x, z: the example, and the latents it was drawn at, an exact draw of p(z|x).
     """
 
     lower: AIS
@@ -78,15 +76,12 @@ class BDMC(NamedTuple):
 def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Array:
     """Inverse temperatures 0 = beta_0 < ... < beta_T = 1, dense at both ends, where f changes most.
 
-    beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function
-
-    Args:
-      steepness: d; towards 0 the schedule is linear.
+    beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function, d = `steepness`:
+    towards 0 the schedule is linear.
+    Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
 
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
-
-    Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
     """
     s = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
@@ -111,11 +106,11 @@ def ais(
     the value is a lower bound in mean. To keep it exact, the step size is not adapted by the chains
     that are weighed but by `num_pilots` others beside them, which are not; and each transition
     takes a random fraction of it, so that no trajectory length resonates with the posterior.
+    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
 
     Args:
       model: any `Model` with continuous latents.
-      betas: inverse temperatures, 0 = beta_0 < ... < beta_T = 1, shape [T + 1]:
-        `sigmoid_schedule(T)`.
+      betas: inverse temperatures, shape [T + 1]: `sigmoid_schedule(T)`.
       initial: x -> p_0, where the chains start: p(z) by default, `model.encode` for q(z|x), from
         which one temperature is importance sampling.
 
@@ -125,14 +120,10 @@ def ais(
     >>> estimate = ais(model, jax.random.key(0), x, betas=sigmoid_schedule(50))
     >>> bool(jnp.abs(estimate.value - ppca.log_marginal(linear, x)) < 0.1)
     True
-
-    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
     """
-    p_0 = prior(model) if initial is None else initial(x)
-    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
+    starts, walk = _chains(model, x, initial, num_chains, num_leapfrog, num_pilots, step_size)
     start_key, walk_key = jax.random.split(key)
-    starts = jax.vmap(p_0.sample)(jax.random.split(start_key, num_chains + num_pilots))
-    return walk(walk_key, starts, jnp.asarray(betas))
+    return walk(walk_key, starts(start_key), jnp.asarray(betas))
 
 
 @checked
@@ -152,51 +143,46 @@ def bdmc(
     z ~ p(z) and x ~ p(x|z) make z an exact draw of p(z|x). From there AIS runs backwards, where
     E[w] = 1 / p(x), so that log p(x) lies between the two values in mean and the gap bounds the
     error of each. Settings that close the gap on simulated data can be used on real data of the
-    kind.
+    kind. `jax.vmap` over keys for many examples.
+    Grosse, Ancha & Roy 2016; for decoders: Wu et al. 2017.
 
     Args:
       model: any `Model` with continuous latents, whose likelihood can be sampled.
-      betas: inverse temperatures, as for `ais`; the way back takes them in reverse.
+      betas, initial: as for `ais`; the way back takes the betas in reverse.
       num_chains: chains each way; all of those coming down start at the one exact draw.
-      initial: x -> p_0, as for `ais`.
-
-    Returns:
-      A `BDMC`: both estimates, the gap, and the simulated example. `jax.vmap` over keys for many.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> sandwich = bdmc(model, jax.random.key(0), betas=sigmoid_schedule(50))
     >>> bool(jnp.abs(sandwich.gap) < 0.2)
     True
-
-    Grosse, Ancha & Roy 2016; for decoders: Wu et al. 2017.
     """
     z_key, x_key, start_key, up_key, down_key = jax.random.split(key, 5)
     z = prior(model).sample(z_key)
     x = likelihood(model, z).sample(x_key)
-    p_0 = prior(model) if initial is None else initial(x)
-    walk = _walk(model, x, p_0, num_chains, num_leapfrog, num_pilots, step_size)
+    starts, walk = _chains(model, x, initial, num_chains, num_leapfrog, num_pilots, step_size)
     betas, count = jnp.asarray(betas), num_chains + num_pilots
-    lower = walk(up_key, jax.vmap(p_0.sample)(jax.random.split(start_key, count)), betas)
+    lower = walk(up_key, starts(start_key), betas)
     at_z = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), z)
     reverse = walk(down_key, at_z, jnp.flip(betas))
     upper = reverse._replace(value=-reverse.value)
     return BDMC(lower, upper, upper.value - lower.value, x, z)
 
 
-def _walk(
+def _chains(
     model: Model,
     x: Tree,
-    p_0: Distribution,
+    initial: Callable[[Any], Distribution] | None,
     num_chains: Count,
     num_leapfrog: Count,
     num_pilots: Count,
     step_size: Scalar,
-) -> Callable[[Array, Any, Array], AIS]:
-    """(key, starts, betas) -> AIS, from f at betas[0], where chains start, to f at betas[-1]."""
+) -> tuple[Callable[[Array], Any], Callable[[Array, Any, Array], AIS]]:
+    """Draws of p_0 by their key, and (key, starts, betas) -> AIS, from betas[0] to betas[-1]."""
     from blackjax.mcmc import hmc  # a second that `import jaxvae` need not take
 
     _check_latents(prior(model))
+    p_0 = prior(model) if initial is None else initial(x)
     one = jax.eval_shape(p_0.sample, jax.random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))
 
@@ -206,6 +192,9 @@ def _walk(
         log_p_0 = log_density(p_0, z)
         slope = log_likelihood(model, x, z) + log_prior(model, z) - log_p_0
         return log_p_0 + beta * slope, slope
+
+    def starts(key: Key) -> Any:
+        return jax.vmap(p_0.sample)(jax.random.split(key, num_chains + num_pilots))
 
     transition = hmc.build_kernel()
 
@@ -245,7 +234,7 @@ def _walk(
         standard_error, ess = spread(log_w)
         return AIS(log_mean_exp(log_w), standard_error, ess, log_w, acceptance, used)
 
-    return walk
+    return starts, walk
 
 
 def _check_latents(p: Distribution) -> None:

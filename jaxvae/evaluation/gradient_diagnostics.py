@@ -17,7 +17,7 @@ class GradientStatistics(NamedTuple):
     Args:
       mean: of the gradient of the bound.
       variance: of one draw, unbiased.
-      snr: |mean| / standard deviation, a parameter at a time.
+      snr: |mean| / standard deviation, a parameter at a time; NaN of a gradient that is always 0.
     """
 
     mean: Any
@@ -33,12 +33,7 @@ def gradient_statistics(
 
     The standard error of the mean is sqrt(variance / num_draws). Hyper-parameters, the estimator
     among them, are bound with `functools.partial`; `batched(objective)` and a batch `xs` serve too.
-
-    Args:
-      key: a PRNG key; draw i uses `fold_in(key, i)`.
-
-    Returns:
-      `GradientStatistics`; the SNR of a gradient that is always 0 is NaN.
+    Draw i uses `fold_in(key, i)`. Rainforth et al. 2018, equation 3.
 
     >>> from functools import partial
     >>> from jaxvae import iwae, sticking_the_landing
@@ -49,8 +44,6 @@ def gradient_statistics(
     >>> encoder, *_ = jax.tree.leaves(s.variance.encode)
     >>> bool(jnp.all(encoder < 1e-9))  # q is exact: no noise
     True
-
-    Rainforth et al. 2018, equation 3.
     """
     if num_draws < 2:
         raise ValueError("gradient_statistics: num_draws is 1, expected at least 2 for a variance")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
-from jaxvae.checks import Count, Key, Tree, check_leaves, check_shape, checked
+from jaxvae.checks import Count, Key, Tree, check_leaves, check_pair, check_shape, checked
 from jaxvae.distributions import Categorical, Independent, Masked, Product
 from jaxvae.protocols import (
     Distribution,
@@ -28,8 +28,7 @@ from jaxvae.pytrees import value_of
 
 
 def _check_event(owner: str, name: str, event: Tree) -> None:
-    if not isinstance(event, tuple) or len(event) != 2:
-        raise TypeError(f"{owner}: {name} is a {type(event).__name__}, expected a pair (x, mask)")
+    check_pair(owner, name, event, "(x, mask)")
     x, mask = event
     check_leaves(owner, "x", x)
     check_leaves(owner, "mask", mask)
@@ -55,14 +54,13 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     Low in squared error, and too smooth for a draw: those are `multiple_imputations`. The average
     of labels means nothing: in the gaps of a `Categorical` stands the most probable one,
     argmax_c p(x_missing = c|x_observed), in those of a `OneHotCategorical` the probability of each.
+    x comes in the dtype of the mean; labels are integers.
+    Mattei & Frellsen 2019, on single imputation.
 
     Args:
       model: any `Model` of events (x, mask): `decode` returns a `Masked`, of distributions that are
         `Categorical` or have a mean.
-      num_samples: K, a Python integer; the bias is of order 1/K.
-
-    Returns:
-      x as given where it was observed, in the dtype of the mean; labels are integers.
+      num_samples: K; the bias is of order 1/K.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))
@@ -72,8 +70,6 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     >>> x = impute(model, jax.random.key(0), event, num_samples=1000)
     >>> [round(float(x_i), 2) for x_i in x]  # 1 / 1.01
     [1.0, 0.99]
-
-    Mattei & Frellsen 2019, on single imputation.
     """
     zs, log_w = _weighted("impute", model, key, event, num_samples)
     moments = jax.vmap(lambda z: _moments(_whole("impute", model, z)))(zs)
@@ -91,13 +87,8 @@ def multiple_imputations(
 
     Of K draws z_k ~ q(z|x_observed) one is taken with probability w_k / sum_j w_j, and x is drawn
     of its p(x|z_k): exact as K goes to infinity. What is estimated on each completed x varies by as
-    much as the gaps leave open.
-
-    Args:
-      num_draws: how many, a Python integer; all are taken of the same K.
-
-    Returns:
-      x completed, `num_draws` times along a leading axis.
+    much as the gaps leave open. The `num_draws` completed x, along a leading axis, are of one K.
+    Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))
@@ -106,8 +97,6 @@ def multiple_imputations(
     >>> key = jax.random.key(0)
     >>> multiple_imputations(model, key, event, num_samples=1000, num_draws=5).shape
     (5, 2)
-
-    Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
     """
     owner = "multiple_imputations"
     z_key, which_key, x_key = jax.random.split(key, 3)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,17 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import Floats, Numbers, Scalar, Tree, check_shape, checked
+from jaxvae.checks import (
+    Floats,
+    Numbers,
+    Positive,
+    Scalar,
+    Tree,
+    check_integers,
+    check_scalar,
+    check_shape,
+    checked,
+)
 from jaxvae.distributions import (
     Autoregressive,
     Bernoulli,
@@ -33,6 +43,9 @@ from jaxvae.distributions import (
 from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
 
+Index = Annotated[Array | int, check_scalar, check_integers]
+"""One integer, traced or not."""
+
 
 @checked
 def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
@@ -40,9 +53,6 @@ def interpolate(z0: Floats, z1: Floats, t: Scalar) -> Array:
 
     In many dimensions the draws of N(0, I) lie near the sphere of radius sqrt(d), and the line
     between two of them leaves it: in the middle its norm is sqrt(d / 2). See `slerp`.
-
-    Args:
-      z0: where t = 0, floats of any shape [...].
 
     >>> interpolate(jnp.zeros(2), jnp.array([1.0, 4.0]), 0.25).tolist()
     [0.25, 1.0]
@@ -61,19 +71,15 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
         z = ((1 - t) |z0| + t |z1|) (cos(t theta) u + sin(t theta) v)
 
     Parallel ends give the straight line. Between opposite ones all great circles are as short, and
-    one of them is taken.
+    one of them is taken. An end that is 0 and traced, so without a direction, gives NaN.
+    Shoemake 1985, section 3; for latents: White 2016, section 2.
 
     Args:
       z0: where t = 0, floats of any shape [...], taken as one vector of at least two coordinates.
 
-    Returns:
-      z, shape [...]; NaN where an end is 0 and traced, as it has no direction.
-
     >>> middle = slerp(jnp.array([2.0, 0.0]), jnp.array([0.0, 4.0]), 0.5)
     >>> [round(float(z), 4) for z in middle]  # 3 (cos 45, sin 45)
     [2.1213, 2.1213]
-
-    Shoemake 1985, section 3; for latents: White 2016, section 2.
     """
     check_shape("slerp", "z1", z1, jnp.shape(z0))
     if jnp.size(z0) < 2:
@@ -108,13 +114,8 @@ def _across(u: Array, v: Array) -> Array:
 
 
 @checked
-def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
-    """Copies of z in which one latent takes each of the values.
-
-    Args:
-      z: latents, floats [d].
-      index: which latent, an integer in -d..d-1.
-      values: what it is set to, numbers [n].
+def traverse(z: Floats, index: Index, values: Floats) -> Array:
+    """Copies of z [d] in which one latent, `index` in -d..d-1, takes each of the values [n].
 
     >>> traverse(jnp.zeros(3), 1, jnp.array([-1.0, 1.0])).tolist()
     [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
@@ -122,8 +123,6 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
     for name, vector in ("z", z), ("values", values):
         if jnp.ndim(vector) != 1:
             raise ValueError(f"traverse: {name} has shape {jnp.shape(vector)}, expected a vector")
-    if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
-        raise TypeError(f"traverse: index has dtype {jnp.result_type(index)}, expected an integer")
     d = len(z)
     if not isinstance(index, Tracer) and not -d <= index < d:
         raise ValueError(f"traverse: index is {index}, expected one of {d} latents")
@@ -131,24 +130,18 @@ def traverse(z: Floats, index: Scalar, values: Floats) -> Array:
 
 
 @checked
-def tempered(distribution: Distribution, temperature: Scalar) -> Any:
+def tempered(distribution: Distribution, temperature: Positive) -> Any:
     """The distribution at a temperature T: below 1 its draws lie nearer the mode, and vary less.
 
-    What has a `tempered(t)` is asked. Of a location and a scale the scale is multiplied by T; of
-    choices and coins the logits are divided by T. What is made of others is tempered in its parts:
-    the components of a `Mixture` (its weights stay), the base of `Transformed`, the parts of
-    `Independent` and `Product`, every level of a `Joint`, step of a `Markov` chain or coordinate of
-    an `Autoregressive` given those before, and what a `Constant` holds.
-    `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
-
-    Args:
-      distribution: of a location and a scale (`Normal`, `StandardNormal`, `MultivariateNormal`,
-        `LowRankNormal`, `Laplace`, `StudentT`, `DiscretizedLogistic`), of choices (`Bernoulli`,
-        `Categorical`, `OneHotCategorical`), or made of such.
-      temperature: T > 0, a number.
-
-    Returns:
-      The distribution; a `StandardNormal` becomes a `Normal`.
+    What has a `tempered(t)` is asked. Of a location and a scale (`Normal`, `StandardNormal`, which
+    becomes a `Normal`, `MultivariateNormal`, `LowRankNormal`, `Laplace`, `StudentT`,
+    `DiscretizedLogistic`) the scale is multiplied by T; of choices and coins (`Bernoulli`,
+    `Categorical`, `OneHotCategorical`) the logits are divided by T. What is made of others is
+    tempered in its parts: the components of a `Mixture` (its weights stay), the base of
+    `Transformed`, the parts of `Independent` and `Product`, every level of a `Joint`, step of a
+    `Markov` chain or coordinate of an `Autoregressive` given those before, and what a `Constant`
+    holds. `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
+    Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
 
     Raises:
       TypeError: it has no `tempered(t)`, as a `Gamma`.
@@ -156,11 +149,7 @@ def tempered(distribution: Distribution, temperature: Scalar) -> Any:
 
     >>> tempered(StandardNormal((2,)), 0.5).scale.tolist()
     [0.5, 0.5]
-
-    Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
     """
-    if not isinstance(temperature, Tracer) and not temperature > 0:
-        raise ValueError(f"tempered: temperature is {temperature}, expected a positive number")
     t = temperature
     match value_of(distribution):
         case d if hasattr(d, "tempered"):

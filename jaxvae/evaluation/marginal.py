@@ -29,17 +29,14 @@ class LogMarginal(NamedTuple):
 
     Args:
       value: log 1/N sum_i w_i, in nats; low on average, by about `standard_error`^2 / 2.
-      standard_error: of the value, by the delta method: sd(w) / (mean(w) sqrt N), in nats. Infinite
+      standard_error: of the value, in nats, by the delta method: sd(w) / (mean(w) sqrt N). Infinite
         for a single sample. Only as good as the weights: when few of them dominate it is too small.
       ess: effective sample size (sum w)^2 / sum w^2, between 1 and N. Near 1, disbelieve the rest.
-      pareto_k: k-hat, the shape of a generalised Pareto distribution fitted to the largest weights,
-        which have finite moments up to order 1/k: the variance is finite below 1/2. Infinite where
-        there are too few samples (25 at least) to fit one, or one weight dwarfs all others.
-      reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on neither
-        the value nor its standard error can be trusted; the value is then a lower bound in mean and
-        little more. More samples or a better q help.
-
-    k-hat: Vehtari, Simpson, Gelman, Yao & Gabry 2024, section 3.
+      pareto_k: k-hat, the shape of a generalised Pareto distribution fitted to the largest weights:
+        their variance is finite below 1/2. Infinite where there are too few samples (25 at least)
+        to fit one, or one weight dwarfs all others. Vehtari et al. 2024, section 3.
+      reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on the
+        value is a lower bound in mean and little more. More samples or a better q help.
     """
 
     value: Array
@@ -58,6 +55,8 @@ def log_marginal(
     The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
     memory is that of a chunk and of N scalars, and the chunk does not change the result. For a data
     set, `jax.lax.map` over keys and examples.
+    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
+    k-hat: Vehtari et al. 2024.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -65,9 +64,6 @@ def log_marginal(
     >>> estimate = log_marginal(ppca.as_vae(linear), jax.random.key(0), x, num_samples=10)
     >>> bool(jnp.isclose(estimate.value, ppca.log_marginal(linear, x), atol=1e-4))
     True
-
-    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
-    k-hat: Vehtari et al. 2024.
     """
     q, term = posterior(model, x), importance_term(model, x)
 
@@ -85,10 +81,7 @@ def prior_sampling(
 
     Almost no draw of the prior explains a given x, so the few that come nearest carry the whole sum
     (`ess` near 1) and the value falls short by an amount that grows with the latent dimension. It
-    is here to be compared with `log_marginal`.
-
-    Args:
-      model: any `Model`; only `prior` and `decode` are used.
+    is here to be compared with `log_marginal`. `encode` is not used.
     """
 
     def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
@@ -125,12 +118,7 @@ def spread(log_w: Array) -> tuple[Array, Array]:
 def pareto_k(log_w: Array) -> Array:
     """The shape k-hat of the largest weights' tail; infinite where none can be fitted.
 
-    Args:
-      log_w: log-weights, shape [N].
-
-    Returns:
-      A scalar; below 1/2 the weights have a finite variance, from 0.7 on do not trust them.
-
+    Below 1/2 the weights have a finite variance, from 0.7 on do not trust them.
     Zhang & Stephens 2009; Vehtari et al. 2024, section 3.
     """
     from blackjax.diagnostics import psis_weights  # a second that `import jaxvae` need not take
@@ -145,18 +133,14 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
     """The best sigma of a Gaussian likelihood that all pixels of all examples share.
 
     sigma^2 = mean over examples and pixels of (x - E[x|z])^2, z ~ q(z|x): the maximiser of
-    sum_n E_q[log N(x_n; mu(z), sigma^2 I)], which `OptimalNormal` trains at.
-
-    Args:
-      model: any `Model` whose likelihood has a mean, an array.
+    sum_n E_q[log N(x_n; mu(z), sigma^2 I)], which `OptimalNormal` trains at. E[x|z] is an array.
+    Rybkin, Daniilidis & Levine 2021, equation 6.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(x, 1e-3 * jnp.ones(2))
     >>> model = VAE(encode, lambda z: Normal(jnp.zeros(2), 1.0), StandardNormal((2,)))
     >>> round(float(optimal_scale(model, jax.random.key(0), jnp.full((5, 2), 3.0))), 4)
     3.0
-
-    Rybkin, Daniilidis & Levine 2021, equation 6.
     """
 
     def squared_error(key: Key, x: Tree) -> Array:

@@ -64,9 +64,9 @@ class DensityCoverage(NamedTuple):
     """Two numbers that, unlike precision and recall, no single outlier can move far.
 
     Args:
-      density: how many real neighbourhoods a fake example lies in, over k; 1 in mean, for any
-        number of rows, where both come from one distribution; it can be larger.
-      coverage: fraction of the real neighbourhoods with a fake example in them; in mean
+      density: real neighbourhoods that a fake row lies in, over k; 1 in mean where both come from
+        one distribution, and it can be larger.
+      coverage: fraction of the real neighbourhoods with a fake row in them; in mean
         1 - (N-1)...(N-k) / ((M+N-1)...(M+N-k)) for N real and M fake rows of one distribution.
     """
 
@@ -81,17 +81,13 @@ def precision_recall(real: Features, fake: Features, *, k: Count = 3) -> Precisi
     A set stands for the union of the balls around its points, each as far as the point's k-th
     nearest neighbour in the set. Precision is the fraction of the fake points in the balls of the
     real ones, recall the fraction of the real points in the balls of the fake ones.
-
-    Args:
-      k: neighbours, a Python integer below N and M.
+    Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2. k is below N and M.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
     >>> precision, recall = precision_recall(real, fake, k=1)
     >>> float(precision), float(recall)  # none within 0.1 of 0.5 or 0.6, or 0.5 of 9 or 9.5
     (0.5, 0.0)
-
-    Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, section 2.
     """
     _check_rows("precision_recall", real, fake, k, k)
     r_real, r_fake = _kth_nearest(real, real, k), _kth_nearest(fake, fake, k)
@@ -108,17 +104,13 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     Balls are drawn around the real points alone, as far as the k-th nearest other real point.
     Density counts the balls that a fake point is in, over k and averaged; coverage is the fraction
     of the balls that some fake point is in.
-
-    Args:
-      k: neighbours, a Python integer below N.
+    Naeem, Oh, Uh, Choi & Yoo 2020, section 3. k is below N.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])
     >>> density, coverage = density_coverage(real, fake, k=1)
     >>> float(density), float(coverage)  # 0.5 and 0.6 are in the balls around 0 and 1
     (1.0, 0.5)
-
-    Naeem, Oh, Uh, Choi & Yoo 2020, section 3.
     """
     _check_rows("density_coverage", real, fake, k, 0)
     r_real = _kth_nearest(real, real, k)
@@ -130,27 +122,18 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
 
 @checked
 def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covariance) -> Array:
-    """The squared Frechet (2-Wasserstein) distance of two Gaussians.
+    """The squared Frechet (2-Wasserstein) distance of two Gaussians, means [d], covariances [d, d].
 
     d^2 = |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1^1/2 C_2 C_1^1/2)^1/2)
 
     With C = A A' the last trace is the sum of the singular values of A_1' A_2, for any such A: no
-    digits are lost where a covariance is singular, as one of features often is.
-
-    Args:
-      mean1: mu_1, shape [d].
-      cov1: C_1, shape [d, d], symmetric without negative eigenvalues.
-      mean2: mu_2, shape [d].
-      cov2: C_2, shape [d, d].
-
-    Returns:
-      A scalar, in the unit of the features, squared.
+    digits are lost where a covariance is singular, as one of features often is. The unit is that of
+    the features, squared.
+    Dowson & Landau 1982; as a measure of samples: Heusel et al. 2017, equation 6.
 
     >>> one, four = jnp.eye(3), 4.0 * jnp.eye(3)
     >>> round(float(frechet_distance(jnp.zeros(3), one, jnp.ones(3), four)), 5)  # 3 + 3 (2 - 1)^2
     6.0
-
-    Dowson & Landau 1982; as a measure of samples: Heusel et al. 2017, equation 6.
     """
     d = jnp.shape(mean1)
     for name, value, shape in ("mean2", mean2, d), ("cov1", cov1, 2 * d), ("cov2", cov2, 2 * d):
@@ -166,16 +149,13 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
     """The `frechet_distance` of the Gaussians with the means and covariances of two sets.
 
     It sees means and covariances alone. It is above 0 in mean for two sets of one distribution, by
-    an amount that falls as 1/rows: compare numbers of equally many rows.
-
-    Returns:
-      A scalar, in the unit of the features, squared.
+    an amount that falls as 1/rows: compare numbers of equally many rows. The unit is that of the
+    features, squared.
+    Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6.
 
     >>> real = jnp.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
     >>> round(float(sample_frechet_distance(real, real + 2.0)), 4)  # 2^2 + 2^2
     8.0
-
-    Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6.
     """
     _check_rows("sample_frechet_distance", real, fake, 1, 1)
     return frechet_distance(*_mean_and_cov(real), *_mean_and_cov(fake))
@@ -204,14 +184,11 @@ def _factor(name: str, cov: Covariance) -> Array:
 
 
 def _kth_nearest(points: Features, others: Features, k: int) -> Array:
-    """Squared distance [n] of each point to the k-th nearest other; the nearest has k = 0.
-
-    Among the points themselves each is its own nearest, so that k counts its neighbours. For a few
-    neighbours, taking the least one away k times is five times faster than sorting.
-    """
+    """Squared distance [n] of each point to the k-th nearest other; the nearest has k = 0."""
 
     def one(point: Array) -> Array:
         distances = _squared_distances(point, others)
+        # for a few neighbours, five times faster than sorting
         without = jax.lax.fori_loop(0, k, lambda _, d: d.at[jnp.argmin(d)].set(jnp.inf), distances)
         return jnp.min(without)
 

@@ -9,9 +9,6 @@ reduction of the K of them. An estimator is a function
 with one key a sample. Its value is R; what sets it apart is the gradient it carries. For the
 decoder and the prior that is sum_k g_k dl_k/dtheta with g = dR/dl, the same under every estimator
 that samples z and for the same key; for the posterior they differ.
-
-`reparameterized` has those that differentiate a sample, `score` those that need no derivative of
-it, `discrete` those made for discrete latents and `mixtures` the one for a mixture.
 """
 
 from jaxvae.gradients.discrete import enumeration as enumeration

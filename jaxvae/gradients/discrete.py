@@ -37,15 +37,11 @@ _INSTEAD = (
 def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tuple[Array, Any]:
     """No sampling: E[R], the sum of q(z_1) ... q(z_K) R(l_1, ..., l_K) over all z_1, ..., z_K.
 
-    The terms of the S events of the support are evaluated once; R is evaluated S^K times.
+    The terms of the S events of the support are evaluated once; R is evaluated S^K times. The keys
+    are not drawn from; aux is its expectation, repeated K times.
 
     Args:
-      q: the posterior, with `enumerate_support()`: a `Categorical`, `OneHotCategorical`,
-        `Bernoulli`.
-      keys: shape [K], not drawn from.
-
-    Returns:
-      The bound's expectation in nats, and the expectation of aux, repeated K times.
+      q: the posterior, with `enumerate_support()`: `Categorical`, `OneHotCategorical`, `Bernoulli`.
 
     Raises:
       ValueError: S^K is over 2^20.
@@ -75,12 +71,10 @@ def straight_through(
 ) -> tuple[Array, Any]:
     """A sample forwards, the mean of q backwards: dz is taken to be d E[z]. Biased.
 
-    The value is that of the bound at the samples.
+    The value is that of the bound at the samples. Bengio, Leonard & Courville 2013.
 
     Args:
       q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
-
-    Bengio, Leonard & Courville 2013.
     """
     mean = mean_of(q)
 
@@ -103,14 +97,11 @@ def gumbel_softmax(
             gradient = partial(gumbel_softmax, temperature=temperature)
             return elbo(model, key, x, gradient=gradient)
 
+    Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
+
     Args:
       q: the posterior, with `sample_relaxed(key, temperature)`: `OneHotCategorical`, `Bernoulli`.
       temperature: > 0; samples are discrete as it goes to 0.
-
-    Returns:
-      The bound at the relaxed samples, and aux of every sample, stacked.
-
-    Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
     """
     sample_relaxed = method_of(q, "sample_relaxed", "gumbel_softmax", _INSTEAD)
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)

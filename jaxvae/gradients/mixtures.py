@@ -21,21 +21,18 @@ def stratified_mixture(
 
     The component is summed out, so that the gradient is the pathwise one within each, exact in the
     weights, and never depends on which component was drawn. It takes M terms a sample. With more
-    than one sample a tighter bound is one of each component's own, and stays below log p(x).
+    than one sample a tighter bound is one of each component's own, and stays below log p(x). aux is
+    averaged over the components.
+    Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
 
     Args:
       q: the posterior, a `Mixture` of components whose samples have a derivative.
-
-    Returns:
-      The bound in nats, and aux of every sample, averaged over the components.
 
     >>> from jaxvae import Normal
     >>> q = Mixture(jnp.zeros(2), Normal(jnp.array([[-1.0], [3.0]]), jnp.full((2, 1), 1e-3)))
     >>> term = lambda q, z, log_q: (z[0], None)
     >>> round(float(stratified_mixture(jnp.mean, term, q, jax.random.key(0)[None])[0]), 1)
     1.0
-
-    Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
     """
     q = value_of(q)
     if not isinstance(q, Mixture):

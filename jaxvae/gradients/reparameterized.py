@@ -31,11 +31,11 @@ The reduction takes the terms [K] to a scalar, q is the posterior, and each samp
 def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tuple[Array, Any]:
     """The reparameterization gradient: differentiate the terms through z = mu + sigma eps.
 
+    Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
+
     Raises:
       TypeError: when differentiated, if samples of the posterior have no derivative in its
         parameters, as a Categorical's.
-
-    Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
     """
     l, aux = over_samples(lambda key: term(q, *sample_and_log_prob(q, key)))(keys)
     return require_path_of_gradient(q, reduction(l)), aux
@@ -50,7 +50,6 @@ def sticking_the_landing(
     Unbiased for the ELBO, whose gradient then vanishes without noise where q is exact; for a
     tighter bound at K > 1 it is biased, as the score terms do not cancel once they are weighted.
     The rate of an ELBO is taken at the sample, closed form or not: that is where the score term is.
-
     Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
     """
     return _through_samples(reduction, term, q, keys, jnp.ones_like)
@@ -73,15 +72,11 @@ def doubly_reparameterized(
     w those of the power 1 - alpha, and for the ELBO, where h is 0, that of sticking the landing. It
     is `sticking_the_landing` with the cotangent of each sample scaled by 1 - h_k / g_k. A sample
     may be a pytree of layers, each drawn given those before it.
-
-    Args:
-      reduction: terms [K] -> scalar, twice differentiable.
+    Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
 
     Raises:
       TypeError: samples of the posterior have no derivative in its parameters, or the reduction has
         no second derivative, as that of VR-max.
-
-    Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
     """
 
     def scale(l: Array) -> Array:
@@ -104,10 +99,7 @@ def over_samples(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Held(NamedTuple):
-    """A posterior whose parameters are held still, as the terms of those two estimators see it.
-
-    It is known by its density alone, so a rate has no closed form and is taken at the sample.
-    """
+    """A posterior held still, known by its density alone: a rate is then taken at the sample."""
 
     q: Any
 

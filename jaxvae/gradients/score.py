@@ -28,11 +28,10 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
 
     For the ELBO (R the mean) this leaves (l_k - mean of the others) / K as the signal of sample k;
     for the importance-weighted bound it is VIMCO, with the geometric mean of the other weights.
+    Mnih & Rezende 2016, equation 10.
 
     Raises:
       ValueError: K = 1, where no other sample is left.
-
-    Mnih & Rezende 2016, equation 10.
     """
     k = l.size
     if k < 2:
@@ -45,7 +44,7 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
 
 
 def learned_baseline(value: Any) -> Baseline:
-    """b_k = value, a guess of the bound that learns: `value` is what a network makes of x.
+    """b_k = value, a guess of the bound that learns: what a network makes of x, and never of z.
 
     `score_function` fits it by least squares, adding the gradient of -1/2 sum_k (R - b_k)^2. Keep
     the network beside the three parts of the model, so that it trains with them:
@@ -53,9 +52,6 @@ def learned_baseline(value: Any) -> Baseline:
         def objective(model, key, x):
             baseline = learned_baseline(model.baseline(x))
             return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
-
-    Args:
-      value: a scalar in nats that depends on x and parameters, and never on z.
 
     Mnih & Gregor 2014, section 2.3.
     """
@@ -75,12 +71,11 @@ def score_function(
 
     Works for every posterior, discrete ones included: nothing is differentiated through a sample.
     A baseline that does not look at z_k changes the variance and not the mean.
+    Williams 1992; Mnih & Gregor 2014, equation 7.
 
     Args:
       baseline: (reduction, terms [K]) -> b [K]: `no_baseline`, `leave_one_out` or
         `learned_baseline(value)`.
-
-    Williams 1992; Mnih & Gregor 2014, equation 7.
     """
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
 

@@ -1,14 +1,5 @@
 """Models beyond the plain triple of encoder, decoder and prior.
 
-    hierarchical          layers of latents: chains, the ladder, shared features
-    quantization          discrete codes: VQ-VAE, residual codebooks, FSQ
-    semi_supervised       labels as latents that are seen at times
-    multimodal            experts joined into a posterior of whatever is there
-    state_space           sequences of latents
-    hamiltonian           a posterior that follows the gradient of log p(x, z)
-    semi_amortization     inference that goes on where the encoder stops
-    ppca                  the linear VAE, where all is exact
-
 What can be one is a `Model`, to be used with every bound and estimator; the others bring an
 objective of their own.
 """

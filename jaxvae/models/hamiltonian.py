@@ -2,16 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import Numbers, Scalar, Tree, check_floats, check_log_prob, check_shape, checked
+from jaxvae.checks import (
+    Numbers,
+    Positive,
+    Scalar,
+    Tree,
+    check_floats,
+    check_log_prob,
+    check_pair,
+    check_shape,
+    checked,
+)
 from jaxvae.distributions import Normal, Product, Transformed
 from jaxvae.protocols import (
     Density,
@@ -33,6 +42,7 @@ def check_steps(owner: str, name: str, steps: Any) -> None:
 
 Steps = Annotated[Array, check_steps]
 """[K, *shape of z]."""
+Pair = Annotated[tuple[Array, Array], partial(check_pair, of="(z, rho)")]
 
 
 @pytree
@@ -45,6 +55,7 @@ class Leapfrog:
     rho <- (t_k / t_{k-1}) (rho + eps_k / 2 grad log p(z)),   t_k = 1 + (t_0 - 1) (1 - k^2 / K^2)
 
     A step keeps volume, and cooling takes d log t_0 in all. Backwards it is as cheap as forwards.
+    Caterini, Doucet & Sejdinovic 2018, algorithm 1, with its quadratic tempering.
 
     Args:
       log_prob: z -> log p(z) up to a constant, a callable pytree.
@@ -56,13 +67,11 @@ class Leapfrog:
     >>> (z, rho), log_det = flow.forward_and_log_det((jnp.ones(2), jnp.zeros(2)))
     >>> round(float(log_det), 4)  # -2 log 2
     -1.3863
-
-    Caterini, Doucet & Sejdinovic 2018, algorithm 1, with its quadratic tempering.
     """
 
     log_prob: Callable[[Any], Array]
     step_sizes: Steps
-    heat: Scalar = 1.0
+    heat: Positive = 1.0
 
     def forward_and_log_det(self, event: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         cooling = self._cooling(event)
@@ -94,16 +103,8 @@ class Leapfrog:
         return z, rho
 
     @checked
-    def _cooling(self, event: tuple[Array, Array]) -> Array:
+    def _cooling(self, event: Pair) -> Array:
         """t_k / t_{k-1} of each step, [K]."""
-        if not isinstance(self.heat, Tracer) and not np.all(np.asarray(self.heat) > 0):
-            raise ValueError(
-                f"Leapfrog: heat is {self.heat}, expected more than 0; 1 does not cool"
-            )
-        if not isinstance(event, tuple) or len(event) != 2:
-            raise TypeError(
-                f"Leapfrog: event is a {type(event).__name__}, expected a pair (z, rho)"
-            )
         for name, part in zip(("z", "rho"), event, strict=True):
             check_floats("Leapfrog", name, part)
             check_shape("Leapfrog", name, part, jnp.shape(self.step_sizes)[1:])
@@ -121,6 +122,7 @@ class HamiltonianVAE(NamedTuple):
     It is the model of latents (z, rho), in which the flow is a posterior like any other: `elbo`,
     `iwae` and `log_marginal` take it, and bound log p(x), as rho is independent of x a priori. The
     steps, and the heat, train with the rest. At steps of 0 it is the VAE that it is made of.
+    Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder", section 3.
 
     Args:
       start: x -> q_0(z|x).
@@ -136,8 +138,6 @@ class HamiltonianVAE(NamedTuple):
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))
     >>> bool(jnp.abs(bound - ppca.log_marginal(linear, jnp.ones(3))) < 0.2)
     True
-
-    Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder", section 3.
     """
 
     start: Callable[[Any], Distribution]
@@ -154,7 +154,7 @@ class HamiltonianVAE(NamedTuple):
     @checked
     def encode(self, x: Tree) -> Transformed:
         start, momentum = self.start(x), self._momentum(self.log_heat)
-        check_distribution("start returned", start)
+        check_distribution("model.start returned", start)
         shape = event_shape(start)
         if shape != momentum.shape:
             raise ValueError(

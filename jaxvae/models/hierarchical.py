@@ -26,17 +26,13 @@ def hierarchy(first: Distribution, *conditionals: Any) -> Any:
     layers the order of the prior.
 
     Args:
-      first: the distribution of the first layer.
+      first: the distribution of the first layer; itself the chain if there are no conditionals.
       conditionals: callable pytrees, from one layer to the distribution of the next.
-
-    Returns:
-      `first` itself if there are no conditionals, else a `Joint`.
 
     >>> import jax
     >>> step = Partial(lambda z: Normal(z, jnp.ones(2)))
-    >>> a, (b, c) = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step).sample(
-    ...     jax.random.key(0)
-    ... )
+    >>> chain = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step)
+    >>> a, (b, c) = chain.sample(jax.random.key(0))
     >>> c.shape
     (2,)
     """
@@ -58,15 +54,13 @@ def bottom(z: Tree) -> Any:
 
 
 def gaussian_product(a: Normal, b: Normal) -> Normal:
-    """The Gaussian proportional to the product of two: precisions add, means are weighted by them.
+    """The Gaussian proportional to the product of two (Sonderby et al. 2016, eq. 17 to 19).
 
     sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
 
     >>> d = gaussian_product(Normal(0.0, 1.0), Normal(2.0, 1.0))
     >>> float(d.loc), round(float(d.scale), 5)
     (1.0, 0.70711)
-
-    Sonderby et al. 2016, equations 17 to 19.
     """
     a, b = value_of(a), value_of(b)
     for name, d in ("a", a), ("b", b):
@@ -95,6 +89,7 @@ class Ladder(NamedTuple):
 
     Up, d_l = up_l(d_{l-1}) with d_0 = x. Down, q(z_l|z_{l+1}, x) is the precision-weighted product
     of the evidence q^_l(d_l) and of the generative p(z_l|z_{l+1}); at the top it is the evidence.
+    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
 
     Args:
       up: L networks, x -> d_1, d_1 -> d_2, ...
@@ -111,8 +106,6 @@ class Ladder(NamedTuple):
     >>> z2, z1 = model.encode(jnp.ones(2)).sample(jax.random.key(0))
     >>> z2.shape, model.decode((z2, z1)).mean().shape
     ((2,), (2,))
-
-    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
     """
 
     up: Sequence[Callable[[Any], Any]]
@@ -160,6 +153,7 @@ class TopDown(NamedTuple):
     """A deep hierarchy whose levels share a stream of features on the way down: the VDVAE's.
 
     p(z_l | z_{>l}) and q(z_l | z_{>l}, x) both start from h_l, which all z above have written to.
+    Child 2021, section 3 and figure 3.
 
     Args:
       up: x -> a tuple of L features, for the levels from the top down.
@@ -175,8 +169,6 @@ class TopDown(NamedTuple):
     >>> z2, z1 = model.encode(jnp.ones(2)).sample(jax.random.key(0))
     >>> model.decode((z2, z1)).mean().shape
     (2,)
-
-    Child 2021, section 3 and figure 3.
     """
 
     up: Callable[[Any], Sequence[Any]]

@@ -27,12 +27,11 @@ def product_of_experts(
 ) -> Any:
     """The Gaussian proportional to the product of the prior and of the experts that are present.
 
-    Of another class that has `times(q)` it is the product that this returns.
-
     q(z|x) ~ p(z) prod_i q_i(z|x_i):   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
     mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
 
-    It is sharper than any expert: one that is sure overrules the others.
+    It is sharper than any expert: one that is sure overrules the others. Of another class that has
+    `times(q)` it is the product that this returns. Wu & Goodman 2018, section 2.
 
     Args:
       experts: `Normal`s over z, one a modality.
@@ -43,10 +42,6 @@ def product_of_experts(
     >>> q = product_of_experts(experts, StandardNormal((1,)))
     >>> float(q.loc[0]), round(float(q.scale[0]), 5)  # (2 + 4 + 0) / 3 and 1 / sqrt 3
     (2.0, 0.57735)
-    >>> float(product_of_experts(experts, StandardNormal((1,)), (True, False)).loc[0])
-    1.0
-
-    Wu & Goodman 2018, section 2.
     """
     experts, q, present = _checked("product_of_experts", experts, prior, present)
     for expert, here in zip(experts, present, strict=True):
@@ -62,17 +57,16 @@ def mixture_of_experts(
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
     tell of the others. Take `gradient=stratified_mixture` with it.
+    Shi, Siddharth, Paige & Torr 2019, section 3.
 
     Args:
       experts: distributions of one class over z, one a modality.
       prior: p(z), of that class; it is the posterior where nothing is present.
-      present: M booleans, traced or not; None, the default, is all.
+      present: as in `product_of_experts`.
 
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
     3.0
-
-    Shi, Siddharth, Paige & Torr 2019, section 3.
     """
     experts, p, present = _checked("mixture_of_experts", experts, prior, present)
     components = [_if(here, expert, p) for expert, here in zip(experts, present, strict=True)]
@@ -87,20 +81,17 @@ def mixture_of_products(
 
     q(z|x) = 1/|S| sum over sets s in S of product_of_experts(those in s), S all but the empty one
 
+    A `Mixture` of 2^M - 1. Sutter, Daunhawer & Vogt 2021; the prior an expert: Wu & Goodman 2018.
+
     Args:
       experts: `Normal`s over z, one a modality.
       prior: p(z), a `Normal` or `StandardNormal`; an expert in every product.
-      present: M booleans, traced or not; None, the default, is all.
-
-    Returns:
-      A `Mixture` of 2^M - 1 `Normal`s.
+      present: as in `product_of_experts`.
 
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = mixture_of_products(experts, StandardNormal((1,)))
     >>> round(float(q.mean()[0]), 5)  # (1 + 2 + 2) / 3
     1.66667
-
-    Sutter, Daunhawer & Vogt 2021; the prior among the experts: Wu & Goodman.
     """
     experts, p, present = _checked("mixture_of_products", experts, prior, present)
     sets = jnp.array(list(product((False, True), repeat=len(experts)))[1:])
@@ -130,6 +121,7 @@ class Multimodal(NamedTuple):
     An example is a pair (x, mask), two tuples with an entry a modality: what was seen, and whether.
     Where the mask is False anything may stand, NaN included. The bound of an example is one of
     log p(x_present), so to train on random masks is to train all conditionals.
+    Wu & Goodman 2018, section 2, modalities missing too.
 
     Args:
       experts: x_i -> a distribution over z that the join takes, one a modality.
@@ -143,8 +135,6 @@ class Multimodal(NamedTuple):
     >>> x, missing = jnp.ones(2), jnp.full(2, jnp.nan)
     >>> model.encode(((x, missing), (True, False))).loc.tolist()
     [0.5, 0.5]
-
-    Wu & Goodman 2018, section 2, modalities missing too.
     """
 
     experts: Functions

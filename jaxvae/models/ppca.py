@@ -3,9 +3,7 @@
 p(z) = N(0, I),   p(x|z) = N(W z + mu, s2 I)
 
 Everything a VAE approximates can be had here in closed form, which makes it the yardstick for the
-rest of the library. Nothing is iterated or sampled but the EM steps themselves.
-
-Tipping & Bishop 1999, "Probabilistic principal component analysis".
+rest of the library. Tipping & Bishop 1999, "Probabilistic principal component analysis".
 """
 
 from typing import Any, NamedTuple
@@ -21,13 +19,7 @@ from jaxvae.model import VAE
 
 
 class PPCA(NamedTuple):
-    """Parameters of the linear-Gaussian model.
-
-    Args:
-      weight: W, shape [d, k].
-      mean: mu, shape [d].
-      variance: s2 >= 0, a scalar.
-    """
+    """The linear-Gaussian model: `weight` W [d, k], `mean` mu [d], `variance` s2 >= 0, a scalar."""
 
     weight: Any
     mean: Any
@@ -35,22 +27,14 @@ class PPCA(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What the E-step hands to the M-step: posterior moments of every example.
-
-    Args:
-      mean: E[z_n | x_n], shape [n, k].
-      second: E[z_n z_n' | x_n], shape [n, k, k].
-    """
+    """Posterior moments of every example: E[z_n|x_n], [n, k], and E[z_n z_n'|x_n], [n, k, k]."""
 
     mean: Array
     second: Array
 
 
 def posterior(params: PPCA, x: Array) -> MultivariateNormal:
-    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I, exactly.
-
-    Tipping & Bishop 1999, equations 6 to 8.
-    """
+    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I: Tipping & Bishop 1999, eq. 6 to 8."""
     check_shape("ppca.posterior", "x", x, jnp.shape(params.mean))
     chol = _cholesky_m(params)
     loc = cho_solve((chol, True), params.weight.T @ (x - params.mean))
@@ -60,13 +44,10 @@ def posterior(params: PPCA, x: Array) -> MultivariateNormal:
 
 
 def log_marginal(params: PPCA, x: Array) -> Array:
-    """log p(x) = log N(x; mu, W W' + s2 I), exactly, at the cost of a k x k factorisation.
+    """log p(x) = log N(x; mu, W W' + s2 I), exactly, at the cost of a k x k factorisation; s2 > 0.
 
     -1/2 [ d log 2 pi + (d - k) log s2 + log|M| + (|r|^2 - |C^-1 W'r|^2) / s2 ],
     r = x - mu, M = C C'
-
-    Args:
-      params: the model, with s2 > 0.
 
     >>> params = PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0))
     >>> round(float(log_marginal(params, jnp.zeros(2))), 5)  # -log 2 pi - 1/2 log 3
@@ -83,10 +64,7 @@ def log_marginal(params: PPCA, x: Array) -> Array:
 
 
 def e_step(params: PPCA, xs: Array) -> Moments:
-    """Posterior moments of z for every example, at the present parameters.
-
-    Tipping & Bishop 1999, equations 25 and 26.
-    """
+    """Posterior moments of z for every example: Tipping & Bishop 1999, equations 25 and 26."""
 
     def moments(x: Array) -> Moments:
         q = posterior(params, x)
@@ -100,7 +78,6 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
 
     W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
     residual, 1/(nd) sum_n ( |x_n - mu|^2 - 2 E z_n' W'(x_n - mu) + tr(E z_n z_n' W'W) ).
-
     Tipping & Bishop 1999, equations 27 and 28.
     """
     n, d = xs.shape
@@ -131,13 +108,8 @@ def em_step(params: PPCA, xs: Array) -> PPCA:
 def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
     """The optimum in closed form: W = U (L - s2)^(1/2), s2 the mean of the discarded eigenvalues.
 
-    U and L are the leading eigenvectors and eigenvalues of the data's covariance. Any W R with R
-    orthogonal is as good.
-
-    Args:
-      num_latents: k, with 1 <= k < d.
-
-    Tipping & Bishop 1999, equations 15 and 16.
+    U and L are the k < d leading eigenvectors and eigenvalues of the data's covariance. Any W R
+    with R orthogonal is as good. Tipping & Bishop 1999, equations 15 and 16.
     """
     n, d = xs.shape
     if not 1 <= num_latents < d:

@@ -37,6 +37,8 @@ def semi_amortized(
         refined = semi_amortized(log_marginal, optax.adam(0.1), num_steps=20)
         refined(model, key, x, num_samples=100)
 
+    Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
+
     Args:
       objective: `(model, key, x, **hyper) -> ...`: a bound, or `log_marginal`.
       optimizer: any optax optimiser, started afresh for each x; `optax.sgd(eta)` is the paper's.
@@ -64,8 +66,6 @@ def semi_amortized(
     >>> model = VAE(encode, decode, StandardNormal((2,)))
     >>> refined = semi_amortized(elbo, optax.sgd(0.1), num_steps=5)
     >>> bound, terms = refined(model, jax.random.key(0), jnp.ones(3))
-
-    Kim, Wiseman, Miller, Sontag & Rush 2018, algorithm 1.
     """
     step = _differentiable(optimizer)
 
@@ -138,11 +138,7 @@ def _said(head: Callable[..., Any], raw: Array, event: Tree) -> Any:
 
 
 def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """The optimiser's update, with a derivative of 0 in each number in which it has none.
-
-    sqrt'(0) is infinite: Adam's root of a gradient that is 0, as a fresh flow's is in its context,
-    would otherwise make NaN of the derivative of all that the gradient is made of.
-    """
+    """The optimiser's update, with a derivative of 0 in each number in which it has none."""
 
     def step(gradient: Tree, opt_state: Tree, raw: Tree, value: Array) -> Any:
         loss = {"value": value, "grad": gradient}
@@ -155,6 +151,7 @@ def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., An
         _, pull = jax.vjp(step, *arguments)
         return jax.tree.map(finite_or_0, pull(cotangent))
 
+    # sqrt'(0) is infinite: Adam's root of a gradient that is 0, as a fresh flow's is in its context
     def finite_or_0(c: Any) -> Any:  # a count of steps has none, whose dtype is no float
         return jnp.where(jnp.isfinite(c), c, 0.0) if jnp.issubdtype(c.dtype, jnp.floating) else c
 

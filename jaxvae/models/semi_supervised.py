@@ -1,7 +1,8 @@
 """A class beside the code: objectives of examples with a label and of examples without one."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.batching import Objective, conditioned
-from jaxvae.checks import Key, Scalar, Tree, check_fields, check_leaves, checked, kind
+from jaxvae.checks import Key, Scalar, Tree, check_leaves, check_pair, checked, kind
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.discrete import enumeration
@@ -23,20 +24,16 @@ from jaxvae.protocols import (
     prior,
 )
 
-
-def check_label_vae(owner: str, name: str, model: object) -> None:
-    """Raise TypeError unless `model` is a `LabelVAE` of functions and a distribution."""
-    if not isinstance(model, LabelVAE):
-        raise TypeError(f"{owner}: {name} is a {type(model).__name__}, expected a LabelVAE")
-    check_fields(model)
+Labelled = Annotated[tuple[Any, Any], partial(check_pair, of="(x, y)")]
 
 
-@kind(check_label_vae)
+@kind("a LabelVAE")
 class LabelVAE(NamedTuple):
     """A VAE with a class y beside z: p(y) p(z|y) p(x|y, z), inferred by q(y|x) q(z|x, y).
 
     `labelled` and `unlabelled` train it. It is also a `Model` whose latents are the pairs (y, z),
     for every bound, evaluator and estimator that a posterior without derivative is good for.
+    Kingma, Mohamed, Rezende & Welling 2014, equations 2 and 4, there M2.
 
     Args:
       classify: x -> q(y|x), with `enumerate_support()`: a `Categorical`, a `OneHotCategorical`.
@@ -54,8 +51,6 @@ class LabelVAE(NamedTuple):
     >>> y, z = model.prior.sample(jax.random.key(0))
     >>> y.shape, z.shape
     ((), (2,))
-
-    Kingma, Mohamed, Rezende & Welling 2014, equations 2 and 4, there M2.
     """
 
     classify: Callable[[Any], Distribution]
@@ -81,7 +76,7 @@ def labelled(objective: Objective) -> Objective:
     """The objective of examples with a label: log p(y) + bound(x|y) + alpha log q(y|x).
 
     At alpha = 0 it is below log p(x, y), and nothing in it trains q(y|x): alpha > 0 is what makes
-    that a classifier.
+    that a classifier. Kingma et al. 2014, equations 6 and 9.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
@@ -89,16 +84,12 @@ def labelled(objective: Objective) -> Objective:
     Returns:
       `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
       objective. alpha is traced; 0.0 by default.
-
-    Kingma et al. 2014, equations 6 and 9.
     """
 
     @checked
     def labelled_objective(
-        model: LabelVAE, key: Key, xy: tuple[Any, Any], *, alpha: Scalar = 0.0, **hyper: Any
+        model: LabelVAE, key: Key, xy: Labelled, *, alpha: Scalar = 0.0, **hyper: Any
     ) -> tuple[Array, Any]:
-        if not isinstance(xy, (tuple, list)) or len(xy) != 2:
-            raise TypeError(f"labelled: xy is a {type(xy).__name__}, expected a pair (x, y)")
         x, y = xy
         bound, aux = conditioned(objective)(model.given, key, xy, **hyper)
         log_q = log_prob_of("classify(x)", _class_posterior(model, x), "y", y)
@@ -114,10 +105,10 @@ def unlabelled(objective: Objective) -> Objective:
     log p(x) >= sum_y q(y|x) [ bound(x|y) + log p(y) - log q(y|x) ]
 
     The classes share one key, so that what tells them apart is the class and not the draw. With
-    `elbo` it is the ELBO of the pair (y, z), exact in y.
+    `elbo` it is the ELBO of the pair (y, z), exact in y. Kingma et al. 2014, equation 7.
 
     Args:
-      objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
+      objective: as for `labelled`.
 
     Returns:
       `(model, key, x, **hyper)` of a `LabelVAE`: the bound in nats, and the mean under q(y|x) of
@@ -126,8 +117,6 @@ def unlabelled(objective: Objective) -> Objective:
     Raises:
       TypeError: by the objective, where `model` is no `LabelVAE` or a part of it no distribution,
         or q(y|x) cannot be enumerated.
-
-    Kingma et al. 2014, equation 7.
     """
 
     @checked
@@ -146,7 +135,7 @@ def unlabelled(objective: Objective) -> Objective:
 def _class_posterior(model: LabelVAE, x: Tree) -> Any:
     check_leaves("model", "x", x)
     q = model.classify(x)
-    check_distribution("classify returned", q)
+    check_distribution("model.classify returned", q)
     return q
 
 

@@ -36,6 +36,7 @@ class Markov(Generic[D]):
     """p(z_1, ..., z_T) = p(z_1) prod_{t>1} p(z_t | z_{t-1}, c_t): events have a leading axis of T.
 
     A forecast is another chain: `Markov(transition(z_T), transition, n)`.
+    Krishnan, Shalit & Sontag 2017, equation 1.
 
     Args:
       first: p(z_1).
@@ -47,12 +48,8 @@ class Markov(Generic[D]):
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal
     >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 3)
-    >>> walk.sample(jax.random.key(0)).shape
-    (3,)
     >>> round(float(walk.log_prob(jnp.zeros(3))), 5)  # -3/2 log 2 pi
     -2.75682
-
-    Krishnan, Shalit & Sontag 2017, equation 1.
     """
 
     first: D
@@ -109,17 +106,14 @@ class Markov(Generic[D]):
 
     @checked
     def given(self, z: Tree) -> Product:
-        """Every step's distribution given the state before it, over events (z_1, (z_2, ..., z_T)).
-
-        The chain is the product of these, and so is its log-density; its KL is their mean KL.
-        """
+        """Every step's distribution given the state before, over events (z_1, (z_2, ..., z_T))."""
         self._check()
         before, _ = self._pairs(z)
         return Product((self.first, Independent(jax.vmap(self._step)(before, self.context))))
 
     def _step(self, z: Tree, c: Any) -> Any:
         d = self.transition(z) if self.context is None else self.transition((z, c))
-        check_distribution("transition returned", d)
+        check_distribution("model.transition returned", d)
         return d
 
     def _pairs(self, z: Tree) -> tuple[Any, Any]:
@@ -158,14 +152,13 @@ def stepwise_kl(q: Distribution, p: Distribution, z: Tree, log_q: Array) -> Arra
 
     Unbiased, and less noisy than the sampled rate: pass it to `elbo(..., kl=stepwise_kl)`. Where
     a step has no closed form, or the two are no chains, it is `auto_kl`.
+    Krishnan, Shalit & Sontag 2017, equation 6.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal
     >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 3)
     >>> float(stepwise_kl(walk, walk, *walk.sample_and_log_prob(jax.random.key(0))))
     0.0
-
-    Krishnan, Shalit & Sontag 2017, equation 6.
     """
     q, p = value_of(q), value_of(p)
     if not (isinstance(q, Markov) and isinstance(p, Markov)):
@@ -180,6 +173,7 @@ class Smoother(NamedTuple, Generic[D]):
 
     The exact posterior of a state-space model has this form. Sequences of another length make
     chains of that length, so what encodes a whole sequence encodes its beginning, too.
+    Krishnan, Shalit & Sontag 2017, section 4.
 
     Args:
       summary: x -> h, leaves with a leading axis of T; a recurrent network from the last to the
@@ -193,8 +187,6 @@ class Smoother(NamedTuple, Generic[D]):
     >>> step = Partial(lambda pair: Normal(pair[0] + pair[1], 1.0))
     >>> Smoother(to_come, step, jnp.array(0.0))(jnp.ones(3)).first.loc.tolist()
     3.0
-
-    Krishnan, Shalit & Sontag 2017, section 4.
     """
 
     summary: Callable[[Any], Any]

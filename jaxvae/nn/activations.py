@@ -13,13 +13,7 @@ Activation = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Named:
-    """A function of JAX by the name that users know it by, equal to every other of that name.
-
-    Args:
-      module: where it is found.
-      name: what it is called there.
-      options: (name, value) of further arguments.
-    """
+    """A function of JAX by the name users know it by, equal to every other of that name."""
 
     module: str
     name: str
@@ -34,9 +28,6 @@ def by_name(activation: Activation) -> Activation:
 
     JAX's are objects of its own: pickle looks for them in a private module and does not find them
     there, and a deep copy is another object, so that a copied network would differ in structure.
-
-    Args:
-      activation: a function of an array, or a `functools.partial` of one with keywords.
 
     >>> import jax
     >>> by_name(jax.nn.relu)

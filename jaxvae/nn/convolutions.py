@@ -55,8 +55,7 @@ class ConvDecoder(nnx.Module):
       in_shape: shape of the latents.
       out_shape: (height, width, channels), any size.
       channels: of the input of each transposed convolution; its length is the depth.
-      hidden: widths of the dense layers in between.
-      activation: applied after every layer but the last.
+      hidden, activation: as in `ConvEncoder`.
     """
 
     def __init__(

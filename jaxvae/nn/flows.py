@@ -32,6 +32,7 @@ class MaskedMLP(nnx.Module):
 
     A hidden unit of degree m sees coordinates up to m and is seen by rows after m. A context is
     added to every hidden layer, unmasked. The last layer starts at 0, so a flow starts as identity.
+    Germain, Gregor, Murray & Larochelle 2015, section 4.
 
     Args:
       dim: d, the coordinates of z.
@@ -43,8 +44,6 @@ class MaskedMLP(nnx.Module):
     >>> net = MaskedMLP(3, 2, rngs=nnx.Rngs(0))
     >>> net(jnp.ones(3)).shape
     (3, 2)
-
-    Germain, Gregor, Murray & Larochelle 2015, section 4.
     """
 
     def __init__(
@@ -96,20 +95,18 @@ class AutoregressiveFlow(nnx.Module):
     """context -> `Chain` of `InverseAutoregressive` layers, coordinates reversed in between.
 
     One pass forward, so it serves a posterior (`FlowHead`); `Inverse` of it serves a prior.
+    Kingma et al. 2016, section 3.
 
     Args:
       dim: d.
       layers: how many.
       transformer: `AffineTransformer()` or `SplineTransformer()`.
       context: size of the context vector, 0 for none.
-      hidden: widths of the hidden layers of each `MaskedMLP`.
-      activation: applied after every hidden layer.
+      hidden, activation: of each `MaskedMLP`.
 
     >>> flow = AutoregressiveFlow(3, layers=1, rngs=nnx.Rngs(0))
     >>> flow().forward_and_log_det(jnp.ones(3))[0].tolist()  # before training
     [1.0, 1.0, 1.0]
-
-    Kingma et al. 2016, section 3.
     """
 
     def __init__(
@@ -146,20 +143,16 @@ class CouplingFlow(nnx.Module):
     """context -> `Chain` of `Coupling` layers, coordinates reversed in between.
 
     One pass either way, so it serves priors and posteriors alike.
+    Dinh, Sohl-Dickstein & Bengio 2017; splines: Durkan et al. 2019.
 
     Args:
       dim: d, at least 2.
       layers: how many; at least two, or half of the coordinates stay as they are.
-      transformer: `AffineTransformer()` or `SplineTransformer()`.
-      context: size of the context vector, 0 for none.
-      hidden: widths of the hidden layers of each conditioner.
-      activation: applied after every hidden layer.
+      transformer, context, hidden, activation: as in `AutoregressiveFlow`.
 
     >>> flow = CouplingFlow(3, layers=1, rngs=nnx.Rngs(0))
     >>> flow().forward_and_log_det(jnp.ones(3))[0].tolist()  # before training
     [1.0, 1.0, 1.0]
-
-    Dinh, Sohl-Dickstein & Bengio 2017; splines: Durkan et al. 2019.
     """
 
     def __init__(
@@ -228,6 +221,7 @@ class FlowHead(nnx.Module):
 
     The raw output ends in the flow's context, so that one network makes both. A head may have
     parameters of its own: this one has the flow's.
+    Kingma et al. 2016, algorithm 1.
 
     Args:
       base: the head of the base distribution, over vectors.
@@ -241,8 +235,6 @@ class FlowHead(nnx.Module):
     >>> z, log_q = encode(jnp.ones(5)).sample_and_log_prob(jax.random.key(0))
     >>> z.shape, log_q.shape
     ((2,), ())
-
-    Kingma et al. 2016, algorithm 1.
     """
 
     def __init__(self, base: Head, flow: Callable[..., Any], context: int = 0):

@@ -28,8 +28,7 @@ class Conditional(nnx.Module, Generic[D]):
       in_shape: shape of what is conditioned on.
       event_shape: shape of an event of the distribution.
       dtype: what the network computes in, `jnp.bfloat16` for mixed precision; by default that of
-        its parameters. These keep their dtype and so does the output: heads, log-densities,
-        losses and the optimiser see nothing of it.
+        its parameters. These keep their dtype, and so does the output that the head sees.
 
     Raises:
       AssertionError: when called, if the network's output has not the shape that the head needs.
@@ -115,9 +114,7 @@ class Rescaled(nnx.Module):
     """A network behind 2 x / max_value - 1: for data as stored, integers that a likelihood wants.
 
     Args:
-      network: `(in_shape, out_shape, *, rngs) -> module`.
-      in_shape: shape of one input.
-      out_shape: shape of the output.
+      network: `(in_shape, out_shape, *, rngs) -> module`, of one input and the output.
       max_value: the largest value stored, as in `rescale`: by default 255 for uint8.
 
     >>> from functools import partial
@@ -145,15 +142,12 @@ class Rescaled(nnx.Module):
 
 
 class SharedScaleHead(nnx.Module):
-    """Raw parameters -> `Normal` with one learned sigma for all pixels and examples.
+    """Raw parameters -> `Normal` with one learned sigma, at first `scale`, for all that is seen.
 
-    Args:
-      scale: where sigma starts.
+    Rybkin, Daniilidis & Levine 2021, section 3.1.
 
     >>> float(SharedScaleHead(0.5)(jnp.zeros((8, 8, 1))).scale)
     0.5
-
-    Rybkin, Daniilidis & Levine 2021, section 3.1.
     """
 
     def __init__(self, scale: float = 1.0):

@@ -21,8 +21,6 @@ class Convolution(nnx.Module):
     """Convolution of stride 1, padded "SAME": [h, w, n] -> [h, w, m].
 
     Args:
-      n: channels that come in.
-      m: channels that go out.
       size: of the kernel, 1 or any odd number.
       scale: of the initial kernel, beside one that keeps the variance; 0 starts at the map to 0.
 
@@ -61,18 +59,16 @@ def convolution_products(x: Array, kernel: Array) -> Array:
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, 3x3 and 1x1 convolutions, narrow in the middle, GELU before each.
+    """1x1, 3x3, 3x3 and 1x1 convolutions, narrow in the middle, GELU before each: n channels to m.
+
+    Child 2021, figure 3 and section 3.
 
     Args:
-      n: channels that come in.
-      m: channels that go out.
       middle: channels in between.
       scale: of the last kernel at the start: 0 for a map to 0, 1 / sqrt(depth) in a deep sum.
 
     >>> Bottleneck(8, 4, middle=2, rngs=nnx.Rngs(0))(jnp.ones((7, 7, 8))).shape
     (7, 7, 4)
-
-    Child 2021, figure 3 and section 3.
     """
 
     def __init__(self, n: int, m: int, *, middle: int, scale: float = 1.0, rngs: nnx.Rngs):
@@ -95,16 +91,15 @@ class Bottleneck(nnx.Module):
 class ResidualCell(nnx.Module):
     """x + f(x), f a `Bottleneck`: [h, w, n] -> [h, w, n].
 
+    He et al. 2016, "Identity mappings in deep residual networks", equation 3.
+
     Args:
-      n: channels.
       middle: channels inside f.
       scale: of the last kernel of f at the start; at 0 the cell is the identity.
 
     >>> x = jnp.ones((7, 7, 8))
     >>> bool(jnp.all(ResidualCell(8, middle=2, scale=0.0, rngs=nnx.Rngs(0))(x) == x))
     True
-
-    He et al. 2016, "Identity mappings in deep residual networks", equation 3.
     """
 
     def __init__(self, n: int, *, middle: int, scale: float = 1.0, rngs: nnx.Rngs):
@@ -121,6 +116,7 @@ class ResidualBlock(nnx.Module):
 
     mu and sigma come from h, the features of all levels above; d and s from h and the features of
     x. At the start q is p, so that nothing is paid for. Then h + W z goes through a cell.
+    The block: Child 2021, figure 3; the posterior: Vahdat & Kautz 2020, section 3.2.
 
     Args:
       n: channels of h and of the features of x.
@@ -133,8 +129,6 @@ class ResidualBlock(nnx.Module):
     >>> z = block.posterior((h, h)).mean()
     >>> z.shape, block.merge((h, z)).shape
     ((7, 7, 3), (7, 7, 8))
-
-    The block: Child 2021, figure 3; the posterior: Vahdat & Kautz 2020, section 3.2.
     """
 
     def __init__(self, n: int, latents: int, *, middle: int, scale: float = 1.0, rngs: nnx.Rngs):

@@ -73,10 +73,7 @@ def stacked(d: T, shape: tuple[int, ...]) -> T:
 
 
 def arrays(tree: T) -> T:
-    """The tree with JAX's arrays for leaves, before `jax.vmap` goes along their first axis.
-
-    A derivative by hand can't be traced at a slice of NumPy's float64 under `jit`.
-    """
+    """The tree with JAX's arrays for leaves: a derivative by hand can't be traced at NumPy's."""
     return jax.tree.map(jnp.asarray, tree)
 
 

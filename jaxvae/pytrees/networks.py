@@ -156,9 +156,13 @@ def _sent(old: Any, new: Any) -> Array:
     """Floats as they are, of integers and booleans the change, which floats hold exactly."""
     dtype = _sink_dtype(old)
     if not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
-        new = jnp.asarray(new).astype(dtype) - jnp.asarray(old).astype(dtype)
+        new = _whole(new) - _whole(old)
     sent = jnp.concatenate([jnp.ones(1, dtype), jnp.ravel(new).astype(dtype)])
     return jax.lax.stop_gradient(sent)
+
+
+def _whole(leaf: Any) -> Array:
+    return jnp.asarray(leaf).astype(jnp.int32)
 
 
 def _sink_dtype(leaf: Any) -> Any:
@@ -247,7 +251,7 @@ def new_state(states: list[Any], slopes: list[Any]) -> list[Any]:
         value = total / jnp.maximum(count, 1)
         dtype = jnp.result_type(old)
         if not jnp.issubdtype(dtype, jnp.inexact):
-            value = jnp.round(jnp.asarray(old).astype(value.dtype) + value)
+            value = _whole(old) + jnp.round(value).astype(jnp.int32)
         return jnp.where(count > 0, value.astype(dtype), old)
 
     return jax.tree.map(mean, states, slopes)

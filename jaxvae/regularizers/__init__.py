@@ -1,11 +1,5 @@
 """What a code is charged: in place of its rate, under a constraint, or by an adversary.
 
-    penalties, aggregate_posterior     in place of the rate: free bits, capacity, WAE, TC, DIP
-    lagrangian                         one half of the ELBO under a constraint on the other
-    delta_vae                          a prior that no posterior comes near
-    adversarial, image_adversary       a density ratio learned in the same step
-    regularized_autoencoder            deterministic codes and a smooth decoder
-
 A penalty is a function of one example's code; an objective with one is used as any other.
 """
 

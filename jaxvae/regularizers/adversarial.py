@@ -36,7 +36,7 @@ from jaxvae.protocols import (
 )
 
 
-def check_pair(owner: str, name: str, players: Any) -> None:
+def check_players(owner: str, name: str, players: Any) -> None:
     """Raise TypeError unless `players` are a model and a discriminator."""
     if not hasattr(players, "model") or not hasattr(players, "discriminator"):
         raise TypeError(
@@ -46,13 +46,12 @@ def check_pair(owner: str, name: str, players: Any) -> None:
     check_function(owner, "discriminator", players.discriminator)
 
 
-@kind(check_pair)
+@kind(check_players)
 class AdversarialPair(NamedTuple):
     """A model and its adversary, trained together; evaluate and sample `players.model`.
 
-    An optimiser each:
-    `optax.partition({"model": adam, "discriminator": other}, AdversarialPair("model",
-    "discriminator"))`.
+    An optimiser each: `optax.partition({"model": adam, "discriminator": other},
+    AdversarialPair("model", "discriminator"))`.
 
     Args:
       model: any `Model`.
@@ -86,11 +85,10 @@ def discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree) -> A
 
     Its mean is largest at D = log p - log q, the log ratio of two densities that need only be
     sampled, and is 2 JS(p, q) - 2 log 2 there. Nothing is held still.
+    Goodfellow et al. 2014, equation 1, proposition 1 and theorem 1.
 
     >>> round(float(discrimination(lambda v: 0.0 * v, jnp.array(1.0), jnp.array(2.0))), 5)
     -1.38629
-
-    Goodfellow et al. 2014, equation 1, proposition 1 and theorem 1.
     """
     of_p, of_q = jax.tree.map(jnp.shape, a), jax.tree.map(jnp.shape, b)
     if of_p != of_q:
@@ -101,24 +99,17 @@ def discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree) -> A
 
 @checked
 def permute_latents(zs: Numbers) -> Array:
-    """Codes whose latents come each from another row: of samples of q(z), ones of prod_j q(z_j).
+    """Codes [n, d] whose latents come each from another row: of samples of q(z), prod_j q(z_j)'s.
 
     z~_ij = z_(i + j mod n) j
 
     No two latents of a row come from one example while d <= n, so each z~_i is an exact draw of the
     product of the marginals; independent permutations would leave a pair of latents together once
-    in n. Which codes meet is as random as the order of the rows, so no key is needed.
-
-    Args:
-      zs: codes of independent examples in random order, [n, d].
-
-    Returns:
-      [n, d]; each column holds the numbers it held.
+    in n. Rows are of independent examples in random order, so no key is needed.
+    In place of Kim & Mnih 2018, algorithm 1.
 
     >>> permute_latents(jnp.array([[0, 10], [1, 11], [2, 12]])).tolist()
     [[0, 11], [1, 12], [2, 10]]
-
-    In place of Kim & Mnih 2018, algorithm 1.
     """
     if jnp.ndim(zs) != 2 or jnp.shape(zs)[0] < 2:
         raise ValueError(
@@ -139,15 +130,13 @@ def factor_vae(
     ELBO - gamma KL(q(z) || prod_j q(z_j)),    KL = E[D(z)]
 
     D tells codes from the batch's codes after `permute_latents`: an objective for `batched`. Where
-    beta-VAE makes all of the rate dear, I(x; z) too, this charges for dependent latents alone.
+    beta-VAE makes all of the rate dear, I(x; z) too, this charges for dependent latents alone. The
+    value is the sum of both gains, in nats; the mean of `log_ratio` over a batch estimates the KL.
+    Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
 
     Args:
       players: a model with latents in one array, and a discriminator of z.
       gamma: weight of the total correlation, traced; 0 is the ELBO.
-
-    Returns:
-      The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the batch
-      estimates the total correlation.
 
     >>> from flax import nnx
     >>> from jaxvae import batched, nn
@@ -157,8 +146,6 @@ def factor_vae(
     >>> _, terms = batched(factor_vae)(players, jax.random.key(0), jnp.ones((7, 3)), gamma=10.0)
     >>> terms.log_ratio.shape
     (7,)
-
-    Kim & Mnih 2018, equations 2 and 3; algorithm 2, with both players moving at once.
     """
     model, discriminator, held = pair_of("factor_vae", players)
     q = posterior(model, x)
@@ -184,15 +171,13 @@ def adversarial_autoencoder(
 
     At beta = 1 that is the ELBO + I(x; z): a code may tell all of its x if the codes of the data
     together look like the prior. D tells codes from draws of the prior. Of q(z|x) only `sample` is
-    used, so it needs no density and may be certain, as `nn.NormalHead(0.0)`.
+    used, so it needs no density and may be certain, as `nn.NormalHead(0.0)`. The value and
+    `log_ratio` are as in `factor_vae`.
+    Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
 
     Args:
       players: a model, and a discriminator of z.
       beta: weight of the divergence, traced.
-
-    Returns:
-      The sum of both gains, in nats, and `AdversarialTerms`: the mean of `log_ratio` over the data
-      estimates KL(q(z) || p(z)).
 
     >>> from flax import nnx
     >>> from jaxvae import nn
@@ -202,8 +187,6 @@ def adversarial_autoencoder(
     >>> _, terms = adversarial_autoencoder(players, jax.random.key(0), jnp.ones(3))
     >>> float(terms.rate)
     0.0
-
-    Makhzani et al. 2016, section 2, whose encoder lowers the Jensen-Shannon divergence of the pair.
     """
     model, discriminator, held = pair_of("adversarial_autoencoder", players)
     z_key, prior_key = jax.random.split(key)

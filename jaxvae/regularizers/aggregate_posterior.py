@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxvae.batching import BATCH, gather
 from jaxvae.checks import Count, Key, Scalar, checked
 from jaxvae.distributions.independent import factors
-from jaxvae.evaluation.diagnostics import decompose, marginals, minibatch_stratified
+from jaxvae.evaluation.decompositions import decompose, marginals, minibatch_stratified
 from jaxvae.protocols import mean_of, method_of
 from jaxvae.regularizers.penalties import LatentSample
 from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
@@ -33,9 +33,7 @@ def mmd_penalty(code: LatentSample, key: Key, *, kernel: Kernel = inverse_multiq
 def sliced_penalty(code: LatentSample, key: Key) -> Array:
     """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
 
-    Every example brings a draw of the prior and a random direction.
-
-    Kolouri et al. 2019, algorithm 1.
+    Every example brings a draw of the prior and a random direction. Kolouri et al. 2019, alg. 1.
     """
     prior_key, direction_key = jax.random.split(key)
     z, draws = _codes_and_draws(code, prior_key)
@@ -56,12 +54,11 @@ def info_penalty(
 
     alpha = 0, lambda = 1 is the ELBO, alpha = 1 the MMD alone; alpha towards 1 asks for more
     mutual information between x and z.
+    Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
 
     Args:
       alpha: at most 1.
       weight: lambda, positive.
-
-    Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
     """
     distance = mmd_penalty(code, key, kernel=kernel)
     return (1.0 - alpha) * code.rate + (alpha + weight - 1.0) * distance
@@ -81,13 +78,12 @@ def tc_penalty(
     """alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) || p(z_j)), from a batch: beta-TC-VAE.
 
     With all three weights 1 it is the sampled rate, exactly and whatever the batch.
+    Chen et al. 2018, equation 4; the weightings: appendix C.
 
     Args:
       code: the code of one example of a batch; p factorises over the latents, and q does or is
         Gaussian.
       weighting: how a batch stands for the data: `minibatch_stratified`, `minibatch_weighted`.
-
-    Chen et al. 2018, equation 4; the weightings: appendix C.
     """
     del key
     qs = gather(marginals(code.q))
@@ -105,14 +101,11 @@ def tc_penalty(
 def dip_1_penalty(
     code: LatentSample, key: Key | None, *, off_diagonal: Scalar, diagonal: Scalar
 ) -> Array:
-    """DIP-VAE-I's penalty, with C = Cov[mu(x)].
+    """DIP-VAE-I's penalty, with C = Cov[mu(x)] (Kumar, Sattigeri & Balakrishnan 2018, equation 6).
 
     rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
 
-    Args:
-      code: the code of one example of a batch; the mean of q is an array.
-
-    Kumar, Sattigeri & Balakrishnan 2018, equation 6.
+    The mean of q is an array.
     """
     del key
     return _decorrelated(code, jnp.zeros(()), off_diagonal, diagonal)
@@ -124,10 +117,7 @@ def dip_2_penalty(
 ) -> Array:
     """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
-    Args:
-      code: the code of one example of a batch; q has `mean()` and `covariance()`.
-
-    Kumar, Sattigeri & Balakrishnan 2018, equation 7.
+    q has `mean()` and `covariance()`. Kumar, Sattigeri & Balakrishnan 2018, equation 7.
     """
     del key
     instead = "take dip_1_penalty, which needs a mean alone"

@@ -15,6 +15,7 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
 
     A posterior of independent Gaussians costs at least `delta_vae_rate(length, alpha)` nats under
     it, whatever x: a delta-VAE. Wrap it in `Constant`, or alpha trains, and the rate with it.
+    Razavi et al. 2019, "Preventing posterior collapse with delta-VAEs", section 2.1.
 
     Args:
       length: n, how many latents follow each other.
@@ -22,8 +23,6 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
 
     >>> ar1(3, 0.5).scale_tril.shape
     (3, 3)
-
-    Razavi et al. 2019, "Preventing posterior collapse with delta-VAEs", section 2.1.
     """
     alpha = jnp.asarray(alpha, jnp.result_type(float))
     row, column = jnp.indices((length, length))
@@ -38,16 +37,12 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
 def delta_vae_rate(length: Count, alpha: Scalar) -> Array:
     """The least KL of a posterior of independent Gaussians to `ar1(length, alpha)`, in nats.
 
-    delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n >= 2
+    delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n = length >= 2
 
-    Args:
-      length: n, at least 2.
-      alpha: the correlation of neighbours, in (-1, 1).
+    Razavi et al. 2019, section 2.1.
 
     >>> round(float(delta_vae_rate(32, 0.5)), 4)
     3.491
-
-    Razavi et al. 2019, section 2.1.
     """
     if length < 2:
         raise ValueError("delta_vae_rate: length is 1, expected at least 2 latents")

@@ -53,6 +53,8 @@ def vae_gan(
 
     x' is the mean of p(x|z) at z ~ q(z|x), x_p that at z ~ p(z). Each line moves whom it names, so
     the features learn to tell images apart and never to be easy to match.
+    Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
+    the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
 
     Args:
       players: a model that is a pytree of arrays, and a `Critic`.
@@ -69,9 +71,6 @@ def vae_gan(
     >>> _, terms = vae_gan(players, jax.random.key(0), jnp.ones(3), gamma=1.0)
     >>> terms.distortion.shape
     ()
-
-    Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
-    the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
     """
     model, critic, held = pair_of("vae_gan", players)
     if not hasattr(critic, "features"):

@@ -1,6 +1,6 @@
 """One half of the ELBO minimised under a constraint on the other, the multiplier learned too."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,7 @@ from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 
 
-def check_constrained(owner: str, name: str, model: object) -> None:
-    """Raise unless `model` is a `Constrained` of one multiplier."""
-    if not isinstance(model, Constrained):
-        raise TypeError(
-            f"{owner}: {name} is a {type(model).__name__}, expected a Constrained; "
-            "begin with Constrained(model, jnp.zeros(()))"
-        )
-    check_scalar(owner, "log_multiplier", model.log_multiplier)
-
-
-@kind(check_constrained)
+@kind("a Constrained; begin with Constrained(model, jnp.zeros(()))")
 class Constrained(NamedTuple):
     """A model and the multiplier of its constraint: a `Model` itself, so evaluators take it.
 
@@ -40,7 +30,7 @@ class Constrained(NamedTuple):
     """
 
     model: Any
-    log_multiplier: Array
+    log_multiplier: Annotated[Array, check_scalar]
 
     @property
     def encode(self) -> Any:
@@ -85,11 +75,10 @@ def geco(
 
     lambda grows while the batch's mean distortion is above D and shrinks below it, by the same
     optimiser that moves the model, which descends: lambda's gradient has the sign turned.
+    Rezende & Viola 2018, "Taming VAEs", algorithm 1.
 
     Args:
       tolerance: D, nats an example; traced.
-
-    Rezende & Viola 2018, "Taming VAEs", algorithm 1.
     """
     _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.rate, terms.distortion - tolerance)
@@ -111,11 +100,10 @@ def target_rate(
 
     lambda is the beta of a beta-VAE, raised while the batch's mean rate is above R and lowered
     below it: a code of R nats, whatever the data. Where lambda -> 0 R is out of reach.
+    Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
 
     Args:
       target: R, nats an example; traced.
-
-    Alemi et al. 2018, at a rate fixed beforehand; the multiplier as in `geco`.
     """
     _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
     return _lagrangian(model, terms, terms.distortion, terms.rate - target)

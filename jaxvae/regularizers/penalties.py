@@ -59,15 +59,12 @@ def regularized(
     With the rate for a penalty, `lambda code, key: code.rate`, it is `elbo`. Whatever the penalty,
     aux holds the true `Terms`, so that -(distortion + rate) is still the ELBO of the model trained.
 
-    Args:
-      x: one example; of the penalties here all look at a batch, and need `batched`.
-      penalty: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_penalty`.
-      beta: weight of the penalty, traced.
-      **hyper: of the penalty, traced.
+    The value is in nats, a bound on log p(x) where the penalty is at least the rate. The penalties
+    of this library all look at a batch, and need `batched`.
 
-    Returns:
-      The objective, a scalar in nats (a bound on log p(x) where the penalty is at least the rate),
-      and the `Terms`.
+    Args:
+      penalty: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_penalty`.
+      beta: weight of the penalty, traced, as is **hyper, which the penalty is given.
 
     >>> from functools import partial
     >>> from jaxvae import batched
@@ -95,10 +92,8 @@ def regularized(
 def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
     """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
 
-    With `beta` = gamma of the paper; at C = 0 it is beta-VAE.
-
-    Args:
-      capacity: C, nats; a schedule of the step raises it.
+    With `beta` = gamma of the paper; at C = 0 it is beta-VAE. A schedule of the step raises C.
+    Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
 
     >>> from functools import partial
     >>> from jaxvae import VAE, Normal, StandardNormal, batched
@@ -108,8 +103,6 @@ def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
     >>> bound, terms = objective(model, jax.random.key(0), jnp.array([[2.0], [4.0]]))
     >>> terms.rate.tolist(), round(float(-bound - jnp.mean(terms.distortion)), 5)  # R = 5
     ([2.0, 8.0], 0.0)
-
-    Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
     """
     del key
     return jnp.abs(batch_mean(code.rate) - capacity)
@@ -122,11 +115,9 @@ def kl_per_latent(code: LatentSample) -> Array:
 
 @checked
 def kl_per_group(code: LatentSample, *, groups: Numbers) -> Array:
-    """The KL of each group of latents, [number of groups] nats.
+    """The KL of each group of latents, [number of groups] nats, where q and p factorise.
 
-    Args:
-      code: the code of one example, whose q and p factorise.
-      groups: the group of each latent, integers 0, 1, ..., shape [d].
+    `groups` has the group of each latent, integers 0, 1, ..., shape [d].
     """
     kls = kl_per_latent(code)
     if np.shape(groups) != kls.shape:
@@ -158,13 +149,12 @@ def free_bits(
 
     A part below lambda has no gradient to push it further down, so it does not collapse. At
     lambda = 0 it is the rate.
+    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
 
     Args:
       free_nats: lambda, nats of each part.
       parts: code -> KLs [J]: `kl_per_latent`, `kl_per_level` or
         `partial(kl_per_group, groups=...)`.
-
-    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
     """
     del key
     return jnp.sum(jnp.maximum(free_nats, batch_mean(parts(code))))

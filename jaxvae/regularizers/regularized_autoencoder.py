@@ -32,17 +32,14 @@ class RAETerms(NamedTuple):
 
 @checked
 def weight_penalty(model: Model, key: Key | None, z: Tree) -> Array:
-    """|theta|^2 over all parameters of the decoder, the same at any z: RAE-L2.
+    """|theta|^2 over all parameters of the decoder, a pytree of floats: RAE-L2, the same at any z.
 
-    Args:
-      model: any `Model` whose `decode` is a pytree of floats.
+    Ghosh et al. 2020, section 3.1.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.0)))
     >>> float(weight_penalty(model, jax.random.key(0), jnp.zeros(1)))
     12.0
-
-    Ghosh et al. 2020, section 3.1.
     """
     del key, z
     return optax.tree.norm(part(model, "decode"), squared=True)
@@ -54,9 +51,7 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
 
     1/2 |J v|^2 with v ~ N(0, I), one forward derivative: unbiased, where J itself would take a pass
     for every latent.
-
-    Args:
-      model: any `Model` whose likelihood has a mean.
+    Ghosh et al. 2020, section 3.1, there without the 1/2; the estimate: Hutchinson 1990.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(2.0 * jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -64,8 +59,6 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
     >>> draws = jax.vmap(lambda key: gradient_penalty(model, key, jnp.zeros(1)))(keys)
     >>> bool(jnp.abs(jnp.mean(draws) - 6.0) < 0.3)
     True
-
-    Ghosh et al. 2020, section 3.1, there without the 1/2; the estimate: Hutchinson 1990.
     """
     z = jnp.asarray(z)
     v = jax.random.normal(key, z.shape, z.dtype)
@@ -84,6 +77,7 @@ def rae(
     The noise of a VAE's code makes its decoder smooth; here that is asked for openly. Codes are
     near the origin and of no known density: `generate` from one that is fitted to them afterwards,
     `model._replace(prior=fitted)`.
+    Ghosh, Sajjadi, Vergari, Black & Scholkopf 2020, section 3.
 
     Args:
       model: any `Model` whose distributions have `mean()`, z an array.
@@ -98,8 +92,6 @@ def rae(
     ... )
     >>> float(terms.distortion), float(terms.rate)  # z = 3/4: 3 (1/4)^2 and 1/2 (3/4)^2
     (0.1875, 0.28125)
-
-    Ghosh, Sajjadi, Vergari, Black & Scholkopf 2020, section 3.
     """
     score, (distortion, _) = autoencoder(model, key, x)
     z = mean_of(posterior(model, x))

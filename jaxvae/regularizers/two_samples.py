@@ -32,10 +32,7 @@ def rbf(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
 
 @checked
 def inverse_multiquadric(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
-    """C / (C + |x - y|^2) with C = 2 d scale^2, two points [d]; its tails reach outlying codes.
-
-    Tolstikhin et al. 2018, section 4.
-    """
+    """C / (C + |x - y|^2), C = 2 d scale^2, whose tails reach outliers: Tolstikhin et al. 2018."""
     c = 2.0 * x.size * jnp.square(scale)
     return c / (c + jnp.sum(jnp.square(x - y)))
 
@@ -47,14 +44,14 @@ def mmd(x: Points, y: Points, *, kernel: Kernel = inverse_multiquadric) -> Array
     sum_{i != j} k(x_i, x_j) / n(n-1) + sum_{i != j} k(y_i, y_j) / m(m-1)
         - 2 sum_ij k(x_i, y_j) / nm
 
+    Gretton et al. 2012, equation 3.
+
     Args:
       kernel: (x_i, y_j) -> scalar: `rbf`, `inverse_multiquadric`, or any positive definite one.
 
     >>> x = jax.random.normal(jax.random.key(0), (500, 2))
     >>> float(mmd(x[:250], x[250:])) < 0.01 < float(mmd(x[:250], x[250:] + 1.0))
     True
-
-    Gretton et al. 2012, equation 3.
     """
     x, y = _points("mmd", x, y)
     gram = jax.vmap(jax.vmap(kernel, (None, 0)), (0, None))
@@ -71,6 +68,8 @@ def sliced_wasserstein(x: Points, y: Points, directions: Numbers) -> Array:
 
     1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1
 
+    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 15 and algorithm 1.
+
     Args:
       y: points [n, d], as many.
       directions: theta [L, d], of any length but 0: they are normalised.
@@ -78,8 +77,6 @@ def sliced_wasserstein(x: Points, y: Points, directions: Numbers) -> Array:
     >>> x = jnp.array([[0.0, 0.0], [1.0, 0.0]])
     >>> float(sliced_wasserstein(x, x + 2.0, jnp.eye(2)))
     4.0
-
-    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 15 and algorithm 1.
     """
     x, y = _points("sliced_wasserstein", x, y)
     if jnp.shape(x) != jnp.shape(y):

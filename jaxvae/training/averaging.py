@@ -27,11 +27,7 @@ def averaged_model(state: TrainState[M]) -> M:
 
 
 class ParameterAverage(NamedTuple):
-    """What `average_parameters` keeps.
-
-    Args:
-      average: a pytree like the model.
-    """
+    """What `average_parameters` keeps: a pytree like the model."""
 
     average: Any
 
@@ -45,6 +41,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     It leaves the updates as they are and has to be the last of a chain, where they are what the
     parameters will be moved by. In the state of the optimiser the average trains, scans, vmaps and
     is saved with the rest; `averaged_model(state)` is the model to evaluate.
+    Polyak & Juditsky 1992; for deep hierarchies: Child 2021.
 
     Args:
       decay: between 0 and 1; the average reaches back about 1 / (1 - decay) steps.
@@ -57,8 +54,6 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     >>> updates, state = optimizer.update({"theta": jnp.array(2.0)}, optimizer.init(model), model)
     >>> float(optax.tree.get(state, "average")["theta"])  # of 4 and 2
     3.0
-
-    Polyak & Juditsky 1992; for deep hierarchies: Child 2021.
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Work shared by devices, of one process or of many: which array lies where."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -51,7 +51,6 @@ def placed(mesh: Mesh | None, state: Tree, key: jax.Array, data: Tree, batch_siz
             f"fit: batch_size is {batch_size}, which {mesh.shape[mesh.axis_names[0]]} devices "
             "can't share evenly; expected a multiple of their number"
         )
-    check_mesh("fit", mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> Any:
@@ -65,11 +64,15 @@ def placed(mesh: Mesh | None, state: Tree, key: jax.Array, data: Tree, batch_siz
     return jax.tree.map(put, (state, key, data))
 
 
-def check_mesh(owner: str, mesh: Mesh) -> None:
+def check_mesh(owner: str, name: str, mesh: Mesh) -> None:
     """Raise ValueError where the first axis of the mesh is none that XLA may propagate."""
     kind = mesh.axis_types[0]
     if kind != jax.sharding.AxisType.Auto:
         raise ValueError(
-            f"{owner}: the mesh's axis {mesh.axis_names[0]!r} is {kind.name}, expected Auto: "
+            f"{owner}: {name}'s axis {mesh.axis_names[0]!r} is {kind.name}, expected Auto: "
             "jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,))"
         )
+
+
+AutoMesh = Annotated[Mesh, check_mesh]
+"""A mesh whose first axis XLA may propagate."""

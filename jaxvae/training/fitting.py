@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.resuming import Checkpoints
-from jaxvae.training.devices import placed
+from jaxvae.training.devices import AutoMesh, placed
 from jaxvae.training.nonfinite import all_finite, diagnose
 from jaxvae.training.planning import Call, plan_of
 from jaxvae.training.schedules import warn_if_unfinished
@@ -32,7 +32,7 @@ def fit(
     steps_per_call: Count | None = None,
     callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
-    mesh: Mesh | None = None,
+    mesh: AutoMesh | None = None,
     **hyper: Any,
 ) -> tuple[TrainState[M], dict[str, np.ndarray]]:
     """Train for some epochs; the same numbers as scanning `train_epoch`, with a look now and then.
@@ -116,11 +116,8 @@ def fit(
 
 
 def _known(count: int, length: int) -> int | None:
-    """None, for all of them, where a loop's length should be a constant of its program.
-
-    On a GPU the host asks the device before every turn of a loop whose length it does not know, and
-    waits for the answer, so that no step is launched while another runs.
-    """
+    """None, for all of them, where a loop's length should be a constant of its program."""
+    # on a GPU the host asks the device before every turn of a loop of unknown length, and waits
     return None if count == length and jax.default_backend() != "cpu" else count
 
 
@@ -128,12 +125,9 @@ def _known(count: int, length: int) -> int | None:
 def _first_steps(
     step: Step, state: TrainState, count: Any, call: Call, *, data: Tree, mesh: Any, layout: Any
 ) -> tuple[TrainState, Metrics, Array]:
-    """The first `count` steps of a call: traced, so that a short last call is the same program.
+    """State, metrics and whether that is finite, after `count` steps of a call, None for all.
 
-    All of them where `count` is None, which is another: see `_known`.
-
-    Returns the state, the metrics, and whether that state is finite. The program is kept for as
-    long as `step`, by which it is found, so that a second `fit` of it compiles nothing.
+    Traced, so that a short last call is the same program, which is kept for as long as `step`.
     """
 
     @jax.jit  # to be traced once for the shapes of the metrics and for the loop

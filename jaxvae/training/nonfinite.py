@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxvae.checks import Key, OutsideSupportError, Tree, checked
+from jaxvae.checks import Key, OutsideSupportError, Positive, Tree, checked
 from jaxvae.pytrees import paths
 from jaxvae.training.planning import Call
 from jaxvae.training.steps import Metrics, Step, TrainState
@@ -83,7 +83,8 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
+@checked
+def clip_by_finite_norm(max_norm: Positive) -> optax.GradientTransformation:
     """Scale gradients down to a norm, and to nothing where that norm is not finite.
 
     g min(1, c / |g|), or 0 where |g| is no finite number: `optax.clip_by_global_norm` makes a NaN
@@ -98,8 +99,6 @@ def clip_by_finite_norm(max_norm: float) -> optax.GradientTransformation:
     >>> [round(float(u), 3) for u in updates["a"]]
     [0.6, 0.8]
     """
-    if not max_norm > 0:
-        raise ValueError(f"clip_by_finite_norm: max_norm is {max_norm}, expected more than 0")
 
     def clip(updates: Tree, _: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # leaves of several dtypes
@@ -125,15 +124,8 @@ def diagnose(
 ) -> NonFiniteError | None:
     """What is wrong with the steps that were made last, or None.
 
-    Args:
-      step: as `fit` took it.
-      run: (state, how many steps, call) -> (state, metrics, whether that state is finite).
-      states: before the steps and after them.
-      data: what rows of `call` are of.
-      call: what the steps were given.
-      history: metrics of every step so far, of these steps last.
-      finite: whether the state after them is.
-      patience: how many updates in a row may be skipped.
+    `run` is of (state, how many steps, call), `states` are before the steps and after them, the
+    latter `finite` or not; `patience` is how many updates in a row may be skipped.
     """
     metrics, (before, after) = history[-1], states
     bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
@@ -172,10 +164,7 @@ def _first_bad_step(
     call: Call,
     metrics: Metrics,
 ) -> NonFiniteError:
-    """The error for the first step that went wrong, found by making the good ones again.
-
-    `first` steps come before the first loss that is not finite.
-    """
+    """The error for the first step that went wrong, found by making the `first` good ones again."""
     good, spoiled = (first, first + 1) if run(first, call)[2] else (0, first)
     while spoiled - good > 1:  # finite after `good` steps, not so after `spoiled`
         middle = (good + spoiled) // 2
@@ -196,10 +185,7 @@ def _first_bad_step(
 
 
 def first_bad_row(step: Step, state: TrainState, data: Tree, call: Call, i: int) -> str:
-    """Which example of step i's batch has a bound that is not finite, and why, where that is known.
-
-    It is scored once more by itself and outside jit, where a likelihood looks at what it is given.
-    """
+    """Which example of step i's batch has no finite bound, and why: it is scored again alone."""
     rows, hyper = call.rows[i], call.hyper(i)
     while isinstance(step, partial):
         step, hyper = step.func, step.keywords | hyper

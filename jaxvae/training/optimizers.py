@@ -19,19 +19,8 @@ def update(
 ) -> tuple[Any, Any]:
     """`optimizer.update`, with what there is of the loss for those of optax's that ask for it.
 
-    Args:
-      owner: who calls, for the error.
-      optimizer: any optax optimiser.
-      gradient: of the loss.
-      opt_state: the optimiser's state.
-      params: where the loss was taken.
-      **loss: by optax's names: `value`, the loss there; `grad`; `value_fn`, params -> the loss.
-
-    Returns:
-      The updates and the optimiser's new state.
-
-    Raises:
-      TypeError: the optimiser asks for more, or does not take all of it.
+    `loss` is by optax's names: `value`, the loss at params; `grad`; `value_fn`, params -> the loss.
+    A TypeError, in the name of `owner`, where the optimiser asks for more, or does not take all.
 
     >>> polyak = optax.polyak_sgd()  # its step is value / |grad|^2
     >>> w = jax.numpy.array(2.0)

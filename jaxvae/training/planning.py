@@ -36,16 +36,9 @@ class Call(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The steps of a run.
+    """The steps of a run, from `begun` to `end`, `size` a call.
 
-    Args:
-      num_examples: rows of data.
-      batch_size: rows a batch.
-      size: steps a call.
-      begun: the first step.
-      end: the step after the last.
-      numbers: hyper-parameters that stay.
-      schedules: those that change: their values at every step, leading axis [end - begun].
+    `numbers` are hyper-parameters that stay, `schedules` have values at every step, [end - begun].
     """
 
     num_examples: int

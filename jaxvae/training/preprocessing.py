@@ -57,13 +57,10 @@ def _full(owner: str, dtype: DTypeLike) -> float:
 def binarize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Dynamic binarization: every pixel is 1 with probability x / max_value, afresh at every visit.
 
-    Args:
-      x: one example, any shape, values in 0..max_value.
+    Salakhutdinov & Murray 2008; Burda et al. 2016, section 5.1. x as for `rescale`.
 
     >>> binarize(jax.random.key(0), jnp.array([0, 255], jnp.uint8)).tolist()
     [0.0, 1.0]
-
-    Salakhutdinov & Murray 2008; Burda et al. 2016, section 5.1.
     """
     p = rescale(key, x, max_value=max_value)
     return jax.random.bernoulli(key, p).astype(p.dtype)
@@ -72,9 +69,6 @@ def binarize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
 @checked
 def threshold(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Fixed binarization: a pixel is 1 where x / max_value > 1/2; nothing is drawn.
-
-    Args:
-      x: one example, any shape, values in 0..max_value.
 
     >>> threshold(jax.random.key(0), jnp.array([100, 200], jnp.uint8)).tolist()
     [0.0, 1.0]

@@ -24,16 +24,12 @@ def sigmoid_annealing(
 
     v(t) = init + (end - init) (s(t) - s(0)) / (s(T) - s(0)),  s(t) = sigmoid(k (t/T - 1/2))
 
-    Linear annealing is `optax.linear_schedule(0.0, 1.0, T)`.
-
-    Args:
-      sharpness: k: towards 0 the curve is a line.
+    Linear annealing, the limit at `sharpness` k = 0, is `optax.linear_schedule(0.0, 1.0, T)`.
+    Bowman et al. 2016, section 3.1.
 
     >>> schedule = sigmoid_annealing(0.0, 1.0, 1000)
     >>> [round(float(schedule(t)), 3) for t in (0, 400, 500, 1000, 5000)]
     [0.0, 0.23, 0.5, 1.0, 1.0]
-
-    Bowman et al. 2016, section 3.1.
     """
     low, high = (jax.nn.sigmoid(sharpness * end) for end in (-0.5, 0.5))
 
@@ -51,13 +47,12 @@ def cyclical(schedule: Schedule, period: Count) -> Schedule:
 
     The paper's, half of each period a rise and half at 1: `cyclical(optax.linear_schedule(0.0, 1.0,
     period // 2), period)`.
+    Fu et al. 2019, "Cyclical annealing schedule", equation 6.
 
     >>> import optax
     >>> beta = cyclical(optax.linear_schedule(0.0, 1.0, 5), 10)
     >>> [float(beta(step)) for step in (0, 5, 9, 10, 15)]
     [0.0, 1.0, 1.0, 0.0, 1.0]
-
-    Fu et al. 2019, "Cyclical annealing schedule", equation 6.
     """
     return lambda step: schedule(step % period)
 

@@ -42,15 +42,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 
-def check_state(owner: str, name: str, state: object) -> None:
-    """Raise TypeError unless `state` is a `TrainState`."""
-    if not isinstance(state, TrainState):
-        raise TypeError(
-            f"{owner}: {name} is a {type(state).__name__}, expected init_state's result"
-        )
-
-
-@kind(check_state)
+@kind("init_state's result")
 class TrainState(NamedTuple, Generic[M]):
     """All that a run carries from step to step; a pytree.
 
@@ -190,12 +182,9 @@ def train_step(
 
 @checked
 def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count) -> Array:
-    """A fresh shuffle of the rows, cut into batches.
+    """A fresh shuffle of the rows, cut into batches: row numbers [batches, batch_size].
 
     The rows left over sit this epoch out; the next shuffle draws others.
-
-    Returns:
-      Row numbers, int array [num_examples // batch_size, batch_size].
     """
     if not jnp.issubdtype(jnp.result_type(epoch), jnp.integer) or (
         isinstance(epoch, int) and epoch < 0
@@ -214,12 +203,10 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
 
 
 def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Lift a step to many: `steps(state, key, data, order, **hyper)`, as one `lax.scan`.
+    """Lift a step to many, as one `lax.scan`: `steps(state, key, data, order, **hyper)`.
 
-    Rows are gathered on the device inside the scan, so data go there once, as stored.
-
-    Returns:
-      The function; `order` is int [num_steps, batch_size], and its metrics are [num_steps].
+    Rows are gathered on the device inside the scan, so data go there once, as stored. `order` is
+    int [num_steps, batch_size], and metrics are [num_steps].
     """
 
     def steps(
@@ -239,7 +226,8 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
 def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     """Make `epoch(state, key, data, **hyper) -> (state, metrics)`: shuffle once, visit every batch.
 
-    Pure, so that a whole run is `jax.lax.scan` of it and a sweep is `jax.vmap` of that:
+    Its metrics have one entry a step. Pure, so that a whole run is `jax.lax.scan` of it and a sweep
+    is `jax.vmap` of that:
 
     >>> from functools import partial
     >>> from jaxvae import elbo
@@ -256,9 +244,6 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     >>> states, history = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(seeds, betas)
     >>> history["loss"].shape  # seeds, betas, epochs, steps
     (4, 2, 3, 2)
-
-    Returns:
-      The epoch; its metrics have one entry a step.
     """
 
     @checked

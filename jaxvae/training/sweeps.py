@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import Count, Tree, checked
+from jaxvae.checks import Count, Tree, check_instance, checked
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -21,15 +21,9 @@ from jaxvae.training.checkpoints.files import (
     save_checkpoint,
 )
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
-from jaxvae.training.devices import check_mesh
+from jaxvae.training.devices import AutoMesh
 
-
-def _check_grid(owner: str, name: str, grid: object) -> None:
-    if not isinstance(grid, Mapping):
-        raise TypeError(f"{owner}: {name} is a {type(grid).__name__}, expected name -> values")
-
-
-Grid = Annotated[Mapping[str, Any], _check_grid]
+Grid = Annotated[Mapping[str, Any], partial(check_instance, of=Mapping, expected="name -> values")]
 
 
 class Sweep(NamedTuple):
@@ -52,7 +46,7 @@ def sweep(
     grid: Grid,
     *,
     at_once: Count | None = None,
-    mesh: Mesh | None = None,
+    mesh: AutoMesh | None = None,
     folder: str | Path | None = None,
     **fixed: Any,
 ) -> Sweep:
@@ -109,8 +103,6 @@ def sweep(
             )
         if name in fixed:
             raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
-    if mesh is not None:
-        check_mesh("sweep", mesh)
     sizes = tuple(len(values) for values in axes.values())
     devices = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
     if at_once is None:

@@ -16,14 +16,7 @@ Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
 
 
 class Watch:
-    """What `fit` shows of a run and keeps of it.
-
-    Args:
-      callbacks: as `fit`'s.
-      checkpoints: as `fit`'s.
-      key: the run's key.
-      end: the step after its last.
-    """
+    """What `fit` shows of a run and keeps of it: callbacks and checkpoints, up to step `end`."""
 
     def __init__(
         self, callbacks: Iterable[Callback], checkpoints: Checkpoints | None, key: Array, end: int

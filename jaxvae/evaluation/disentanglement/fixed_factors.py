@@ -14,7 +14,7 @@ def factor_vae_score(
 
     A group shares the value of one factor; its vote is argmin_i Var_group(z_i) / Var(z_i). A latent
     stands for the factor that most of its votes were cast under, and new votes are judged. Chance
-    is 1/k. Latents that never vary do not vote.
+    is 1/k. Latents that never vary do not vote. Kim & Mnih 2018, section 4.
 
     Args:
       factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
@@ -25,8 +25,6 @@ def factor_vae_score(
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> factor_vae_score(jax.random.key(0), v, v)
     1.0
-
-    Kim & Mnih 2018, section 4.
     """
     rng, z, factors = _to_draw_from("factor_vae_score", key, codes, factors, groups, size)
 
@@ -48,10 +46,10 @@ def beta_vae_score(
     """How well a linear classifier tells which factor the pairs of a group have in common.
 
     It is shown mean_l |z_l - z'_l| over the pairs, latents scaled to unit variance. Chance is 1/k.
-    Kind: latents that mix two factors can still be told apart.
+    Kind: latents that mix two factors can still be told apart. Higgins et al. 2017, section 3.
 
     Args:
-      factors: integers [n, k], every value in many rows: all combinations, or draws of the factors.
+      factors: as for `factor_vae_score`.
       groups: to learn from, and as many to judge.
       size: pairs of a group, drawn with replacement.
 
@@ -59,8 +57,6 @@ def beta_vae_score(
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> beta_vae_score(jax.random.key(0), v, v)
     1.0
-
-    Higgins et al. 2017, section 3.
     """
     classifier = sklearn("beta_vae_score", "linear_model").LogisticRegression
     rng, z, factors = _to_draw_from("beta_vae_score", key, codes, factors, groups, size)

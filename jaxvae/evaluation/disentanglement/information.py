@@ -8,18 +8,13 @@ from jaxvae.evaluation.disentanglement.arrays import Table, entropy, gap, paired
 
 @checked
 def mutual_information(codes: Table, factors: Table, *, bins: Count = 20) -> np.ndarray:
-    """I(z_i; v_j) of every latent with every factor, in the table of their joint counts.
+    """I(z_i; v_j) = H(z_i) + H(v_j) - H(z_i, v_j) by the table of joint counts, [d, k] nats.
 
-    I = H(z_i) + H(v_j) - H(z_i, v_j)
-
-    High by about (bins - 1)(values - 1) / 2n where latent and factor are independent draws.
+    0 for a latent that never varies, at most the entropy of the factor, and high by about
+    (bins - 1)(values - 1) / 2n where latent and factor are independent draws.
 
     Args:
-      codes: [n, d]; floats are cut into bins of equal width, integers are taken as they are.
-      bins: how many from the least code to the largest, latent by latent.
-
-    Returns:
-      Nats, [d, k]: 0 for a latent that never varies, at most the entropy of the factor.
+      codes: [n, d]; floats are cut into `bins` of equal width, integers are taken as they are.
 
     Raises:
       TypeError: the codes are no numbers or the factors no integers, or they are traced.
@@ -38,19 +33,14 @@ def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     mean_j [ I(z_(1); v_j) - I(z_(2); v_j) ] / H(v_j)
 
-    0 where two latents share a factor, whether they repeat it or only tell it together.
-
-    Args:
-      codes: [n, d], in the paper a draw of q(z|x) for each x; integers are not binned.
+    0 where two latents share a factor, whether they repeat it or only tell it together. Codes are
+    in the paper a draw of q(z|x) for each x.
+    Chen, Li, Grosse & Duvenaud 2018, equation 6; bins: Locatello et al. 2019.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
-    >>> mig(v, v)
-    1.0
     >>> turned = np.stack([v[:, 0] + v[:, 1], v[:, 0] - v[:, 1], v[:, 2]], axis=1)
-    >>> round(mig(turned, v), 3)
-    0.333
-
-    Chen, Li, Grosse & Duvenaud 2018, equation 6; bins: Locatello et al. 2019.
+    >>> mig(v, v), round(mig(turned, v), 3)
+    (1.0, 0.333)
     """
     information, entropies = _information("mig", codes, factors, bins)
     return float(np.mean(gap(information) / entropies))
@@ -64,13 +54,11 @@ def modularity(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     A latent that tells of no factor is left out; 0 where none is left. A factor may have many
     latents at no cost. Noise gets 0 where all factors have as many values, else more: its I_ij are
-    as values - 1.
+    as values - 1. Ridgeway & Mozer 2018.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> modularity(np.concatenate([v, v], axis=1), v)
     1.0
-
-    Ridgeway & Mozer 2018.
     """
     information, _ = _information("modularity", codes, factors, bins)
     squared = information[information.max(axis=1) > 1e-9] ** 2

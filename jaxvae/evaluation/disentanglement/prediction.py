@@ -22,17 +22,12 @@ def sap(codes: Table, factors: Table) -> float:
 
     mean_j [ R^2_(1)j - R^2_(2)j ],  R^2_ij = correlation(z_i, v_j)^2
 
-    Lines are fitted, so that a factor's integers must be in an order that means something: leave
-    out a factor that is a mere name.
-
-    Args:
-      factors: ordered integers [n, k].
+    Lines are fitted, so a factor's integers must be in an order that means something: leave out a
+    factor that is a mere name. Kumar, Sattigeri & Balakrishnan 2018, section 3.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> round(sap(-10.0 * v, v), 6)
     1.0
-
-    Kumar, Sattigeri & Balakrishnan 2018, section 3.
     """
     codes, factors = paired("sap", codes, factors)
     correlation = standardised(codes).T @ standardised(factors) / len(codes)
@@ -42,13 +37,10 @@ def sap(codes: Table, factors: Table) -> float:
 class DCI(NamedTuple):
     """Three answers, each between 0 and 1; R_ij is how much latent i serves to predict factor j.
 
-    Args:
-      disentanglement: 1 - entropy of R_i. over the factors, mean over latents by their share of R.
-      completeness: 1 - entropy of R_.j over the latents, mean over factors.
-      informativeness: how often a factor is predicted from all latents, mean over factors; chance
-        is the share of its commonest value.
-
-    Eastwood & Williams 2018, section 2.
+    disentanglement: 1 - entropy of R_i. over the factors, mean over latents by their share of R.
+    completeness: 1 - entropy of R_.j over the latents, mean over factors.
+    informativeness: how often a factor is predicted from all latents, mean over factors; chance
+      is the share of its commonest value.
     """
 
     disentanglement: float
@@ -61,21 +53,18 @@ def dci(key: Key, codes: Table, factors: Table, *, trees: Count = 100) -> DCI:
     """Disentanglement, completeness and informativeness, by gradient-boosted trees.
 
     A random half of the rows grows the trees, whose importances are R, and the other half is
-    predicted. Time grows with rows x latents x trees x values of the factors.
+    predicted. Logarithms are to base k and d, and informativeness is an accuracy. Time grows with
+    rows x latents x trees x values of the factors.
+    Eastwood & Williams 2018, section 2; trees, accuracies: Locatello et al. 2019.
 
     Args:
       key: a PRNG key: of the halves and of ties between splits.
       trees: boosting rounds, a tree a value each.
 
-    Returns:
-      `DCI`, in logarithms to base k, d, and as an accuracy.
-
     >>> import jax
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> [round(score, 3) for score in dci(jax.random.key(0), v, v, trees=5)]
     [1.0, 1.0, 1.0]
-
-    Eastwood & Williams 2018, section 2; trees, accuracies: Locatello et al. 2019.
     """
     codes, factors = paired("dci", codes, factors)
     classifier = sklearn("dci", "ensemble").GradientBoostingClassifier

@@ -7,19 +7,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Numbers, Scalar, check_array, checked
+from jaxvae.checks import Floats, Integers, Key, Numbers, Scalar, check_shape, checked
 from jaxvae.models.quantization.quantizers import (
     Codebook,
     ResidualCodebooks,
     check_codebook,
-    check_index,
-    check_vectors,
 )
 
 
 @checked
 def ema_codebook(
-    quantizer: Any, z: Array, indices: Array, *, decay: Scalar, epsilon: Scalar = 1e-5
+    quantizer: Any, z: Floats, indices: Integers, *, decay: Scalar, epsilon: Scalar = 1e-5
 ) -> Any:
     """Codes moved to the moving average of the vectors that came to them: online k-means.
 
@@ -29,6 +27,7 @@ def ema_codebook(
 
     A fixed point is a clustering whose codes are the means of their clusters, but for epsilon; at
     decay 0 this is a step of k-means. No gradient is involved.
+    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
 
     Args:
       quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
@@ -42,8 +41,6 @@ def ema_codebook(
     >>> moved = ema_codebook(init_codebook(jnp.array([[0.0], [9.0]])), z, indices, decay=0.0)
     >>> [round(e, 3) for e in moved.codes.ravel().tolist()]
     [2.0, 8.0]
-
-    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
     """
     _check_batch("ema_codebook", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):
@@ -64,14 +61,14 @@ def ema_codebook(
 
 @checked
 def reset_dead_codes(
-    key: Key, quantizer: Any, z: Array, indices: Array, *, threshold: Scalar
+    key: Key, quantizer: Any, z: Floats, indices: Integers, *, threshold: Scalar
 ) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
+    Dhariwal et al. 2020, section 3.1.
+
     Args:
-      quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
-      z: a batch's vectors, shape [n, d].
-      indices: where each went, shape [n], or [n, depth].
+      quantizer, z, indices: as in `ema_codebook`.
       threshold: the least count N_k of `ema_codebook`, which a code drawn anew starts with; at 0
         none is.
 
@@ -79,8 +76,6 @@ def reset_dead_codes(
     >>> z, indices = jnp.array([[7.0]]), jnp.array([0])
     >>> reset_dead_codes(jax.random.key(0), dead, z, indices, threshold=1.0).codes.tolist()
     [[0.0], [7.0]]
-
-    Dhariwal et al. 2020, section 3.1.
     """
     _check_batch("reset_dead_codes", quantizer, z, indices)
     if isinstance(quantizer, ResidualCodebooks):
@@ -106,11 +101,7 @@ def reset_dead_codes(
 def perplexity(counts: Numbers) -> Array:
     """exp H(p), p_k = counts_k / sum counts: how many codes are in use, K if all are used alike.
 
-    Args:
-      counts: how often each code is used, shape [K]: `jnp.bincount(indices, length=K)`.
-
-    Returns:
-      A number between 1 and K; 0 where nothing is counted.
+    `counts` [K] is how often each is used, `jnp.bincount(indices, length=K)`; 0 where none is.
 
     >>> float(perplexity(jnp.array([3, 3, 0]))), float(perplexity(jnp.array([0, 9])))
     (2.0, 1.0)
@@ -123,17 +114,17 @@ def perplexity(counts: Numbers) -> Array:
     return jnp.where(total > 0, jnp.exp(jnp.sum(jax.scipy.special.entr(p))), 0.0)
 
 
-def _check_batch(owner: str, quantizer: Any, z: Array, indices: Any) -> None:
+def _check_batch(owner: str, quantizer: Any, z: Floats, indices: Integers) -> None:
     residual = isinstance(quantizer, ResidualCodebooks)
     codebook = quantizer.codebooks if residual else quantizer
-    _, d = check_codebook(owner, codebook, axes=int(residual))
-    check_array(owner, "z", z)
+    check_codebook(owner, "quantizer", codebook, axes=int(residual))
+    *depth, _, d = jnp.shape(codebook.codes)
     n = jnp.shape(z)[:1]
-    check_vectors(owner, z, (*n, d))
-    check_index(owner, indices, n + jnp.shape(codebook.codes)[:-2], "indices")
+    check_shape(owner, "z", z, (*n, d))
+    check_shape(owner, "indices", indices, (*n, *depth))
 
 
-def _rests(quantizer: ResidualCodebooks, z: Array, indices: Array) -> Array:
+def _rests(quantizer: ResidualCodebooks, z: Floats, indices: Integers) -> Array:
     """What each codebook was given, shape [depth, n, d]."""
     rests = [z]
     for l, codes in enumerate(quantizer.codebooks.codes[:-1]):

@@ -1,15 +1,25 @@
 """Quantizers: the nearest code of one book, of several in a row, or of a fixed grid."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Floats, Numbers, check_floats, check_shape, checked
+from jaxvae.checks import (
+    Floats,
+    Integers,
+    Numbers,
+    check_instance,
+    check_scalar,
+    check_shape,
+    checked,
+    kind,
+)
 from jaxvae.pytrees import pytree
 
 sg = jax.lax.stop_gradient
@@ -31,8 +41,35 @@ class Quantized(NamedTuple):
     codebook: Array
 
 
+def check_codebook(owner: str, name: str, codebook: Any, axes: int = 0) -> None:
+    """Raise unless `codebook` is a `Codebook` of such arrays, behind `axes` axes."""
+    check_instance(owner, name, codebook, of=Codebook, expected="a Codebook")
+    shape = jnp.shape(codebook.codes)
+    if len(shape) != axes + 2 or 0 in shape:
+        expected = "[K, d]" if not axes else "[depth, K, d]"
+        raise ValueError(f"{owner}: codes has shape {shape}, expected {expected}")
+    check_shape(owner, "counts", codebook.counts, shape[:-1])
+    check_shape(owner, "sums", codebook.sums, shape)
+
+
+def check_levels(owner: str, name: str, levels: object) -> None:
+    """Raise unless `levels` is a tuple of integers of at least 2."""
+    good = "a tuple of integers of at least 2, (8, 5, 5, 5) say, with less than 2^31 codes in all"
+    if type(levels) is not tuple:
+        raise TypeError(f"{owner}: {name} is a {type(levels).__name__}, expected {good}")
+    if not levels or not all(type(n) is int and n > 1 for n in levels) or prod(levels) >= 2**31:
+        raise ValueError(f"{owner}: {name} is {levels!r}, expected {good}")
+
+
+Levels = Annotated[tuple[int, ...], check_levels]
+"""How many each coordinate has, at least 2."""
+
+
+@kind(check_codebook)
 class Codebook(NamedTuple):
     """K codes; a vector goes to the nearest, argmin_k |z - e_k|. `init_codebook` makes one.
+
+    van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
 
     Args:
       codes: e, shape [K, d].
@@ -42,8 +79,6 @@ class Codebook(NamedTuple):
     >>> q = init_codebook(jnp.array([[0.0, 0.0], [1.0, 1.0]]))(jnp.array([0.9, 0.6]))
     >>> int(q.indices), q.code.tolist(), round(float(q.commitment), 5)
     (1, [1.0, 1.0], 0.17)
-
-    van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
     """
 
     codes: Floats
@@ -51,25 +86,23 @@ class Codebook(NamedTuple):
     sums: Floats
 
     @checked
-    def __call__(self, z: Array) -> Quantized:
-        check_codebook("Codebook", self)
-        check_vectors("Codebook", z, jnp.shape(self.codes)[1:])
+    def __call__(self, z: Floats) -> Quantized:
+        check_shape("Codebook", "z", z, jnp.shape(self.codes)[1:])
         # as written: |e|^2 - 2 e'z, a matrix product, has no digits left far from 0
         index = jnp.argmin(jax.vmap(_gap, (0, None))(_wide(self.codes), _wide(z)))
         e = jnp.asarray(self.codes)[index]
         return Quantized(straight_through_value(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
 
     @checked
-    def lookup(self, index: Array) -> Array:
-        check_codebook("Codebook.lookup", self)
-        check_index("Codebook.lookup", index, ())
+    def lookup(self, index: Integers) -> Array:
+        check_scalar("Codebook.lookup", "index", index)
         return jnp.asarray(self.codes)[index]
 
 
 class ResidualCodebooks(NamedTuple):
     """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
 
-    L codebooks of K codes name K^L vectors at the price of L K.
+    L codebooks of K codes name K^L vectors at the price of L K. Zeghidour et al. 2021, algorithm 1.
 
     Args:
       codebooks: a `Codebook` whose leaves have the depth L as their leading axis.
@@ -78,26 +111,24 @@ class ResidualCodebooks(NamedTuple):
     >>> q = ResidualCodebooks(codebooks)(jnp.array([5.2]))
     >>> q.indices.tolist(), q.code.tolist()
     ([1, 1], [5.0])
-
-    Zeghidour et al. 2021, algorithm 1.
     """
 
-    codebooks: Codebook
+    codebooks: Annotated[Any, partial(check_codebook, axes=1)]
 
-    def __call__(self, z: Array) -> Quantized:
+    @checked
+    def __call__(self, z: Floats) -> Quantized:
         def one(rest: Array, codebook: Codebook) -> tuple[Array, Quantized]:
             q = codebook(rest)
             return rest - sg(codebook.lookup(q.indices)), q
 
-        check_codebook("ResidualCodebooks", self.codebooks, axes=1)
-        check_vectors("ResidualCodebooks", z, jnp.shape(self.codebooks.codes)[2:])
-        _, q = jax.lax.scan(one, z, self.codebooks)
+        check_shape("ResidualCodebooks", "z", z, jnp.shape(self.codebooks.codes)[2:])
+        _, q = jax.lax.scan(one, jnp.asarray(z), self.codebooks)
         code = straight_through_value(self.lookup(q.indices), z)
         return Quantized(code, q.indices, jnp.sum(q.commitment), jnp.sum(q.codebook))
 
-    def lookup(self, index: Array) -> Array:
-        check_codebook("ResidualCodebooks.lookup", self.codebooks, axes=1)
-        check_index("ResidualCodebooks.lookup", index, jnp.shape(self.codebooks.codes)[:1])
+    @checked
+    def lookup(self, index: Integers) -> Array:
+        check_shape("ResidualCodebooks", "index", index, jnp.shape(self.codebooks.codes)[:1])
         return jnp.sum(jax.vmap(Codebook.lookup)(self.codebooks, index), axis=0)
 
 
@@ -110,6 +141,7 @@ class FSQ:
 
     Nothing is learned, nothing is committed to and no code can die. Odd levels have one at 0, even
     ones lie about it; the paper shifts these so that z = 0 is a code.
+    Mentzer et al. 2023, section 3.1.
 
     Args:
       levels: L_i >= 2 of each of the d coordinates, a tuple; there are L_1 ... L_d codes.
@@ -117,15 +149,13 @@ class FSQ:
     >>> q = FSQ((3, 2))(jnp.array([0.1, -5.0]))
     >>> q.code.tolist(), int(q.indices), FSQ((3, 2)).lookup(q.indices).tolist()
     ([0.0, -1.0], 2, [0.0, -1.0])
-
-    Mentzer et al. 2023, section 3.1.
     """
 
-    levels: tuple[int, ...] = field(metadata={"static": True})
+    levels: Levels = field(metadata={"static": True})
 
-    def __call__(self, z: Array) -> Quantized:
-        check_levels(self.levels)
-        check_vectors("FSQ", z, (len(self.levels),))
+    @checked
+    def __call__(self, z: Floats) -> Quantized:
+        check_shape("FSQ", "z", z, (len(self.levels),))
         levels, wide = jnp.asarray(self.levels), _wide(z)
         top = (levels - 1).astype(wide.dtype)
         s = 0.5 * top * (1.0 + jnp.tanh(wide))
@@ -136,11 +166,11 @@ class FSQ:
         nothing = jnp.zeros((), z.dtype)
         return Quantized(code, index, nothing, nothing)
 
-    def lookup(self, index: Array) -> Array:
-        check_levels(self.levels)
-        check_index("FSQ.lookup", index, ())
+    @checked
+    def lookup(self, index: Integers) -> Array:
+        check_scalar("FSQ.lookup", "index", index)
         levels = jnp.asarray(self.levels)
-        digits = index // self._places() % levels
+        digits = jnp.asarray(index) // self._places() % levels
         return 2.0 * digits.astype(float) / (levels - 1).astype(float) - 1.0
 
     def _places(self) -> Array:
@@ -149,13 +179,11 @@ class FSQ:
 
 @checked
 def straight_through_value(e: Array, z: Floats) -> Array:
-    """The value of e, to the last digit, with the gradient of z: sg(e) + z - sg(z).
+    """sg(e) + z - sg(z), the value of e with the gradient of z: Bengio et al. 2013.
 
     >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
     >>> jax.grad(square)(1.2).item()  # 2 e, not 2 z
     2.0
-
-    Bengio, Leonard & Courville 2013.
     """
     check_shape("straight_through_value", "e", e, jnp.shape(z))
     return sg(e) + (z - sg(z))
@@ -165,55 +193,17 @@ def straight_through_value(e: Array, z: Floats) -> Array:
 def init_codebook(codes: Floats) -> Codebook:
     """A `Codebook` of these codes, with moving averages that count each as used once a batch.
 
-    Args:
-      codes: shape [K, d], floats: vectors of the encoder, or small noise.
+    `codes` [K, d] are floats: vectors of the encoder, or small noise.
 
     >>> init_codebook(jnp.zeros((8, 2))).counts.shape
     (8,)
     """
     codebook = Codebook(codes, jnp.ones(jnp.shape(codes)[:1], jnp.result_type(codes)), codes)
-    check_codebook("init_codebook", codebook)
+    check_codebook("init_codebook", "codes", codebook)
     return codebook._replace(counts=_wide(codebook.counts), sums=_wide(codes))
 
 
-def check_codebook(owner: str, codebook: Any, axes: int = 0) -> tuple[int, int]:
-    """K and d; an error unless `codebook` is a `Codebook` of such arrays, behind `axes` axes."""
-    if not isinstance(codebook, Codebook):
-        raise TypeError(f"{owner}: quantizer is a {type(codebook).__name__}, expected a Codebook")
-    for name, array in codebook._asdict().items():
-        check_floats(owner, name, array)
-    shape = jnp.shape(codebook.codes)
-    if len(shape) != axes + 2 or 0 in shape:
-        expected = "[K, d]" if not axes else "[depth, K, d]"
-        raise ValueError(f"{owner}: codes has shape {shape}, expected {expected}")
-    check_shape(owner, "counts", codebook.counts, shape[:-1])
-    check_shape(owner, "sums", codebook.sums, shape)
-    return shape[-2], shape[-1]
-
-
-def check_levels(levels: object) -> None:
-    """Raise unless `levels` is a tuple of integers of at least 2."""
-    good = "a tuple of integers of at least 2, (8, 5, 5, 5) say, with less than 2^31 codes in all"
-    if type(levels) is not tuple:
-        raise TypeError(f"FSQ: levels is a {type(levels).__name__}, expected {good}")
-    if not levels or not all(type(n) is int and n > 1 for n in levels) or prod(levels) >= 2**31:
-        raise ValueError(f"FSQ: levels is {levels!r}, expected {good}")
-
-
-def check_index(owner: str, index: Any, shape: tuple[int, ...], name: str = "index") -> None:
-    """Raise unless `index` holds integers in this shape."""
-    check_shape(owner, name, index, shape)
-    if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
-        raise TypeError(f"{owner}: {name} has dtype {jnp.result_type(index)}, expected integers")
-
-
-def check_vectors(owner: str, z: Array, shape: tuple[int, ...]) -> None:
-    """Raise unless z holds floats in this shape."""
-    check_shape(owner, "z", z, shape)
-    check_floats(owner, "z", z)
-
-
-def _gap(a: Array, b: Array) -> Array:
+def _gap(a: Numbers, b: Numbers) -> Array:
     return jnp.sum(jnp.square(a - b))
 
 

@@ -27,10 +27,7 @@ from jaxvae.training.steps import Step, TrainState, train_step
 @distribution
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """All probability on one event, of integers: the posterior of what is deterministic.
-
-    Args:
-      value: the event, an array.
+    """All probability on one event, an array of integers: the posterior of what is deterministic.
 
     >>> q = Delta(jnp.array([3, 1]))
     >>> float(q.log_prob(q.sample(jax.random.key(0)))), float(q.log_prob(jnp.array([3, 2])))
@@ -59,7 +56,7 @@ class VQVAE(NamedTuple):
     log p(x) >= log p(x|e_k) + log p(k), k = the indices of x
 
     Any quantizer and any prior over indices serve. `elbo`, `generate`, `reconstruct` and the
-    evaluators take it as it is; `vq` trains it.
+    evaluators take it as it is; `vq` trains it. van den Oord, Vinyals & Kavukcuoglu 2017.
 
     Args:
       encoder: x -> z, shape [n, d].
@@ -79,8 +76,6 @@ class VQVAE(NamedTuple):
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.array([0.9, -0.8, 0.2]))
     >>> round(float(terms.rate), 5), float(terms.rate) == float(3 * jnp.log(2.0))
     (2.07944, True)
-
-    van den Oord, Vinyals & Kavukcuoglu 2017.
     """
 
     encoder: Callable[[Any], Array]
@@ -122,14 +117,11 @@ def vq(
     log p(x) >= log p(x|e) + log p(k) - commitment |z - sg(e)|^2 - codebook |sg(z) - e|^2
 
     The decoder's gradient reaches the encoder straight through, as if e were z. The prior trains
-    too, and moves no code.
+    too, and moves no code. van den Oord, Vinyals & Kavukcuoglu 2017, equation 3.
 
     Args:
       commitment: weight of the encoder's penalty, traced.
       codebook: weight of the codes' penalty, traced; 0 leaves them to `ema_step`.
-
-    Returns:
-      The bound, a scalar in nats, and `VQTerms`, which the weights do not touch.
 
     >>> from jaxvae import Categorical, Normal
     >>> from jaxvae.models.quantization import init_codebook
@@ -142,14 +134,12 @@ def vq(
     >>> bound, terms = vq(model, jax.random.key(0), jnp.array([0.5, -1.0, 1.0]))
     >>> terms.indices.tolist(), float(terms.error)
     ([1, 0, 1], 0.25)
-
-    van den Oord, Vinyals & Kavukcuoglu 2017, equation 3.
     """
     del key
     vectors, q = quantize(model, x)
     p, prior = model.decoder(q.code), part(model, "prior")
-    check_distribution("decoder returned", p)
-    check_distribution("prior is", prior)
+    check_distribution("model.decoder returned", p)
+    check_distribution("model.prior is", prior)
     distortion = -log_prob_of("decoder(codes)", p, "x", x)
     rate = -log_prob_of("the prior", prior, "indices", q.indices)
     error, pull = jnp.sum(q.commitment), jnp.sum(q.codebook)

@@ -40,12 +40,7 @@ class CorruptCheckpointError(CheckpointError):
 
 
 class Stored(NamedTuple):
-    """What a checkpoint holds.
-
-    Args:
-      leaves: path -> array; a PRNG key as a typed key.
-      info: what was saved beside them.
-    """
+    """What a checkpoint holds: `leaves`, path -> array, and `info`, what was saved beside them."""
 
     leaves: dict[str, Any]
     info: dict[str, Any]
@@ -133,16 +128,9 @@ def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
 
 
 def restore(owner: Any, leaves: Mapping[str, Any], like: Tree, *, below: str = "") -> Any:
-    """The pytree of `like` with the leaves that were stored below a path.
+    """The pytree of `like` with the leaves that were stored below a path, which is `below`.
 
-    Args:
-      owner: what to name in an error.
-      leaves: path -> array.
-      like: a pytree of the same structure, shapes and dtypes.
-      below: the path that the tree was stored under.
-
-    Raises:
-      CheckpointError: the trees differ; the message names the first path where they do.
+    A CheckpointError, which names `owner`, names the first path where the trees differ.
     """
     stored = {p[len(below) :]: leaf for p, leaf in leaves.items() if p.startswith(below)}
     wanted = paths(like)

@@ -52,10 +52,7 @@ def computation(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     that two processes that trace one function write one text. A Python function that a callback
     calls is known by its name alone.
 
-    Args:
-      f: a function of pytrees, jitted or not; traced, unless `jax.jit(f)` was with these shapes.
-      *args: arrays, or their shapes.
-      **kwargs: likewise.
+    f is jitted or not; it is traced, unless `jax.jit(f)` was with these shapes.
 
     >>> print(computation(lambda x, w: 2.0 * x + w, 1.0, w=np.zeros(3, np.float32)))
     a0:float32[] a1:float32[3]

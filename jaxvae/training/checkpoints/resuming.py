@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.checks import Count, Positive
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -39,9 +40,9 @@ class Checkpoints(NamedTuple):
     """
 
     folder: str | Path
-    keep: int = 3
+    keep: Count = 3
     score: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
-    share: float = 0.01
+    share: Positive = 0.01
     config: Mapping[str, Any] = {}
 
 
@@ -51,25 +52,14 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """The last checkpoint in a run's folder that can be read; `load_checkpoint` reads it.
-
-    Args:
-      folder: of a `Checkpoints`.
-
-    Raises:
-      CheckpointError: none is there that can be read.
-    """
+    """The last checkpoint of a run's folder that can be read; CheckpointError where none can be."""
     return max(_some(folder), key=step_of)
 
 
 def best_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint of the lowest score in a run's folder; `load_checkpoint` reads it.
+    """The checkpoint of the lowest score in a run's folder; CheckpointError where none can be read.
 
-    Args:
-      folder: of a `Checkpoints`.
-
-    Raises:
-      CheckpointError: none is there that can be read.
+    `load_checkpoint` reads it.
     """
     found = _some(folder)
     return min(found, key=lambda path: found[path]["score"])

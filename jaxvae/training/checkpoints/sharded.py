@@ -32,14 +32,9 @@ def is_sharded(tree: Tree) -> bool:
 
 
 def save_sharded(folder: Path, tree: Tree) -> None:
-    """Write a pytree of arrays into a folder of its own; every process calls this.
+    """Write a pytree of arrays and PRNG keys into a folder of its own, which all processes see.
 
-    Args:
-      folder: on a disk that all processes see; one that exists is replaced.
-      tree: a pytree of arrays, and of PRNG keys.
-
-    Raises:
-      CheckpointError: it can't be written.
+    Every process calls this. A folder that exists is replaced; CheckpointError if that can't be.
     """
     from jax.experimental import multihost_utils
     from orbax.checkpoint import StandardCheckpointer  # seconds that most never need
@@ -63,11 +58,7 @@ def save_sharded(folder: Path, tree: Tree) -> None:
 
 
 def load_sharded(folder: Path, like: Tree) -> Any:
-    """Read it back, every byte verified, each array laid out as in `like`.
-
-    Args:
-      folder: of `save_sharded`.
-      like: a pytree of arrays of the same structure, shapes and dtypes.
+    """Read it back, every byte verified, each array laid out as in `like`, a pytree of arrays.
 
     Raises:
       CorruptCheckpointError: a file is not what was written.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.checks import Tree, check_count
+from jaxvae.checks import Tree, check_fields
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -38,18 +38,10 @@ LOCK = ".lock"  # held by the process that writes, and by none once that has end
 
 
 class Store:
-    """The checkpoints of one run, which one process writes at a time.
-
-    Args:
-      checkpoints: the settings.
-      key: the run's key.
-      end: the step after its last.
-    """
+    """The checkpoints of one run from `key` to step `end`, which one process writes at a time."""
 
     def __init__(self, checkpoints: Checkpoints, key: jax.Array, end: int):
-        check_count("Checkpoints", "keep", checkpoints.keep)
-        if not checkpoints.share > 0:
-            raise ValueError(f"Checkpoints: share is {checkpoints.share}, expected more than 0")
+        check_fields("fit", "checkpoints", checkpoints)
         try:
             config = json.loads(json.dumps(checkpoints.config))
         except TypeError as error:
@@ -92,10 +84,6 @@ class Store:
 
         Nothing is written, so that a run that is done may lie in a folder that can only be read.
         From here on signals are noted, and `look` stops the run.
-
-        Args:
-          state: the one that the run begins with.
-          identity: what makes this run what it is, besides `config` and key.
         """
         self.identity = identity._replace(given=self.config | identity.given)
         found = self._newest(state)

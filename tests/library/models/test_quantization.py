@@ -399,7 +399,7 @@ BAD: Any = [
     (lambda: BOOK(NONE), "z is a NoneType"),
     (lambda: BOOK(jnp.zeros(3, int)), "z has dtype int32, expected floats"),
     (lambda: ResidualCodebooks(BOOK)(F32), "codes has shape"),
-    (lambda: ResidualCodebooks(NONE)(F32), "quantizer is a NoneType"),
+    (lambda: ResidualCodebooks(NONE)(F32), "codebooks is a NoneType"),
     (lambda: FSQ((3, 1))(jnp.zeros(2)), "levels is"),
     (lambda: FSQ(NONE)(jnp.zeros(2)), "levels is"),
     (lambda: FSQ((3, 3))(F32), "z has shape"),

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae import nn
 from jaxvae.distributions.independent import factors
-from jaxvae.evaluation.diagnostics import decompose, marginals
+from jaxvae.evaluation.decompositions import decompose, marginals
 from jaxvae.training.schedules import at_steps, warn_if_unfinished
 from tests.common import close, draws, standard_errors_off
 
