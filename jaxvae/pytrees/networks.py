@@ -153,8 +153,10 @@ class _Part:
 
 
 def _sent(old: Any, new: Any) -> Array:
-    """Floats as they are, of integers and booleans the change, which floats hold exactly."""
+    """Zeros where nothing changed; of integers and booleans the change, which floats hold exactly."""
     dtype = _sink_dtype(old)
+    if new is old:
+        return jnp.zeros(1 + np.size(old), dtype)
     if not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
         new = _whole(new) - _whole(old)
     sent = jnp.concatenate([jnp.ones(1, dtype), jnp.ravel(new).astype(dtype)])

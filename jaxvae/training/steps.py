@@ -129,8 +129,10 @@ def train_step(
     (1, ['beta', 'distortion', 'loss', 'rate'])
     """
 
-    def trained(model: Any, key: Array, x: Any, **hyper: Any) -> tuple[Array, Any]:
-        return objective(in_training(model, key), key, x, **hyper)
+    def trained(
+        model: Any, key: Array, x: Any, *args: P.args, **hyper: P.kwargs
+    ) -> tuple[Array, Any]:
+        return objective(in_training(model, key), key, x, *args, **hyper)
 
     lifted: Callable[..., tuple[Array, Any]] = batched(trained)
 
@@ -142,7 +144,8 @@ def train_step(
     def step(
         state: TrainState[M], key: Key, xs: Tree, *_: P.args, **given: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
-        params, kept = without_state(state.model), statistics(state.model)
+        params: Any = without_state(state.model)
+        kept = statistics(state.model)
         hyper: Metrics = {n: h(state.step) if callable(h) else h for n, h in given.items()}
         step_key = jax.random.fold_in(key, state.step)
         (value, aux), (gradient, left) = jax.value_and_grad(
@@ -163,7 +166,8 @@ def train_step(
                 with_state(params, kept), jax.random.clone(step_key), xs, hyper
             )[0],
         )
-        model: Any = with_state(optax.apply_updates(params, updates), new_state(kept, left))
+        moved: Any = optax.apply_updates(params, updates)
+        model = with_state(moved, new_state(kept, left))
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
         metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
         for name in hyper:

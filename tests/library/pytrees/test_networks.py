@@ -34,10 +34,10 @@ class Normed(nnx.Module):
     """A dense layer, a batch norm, a nonlinearity and a dense layer."""
 
     def __init__(self, in_shape=(3,), out_shape=(4,), *, rngs, dropout=0.0):
-        self.first = nnx.Linear(*in_shape, 4, use_bias=False, rngs=rngs)
+        self.first = nnx.Linear(in_shape[0], 4, use_bias=False, rngs=rngs)
         self.norm = nnx.BatchNorm(4, momentum=MOMENTUM, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.last = nnx.Linear(4, *out_shape, use_bias=False, rngs=rngs)
+        self.last = nnx.Linear(4, out_shape[0], use_bias=False, rngs=rngs)
 
     def __call__(self, x):
         return self.last(self.dropout(jnp.tanh(self.norm(self.first(x)))))
@@ -90,7 +90,7 @@ def from_equinox():
     return equinox_network(net, state)
 
 
-def vae(net) -> Any:
+def vae(net: Any) -> Any:
     return jv.VAE(Partial(lambda net, x: nn.NormalHead()(net(x)), net), DECODE, PRIOR)
 
 
@@ -99,7 +99,7 @@ def compiled(objective=jv.elbo, optimizer=SGD):
     return jax.jit(jv.train_step(objective, optimizer))
 
 
-def trained(model, steps=3, optimizer=SGD, objective=jv.elbo):
+def trained(model, steps=3, optimizer: Any = SGD, objective: Any = jv.elbo):
     state = jv.init_state(model, optimizer)
     losses = []
     for _ in range(steps):
@@ -211,7 +211,8 @@ class Counting(nnx.Module):
 
 def test_integers_and_booleans_are_exact():
     encode = Partial(lambda net, w, x: nn.NormalHead()(w * net(x)), Counting(), jnp.ones(4))
-    state, _ = trained(jv.VAE(encode, DECODE, PRIOR))
+    model: Any = jv.VAE(encode, DECODE, PRIOR)
+    state, _ = trained(model)
     net: Any = state.model.encode.args[0]
     assert (int(net.calls[...]), bool(net.called[...])) == (2**24 + 3, True)
 
@@ -287,12 +288,15 @@ def test_pseudo_inputs_are_a_batch_of_their_own():
 
 
 def test_statistics_stay_in_float32_where_a_network_computes_in_less():
-    make = partial(nn.Conditional, Normed, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0))
+    make = lambda **dtype: nn.Conditional(
+        Normed, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0), **dtype
+    )
     found = []
     for dtype in (None, jnp.bfloat16):
         with jax.numpy_dtype_promotion("standard"):  # NNX's own
             state, _ = trained(jv.VAE(make(dtype=dtype), DECODE, PRIOR), 1)
-        found.append(state.model.encode.network.norm.mean[...])
+        net: Any = state.model.encode
+        found.append(net.network.norm.mean[...])
     assert found[1].dtype == jnp.float32
     np.testing.assert_allclose(found[0], found[1], atol=0.01)
     assert np.abs(found[1]).max() > 0.01
