@@ -1,14 +1,18 @@
 """Strictness for all tests: nothing broadcasts across ranks, promotes or reuses a key.
 
-Most of their time is XLA's, so it leaves programs as they are; `make slow` runs all optimised.
+Most of their time is XLA's, so it leaves programs as they are (`make slow` runs all optimised), and
+keeps them: both workers share what either compiled, and the next run finds what did not change.
 """
 
 import gc
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 # read when jax is imported; an XLA that does not know a flag aborts
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # what a test compiles is not kept
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{Path(__file__).parent}/.pytest_cache/jax")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault(
     "XLA_FLAGS",

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Key, Tree, check_leaves, checked
+from jaxvae.pytrees.libraries import functional
+from jaxvae.pytrees.networks import BATCH
 
-BATCH = "batch"  # the axis that `batched` maps
 Objective = Callable[..., tuple[Array, Any]]
 M = TypeVar("M")
 A = TypeVar("A")
@@ -41,7 +42,8 @@ def batched(
         model: M, key: Key, xs: Any, *args: P.args, **hyper: P.kwargs
     ) -> tuple[Array, A]:
         keys = jax.random.split(key, batch_size(xs))
-        one = jax.vmap(lambda k, x: objective(model, k, x, *args, **hyper), axis_name=BATCH)
+        pure = functional(model)
+        one = jax.vmap(lambda k, x: objective(pure, k, x, *args, **hyper), axis_name=BATCH)
         bounds, aux = one(keys, xs)
         return jnp.mean(bounds), aux
 

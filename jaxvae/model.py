@@ -17,6 +17,7 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
+from jaxvae.pytrees.networks import BATCH
 
 
 class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
@@ -76,7 +77,7 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
 
     @property
     def prior(self) -> Mixture[Posterior]:
-        components = jax.vmap(self.encode)(self.pseudo_inputs)
+        components = jax.vmap(self.encode, axis_name=BATCH)(self.pseudo_inputs)
         k = len(jax.tree.leaves(self.pseudo_inputs)[0])
         logits = jnp.zeros(k) if self.logits is None else self.logits
         return Mixture(logits, components)

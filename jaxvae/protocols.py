@@ -35,6 +35,7 @@ from jax import Array
 
 from jaxvae.checks import Tree, check_leaves, check_log_prob, check_shape, kind
 from jaxvae.pytrees import T, pytree
+from jaxvae.pytrees.libraries import functional
 
 
 def check_density(owner: str, name: str, d: object) -> None:
@@ -298,7 +299,7 @@ def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
 def part(model: Any, name: str) -> Any:
     """`model.encode`, `decode` or `prior`; TypeError where it has none that can be used."""
     try:
-        part = getattr(model, name)  # once: it may encode pseudo-inputs
+        part = getattr(functional(model), name)  # once: it may encode pseudo-inputs
     except AttributeError as error:
         raise TypeError(
             f"model is a {type(model).__name__} without {name}, expected an object with encode, "

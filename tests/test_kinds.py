@@ -20,11 +20,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxvae
 from jaxvae import checks
-from jaxvae.checks import Count, Key, Scalar, Tree, checked, checks_of
+from jaxvae.checks import (
+    Count,
+    Floats,
+    Key,
+    Keys,
+    Nats,
+    Numbers,
+    Partition,
+    Scalar,
+    Tree,
+    checked,
+    checks_of,
+)
 from jaxvae.models import ppca
 
 PACKAGE = Path(jaxvae.__file__).parent
@@ -203,6 +216,57 @@ def test_a_bad_argument_is_named_with_the_function(arguments, hyper, message):
         with pytest.raises((TypeError, ValueError)) as error:
             function(*given, **hyper)
         assert str(error.value).startswith(message)
+
+
+TWO = np.ones(2, np.float32)
+ROW = jax.random.split(jax.random.key(1))
+SWAPPED = TWO.astype(TWO.dtype.newbyteorder())
+NO_ARRAYS = (
+    None,
+    "a",
+    [1.0],
+    {"a": TWO},
+    print,
+    np.full(2, "a"),
+    np.full(2, None),
+    TWO * 1j,
+    SWAPPED,
+)
+KINDS: dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]] = {  # what is right, what is not
+    Key: (
+        (KEY, jax.random.key_data(KEY)),
+        (0, None, "key", TWO, ROW, np.zeros(1, np.uint32)),
+    ),
+    Keys: ((ROW,), (KEY, TWO, None, ROW[None])),
+    Count: (
+        (1, 2**31 - 1),
+        (0, -1, 1.5, 2.0, np.nan, np.inf, True, "3", None, [1], 2**31, np.ones(1), np.ones(())),
+    ),
+    Scalar: ((1, 1.5, -np.inf, np.float32(1), np.ones(())), (*NO_ARRAYS, TWO, TWO[:1], 2**31)),
+    Nats: ((np.ones(()),), (*NO_ARRAYS, TWO)),
+    Numbers: ((1, 1.5, True, TWO, np.arange(2)), NO_ARRAYS),
+    Floats: ((TWO,), (*NO_ARRAYS, np.arange(2), TWO > 0, np.zeros(2, np.uint8))),
+    Partition: (
+        (np.array([0.0, 0.3, 1.0]),),
+        (*NO_ARRAYS, TWO, 1.0, np.array([0.0, 0.5]), np.array([0.0, 0.6, 0.5, 1.0])),
+    ),
+    Tree: (
+        (TWO, {"a": TWO, "b": (KEY, 1.0)}),
+        ((), None, "a", {"a": "b"}, print, SWAPPED, {"a": TWO, "b": TWO * 1j}),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__metadata__[0].__name__)
+def test_each_kind_takes_what_it_says_and_refuses_the_rest_in_a_line(kind):
+    (check,) = checks_of(kind)
+    right, wrong = KINDS[kind]
+    for value in right:
+        check("f", "x", value)
+    for value in wrong:
+        with pytest.raises((TypeError, ValueError), match=r"^f: x\S* (is|has|goes)") as error:
+            check("f", "x", value)
+        assert "\n" not in str(error.value), value
 
 
 def test_what_may_be_none_may_be_none():

@@ -45,3 +45,5 @@ from jaxvae.nn.residual import Bottleneck as Bottleneck
 from jaxvae.nn.residual import Convolution as Convolution
 from jaxvae.nn.residual import ResidualBlock as ResidualBlock
 from jaxvae.nn.residual import ResidualCell as ResidualCell
+from jaxvae.pytrees.libraries import equinox_network as equinox_network
+from jaxvae.pytrees.libraries import linen_network as linen_network

@@ -70,8 +70,12 @@ def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree)
     def cast(leaf: Any) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    parameters = jnp.result_type(*jax.tree.leaves(network))
-    return jax.tree.map(cast, network)(jax.tree.map(cast, x)).astype(parameters)
+    params = nnx.state(network, nnx.Param)
+    inside = jax.tree.map(lambda leaf: leaf, network)  # a copy, whose statistics stay in float32
+    nnx.update(inside, jax.tree.map(cast, params))
+    y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
+    nnx.update(network, nnx.state(inside, nnx.BatchStat))
+    return y
 
 
 class MLP(nnx.Module):

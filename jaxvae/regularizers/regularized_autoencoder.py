@@ -11,6 +11,7 @@ from jax import Array
 from jaxvae.bounds.evidence import autoencoder
 from jaxvae.checks import Floats, Key, Scalar, Tree, check_array, check_scalar, checked
 from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
+from jaxvae.pytrees.networks import quiet
 
 Penalty = Callable[[Model, Array, Any], Array]
 
@@ -61,7 +62,7 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
     """
     z = jnp.asarray(z)
     v = jax.random.normal(key, z.shape, z.dtype)
-    _, jv = jax.jvp(lambda z: mean_of(likelihood(model, z)), (z,), (v,))
+    _, jv = jax.jvp(lambda z: mean_of(likelihood(quiet(model), z)), (z,), (v,))
     return 0.5 * jnp.sum(jnp.square(jv))
 
 

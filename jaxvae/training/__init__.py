@@ -6,6 +6,7 @@ All of it is plain optax and `jax.lax.scan`; an objective is all that it knows o
 from jaxvae.training import workarounds as workarounds
 from jaxvae.training.averaging import ParameterAverage as ParameterAverage
 from jaxvae.training.averaging import average_parameters as average_parameters
+from jaxvae.training.averaging import averaged_model as averaged_model
 from jaxvae.training.checkpoints import CheckpointError as CheckpointError
 from jaxvae.training.checkpoints import Checkpoints as Checkpoints
 from jaxvae.training.checkpoints import CorruptCheckpointError as CorruptCheckpointError

@@ -7,6 +7,23 @@ import jax.numpy as jnp
 import optax
 
 from jaxvae.checks import Scalar, Tree, check_array, checked
+from jaxvae.pytrees.networks import statistics, with_state
+from jaxvae.training.steps import M, TrainState
+
+
+def averaged_model(state: TrainState[M]) -> M:
+    """The model with the averaged parameters, and the running statistics of the last step's.
+
+    Raises:
+      ValueError: the optimiser keeps no average; chain `average_parameters` last.
+    """
+    average: Any = optax.tree.get(state.opt_state, "average")
+    if average is None:
+        raise ValueError(
+            "averaged_model: state has no average, expected that of an optimiser with one; "
+            "optax.chain(optimizer, average_parameters(0.999))"
+        )
+    return with_state(average, statistics(state.model))
 
 
 class ParameterAverage(NamedTuple):
@@ -23,7 +40,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
 
     It leaves the updates as they are and has to be the last of a chain, where they are what the
     parameters will be moved by. In the state of the optimiser the average trains, scans, vmaps and
-    is saved with the rest; `optax.tree.get(state.opt_state, "average")` is the model to evaluate.
+    is saved with the rest; `averaged_model(state)` is the model to evaluate.
     Polyak & Juditsky 1992; for deep hierarchies: Child 2021.
 
     Args:

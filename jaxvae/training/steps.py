@@ -25,6 +25,15 @@ from jax import Array
 from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched
 from jaxvae.checks import Count, Key, Scalar, Tree, checked, kind
+from jaxvae.pytrees.libraries import functional
+from jaxvae.pytrees.networks import (
+    in_training,
+    new_state,
+    sinks_of,
+    statistics,
+    with_state,
+    without_state,
+)
 from jaxvae.training.optimizers import update
 from jaxvae.training.trainable import check_trainable
 
@@ -73,10 +82,11 @@ def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[
         an array of floats, in a closure for instance, that is no leaf and so would never train.
         What must not train goes in a `Constant`.
     """
+    model = functional(model)
     check_trainable("init_state", model)
     # a Python float is weakly typed, its update is not: a step would be traced again and again
     params: Any = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), model)
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return TrainState(params, optimizer.init(without_state(params)), jnp.zeros((), jnp.int32))
 
 
 @checked
@@ -119,7 +129,12 @@ def train_step(
     (1, ['beta', 'distortion', 'loss', 'rate'])
     """
 
-    lifted: Callable[..., tuple[Array, Any]] = batched(objective)
+    def trained(
+        model: Any, key: Array, x: Any, *args: P.args, **hyper: P.kwargs
+    ) -> tuple[Array, Any]:
+        return objective(in_training(model, key), key, x, *args, **hyper)
+
+    lifted: Callable[..., tuple[Array, Any]] = batched(trained)
 
     def loss(model: Tree, key: Key, xs: Tree, hyper: Metrics) -> tuple[Array, Any]:
         bound, aux = lifted(model, key, xs, **hyper)
@@ -129,10 +144,15 @@ def train_step(
     def step(
         state: TrainState[M], key: Key, xs: Tree, *_: P.args, **given: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
-        params: Any = state.model
+        params: Any = without_state(state.model)
+        kept = statistics(state.model)
         hyper: Metrics = {n: h(state.step) if callable(h) else h for n, h in given.items()}
         step_key = jax.random.fold_in(key, state.step)
-        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, step_key, xs, hyper)
+        (value, aux), (gradient, left) = jax.value_and_grad(
+            lambda params, sinks: loss(with_state(params, kept, sinks), step_key, xs, hyper),
+            argnums=(0, 1),
+            has_aux=True,
+        )(params, sinks_of(kept))
         updates, opt_state = update(
             "train_step",
             optimizer,
@@ -142,9 +162,12 @@ def train_step(
             value=value,
             grad=gradient,
             # the same noise on purpose
-            value_fn=lambda model: loss(model, jax.random.clone(step_key), xs, hyper)[0],
+            value_fn=lambda params: loss(
+                with_state(params, kept), jax.random.clone(step_key), xs, hyper
+            )[0],
         )
-        model: Any = optax.apply_updates(params, updates)
+        moved: Any = optax.apply_updates(params, updates)
+        model = with_state(moved, new_state(kept, left))
         terms = aux._asdict() if hasattr(aux, "_asdict") else {}
         metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
         for name in hyper:
@@ -157,7 +180,7 @@ def train_step(
         metrics |= {name: jnp.asarray(h) for name, h in hyper.items()}
         return TrainState(model, opt_state, state.step + 1), metrics
 
-    vars(step)["objective"] = objective  # for who explains a loss that is not finite
+    vars(step)["objective"] = trained  # for who explains a loss that is not finite
     return step
 
 

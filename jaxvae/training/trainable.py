@@ -13,23 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Tree
+from jaxvae.pytrees.libraries import kinds
+from jaxvae.pytrees.networks import without_state
 
 ARRAYS = (jax.Array, np.ndarray)
-_NOISE = (
-    "Dropout and other noise in a network are not supported yet: leave it out, or make it with "
-    "deterministic=True and no rngs"
-)
 
 
 def check_trainable(owner: str, model: object) -> None:
     """Raise TypeError unless every leaf of `model` is an array of floats that an optimiser may move
     and every array of floats that it holds is a leaf, or part of a `Constant`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(without_state(model), is_leaf=_is_state):
         where = f"{owner}: model{jax.tree_util.keystr(path)}"
         if _is_state(leaf) or any(getattr(key, "key", None) == "batch_stats" for key in path):
-            raise TypeError(_about_state(where, leaf))
+            raise TypeError(
+                f"{where} is state that a network keeps ({type(leaf).__name__}), expected "
+                "parameters; give an NNX module as it is, what eqx.nn.make_with_state returned to "
+                "jaxvae.nn.equinox_network, and a Linen module with its variables to "
+                "jaxvae.nn.linen_network"
+            )
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise TypeError(f"{where} is a PRNG key, expected parameters; {_NOISE}")
+            raise TypeError(
+                f"{where} is a PRNG key, expected parameters; a network that draws noise is an NNX "
+                "module with Rngs, or takes a key= in Equinox"
+            )
         if isinstance(leaf, ARRAYS) and not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 f"{where} is an array of {leaf.dtype}, expected floats, as every leaf trains; "
@@ -38,10 +44,7 @@ def check_trainable(owner: str, model: object) -> None:
         if not isinstance(leaf, (*ARRAYS, float)):
             raise TypeError(
                 f"{where} is a {type(leaf).__name__}, expected an array; wrap a function in "
-                "jax.tree_util.Partial, what must not train in jaxvae.Constant, and of an Equinox "
-                "module pass the arrays: arrays, rest = equinox.partition(module, "
-                "equinox.is_inexact_array), then Partial(lambda arrays, x: equinox.combine(arrays, "
-                "rest)(x), arrays)"
+                "jax.tree_util.Partial, what must not train in jaxvae.Constant"
             )
     for holder, name, array in outside_leaves(model):
         raise TypeError(
@@ -51,25 +54,10 @@ def check_trainable(owner: str, model: object) -> None:
         )
 
 
-def _kinds(value: Any) -> set[str]:
-    """The names of its classes, as flax.Param; no network library is imported for it."""
-    return {f"{c.__module__.split('.')[0]}.{c.__name__}" for c in type(value).__mro__}
-
-
 def _is_state(value: Any) -> bool:
     """Whether it is what a network of NNX or Equinox changes when it is called."""
-    kinds = _kinds(value)
-    return "equinox.StateIndex" in kinds or ("flax.Variable" in kinds and "flax.Param" not in kinds)
-
-
-def _about_state(where: str, value: Any) -> str:
-    if "flax.RngState" in _kinds(value):
-        return f"{where} is a random stream ({type(value).__name__}), expected parameters; {_NOISE}"
-    return (
-        f"{where} is state that a network keeps ({type(value).__name__}), expected parameters; "
-        "BatchNorm and other running statistics are not supported yet: use LayerNorm, or GroupNorm "
-        "on a batch of one, norm(x[None])[0]"
-    )
+    of = kinds(value)
+    return "equinox.StateIndex" in of or ("flax.Variable" in of and "flax.Param" not in of)
 
 
 def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:

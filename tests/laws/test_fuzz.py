@@ -632,74 +632,43 @@ def is_key(a: Any) -> bool:
 
 
 def bad_array(a: Any) -> list[Bad]:
-    """Other shapes, dtypes and values than a good array's."""
+    """What broadcasting, a sign or a cast would hide; test_kinds.py has what is no array."""
     n = np.asarray(a)
-    shapes = [
+    bad = [
         Bad("a batch of one", jnp.asarray(n[None])),
         Bad("a batch", jnp.asarray(np.stack([n] * 3))),
         Bad("nested", jnp.asarray(n[..., None])),
         Bad("empty", jnp.zeros((0,), n.dtype)),
-        Bad("a scalar", jnp.zeros((), n.dtype))
-        if n.ndim
-        else Bad("a vector", jnp.asarray([n] * 2)),
-        *([Bad("one short", jnp.asarray(n[..., :-1]))] if n.ndim else []),
-        *([Bad("one more", jnp.asarray(np.concatenate([n, n], -1)))] if n.ndim else []),
+        Bad("integers", jnp.asarray(n, jnp.int32)),
+        Bad("text", np.full(n.shape, "a")),
     ]
-    values = []
+    if n.ndim:
+        bad += [
+            Bad("a scalar", jnp.zeros((), n.dtype)),
+            Bad("one short", jnp.asarray(n[..., :-1])),
+            Bad("one more", jnp.asarray(np.concatenate([n, n], -1))),
+        ]
     if n.dtype.kind == "f" and n.size:
-        for value in (np.nan, np.inf, -np.inf, -1.0, 1e38):
+        for value in (np.nan, -1.0):
             spoiled = n.copy()
             spoiled.flat[0] = value
-            values.append(Bad(f"holds {value}", jnp.asarray(spoiled)))
-    dtypes = [
-        Bad("integers", jnp.asarray(n, jnp.int32)),
-        Bad("raw bytes", np.full(n.shape, 200, np.uint8)),
-        Bad("booleans", np.ones(n.shape, bool)),
-        Bad("complex", jnp.asarray(n, jnp.complex64)),
-        Bad("doubles", np.asarray(n, np.float64)),
-        Bad("text", np.full(n.shape, "a")),
-        Bad("objects", np.full(n.shape, None)),
-        Bad("a list", n.tolist()),
-        Bad("a function", lambda *_: a),
-        Bad("a dict", {"a": a}),
-        Bad("None", None),
-    ]
-    return shapes + values + dtypes
+            bad.append(Bad(f"holds {value}", jnp.asarray(spoiled)))
+    return bad
 
 
-BAD_KEYS = [
-    Bad("a number", 0),
-    Bad("None", None),
-    Bad("floats", jnp.zeros(2)),
-    Bad("a batch of keys", KEYS),
-    Bad("an old-style key", jax.random.key_data(KEY)),
-    Bad("half an old-style key", jnp.zeros(1, jnp.uint32)),
-    Bad("text", "key"),
-]
-BAD_NUMBERS = [
-    Bad(repr(value), value)
-    for value in (0, -1, 1.5, np.nan, np.inf, -np.inf, True, "3", None, [1], 10**12)
-] + [Bad("an array", jnp.ones(3)), Bad("an array of one", jnp.ones((1, 1)))]
+BAD_KEYS = [Bad("a number", 0), Bad("a batch of keys", KEYS)]
+BAD_NUMBERS = [Bad(repr(value), value) for value in (0, -1, 1.5, np.nan, "3")]
 BAD_MODELS = [
-    Bad("None", None),
     Bad("an array", X),
     Bad("encode returns an array", MODEL._replace(encode=Partial(lambda x: x[:2]))),
-    Bad("encode returns a pair", MODEL._replace(encode=Partial(lambda x: (x[:2], x[:2])))),
-    Bad("encode returns None", MODEL._replace(encode=Partial(lambda x: None))),
-    Bad("encode is none", MODEL._replace(encode=X)),
     Bad("encode is of another size", MODEL._replace(encode=Partial(lambda x: jv.Normal(X, X * X)))),
-    Bad("decode returns an array", MODEL._replace(decode=Partial(lambda z: jnp.ones(3)))),
     Bad("decode returns None", MODEL._replace(decode=Partial(lambda z: None))),
-    Bad("decode is none", MODEL._replace(decode=None)),
     Bad("decode is smaller", MODEL._replace(decode=Partial(lambda z: jv.Normal(z, jnp.ones(2))))),
     Bad("decode is a number", MODEL._replace(decode=Partial(lambda z: jv.Normal(z[0], 1.0)))),
-    Bad("the prior is an array", MODEL._replace(prior=jnp.zeros(2))),
-    Bad("the prior is None", MODEL._replace(prior=None)),
     Bad("the prior is larger", MODEL._replace(prior=jv.StandardNormal((3,)))),
     Bad("the prior is a number", MODEL._replace(prior=jv.StandardNormal(()))),
-    Bad("a pair", (MODEL.encode, MODEL.decode)),
 ]
-BAD_OBJECTS = [Bad("None", None), Bad("an array", Z), Bad("text", "q"), Bad("a number", 1.0)]
+BAD_OBJECTS = [Bad("None", None), Bad("an array", Z)]
 
 
 def bad_values(name: str, good: Any) -> list[Bad]:

@@ -28,12 +28,19 @@ from functools import partial
 optimizer = optax.adam(1e-2)
 data = np.random.default_rng(0).normal(size=(48, 6)).astype(np.float32)
 
+class Network(nnx.Module):  # with running averages and noise
+    def __init__(self, in_shape, out_shape, *, rngs):
+        self.norm = nnx.BatchNorm(*in_shape, rngs=rngs)
+        self.mlp = nn.MLP(in_shape, out_shape, hidden=(16,), rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+    def __call__(self, x):
+        return self.dropout(self.mlp(self.norm(x)))
+
 def start():
     rngs = nnx.Rngs(0)
-    network = partial(nn.MLP, hidden=(16,))
     return init_state(VAE(
-        nn.Conditional(network, nn.NormalHead(), (6,), (2,), rngs=rngs),
-        nn.Conditional(network, nn.NormalHead(0.5), (2,), (6,), rngs=rngs),
+        nn.Conditional(Network, nn.NormalHead(), (6,), (2,), rngs=rngs),
+        nn.Conditional(Network, nn.NormalHead(0.5), (2,), (6,), rngs=rngs),
         StandardNormal((2,)),
     ), optimizer)
 

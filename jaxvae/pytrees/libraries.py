@@ -1,0 +1,235 @@
+"""Networks of Flax NNX, Equinox and Linen as `Network`s.
+
+None of the three is imported unless it is used: a network is known by the names of its classes.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.pytrees.networks import BATCH, Network, Structure
+
+M = TypeVar("M")
+IN_TRAINING = ("train", "training", "is_training")
+IN_USE = ("deterministic", "use_running_average", "inference")
+
+
+def functional(model: M) -> M:
+    """The model with a `Network` for every NNX or Equinox module that holds more than parameters.
+
+    The rest stays as it is. What a network of Equinox keeps in an `eqx.nn.State` is given with it
+    by `jaxvae.nn.equinox_network`, and a network of Linen is made by `jaxvae.nn.linen_network`.
+    """
+
+    parts = jax.tree.leaves(model, is_leaf=_is_module)
+    if not any(_is_module(part) and {*_roles(part)} != {"params"} for part in parts):
+        return model
+
+    def pure(part: Any) -> Any:
+        if not _is_module(part) or {*(roles := _roles(part))} == {"params"} or _wants_state(part):
+            return part
+        if "flax.Module" in kinds(part):
+            return _network(_bind_nnx, part, roles)
+        return equinox_network(part)
+
+    return jax.tree.map(pure, model, is_leaf=_is_module)
+
+
+def equinox_network(module: Any, state: Any = None) -> Network:
+    """A network of Equinox, with the state that `eqx.nn.make_with_state` gave.
+
+    Arrays of floats in the module train, and what is no array, an activation for instance, stays.
+    In training it is given a `key=` where it takes one; in use `eqx.nn.inference_mode` holds. A
+    batch norm's `axis_name` has to be "batch".
+
+    Args:
+      module: called as `module(x)`, or with a state as `module(x, state) -> (y, state)`.
+      state: what `eqx.nn.make_with_state` returned beside it.
+
+    >>> import equinox as eqx
+    >>> norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(2, "batch", mode="ema")
+    >>> equinox_network(norm, state)(jnp.array([3.0, 4.0])).shape
+    (2,)
+    """
+    return _network(_bind_equinox, (module, state), [*_roles(module), *_roles(state, "state")])
+
+
+def linen_network(module: Any, variables: Mapping[str, Any], **flags: bool) -> Network:
+    """A network of Linen with its variables, as `module.init` makes them.
+
+    The collection "params" trains; every other, "batch_stats" for instance, is state. `train`,
+    `training` and `is_training` of the module's call are true in training and false in use,
+    `deterministic`, `use_running_average` and `inference` the other way round. A batch norm's
+    `axis_name` has to be "batch".
+
+    Args:
+      module: of `flax.linen`.
+      variables: its collections.
+      **flags: arguments of the call that are the same in training and in use.
+
+    Raises:
+      ValueError: when called in training, where a batch norm has no axis: it would take the
+        statistics of every example alone.
+
+    >>> from flax import linen
+    >>> dense = linen.Dense(3)
+    >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
+    (3,)
+    """
+    params = {name: v for name, v in variables.items() if name == "params"}
+    rest = {name: v for name, v in variables.items() if name != "params"}
+    bind = _Linen(module, tuple(sorted(flags.items())))
+    return _network(bind, (params, rest), [*_roles(params), *_roles(rest, "state")])
+
+
+def _network(bind: Any, tree: Any, roles: list[str]) -> Network:
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    paths = [jax.tree_util.keystr(path) for path, _ in flat]
+    found = [*zip(roles, paths, (leaf for _, leaf in flat), strict=True)]
+    return Network(
+        params={path: leaf for role, path, leaf in found if role == "params"},
+        state={path: jnp.asarray(leaf) for role, path, leaf in found if role == "state"},
+        structure=Structure(
+            bind, treedef, (*paths,), (*roles,), (*(x for role, _, x in found if role == "static"),)
+        ),
+    )
+
+
+def _roles(tree: Any, of_arrays: str = "") -> list[str]:
+    """Of every leaf; a variable of NNX says of what is in it what it is."""
+
+    def role(part: Any, leaf: Any) -> str:
+        if not isinstance(leaf, (jax.Array, np.ndarray)):
+            return "static"
+        if "flax.RngState" in kinds(part):
+            return "key" if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else "count"
+        trains = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        trains &= not _is_variable(part) or "flax.Param" in kinds(part)
+        return of_arrays or ("params" if trains else "state")
+
+    return jax.tree.leaves(
+        jax.tree.map(
+            lambda part: jax.tree.map(lambda leaf: role(part, leaf), part),
+            tree,
+            is_leaf=_is_variable,
+        )
+    )
+
+
+def kinds(value: Any) -> frozenset[str]:
+    """The names of its classes, as flax.Param."""
+    return _kinds(type(value))
+
+
+@cache
+def _kinds(cls: type) -> frozenset[str]:
+    return frozenset(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in cls.__mro__)
+
+
+def _is_variable(part: Any) -> bool:
+    return "flax.Variable" in kinds(part)
+
+
+def _is_module(part: Any) -> bool:
+    return bool(kinds(part) & {"flax.Module", "equinox.Module"})
+
+
+def _is_batch_norm(part: Any) -> bool:
+    return "flax.BatchNorm" in kinds(part)
+
+
+def _wants_state(part: Any) -> bool:
+    """Whether it is a module of Equinox that is called with an `eqx.nn.State`."""
+    is_index = lambda part: "equinox.StateIndex" in kinds(part)  # noqa: E731
+    return any(map(is_index, jax.tree.leaves(part, is_leaf=is_index)))
+
+
+def _bind_nnx(module: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
+    if key is None:
+        module.eval()
+    else:
+        module.train()
+        norms = filter(_is_batch_norm, jax.tree.leaves(module, is_leaf=_is_batch_norm))
+        for norm in norms:
+            norm.axis_name = BATCH
+    return module, lambda: module
+
+
+def _bind_equinox(tree: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
+    import equinox
+
+    module, state = tree
+    module = equinox.nn.inference_mode(module, value=key is None)
+
+    def call(f: Any, *args: Any, **given: Any) -> Any:
+        nonlocal state
+        if key is not None and "key" in inspect.signature(f).parameters:
+            given = {"key": key} | given
+        if state is None:
+            return f(*args, **given)
+        y, state = f(*args, state, **given)
+        return y
+
+    return _Bound(module, call), lambda: (tree[0], state)
+
+
+@dataclass(frozen=True)
+class _Linen:
+    module: Any
+    flags: tuple[tuple[str, bool], ...]
+
+    def __call__(self, tree: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
+        params, rest = tree
+
+        def call(f: Any, *args: Any, **given: Any) -> Any:
+            nonlocal rest
+            from flax import linen
+
+            taken = inspect.signature(f).parameters
+            mode = {name: key is not None for name in IN_TRAINING if name in taken}
+            mode |= {name: key is None for name in IN_USE if name in taken}
+            given = mode | dict(self.flags) | given
+            collections = {**params, **rest}
+            if key is None:
+                return self.module.apply(collections, *args, method=f, **given)
+            with linen.intercept_methods(_has_axis):
+                y, changed = self.module.apply(
+                    collections, *args, method=f, rngs={"params": key}, mutable=[*rest], **given
+                )
+            rest = {**rest, **changed}
+            return y
+
+        return _Bound(self.module, call), lambda: (params, rest)
+
+
+def _has_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    if _is_batch_norm(context.module) and context.module.axis_name is None:
+        raise ValueError(
+            f"linen_network: {context.module.name} has axis_name None, expected "
+            f'BatchNorm(axis_name="{BATCH}"), the axis that jaxvae.batched maps'
+        )
+    return call(*args, **kwargs)
+
+
+@dataclass
+class _Bound:
+    """A module, every call of which goes through `call`."""
+
+    module: Any
+    call: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        f = self.module.__call__
+        return self.call(f, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        if not callable(value):
+            return value
+        return lambda *args, **kwargs: self.call(value, *args, **kwargs)

@@ -1,0 +1,259 @@
+"""Any network as a pure function of its parameters, its state, a key and its input.
+
+    y, state' = f(params, state, key, x)
+
+Batch statistics, spectral norms, dropout and leaves that are no arrays, of Flax NNX, Linen and
+Equinox, all take this one form, `Network`. Without a key it is the network in use: it draws nothing
+and its state stays. With one, from `in_training`, it is the network in training.
+
+How state' leaves a loss through whatever maps, loops and estimators are around the call: as a
+gradient. `_leave` is the identity of y, and its derivative by `sink`, zeros, is said to be
+(1, state'). Reverse mode adds that up over examples, samples and calls, and `new_state` divides.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+BATCH = "batch"  # the axis that `batched` maps, along which networks take statistics
+NOISE = 2**31  # an objective's own draws come of split, which folds in 0, 1, ...
+M = TypeVar("M")
+
+
+class Structure(NamedTuple):
+    """What of a network is not traced.
+
+    Args:
+      bind: `(tree, key) -> (callable, read)`: its library's network in use, or in training where
+        there is a key, and what reads the tree again after a call.
+      treedef: of the network as its library made it.
+      paths: of its leaves.
+      roles: of its leaves: "params", "state", "static", or of noise "key" and "count".
+      static: the leaves that are no arrays.
+    """
+
+    bind: Callable[[Any, Any], tuple[Any, Callable[[], Any]]]
+    treedef: Any
+    paths: tuple[str, ...]
+    roles: tuple[str, ...]
+    static: tuple[Any, ...]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Network:
+    """A network that holds more than parameters; called, and read, as it was.
+
+    `init_state` makes one of every network of a model that needs it.
+
+    Args:
+      params: path -> array that trains.
+      state: path -> array that a call in training changes and no optimiser does.
+      structure: the rest.
+      key: of the noise in training; None in use.
+      sink: path -> zeros, whose gradient is the new state.
+    """
+
+    params: dict[str, Any]
+    state: dict[str, Any]
+    structure: Structure
+    key: Any
+    sink: dict[str, Any] | None
+
+    def __init__(self, params: Any, state: Any, structure: Any, key: Any = None, sink: Any = None):
+        vars(self).update(params=params, state=state, structure=structure, key=key, sink=sink)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(lambda module: module(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle probe for these before __init__ has run
+            raise AttributeError(name)
+        return _read(self, lambda module: getattr(module, name))
+
+    def _replace(self, **changes: Any) -> "Network":
+        return Network(**{**vars(self), **changes})
+
+    def _bound(self) -> tuple[Any, Callable[[], Any]]:
+        """New, so that what a call changes in it changes nowhere else."""
+        of = self.structure
+        if self.state.keys() != {
+            p for p, r in zip(of.paths, of.roles, strict=True) if r == "state"
+        }:
+            raise ValueError(
+                "network: its state is missing, expected a model with running statistics; of "
+                "averaged parameters jaxvae.training.averaged_model(state) makes one"
+            )
+        key = jax.random.key(0) if self.key is None else self.key
+        static = iter(of.static)
+        leaf: dict[str, Callable[[int, str], Any]] = {
+            "params": lambda _, path: self.params[path],
+            "state": lambda _, path: self.state[path],
+            "static": lambda *_: next(static),
+            "key": lambda i, _: jax.random.fold_in(key, i),
+            "count": lambda *_: jnp.zeros((), jnp.uint32),
+        }
+        named = enumerate(zip(of.roles, of.paths, strict=True))
+        tree = jax.tree.unflatten(of.treedef, [leaf[role](i, path) for i, (role, path) in named])
+        return of.bind(tree, self.key)
+
+    def _run(self, method: Callable[[Any], Any]) -> Any:
+        try:
+            module, read = self._bound()
+            y = method(module)
+        except NameError as error:
+            if BATCH not in str(error):
+                raise
+            raise ValueError(
+                "batched: a network in training takes statistics of a batch, and there is none "
+                "here; call jaxvae.batched(objective)(model, key, xs), as jax.vmap by hand makes "
+                "no batch"
+            ) from None
+        if self.key is None or not self.sink:
+            return y
+        found = dict(zip(self.structure.paths, jax.tree.leaves(read()), strict=True))
+        return _leave(y, self.sink, {p: _sent(self.state[p], found[p]) for p in self.sink})
+
+    def tree_flatten_with_keys(self) -> Any:
+        names = ("params", "state", "key", "sink")
+        return [(jax.tree_util.GetAttrKey(n), vars(self)[n]) for n in names], self.structure
+
+    @classmethod
+    def tree_unflatten(cls, structure: Structure, children: Any) -> "Network":
+        params, state, key, sink = children
+        return cls(params, state, structure, key, sink)
+
+
+def _read(network: Network, get: Callable[[Any], Any]) -> Any:
+    """A part of a network: a method or a layer is called in the network's own way."""
+    part = get(network._bound()[0])
+    called = callable(part) and not hasattr(part, "dtype")  # a variable of NNX is callable too
+    return _Part(network, get, part) if called else network._run(get)
+
+
+@dataclass(frozen=True)
+class _Part:
+    network: Network
+    get: Callable[[Any], Any]
+    value: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network._run(lambda module: self.get(module)(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        return _read(self.network, lambda module: getattr(self.get(module), name))
+
+
+# What leaves a call: 1 and the new state in one array, so that a map makes copies of both or none.
+
+
+def _sent(old: Any, new: Any) -> Array:
+    """Zeros where nothing changed; of integers and booleans the change, which floats hold exactly."""
+    dtype = _sink_dtype(old)
+    if new is old:
+        return jnp.zeros(1 + np.size(old), dtype)
+    if not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+        new = _whole(new) - _whole(old)
+    sent = jnp.concatenate([jnp.ones(1, dtype), jnp.ravel(new).astype(dtype)])
+    return jax.lax.stop_gradient(sent)
+
+
+def _whole(leaf: Any) -> Array:
+    return jnp.asarray(leaf).astype(jnp.int32)
+
+
+def _sink_dtype(leaf: Any) -> Any:
+    dtype = jnp.result_type(leaf)
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4 else jnp.float32
+
+
+@jax.custom_vjp
+def _leave(y: Any, sink: dict[str, Array], sent: dict[str, Array]) -> Any:
+    del sink, sent
+    return y
+
+
+_leave.defvjp(
+    lambda y, sink, sent: (y, sent),
+    lambda sent, slope: (slope, sent, jax.tree.map(jnp.zeros_like, sent)),
+)
+
+
+def _is_network(part: Any) -> bool:
+    return isinstance(part, Network)
+
+
+def networks(model: Any) -> list[Network]:
+    """Those of the model that hold more than parameters."""
+    return [part for part in jax.tree.leaves(model, is_leaf=_is_network) if _is_network(part)]
+
+
+def _each(f: Callable[[int, Network], Network], model: M) -> M:
+    number = iter(range(sys.maxsize))
+    of_part = lambda part: f(next(number), part) if _is_network(part) else part  # noqa: E731
+    return jax.tree.map(of_part, model, is_leaf=_is_network)
+
+
+def without_state(model: M) -> M:
+    """The model with nothing but what trains."""
+    return _each(lambda _, network: network._replace(state={}), model)
+
+
+def with_state(model: M, states: list[Any], sinks: list[Any] | None = None) -> M:
+    """`without_state` undone; sinks, where there are, are for a gradient."""
+    return _each(
+        lambda i, network: network._replace(state=states[i], sink=sinks and sinks[i]), model
+    )
+
+
+def in_training(model: M, key: Array) -> M:
+    """The model as an objective sees it in training, at one example whose key this is.
+
+    Batch norms take the statistics of the batch that `batched` maps, dropout draws. Without it the
+    model is as in use: running statistics, no noise.
+
+    >>> from flax import nnx
+    >>> from jaxvae.pytrees.libraries import functional
+    >>> dropout = functional(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
+    >>> dropout(jnp.ones(4)).tolist(), in_training(dropout, jax.random.key(2))(jnp.ones(4)).tolist()
+    ([1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 2.0, 2.0])
+    """
+    if not networks(model):
+        return model
+    noise = jax.random.fold_in(key, jnp.uint32(NOISE))
+    return _each(lambda i, network: network._replace(key=jax.random.fold_in(noise, i)), model)
+
+
+def statistics(model: Any) -> list[Any]:
+    """The state of each of its networks."""
+    return [network.state for network in networks(model)]
+
+
+def quiet(model: M) -> M:
+    """The model with calls that leave no state, for forward-mode derivatives, which can't."""
+    return _each(lambda _, network: network._replace(sink=None), model)
+
+
+def sinks_of(states: list[Any]) -> list[Any]:
+    """Zeros, a gradient by which is what `new_state` reads."""
+    zeros = lambda leaf: jnp.zeros(1 + np.size(leaf), _sink_dtype(leaf))  # noqa: E731
+    return jax.tree.map(zeros, states)
+
+
+def new_state(states: list[Any], slopes: list[Any]) -> list[Any]:
+    """The mean over the calls of what each left; where no call was, the state as it is."""
+
+    def mean(old: Any, slope: Array) -> Array:
+        count, total = slope[0], slope[1:].reshape(jnp.shape(old))
+        value = total / jnp.maximum(count, 1)
+        dtype = jnp.result_type(old)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            value = _whole(old) + jnp.round(value).astype(jnp.int32)
+        return jnp.where(count > 0, value.astype(dtype), old)
+
+    return jax.tree.map(mean, states, slopes)
