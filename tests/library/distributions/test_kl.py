@@ -499,10 +499,15 @@ def test_rates_take_constants(rate, x64):
 TINY, LARGE = float(np.exp(-40.0)), float(np.exp(40.0))
 
 
+@cache
+def with_slopes(f, num):
+    return jax.jit(jax.value_and_grad(f, tuple(range(num))))
+
+
 def same_in_float64(f, *args):
     """Value and gradients in float32 are those in float64, all of them representable."""
     narrow = [jnp.asarray(arg, jnp.float32) for arg in args]
-    f = jax.jit(jax.value_and_grad(f, tuple(range(len(args)))))
+    f = with_slopes(f, len(args))
     got = f(*narrow)
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(arg), jnp.float64) for arg in narrow]
