@@ -13,7 +13,13 @@ import jaxvae as jv
 from jaxvae.distributions.spherical import log_area
 from tests.common import close, standard_errors_off
 
-DIMS = [2, 3, 5, 11, 50, 128]
+
+def dims(*quick, slow):
+    """In the plane, in space and in many dimensions; those between in `make slow`."""
+    rows = [pytest.param(d, marks=pytest.mark.slow if d in slow else []) for d in (*quick, *slow)]
+    return pytest.mark.parametrize("d", rows)
+
+
 KAPPAS = [1e-3, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4]
 
 
@@ -38,7 +44,7 @@ def at_modes(d):
     return jax.jit(at_mode)(jnp.asarray(KAPPAS))
 
 
-@pytest.mark.parametrize("d", DIMS)
+@dims(2, 3, 11, 128, slow=(5, 50))
 def test_the_constant_is_scipys(d):
     exact = [exact_log_constant(d, kappa) for kappa in KAPPAS]
     assert np.allclose(at_modes(d), exact, rtol=2e-5, atol=2e-5)
@@ -46,7 +52,7 @@ def test_the_constant_is_scipys(d):
         assert np.allclose(at_modes(d), exact, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("d", [3, 5, 11, 50])
+@dims(3, 50, slow=(5, 11))
 def test_the_length_of_the_mean(d, x64):
     """A_d = I_{d/2} / I_{d/2-1}, its derivative 1 - A^2 - (d - 1)/kappa A, and -d log C/dkappa."""
 
@@ -81,7 +87,9 @@ def test_kl_to_the_uniform(d, kappa, kl, x64):
 
 
 @pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
-@pytest.mark.parametrize(("d", "kappa"), [(2, 3.0), (3, 0.5), (11, 40.0)])
+@pytest.mark.parametrize(
+    ("d", "kappa"), [(2, 3.0), pytest.param(3, 0.5, marks=pytest.mark.slow), (11, 40.0)]
+)
 def test_kl_is_what_samples_say(kind, d, kappa, x64):
     @jax.jit
     def both(keys):
@@ -115,7 +123,7 @@ def exact_slope(d, kappa, w):
     return np.sin(t) * (below if abs(below) < abs(above) else -above)  # together they are 0
 
 
-@pytest.mark.parametrize("d", [3, 5, 11, 50])
+@dims(3, 50, slow=(5, 11))
 def test_the_gradient_in_kappa_is_the_analytic_one(d, x64):
     """Of draws, one by one, from kappa 1e-3 to 1e4."""
     for kappa, ws, slopes in zip(KAPPAS, *cosines(d), strict=True):
@@ -129,7 +137,7 @@ def test_the_gradient_in_kappa_is_the_analytic_one(d, x64):
                 assert np.isclose(slope, closed, rtol=1e-4, atol=1e-7 * abs(1 - w)), (kappa, w)
 
 
-@pytest.mark.parametrize("d", [2, 3, 11, 50])
+@dims(2, 3, 50, slow=(11,))
 def test_float32_is_finite_and_on_the_sphere(d):
     """Draws, their densities and the gradients of both."""
 
