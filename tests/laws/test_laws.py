@@ -676,7 +676,7 @@ def test_gradients_are_finite_differences(case, x64):
 
 
 # gamma's draws are theirs; of the von mises-fisher the gradient is known: see test_spherical.py
-@rows(lambda case: not case.discrete, "dirichlet", "power spherical", "von mises-fisher")
+@rows(lambda case: not case.discrete, "dirichlet", "von mises-fisher")
 def test_gradients_of_draws_are_unbiased(case, x64):
     """The mean gradient of f(draw) in the parameters is that of the integral of f."""
     leaves, make = with_leaves(case.make())
