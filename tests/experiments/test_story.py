@@ -192,20 +192,12 @@ def test_main_writes_the_story(tmp_path, monkeypatch, capsys):
     assert "gap at shift 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "call", [jax.eval_shape, pytest.param(lambda run: run(), marks=pytest.mark.slow)]
-)
-def test_the_page_runs_and_shows_every_picture(call):
-    """Its arrays are shapes and dtypes, but in the slow suite."""
+def test_the_page_runs_and_shows_every_picture():
     text = PAGE.read_text()
     namespace: dict = {}
-
-    def blocks():
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as a user has it
         for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
             exec(compile(block, "docs/story.md", "exec"), namespace)
-
-    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as a user has it
-        call(blocks)
     shown = re.findall(r"\(figures/story/(\w+)\.png\)", text)
     assert shown == [step.__name__.rpartition(".")[2] for step in __main__.STEPS]
     for name in shown:
