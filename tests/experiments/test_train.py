@@ -445,7 +445,7 @@ def test_the_error_of_log_p_is_that_of_another_draw():
 
     def once(key):
         elbo_key, key = jax.random.split(key)
-        found = measure(model, (elbo_key, key), images, np.arange(50), identity, 200)
+        found = measure(model, (elbo_key, key), images, jnp.arange(50), identity, 200)
         return found["log_marginal"], found["log_marginal_standard_error"]
 
     means, errors = np.array([once(key) for key in jax.random.split(jax.random.key(2), 60)]).T

@@ -355,7 +355,7 @@ def test_everything_is_log_p_at_the_exact_posterior(gradient, x64):
     linear = ppca.PPCA(
         jnp.array([[1.0, 0.2], [0.3, -0.5], [0.1, 0.4]]), jnp.zeros(3), jnp.array(0.5)
     )
-    x = np.array([0.3, -1.0, 0.7])
+    x = jnp.array([0.3, -1.0, 0.7])
     bounds = {**BOUNDS, "piwae": (partial(piwae, num_outer=2, num_samples=2), None)}
     if gradient is doubly_reparameterized:
         del bounds["vr_max"]

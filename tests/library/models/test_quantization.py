@@ -241,7 +241,9 @@ def test_averages_without_memory_are_k_means(x64):
 
     @jax.jit
     def move(codebook):
-        return ema_codebook(codebook, z, jax.vmap(codebook)(z).indices, decay=0.0, epsilon=0.0)
+        return ema_codebook(
+            codebook, jnp.asarray(z), jax.vmap(codebook)(z).indices, decay=0.0, epsilon=0.0
+        )
 
     for _ in range(8):
         expected, index = lloyd(z, expected)

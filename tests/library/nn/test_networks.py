@@ -419,7 +419,7 @@ def test_normal_head_reads_loc_then_scale():
     expected = np.log1p(np.exp(np.array([[0.0, -100.0], [100.0, 1.0]])))
     assert np.allclose(d.scale, expected, rtol=1e-5, atol=2e-6)
     assert np.min(d.scale) > 0
-    assert NormalHead(scale=0.5)(np.ones(2)).scale == 0.5
+    assert NormalHead(scale=0.5)(jnp.ones(2)).scale == 0.5
 
 
 def test_fixed_scale_never_trains():
@@ -504,7 +504,7 @@ def test_a_shared_sigma_starts_where_it_is_told(x64):
     density = jax.jit(lambda head: head(raw).log_prob(0.0 * raw))
     assert close(density(head), np.sum(norm.logpdf(0.0, raw, 0.3)))
     head.log_scale[...] = head.log_scale[...] + 1.0
-    assert close(head(raw).scale, 0.3 * np.e)
+    assert close(head(jnp.asarray(raw)).scale, 0.3 * np.e)
 
 
 # errors

@@ -113,7 +113,7 @@ def pair_of(discriminator: Any = None, seed=0) -> AdversarialPair:
     return AdversarialPair(model, tiny((3,), (), rngs=rngs))
 
 
-def as_numpy(tree, dtype=np.float32):
+def as_numpy(tree, dtype: Any = np.float32):
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), tree)
 
 

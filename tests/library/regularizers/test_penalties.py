@@ -280,7 +280,7 @@ def test_mmd_of_two_gaussians_is_the_closed_form(x64):
 
 
 def test_the_multiquadric_kernel_by_hand():
-    x, y = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
     assert close(
         jv.regularizers.inverse_multiquadric(x, y, scale=0.5), 1.0 / 3.0
     )  # C = 1, |x - y|^2 = 2
@@ -577,7 +577,7 @@ def test_a_target_rate_by_hand(x64):
 
 def test_a_constrained_model_is_a_model(x64):
     model, xs = linear()
-    constrained = jv.regularizers.Constrained(model, np.zeros(()))
+    constrained = jv.regularizers.Constrained(model, jnp.zeros(()))
     bounds = jax.jit(
         lambda a, b: [jv.elbo(m, k, xs[0])[0] for m, k in ((constrained, a), (model, b))]
     )
