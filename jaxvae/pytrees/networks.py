@@ -153,7 +153,7 @@ class _Part:
 
 
 def _sent(old: Any, new: Any) -> Array:
-    """Zeros where nothing changed; of integers and booleans the change, which floats hold exactly."""
+    """Zeros where nothing changed; of integers and booleans the change, exact in floats."""
     dtype = _sink_dtype(old)
     if new is old:
         return jnp.zeros(1 + np.size(old), dtype)
