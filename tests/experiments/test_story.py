@@ -181,6 +181,7 @@ def test_beta_zero_without_noise_is_the_autoencoder(digits):
     assert any(np.abs(np.asarray(leaf)).max() > 0.1 for leaf in jax.tree.leaves(expected))
 
 
+@pytest.mark.slow  # what it runs is tested above
 def test_main_writes_the_story(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(__main__, "STEPS", (lower_bound,))
     __main__.main(output=tmp_path, fast=True, seed=3)
@@ -192,6 +193,7 @@ def test_main_writes_the_story(tmp_path, monkeypatch, capsys):
     assert "gap at shift 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_runs_and_shows_every_picture():
     text = PAGE.read_text()
     namespace: dict = {}

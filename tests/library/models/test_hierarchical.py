@@ -350,7 +350,7 @@ REFINERS = {
 }
 
 
-ALIKE = {"momentum", "rmsprop"}  # as sgd and adam, run by `make slow`
+ALIKE = {"momentum", "rmsprop", "clipped"}  # as sgd and adam, run by `make slow`
 
 
 @pytest.mark.parametrize(
