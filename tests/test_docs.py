@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 PACKAGES = [jaxvae, nn, *(v for v in vars(jaxvae).values() if hasattr(v, "__path__") and v != nn)]
 PACKAGES += [jaxvae.evaluation.disentanglement]
+PACKAGES.remove(jaxvae.pytrees)  # the ground the others stand on
 
 
 def blocks_of(page: str) -> list[str]:

@@ -37,6 +37,7 @@ from jaxvae.nn.heads import ProductHead as ProductHead
 from jaxvae.nn.heads import Real as Real
 from jaxvae.nn.heads import Shape as Shape
 from jaxvae.nn.heads import positive as positive
+from jaxvae.nn.linen import linen_network as linen_network
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import Rescaled as Rescaled
@@ -46,4 +47,3 @@ from jaxvae.nn.residual import Convolution as Convolution
 from jaxvae.nn.residual import ResidualBlock as ResidualBlock
 from jaxvae.nn.residual import ResidualCell as ResidualCell
 from jaxvae.pytrees.libraries import equinox_network as equinox_network
-from jaxvae.pytrees.libraries import linen_network as linen_network
