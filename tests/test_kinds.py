@@ -204,8 +204,8 @@ KEY = jax.random.key(0)
     ("arguments", "hyper", "message"),
     [
         ((KEY,), {"num_samples": 0}, "draws: num_samples is 0, expected an integer of at least 1"),
-        ((0,), {"num_samples": 1}, "draws: key is a int, expected PRNG key"),
-        ((), {"key": 0, "num_samples": 1}, "draws: key is a int, expected PRNG key"),
+        ((0,), {"num_samples": 1}, "draws: key is an int, expected PRNG key"),
+        ((), {"key": 0, "num_samples": 1}, "draws: key is an int, expected PRNG key"),
         ((KEY, "x"), {"num_samples": 1}, "draws: x is a str, expected an array of numbers"),
         ((KEY, jnp.ones(2)), {"num_samples": 1, "scale": jnp.ones(2)}, "draws: scale has shape"),
     ],
@@ -257,7 +257,11 @@ KINDS: dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]] = {  # what is right, 
 }
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__metadata__[0].__name__)
+@pytest.mark.parametrize(
+    "kind", KINDS, ids=lambda kind: getattr(kind.__metadata__[0], "__name__", "dtype")
+)
+    "kind", KINDS, ids=lambda kind: getattr(kind.__metadata__[0], "__name__", "dtype")
+)
 def test_each_kind_takes_what_it_says_and_refuses_the_rest_in_a_line(kind):
     (check,) = checks_of(kind)
     right, wrong = KINDS[kind]

@@ -16,7 +16,7 @@ import numpy as np
 from jaxvae.pytrees.networks import BATCH, Network, Structure
 
 M = TypeVar("M")
-IN_TRAINING = ("train", "training", "is_training")
+IN_TRAINING = ("train", "training", "is_training", "is_train")
 IN_USE = ("deterministic", "use_running_average", "inference")
 
 
@@ -25,17 +25,25 @@ def functional(model: M) -> M:
 
     The rest stays as it is. What a network of Equinox keeps in an `eqx.nn.State` is given with it
     by `jaxvae.nn.equinox_network`, and a network of Linen is made by `jaxvae.nn.linen_network`.
-    """
 
+    Raises:
+      TypeError: the model holds a module of Linen, which has no variables.
+    """
     parts = jax.tree.leaves(model, is_leaf=_is_module)
-    if not any(_is_module(part) and {*_roles(part)} != {"params"} for part in parts):
+    for part in parts:
+        if "flax.ModuleBase" in kinds(part):
+            raise TypeError(
+                f"model holds a {type(part).__name__} of Linen without its variables, expected "
+                "jaxvae.nn.linen_network(module, module.init(key, x))"
+            )
+    if not any(_is_module(part) and not _is_plain(part) for part in parts):
         return model
 
     def pure(part: Any) -> Any:
-        if not _is_module(part) or {*(roles := _roles(part))} == {"params"} or _wants_state(part):
+        if not _is_module(part) or _is_plain(part) or _wants_state(part):
             return part
         if "flax.Module" in kinds(part):
-            return _network(_bind_nnx, part, roles)
+            return _network(_bind_nnx, part, _roles(part))
         return equinox_network(part)
 
     return jax.tree.map(pure, model, is_leaf=_is_module)
@@ -90,7 +98,8 @@ def linen_network(module: Any, variables: Mapping[str, Any], **flags: bool) -> N
 
 def _network(bind: Any, tree: Any, roles: list[str]) -> Network:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    paths = [jax.tree_util.keystr(path) for path, _ in flat]
+    own = [jax.tree_util.keystr(path) for path, _ in flat]
+    paths = [own[first] for first in _firsts(tree)]
     found = [*zip(roles, paths, (leaf for _, leaf in flat), strict=True)]
     return Network(
         params={path: leaf for role, path, leaf in found if role == "params"},
@@ -122,6 +131,23 @@ def _roles(tree: Any, of_arrays: str = "") -> list[str]:
     )
 
 
+def _firsts(tree: Any) -> list[int]:
+    """Of every leaf where it stands first: a variable of NNX may be in a network twice."""
+    found: list[int] = []
+    firsts: dict[int, int] = {}
+    for part in jax.tree.leaves(tree, is_leaf=_is_variable):
+        count = len(jax.tree.leaves(part))
+        first = firsts.setdefault(id(part), len(found)) if _is_variable(part) else len(found)
+        found += range(first, first + count)
+    return found
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether it is parameters alone, each once: then it is left as it is."""
+    firsts = _firsts(module)
+    return {*_roles(module)} == {"params"} and firsts == [*range(len(firsts))]
+
+
 def kinds(value: Any) -> frozenset[str]:
     """The names of its classes, as flax.Param."""
     return _kinds(type(value))
@@ -137,7 +163,8 @@ def _is_variable(part: Any) -> bool:
 
 
 def _is_module(part: Any) -> bool:
-    return bool(kinds(part) & {"flax.Module", "equinox.Module"})
+    of = kinds(part)
+    return "equinox.Module" in of or ("flax.Module" in of and "flax.Pytree" in of)
 
 
 def _is_batch_norm(part: Any) -> bool:
@@ -198,7 +225,8 @@ class _Linen:
             collections = {**params, **rest}
             if key is None:
                 return self.module.apply(collections, *args, method=f, **given)
-            with linen.intercept_methods(_has_axis):
+            refuse = _refuse_frozen if not self.flags else _refuse_axis
+            with linen.intercept_methods(refuse):
                 y, changed = self.module.apply(
                     collections, *args, method=f, rngs={"params": key}, mutable=[*rest], **given
                 )
@@ -208,13 +236,25 @@ class _Linen:
         return _Bound(self.module, call), lambda: (params, rest)
 
 
-def _has_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _refuse_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     if _is_batch_norm(context.module) and context.module.axis_name is None:
         raise ValueError(
             f"linen_network: {context.module.name} has axis_name None, expected "
             f'BatchNorm(axis_name="{BATCH}"), the axis that jaxvae.batched maps'
         )
     return call(*args, **kwargs)
+
+
+def _refuse_frozen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    if _is_batch_norm(context.module) and context.method_name == "__call__":
+        of_call = kwargs.get("use_running_average", args[1] if len(args) > 1 else None)
+        if of_call or (of_call is None and context.module.use_running_average):
+            raise ValueError(
+                f"linen_network: {context.module.name} takes its running statistics in training, "
+                f"expected a call of {', '.join((*IN_TRAINING, *IN_USE))} that says which; what "
+                "must stay goes in jaxvae.Constant"
+            )
+    return _refuse_axis(call, args, kwargs, context)
 
 
 @dataclass
