@@ -1,6 +1,7 @@
 """From one example to a batch: `batched`, what a batch has in common, and conditional models."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
@@ -41,6 +42,11 @@ def batched(
     def batch_objective(
         model: M, key: Key, xs: Any, *args: P.args, **hyper: P.kwargs
     ) -> tuple[Array, A]:
+        if _in_batch():
+            raise ValueError(
+                "batched: objective is batched already, expected that of one example; train_step "
+                "maps the batch itself: jaxvae.train_step(objective, optimizer)"
+            )
         keys = jax.random.split(key, batch_size(xs))
         pure = functional(model)
         one = jax.vmap(lambda k, x: objective(pure, k, x, *args, **hyper), axis_name=BATCH)
@@ -131,6 +137,12 @@ def batch_size(xs: Tree) -> int:
         )
     check_leaves("batch", "xs", xs)
     return sizes.pop()[0]
+
+
+def _in_batch() -> bool:
+    with suppress(NameError):
+        return jax.lax.axis_size(BATCH) > 0
+    return False
 
 
 def _rows_of_batch() -> int:

@@ -105,8 +105,14 @@ def kind(check: Check | str) -> Callable[[C], C]:
 def check_instance(owner: str, name: str, value: object, *, of: type, expected: Any) -> None:
     """Raise unless `value` is of a class and its fields are of the kinds that this says."""
     if not isinstance(value, of):
-        raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected {expected}")
+        raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected {expected}")
     check_fields(owner, name, value)
+
+
+def a_class_of(value: object) -> str:
+    """For a message: an int, a Normal."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
 
 
 def check_array(owner: str, name: str, value: Any) -> None:
@@ -115,7 +121,7 @@ def check_array(owner: str, name: str, value: Any) -> None:
     if dtype is None and isinstance(value, (bool, int, float)):
         return
     if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
-        what = f"a {type(value).__name__}" if dtype is None else f"an array of {dtype}"
+        what = a_class_of(value) if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{owner}: {name} is {what}, expected an array of numbers")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{owner}: {name} is an array of {dtype}, expected real numbers")
@@ -139,8 +145,9 @@ def check_key(owner: str, name: str, key: Any, axes: int = 0) -> None:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     old = dtype == np.uint32 and shape[axes:] in ((2,), (4,))  # threefry's and rbg's words
     if len(shape) != axes + (not typed) or not (typed or old) or 0 in shape:
-        what = f"a {type(key).__name__}" if dtype is None else f"{dtype}{list(shape)}"
-        good = "keys, jax.random.split(key, 3) say" if axes else "key, jax.random.key(0) say"
+        what = a_class_of(key) if dtype is None else f"{dtype}{list(shape)}"
+        good = "keys, for example jax.random.split(key, 3)" if axes else "key"
+        good += "" if axes else ", for example jax.random.key(0)"
         raise TypeError(
             f"{owner}: {name} is {what}, expected PRNG {good}; jax.vmap takes more axes"
         )
@@ -149,7 +156,7 @@ def check_key(owner: str, name: str, key: Any, axes: int = 0) -> None:
 def check_function(owner: str, name: str, value: object) -> None:
     """Raise TypeError unless `value` can be called."""
     if not callable(value):
-        raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected a function")
+        raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected a function")
 
 
 def check_scalar(owner: str, name: str, value: Any) -> None:
@@ -217,7 +224,7 @@ check_integers = partial(check_dtype, of=jnp.integer, expected="integers")
 def check_pair(owner: str, name: str, value: object, of: str) -> None:
     """Raise TypeError unless `value` is a tuple, or a list, of two."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{owner}: {name} is a {type(value).__name__}, expected a pair {of}")
+        raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected a pair {of}")
 
 
 class OutsideSupportError(ValueError):

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree, check_leaves, check_log_prob, check_shape, kind
+from jaxvae.checks import Tree, a_class_of, check_leaves, check_log_prob, check_shape, kind
 from jaxvae.pytrees import T, pytree
 from jaxvae.pytrees.libraries import functional
 
@@ -298,16 +298,20 @@ def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
 
 def part(model: Any, name: str) -> Any:
     """`model.encode`, `decode` or `prior`; TypeError where it has none that can be used."""
+    if hasattr(model, "opt_state"):
+        raise TypeError(
+            "model is a TrainState, expected its model, state.model; fit takes "
+            "jaxvae.train_step(objective, optimizer) and not the objective"
+        )
     try:
         part = getattr(functional(model), name)  # once: it may encode pseudo-inputs
     except AttributeError as error:
         raise TypeError(
-            f"model is a {type(model).__name__} without {name}, expected an object with encode, "
+            f"model is {a_class_of(model)} without {name}, expected an object with encode, "
             f"decode and prior such as jaxvae.VAE(encode, decode, prior): {error}"
         ) from error
     if name != "prior" and not callable(part):
         raise TypeError(
-            f"model.{name} is a {type(part).__name__}, expected a function that returns a "
-            "distribution"
+            f"model.{name} is {a_class_of(part)}, expected a function that returns a distribution"
         )
     return part

@@ -204,8 +204,8 @@ KEY = jax.random.key(0)
     ("arguments", "hyper", "message"),
     [
         ((KEY,), {"num_samples": 0}, "draws: num_samples is 0, expected an integer of at least 1"),
-        ((0,), {"num_samples": 1}, "draws: key is a int, expected PRNG key"),
-        ((), {"key": 0, "num_samples": 1}, "draws: key is a int, expected PRNG key"),
+        ((0,), {"num_samples": 1}, "draws: key is an int, expected PRNG key"),
+        ((), {"key": 0, "num_samples": 1}, "draws: key is an int, expected PRNG key"),
         ((KEY, "x"), {"num_samples": 1}, "draws: x is a str, expected an array of numbers"),
         ((KEY, jnp.ones(2)), {"num_samples": 1, "scale": jnp.ones(2)}, "draws: scale has shape"),
     ],

@@ -1,7 +1,7 @@
 """Flows whose map of one coordinate is made by a network of others: coupling and autoregression.
 
 A conditioner is any callable pytree `(z, context) -> raw numbers`; `context` is what the flow may
-depend on from outside, what an encoder made of x say, or None.
+depend on from outside, for instance what an encoder made of x, or None.
 """
 
 from dataclasses import dataclass, field

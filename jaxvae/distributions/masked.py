@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Numbers, Tree, check_shape
+from jaxvae.checks import Numbers, Tree, a_class_of, check_shape
 from jaxvae.distributions.products import Product
 from jaxvae.protocols import Distribution, check_event, log_density, mean_of, method_of
 from jaxvae.pytrees import arrays, pytree, value_of
@@ -57,7 +57,7 @@ class Masked:
         """As `protocols.check_event`; of the mask nothing, as it may have fewer axes than x."""
         if not isinstance(event, tuple) or len(event) != 2:
             raise ValueError(
-                f"model: {what} is a {type(event).__name__}, expected a pair (x, mask) as {name} "
+                f"model: {what} is {a_class_of(event)}, expected a pair (x, mask) as {name} "
                 "is a Masked distribution"
             )
         check_event(name, self.distribution, f"{what}[0]", event[0])

@@ -9,6 +9,8 @@ from jax import Array
 from jaxvae.batching import Objective
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.protocols import Model
+from jaxvae.pytrees.libraries import functional
+from jaxvae.pytrees.networks import statistics, with_state, without_state
 
 
 class GradientStatistics(NamedTuple):
@@ -48,9 +50,14 @@ def gradient_statistics(
     if num_draws < 2:
         raise ValueError("gradient_statistics: num_draws is 1, expected at least 2 for a variance")
     chunk = min(chunk, num_draws)
+    state = statistics(functional(model))
+    model = without_state(functional(model))
 
     def gradient(i: Array) -> Any:
-        return jax.grad(lambda model: objective(model, jax.random.fold_in(key, i), x)[0])(model)
+        def bound(model: Any) -> Array:
+            return objective(with_state(model, state), jax.random.fold_in(key, i), x)[0]
+
+        return jax.grad(bound)(model)
 
     def merge(moments: Tree, start: Array) -> tuple[Any, None]:
         """Fold a chunk into (count, mean, sum of squared deviations); Chan et al. 1983."""

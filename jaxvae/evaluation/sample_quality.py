@@ -1,6 +1,6 @@
 """How good samples are, read off features of real and of generated examples.
 
-Rows are examples, columns are features, of a classifier say: what counts as near is what they say.
+Rows are examples, columns are features, as of a classifier: what counts as near is what they say.
 Numbers from other features, or from another count of rows, do not compare. Distances are taken a
 row at a time, so that memory grows with the rows and not with their square.
 """

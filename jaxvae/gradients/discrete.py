@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Key, Keys, Scalar, Tree, checked
+from jaxvae.checks import Key, Keys, Scalar, Tree, a_class_of, checked
 from jaxvae.distributions import Product
 from jaxvae.gradients.reparameterized import (
     Estimator,
@@ -140,9 +140,7 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
     ) -> tuple[Array, Any]:
         parts = getattr(q, "parts", None)
         if not isinstance(parts, dict):
-            raise TypeError(
-                f"for_component: q is a {type(q).__name__}, expected a Product of a dict"
-            )
+            raise TypeError(f"for_component: q is {a_class_of(q)}, expected a Product of a dict")
         if not isinstance(name, str) or name not in parts:
             raise ValueError(f"for_component: name is {name!r}, expected one of {sorted(parts)}")
         if len(keys) > 1 and estimator is doubly_reparameterized:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Keys, checked
+from jaxvae.checks import Key, Keys, a_class_of, checked
 from jaxvae.distributions import Mixture
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
 from jaxvae.protocols import Distribution, has_path, log_density
@@ -36,7 +36,7 @@ def stratified_mixture(
     """
     q = value_of(q)
     if not isinstance(q, Mixture):
-        raise TypeError(f"stratified_mixture: q is a {type(q).__name__}, expected a Mixture")
+        raise TypeError(f"stratified_mixture: q is {a_class_of(q)}, expected a Mixture")
     if not has_path(q.components):
         raise TypeError(
             f"stratified_mixture: q is a Mixture of {type(q.components).__name__}, whose "

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxvae.checks import Tree, checked
+from jaxvae.checks import Tree, a_class_of, checked
 from jaxvae.distributions import Joint, Normal
 from jaxvae.protocols import Distribution
 from jaxvae.pytrees import value_of
@@ -66,7 +66,7 @@ def gaussian_product(a: Normal, b: Normal) -> Normal:
     for name, d in ("a", a), ("b", b):
         if not isinstance(d, Normal):
             raise TypeError(
-                f"gaussian_product: {name} is a {type(d).__name__}, expected a Normal; add "
+                f"gaussian_product: {name} is {a_class_of(d)}, expected a Normal; add "
                 f"`times(other)` to {type(a).__name__}, see docs/new_method.md"
             )
     if a.shape != b.shape:

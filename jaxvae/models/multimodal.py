@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxvae.checks import Tree, check_function, checked
+from jaxvae.checks import Tree, a_class_of, check_function, checked
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
 from jaxvae.models.hierarchical import times
 from jaxvae.protocols import Distribution, event_shape
@@ -103,7 +103,7 @@ def mixture_of_products(
 def _check_functions(owner: str, name: str, functions: object) -> None:
     if not isinstance(functions, Sequence) or not functions:
         raise TypeError(
-            f"{owner}: {name} is a {type(functions).__name__}, expected a tuple of functions, "
+            f"{owner}: {name} is {a_class_of(functions)}, expected a tuple of functions, "
             "one a modality"
         )
     for i, function in enumerate(functions):
@@ -187,7 +187,7 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, A
     for name, d in zip(names, every, strict=True):
         if jax.tree.structure(d) != kind:
             raise TypeError(
-                f"{owner}: {name} is a {type(d).__name__}, expected {type(every[0]).__name__}, "
+                f"{owner}: {name} is {a_class_of(d)}, expected {type(every[0]).__name__}, "
                 "as experts[0] is"
             )
         if event_shape(d) != shape:

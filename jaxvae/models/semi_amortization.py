@@ -14,6 +14,7 @@ from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.model import VAE
+from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import update
 
 
@@ -72,6 +73,7 @@ def semi_amortized(
     def refined_objective(model: Any, key: Key, x: Tree, **hyper: Any) -> Any:
         given = {**getattr(objective, "keywords", {}), **hyper}  # of a functools.partial, too
         estimator = gradient or given.get("gradient", pathwise)
+        model = functional(model)
         conditionals, structure = _conditionals(model, part)
         steps_key, key = jax.random.split(key)
 

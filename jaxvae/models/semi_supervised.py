@@ -23,6 +23,7 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
+from jaxvae.pytrees.libraries import functional
 
 Labelled = Annotated[tuple[Any, Any], partial(check_pair, of="(x, y)")]
 
@@ -79,7 +80,7 @@ def labelled(objective: Objective) -> Objective:
     that a classifier. Kingma et al. 2014, equations 6 and 9.
 
     Args:
-      objective: `(model, key, x, **hyper) -> (bound, aux)`, `elbo` or `iwae` say, of x given y.
+      objective: `(model, key, x, **hyper) -> (bound, aux)`, such as `elbo` or `iwae`, of x given y.
 
     Returns:
       `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
@@ -134,7 +135,7 @@ def unlabelled(objective: Objective) -> Objective:
 
 def _class_posterior(model: LabelVAE, x: Tree) -> Any:
     check_leaves("model", "x", x)
-    q = model.classify(x)
+    q = functional(model.classify)(x)
     check_distribution("model.classify returned", q)
     return q
 

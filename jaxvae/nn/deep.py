@@ -19,6 +19,7 @@ from jaxvae.nn.convolutions import Down, Up, halvings
 from jaxvae.nn.heads import BernoulliHead, Head, Shape
 from jaxvae.nn.residual import ResidualBlock, ResidualCell
 from jaxvae.protocols import log_prob_of
+from jaxvae.pytrees.libraries import functional
 
 BERNOULLI = BernoulliHead()
 
@@ -196,6 +197,7 @@ def deep_elbo(
     >>> terms.levels.shape, float(terms.rate)  # at the start, the posterior is the prior
     ((2,), 0.0)
     """
+    model = functional(model)
     count = sum(len(jax.tree.leaves(stage.blocks)[0]) for stage in model.stages)
     raw, kls = descend(model, key, features(model.stages, x), jnp.ones(count, model.start.dtype))
     distortion = -log_prob_of("the likelihood", model.likelihood(raw), "x", x)
@@ -236,7 +238,7 @@ def deep_hierarchy(
         )
     if not isinstance(levels, (tuple, list)) or not levels:
         raise ValueError(
-            f"deep_hierarchy: levels is {levels!r:.40}, expected how many at each stage, (3, 4) say"
+            f"deep_hierarchy: levels is {levels!r:.40}, expected how many at each stage, as (3, 4)"
         )
     for name, size in [("image_shape", n) for n in image_shape] + [("levels", n) for n in levels]:
         check_count("deep_hierarchy", name, size)

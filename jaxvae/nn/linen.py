@@ -10,7 +10,7 @@ from flax import linen
 from jaxvae.pytrees.libraries import Bound, is_batch_norm, network, roles_of
 from jaxvae.pytrees.networks import BATCH, Network
 
-IN_TRAINING = ("train", "training", "is_training")
+IN_TRAINING = ("train", "training", "is_training", "is_train")
 IN_USE = ("deterministic", "use_running_average", "inference")
 
 
@@ -59,7 +59,8 @@ class _Linen:
             collections = {**params, **rest}
             if key is None:
                 return self.module.apply(collections, *args, method=f, **given)
-            with linen.intercept_methods(_has_axis):
+            refuse = _refuse_frozen if not self.flags else _refuse_axis
+            with linen.intercept_methods(refuse):
                 y, changed = self.module.apply(
                     collections, *args, method=f, rngs={"params": key}, mutable=[*rest], **given
                 )
@@ -69,10 +70,22 @@ class _Linen:
         return Bound(self.module, call), lambda: (params, rest)
 
 
-def _has_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _refuse_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     if is_batch_norm(context.module) and context.module.axis_name is None:
         raise ValueError(
             f"linen_network: {context.module.name} has axis_name None, expected "
             f'BatchNorm(axis_name="{BATCH}"), the axis that jaxvae.batched maps'
         )
     return call(*args, **kwargs)
+
+
+def _refuse_frozen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    if is_batch_norm(context.module) and context.method_name == "__call__":
+        of_call = kwargs.get("use_running_average", args[1] if len(args) > 1 else None)
+        if of_call or (of_call is None and context.module.use_running_average):
+            raise ValueError(
+                f"linen_network: {context.module.name} takes its running statistics in training, "
+                f"expected a call of {', '.join((*IN_TRAINING, *IN_USE))} that says which; what "
+                "must stay goes in jaxvae.Constant"
+            )
+    return _refuse_axis(call, args, kwargs, context)

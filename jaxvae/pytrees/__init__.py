@@ -62,7 +62,7 @@ def pytree(cls: type[T]) -> type[T]:
 def stacked(d: T, shape: tuple[int, ...]) -> T:
     """A distribution of independent coordinates with every leaf as large as its event.
 
-    A scalar leaf is broadcast; one with axes beyond the event's, logits of choices say, keeps them.
+    A scalar leaf is broadcast; one with axes beyond the event's, as logits of choices, keeps them.
     `jax.vmap` over it then sees one coordinate, or one row of them, at a time.
     """
 
@@ -118,7 +118,9 @@ class Constant:
         def __new__(cls, value: Any) -> Any: ...
 
     def __init__(self, value: Any):
-        leaves, treedef = jax.tree.flatten(value)
+        from jaxvae.pytrees.libraries import functional  # which imports this package
+
+        leaves, treedef = jax.tree.flatten(functional(value))  # in use for good: it never trains
         for leaf in leaves:
             if isinstance(leaf, Tracer):
                 raise TypeError(

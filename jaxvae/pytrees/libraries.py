@@ -23,17 +23,25 @@ def functional(model: M) -> M:
 
     The rest stays as it is. What a network of Equinox keeps in an `eqx.nn.State` is given with it
     by `jaxvae.nn.equinox_network`, and a network of Linen is made by `jaxvae.nn.linen_network`.
-    """
 
+    Raises:
+      TypeError: the model holds a module of Linen, which has no variables.
+    """
     parts = jax.tree.leaves(model, is_leaf=_is_module)
-    if not any(_is_module(part) and {*roles_of(part)} != {"params"} for part in parts):
+    for part in parts:
+        if "flax.ModuleBase" in kinds(part):
+            raise TypeError(
+                f"model holds a {type(part).__name__} of Linen without its variables, expected "
+                "jaxvae.nn.linen_network(module, module.init(key, x))"
+            )
+    if not any(_is_module(part) and not _is_plain(part) for part in parts):
         return model
 
     def pure(part: Any) -> Any:
-        if not _is_module(part) or {*(roles := roles_of(part))} == {"params"} or _wants_state(part):
+        if not _is_module(part) or _is_plain(part) or _wants_state(part):
             return part
         if "flax.Module" in kinds(part):
-            return network(_bind_nnx, part, roles)
+            return network(_bind_nnx, part, roles_of(part))
         return equinox_network(part)
 
     return jax.tree.map(pure, model, is_leaf=_is_module)
@@ -60,7 +68,8 @@ def equinox_network(module: Any, state: Any = None) -> Network:
 
 def network(bind: Any, tree: Any, roles: list[str]) -> Network:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    paths = [jax.tree_util.keystr(path) for path, _ in flat]
+    own = [jax.tree_util.keystr(path) for path, _ in flat]
+    paths = [own[first] for first in _firsts(tree)]
     found = [*zip(roles, paths, (leaf for _, leaf in flat), strict=True)]
     return Network(
         params={path: leaf for role, path, leaf in found if role == "params"},
@@ -92,6 +101,23 @@ def roles_of(tree: Any, of_arrays: str = "") -> list[str]:
     )
 
 
+def _firsts(tree: Any) -> list[int]:
+    """Of every leaf where it stands first: a variable of NNX may be in a network twice."""
+    found: list[int] = []
+    firsts: dict[int, int] = {}
+    for part in jax.tree.leaves(tree, is_leaf=_is_variable):
+        count = len(jax.tree.leaves(part))
+        first = firsts.setdefault(id(part), len(found)) if _is_variable(part) else len(found)
+        found += range(first, first + count)
+    return found
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether it is parameters alone, each once: then it is left as it is."""
+    firsts = _firsts(module)
+    return {*roles_of(module)} == {"params"} and firsts == [*range(len(firsts))]
+
+
 def kinds(value: Any) -> frozenset[str]:
     """The names of its classes, as flax.Param."""
     return _kinds(type(value))
@@ -107,7 +133,8 @@ def _is_variable(part: Any) -> bool:
 
 
 def _is_module(part: Any) -> bool:
-    return bool(kinds(part) & {"flax.Module", "equinox.Module"})
+    of = kinds(part)
+    return "equinox.Module" in of or ("flax.Module" in of and "flax.Pytree" in of)
 
 
 def is_batch_norm(part: Any) -> bool:

@@ -33,7 +33,7 @@ class Structure(NamedTuple):
       bind: `(tree, key) -> (callable, read)`: its library's network in use, or in training where
         there is a key, and what reads the tree again after a call.
       treedef: of the network as its library made it.
-      paths: of its leaves.
+      paths: of its leaves; of a variable that has two, as tied weights have, the first.
       roles: of its leaves: "params", "state", "static", or of noise "key" and "count".
       static: the leaves that are no arrays.
     """
@@ -107,17 +107,46 @@ class Network:
             module, read = self._bound()
             y = method(module)
         except NameError as error:
-            if BATCH not in str(error):
+            if "axis name" not in str(error):
+                raise
+            raise ValueError(self._without_axis(str(error))) from None
+        except Exception as error:
+            if type(error).__name__ != "TraceContextError":
                 raise
             raise ValueError(
-                "batched: a network in training takes statistics of a batch, and there is none "
-                "here; call jaxvae.batched(objective)(model, key, xs), as jax.vmap by hand makes "
-                "no batch"
+                "network: a module of NNX with state or noise is called inside jax.jit, "
+                "jax.checkpoint, jax.vmap or a loop of its own, expected nnx.jit, nnx.remat, "
+                f"nnx.vmap, nnx.scan, or a Python loop: {str(error).split(' (http')[0]}"
             ) from None
         if self.key is None or not self.sink:
             return y
-        found = dict(zip(self.structure.paths, jax.tree.leaves(read()), strict=True))
+        found: dict[str, Any] = {}
+        for path, leaf in zip(self.structure.paths, jax.tree.leaves(read()), strict=True):
+            if leaf is not self.state.get(path):  # of a layer with two names, what was called
+                found[path] = leaf
+        found = {**self.state, **found}
         return _leave(y, self.sink, {p: _sent(self.state[p], found[p]) for p in self.sink})
+
+    def _without_axis(self, found: str) -> str:
+        if BATCH not in found:
+            axis = found.partition("axis name: ")[2].partition(".")[0]
+            return (
+                f"network: its statistics are along an axis named {axis}, expected "
+                f'axis_name="{BATCH}", the one that jaxvae.batched maps'
+            )
+        if self.key is None:
+            return (
+                "network: it takes statistics of a batch in use, so its mode is fixed, expected an "
+                "argument of its call, train or use_running_average, that is set for it"
+            )
+        return (
+            "batched: a network in training takes statistics of a batch, and there is none here; "
+            "call jaxvae.batched(objective)(model, key, xs), as jax.vmap by hand makes no batch"
+        )
+
+    def __repr__(self) -> str:
+        leaves = len(self.params), len(self.state)
+        return "Network({} arrays that train, {} of state)".format(*leaves)
 
     def tree_flatten_with_keys(self) -> Any:
         names = ("params", "state", "key", "sink")
@@ -153,7 +182,7 @@ class _Part:
 
 
 def _sent(old: Any, new: Any) -> Array:
-    """Zeros where nothing changed; of integers and booleans the change, exact in floats."""
+    """Zeros where nothing changed; of integers and booleans the change, which is exact."""
     dtype = _sink_dtype(old)
     if new is old:
         return jnp.zeros(1 + np.size(old), dtype)
@@ -246,14 +275,17 @@ def sinks_of(states: list[Any]) -> list[Any]:
 
 
 def new_state(states: list[Any], slopes: list[Any]) -> list[Any]:
-    """The mean over the calls of what each left; where no call was, the state as it is."""
+    """The mean over the calls of what each left; the state as it is where no call was.
+
+    It also stays where that is not finite, as an optimiser that skips such a step expects.
+    """
 
     def mean(old: Any, slope: Array) -> Array:
         count, total = slope[0], slope[1:].reshape(jnp.shape(old))
         value = total / jnp.maximum(count, 1)
-        dtype = jnp.result_type(old)
+        dtype, good = jnp.result_type(old), (count > 0) & jnp.all(jnp.isfinite(value))
         if not jnp.issubdtype(dtype, jnp.inexact):
             value = _whole(old) + jnp.round(value).astype(jnp.int32)
-        return jnp.where(count > 0, value.astype(dtype), old)
+        return jnp.where(good, value.astype(dtype), old)
 
     return jax.tree.map(mean, states, slopes)

@@ -21,6 +21,7 @@ from jaxvae.checks import (
     Numbers,
     Scalar,
     Tree,
+    a_class_of,
     check_array,
     check_function,
     check_scalar,
@@ -34,13 +35,14 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
+from jaxvae.pytrees.libraries import functional
 
 
 def check_players(owner: str, name: str, players: Any) -> None:
     """Raise TypeError unless `players` are a model and a discriminator."""
     if not hasattr(players, "model") or not hasattr(players, "discriminator"):
         raise TypeError(
-            f"{owner}: {name} is a {type(players).__name__}, expected "
+            f"{owner}: {name} is {a_class_of(players)}, expected "
             "AdversarialPair(model, discriminator)"
         )
     check_function(owner, "discriminator", players.discriminator)
@@ -203,8 +205,8 @@ def adversarial_autoencoder(
 
 def pair_of(owner: str, players: AdversarialPair) -> tuple[Any, Any, Any]:
     """The model, the discriminator, and the discriminator held still."""
-    held = hold(f"{owner}: discriminator", players.discriminator)
-    return players.model, players.discriminator, held
+    model, discriminator = functional((players.model, players.discriminator))
+    return model, discriminator, hold(f"{owner}: discriminator", discriminator)
 
 
 def logit_of(discriminator: Callable[[Any], Array], v: Tree) -> Array:

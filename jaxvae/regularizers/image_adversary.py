@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
+from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_shape, checked
 from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, prior, sample_and_log_prob
@@ -75,7 +75,7 @@ def vae_gan(
     model, critic, held = pair_of("vae_gan", players)
     if not hasattr(critic, "features"):
         raise TypeError(
-            f"vae_gan: discriminator is a {type(critic).__name__}, expected Critic(features, logit)"
+            f"vae_gan: discriminator is {a_class_of(critic)}, expected Critic(features, logit)"
         )
     z_key, prior_key = jax.random.split(key)
     q, p = posterior(model, x), prior(model)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.tree_util import Partial
 
@@ -291,7 +292,7 @@ def test_a_product_of_masked_parts_asks_each():
         ValueError, match=r"x\['image'\]\[0\] has shape \(2, 3\), expected \(2, 2, 3\)"
     ):
         of((jnp.ones((2, 3)), image[1]))
-    with pytest.raises(ValueError, match=r"x\['image'\] is a .*, expected a pair \(x, mask\)"):
+    with pytest.raises(ValueError, match=r"x\['image'\] is an \w+, expected a pair \(x, mask\)"):
         of(image[0])
 
 
@@ -456,3 +457,16 @@ def test_data_and_latents_may_be_trees(x64):
     xs = jax.tree.map(lambda leaf: np.stack(4 * [leaf]), x)
     _, terms = jax.eval_shape(partial(jv.batched(jv.elbo), tree), key(), xs)
     assert terms.rate.shape == (4,)
+
+
+def test_what_a_newcomer_gives_first_is_answered_with_the_cure():
+    model = jv.VAE(Partial(lambda x: normal()), Partial(lambda z: normal()), normal())
+    optimizer, xs = optax.sgd(1.0), np.zeros((4, 2), np.float32)
+    state = jv.init_state(model, optimizer)
+    twice = jv.train_step(jv.batched(jv.elbo), optimizer)
+    with pytest.raises(ValueError, match=r"objective is batched already.*train_step\(objective, o"):
+        twice(state, key(), xs)
+    with pytest.raises(TypeError, match=r"model is a TrainState.*fit takes jaxvae.train_step\(obj"):
+        jv.fit(jv.elbo, state, key(), xs, epochs=1, batch_size=2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="key is an int, expected PRNG key, for example jax"):
+        jv.elbo(model, 0, xs[0])  # pyright: ignore[reportArgumentType]

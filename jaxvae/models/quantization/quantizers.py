@@ -14,6 +14,7 @@ from jaxvae.checks import (
     Floats,
     Integers,
     Numbers,
+    a_class_of,
     check_instance,
     check_scalar,
     check_shape,
@@ -54,9 +55,9 @@ def check_codebook(owner: str, name: str, codebook: Any, axes: int = 0) -> None:
 
 def check_levels(owner: str, name: str, levels: object) -> None:
     """Raise unless `levels` is a tuple of integers of at least 2."""
-    good = "a tuple of integers of at least 2, (8, 5, 5, 5) say, with less than 2^31 codes in all"
+    good = "a tuple of integers of at least 2, as (8, 5, 5, 5), with less than 2^31 codes in all"
     if type(levels) is not tuple:
-        raise TypeError(f"{owner}: {name} is a {type(levels).__name__}, expected {good}")
+        raise TypeError(f"{owner}: {name} is {a_class_of(levels)}, expected {good}")
     if not levels or not all(type(n) is int and n > 1 for n in levels) or prod(levels) >= 2**31:
         raise ValueError(f"{owner}: {name} is {levels!r}, expected {good}")
 

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from jaxvae.batching import Objective, batched
-from jaxvae.checks import Key, Leaf, Scalar, Tree, check_array, check_leaves, checked
+from jaxvae.checks import Key, Leaf, Scalar, Tree, a_class_of, check_array, check_leaves, checked
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.quantizers import Quantized
 from jaxvae.protocols import (
@@ -21,6 +21,7 @@ from jaxvae.protocols import (
     log_prob_of,
     part,
 )
+from jaxvae.pytrees.libraries import functional
 from jaxvae.training.steps import Step, TrainState, train_step
 
 
@@ -136,6 +137,7 @@ def vq(
     ([1, 0, 1], 0.25)
     """
     del key
+    model = functional(model)
     vectors, q = quantize(model, x)
     p, prior = model.decoder(q.code), part(model, "prior")
     check_distribution("model.decoder returned", p)
@@ -153,10 +155,10 @@ def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
     for name in ("encoder", "quantizer", "decoder"):
         if not callable(getattr(model, name, None)):
             raise TypeError(
-                f"model is a {type(model).__name__} without a function {name}, expected a VQVAE"
+                f"model is {a_class_of(model)} without a function {name}, expected a VQVAE"
             )
     check_leaves("model", "x", x)
-    z = model.encoder(x)
+    z = functional(model.encoder)(x)
     check_array("model", "encoder(x)", z)
     if jnp.ndim(z) != 2:
         raise ValueError(f"model.encoder(x) has shape {jnp.shape(z)}, expected n vectors [n, d]")
@@ -176,7 +178,7 @@ def ema_step(
 ) -> Step:
     """`train_step` of all but the codes, which follow by `ema_codebook` and `reset_dead_codes`.
 
-    What an optimiser did to the codebook, weight decay say, is undone: the codes before the step
+    What an optimiser did to the codebook, as weight decay, is undone: the codes before the step
     move to the vectors before the step. Goes into `train_epoch`, `scan_steps` and `fit` like any.
 
     Args:

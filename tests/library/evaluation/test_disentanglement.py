@@ -233,7 +233,7 @@ def test_bad_arrays_are_named(score, codes, factors, error):
 def test_other_bad_arguments_are_named(monkeypatch):
     seed: Any = 0
     for call in (dci, factor_vae_score, beta_vae_score):
-        with pytest.raises(TypeError, match=r"^\w+: key is a int, expected"):
+        with pytest.raises(TypeError, match=r"^\w+: key is an int, expected"):
             call(seed, V, V)
     for call in (factor_vae_score, beta_vae_score):
         with pytest.raises(ValueError, match="factors has one column"):

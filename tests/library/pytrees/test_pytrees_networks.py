@@ -368,3 +368,190 @@ def test_a_whole_model_may_be_one_module():
 def test_what_holds_parameters_alone_stays_as_it_is():
     model = vae(nn.MLP((3,), (4,), rngs=nnx.Rngs(0)))
     assert functional(model) is model
+
+
+# what used to go wrong
+
+
+class Tied(nnx.Module):
+    """One layer under two names, before and after a norm of two names."""
+
+    def __init__(self, in_shape=(3,), out_shape=(4,), *, rngs):
+        self.first = nnx.Linear(3, 3, rngs=rngs)
+        self.again = self.first
+        self.norm = nnx.BatchNorm(3, rngs=rngs)
+        self.same = self.norm
+        self.last = nnx.Linear(3, out_shape[0], rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.again(jnp.tanh(self.same(self.first(x)))))
+
+
+def test_a_layer_under_two_names_stays_one():
+    state, _ = trained(vae(Tied(rngs=nnx.Rngs(0))), 1)
+    net: Any = state.model.encode.args[0]
+    assert len(net.params) == 6
+    assert np.array_equal(net.first.kernel[...], net.again.kernel[...])
+    h = jax.vmap(Tied(rngs=nnx.Rngs(0)).first)(jnp.asarray(XS))
+    np.testing.assert_allclose(net.norm.mean[...], 0.01 * h.mean(0), rtol=1e-4, atol=1e-6)
+    assert np.array_equal(net.norm.mean[...], net.same.mean[...])
+
+
+def test_tied_weights_alone_stay_tied():
+    layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    net = functional(nnx.Sequential(layer, jnp.tanh, layer))
+    assert isinstance(net, Network)
+    assert len(net.params) == 2
+    twice = layer(jnp.tanh(layer(XS[0])))
+    np.testing.assert_allclose(net(XS[0]), twice, rtol=1e-6)
+    state, _ = trained(vae(nnx.Sequential(layer, jnp.tanh, layer, nn.MLP((3,), (4,), rngs=RNGS))))
+    a, b = (state.model.encode.args[0].layers[i].kernel[...] for i in (0, 2))
+    assert np.array_equal(a, b)
+
+
+RNGS = nnx.Rngs(0)
+NORMED = vae(from_nnx(dropout=0.5))
+LIKELIHOOD = Partial(lambda net, h: jv.Bernoulli(h * net(jnp.ones(3))[0]), from_nnx())
+DEEP = nn.deep_hierarchy((4, 4, 1), levels=(1,), width=4, rngs=nnx.Rngs(0))
+PAIR = jv.regularizers.AdversarialPair(NORMED, nnx.Sequential(nnx.Dropout(0.5, rngs=RNGS), jnp.sum))
+GIVEN = Partial(lambda e, d, y: jv.VAE(e, d, jv.StandardNormal((2,))), NORMED.encode, DECODE)
+CLASSIFY = Partial(lambda net, x: jv.OneHotCategorical(net(x)), from_nnx(dropout=0.5))
+CODES = Partial(lambda net, x: net(x).reshape(2, 2), from_nnx(dropout=0.5))
+OF_CODES = Partial(lambda codes: jv.Normal(codes.ravel()[:3], 1.0))
+RAW = [
+    (jv.regularizers.adversarial_autoencoder, PAIR, XS[0]),
+    (
+        jv.models.unlabelled(jv.elbo),
+        jv.models.LabelVAE(CLASSIFY, GIVEN, jv.OneHotCategorical(jnp.zeros(4))),
+        XS[0],
+    ),
+    (nn.deep_elbo, DEEP._replace(likelihood=LIKELIHOOD), np.ones((4, 4, 1), np.float32)),
+    (
+        jv.models.vq,
+        jv.models.VQVAE(
+            CODES,
+            jv.models.init_codebook(jnp.eye(2)),
+            OF_CODES,
+            jv.Categorical(jnp.zeros((2, 2))),
+        ),
+        XS[0],
+    ),
+    (
+        jv.models.semi_amortized(jv.elbo, SGD, num_steps=1),
+        NORMED._replace(
+            encode=nn.Conditional(
+                partial(Normed, dropout=0.5), nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0)
+            )
+        ),
+        XS[0],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("objective", "model", "x"), RAW, ids=["pair", "label", "deep", "vq", "semi"]
+)
+def test_no_objective_calls_a_raw_network_in_training(objective, model, x):
+    """One as made is what it is in a state: a part that an objective calls by itself too."""
+    in_a_state = jv.init_state(model, SGD).model
+    assert objective(model, key(0), x)[0] == objective(in_a_state, key(0), x)[0]
+
+
+def test_a_constant_network_is_in_use_for_good():
+    net = from_nnx(dropout=0.5)
+    frozen = jv.Constant(net)
+    np.testing.assert_array_equal(frozen(XS[0]), functional(net)(XS[0]))
+    model = vae(from_nnx())._replace(
+        decode=Partial(lambda net, z: jv.Normal(net(_wide(z))[:3], 1.0), frozen)
+    )
+    state, _ = trained(model, 1)
+    assert state.model.decode.args[0] == frozen
+    np.testing.assert_array_equal(frozen.norm.mean[...], np.zeros(4))
+
+
+def _wide(z):
+    return jnp.concatenate([z, z[:1]])
+
+
+def test_gradient_statistics_are_of_what_trains():
+    found = jv.evaluation.gradient_statistics(jv.elbo, NORMED, key(0), XS[0], num_draws=2)
+    net = found.mean.encode.args[0]
+    assert (len(net.params), net.state) == (4, {})
+
+
+def test_an_update_that_an_optimizer_skips_leaves_the_statistics():
+    state = jv.init_state(vae(from_nnx()), optax.apply_if_finite(SGD, 3))
+    step = jax.jit(jv.train_step(jv.elbo, optax.apply_if_finite(SGD, 3)))
+    new, _ = step(state, key(0), np.where(np.arange(6)[:, None], XS, np.float32(np.nan)))
+    for a, b in zip(jax.tree.leaves(state.model), jax.tree.leaves(new.model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class ByField(linen.Module):
+    """A mode that no argument of the call sets."""
+
+    use: bool
+    axis: str | None = "batch"
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.BatchNorm(self.use, axis_name=self.axis)(linen.Dense(4)(x))
+
+
+class ByCall(linen.Module):
+    axis: str
+
+    @linen.compact
+    def __call__(self, x, is_train: bool):
+        return linen.BatchNorm(not is_train, axis_name=self.axis)(linen.Dense(4)(x))
+
+
+def of_linen(module, **flags):
+    return linen_network(module, module.init(key(0), XS[0], **flags))
+
+
+class Looped(nnx.Module):
+    def __init__(self):
+        self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        y, _ = jax.lax.scan(lambda x, _: (self.norm(x), None), x, length=2)
+        return _wide(y)
+
+
+def of_equinox(axis):
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, axis, mode="batch")
+    net = equinox_network(norm, state)
+    return Partial(lambda net, x: jnp.append(net(x), 0.0), net)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda: of_equinox("rows"), r'named rows, expected axis_name="batch"'),
+        (lambda: of_linen(ByCall("rows"), is_train=False), r"named rows, expected axis_name"),
+        (lambda: of_linen(ByField(True)), r"running statistics in training.*is_train, determ"),
+        (Looped, r"inside jax.jit, jax.checkpoint.*expected nnx.jit"),
+        (lambda: linen.Dense(4), r"Dense of Linen without its variables, expected.*linen_network"),
+    ],
+    ids=["equinox-axis", "linen-axis", "frozen", "loop", "module"],
+)
+def test_what_can_not_train_says_so_in_one_line(net, message):
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        jax.eval_shape(lambda: trained(vae(net()), 1)[0].step)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_whose_mode_is_fixed_is_refused_in_use():
+    net = linen_network(ByField(False), ByField(True).init(key(0), XS[0]))
+    with pytest.raises(ValueError, match="network: it takes statistics of a batch in use"):
+        net(XS[0])
+
+
+def test_a_flag_of_linen_by_any_of_its_names():
+    state, _ = trained(vae(of_linen(ByCall("batch"), is_train=False)), 1)
+    assert all(np.any(leaf) for leaf in statistics(state.model)[0].values())
+
+
+def test_a_network_says_what_it_holds():
+    assert repr(functional(from_nnx())) == "Network(4 arrays that train, 2 of state)"
