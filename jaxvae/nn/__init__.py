@@ -2,13 +2,14 @@
 
 Encoder, decoder and every conditional of a hierarchy are one thing: a network followed by a head.
 
-    network   in_shape -> raw parameters        MLP, ConvEncoder, ConvDecoder
+    network   in_shape -> raw parameters        MLP, ResidualMLP, ConvEncoder, Transformer, ...
     head      raw parameters -> Distribution    NormalHead, BernoulliHead, FlowHead, ...
 
 `deep_hierarchy` makes a whole model instead, of levels that are `ResidualBlock`s.
 
-Networks take ONE example; `jax.vmap` makes a batch. Their only state is `Param`, so `jax.jit`,
-`jax.grad`, `jax.vmap`, `jax.lax.scan` and optax apply to them as to any dict of arrays.
+Networks take ONE example; `jax.vmap` makes a batch. Unless a norm or dropout is asked for, their
+only state is `Param`, so `jax.jit`, `jax.grad`, `jax.vmap`, `jax.lax.scan` and optax apply to them
+as to any dict of arrays.
 """
 
 from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
@@ -40,10 +41,18 @@ from jaxvae.nn.heads import positive as positive
 from jaxvae.nn.linen import linen_network as linen_network
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
+from jaxvae.nn.networks import GroupNorm as GroupNorm
+from jaxvae.nn.networks import Norm as Norm
 from jaxvae.nn.networks import Rescaled as Rescaled
+from jaxvae.nn.networks import ResidualMLP as ResidualMLP
 from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead
+from jaxvae.nn.networks import WeightNormed as WeightNormed
 from jaxvae.nn.residual import Bottleneck as Bottleneck
 from jaxvae.nn.residual import Convolution as Convolution
 from jaxvae.nn.residual import ResidualBlock as ResidualBlock
 from jaxvae.nn.residual import ResidualCell as ResidualCell
+from jaxvae.nn.sequences import Attention as Attention
+from jaxvae.nn.sequences import Recurrent as Recurrent
+from jaxvae.nn.sequences import Transformer as Transformer
+from jaxvae.nn.stock import make_vae as make_vae
 from jaxvae.pytrees.libraries import equinox_network as equinox_network

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import Array
 from jaxvae.checks import check_shape
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Shape
-from jaxvae.nn.networks import MLP
+from jaxvae.nn.networks import MLP, Between, Norm
 
 
 class ConvEncoder(nnx.Module):
@@ -23,6 +24,8 @@ class ConvEncoder(nnx.Module):
       channels: of each convolution; its length is the depth.
       hidden: widths of the dense layers in between.
       activation: applied after every layer but the last.
+      norm: before every activation, over the channels: nnx.BatchNorm, `GroupNorm`.
+      dropout: the share that is dropped after every activation, in training.
     """
 
     def __init__(
@@ -33,18 +36,22 @@ class ConvEncoder(nnx.Module):
         channels: Sequence[int] = (32, 64),
         hidden: Sequence[int] = (256,),
         activation: Activation = jax.nn.relu,
+        norm: Norm | None = None,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         sizes = [in_shape[-1], *channels]
         self.convolutions = nnx.List([Down(n, m, rngs=rngs) for n, m in pairwise(sizes)])
         smallest = (*halvings(in_shape[:2], len(channels))[-1], channels[-1])
-        self.dense = MLP(smallest, out_shape, hidden=hidden, activation=activation, rngs=rngs)
+        between: Any = {"norm": norm, "dropout": dropout, "rngs": rngs}
+        self.dense = MLP(smallest, out_shape, hidden=hidden, activation=activation, **between)
+        self.between = nnx.List([Between(m, **between) for m in channels])
         self.in_shape, self.activation = in_shape, by_name(activation)
 
     def __call__(self, x: Array) -> Array:
         check_shape("ConvEncoder", "input", x, self.in_shape)
-        for convolution in self.convolutions:
-            x = self.activation(convolution(x))
+        for convolution, between in zip(self.convolutions, self.between, strict=True):
+            x = between(self.activation, convolution(x))
         return self.dense(x)
 
 
@@ -55,7 +62,7 @@ class ConvDecoder(nnx.Module):
       in_shape: shape of the latents.
       out_shape: (height, width, channels), any size.
       channels: of the input of each transposed convolution; its length is the depth.
-      hidden, activation: as in `ConvEncoder`.
+      hidden, activation, norm, dropout: as in `ConvEncoder`.
     """
 
     def __init__(
@@ -66,12 +73,15 @@ class ConvDecoder(nnx.Module):
         channels: Sequence[int] = (64, 32),
         hidden: Sequence[int] = (256,),
         activation: Activation = jax.nn.relu,
+        norm: Norm | None = None,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         sizes = [*channels, out_shape[-1]]
         *grown, smallest = halvings(out_shape[:2], len(channels))
+        between: Any = {"norm": norm, "dropout": dropout, "rngs": rngs}
         self.dense = MLP(
-            in_shape, (*smallest, channels[0]), hidden=hidden, activation=activation, rngs=rngs
+            in_shape, (*smallest, channels[0]), hidden=hidden, activation=activation, **between
         )
         self.convolutions = nnx.List(
             [
@@ -79,12 +89,13 @@ class ConvDecoder(nnx.Module):
                 for n, m, size in zip(sizes[:-1], sizes[1:], grown[::-1], strict=True)
             ]
         )
+        self.between = nnx.List([Between(n, **between) for n in channels])
         self.activation = by_name(activation)
 
     def __call__(self, z: Array) -> Array:
         h = self.dense(z)
-        for convolution in self.convolutions:
-            h = convolution(self.activation(h))
+        for convolution, between in zip(self.convolutions, self.between, strict=True):
+            h = convolution(between(self.activation, h))
         return h
 
 

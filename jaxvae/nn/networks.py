@@ -1,6 +1,7 @@
 """A conditional is a network followed by a head; the dense network."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any, Generic
@@ -78,6 +79,64 @@ def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree)
     return y
 
 
+Norm = Callable[..., Any]
+"""`(width, *, rngs) -> module`: `nnx.BatchNorm`, `nnx.LayerNorm`, `GroupNorm`."""
+
+
+class GroupNorm(nnx.Module):
+    """flax's group norm of one example, a vector [width] or an image [h, w, width].
+
+    Wu & He 2018, "Group normalization".
+
+    Args:
+      width: channels.
+      num_groups: how many groups they are cut into, each with a mean and a variance of its own.
+
+    Raises:
+      ValueError: the groups are not of equal size, or of one channel, whose norm is 0.
+
+    >>> norm = GroupNorm(4, num_groups=2, rngs=nnx.Rngs(0))
+    >>> norm(jnp.array([1.0, 3.0, 5.0, 5.0])).round(3).tolist()
+    [-1.0, 1.0, 0.0, 0.0]
+    """
+
+    def __init__(self, width: int, *, num_groups: int = 4, rngs: nnx.Rngs):
+        if width % num_groups or width == num_groups:
+            raise ValueError(
+                f"GroupNorm: num_groups is {num_groups} of {width} channels, expected a divisor, "
+                "and at least 2 channels a group"
+            )
+        self.norm = nnx.GroupNorm(width, num_groups, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.norm(x[None])[0]
+
+
+def WeightNormed(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.WeightNorm:
+    """A dense layer whose columns have learned lengths, `MLP(dense=WeightNormed)`.
+
+    Salimans & Kingma 2016, equation 2, by flax.
+
+    >>> layer = WeightNormed(3, 2, rngs=nnx.Rngs(0))
+    >>> columns = layer(jnp.eye(3))
+    >>> jnp.linalg.norm(columns, axis=0).round(3).tolist()
+    [1.0, 1.0]
+    """
+    return nnx.WeightNorm(nnx.Linear(n, m, rngs=rngs), rngs=rngs)
+
+
+class Between(nnx.Module):
+    """What stands between two layers: a norm, the activation, dropout."""
+
+    def __init__(self, width: int, *, norm: Norm | None, dropout: float, rngs: nnx.Rngs):
+        self.norm = None if norm is None else norm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+
+    def __call__(self, activation: Activation, h: Array) -> Array:
+        h = activation(h if self.norm is None else self.norm(h))
+        return h if self.dropout is None else self.dropout(h)
+
+
 class MLP(nnx.Module):
     """Dense layers with an activation between them; input and output may have any shape.
 
@@ -86,6 +145,11 @@ class MLP(nnx.Module):
       out_shape: shape of the output.
       hidden: width of every hidden layer; its length is the depth.
       activation: applied after every layer but the last.
+      norm: before every activation.
+      dropout: the share that is dropped after every activation, in training.
+      dense: `(n, m, *, rngs) -> module`, a layer.
+
+    >>> net = MLP((3,), (2,), norm=nnx.BatchNorm, dropout=0.1, rngs=nnx.Rngs(0))
     """
 
     def __init__(
@@ -95,19 +159,71 @@ class MLP(nnx.Module):
         *,
         hidden: Sequence[int] = (400,),
         activation: Activation = jax.nn.relu,
+        norm: Norm | None = None,
+        dropout: float = 0.0,
+        dense: Callable[..., Any] = nnx.Linear,
         rngs: nnx.Rngs,
     ):
         sizes = [prod(in_shape), *hidden, prod(out_shape)]
-        self.layers = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in pairwise(sizes)])
+        self.layers: Any = nnx.List([dense(n, m, rngs=rngs) for n, m in pairwise(sizes)])
+        self.between = nnx.List([Between(n, norm=norm, dropout=dropout, rngs=rngs) for n in hidden])
         self.in_shape, self.out_shape = in_shape, out_shape
         self.activation = by_name(activation)
 
     def __call__(self, x: Array) -> Array:
         check_shape("MLP", "input", x, self.in_shape)
         h = x.reshape(-1)
-        for layer in self.layers[:-1]:
-            h = self.activation(layer(h))
+        for layer, between in zip(self.layers[:-1], self.between, strict=True):
+            h = between(self.activation, layer(h))
         return self.layers[-1](h).reshape(self.out_shape)
+
+
+class ResidualMLP(nnx.Module):
+    """x + f(x), some times over vectors of one width, between two dense layers.
+
+    f is norm, activation, dense, norm, activation, dense.
+    He et al. 2016, "Identity mappings in deep residual networks", figure 4 (e).
+
+    Args:
+      in_shape, out_shape: of any shape.
+      width: of the vectors.
+      depth: how many blocks.
+      activation, norm, dropout, dense: as in `MLP`.
+
+    >>> ResidualMLP((8, 8, 1), (2,), depth=3, rngs=nnx.Rngs(0))(jnp.ones((8, 8, 1))).shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        activation: Activation = jax.nn.relu,
+        norm: Norm | None = nnx.LayerNorm,
+        dropout: float = 0.0,
+        dense: Callable[..., Any] = nnx.Linear,
+        rngs: nnx.Rngs,
+    ):
+        between = partial(Between, width, norm=norm, dropout=dropout, rngs=rngs)
+        block = partial(MLP, (width,), (width,), hidden=(width,), activation=activation, norm=norm)
+        self.first: Any = dense(prod(in_shape), width, rngs=rngs)
+        self.between = nnx.List([between() for _ in range(depth + 1)])
+        self.blocks = nnx.List(
+            [block(dropout=dropout, dense=dense, rngs=rngs) for _ in range(depth)]
+        )
+        self.last: Any = dense(width, prod(out_shape), rngs=rngs)
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.activation = by_name(activation)
+
+    def __call__(self, x: Array) -> Array:
+        check_shape("ResidualMLP", "input", x, self.in_shape)
+        h = self.first(x.reshape(-1))
+        for before, block in zip(self.between[:-1], self.blocks, strict=True):
+            h = h + block(before(self.activation, h))
+        return self.last(self.between[-1](self.activation, h)).reshape(self.out_shape)
 
 
 class Rescaled(nnx.Module):

@@ -1,8 +1,8 @@
 """Residual networks of images, and the level of a deep hierarchy that is made of them.
 
 Cells and blocks map one example [height, width, channels] to another of the same height and width;
-`Down` and `Up` change those. There is no batch normalisation: it would let the examples of a batch
-see each other.
+`Down` and `Up` change those. There is no batch norm: it would let the examples of a batch see each
+other, and a level runs in a loop.
 """
 
 from math import expm1, log

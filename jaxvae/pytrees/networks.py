@@ -250,7 +250,7 @@ def in_training(model: M, key: Array) -> M:
     >>> from jaxvae.pytrees.libraries import functional
     >>> dropout = functional(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
     >>> dropout(jnp.ones(4)).tolist(), in_training(dropout, jax.random.key(2))(jnp.ones(4)).tolist()
-    ([1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 2.0, 2.0])
+    ([1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 0.0, 2.0])
     """
     if not networks(model):
         return model

@@ -1,5 +1,6 @@
 """The reference networks: plain pytrees, with convolutions that equal flax's and jax.lax's own."""
 
+import pickle
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from jaxvae import (
     Normal,
     StandardNormal,
     elbo,
+    init_state,
+    train_step,
 )
 from jaxvae.nn import (
     MLP,
@@ -30,6 +33,7 @@ from jaxvae.nn import (
     ConvDecoder,
     ConvEncoder,
     Down,
+    GroupNorm,
     HeadOf,
     MaskedHead,
     MultivariateNormalHead,
@@ -39,10 +43,14 @@ from jaxvae.nn import (
     ProductHead,
     Real,
     Rescaled,
+    ResidualMLP,
     SharedScaleHead,
     Up,
+    WeightNormed,
     positive,
 )
+from jaxvae.pytrees.libraries import functional
+from jaxvae.pytrees.networks import in_training, statistics
 from tests.common import close
 
 SIZES = [(28, 28), (7, 7), (5, 8), (1, 3)]
@@ -572,3 +580,80 @@ def test_networks_compute_in_the_dtype_they_are_given(networks):
     products = [line for line in str(mixed).splitlines() if "dot_gen" in line]
     assert products
     assert all("bf16" in line for line in products)
+
+
+# norms, dropout, other layers
+
+
+def numpy_norm(h, axes):
+    centred = h - h.mean(axes, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + 1e-6)
+
+
+def test_group_norm_is_numpys_of_one_example():
+    image = np.asarray(normal(0, 3, 2, 6))
+    found = GroupNorm(6, num_groups=2, rngs=rngs())(image)
+    expected = numpy_norm(image.reshape(6, 2, 3), (0, 2)).reshape(3, 2, 6)
+    assert np.allclose(found, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="num_groups is 4 of 6 channels, expected a divisor"):
+        GroupNorm(6, rngs=rngs())
+
+
+NORMED = {"norm": nnx.BatchNorm, "dropout": 0.2}
+WITH_NORMS = {
+    "mlp": partial(MLP, hidden=(4,), **NORMED),
+    "residual": partial(ResidualMLP, width=4, depth=1, **NORMED),
+    "weights": partial(MLP, hidden=(4,), dense=WeightNormed),
+    "groups": partial(
+        ConvEncoder, channels=(4,), hidden=(4,), norm=partial(GroupNorm, num_groups=2)
+    ),
+    "images": partial(ConvEncoder, channels=(4,), hidden=(4,), **NORMED),
+}
+
+
+@pytest.mark.parametrize("name", WITH_NORMS)
+def test_networks_with_norms_train_and_are_pickled(name):
+    """In both networks; statistics move, in use nothing is drawn, and a copy is the same."""
+    decoder = ConvDecoder if name == "images" else MLP
+    decoder = partial(
+        decoder, hidden=(4,), **({"channels": (4,)} if name == "images" else {}), **NORMED
+    )
+    state = init_state(image_vae(0, (WITH_NORMS[name], decoder)), optax.sgd(0.1))
+    step = jax.jit(train_step(elbo, optax.sgd(0.1)))
+    xs = (normal(1, 4, 6, 5, 1) > 0).astype(jnp.float32)
+    before = statistics(state.model)
+    for _ in range(2):
+        state, metrics = step(state, jax.random.key(0), xs)
+    assert np.isfinite(metrics["loss"])
+    for a, b in zip(*map(jax.tree.leaves, (before, statistics(state.model))), strict=True):
+        assert np.any(a != b)
+    again = pickle.loads(pickle.dumps(state.model))
+    assert np.array_equal(again.encode(xs[0]).loc, state.model.encode(xs[0]).loc)
+
+
+def test_batch_norm_of_an_image_is_of_a_channel_of_the_batch():
+    net: Any = ConvEncoder((6, 5, 1), (2,), channels=(4,), norm=nnx.BatchNorm, rngs=rngs())
+    xs = normal(1, 4, 6, 5, 1)
+    h = np.asarray(jax.vmap(net.convolutions[0])(xs))
+    pure: Any = in_training(functional(net), jax.random.key(0))
+    found = jax.vmap(lambda x: pure.between[0].norm(pure.convolutions[0](x)), axis_name="batch")(xs)
+    assert np.allclose(found, (h - h.mean((0, 1, 2))) / np.sqrt(h.var((0, 1, 2)) + 1e-5), atol=1e-4)
+
+
+def test_a_residual_network_adds_to_what_it_has():
+    net: Any = ResidualMLP((3,), (2,), width=4, depth=2, rngs=rngs())
+    x, blocks = normal(0, 3), [net.blocks[i] for i in range(2)]
+    h, relu = net.first(x), jax.nn.relu
+    for i, block in enumerate(blocks):
+        inside = block.layers[0](relu(net.between[i].norm(h)))
+        h = h + block.layers[1](relu(block.between[0].norm(inside)))
+    assert np.allclose(net(x), net.last(relu(net.between[2].norm(h))), atol=1e-6)
+
+
+def test_the_columns_of_a_weight_norm_have_their_lengths():
+    made, lengths = WeightNormed(5, 3, rngs=rngs()), jnp.array([1.0, 2.0, 3.0])
+    longer = lambda path, leaf: lengths if "scales" in jax.tree_util.keystr(path) else leaf
+    layer: Any = jax.tree_util.tree_map_with_path(longer, made)
+    kernel = np.asarray(made.layer_instance.kernel[...])
+    expected = kernel / np.linalg.norm(kernel, axis=0) * np.asarray(lengths)
+    assert np.allclose(layer(jnp.eye(5)), expected, atol=1e-5)

@@ -1,0 +1,146 @@
+"""Networks of a sequence [length, features], all of it or what a mask says is there."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxvae.checks import check_shape
+from jaxvae.nn.heads import Shape
+from jaxvae.nn.networks import MLP
+
+Sequence = Array | tuple[Array, Array]
+"""An array [length, features], or a pair of it and of a mask [length], False where it is padded."""
+
+
+class Transformer(nnx.Module):
+    """Attention over a sequence: blocks of attention and a dense network, each x + f(norm(x)).
+
+    Vaswani et al. 2017; the norm comes first as in Xiong et al. 2020. No position looks at one that
+    is padded.
+
+    Args:
+      in_shape: (length, features); the input is an array, or a pair (array, mask).
+      out_shape: (length, anything) gives a row for each position, any other shape one output, of
+        the mean over what is not padded.
+      depth: how many blocks.
+      width: of the vectors, a multiple of `heads`.
+      heads: of the attention.
+      dropout: of every f, in training.
+      positions: whether each position has a learned vector; without, order is not seen.
+
+    >>> net = Transformer((5, 3), (4,), width=8, heads=2, rngs=nnx.Rngs(0))
+    >>> net((jnp.ones((5, 3)), jnp.arange(5) < 3)).shape
+    (4,)
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        depth: int = 2,
+        width: int = 64,
+        heads: int = 4,
+        dropout: float = 0.0,
+        positions: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        length, features = in_shape
+        self.first = nnx.Linear(features, width, rngs=rngs)
+        self.positions = nnx.Embed(length, width, rngs=rngs) if positions else None
+        blocks = [Attention(width, heads=heads, dropout=dropout, rngs=rngs) for _ in range(depth)]
+        self.blocks, self.norm = nnx.List(blocks), nnx.LayerNorm(width, rngs=rngs)
+        self.last = Readout(length, width, out_shape, rngs=rngs)
+        self.in_shape = in_shape
+
+    def __call__(self, x: Sequence) -> Array:
+        x, mask = _with_mask("Transformer", x, self.in_shape)
+        h = self.first(x)
+        if self.positions is not None:
+            h = h + self.positions(jnp.arange(len(h)))
+        for block in self.blocks:
+            h = block(h, mask)
+        h = self.norm(h)
+        weight = mask.astype(h.dtype)
+        return self.last(h, weight @ h / jnp.maximum(weight.sum(), 1.0))
+
+
+class Attention(nnx.Module):
+    """A block of a `Transformer`: h + attention(norm(h)), then h + f(norm(h)), [length, width].
+
+    >>> block = Attention(8, heads=2, rngs=nnx.Rngs(0))
+    >>> block(jnp.ones((5, 8)), jnp.arange(5) < 3).shape
+    (5, 8)
+    """
+
+    def __init__(self, width: int, *, heads: int = 4, dropout: float = 0.0, rngs: nnx.Rngs):
+        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+        self.attention = nnx.MultiHeadAttention(
+            heads, width, dropout_rate=dropout, decode=False, keep_rngs=dropout > 0, rngs=rngs
+        )
+        self.f = MLP((width,), (width,), hidden=(4 * width,), activation=jax.nn.gelu, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+
+    def __call__(self, h: Array, mask: Array) -> Array:
+        drop: Callable[[Array], Array] = self.dropout or (lambda h: h)
+        h = h + drop(self.attention(self.norms[0](h), mask=mask[None, None, :]))
+        return h + drop(jax.vmap(self.f)(self.norms[1](h)))
+
+
+class Recurrent(nnx.Module):
+    """A gated recurrent unit over a sequence; where it is padded, nothing changes.
+
+    Cho et al. 2014, equations 5 to 8, by `nnx.GRUCell`.
+
+    Args:
+      in_shape: (length, features); the input is an array, or a pair (array, mask).
+      out_shape: (length, anything) gives a row after each step, any other shape one output, of the
+        last state.
+      width: of the state, which starts at 0.
+
+    >>> net = Recurrent((5, 3), (4,), width=8, rngs=nnx.Rngs(0))
+    >>> net((jnp.ones((5, 3)), jnp.arange(5) < 3)).shape
+    (4,)
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 64, rngs: nnx.Rngs):
+        length, features = in_shape
+        self.cell = nnx.GRUCell(features, width, rngs=rngs)
+        self.last = Readout(length, width, out_shape, rngs=rngs)
+        self.in_shape = in_shape
+
+    def __call__(self, x: Sequence) -> Array:
+        def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, seen = at
+            h = jnp.where(seen, self.cell(h, x)[0], h)
+            return h, h
+
+        x, mask = _with_mask("Recurrent", x, self.in_shape)
+        start = jnp.zeros(self.cell.hidden_features, x.dtype)
+        h, every = jax.lax.scan(step, start, (x, mask))
+        return self.last(every, h)
+
+
+class Readout(nnx.Module):
+    """The output of a sequence's network: of every position, or of what sums them up."""
+
+    def __init__(self, length: int, width: int, out_shape: Shape, *, rngs: nnx.Rngs):
+        self.of_each = len(out_shape) == 2 and out_shape[0] == length
+        size = out_shape[1] if self.of_each else prod(out_shape)
+        self.dense, self.out_shape = nnx.Linear(width, size, rngs=rngs), out_shape
+
+    def __call__(self, every: Array, summary: Array) -> Array:
+        return self.dense(every if self.of_each else summary).reshape(self.out_shape)
+
+
+def _with_mask(owner: str, x: Any, shape: Shape) -> tuple[Array, Array]:
+    x, mask = x if isinstance(x, tuple) else (x, jnp.ones(shape[:1], bool))
+    check_shape(owner, "input", x, shape)
+    check_shape(owner, "mask", mask, shape[:1])
+    mask = jnp.asarray(mask, bool)
+    return jnp.where(mask[:, None], x, jnp.zeros_like(x)), mask  # padding may even be NaN

@@ -1,0 +1,75 @@
+"""A model for the data at hand, made of stock parts."""
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxvae.checks import Count, Tree, check_array, checked
+from jaxvae.distributions import DiscretizedLogistic, StandardNormal
+from jaxvae.model import VAE
+from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
+from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real
+from jaxvae.nn.networks import MLP, Conditional, Rescaled, SharedScaleHead
+
+
+@checked
+def make_vae(
+    x: Tree,
+    *,
+    latents: Count = 16,
+    convolutional: bool | None = None,
+    likelihood: Head[Any] | None = None,
+    rngs: nnx.Rngs,
+    **network: Any,
+) -> VAE[Any, Any, Any]:
+    """A VAE for examples like x, an array: normal posterior, standard normal prior.
+
+    p(x|z) by the dtype of x: of floats `Normal` with one sigma, learned (`SharedScaleHead`), of
+    uint8 `DiscretizedLogistic`, for pixels as stored. The networks are `MLP`s or, of images
+    [height, width, channels], `ConvEncoder` and `ConvDecoder`.
+
+    Args:
+      x: one example, of which shape and dtype count: `xs[0]`.
+      latents: coordinates of z.
+      convolutional: whether the networks are; by default where x has three axes.
+      likelihood: another head for p(x|z), which other dtypes need.
+      **network: options of both networks: `hidden`, `activation`, `norm`, `dropout`.
+
+    Raises:
+      TypeError: `x` is of another dtype, and no likelihood is given.
+      ValueError: convolutional, and `x` is no image.
+
+    >>> model = make_vae(jnp.zeros((8, 8, 1)), latents=2, rngs=nnx.Rngs(0))
+    >>> type(model.encode.network).__name__, type(model.decode(jnp.zeros(2))).__name__
+    ('ConvEncoder', 'Normal')
+    """
+    check_array("make_vae", "x", x)
+    shape, stored = jnp.shape(x), jnp.result_type(x) == jnp.uint8
+    if convolutional and len(shape) != 3:
+        raise ValueError(
+            f"make_vae: x has shape {shape}, expected (height, width, channels) where convolutional"
+        )
+    of_images = len(shape) == 3 if convolutional is None else convolutional
+    encoder, decoder = (ConvEncoder, ConvDecoder) if of_images else (MLP, MLP)
+    encoder = partial(encoder, **network)
+    encode = partial(Rescaled, encoder) if stored else encoder
+    head = likelihood or _likelihood(jnp.result_type(x))
+    return VAE(
+        Conditional(encode, NormalHead(), shape, (latents,), rngs=rngs),
+        Conditional(partial(decoder, **network), head, (latents,), shape, rngs=rngs),
+        StandardNormal((latents,)),
+    )
+
+
+def _likelihood(dtype: Any) -> Head[Any]:
+    if dtype == jnp.uint8:
+        return HeadOf(DiscretizedLogistic, (Real("n"), Positive("n")))
+    if jnp.issubdtype(dtype, jnp.floating):
+        return SharedScaleHead()
+    raise TypeError(
+        f"make_vae: x is an array of {dtype}, expected floats or uint8, or a likelihood: "
+        "nn.BernoulliHead() of zeros and ones as floats, nn.HeadOf(jaxvae.Poisson, "
+        '(nn.Positive("n"),)) of counts'
+    )

@@ -1,0 +1,122 @@
+"""Networks of sequences: what is padded is not seen, and each is what its paper says."""
+
+import pickle
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jaxvae as jv
+from jaxvae import nn
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(5, 3)).astype(np.float32)
+MASK = np.arange(5) < 3
+NETWORKS = {
+    "transformer": partial(nn.Transformer, width=8, heads=2, depth=1),
+    "recurrent": partial(nn.Recurrent, width=8),
+}
+NAMES = pytest.mark.parametrize("name", NETWORKS)
+
+
+@NAMES
+def test_padding_changes_nothing_not_even_nan(name):
+    """In values and in gradients; a shorter sequence is the longer one padded."""
+    net = NETWORKS[name]((5, 3), (4,), rngs=nnx.Rngs(0))
+    other = np.where(MASK[:, None], X, np.float32(np.nan))
+    loss = jax.jit(jax.value_and_grad(lambda net, x: jnp.sum(net((x, MASK)) ** 2)))
+    (a, slope), (b, same) = loss(net, X), loss(net, other)
+    assert a == b
+    for one, two in zip(jax.tree.leaves(slope), jax.tree.leaves(same), strict=True):
+        assert np.array_equal(one, two)
+    assert not np.array_equal(net((X, MASK)), net(X))
+    if name == "recurrent":
+        short = NETWORKS[name]((3, 3), (4,), rngs=nnx.Rngs(0))
+        np.testing.assert_allclose(short(X[:3]), net((X, MASK)), rtol=1e-5)
+
+
+def test_a_transformer_without_positions_does_not_see_the_order():
+    """Rows move with the positions, and one output of all stays."""
+    make = partial(NETWORKS["transformer"], (5, 3), rngs=nnx.Rngs(0))
+    order = np.array([3, 1, 4, 0, 2])
+    each, one = make((5, 2), positions=False), make((4,), positions=False)
+    np.testing.assert_allclose(each(X[order]), each(X)[order], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one(X[order]), one(X), rtol=1e-4, atol=1e-6)
+    placed = make((5, 2))
+    assert np.abs(placed(X[order]) - placed(X)[order]).max() > 0.01
+
+
+def test_attention_is_numpys():
+    net = nn.Attention(4, heads=1, rngs=nnx.Rngs(0))
+    h = RNG.normal(size=(5, 4)).astype(np.float32)
+
+    def normed(h):
+        return (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-6)
+
+    def dense(layer, v):
+        return v @ np.asarray(layer.kernel[...]).reshape(4, 4) + np.ravel(layer.bias[...])
+
+    a, x = net.attention, normed(h)
+    scores = dense(a.query, x) @ dense(a.key, x).T / 2.0 + np.where(MASK, 0.0, -np.inf)
+    weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    first = h + dense(a.out, weights @ dense(a.value, x))
+    expected = first + jax.vmap(net.f)(jnp.asarray(normed(first), jnp.float32))
+    np.testing.assert_allclose(net(h, MASK), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_recurrent_is_numpys():
+    net = nn.Recurrent((5, 3), (5, 2), width=4, rngs=nnx.Rngs(0))
+    w, u, b = (
+        np.float64(leaf[...])
+        for leaf in (net.cell.dense_i.kernel, net.cell.dense_h.kernel, net.cell.dense_i.bias)
+    )
+    h, rows = np.zeros(4), []
+    for x in X:
+        (a, c, d), (e, f, g) = np.split(x @ w + b, 3), np.split(h @ u, 3)
+        r, z = 1 / (1 + np.exp(-a - e)), 1 / (1 + np.exp(-c - f))
+        h = (1 - z) * np.tanh(d + r * g) + z * h
+        rows.append(h @ np.float64(net.last.dense.kernel[...]) + net.last.dense.bias[...])
+    np.testing.assert_allclose(net(X), rows, rtol=1e-4, atol=1e-5)
+
+
+def sequence_vae(dropout):
+    """Steps [5, 3], some padded, to two latents and back to the steps."""
+    transformer = partial(NETWORKS["transformer"], dropout=dropout)
+    rngs = nnx.Rngs(0)
+    encode = nn.Conditional(transformer, nn.NormalHead(), (5, 3), (2,), rngs=rngs)
+    decode = nn.Conditional(nn.MLP, nn.MaskedHead(nn.NormalHead()), (2,), (5, 3), rngs=rngs)
+    return jv.VAE(encode, decode, jv.StandardNormal((2,)))
+
+
+def test_a_transformer_with_dropout_trains_and_is_pickled():
+    """The encoder takes a mask of the steps, the likelihood one of the entries."""
+    optimizer, model = optax.adam(1e-2), sequence_vae(0.2)
+
+    def objective(model, key, x):
+        steps, mask = x
+        seen = jnp.broadcast_to(mask[:, None], steps.shape)
+        encode = lambda event: model.encode((event[0], event[1][:, 0]))
+        return jv.elbo(model._replace(encode=encode), key, (steps, seen))
+
+    state = first = jv.init_state(model, optimizer)
+    step = jax.jit(jv.train_step(objective, optimizer))
+    for _ in range(2):
+        state, metrics = step(state, jax.random.key(0), (np.stack([X, X]), np.stack([MASK, ~MASK])))
+    assert np.isfinite(metrics["loss"])
+    moved = jax.tree.map(lambda a, b: np.any(a != b), first.model.encode, state.model.encode)
+    assert np.mean(jax.tree.leaves(moved)) > 0.8  # but for the biases of keys, which cancel
+    again = pickle.loads(pickle.dumps(state.model))
+    assert np.array_equal(again.encode((X, MASK)).loc, state.model.encode((X, MASK)).loc)
+
+
+@NAMES
+def test_a_sequence_of_another_length_is_refused(name):
+    net = NETWORKS[name]((5, 3), (4,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"input has shape \(4, 3\), expected \(5, 3\)"):
+        net(X[:4])
+    with pytest.raises(ValueError, match=r"mask has shape \(4,\), expected \(5,\)"):
+        net((X, MASK[:4]))

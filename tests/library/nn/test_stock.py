@@ -1,0 +1,62 @@
+"""`make_vae`: what it chooses by the shape and the dtype of one example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jaxvae as jv
+from jaxvae import nn
+
+
+@pytest.mark.parametrize(
+    ("x", "encoder", "likelihood"),
+    [
+        (np.zeros(5, np.float32), nn.MLP, jv.Normal),
+        (np.zeros((4, 4, 1), np.float32), nn.ConvEncoder, jv.Normal),
+        (np.zeros((4, 4, 3), np.uint8), nn.ConvEncoder, jv.distributions.DiscretizedLogistic),
+    ],
+    ids=["rows", "grey", "stored"],
+)
+def test_parts_follow_the_example(x, encoder, likelihood):
+    def made():
+        model = nn.make_vae(x, latents=2, hidden=(4,), rngs=nnx.Rngs(0))
+        net = model.encode.network
+        assert isinstance(getattr(net, "network", net), encoder)
+        p = jv.reconstruct(model, jax.random.key(0), x)
+        assert isinstance(p, likelihood)
+        bound, _ = jv.batched(jv.elbo)(model, jax.random.key(0), x[None])
+        return bound, p.sample(jax.random.key(1))
+
+    bound, draw = jax.eval_shape(made)
+    assert (bound.shape, draw.shape) == ((), x.shape)
+
+
+def test_what_is_asked_for_is_taken():
+    x = np.zeros((4, 4, 1), np.float32)
+    model = nn.make_vae(
+        x,
+        latents=3,
+        convolutional=False,
+        likelihood=nn.NormalHead(0.5),
+        norm=nnx.BatchNorm,
+        hidden=(4,),
+        rngs=nnx.Rngs(0),
+    )
+    assert isinstance(model.encode.network, nn.MLP)
+    assert model.decode.network.between[0].norm.num_features == 4
+    optimizer = optax.sgd(0.1)
+    state = jv.init_state(model, optimizer)
+    state, metrics = jax.jit(jv.train_step(jv.elbo, optimizer))(
+        state, jax.random.key(0), np.ones((2, 4, 4, 1), np.float32)
+    )
+    assert np.isfinite(metrics["loss"])
+
+
+def test_what_it_can_not_choose_is_said():
+    with pytest.raises(TypeError, match="x is an array of int32, expected floats or uint8"):
+        nn.make_vae(jnp.zeros(3, jnp.int32), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"x has shape \(3,\), expected \(height, width, channels"):
+        nn.make_vae(jnp.zeros(3), convolutional=True, rngs=nnx.Rngs(0))
