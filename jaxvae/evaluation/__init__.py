@@ -1,6 +1,7 @@
 """What a trained model is worth: log p(x), what its latents carry, and how its samples look."""
 
 from jaxvae.evaluation import disentanglement as disentanglement
+from jaxvae.evaluation import use as use
 from jaxvae.evaluation.annealing import AIS as AIS
 from jaxvae.evaluation.annealing import BDMC as BDMC
 from jaxvae.evaluation.annealing import ais as ais
