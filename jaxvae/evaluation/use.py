@@ -132,7 +132,7 @@ def score(
     (True, 2)
     """
     rows = _rows("score", model, xs)
-    found = _each(_scored, model, key, rows, batch_size, num_samples=num_samples)
+    found = _each(scored, model, key, rows, batch_size, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
     if len(np.unique(scores.observed)) > 1:
         warnings.warn(
@@ -209,7 +209,7 @@ def _imputed(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     return imputation.impute(model, key, x, num_samples=num_samples)
 
 
-def _scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
+def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     """iwae, elbo, rate, entries, observed: a sample after the other, as entries may be pixels."""
     q = posterior(model, x)
 
