@@ -48,5 +48,7 @@ from jaxvae.nn.residual import ResidualCell as ResidualCell
 from jaxvae.nn.saved import load_model as load_model
 from jaxvae.nn.saved import model_info as model_info
 from jaxvae.nn.saved import save_model as save_model
+from jaxvae.nn.torch_weights import LogVarianceHead as LogVarianceHead
+from jaxvae.nn.torch_weights import from_torch as from_torch
 from jaxvae.pytrees.libraries import equinox_network as equinox_network
 from jaxvae.pytrees.libraries import linen_network as linen_network
