@@ -75,6 +75,7 @@ OTHERWISE = {
         ),
         ("masked", "jaxvae.elbo", "(rows, jnp.tile(seen, (16, 1, 1, 1)))"),
         ("model", "refined", "rows"),
+        ("loaded", "jaxvae.elbo", "rows"),
         ("model._replace(decode=decode)", "jaxvae.elbo", "rows"),
     ],
     "docs/faults.md": [(name, "jaxvae.elbo", "data") for name in ("model", "trained")],
