@@ -54,6 +54,7 @@ from jaxvae.distributions import Transformed as Transformed
 from jaxvae.distributions import kl_divergence as kl_divergence
 from jaxvae.evaluation import LogMarginal as LogMarginal
 from jaxvae.evaluation import log_marginal as log_marginal
+from jaxvae.evaluation import use as use
 from jaxvae.gradients import doubly_reparameterized as doubly_reparameterized
 from jaxvae.gradients import enumeration as enumeration
 from jaxvae.gradients import gumbel_softmax as gumbel_softmax

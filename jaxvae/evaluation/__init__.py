@@ -1,6 +1,7 @@
 """What a trained model is worth: log p(x), what its latents carry, and how its samples look."""
 
 from jaxvae.evaluation import disentanglement as disentanglement
+from jaxvae.evaluation import use as use
 from jaxvae.evaluation.annealing import AIS as AIS
 from jaxvae.evaluation.annealing import BDMC as BDMC
 from jaxvae.evaluation.annealing import ais as ais
@@ -15,6 +16,7 @@ from jaxvae.evaluation.diagnostics import active_units as active_units
 from jaxvae.evaluation.diagnostics import latent_kls as latent_kls
 from jaxvae.evaluation.diagnostics import rate_distortion_curve as rate_distortion_curve
 from jaxvae.evaluation.diagnostics import rate_per_latent as rate_per_latent
+from jaxvae.evaluation.exported import export_model as export_model
 from jaxvae.evaluation.gradient_diagnostics import GradientStatistics as GradientStatistics
 from jaxvae.evaluation.gradient_diagnostics import gradient_statistics as gradient_statistics
 from jaxvae.evaluation.imputation import impute as impute

@@ -51,8 +51,13 @@ from jaxvae.nn.residual import Bottleneck as Bottleneck
 from jaxvae.nn.residual import Convolution as Convolution
 from jaxvae.nn.residual import ResidualBlock as ResidualBlock
 from jaxvae.nn.residual import ResidualCell as ResidualCell
+from jaxvae.nn.saved import load_model as load_model
+from jaxvae.nn.saved import model_info as model_info
+from jaxvae.nn.saved import save_model as save_model
 from jaxvae.nn.sequences import Attention as Attention
 from jaxvae.nn.sequences import Recurrent as Recurrent
 from jaxvae.nn.sequences import Transformer as Transformer
 from jaxvae.nn.stock import make_vae as make_vae
+from jaxvae.nn.torch_weights import LogVarianceHead as LogVarianceHead
+from jaxvae.nn.torch_weights import from_torch as from_torch
 from jaxvae.pytrees.libraries import equinox_network as equinox_network

@@ -1,0 +1,105 @@
+"""A trained model as one file that JAX alone runs: StableHLO with the weights inside."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.errors import InconclusiveDimensionOperation
+
+from jaxvae.checks import Count, Tree, checked
+from jaxvae.evaluation import use
+from jaxvae.protocols import Model, likelihood, mean_of, posterior
+from jaxvae.pytrees.libraries import functional
+
+
+@checked
+def export_model(
+    path: str | Path,
+    model: Model,
+    what: Literal["encode", "decode", "score"] = "encode",
+    *,
+    batch: Count | None = None,
+    num_samples: Count = 100,
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
+) -> Path:
+    """Write a model's function of a batch to a file, which a process without jaxvae calls.
+
+        call = jax.export.deserialize(bytearray(open(path, "rb").read())).call
+
+    Args:
+      path: of the file; one of that name is replaced.
+      what: "encode", xs -> means of q(z|x); "decode", zs -> means of p(x|z); "score", (key, xs) ->
+        the importance-weighted bound of log p(x) of every row, nats, key of dtype uint32[2], what
+        `jax.random.key_data` gives.
+      batch: the number of rows; by default any, a dimension of the program. Networks that reshape
+        a batch to what depends on its size need a number.
+      num_samples: of "score".
+      platforms: where the program may run.
+
+    Raises:
+      ImportError: flatbuffers is missing, which `jax.export` writes with.
+      ValueError: the program can't be made for any number of rows.
+
+    >>> import tempfile
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> path = export_model(f"{tempfile.mkdtemp()}/encode.stablehlo", model)
+    >>> jax.export.deserialize(bytearray(path.read_bytes())).call(jnp.ones((7, 3))).shape
+    (7, 1)
+    """
+    if what not in FUNCTIONS:
+        raise ValueError(f"export_model: what is {what!r}, expected one of {sorted(FUNCTIONS)}")
+    try:
+        import flatbuffers as flatbuffers
+    except ImportError:
+        raise ImportError("export_model needs flatbuffers: pip install flatbuffers") from None
+    from jax import export
+
+    path, pure = Path(path), functional(model)
+    x = use.event_like(pure)
+    z = jax.eval_shape(lambda: posterior(pure, _zeros(x)).sample(jax.random.key(0)))
+    rows = export.symbolic_shape("rows")[0] if batch is None else batch
+    of_rows = lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype)  # noqa: E731
+    arguments = [jax.tree.map(of_rows, z if what == "decode" else x)]
+    if what == "score":
+        arguments.insert(0, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    program = jax.jit(partial(FUNCTIONS[what], pure, num_samples))
+    try:
+        data = export.export(program, platforms=platforms)(*arguments).serialize()
+    except InconclusiveDimensionOperation as error:
+        raise ValueError(
+            "export_model: the networks' shapes depend on the number of rows, expected batch=, "
+            f"such as 32: {str(error).splitlines()[0]}"
+        ) from None
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+    return path
+
+
+def _encode(model: Model, num_samples: int, xs: Tree) -> Any:
+    del num_samples
+    return jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
+
+
+def _decode(model: Model, num_samples: int, zs: Tree) -> Any:
+    del num_samples
+    return jax.vmap(lambda z: mean_of(likelihood(model, z)))(zs)
+
+
+def _score(model: Model, num_samples: int, words: Array, xs: Tree) -> Array:
+    """As `use.score`: row i draws with fold_in(key, i)."""
+    key = jax.random.wrap_key_data(words)
+    numbers = jnp.arange(jax.tree.leaves(xs)[0].shape[0])
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+    return jax.vmap(lambda k, x: use.scored(model, k, x, num_samples)[0])(keys, xs)
+
+
+FUNCTIONS = {"encode": _encode, "decode": _decode, "score": _score}
+
+
+def _zeros(like: Tree) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)

@@ -1,0 +1,340 @@
+"""The command line: train a VAE on a file, and use what was trained.
+
+    jaxvae train table.csv runs/table --epochs 50
+    jaxvae score runs/table new.csv --output scores.csv
+
+Data are .npy, .npz, .csv, .parquet and .h5ad files, or folders of images. Exit code 2: the input
+was refused; 1: the run can't go on, or nothing can be saved; 130: interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jaxvae.bounds import elbo
+from jaxvae.distributions import Poisson, StandardNormal
+from jaxvae.evaluation import active_units, export_model, use
+from jaxvae.model import VAE
+from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
+from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
+from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
+from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
+from jaxvae.nn.saved import load_model, model_info, save_model
+from jaxvae.training import (
+    CheckpointError,
+    Checkpoints,
+    NonFiniteError,
+    fit,
+    init_state,
+    train_step,
+)
+
+
+def train(
+    data: Path,
+    run: Path,
+    /,
+    *,
+    columns: tuple[str, ...] = (),
+    network: Literal["mlp", "conv"] = "mlp",
+    likelihood: Literal["gaussian", "bernoulli", "poisson"] = "gaussian",
+    latent: int = 8,
+    hidden: int = 256,
+    epochs: int = 50,
+    batch: int = 64,
+    learning_rate: float = 1e-3,
+    validation: float = 0.1,
+    seed: int = 0,
+) -> None:
+    """Train a VAE and save it in a folder. The same command goes on after whatever has ended it.
+
+    Args:
+      data: the file or folder.
+      run: the folder to make.
+      columns: of a table; by default all.
+      likelihood: p(x|z): gaussian with one learned sigma, bernoulli of 0 and 1, poisson of counts.
+      validation: the share of the rows held out.
+    """
+    for name, value in {
+        "latent": latent,
+        "hidden": hidden,
+        "epochs": epochs,
+        "batch": batch,
+    }.items():
+        if value < 1:
+            raise DataRefusedError(f"--{name} is {value}, expected an integer of at least 1")
+    if not 0 <= validation < 1 or not learning_rate > 0:
+        raise DataRefusedError("--validation must be in [0, 1) and --learning-rate above 0")
+    rows = read_rows(data, columns)
+    preparation = _preparation(rows, likelihood, columns)
+    xs = _prepared(data, rows, preparation)
+    _check(data, xs, network, likelihood, batch)
+    init_key, run_key, split_key, score_key = jax.random.split(jax.random.key(seed), 4)
+    order = np.asarray(jax.random.permutation(split_key, len(xs)))
+    held, kept = np.split(order, [int(validation * len(xs))])
+    if len(kept) < batch:
+        raise DataRefusedError(f"--batch is {batch} but {len(kept)} rows are left to train on")
+    model = _model(network, likelihood, xs.shape[1:], latent, hidden, nnx.Rngs(init_key))
+    optimizer = optax.adam(learning_rate)
+    config = {"network": network, "likelihood": likelihood, "latent": latent, "hidden": hidden,
+              "seed": seed, "learning_rate": learning_rate, "preparation": preparation}  # fmt: skip
+    state, history = fit(
+        train_step(elbo, optimizer),
+        init_state(model, optimizer),
+        run_key,
+        jnp.asarray(xs[kept]),
+        epochs=epochs,
+        batch_size=batch,
+        checkpoints=Checkpoints(run / "checkpoints", config=config),
+    )
+    last = float(-np.mean(history["loss"][-max(len(kept) // batch, 1) :]))
+    about: dict[str, Any] = {"data": data.name, "rows": len(kept), "epochs": epochs, "elbo": last}
+    if len(held):
+        about["validation_elbo"] = float(
+            np.mean(use.score(state.model, score_key, xs[held], num_samples=1).elbo)
+        )
+    about |= {"config": config}
+    save_model(run / "model", state.model, about=about)
+    _say({name: about[name] for name in about if name != "config"} | {"model": str(run / "model")})
+
+
+def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
+    """The latents of every row: means of q(z|x).
+
+    Args:
+      run: what train made, or save_model.
+      output: .csv, .parquet, .npz or .npy; by default latents.csv.
+    """
+    model, _, rows, xs = _opened(run, data)
+    zs = use.encode(model, xs)
+    columns = {f"z {i}": z for i, z in enumerate(np.reshape(zs, (len(zs), -1)).T)}
+    _written(output or Path("latents.csv"), columns, rows.frame)
+
+
+def score(
+    run: Path, data: Path, /, *, output: Path | None = None, num_samples: int = 100, seed: int = 0
+) -> None:
+    """How likely each row is, in nats, and what each of its columns adds to that.
+
+    Of standardised columns, as the model sees them.
+
+    Args:
+      run: what train made, or save_model.
+      output: .csv, .parquet, .npz or .npy; by default scores.csv.
+    """
+    _check_counts(num_samples=num_samples)
+    model, info, rows, xs = _opened(run, data)
+    scores = use.score(model, jax.random.key(seed), xs, num_samples=num_samples)
+    columns = {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
+    names = _preparation_of(info).get("columns") or ()
+    if np.ndim(scores.entries) == 2 and scores.entries.shape[1] == len(names):
+        columns |= {f"nats {n}": c for n, c in zip(names, scores.entries.T, strict=True)}
+    _say(
+        {"rows": len(xs), "iwae": float(np.mean(scores.iwae)), "elbo": float(np.mean(scores.elbo))}
+    )
+    _written(output or Path("scores.csv"), columns, rows.frame)
+
+
+def generate(
+    run: Path,
+    /,
+    *,
+    number: int = 100,
+    output: Path | None = None,
+    mean: bool = False,
+    seed: int = 0,
+) -> None:
+    """New rows, in the units of the data.
+
+    Args:
+      run: what train made, or save_model.
+      output: .npy, .csv, .parquet or .npz; by default new.csv of a table, else new.npy.
+      mean: means of p(x|z) in place of draws.
+    """
+    _check_counts(number=number)
+    model, info = load_model(run), model_info(run)
+    preparation = _preparation_of(info)
+    xs = use.generate(model, jax.random.key(seed), number, mean=mean)
+    if preparation:
+        xs = xs * np.asarray(preparation["scale"]) + np.asarray(preparation["shift"])
+    names = preparation.get("columns")
+    output = output or Path("new.csv" if names else "new.npy")
+    if output.suffix == ".npy":
+        np.save(output, xs)
+        _say({"written": str(output), "shape": list(xs.shape)})
+    else:
+        flat = np.reshape(xs, (len(xs), -1))
+        names = names if names and len(names) == flat.shape[1] else range(flat.shape[1])
+        _written(output, {str(n): c for n, c in zip(names, flat.T, strict=True)}, None)
+
+
+def report(
+    run: Path, data: Path | None = None, /, *, num_samples: int = 100, seed: int = 0
+) -> None:
+    """What the model is and, on data, what it is worth: means over rows, nats.
+
+    Args:
+      run: what train made, or save_model.
+      data: rows to measure it on.
+    """
+    _check_counts(num_samples=num_samples)
+    info = model_info(run)
+    arrays = info["arrays"].values()
+    told: dict[str, Any] = {"numbers": sum(int(np.prod(a["shape"])) for a in arrays)}
+    about = info["about"]
+    told |= (
+        {k: v for k, v in about.items() if k != "config"}
+        if isinstance(about, dict)
+        else {"about": about}
+    )
+    if data is not None:
+        model, _, _, xs = _opened(run, data)
+        scores = use.score(model, jax.random.key(seed), xs, num_samples=num_samples)
+        error = float(np.std(scores.iwae) / np.sqrt(len(xs)))
+        told |= {"rows of data": len(xs), "iwae": float(np.mean(scores.iwae))}
+        told |= {"standard error": error, "elbo of data": float(np.mean(scores.elbo))}
+        told |= {"rate": float(np.mean(scores.rate))}
+        told |= {"active units": int(np.sum(active_units(model, jnp.asarray(xs))))}
+    _say(told)
+
+
+def export(
+    run: Path,
+    /,
+    *,
+    what: Literal["encode", "decode", "score"] = "encode",
+    output: Path | None = None,
+) -> None:
+    """A function of the model as one file of StableHLO, which jax alone runs.
+
+    Args:
+      run: what train made, or save_model.
+      output: by default encode.stablehlo, or what it is.
+    """
+    path = export_model(output or Path(f"{what}.stablehlo"), load_model(run), what)
+    _say({"written": str(path)})
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train, "encode": encode, "score": score, "generate": generate, "report": report,
+    "export": export,
+}  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    try:
+        from tyro.extras import subcommand_cli_from_dict
+    except ImportError:
+        print("error: jaxvae needs tyro: pip install tyro", file=sys.stderr)
+        return 2
+    try:
+        subcommand_cli_from_dict(COMMANDS, prog="jaxvae", description=__doc__, args=args)
+    except DataRefusedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (CheckpointError, NonFiniteError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check_counts(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            flag = name.replace("_", "-")
+            raise DataRefusedError(f"--{flag} is {value}, expected an integer of at least 1")
+
+
+def _model(network: str, likelihood: str, shape: Any, latent: int, hidden: int, rngs: Any) -> VAE:
+    pair = {"mlp": (MLP, MLP), "conv": (ConvEncoder, ConvDecoder)}[network]
+    encoder, decoder = (partial(each, hidden=(hidden,)) for each in pair)
+    heads: dict[str, Callable[[], Any]] = {
+        "gaussian": lambda: SharedScaleHead(0.5),
+        "bernoulli": BernoulliHead,
+        "poisson": lambda: HeadOf(Poisson, (Positive("n"),)),
+    }
+    return VAE(
+        Conditional(encoder, NormalHead(), shape, (latent,), rngs=rngs),
+        Conditional(decoder, heads[likelihood](), (latent,), shape, rngs=rngs),
+        StandardNormal((latent,)),
+    )
+
+
+def _preparation(rows: Rows, likelihood: str, columns: Sequence[str]) -> dict[str, Any]:
+    """(x - shift) / scale is what the model sees: columns standardised, full pixels 1."""
+    xs, frame = rows
+    names = [*columns] or ([] if frame is None else [*map(str, frame.columns)])
+    if likelihood == "gaussian" and xs.ndim == 2:
+        scale = xs.std(0, dtype=np.float64)
+        shift = xs.mean(0, dtype=np.float64).tolist()
+        return {"columns": names, "shift": shift, "scale": np.where(scale > 0, scale, 1.0).tolist()}
+    full = 255.0 if xs.dtype == np.uint8 and likelihood != "poisson" and xs.max() > 1 else 1.0
+    return {"columns": names, "shift": 0.0, "scale": full}
+
+
+def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> np.ndarray:
+    shift, scale = (np.asarray(preparation.get(n, d)) for n, d in (("shift", 0.0), ("scale", 1.0)))
+    if shift.ndim and rows.values.shape[1:] != shift.shape:
+        raise DataRefusedError(
+            f"{data} has rows of shape {rows.values.shape[1:]}, expected {shift.shape}, those that "
+            "the model was trained on"
+        )
+    xs = ((rows.values - shift) / scale).astype(np.float32)
+    return xs[..., None] if xs.ndim == 3 else xs
+
+
+def _check(data: Path, xs: np.ndarray, network: str, likelihood: str, batch: int) -> None:
+    if network == "conv" and xs.ndim != 4:
+        raise DataRefusedError(
+            f"{data} has rows of shape {xs.shape[1:]}, --network conv wants images"
+        )
+    if likelihood == "bernoulli" and not np.isin(xs, (0, 1)).all():
+        raise DataRefusedError(f"{data} is not binary; choose --likelihood gaussian")
+    if likelihood == "poisson" and not ((xs >= 0) & (xs == np.round(xs))).all():
+        raise DataRefusedError(f"{data} holds no counts; choose --likelihood gaussian")
+
+
+def _preparation_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    about = info["about"]
+    return about.get("config", {}).get("preparation", {}) if isinstance(about, dict) else {}
+
+
+def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, np.ndarray]:
+    """The model, what is known of it, and the rows as read and as the model sees them."""
+    model, info = load_model(run), model_info(run)
+    preparation = _preparation_of(info)
+    rows = read_rows(data, tuple(preparation.get("columns") or ()))
+    xs = _prepared(data, rows, preparation)
+    like = use.event_like(model)
+    if getattr(like, "shape", None) != xs.shape[1:]:
+        raise DataRefusedError(
+            f"{data} has rows of shape {xs.shape[1:]}, expected {getattr(like, 'shape', like)}"
+        )
+    return model, info, rows, xs
+
+
+def _written(path: Path, columns: dict[str, np.ndarray], frame: Any) -> None:
+    write_rows(path, columns, frame)
+    _say({"written": str(path), "columns": len(columns)})
+
+
+def _say(told: Mapping[str, Any]) -> None:
+    for name, value in told.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
+        print(f"{name:>16}  {shown}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

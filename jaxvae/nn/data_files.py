@@ -1,0 +1,138 @@
+"""Data as they lie on a disk: arrays, tables, folders of images, annotated matrices."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+class DataRefusedError(Exception):
+    """A file that can't be read, or not be trained on; the message says why."""
+
+
+class Rows(NamedTuple):
+    """What a file holds: values [n, ...] as stored, and the frame they came from, if any."""
+
+    values: np.ndarray
+    frame: Any = None
+
+
+def read_rows(path: str | Path, columns: tuple[str, ...] = ()) -> Rows:
+    """The rows of a .npy, .npz, .csv, .parquet or .h5ad file, or of a folder of images.
+
+    Args:
+      path: of the file or folder; of several arrays in a .npz the one named x or the only one.
+      columns: of a table, those wanted, in this order; by default all, which must be numbers.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataRefusedError(f"{path} isn't there")
+    reader = _images if path.is_dir() else READERS.get(path.suffix.lower())
+    if reader is None:
+        kinds = ", ".join(sorted(READERS))
+        raise DataRefusedError(f"{path} is none of {kinds}, and no folder of images")
+    try:
+        rows = reader(path)
+    except (OSError, ValueError, KeyError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataRefusedError(f"{path} can't be read: {why}") from None
+    rows = Rows(_numbers(path, rows, columns), rows) if hasattr(rows, "columns") else Rows(rows)
+    values = rows.values
+    if values.dtype.kind not in "biuf" or values.ndim < 2 or not values.size:
+        raise DataRefusedError(
+            f"{path} holds {values.dtype}{list(values.shape)}, expected rows of numbers"
+        )
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise DataRefusedError(
+            f"{path} holds no finite number in row {row}; drop such rows, or fill them in"
+        )
+    return rows
+
+
+def _needs(package: str, what: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError:
+        name = {"PIL": "pillow"}.get(package, package)
+        raise DataRefusedError(f"{what} needs {name}: pip install {name}") from None
+
+
+def _npz(path: Path) -> np.ndarray:
+    with np.load(path) as file:
+        names = file.files
+        if "x" not in names and len(names) != 1:
+            raise ValueError(f"it has arrays {', '.join(names)}, expected one, or one named x")
+        return file["x" if "x" in names else names[0]]
+
+
+def _images(folder: Path) -> np.ndarray:
+    pillow = _needs("PIL.Image", "a folder of images")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    if not files:
+        raise ValueError(f"no image in it, expected {', '.join(IMAGES)}")
+    images = []
+    for file in files:
+        with pillow.open(file) as image:
+            grey = image.mode in ("1", "L", "I;16")
+            images.append(np.asarray(image.convert("L" if grey else "RGB")))
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"{file.name} is {images[-1].shape} and {files[0].name} {images[0].shape}, "
+                "expected images of one size and mode"
+            )
+    return np.stack(images)
+
+
+def _h5ad(path: Path) -> np.ndarray:
+    x = _needs("anndata", f"{path.name}").read_h5ad(path).X
+    return np.asarray(x.toarray() if hasattr(x, "toarray") else x)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".npy": np.load,
+    ".npz": _npz,
+    ".csv": lambda path: _needs("pandas", "a table").read_csv(path),
+    ".parquet": lambda path: _needs("pandas", "a table").read_parquet(path),
+    ".h5ad": _h5ad,
+}
+
+
+def _numbers(path: Path, frame: Any, columns: tuple[str, ...]) -> np.ndarray:
+    columns = columns or (*map(str, frame.columns),)
+    for name in columns:
+        if name not in frame.columns:
+            raise DataRefusedError(
+                f"{path} has no column {name!r}; it has {', '.join(map(str, frame.columns))}"
+            )
+        if frame[name].dtype.kind not in "biuf":
+            raise DataRefusedError(
+                f"{path}: column {name!r} holds {frame[name].dtype}, expected numbers; choose with "
+                "--columns, or code categories as integers"
+            )
+        if missing := int(frame[name].isna().sum()):
+            raise DataRefusedError(
+                f"{path}: column {name!r} lacks {missing} of {len(frame)} values; drop such rows, "
+                "or fill them in"
+            )
+    return frame[[*columns]].to_numpy(np.float64)
+
+
+def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) -> None:
+    """Columns [n], beside those of a frame, as .csv, .parquet or .npz; as one array as .npy."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        np.save(path, np.stack([*columns.values()], axis=1))
+    elif suffix == ".npz":
+        named: Any = columns
+        np.savez(path, **named)
+    elif suffix in (".csv", ".parquet"):
+        pandas = _needs("pandas", suffix)
+        table = pandas.DataFrame(columns) if frame is None else frame.assign(**columns)
+        table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
+    else:
+        raise DataRefusedError(f"--output {path}: expected .csv, .parquet, .npz or .npy")

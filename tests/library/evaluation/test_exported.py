@@ -1,0 +1,80 @@
+"""Exported models: JAX alone runs them, and computes what the model does."""
+
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxvae
+from jaxvae import nn, use
+from jaxvae.evaluation import export_model
+from jaxvae.models import ppca
+
+LINEAR = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+IMAGE = (8, 8, 1)
+
+
+def images():
+    conv = partial(nn.ConvEncoder, channels=(4,), hidden=())
+    up = partial(nn.ConvDecoder, channels=(4,), hidden=())
+    rngs = nnx.Rngs(0)
+    return jaxvae.VAE(
+        nn.Conditional(conv, nn.NormalHead(), IMAGE, (2,), rngs=rngs),
+        nn.Conditional(up, nn.BernoulliHead(), (2,), IMAGE, rngs=rngs),
+        jaxvae.StandardNormal((2,)),
+    )
+
+
+ALONE = """
+import sys
+sys.modules["jaxvae"] = sys.modules["flax"] = None  # any import of them fails
+import jax, numpy as np
+folder = sys.argv[1]
+load = lambda what: jax.export.deserialize(bytearray(open(f"{folder}/{what}", "rb").read())).call
+xs, zs = np.load(f"{folder}/xs.npy"), np.load(f"{folder}/zs.npy")
+key = jax.random.key_data(jax.random.key(0))
+np.savez(f"{folder}/out.npz", encode=load("encode")(xs), decode=load("decode")(zs),
+         few=load("encode")(xs[:2]), score=load("score")(key, xs))
+"""
+
+
+def test_another_process_without_jaxvae_computes_the_same(tmp_path):
+    model = images()
+    xs = np.random.default_rng(0).uniform(size=(5, *IMAGE)).round().astype(np.float32)
+    zs = use.encode(model, xs)
+    np.save(tmp_path / "xs.npy", xs)
+    np.save(tmp_path / "zs.npy", zs)
+    for what in ("encode", "decode", "score"):
+        export_model(tmp_path / what, model, what, num_samples=2, platforms=("cpu",))
+    subprocess.run([sys.executable, "-c", ALONE, tmp_path], check=True)
+    with np.load(tmp_path / "out.npz") as file:
+        out = dict(file)
+    np.testing.assert_allclose(out["encode"], zs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out["few"], zs[:2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out["decode"], use.decode(model, zs), rtol=1e-4, atol=1e-5)
+    scores = use.score(model, jax.random.key(0), xs, num_samples=2)
+    np.testing.assert_allclose(out["score"], scores.iwae, rtol=1e-4)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_fixed_batch_takes_that_batch_alone(tmp_path):
+    path = export_model(tmp_path / "m", LINEAR, "decode", batch=4)
+    program = jax.export.deserialize(bytearray(path.read_bytes()))
+    assert program.call(jnp.ones((4, 1))).shape == (4, 3)
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    with pytest.raises(ValueError):
+        program.call(jnp.ones((5, 1)))
+
+
+def test_what_is_refused_is_refused_in_a_line(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^export_model: what is 'draw', expected one of"):
+        export_model(tmp_path / "m", LINEAR, "draw")  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ImportError, match="needs flatbuffers: pip install flatbuffers"):
+        export_model(tmp_path / "m", LINEAR)
+    assert not (tmp_path / "m").exists()

@@ -1,0 +1,233 @@
+"""A model in use: the numbers of one row at a time, whatever the batch, the gaps or a frame."""
+
+import warnings
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+from jax.tree_util import Partial
+
+import jaxvae
+from jaxvae import nn, use
+from jaxvae.distributions import Masked
+from jaxvae.models import ppca
+from jaxvae.protocols import MissingMethodError
+from jaxvae.pytrees.libraries import functional
+from tests.common import close
+
+KEY = jax.random.key(0)
+LINEAR = ppca.PPCA(
+    jnp.array([[1.0, 0.2], [0.3, -1.0], [0.5, 0.5]]), jnp.array([0.1, 0.0, -0.2]), jnp.array(0.5)
+)
+MODEL = ppca.as_vae(LINEAR)
+XS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+
+
+@cache
+def scores():
+    return use.score(MODEL, KEY, XS, num_samples=4)
+
+
+def test_the_bound_of_every_row_is_its_own():
+    """With the exact posterior every weight is p(x)."""
+    exact = jax.vmap(lambda x: ppca.log_marginal(LINEAR, x))(jnp.asarray(XS))
+    np.testing.assert_allclose(scores().iwae, exact, rtol=1e-4)
+    np.testing.assert_allclose(scores().elbo, exact, rtol=1e-4)
+    np.testing.assert_allclose(scores().per_observed, exact / 3, rtol=1e-4)
+    assert scores().observed.tolist() == [3.0] * 7
+
+
+def test_rate_and_entries_make_the_elbo():
+    np.testing.assert_allclose(scores().elbo, -scores().rate - scores().entries.sum(1), rtol=1e-4)
+
+
+def test_an_entry_is_what_its_own_density_says():
+    """-log N(x_i; w_i z, s^2), z known; the odd one sticks out."""
+    encode = Partial(lambda x: jaxvae.Normal(x[:1], jnp.full(1, 1e-6)))
+    decode = Partial(
+        lambda w, z: jaxvae.Normal(w * z, jnp.full(3, 0.5)), jnp.array([1.0, 2.0, 3.0])
+    )
+    model = jaxvae.VAE(encode, decode, jaxvae.StandardNormal((1,)))
+    xs = np.array([[1.0, 2.0, 3.5], [1.0, 9.0, 3.0]], np.float32)
+    found = use.score(model, KEY, xs, num_samples=2).entries
+    z = xs[:, :1]
+    exact = 0.5 * np.log(2 * np.pi * 0.25) + (xs - z * np.array([1, 2, 3])) ** 2 / 0.5
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+    assert found[1].argmax() == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_the_batch_size_changes_nothing(size):
+    again = use.score(MODEL, KEY, XS, num_samples=4, batch_size=size)
+    for a, b in zip(again, scores(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for f in (use.reconstruct, lambda model, key, xs, **o: use.encode(model, xs, key=key, **o)):
+        found, expected = f(MODEL, KEY, XS, batch_size=size), f(MODEL, KEY, XS)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    few = use.generate(MODEL, KEY, 4, batch_size=size)
+    np.testing.assert_allclose(few, use.generate(MODEL, KEY, 7)[:4], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_what_one_example_is():
+    zs = use.encode(MODEL, XS)
+    assert close(zs[2], MODEL.encode(XS[2]).mean())
+    assert close(use.decode(MODEL, zs)[3], MODEL.decode(zs[3]).mean())
+    key = jax.random.fold_in(KEY, 5)
+    expected = jaxvae.reconstruct(MODEL, key, XS[5]).mean()
+    np.testing.assert_allclose(use.reconstruct(MODEL, KEY, XS)[5], expected, rtol=1e-5)
+    new = jaxvae.generate(MODEL, jax.random.fold_in(KEY, 1)).mean()
+    np.testing.assert_allclose(use.generate(MODEL, KEY, 2, mean=True)[1], new, rtol=1e-5)
+
+
+def test_draws_are_of_the_model():
+    xs = use.generate(MODEL, KEY, 20_000, batch_size=5000)
+    weight = np.asarray(LINEAR.weight, np.float64)
+    covariance = weight @ weight.T + 0.5 * np.eye(3)
+    error = 6 * np.sqrt(2 / 20_000) * covariance.max()
+    np.testing.assert_allclose(np.cov(xs.T), covariance, atol=error)
+    drawn = use.decode(MODEL, np.zeros((20_000, 2), np.float32), key=KEY)
+    np.testing.assert_allclose(drawn.var(0), 0.5, rtol=6 * np.sqrt(2 / 20_000))
+
+
+def test_all_batches_are_one_program():
+    traced = []
+
+    def encode(x):
+        traced.append(1)
+        return jaxvae.Normal(x, jnp.ones(3))
+
+    model = MODEL._replace(encode=Partial(encode))
+    use.encode(model, XS, batch_size=2)
+    count = len(traced)
+    use.encode(model, XS[:5], batch_size=2)
+    assert len(traced) == count
+
+
+def test_networks_are_as_in_use():
+    def network(in_shape, out_shape, *, rngs):
+        norm = nnx.BatchNorm(in_shape[0], rngs=rngs)
+        return nnx.Sequential(norm, nnx.Dropout(0.5, rngs=rngs), nnx.Linear(3, 4, rngs=rngs))
+
+    encode: Any = nn.Conditional(network, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0))
+    model = MODEL._replace(encode=encode)
+    zs = use.encode(model, XS)
+    np.testing.assert_allclose(zs[:2], use.encode(model, XS[:2]), rtol=1e-5)
+    np.testing.assert_allclose(zs, use.encode(functional(model), XS), rtol=1e-5)
+
+
+# Gaps. p(x_i|z) = N(z, 0.1) of two entries, q the exact posterior.
+
+
+def seen_posterior(event):
+    x, mask = event
+    precision = 1.0 + jnp.sum(mask, dtype=jnp.float32) / 0.01
+    return jaxvae.Normal(jnp.sum(jnp.where(mask, x, 0.0)) / 0.01 / precision, precision**-0.5)
+
+
+def both(z):
+    return Masked(jaxvae.Normal(jnp.stack([z, z]), jnp.full(2, 0.1)))
+
+
+GAPS = jaxvae.VAE(Partial(seen_posterior), Partial(both), jaxvae.StandardNormal(()))
+HOLES = np.array([[1.0, np.nan], [1.0, 1.1], [np.nan, -0.4]], np.float32)
+
+
+def test_rows_with_different_gaps_are_not_compared_unwarned():
+    with pytest.warns(UserWarning, match=r"1 to 2 observed entries.*per_observed"):
+        found = use.score(GAPS, KEY, HOLES)
+    normal = lambda x, var: -0.5 * (np.log(2 * np.pi * var) + x**2 / var)
+    np.testing.assert_allclose(found.iwae[[0, 2]], normal(HOLES[[0, 2], [0, 1]], 1.01), rtol=1e-4)
+    assert found.observed.tolist() == [1.0, 2.0, 1.0]
+    np.testing.assert_allclose(found.per_observed, found.iwae / [1, 2, 1], rtol=1e-6)
+    assert (found.entries == 0).tolist() == np.isnan(HOLES).tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pair = (np.nan_to_num(HOLES), ~np.isnan(HOLES))
+        alone = use.score(GAPS, KEY, jax.tree.map(lambda a: a[[0]], pair))
+    np.testing.assert_allclose(alone.iwae[0], found.iwae[0], rtol=1e-5)
+
+
+def test_gaps_are_filled_and_nothing_else():
+    filled = use.impute(GAPS, KEY, HOLES)
+    np.testing.assert_allclose(filled[[0, 2], [1, 0]], [1 / 1.01, -0.4 / 1.01], atol=0.02)
+    seen = ~np.isnan(HOLES)
+    np.testing.assert_array_equal(filled[seen], HOLES[seen])
+
+
+def test_entries_of_pixels_tables_and_wholes():
+    pixels = jaxvae.Normal(jnp.zeros((2, 2, 3)), jnp.ones((2, 2, 3)))
+    x, mask = jnp.ones((2, 2, 3)), jnp.array([[True, False], [True, True]])
+    found = use.entries_of(Masked(pixels), (x, mask))
+    one = -0.5 * (np.log(2 * np.pi) + 1)
+    np.testing.assert_allclose(found, one * np.asarray(mask)[..., None] * np.ones(3), rtol=1e-6)
+    table = jaxvae.Product({"a": jaxvae.Normal(jnp.zeros(2), 1.0),
+                            "b": jaxvae.OneHotCategorical(jnp.zeros((1, 4)))})  # fmt: skip
+    entries = use.entries_of(table, {"a": jnp.ones(2), "b": jnp.eye(4)[:1]})
+    np.testing.assert_allclose(entries["a"], one, rtol=1e-6)
+    np.testing.assert_allclose(entries["b"], [-np.log(4)], rtol=1e-6)
+    whole = jaxvae.MultivariateNormal(jnp.zeros(3), jnp.eye(3))
+    assert close(use.entries_of(whole, jnp.ones(3)), 3 * one)
+
+
+# Frames.
+
+
+def test_a_frame_keeps_its_columns_and_gets_the_results_beside():
+    frame = pd.DataFrame(XS, columns=["a", "b", "c"], index=[*"tuvwxyz"])
+    scored = use.score(MODEL, KEY, frame, num_samples=4)
+    assert [*scored.columns] == [
+        *["a", "b", "c", "iwae", "elbo", "rate", "observed", "per_observed"],
+        *["nats a", "nats b", "nats c"],
+    ]
+    assert [*scored.index] == [*"tuvwxyz"]
+    np.testing.assert_allclose(scored["iwae"], scores().iwae, rtol=1e-5)
+    np.testing.assert_allclose(scored["nats b"], scores().entries[:, 1], rtol=1e-5)
+    encoded = use.encode(MODEL, frame)
+    assert [*encoded.columns] == ["a", "b", "c", "z 0", "z 1"]
+    np.testing.assert_allclose(encoded["z 1"], use.encode(MODEL, XS)[:, 1], rtol=1e-5)
+    assert [*use.reconstruct(MODEL, KEY, frame).columns][3:] == [
+        f"reconstructed {name}" for name in "abc"
+    ]
+    holes = pd.DataFrame(HOLES, columns=["x", "y"])
+    filled = use.impute(GAPS, KEY, holes)
+    np.testing.assert_allclose(filled.to_numpy(), use.impute(GAPS, KEY, HOLES), rtol=1e-6)
+
+
+def test_a_frame_of_named_columns_in_any_order():
+    parts = {"n": jaxvae.Poisson(jnp.ones(1)), "x": jaxvae.Normal(jnp.zeros(1), jnp.ones(1))}
+    model = jaxvae.VAE(
+        Partial(lambda x: jaxvae.StandardNormal((1,))),
+        Partial(lambda z: jaxvae.Product(parts)),
+        jaxvae.StandardNormal((1,)),
+    )
+    frame = pd.DataFrame({"x": [0.5, 1.5], "label": ["a", "b"], "n": [1, 2]})
+    scored = use.score(model, KEY, frame, num_samples=1)
+    np.testing.assert_allclose(scored["nats n"], [1.0, 1.0 + np.log(2)], rtol=1e-5)
+    assert [*scored["label"]] == ["a", "b"]
+
+
+def test_what_is_refused_is_refused_in_a_line():
+    frame = pd.DataFrame(XS, columns=["a", "b", "c"])
+    flow = nn.FlowHead(nn.NormalHead(), nn.CouplingFlow(2, rngs=nnx.Rngs(0)))
+    drawn: Any = nn.Conditional(nn.MLP, flow, (3,), (2,), rngs=nnx.Rngs(0))
+    refused = [
+        (
+            lambda: use.encode(MODEL, frame[["a"]]),
+            ValueError,
+            r"encode: xs has 1 columns, expected",
+        ),
+        (lambda: use.encode(MODEL, frame.assign(b="x")), TypeError, "encode: column 'b' holds"),
+        (lambda: use.encode(MODEL, XS, batch_size=0), ValueError, "encode: batch_size is 0"),
+        (lambda: use.encode(MODEL._replace(encode=drawn), XS), MissingMethodError, "give encode a"),
+        (lambda: use.generate(MODEL, KEY, 0), ValueError, "generate: n is 0"),
+    ]
+    for call, kind, message in refused:
+        with pytest.raises(kind, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert use.encode(MODEL._replace(encode=drawn), XS, key=KEY).shape == (7, 2)

@@ -1,0 +1,205 @@
+"""The command line: what it writes is what the library computes, and bad input gets one line."""
+
+import ast
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import jaxvae
+from jaxvae import nn, use
+from jaxvae.nn.command_line import main
+from jaxvae.nn.data_files import DataRefusedError, read_rows
+
+TRAIN = ("--epochs", "1", "--latent", "2", "--hidden", "4", "--batch", "16")
+
+
+def table():
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(64, 3)) * [1.0, 100.0, 0.1] + [1000.0, 0.0, -5.0]
+    return pd.DataFrame(xs, columns=["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a table, and a run on two of its columns."""
+    folder = tmp_path_factory.mktemp("line")
+    table().assign(name="x").to_csv(folder / "t.csv", index=False)
+    data, out = str(folder / "t.csv"), str(folder / "run")
+    assert main(["train", data, out, "--columns", "a", "b", *TRAIN]) == 0
+    return folder
+
+
+def call(*args):
+    return main([*map(str, args)])
+
+
+def standardised():
+    xs = table()[["a", "b"]].to_numpy()
+    return ((xs - xs.mean(0)) / xs.std(0)).astype(np.float32)
+
+
+def test_scores_are_those_of_the_library(run, capsys):
+    assert call("score", run / "run", run / "t.csv", "--output", run / "s.csv") == 0
+    found = pd.read_csv(run / "s.csv")
+    assert [*found.columns][:5] == ["a", "b", "c", "name", "iwae"]
+    expected = use.score(nn.load_model(run / "run"), jax.random.key(0), standardised())
+    np.testing.assert_allclose(found["iwae"], expected.iwae, rtol=1e-4)
+    np.testing.assert_allclose(found["nats b"], expected.entries[:, 1], rtol=1e-4)
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    np.testing.assert_allclose(float(told["iwae"]), np.mean(expected.iwae), atol=1e-3)
+
+
+def test_latents_draws_reports_and_exports(run, capsys):
+    assert call("encode", run / "run", run / "t.csv", "--output", run / "z.npy") == 0
+    zs = use.encode(nn.load_model(run / "run"), standardised())
+    np.testing.assert_allclose(np.load(run / "z.npy"), zs, rtol=1e-4, atol=1e-5)
+    out = run / "new.csv"
+    assert call("generate", run / "run", "--number", 50, "--output", out) == 0
+    drawn = pd.read_csv(out).to_numpy()
+    assert drawn.shape == (50, 2)
+    assert abs(drawn[:, 0].mean() - 1000) < 2 < drawn[:, 1].std()  # in the table's units
+    assert call("export", run / "run", "--what", "decode", "--output", run / "d") == 0
+    program = jax.export.deserialize(bytearray((run / "d").read_bytes()))
+    np.testing.assert_allclose(
+        program.call(zs), use.decode(nn.load_model(run / "run"), zs), rtol=1e-4
+    )
+    capsys.readouterr()
+    assert call("report", run / "run", run / "t.csv") == 0
+    told = capsys.readouterr().out
+    for part in ("data", '"t.csv"', "validation_elbo", "iwae", "standard error", "active units"):
+        assert part in told
+
+
+def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
+    same = ["train", run / "t.csv", run / "run", "--columns", "a", "b"]
+    assert call(*same, *TRAIN) == 0
+    assert call(*same, *TRAIN, "--epochs", 2) == 0
+    assert nn.model_info(run / "run")["about"]["epochs"] == 2
+    capsys.readouterr()
+    assert call(*same, *TRAIN, "--hidden", 5) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_folder_of_images(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "images" / f"{i:02}.png")
+    np.testing.assert_array_equal(read_rows(tmp_path / "images").values, pixels)
+    assert call("train", tmp_path / "images", tmp_path / "run", *TRAIN) == 0
+    out = tmp_path / "new.npy"
+    assert call("generate", tmp_path / "run", "--number", 30, "--mean", "--output", out) == 0
+    new = np.load(out)
+    assert new.shape == (30, 8, 8, 1)
+    assert new.std() > 1  # of 255, not of 1
+    capsys.readouterr()
+    Image.new("L", (4, 4)).save(tmp_path / "images" / "small.png")
+    assert call("encode", tmp_path / "run", tmp_path / "images") == 2
+    assert "small.png is (4, 4) and 00.png (8, 8)" in capsys.readouterr().err
+
+
+def test_every_kind_of_file_is_read(tmp_path):
+    xs = np.arange(6.0).reshape(3, 2)
+    np.save(tmp_path / "a.npy", xs)
+    np.savez(tmp_path / "b.npz", x=xs, labels=np.arange(3))
+    frame = pd.DataFrame(xs, columns=["u", "v"])
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    frame.to_parquet(tmp_path / "d.parquet")
+    for name in ("a.npy", "b.npz", "c.csv", "d.parquet"):
+        np.testing.assert_array_equal(read_rows(tmp_path / name).values, xs)
+    np.testing.assert_array_equal(read_rows(tmp_path / "c.csv", ("v",)).values, xs[:, 1:])
+
+
+def bad_files(folder):
+    frame = pd.DataFrame({"a": [1.0, np.nan], "b": ["x", "y"]})
+    frame.to_csv(folder / "holes.csv", index=False)
+    np.save(folder / "flat.npy", np.ones(3))
+    np.save(folder / "nan.npy", np.array([[1.0], [np.nan]]))
+    np.save(folder / "objects.npy", np.array([[{}]]))
+    np.savez(folder / "two.npz", a=np.ones((2, 2)), b=np.ones((2, 2)))
+    np.save(folder / "ok.npy", np.random.default_rng(0).normal(size=(9, 2)))
+    (folder / "x.txt").write_text("x")
+    (folder / "x.parquet").write_text("x")
+    (folder / "x.h5ad").write_text("x")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("absent.csv", "r"), "absent.csv isn't there"),
+        (("x.txt", "r"), "x.txt is none of .csv, .h5ad, .npy, .npz, .parquet"),
+        (("x.parquet", "r"), "x.parquet can't be read"),
+        (("x.h5ad", "r"), "x.h5ad needs anndata: pip install anndata"),
+        (("empty", "r"), "no image in it"),
+        (("flat.npy", "r"), "holds float64[3], expected rows of numbers"),
+        (("nan.npy", "r"), "holds no finite number in row 1"),
+        (("objects.npy", "r"), "objects.npy can't be read"),
+        (("two.npz", "r"), "it has arrays a, b, expected one, or one named x"),
+        (("holes.csv", "r"), "column 'a' lacks 1 of 2 values"),
+        (("holes.csv", "r", "--columns", "b"), "column 'b' holds"),
+        (("holes.csv", "r", "--columns", "c"), "has no column 'c'; it has a, b"),
+        (("ok.npy", "r", "--latent", "0"), "--latent is 0, expected an integer of at least 1"),
+        (("ok.npy", "r", "--validation", "1.0"), "--validation must be in [0, 1)"),
+        (("ok.npy", "r"), "--batch is 64 but 9 rows are left"),
+        (("ok.npy", "r", "--network", "conv"), "--network conv wants images"),
+        (("ok.npy", "r", "--likelihood", "bernoulli"), "ok.npy is not binary"),
+        (("ok.npy", "r", "--likelihood", "poisson"), "ok.npy holds no counts"),
+    ],
+)
+def test_bad_input_gets_a_line(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(bad_files(tmp_path))
+    assert main(["train", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("r").exists()
+
+
+def test_a_wrong_run_or_output_gets_a_line(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(bad_files(tmp_path))
+    for args, code, message in (
+        (("encode", "absent", "ok.npy"), 1, "absent isn't there; expected what save_model"),
+        (
+            ("encode", run / "run", "ok.npy", "--output", "z.txt"),
+            2,
+            "--output z.txt: expected .csv",
+        ),
+        (("score", run / "run", "ok.npy", "--num-samples", 0), 2, "--num-samples is 0"),
+        (("generate", run / "run", "--number", 0), 2, "--number is 0"),
+        (("encode", run / "run", "two.npz"), 2, "two.npz can't be read"),
+    ):
+        assert call(*args) == code
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    np.save("wide.npy", np.ones((4, 5)))
+    assert call("encode", run / "run", "wide.npy") == 2
+    assert "rows of shape (5,), expected (2,)" in capsys.readouterr().err
+
+
+def test_nothing_of_the_experiments_is_imported():
+    """They are not in the wheel."""
+    for path in Path(jaxvae.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [n for n in found if n.split(".")[0] in ("experiments", "tests")], path
+
+
+def test_the_configuration_is_kept(run):
+    about = nn.model_info(run / "run")["about"]
+    assert about["config"]["preparation"]["columns"] == ["a", "b"]
+    assert json.dumps(about)
+    with pytest.raises(DataRefusedError):
+        partial(read_rows, run / "absent")()

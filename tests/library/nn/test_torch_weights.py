@@ -1,0 +1,209 @@
+"""Weights from PyTorch: its forward pass, written in NumPy, gives the ELBO of the model here."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxvae
+from jaxvae import nn
+
+RNG = np.random.default_rng(0)
+
+
+def weights(**shapes):
+    return {name.replace("__", "."): 0.3 * RNG.normal(size=s) for name, s in shapes.items()}
+
+
+# PyTorch's layers, of one example, by their documentation's formulas.
+
+
+def linear(state, name, x):
+    return state[f"{name}.weight"] @ x + state[f"{name}.bias"]
+
+
+def conv(state, name, x, stride=2, padding=1):
+    """out[m, i, j] = bias[m] + sum_nab weight[m, n, a, b] x[n, stride i + a - padding, ...]"""
+    weight, x = state[f"{name}.weight"], np.pad(x, ((0, 0), (padding,) * 2, (padding,) * 2))
+    m, _, k, _ = weight.shape
+    size = [(n - k) // stride + 1 for n in x.shape[1:]]
+    out = np.empty((m, *size))
+    for i, j in np.ndindex(*size):
+        patch = x[:, stride * i : stride * i + k, stride * j : stride * j + k]
+        out[:, i, j] = np.tensordot(weight, patch, 3)
+    return out + state[f"{name}.bias"][:, None, None]
+
+
+def conv_transpose(state, name, x, stride=2, padding=1):
+    """Every input pixel adds weight[n, m, a, b] x[n, i, j] at (stride i + a, stride j + b)."""
+    weight = state[f"{name}.weight"]
+    (_, h, w), (_, m, k, _) = x.shape, weight.shape
+    out = np.zeros((m, stride * (h - 1) + k, stride * (w - 1) + k))
+    for i, j in np.ndindex(h, w):
+        out[:, stride * i : stride * i + k, stride * j : stride * j + k] += np.tensordot(
+            x[:, i, j], weight, 1
+        )
+    cut = slice(padding, -padding)
+    return out[:, cut, cut] + state[f"{name}.bias"][:, None, None]
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def elbo(x, mu, log_variance, decode, z):
+    """log p(x|z) of a Bernoulli, log p(z) - log q(z|x), in float64."""
+    logits = decode(z)
+    log_p = np.sum(x * logits - np.logaddexp(0, logits))
+    log_q = -0.5 * np.sum((z - mu) ** 2 / np.exp(log_variance) + log_variance)
+    return log_p - 0.5 * np.sum(z**2) - log_q
+
+
+def same_elbo(model, x, encode, decode):
+    """At one z; x has its channels last here and first there."""
+    z = model.encode(x).sample(jax.random.key(0))
+    q = model.encode(x)
+    here = model.decode(z).log_prob(x) + model.prior.log_prob(z) - q.log_prob(z)
+    picture = np.asarray(x, np.float64)
+    picture = picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
+    mu, log_variance = encode(picture)
+    there = elbo(picture, mu, log_variance, decode, np.asarray(z, np.float64))
+    np.testing.assert_allclose(here, there, rtol=1e-5)
+
+
+def test_a_dense_vae_has_its_elbo_here():
+    state = weights(
+        fc1__weight=(5, 6), fc1__bias=(5,), fc_mu__weight=(2, 5), fc_mu__bias=(2,),
+        fc_log_variance__weight=(2, 5), fc_log_variance__bias=(2,),
+        decoder__0__weight=(5, 2), decoder__0__bias=(5,), decoder__2__weight=(6, 5),
+        decoder__2__bias=(6,),
+    )  # fmt: skip
+    network: Any = partial(nn.MLP, hidden=(5,))
+    rngs = nnx.Rngs(0)
+    model = jaxvae.VAE(
+        nn.Conditional(network, nn.LogVarianceHead(), (6,), (2,), rngs=rngs),
+        nn.Conditional(network, nn.BernoulliHead(), (2,), (6,), rngs=rngs),
+        jaxvae.StandardNormal((2,)),
+    )
+    names = {
+        "encode.network.layers[0]": "fc1",
+        "encode.network.layers[1]": ("fc_mu", "fc_log_variance"),
+        "decode.network.layers[0]": "decoder.0",
+        "decode.network.layers[1]": "decoder.2",
+    }
+    model = nn.from_torch(state, model, names)
+
+    def encode(x):
+        h = relu(linear(state, "fc1", x))
+        return linear(state, "fc_mu", h), linear(state, "fc_log_variance", h)
+
+    def decode(z):
+        return linear(state, "decoder.2", relu(linear(state, "decoder.0", z)))
+
+    same_elbo(model, jnp.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), encode, decode)
+
+
+def test_a_convolutional_vae_has_its_elbo_here():
+    """Three channels and sizes that differ, so that no two axes can be taken for one another."""
+    state = weights(
+        e1__weight=(4, 3, 4, 4), e1__bias=(4,), e2__weight=(5, 4, 4, 4), e2__bias=(5,),
+        mu__weight=(2, 30), mu__bias=(2,), var__weight=(2, 30), var__bias=(2,),
+        up__weight=(30, 2), up__bias=(30,), d1__weight=(5, 4, 4, 4), d1__bias=(4,),
+        d2__weight=(4, 3, 4, 4), d2__bias=(3,),
+    )  # fmt: skip
+    image, rngs = (8, 12, 3), nnx.Rngs(0)
+    down: Any = partial(nn.ConvEncoder, channels=(4, 5), hidden=())
+    up: Any = partial(nn.ConvDecoder, channels=(5, 4), hidden=())
+    model = jaxvae.VAE(
+        nn.Conditional(down, nn.LogVarianceHead(), image, (2,), rngs=rngs),
+        nn.Conditional(up, nn.BernoulliHead(), (2,), image, rngs=rngs),
+        jaxvae.StandardNormal((2,)),
+    )
+    names = {
+        "encode.network.convolutions[0]": "e1",
+        "encode.network.convolutions[1]": "e2",
+        "encode.network.dense.layers[0]": ("mu", "var"),
+        "decode.network.dense.layers[0]": "up",
+        "decode.network.convolutions[0]": "d1",
+        "decode.network.convolutions[1]": "d2",
+    }
+    model = nn.from_torch(state, model, names)
+
+    def encode(x):
+        h = relu(conv(state, "e2", relu(conv(state, "e1", x)))).ravel()
+        return linear(state, "mu", h), linear(state, "var", h)
+
+    def decode(z):
+        h = relu(linear(state, "up", z).reshape(5, 2, 3))
+        return conv_transpose(state, "d2", relu(conv_transpose(state, "d1", h)))
+
+    same_elbo(model, jnp.asarray(RNG.uniform(size=image).round(), jnp.float32), encode, decode)
+
+
+def test_a_batch_norm_brings_its_statistics():
+    state = weights(norm__weight=(3,), norm__bias=(3,), norm__running_mean=(3,))
+    state |= {"norm.running_var": np.array([0.5, 1.0, 2.0]), "norm.num_batches_tracked": 7}
+    norm = nn.from_torch({**state}, [nnx.BatchNorm(3, rngs=nnx.Rngs(0))], {"[0]": "norm"})[0]
+    norm.eval()
+    xs = RNG.normal(size=(4, 3)).astype(np.float32)
+    scaled = (xs - state["norm.running_mean"]) / np.sqrt(state["norm.running_var"] + 1e-5)
+    expected = scaled * state["norm.weight"] + state["norm.bias"]
+    np.testing.assert_allclose(norm(jnp.asarray(xs)), expected, rtol=1e-5, atol=1e-6)
+
+
+class Tensor:
+    """What a tensor on a GPU does."""
+
+    def __init__(self, value, where="cuda"):
+        self.value, self.where = value, where
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return Tensor(self.value, "cpu")
+
+    def __array__(self, dtype=None, copy=None):
+        if self.where != "cpu":
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        return np.asarray(self.value, dtype)
+
+
+NETWORK = nn.MLP((3,), (2,), hidden=(4,), rngs=nnx.Rngs(0))
+STATE = weights(a__weight=(4, 3), a__bias=(4,), b__weight=(2, 4), b__bias=(2,))
+NAMES = {"layers[0]": "a", "layers[1]": "b"}
+
+
+def test_tensors_of_a_device_are_taken():
+    tensors = {name: Tensor(value) for name, value in STATE.items()}
+    np.testing.assert_array_equal(
+        nn.from_torch(tensors, NETWORK, NAMES)(jnp.ones(3)),
+        nn.from_torch(STATE, NETWORK, NAMES)(jnp.ones(3)),
+    )
+
+
+def without(name):
+    return {n: value for n, value in STATE.items() if n != name}
+
+
+@pytest.mark.parametrize(
+    ("state", "names", "message"),
+    [
+        (STATE, NAMES | {"layers[2]": "a"}, r"names has 'layers\[2\]', which is no layer.*\[0\]"),
+        (STATE, NAMES | {"layers[1]": "c"}, "state_dict has no 'c', which names gives.* a, b"),
+        (STATE, {"layers[0]": "a"}, r"names has no 'layers\[1\]', a layer of the model"),
+        (without("b.bias"), NAMES, r"state_dict has no 'b.bias', the bias of layers\[1\]"),
+        (STATE | {"c.weight": STATE["b.weight"]}, NAMES, "state_dict has c.weight, which no layer"),
+        (STATE, {"layers[0]": "b", "layers[1]": "a"}, r"b.weight has shape \(2, 4\), which is no"),
+        (STATE, NAMES | {"layers[1]": ("b", "a")}, r"b.weight has shape \(2, 4\), \(4, 3\)"),
+        (STATE | {"a.bias": "x"}, NAMES, "a.bias is a str, expected an array"),
+    ],
+)
+def test_what_does_not_fit_is_named_in_a_line(state, names, message):
+    with pytest.raises(ValueError, match=f"^from_torch: {message}") as error:
+        nn.from_torch(state, NETWORK, names)
+    assert "\n" not in str(error.value)
