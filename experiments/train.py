@@ -143,6 +143,7 @@ def train(c: Config) -> Path:
                 steps_per_call=min(steps_per_epoch, 50),
                 callbacks=[keep_config, progress],
                 checkpoints=jaxvae.Checkpoints(folder / "checkpoints", config=identity),
+                progress=False,  # it has a bar of its own
                 **hyper,
             )
     except jaxvae.training.NonFiniteError as error:
