@@ -13,6 +13,7 @@ from jaxvae.training.callbacks import Callback, Progress, Run, Stop, someone_loo
 from jaxvae.training.checkpoints.identity import Identity
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
+from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
 from jaxvae.training.steps import Metrics, TrainState
 
@@ -46,7 +47,7 @@ class Watch:
         if progress is None:
             shown = any(isinstance(callback, Progress) for callback in self.callbacks)
             progress = jax.process_index() == 0 and someone_looks() and not shown
-        self.callbacks += [Progress()] if progress else []
+        self.callbacks += [Progress(), CollapseWarning()] if progress else [CollapseWarning()]
         self.key, self.begun, self.end, self.per_epoch = key, begun, end, per_epoch
         self.store = None if checkpoints is None else Store(checkpoints, key, end)
         self.folder = None if checkpoints is None else Path(checkpoints.folder)
@@ -60,11 +61,10 @@ class Watch:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         stopped = isinstance(error, Stop)
         try:
-            for callback in self.callbacks if hasattr(self, "state") else ():
-                if hasattr(callback, "end"):
-                    found = callback.end(self.state)
-                    if found is not None and (stopped or error is None):
-                        self.state = found
+            for end in self._methods("end") if hasattr(self, "state") else ():
+                found = end(self.state)
+                if found is not None and (stopped or error is None):
+                    self.state = found
         finally:
             if self.store is not None:
                 self.store.__exit__(kind, error, trace)
@@ -86,12 +86,11 @@ class Watch:
 
     def begin(self, state: TrainState) -> None:
         """Before the first step: callbacks are shown what was restored."""
-        self.state = state
         epochs = (self.end - self.begun) / self.per_epoch
         run = Run(int(state.step), self.end, epochs, self.folder)
-        for callback in self.callbacks:
-            if hasattr(callback, "begin"):
-                callback.begin(run)
+        for begin in self._methods("begin"):
+            begin(run)
+        self.state = state
         stop = self._call(state, dict(self.history), keep=False) if self.parts else None
         if self.store is not None:
             self.store.begin(state)
@@ -109,6 +108,10 @@ class Watch:
         if stop is not None:
             raise stop
         return state
+
+    def _methods(self, name: str) -> list[Callable[[Any], Any]]:
+        """That of the callbacks that have it."""
+        return [getattr(callback, name) for callback in self.callbacks if hasattr(callback, name)]
 
     def _call(self, state: TrainState, metrics: Metrics, *, keep: bool) -> Stop | None:
         """Every callback; what it returns is kept in the metrics, for those behind it too."""

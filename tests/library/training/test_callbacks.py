@@ -386,3 +386,45 @@ def test_pictures_are_drawn_while_it_learns(tmp_path):
     figure = SimpleNamespace(savefig=lambda path: path.touch())
     run(callbacks=[pictures(tmp_path / "figures", lambda model, key: figure)])
     assert len([*(tmp_path / "figures").iterdir()]) == len(LOOKS)
+
+
+# what optax does
+
+
+def rebuild(weight, key, x):
+    """No noise: minus the squared error of a linear autoencoder."""
+    return -jnp.sum(jnp.square(x - weight.T @ (weight @ x))), None
+
+
+def test_gradients_are_accumulated_by_optax():
+    """Four small batches and one update are the large batch; between them nothing moves."""
+    xs = jnp.asarray(XS[:20])
+    weight = jax.random.normal(jax.random.key(0), (2, 3))
+    small = optax.MultiSteps(optax.sgd(1e-2), every_k_schedule=4).gradient_transformation()
+    moved = []
+    state, _ = fit(
+        train_step(rebuild, small), init_state(weight, small), jax.random.key(1), xs, epochs=1,
+        batch_size=5, steps_per_call=1,
+        callbacks=[lambda state, *_: moved.append(bool(jnp.any(state.model != weight)))],
+    )  # fmt: skip
+    large = optax.sgd(1e-2)
+    whole, _ = fit(
+        train_step(rebuild, large), init_state(weight, large), jax.random.key(1), xs, epochs=1,
+        batch_size=20,
+    )  # fmt: skip
+    assert moved == [False, False, False, True]
+    assert np.allclose(state.model, whole.model, rtol=1e-5)
+
+
+def test_the_learning_rate_falls_on_a_plateau_by_optax():
+    """Two epochs of a loss that does not fall, and it is halved; a loss that falls keeps it."""
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=2, accumulation_size=5)
+    scales = []
+    for objective in (lambda w, key, x: (0.0 * w[0, 0] + 0.0 * x[0], None), rebuild):
+        optimizer = optax.chain(optax.sgd(1e-3), plateau)
+        state, _ = fit(
+            train_step(objective, optimizer), init_state(jnp.ones((2, 3)), optimizer),
+            jax.random.key(1), XS, epochs=4, batch_size=4,
+        )  # fmt: skip
+        scales.append(float(state.opt_state[-1].scale))
+    assert scales == [0.5, 1.0]
