@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import batch_size
-from jaxvae.bounds.importance_weights import importance_term
+from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.distributions.interop import default_promotion
@@ -22,6 +22,8 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
+
+CHUNK = 250  # samples at a time
 
 
 class LogMarginal(NamedTuple):
@@ -37,6 +39,8 @@ class LogMarginal(NamedTuple):
         to fit one, or one weight dwarfs all others. Vehtari et al. 2024, section 3.
       reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on the
         value is a lower bound in mean and little more. More samples or a better q help.
+      rate: KL(q(z|x) || p(z)) by the same samples, in nats; 0 at every x is a posterior that has
+        collapsed to the prior: such a value is right, and of a model that does without its latents.
     """
 
     value: Array
@@ -44,17 +48,18 @@ class LogMarginal(NamedTuple):
     ess: Array
     pareto_k: Array
     reliable: Array
+    rate: Array
 
 
 @checked
 def log_marginal(
-    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = 250
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = CHUNK
 ) -> LogMarginal:
     """log p(x) by importance sampling from q: log 1/N sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x).
 
     The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
-    memory is that of a chunk and of N scalars, and the chunk does not change the result. For a data
-    set, `jax.lax.map` over keys and examples.
+    memory is that of a chunk and of N scalars, and the chunk does not change the result. `evaluate`
+    is for a data set.
     Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
     k-hat: Vehtari et al. 2024.
 
@@ -65,17 +70,19 @@ def log_marginal(
     >>> bool(jnp.isclose(estimate.value, ppca.log_marginal(linear, x), atol=1e-4))
     True
     """
-    q, term = posterior(model, x), importance_term(model, x)
+    q = posterior(model, x)
 
-    def log_w(key: Key) -> Array:
-        return term(q, *sample_and_log_prob(q, key))[0]
+    def log_w(key: Key) -> tuple[Array, Array]:
+        z, log_q = sample_and_log_prob(q, key)
+        log_p_z = log_prior(model, z)
+        return log_likelihood(model, x, z) + log_p_z - log_q, log_q - log_p_z
 
     return _estimate(log_w, key, num_samples, chunk)
 
 
 @checked
 def prior_sampling(
-    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = 250
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = CHUNK
 ) -> LogMarginal:
     """The naive estimate log 1/N sum_i p(x|z_i), z_i ~ p(z): right in the limit, never near.
 
@@ -84,21 +91,24 @@ def prior_sampling(
     is here to be compared with `log_marginal`. `encode` is not used.
     """
 
-    def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
-        return log_likelihood(model, x, prior(model).sample(key))
+    def log_p_x_given_z(key: Key) -> tuple[Array, Array]:  # the weight at q = p(z)
+        log_p = log_likelihood(model, x, prior(model).sample(key))
+        return log_p, jnp.zeros_like(log_p)
 
     return _estimate(log_p_x_given_z, key, num_samples, chunk)
 
 
 def _estimate(
-    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count
+    draw: Callable[[Array], tuple[Array, Array]], key: Key, num_samples: Count, chunk: Count
 ) -> LogMarginal:
     samples = jnp.arange(num_samples)
-    log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
+    log_w, log_ratio = jax.lax.map(
+        lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk
+    )
     standard_error, ess = spread(log_w)
     k = pareto_k(log_w)
     bar = min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else -jnp.inf
-    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar)
+    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar, jnp.mean(log_ratio))
 
 
 # jitted for those who call an estimator outside jit: one program instead of a hundred primitives

@@ -95,6 +95,7 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
         ess=jnp.array([3.0, 11.0, 9.0, 50.0]),
         pareto_k=jnp.zeros(4),
         reliable=jnp.array([True, True, True, False]),
+        rate=jnp.ones(4),
     )
     rows = []
 
