@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import batch_size
-from jaxvae.bounds.importance_weights import log_prior
+from jaxvae.bounds.importance_weights import importance_term
+from jaxvae.bounds.kl import auto_kl
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.distributions.interop import default_promotion
@@ -39,8 +40,8 @@ class LogMarginal(NamedTuple):
         to fit one, or one weight dwarfs all others. Vehtari et al. 2024, section 3.
       reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on the
         value is a lower bound in mean and little more. More samples or a better q help.
-      rate: KL(q(z|x) || p(z)) by the same samples, in nats; 0 at every x is a posterior that has
-        collapsed to the prior: such a value is right, and of a model that does without its latents.
+      rate: KL(q(z|x) || p(z)) in nats, as `auto_kl` has it; 0 at every x is a posterior that has
+        collapsed to the prior: such a value is right, of a model that does without its latents.
     """
 
     value: Array
@@ -70,14 +71,14 @@ def log_marginal(
     >>> bool(jnp.isclose(estimate.value, ppca.log_marginal(linear, x), atol=1e-4))
     True
     """
-    q = posterior(model, x)
+    q, term = posterior(model, x), importance_term(model, x)
 
-    def log_w(key: Key) -> tuple[Array, Array]:
-        z, log_q = sample_and_log_prob(q, key)
-        log_p_z = log_prior(model, z)
-        return log_likelihood(model, x, z) + log_p_z - log_q, log_q - log_p_z
+    def log_w(key: Key) -> Array:
+        return term(q, *sample_and_log_prob(q, key))[0]
 
-    return _estimate(log_w, key, num_samples, chunk)
+    one_more = jax.random.fold_in(key, num_samples)
+    rate = auto_kl(q, prior(model), *sample_and_log_prob(q, one_more))
+    return _estimate(log_w, key, num_samples, chunk, rate)
 
 
 @checked
@@ -91,24 +92,21 @@ def prior_sampling(
     is here to be compared with `log_marginal`. `encode` is not used.
     """
 
-    def log_p_x_given_z(key: Key) -> tuple[Array, Array]:  # the weight at q = p(z)
-        log_p = log_likelihood(model, x, prior(model).sample(key))
-        return log_p, jnp.zeros_like(log_p)
+    def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
+        return log_likelihood(model, x, prior(model).sample(key))
 
-    return _estimate(log_p_x_given_z, key, num_samples, chunk)
+    return _estimate(log_p_x_given_z, key, num_samples, chunk, jnp.zeros(()))
 
 
 def _estimate(
-    draw: Callable[[Array], tuple[Array, Array]], key: Key, num_samples: Count, chunk: Count
+    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count, rate: Array
 ) -> LogMarginal:
     samples = jnp.arange(num_samples)
-    log_w, log_ratio = jax.lax.map(
-        lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk
-    )
+    log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
     standard_error, ess = spread(log_w)
     k = pareto_k(log_w)
     bar = min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else -jnp.inf
-    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar, jnp.mean(log_ratio))
+    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar, rate)
 
 
 # jitted for those who call an estimator outside jit: one program instead of a hundred primitives
