@@ -73,9 +73,9 @@ def evaluate(
     )
     if not isinstance(found.rate, Tracer) and np.mean(np.abs(rows.rate)) < NEGLIGIBLE:
         warnings.warn(
-            f"evaluate: the rate is {abs(float(found.rate)):.2f} nats: every posterior is the prior, so that "
-            "the model does without its latents; train it again with beta warmed up from 0, "
-            "beta=optax.linear_schedule(0.0, 1.0, steps)",
+            f"evaluate: the rate is {abs(float(found.rate)):.2f} nats: every posterior is the "
+            "prior, so that the model does without its latents; train it again with beta warmed up "
+            "from 0, beta=optax.linear_schedule(0.0, 1.0, steps)",
             stacklevel=3,
         )
     return found

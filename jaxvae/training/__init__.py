@@ -51,6 +51,9 @@ from jaxvae.training.steps import init_state as init_state
 from jaxvae.training.steps import scan_steps as scan_steps
 from jaxvae.training.steps import train_epoch as train_epoch
 from jaxvae.training.steps import train_step as train_step
+from jaxvae.training.sweeps import Points as Points
 from jaxvae.training.sweeps import Sweep as Sweep
+from jaxvae.training.sweeps import each_point as each_point
 from jaxvae.training.sweeps import points_at_once as points_at_once
 from jaxvae.training.sweeps import sweep as sweep
+from jaxvae.training.sweeps import sweep_step as sweep_step

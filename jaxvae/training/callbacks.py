@@ -268,8 +268,12 @@ class Progress:
 
 def line_of(metrics: Metrics, epoch: float, epochs: float, left: float | None = None) -> str:
     """A line for a person: where the run is, the mean of each number, and what is left of it."""
-    numbers = {n: v for n, v in means_of(metrics).items() if np.ndim(v) == 0}
-    parts = [f"epoch {epoch:.4g}/{epochs:.4g}", *(f"{n} {v:.4g}" for n, v in numbers.items())]
+    parts = [f"epoch {epoch:.4g}/{epochs:.4g}"]
+    for name, value in means_of(metrics).items():
+        if np.ndim(value) == 0:
+            parts.append(f"{name} {value:.4g}")
+        elif name == "loss":  # of a sweep
+            parts.append(f"{name} {np.min(value):.4g} to {np.max(value):.4g}")
     if left is not None:
         minutes, seconds = divmod(round(left), 60)
         parts.append(f"{minutes}:{seconds:02d} left")

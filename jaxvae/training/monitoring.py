@@ -1,6 +1,7 @@
 """What `fit` tells of a run without being asked: that its posterior has collapsed to the prior."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -21,29 +22,33 @@ class CollapseWarning:
     """
 
     def begin(self, run: Run) -> None:
-        self.run, self.told, self.most = run, False, 0.0
-        self.recent = np.empty(0)
+        self.run, self.told = run, False
+        self.most: Any = 0.0
+        self.recent: list[np.ndarray] = []
 
     def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
         del key
-        rates, step = np.abs(metrics.get("rate", np.empty(0))), int(state.step)
-        if rates.ndim != 1 or self.told:
+        step, last = int(state.step), int(state.step) >= self.run.end
+        if "rate" not in metrics or self.told:
             return
-        rates = rates[np.isfinite(rates)]
+        rates = np.abs(metrics["rate"]).reshape(len(metrics["rate"]), -1)  # of each point, if many
+        rates = rates[np.isfinite(rates).all(axis=1)]
         if step == self.run.step:  # gone on from there: all rates so far
-            self.most = np.max(rates, initial=0.0)
+            self.most = np.max(rates, axis=0, initial=0.0)
             return
-        self.recent = np.concatenate([self.recent, rates])
-        last = step >= self.run.end
-        if len(self.recent) < FEWEST or not (float(epoch).is_integer() or last):
+        recent = np.concatenate([*self.recent, rates])
+        self.recent = [recent]
+        if len(recent) < FEWEST or not (float(epoch).is_integer() or last):
             return
-        rate, self.recent = np.mean(self.recent), self.recent[-FEWEST:]
-        if rate < NEGLIGIBLE and self.most > (0.0 if last else PAID):
+        rate, self.recent = np.mean(recent, axis=0), [recent[-FEWEST:]]
+        fallen = (rate < NEGLIGIBLE) & (self.most > (0.0 if last else PAID))
+        if fallen.any():
             self.told = True
+            points = f" at {fallen.sum()} of {len(rate)} points" if len(rate) > 1 else ""
             warnings.warn(
-                f"fit: at step {step} the rate is {rate:.2f} nats: the posterior has collapsed to "
-                "the prior; warm beta up from 0, beta=optax.linear_schedule(0.0, 1.0, steps), or "
-                "hold the rate up with jaxvae.regularizers.free_bits",
+                f"fit: at step {step} the rate is {rate[fallen][0]:.2f} nats{points}: the "
+                "posterior has collapsed to the prior; warm beta up from 0, "
+                "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with jaxvae.regularizers.free_bits",
                 stacklevel=6,
             )
-        self.most = max(self.most, rate)
+        self.most = np.maximum(self.most, rate)

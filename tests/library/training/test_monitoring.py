@@ -20,7 +20,7 @@ from jaxvae.training.steps import TrainState
 XS = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 
 
-def told_of(rates, *, end=None, per_epoch=10, look=10):
+def told_of(rates, *, end=None, per_epoch=10, look=10, points=""):
     """The steps that it warns of, given a rate a step."""
     watch, end = CollapseWarning(), end or len(rates)
     watch.begin(Run(0, end, end / per_epoch, None))
@@ -32,7 +32,8 @@ def told_of(rates, *, end=None, per_epoch=10, look=10):
             state = TrainState(None, None, jnp.int32(step))
             watch(state, {"loss": part, "rate": part}, step / per_epoch, jax.random.key(0))
     found = [str(w.message) for w in told]
-    assert all("the posterior has collapsed to the prior" in message for message in found)
+    expected = f"the rate is 0.00 nats{points}: the posterior has collapsed to the prior"
+    assert all(expected in message for message in found)
     return [int(message.split()[3]) for message in found]
 
 
@@ -53,6 +54,13 @@ def test_a_rate_that_has_not_risen_yet_is_none_that_fell():
     assert told_of(early, end=1000) == []
     assert told_of(early) == [50]
     assert told_of(np.r_[early, np.full(50, 2.0)]) == []
+
+
+def test_of_many_points_those_that_fell_are_counted():
+    fallen = np.r_[np.full(20, 3.0), np.zeros(30)]
+    assert told_of(
+        np.stack([fallen, np.full(50, 3.0), fallen], axis=1), points=" at 2 of 3 points"
+    ) == [40]
 
 
 def test_what_pays_no_rate_is_not_told_of():
