@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +79,7 @@ def train(c: Config) -> jaxvae.TrainState:
     return state
 
 
-def show(state: jaxvae.TrainState, metrics: dict[str, np.ndarray]) -> None:
+def show(state: jaxvae.TrainState, metrics: dict[str, np.ndarray], *_: Any) -> None:
     print(f"step {int(state.step)}: loss {np.mean(metrics['loss']):.2f}", flush=True)
 
 

@@ -50,7 +50,6 @@ from experiments.common.evaluate import (
     evaluate,
     inputs,
     largest_log_scale,
-    posterior_means,
 )
 from experiments.common.progress import Progress
 from experiments.common.report import measure, print_table
@@ -143,6 +142,7 @@ def train(c: Config) -> Path:
                 steps_per_call=min(steps_per_epoch, 50),
                 callbacks=[keep_config, progress],
                 checkpoints=jaxvae.Checkpoints(folder / "checkpoints", config=identity),
+                progress=False,  # it has a bar of its own
                 **hyper,
             )
     except jaxvae.training.NonFiniteError as error:
@@ -185,7 +185,7 @@ def report(
     print_table(data.name, result)
 
     few, many = jax.random.split(picture_key)
-    means = posterior_means(model, xs)
+    means = jaxvae.evaluation.encode_all(model, xs)
     figures.reconstructions(folder / "reconstructions.png", model, few, xs[rows[:40]])
     figures.samples(folder / "samples.png", model, many)
     figures.latent_map(folder / "latent_map.png", means, data.test.labels)

@@ -97,12 +97,6 @@ def reconstructed(model: Any, key: Array, xs: Array) -> Array:
 
 
 @jax.jit
-def posterior_means(model: Any, xs: Array) -> Array:
-    """E[z|x] for each x, shape [n, d]."""
-    return jax.vmap(lambda x: mean_of(model.encode(x)))(xs)
-
-
-@jax.jit
 def largest_log_scale(model: Any, xs: Array) -> Array:
     """max log sigma over latents and examples: where an overflow usually begins."""
     q = jax.vmap(model.encode)(xs)

@@ -69,7 +69,7 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def __call__(self, state: jaxvae.TrainState, metrics: Metrics) -> dict[str, float]:
+    def __call__(self, state: jaxvae.TrainState, metrics: Metrics, *_: Any) -> dict[str, float]:
         now = time.perf_counter()
         if self.calls == 0:  # of a run that goes on, these are all metrics so far
             self.path.unlink(missing_ok=True)

@@ -44,13 +44,13 @@ import numpy as np
 import jaxvae
 from experiments.common import figures
 from experiments.common.data import load
-from experiments.common.evaluate import drawn, generated, inputs, posterior_means
+from experiments.common.evaluate import drawn, generated, inputs
 from experiments.common.plotting import BLUE, RED, figure, save, styled
 from experiments.latents.classifier import examples_of, features, labels
 from experiments.latents.second_stage import draw, mixture, summary, train_vae
+from jaxvae.evaluation import decode_all, encode_all
 from jaxvae.evaluation.latent_space import interpolate, slerp, tempered
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
-from jaxvae.protocols import mean_of
 
 COMPONENTS = 5  # Gaussians of the prior of a class
 EM_ROWS = 20_000  # training images whose codes these are fitted to
@@ -81,18 +81,18 @@ def main() -> None:
     for seed in range(SEEDS):
         key, *keys = jax.random.split(jax.random.key(seed), 5)
         model = vae(keys[0], images)
-        mu = posterior_means(model, test)
+        mu = encode_all(model, test)
         z0, z1 = jnp.split(mu[jax.random.permutation(keys[1], len(mu))], 2)
         prior = jax.random.normal(keys[2], (2, DRAWS, mu.shape[1]))
         ends = {"draws of the prior": tuple(prior), "test images": (z0[:DRAWS], z1[:DRAWS])}
         for label, pair in ends.items():
-            at_ends = sample_frechet_distance(real, features(decoded(model, pair[0])))
+            at_ends = sample_frechet_distance(real, features(decode_all(model, pair[0])))
             note(f"{label}, ends: Frechet distance", at_ends)
             for name, way in WAYS.items():
                 middle = middles(way, *pair)
                 norm = jnp.mean(jnp.linalg.norm(middle, axis=1))
                 note(f"{label}, {name}: norm", norm)
-                distance = sample_frechet_distance(real, features(decoded(model, middle)))
+                distance = sample_frechet_distance(real, features(decode_all(model, middle)))
                 note(f"{label}, {name}: Frechet distance", distance)
 
         z = draw(keys[3], jax.jit(jax.vmap(model.encode))(xs))
@@ -119,12 +119,6 @@ def main() -> None:
     (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
-@jax.jit
-def decoded(model: jaxvae.VAE, zs: jax.Array) -> jax.Array:
-    """Means of p(x|z) for z [n, d]."""
-    return jax.lax.map(lambda z: mean_of(model.decode(z)), zs, batch_size=100)
-
-
 @partial(jax.jit, static_argnames="way")
 def middles(way: Any, z0: jax.Array, z1: jax.Array) -> jax.Array:
     return jax.vmap(way, (0, 0, None))(z0, z1, 0.5)
@@ -142,7 +136,7 @@ def draw_paths(path: Path, model: jaxvae.VAE, ends: dict[str, tuple[jax.Array, j
             for name, way in WAYS.items()
         }  # [500, 11, d]
         rows = jnp.stack([way[:pairs] for way in zs.values()], axis=1)  # [pairs, 2, 11, d]
-        figures.show(walks, decoded(model, rows.reshape(-1, z0.shape[1])), columns=len(ts))
+        figures.show(walks, decode_all(model, rows.reshape(-1, z0.shape[1])), columns=len(ts))
         walks.set_axis_on()
         walks.grid(visible=False)
         walks.spines[:].set_visible(False)

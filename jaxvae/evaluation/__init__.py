@@ -7,12 +7,17 @@ from jaxvae.evaluation.annealing import BDMC as BDMC
 from jaxvae.evaluation.annealing import ais as ais
 from jaxvae.evaluation.annealing import bdmc as bdmc
 from jaxvae.evaluation.annealing import sigmoid_schedule as sigmoid_schedule
+from jaxvae.evaluation.datasets import Evaluation as Evaluation
+from jaxvae.evaluation.datasets import decode_all as decode_all
+from jaxvae.evaluation.datasets import encode_all as encode_all
+from jaxvae.evaluation.datasets import evaluate as evaluate
 from jaxvae.evaluation.decompositions import RateDecomposition as RateDecomposition
 from jaxvae.evaluation.decompositions import full_batch as full_batch
 from jaxvae.evaluation.decompositions import minibatch_stratified as minibatch_stratified
 from jaxvae.evaluation.decompositions import minibatch_weighted as minibatch_weighted
 from jaxvae.evaluation.decompositions import rate_decomposition as rate_decomposition
 from jaxvae.evaluation.diagnostics import active_units as active_units
+from jaxvae.evaluation.diagnostics import collapse_panel as collapse_panel
 from jaxvae.evaluation.diagnostics import latent_kls as latent_kls
 from jaxvae.evaluation.diagnostics import rate_distortion_curve as rate_distortion_curve
 from jaxvae.evaluation.diagnostics import rate_per_latent as rate_per_latent

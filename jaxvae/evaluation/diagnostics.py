@@ -21,6 +21,8 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
+from jaxvae.training.callbacks import Callback, is_due
+from jaxvae.training.steps import Metrics, TrainState
 
 
 @checked
@@ -89,6 +91,37 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
     batch_size(xs)
     p = prior(model)
     return jnp.mean(jax.vmap(lambda x: latent_kls(posterior(model, x), p))(xs), axis=0)
+
+
+@checked
+def collapse_panel(xs: Tree, *, every: Count | None = None, threshold: Scalar = 0.01) -> Callback:
+    """A callback of `fit` that shows a collapse while it happens, latent by latent.
+
+    It returns `active_units`, how many latents the model uses, and `rate_per_latent`, in nats and
+    the shape of z, where posterior and prior factorise and have a KL in closed form.
+
+    Args:
+      xs: rows to measure at, a few hundred held out.
+      every: at least so many steps lie between two measurements; at every look by default.
+      threshold: least variance of an active unit.
+    """
+
+    @jax.jit
+    def measure(model: Any, key: Array, xs: Any) -> dict[str, Array]:
+        active = jax.tree.leaves(active_units(model, xs, threshold=threshold, key=key))
+        found = {"active_units": sum(map(jnp.sum, active), jnp.int32(0))}
+        try:
+            return found | {"rate_per_latent": rate_per_latent(model, xs)}
+        except (MissingMethodError, NotImplementedError):
+            return found
+
+    def panel(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> Any:
+        del epoch
+        if is_due(every, int(state.step), len(metrics["loss"])):
+            return jax.device_get(measure(state.model, key, xs))
+        return None
+
+    return panel
 
 
 @checked

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size
 from jaxvae.bounds.importance_weights import importance_term
+from jaxvae.bounds.kl import auto_kl
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.distributions.interop import default_promotion
@@ -22,6 +23,8 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
+
+CHUNK = 250  # samples at a time
 
 
 class LogMarginal(NamedTuple):
@@ -37,6 +40,8 @@ class LogMarginal(NamedTuple):
         to fit one, or one weight dwarfs all others. Vehtari et al. 2024, section 3.
       reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on the
         value is a lower bound in mean and little more. More samples or a better q help.
+      rate: KL(q(z|x) || p(z)) in nats, as `auto_kl` has it; 0 at every x is a posterior that has
+        collapsed to the prior: such a value is right, of a model that does without its latents.
     """
 
     value: Array
@@ -44,17 +49,18 @@ class LogMarginal(NamedTuple):
     ess: Array
     pareto_k: Array
     reliable: Array
+    rate: Array
 
 
 @checked
 def log_marginal(
-    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = 250
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = CHUNK
 ) -> LogMarginal:
     """log p(x) by importance sampling from q: log 1/N sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x).
 
     The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
-    memory is that of a chunk and of N scalars, and the chunk does not change the result. For a data
-    set, `jax.lax.map` over keys and examples.
+    memory is that of a chunk and of N scalars, and the chunk does not change the result. `evaluate`
+    is for a data set.
     Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
     k-hat: Vehtari et al. 2024.
 
@@ -70,12 +76,14 @@ def log_marginal(
     def log_w(key: Key) -> Array:
         return term(q, *sample_and_log_prob(q, key))[0]
 
-    return _estimate(log_w, key, num_samples, chunk)
+    one_more = jax.random.fold_in(key, num_samples)
+    rate = auto_kl(q, prior(model), *sample_and_log_prob(q, one_more))
+    return _estimate(log_w, key, num_samples, chunk, rate)
 
 
 @checked
 def prior_sampling(
-    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = 250
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = CHUNK
 ) -> LogMarginal:
     """The naive estimate log 1/N sum_i p(x|z_i), z_i ~ p(z): right in the limit, never near.
 
@@ -87,18 +95,18 @@ def prior_sampling(
     def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
         return log_likelihood(model, x, prior(model).sample(key))
 
-    return _estimate(log_p_x_given_z, key, num_samples, chunk)
+    return _estimate(log_p_x_given_z, key, num_samples, chunk, jnp.zeros(()))
 
 
 def _estimate(
-    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count
+    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count, rate: Array
 ) -> LogMarginal:
     samples = jnp.arange(num_samples)
     log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
     standard_error, ess = spread(log_w)
     k = pareto_k(log_w)
     bar = min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else -jnp.inf
-    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar)
+    return LogMarginal(log_mean_exp(log_w), standard_error, ess, k, k < bar, rate)
 
 
 # jitted for those who call an estimator outside jit: one program instead of a hundred primitives

@@ -7,6 +7,13 @@ from jaxvae.training import workarounds as workarounds
 from jaxvae.training.averaging import ParameterAverage as ParameterAverage
 from jaxvae.training.averaging import average_parameters as average_parameters
 from jaxvae.training.averaging import averaged_model as averaged_model
+from jaxvae.training.callbacks import Callback as Callback
+from jaxvae.training.callbacks import Run as Run
+from jaxvae.training.callbacks import Stop as Stop
+from jaxvae.training.callbacks import early_stopping as early_stopping
+from jaxvae.training.callbacks import pictures as pictures
+from jaxvae.training.callbacks import progress as progress
+from jaxvae.training.callbacks import validation as validation
 from jaxvae.training.checkpoints import CheckpointError as CheckpointError
 from jaxvae.training.checkpoints import Checkpoints as Checkpoints
 from jaxvae.training.checkpoints import CorruptCheckpointError as CorruptCheckpointError
@@ -19,6 +26,12 @@ from jaxvae.training.checkpoints import read_checkpoint as read_checkpoint
 from jaxvae.training.checkpoints import save_checkpoint as save_checkpoint
 from jaxvae.training.devices import shard_rows as shard_rows
 from jaxvae.training.fitting import fit as fit
+from jaxvae.training.logs import csv as csv
+from jaxvae.training.logs import json_lines as json_lines
+from jaxvae.training.logs import log_to as log_to
+from jaxvae.training.logs import mlflow as mlflow
+from jaxvae.training.logs import tensorboard as tensorboard
+from jaxvae.training.logs import wandb as wandb
 from jaxvae.training.nonfinite import NonFiniteError as NonFiniteError
 from jaxvae.training.nonfinite import all_finite as all_finite
 from jaxvae.training.nonfinite import clip_by_finite_norm as clip_by_finite_norm
@@ -38,6 +51,9 @@ from jaxvae.training.steps import init_state as init_state
 from jaxvae.training.steps import scan_steps as scan_steps
 from jaxvae.training.steps import train_epoch as train_epoch
 from jaxvae.training.steps import train_step as train_step
+from jaxvae.training.sweeps import Points as Points
 from jaxvae.training.sweeps import Sweep as Sweep
+from jaxvae.training.sweeps import each_point as each_point
 from jaxvae.training.sweeps import points_at_once as points_at_once
 from jaxvae.training.sweeps import sweep as sweep
+from jaxvae.training.sweeps import sweep_step as sweep_step

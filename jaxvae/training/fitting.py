@@ -11,13 +11,14 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.devices import AutoMesh, placed
 from jaxvae.training.nonfinite import all_finite, diagnose
 from jaxvae.training.planning import Call, plan_of
 from jaxvae.training.schedules import warn_if_unfinished
 from jaxvae.training.steps import M, Metrics, Step, TrainState
-from jaxvae.training.watching import Callback, Watch
+from jaxvae.training.watching import Watch
 
 
 @checked
@@ -33,14 +34,16 @@ def fit(
     callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
     mesh: AutoMesh | None = None,
+    progress: bool | None = None,
     **hyper: Any,
 ) -> tuple[TrainState[M], dict[str, np.ndarray]]:
     """Train for some epochs; the same numbers as scanning `train_epoch`, with a look now and then.
 
     Each call of the compiled program makes `steps_per_call` steps on the device. After each call
-    every callback gets `(state, metrics)`, metrics having one entry a step; to stop early, raise.
-    Numbers that a callback returns by name, measured on other data for instance, become metrics of
-    the last of these steps, NaN at the others.
+    every callback gets `(state, metrics, epoch, key)`: metrics with one entry a step, how many
+    passes this run has made, and a key of its own, the same in a resumed run. Numbers or arrays
+    that it returns by name become metrics of the last of these steps, NaN at the others; one that
+    raises `training.Stop` ends the run as its last epoch would.
 
     With `checkpoints` the run survives: the same call, made again, goes on where the newest whole
     checkpoint stands and ends with the same numbers to the last bit. Callbacks then first see the
@@ -61,15 +64,17 @@ def fit(
       epochs: how many passes over the data, the first begun with this call.
       batch_size: rows a batch, over all devices.
       steps_per_call: steps between looks; a whole epoch by default.
-      callbacks: functions of (state, metrics), which return None or named numbers.
+      callbacks: functions of (state, metrics, epoch, key), which return None or named numbers.
       checkpoints: where to save.
       mesh: the devices to share the work, of all processes.
+      progress: whether to show a line; by default where standard error is a terminal, and in a
+        notebook.
       **hyper: hyper-parameters of the objective: numbers, or schedules of the step count. A
         schedule that still rises at the end of the run is warned of, but for a single epoch without
         checkpoints, which may be one turn of a loop.
 
     Returns:
-      The last state, and the metrics of every step as NumPy arrays.
+      The last state, or the best under `early_stopping`, and every step's metrics as NumPy arrays.
 
     Raises:
       TypeError: `state` is no `TrainState`, or `key` no PRNG key.
@@ -96,7 +101,8 @@ def fit(
     if plan.begun == 0 and (epochs > 1 or checkpoints is not None):  # else a loop may go on
         for name, values in plan.schedules.items():
             warn_if_unfinished(name, hyper[name], values)
-    with Watch(callbacks, checkpoints, key, plan.end) as watch:
+    of_run = plan.begun, plan.end, plan.per_epoch, progress
+    with Watch(callbacks, checkpoints, key, *of_run) as watch:
         state = watch.restore(state, partial(plan.identity, step, state, key, data))
         state, key, data = placed(mesh, state, key, data, batch_size)
         layout = None if mesh is None else tuple(leaf.sharding for leaf in jax.tree.leaves(state))
@@ -112,7 +118,7 @@ def fit(
                 good = error.step - done - 1
                 raise watch.lost(error, {name: m[:good] for name, m in metrics.items()})
             state = watch.look(new, metrics)
-    return state, watch.history
+    return watch.state, watch.history
 
 
 def _known(count: int, length: int) -> int | None:

@@ -129,6 +129,7 @@ def diagnose(
     """
     metrics, (before, after) = history[-1], states
     bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
+    bad = bad.reshape(len(bad), -1).any(axis=1)  # at any point, where these are of many
     if bad.any() or not finite:
         first = int(np.argmax(bad)) if bad.any() else len(bad)
         return _first_bad_step(step, partial(run, before), first, before, data, call, metrics)
@@ -149,6 +150,7 @@ def _skipped_in_a_row(history: list[Metrics]) -> int:
     streak = 0
     for metrics in reversed(history):
         skipped = metrics.get("skipped", np.zeros(len(metrics["loss"]))).astype(bool)
+        skipped = skipped.reshape(len(skipped), -1).any(axis=1)
         if not skipped.all():
             return streak + int(np.argmin(skipped[::-1]))
         streak += len(skipped)

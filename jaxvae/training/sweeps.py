@@ -9,10 +9,13 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import Count, Tree, check_instance, checked
+from jaxvae.checks import Count, Key, Tree, check_instance, checked
+from jaxvae.pytrees import is_key
+from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -22,6 +25,7 @@ from jaxvae.training.checkpoints.files import (
 )
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.devices import AutoMesh
+from jaxvae.training.steps import Metrics, Step, TrainState
 
 Grid = Annotated[Mapping[str, Any], partial(check_instance, of=Mapping, expected="name -> values")]
 
@@ -92,15 +96,8 @@ def sweep(
     >>> list(found.axes), found.results.shape  # the last axis: steps
     (['key', 'beta', 'learning_rate'], (4, 2, 3, 2))
     """
-    axes = {name: jnp.asarray(values) for name, values in grid.items()}
-    if not axes:
-        raise ValueError("sweep: grid is empty, expected at least one name and its values")
-    for name, values in axes.items():
-        if not values.ndim or not len(values):
-            raise ValueError(
-                f"sweep: grid[{name!r}] has shape {values.shape}, expected a leading axis of "
-                "at least one value; pass what is the same at every point as a keyword"
-            )
+    axes, points = _axes_and_points("sweep", grid)
+    for name in axes:
         if name in fixed:
             raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
     sizes = tuple(len(values) for values in axes.values())
@@ -108,8 +105,6 @@ def sweep(
     if at_once is None:
         point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
         at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
-    index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
-    points = {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
     call = partial(_at_points, run, at_once=at_once, mesh=mesh)
     if folder is None:
         every = call(points, fixed)
@@ -117,6 +112,137 @@ def sweep(
         every = _chunk_by_chunk(run, call, points, fixed, Path(folder), at_once * devices)
     every = jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), every)
     return Sweep(axes, every, at_once)
+
+
+def _axes_and_points(owner: str, grid: Grid) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The values of each axis, and those of all points, in the order of the axes."""
+    axes = {name: jnp.asarray(values) for name, values in grid.items()}
+    if not axes:
+        raise ValueError(f"{owner}: grid is empty, expected at least one name and its values")
+    for name, values in axes.items():
+        if not values.ndim or not len(values):
+            raise ValueError(
+                f"{owner}: grid[{name!r}] has shape {values.shape}, expected a leading axis of "
+                "at least one value; pass what is the same at every point as a keyword"
+            )
+    sizes = tuple(len(values) for values in axes.values())
+    index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
+    return axes, {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
+
+
+class Points(NamedTuple):
+    """What a sweep under `fit` has in its optimiser's state.
+
+    Args:
+      values: name -> the value at each point, [*sizes, ...]; of keys their data.
+      opt_state: the optimiser's, leaves [*sizes, ...].
+    """
+
+    values: dict[str, Array]
+    opt_state: Any
+
+
+@checked
+def sweep_step(
+    make: Callable[..., tuple[Step, TrainState]], grid: Grid, *, at_once: Count | None = None
+) -> tuple[Step, TrainState[Any]]:
+    """A sweep for `fit`: one step of the runs at all points of a grid, and the state they begin in.
+
+    `fit(*sweep_step(make, grid), key, data, ...)` takes all that it takes for one run: callbacks,
+    checkpoints, a line of progress, devices. The model's leaves are [len(axis 1), len(axis 2), ...,
+    ...], metrics [steps, len(axis 1), ...]. All points see the same batches; point i, in the order
+    of the axes, draws from `fold_in(key, i)`, so that no point depends on those behind it.
+
+    Args:
+      make: `make(**point) -> (step, state)`, pure: as `train_step` and `init_state` make them, with
+        `functools.partial` for hyper-parameters.
+      grid: name -> values, their leading axis swept: keys, numbers or arrays.
+      at_once: points to vmap together; all by default.
+
+    >>> import optax
+    >>> from jaxvae import elbo, fit, init_state, train_step
+    >>> from jaxvae.models import ppca
+    >>> def make(key, beta, learning_rate):
+    ...     weight = jax.random.normal(key, (3, 1))
+    ...     model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
+    ...     optimizer = optax.adam(learning_rate)
+    ...     return partial(train_step(elbo, optimizer), beta=beta), init_state(model, optimizer)
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> step, state = sweep_step(
+    ...     make, {"key": keys, "beta": [0.5, 1.0, 4.0], "learning_rate": [1e-3, 1e-2]}
+    ... )
+    >>> _, history = fit(step, state, jax.random.key(1), jnp.ones((20, 3)), epochs=2, batch_size=10)
+    >>> history["loss"].shape  # steps, then the axes
+    (4, 2, 3, 2)
+    """
+    axes, points = _axes_and_points("sweep_step", grid)
+    sizes = tuple(len(values) for values in axes.values())
+    flat = partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[len(sizes) :]))
+    shaped = partial(jax.tree.map, lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]))
+
+    def at_each(one: Callable[..., Any], *rows: Any) -> Any:
+        call = lambda row: one(*row)
+        return (
+            jax.vmap(call)(rows) if at_once is None else jax.lax.map(call, rows, batch_size=at_once)
+        )
+
+    impls = {name: jax.random.key_impl(v) for name, v in points.items() if is_key(v)}
+    points = {n: jax.random.key_data(v) if n in impls else v for n, v in points.items()}
+
+    def with_keys(point: dict[str, Array]) -> dict[str, Array]:
+        keys = {n: jax.random.wrap_key_data(point[n], impl=impl) for n, impl in impls.items()}
+        return point | keys
+
+    def begin(point: dict[str, Array]) -> tuple[Any, Any]:
+        state = make(**with_keys(point))[1]
+        return state.model, state.opt_state
+
+    @checked
+    def step(state: TrainState, key: Key, xs: Tree, **hyper: Any) -> tuple[TrainState, Metrics]:
+        def one(i: Array, point: Any, model: Any, opt_state: Any) -> Any:
+            of_point = TrainState(model, opt_state, state.step)
+            new, metrics = make(**with_keys(point))[0](
+                of_point, jax.random.fold_in(key, i), xs, **hyper
+            )
+            return new.model, new.opt_state, metrics
+
+        values, opt_states = flat(state.opt_state)
+        number = jnp.arange(prod(sizes))
+        found = shaped(at_each(one, number, values, flat(state.model), opt_states))
+        return TrainState(
+            found[0], Points(state.opt_state.values, found[1]), state.step + 1
+        ), found[2]
+
+    model, opt_state = shaped(jax.jit(partial(at_each, begin))(points))
+    return step, TrainState(model, Points(shaped(points), opt_state), jnp.zeros((), jnp.int32))
+
+
+@checked
+def each_point(callback: Callback) -> Callback:
+    """A callback for `fit` of a `sweep_step`: that of one run, called at every point.
+
+    What it returns by name is stacked to [len(axis 1), len(axis 2), ...]:
+    `each_point(validation(...))`. It is a function of its arguments, without `begin` or `end`.
+    """
+
+    def call(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> Any:
+        sizes = metrics["loss"].shape[1:]
+        found = []
+        for i, at in enumerate(np.ndindex(*sizes)):
+            model, opt_state = jax.tree.map(
+                lambda leaf, at=at: leaf[at], (state.model, state.opt_state.opt_state)
+            )
+            of_point = {
+                n: m[:, *at] for n, m in metrics.items() if m.shape[1 : 1 + len(sizes)] == sizes
+            }
+            one = TrainState(model, opt_state, state.step)
+            found.append(callback(one, of_point, epoch, jax.random.fold_in(key, i)))
+        if found[0] is None:
+            return None
+        every = jax.tree.map(lambda *leaves: np.stack(leaves), *map(dict, found))
+        return {name: leaf.reshape(*sizes, *leaf.shape[1:]) for name, leaf in every.items()}
+
+    return call
 
 
 @partial(jax.jit, static_argnames=("run", "at_once", "mesh"))

@@ -1,28 +1,56 @@
 """What looks at a run between its calls: callbacks, checkpoints, and who wants it to stop."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 
+from jaxvae.training.callbacks import Callback, Progress, Run, Stop, someone_looks
 from jaxvae.training.checkpoints.identity import Identity
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
+from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
 from jaxvae.training.steps import Metrics, TrainState
 
-Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
+LOOKS = np.uint32(2**32 - 1)  # folded into the run's key; steps and shuffles fold in less
 
 
 class Watch:
-    """What `fit` shows of a run and keeps of it: callbacks and checkpoints, up to step `end`."""
+    """What `fit` shows of a run and keeps of it: callbacks and checkpoints.
+
+    Args:
+      callbacks: of the run.
+      checkpoints: where to save.
+      key: the run's.
+      begun: its first step.
+      end: its last.
+      per_epoch: how many of them are a pass over the data.
+      progress: whether to show a line; None is where someone looks.
+    """
 
     def __init__(
-        self, callbacks: Iterable[Callback], checkpoints: Checkpoints | None, key: Array, end: int
+        self,
+        callbacks: Iterable[Callback],
+        checkpoints: Checkpoints | None,
+        key: Array,
+        begun: int,
+        end: int,
+        per_epoch: int,
+        progress: bool | None = None,
     ):
-        self.callbacks, self.end = tuple(callbacks), end
+        self.callbacks = list(callbacks)
+        if progress is None:
+            shown = any(isinstance(callback, Progress) for callback in self.callbacks)
+            progress = jax.process_index() == 0 and someone_looks() and not shown
+        self.callbacks += [Progress(), CollapseWarning()] if progress else [CollapseWarning()]
+        self.key, self.begun, self.end, self.per_epoch = key, begun, end, per_epoch
         self.store = None if checkpoints is None else Store(checkpoints, key, end)
+        self.folder = None if checkpoints is None else Path(checkpoints.folder)
         self.parts: list[Metrics] = []
 
     def __enter__(self) -> "Watch":
@@ -30,9 +58,17 @@ class Watch:
             self.store.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self.store is not None:
-            self.store.__exit__(*error)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        stopped = isinstance(error, Stop)
+        try:
+            for end in self._methods("end") if hasattr(self, "state") else ():
+                found = end(self.state)
+                if found is not None and (stopped or error is None):
+                    self.state = found
+        finally:
+            if self.store is not None:
+                self.store.__exit__(kind, error, trace)
+        return stopped
 
     @property
     def history(self) -> Metrics:
@@ -50,20 +86,51 @@ class Watch:
 
     def begin(self, state: TrainState) -> None:
         """Before the first step: callbacks are shown what was restored."""
-        for callback in self.callbacks if self.parts else ():
-            callback(state, self.history)
+        epochs = (self.end - self.begun) / self.per_epoch
+        run = Run(int(state.step), self.end, epochs, self.folder)
+        for begin in self._methods("begin"):
+            begin(run)
+        self.state = state
+        stop = self._call(state, dict(self.history), keep=False) if self.parts else None
         if self.store is not None:
             self.store.begin(state)
+        if stop is not None:
+            raise stop
 
     def look(self, state: TrainState, metrics: Metrics) -> TrainState:
         """After a call: callbacks, then a checkpoint where it is time to, then a stop if wanted."""
-        for callback in self.callbacks:
-            metrics |= _numbers(callback(state, metrics), metrics)
+        self.state = state
+        stop = self._call(state, metrics, keep=True)
         self.parts.append(metrics)
         if self.store is not None:
-            last = int(state.step) >= self.end
+            last = int(state.step) >= self.end or stop is not None
             self.store.look(state, lambda: self.history, metrics, last=last)
+        if stop is not None:
+            raise stop
         return state
+
+    def _methods(self, name: str) -> list[Callable[[Any], Any]]:
+        """That of the callbacks that have it."""
+        return [getattr(callback, name) for callback in self.callbacks if hasattr(callback, name)]
+
+    def _call(self, state: TrainState, metrics: Metrics, *, keep: bool) -> Stop | None:
+        """Every callback; what it returns is kept in the metrics, for those behind it too."""
+        step = int(state.step)
+        epoch = (step - self.begun) / self.per_epoch
+        stop = None
+        for callback, key in zip(self.callbacks, self._keys(step), strict=False):
+            try:
+                found = callback(state, metrics, epoch, key)
+            except Stop as error:
+                stop = error
+            else:
+                metrics |= _numbers(found, metrics) if keep else {}
+        return stop
+
+    def _keys(self, step: int) -> Iterator[Array]:
+        """A key for each callback of the look at that step."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, LOOKS), step)
+        return (jax.random.fold_in(key, i) for i in count())
 
     def lost(self, error: NonFiniteError, metrics: Metrics) -> NonFiniteError:
         """The error, which names where the state before it and the metrics up to it were saved."""
@@ -76,16 +143,22 @@ class Watch:
 
 def _joined(parts: list[Metrics]) -> Metrics:
     """Metrics of steps one after another, NaN where a number was not measured."""
+    shapes = {name: np.shape(m[name])[1:] for m in parts for name in m}
     return {
-        name: np.concatenate([m.get(name, np.full(len(m["loss"]), np.nan)) for m in parts])
-        for name in dict.fromkeys(name for m in parts for name in m)
+        name: np.concatenate(
+            [m[name] if name in m else np.full((len(m["loss"]), *shape), np.nan) for m in parts]
+        )
+        for name, shape in shapes.items()
     }
 
 
 def _numbers(found: Mapping[str, Any] | None, metrics: Metrics) -> Metrics:
     """What a callback returned, as metrics of the last step."""
-    for name in found or {}:
+    numbers = {}
+    for name, value in (found or {}).items():
         if name in metrics:
             raise ValueError(f"fit: a callback returned {name!r}, expected no name of a metric")
-    before = np.full(len(metrics["loss"]) - 1, np.nan)
-    return {name: np.append(before, float(value)) for name, value in (found or {}).items()}
+        value = np.asarray(value, np.float64)[None]
+        before = np.full((len(metrics["loss"]) - 1, *value.shape[1:]), np.nan)
+        numbers[name] = np.concatenate([before, value])
+    return numbers

@@ -417,7 +417,8 @@ def test_skipped_updates_are_counted_and_end_a_run_that_makes_no_other(run, tmp_
 def test_a_collapse_and_a_warm_up_that_is_too_long_are_told(run):
     with pytest.warns(UserWarning, match="beta rises to 1, but only 0.39 is reached in the 40 st"):
         assert run("--warmup", 100)[0] == 0
-    code, printed = run("--beta", 100, "--learning-rate", 1e-2, "--epochs", 20)
+    with pytest.warns(UserWarning, match="rate is 0.0. nats: the posterior has collapsed"):
+        code, printed = run("--beta", 100, "--learning-rate", 1e-2, "--epochs", 20)
     assert code == 0
     assert "the posterior has collapsed" in printed.err
 

@@ -108,7 +108,8 @@ def train(w: Workload, images: np.ndarray, look: Any) -> None:
         images,
         epochs=w.looks,  # one epoch a look
         batch_size=w.batch,
-        callbacks=[lambda state, metrics: look(metrics["loss"][-1])],
+        callbacks=[lambda state, metrics, *_: look(metrics["loss"][-1])],
+        progress=False,
     )
 
 

@@ -242,7 +242,7 @@ def test_state_is_in_fit_checkpoints_and_averages(tmp_path):
     class Stop(Exception):
         pass
 
-    def stop(state, metrics):
+    def stop(state, metrics, epoch, key):
         if int(state.step) >= 2:
             raise Stop
 

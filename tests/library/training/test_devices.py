@@ -107,7 +107,7 @@ found["sweep kept"] = close(alone.results, kept.results)
 
 # a run on eight devices goes on to the same bits, and on one device to about the same
 class Stop(Exception): pass
-def stop(state, metrics):
+def stop(state, metrics, epoch, key):
     if int(state.step) == 5: raise Stop
 call = partial(fit, train_step(elbo, optimizer), start(), jax.random.key(1), data, epochs=4,
                batch_size=16, steps_per_call=1)
@@ -232,7 +232,7 @@ def look(model, key, x):
     return -jnp.sum((x - model) ** 2), None
 weight = jax.make_array_from_callback((6,), lies, lambda index: np.zeros(6, np.float32)[index])
 class Stop(Exception): pass
-def stop(state, metrics):
+def stop(state, metrics, epoch, key):
     if int(state.step) == 5: raise Stop
 step = train_step(look, optimizer)
 call = partial(fit, step, init_state(weight, optimizer), jax.random.key(0), data, epochs=4,
@@ -258,7 +258,7 @@ multihost_utils.sync_global_devices("spoiled")
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     seen = []
-    again, _ = call(checkpoints=kept, callbacks=[lambda s, m: seen.append(int(s.step))])
+    again, _ = call(checkpoints=kept, callbacks=[lambda s, m, e, k: seen.append(int(s.step))])
 found |= {"same": same(whole, again), "told": [str(w.message) for w in told], "from": seen[0],
           "laid": again.model.sharding == lies,
           "here": again.model.addressable_data(0).shape}

@@ -82,7 +82,7 @@ def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_cal
         fit(
             STEP, start(), jax.random.key(0), spoiled(row, value), epochs=1,
             batch_size=1, steps_per_call=steps_per_call, checkpoints=Checkpoints(tmp_path),
-            callbacks=[lambda state, metrics: seen.append(int(state.step))],
+            callbacks=[lambda state, metrics, epoch, key: seen.append(int(state.step))],
         )  # fmt: skip
     error = raised.value
     assert isinstance(error, NonFiniteError)
@@ -142,7 +142,7 @@ def test_a_run_that_skips_all_for_an_epoch_is_given_up():
         fit(
             SKIPPING, start(), jax.random.key(0), xs, epochs=2,
             batch_size=1, steps_per_call=2,
-            callbacks=[lambda state, metrics: seen.append(int(state.step))],
+            callbacks=[lambda state, metrics, epoch, key: seen.append(int(state.step))],
         )  # fmt: skip
     assert seen == [2, 4]
 
@@ -155,7 +155,7 @@ def test_a_run_that_is_given_up_is_saved_and_counts_on_from_what_it_resumes(tmp_
         checkpoints=Checkpoints(tmp_path, share=np.inf),
     )  # fmt: skip
 
-    def interrupt(state, metrics):
+    def interrupt(state, metrics, epoch, key):
         if int(state.step) == 4:
             raise KeyboardInterrupt
 

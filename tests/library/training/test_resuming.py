@@ -45,7 +45,7 @@ def run(
     """Five steps an epoch in calls of two; raises at step `stop_at`, after it was saved."""
     seen = []
 
-    def callback(state, metrics):
+    def callback(state, metrics, epoch, key):
         seen.append((int(state.step), len(metrics["loss"])))
         if stop_at is not None and int(state.step) > stop_at:
             raise KeyboardInterrupt
@@ -290,7 +290,7 @@ def test_two_do_not_write_in_one_folder(tmp_path):
     run(tmp_path / "done", epochs=1)
     seen = []
 
-    def intrude(state, metrics):
+    def intrude(state, metrics, epoch, key):
         if int(state.step) == 7:
             with pytest.raises(CheckpointError, match="is being written by another run; wait"):
                 run(tmp_path / "one")
@@ -321,7 +321,7 @@ def test_the_best_model_and_state_are_read_back(tmp_path):
 
 def test_what_a_callback_returns_is_a_metric_and_is_kept(tmp_path):
     """NaN where it was not measured; a run that was stopped ends with the same."""
-    validate = lambda state, metrics: (
+    validate = lambda state, metrics, epoch, key: (
         {"validation": state.step * 2} if state.step % 5 == 0 else None
     )
     settings = {"epochs": 4, "batch_size": 4, "steps_per_call": 2, "beta": 0.5}
@@ -331,7 +331,7 @@ def test_what_a_callback_returns_is_a_metric_and_is_kept(tmp_path):
     column[4::5] = [10, 20, 30, 40]
     assert np.array_equal(whole["validation"], column, equal_nan=True)
 
-    def stop(state, metrics):
+    def stop(state, metrics, epoch, key):
         if int(state.step) > 11:
             raise KeyboardInterrupt
 
@@ -343,7 +343,7 @@ def test_what_a_callback_returns_is_a_metric_and_is_kept(tmp_path):
     with pytest.raises(
         ValueError, match="a callback returned 'loss', expected no name of a metric"
     ):
-        call(callbacks=[lambda state, metrics: {"loss": 1.0}])
+        call(callbacks=[lambda state, metrics, epoch, key: {"loss": 1.0}])
 
 
 def test_settings_are_checked(tmp_path):
@@ -374,7 +374,7 @@ def test_a_folder_that_will_not_do_is_known_before_the_first_step(tmp_path):
 def test_a_folder_that_vanishes_ends_the_run_and_says_so(tmp_path):
     folder = tmp_path / "run"
 
-    def vanish(state, metrics):
+    def vanish(state, metrics, epoch, key):
         if int(state.step) == 7:
             shutil.rmtree(folder)
 
@@ -422,7 +422,7 @@ def test_a_signal_lets_the_steps_finish_and_saves(tmp_path, number, error):
     whole = run(None)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
-    def raise_it(state, metrics):
+    def raise_it(state, metrics, epoch, key):
         if int(state.step) == 7:
             signal.raise_signal(number)
 
@@ -477,7 +477,7 @@ optimizer = optax.adam(1e-2)
 weight = jax.random.normal(jax.random.key(0), (3, 2))
 model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
 data = jnp.asarray(np.random.default_rng(0).normal(size=(23, 3)), jnp.float32)
-begun = lambda state, metrics: print("step", int(state.step), flush=True)
+begun = lambda state, metrics, epoch, key: print("step", int(state.step), flush=True)
 print("begun", flush=True)
 fit(
     train_step(slow, optimizer), init_state(model, optimizer), jax.random.key(0), data, epochs=40,

@@ -326,7 +326,9 @@ def test_steps_per_call_changes_no_number(steps_per_call):
         epochs=2,
         batch_size=2,
         steps_per_call=steps_per_call,
-        callbacks=iter([lambda state, metrics: calls.append((int(state.step), metrics))]),
+        callbacks=iter(
+            [lambda state, metrics, epoch, key: calls.append((int(state.step), metrics))]
+        ),
     )
     for name in whole:
         assert np.array_equal(whole[name], parts[name])
@@ -377,7 +379,7 @@ def test_states_stay_usable():
         data(),
         epochs=3,
         batch_size=5,
-        callbacks=[lambda state, metrics: kept.append(state)],
+        callbacks=[lambda state, metrics, epoch, key: kept.append(state)],
     )
     assert all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(state)))
     assert [int(state.step) for state in kept] == [2, 4, 6]
@@ -408,7 +410,9 @@ def test_a_short_last_call_is_the_same_program():
         return elbo(model, key, x)
 
     run = partial(fit, train_step(counted, OPTIMIZER), start(), jax.random.key(0), data(), epochs=2)
-    few = run(batch_size=1, steps_per_call=3, callbacks=[lambda s, m: seen.append(len(m["loss"]))])
+    few = run(
+        batch_size=1, steps_per_call=3, callbacks=[lambda s, m, e, k: seen.append(len(m["loss"]))]
+    )
     assert len(traces) == 1
     assert seen == 2 * ([3] * (len(data()) // 3) + [len(data()) % 3])
     once = run(batch_size=1)
@@ -499,7 +503,7 @@ def test_linear_vae_reaches_the_ppca_optimum():
         cov: Any = np.asarray(weight) @ np.asarray(weight).T + float(variance) * np.eye(d)
         return np.mean(multivariate_normal.logpdf(xs, mean, cov))
 
-    def measure(state, metrics):
+    def measure(state, metrics, epoch, key):
         w = state.model.decode.args[0]
         likelihoods.append(log_likelihood(w.weight, w.bias, np.exp(2 * w.log_scale)))
 

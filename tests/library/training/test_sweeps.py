@@ -1,7 +1,10 @@
 """A sweep is the run itself at every point of a grid."""
 
+import json
 from functools import partial
+from operator import itemgetter
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import pytest
 
 import jaxvae as jv
 from jaxvae.models import ppca
+from jaxvae.training import each_point, sweep_step
 
 XS = jax.random.normal(jax.random.key(9), (20, 3))
 
@@ -203,3 +207,97 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(jv.training.CheckpointError, match="file can't be written"):
         jv.sweep(run, kept_grid(), folder=tmp_path / "file", at_once=4, xs=XS)
+
+
+# a sweep under fit
+
+
+def make(key, beta, learning_rate):
+    weight = jax.random.normal(key, (3, 1))
+    model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
+    optimizer = optax.adam(learning_rate)
+    return partial(jv.train_step(jv.elbo, optimizer), beta=beta), jv.init_state(model, optimizer)
+
+
+STEP, STATE = sweep_step(make, grid())
+FIT = partial(jv.fit, STEP, STATE, jax.random.key(1), XS, epochs=2, batch_size=10)
+
+
+def test_a_sweep_under_fit_is_the_step_at_every_point():
+    """The same batches for all, and point i in the order of the axes draws from its own key."""
+    state, history = FIT()
+    assert history["loss"].shape == (4, 3, 4, 2)
+    assert int(state.step) == 4
+    losses = history["loss"][-1]
+    assert len(np.unique(losses)) == losses.size
+
+    @jax.jit
+    def alone(one, number, key, beta, rate, t):
+        rows = jv.training.epoch_order(jax.random.key(1), t // 2, 20, 10)[t % 2]
+        return make(key, beta, rate)[0](
+            one, jax.random.fold_in(jax.random.key(1), number), XS[rows]
+        )
+
+    rates, keys, betas = grid().values()
+    for i, j, k in [(0, 0, 0), (2, 3, 1)]:
+        key = lambda j=j: jax.random.clone(keys)[j]  # the same draws on purpose
+        one = make(key(), betas[k], rates[i])[1]
+        for t in range(4):
+            one, metrics = alone(one, 8 * i + 2 * j + k, key(), betas[k], rates[i], t)
+            assert np.allclose(history["loss"][t, i, j, k], metrics["loss"], rtol=1e-5)
+        of_point = jax.tree.map(itemgetter((i, j, k)), state.model)
+        assert jax.tree.all(jax.tree.map(partial(np.allclose, rtol=1e-4), of_point, one.model))
+
+
+@pytest.mark.slow
+def test_points_at_once_change_no_number_of_a_sweep_under_fit():
+    step, state = sweep_step(make, grid(), at_once=5)
+    _, history = jv.fit(step, state, jax.random.key(1), XS, epochs=1, batch_size=10)
+    assert np.allclose(history["loss"], FIT(epochs=1)[1]["loss"], rtol=1e-5)
+
+
+def test_a_sweep_under_fit_goes_on_from_its_checkpoint(tmp_path):
+    """To the same bits; of another grid it is refused."""
+
+    def die(state, metrics, epoch, key):
+        if epoch > 1.0:
+            raise KeyboardInterrupt
+
+    state, history = FIT()
+    kept = jv.Checkpoints(tmp_path, share=np.inf)
+    with pytest.raises(KeyboardInterrupt):
+        FIT(checkpoints=kept, callbacks=[die])
+    again, resumed = FIT(checkpoints=kept)
+    pairs = zip(jax.tree.leaves(again.model), jax.tree.leaves(state.model), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    assert all(np.array_equal(history[name], resumed[name]) for name in history)
+    other = sweep_step(make, grid() | {"beta": [0.5, 2.0]})
+    with pytest.raises(jv.training.CheckpointError, match="of another run"):
+        jv.fit(*other, jax.random.key(1), XS, epochs=2, batch_size=10, checkpoints=kept)
+
+
+def test_a_callback_of_one_run_is_called_at_each_point(tmp_path):
+    """Validation of every point; one that measures nothing returns nothing."""
+    measure = jv.training.validation(jv.elbo, jax.random.key(2), XS[:5], every=3)
+    log = jv.training.json_lines(tmp_path / "log")
+    state, history = FIT(callbacks=[each_point(measure), log])
+    found = history["validation_loss"]
+    assert found.shape == history["loss"].shape
+    assert np.isfinite(found).all(axis=(1, 2, 3)).tolist() == [False, False, False, True]
+    point = jv.TrainState(jax.tree.map(itemgetter((2, 1, 0)), state.model), None, state.step)
+    expected: Any = measure(point, {"loss": np.zeros(2)}, 2.0, jax.random.key(0))
+    assert np.isclose(found[3, 2, 1, 0], expected["validation_loss"], rtol=1e-5)
+    last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
+    assert last["validation_loss_18"] == found[3, 2, 1, 0]
+
+
+def test_a_point_that_is_not_finite_is_told():
+    """The step is named, though the losses of others are good."""
+    step, state = sweep_step(make, grid() | {"learning_rate": [1e-3, 1e20]})
+    with pytest.raises(jv.training.NonFiniteError, match=r"step 2: .*loss.* not finite"):
+        jv.fit(step, state, jax.random.key(1), XS, epochs=1, batch_size=10)
+
+
+def test_a_sweep_under_fit_needs_a_grid():
+    with pytest.raises(ValueError, match="sweep_step: grid is empty"):
+        sweep_step(make, {})

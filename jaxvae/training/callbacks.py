@@ -1,0 +1,327 @@
+"""What looks at a run of `fit`: validation, early stopping, a line of progress, pictures.
+
+A callback is a function of `(state, metrics, epoch, key)`, called after every call of the compiled
+program: the state, the metrics of the steps since the last look, how many passes over the data were
+made, and a key of its own, which is the same when a resumed run comes there again. The numbers that
+it returns by name become metrics. One with a memory may have two methods more, `begin(run)` before
+the first step and `end(state)` after the last, which may return another state for `fit` to return.
+"""
+
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxvae.batching import batch_size as size_of
+from jaxvae.batching import batched
+from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
+from jaxvae.training.checkpoints.resuming import load_checkpoint
+from jaxvae.training.steps import Metrics, TrainState
+
+
+class Callback(Protocol):
+    """`(state, metrics, epoch, key) -> None`, or named numbers that become metrics."""
+
+    def __call__(
+        self, state: TrainState, metrics: Metrics, epoch: float, key: Array, /
+    ) -> Mapping[str, Any] | None: ...
+
+
+class Stop(Exception):
+    """Raised by a callback to end a run as its last epoch would: saved, and returned by `fit`."""
+
+
+class Run(NamedTuple):
+    """What a callback with a `begin(run)` is told before the first step.
+
+    Args:
+      step: where it begins, or goes on.
+      end: the last step.
+      epochs: passes over the data, up to there.
+      folder: of its checkpoints; None where it keeps none.
+    """
+
+    step: int
+    end: int
+    epochs: float
+    folder: Path | None
+
+
+def is_due(every: int | None, step: int, num_steps: int) -> bool:
+    """Whether one of the last `num_steps` steps is a multiple of `every`; None is at every look."""
+    return every is None or step // every > (step - num_steps) // every
+
+
+@checked
+def validation(
+    objective: Callable[..., tuple[Array, Any]],
+    key: Key,
+    xs: Tree,
+    *,
+    every: Count | None = None,
+    num_samples: Count = 1,
+    batch_size: Count = 250,
+    name: str = "validation",
+) -> Callback:
+    """A callback that measures an objective on rows held out, with the same noise at every look.
+
+    It returns `validation_loss`, minus the mean bound in nats, and the means of the bound's terms,
+    as `validation_rate`. The model is the one in use: its networks drop nothing out.
+
+    Args:
+      objective: of one example, `(model, key, x) -> (bound, aux)`; bind hyper-parameters with
+        `functools.partial`. One that compares the rows of a batch sees `batch_size` of them.
+      key: of the noise.
+      xs: the rows.
+      every: at least so many steps lie between two measurements; at every look by default.
+      num_samples: how often each row is measured, under noise of its own.
+      batch_size: rows at once.
+
+    >>> import optax
+    >>> from jaxvae import elbo, fit, init_state, train_step
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> optimizer, xs = optax.adam(1e-2), jnp.ones((20, 3))
+    >>> _, history = fit(
+    ...     train_step(elbo, optimizer), init_state(model, optimizer), jax.random.key(0), xs[:12],
+    ...     epochs=2, batch_size=4, callbacks=[validation(elbo, jax.random.key(1), xs[12:])],
+    ... )
+    >>> np.isnan(history["validation_loss"]).tolist()  # three steps an epoch
+    [True, True, False, True, True, False]
+    """
+    rows = size_of(xs)
+    size = min(batch_size, rows)
+    lifted = batched(objective)
+
+    @jax.jit
+    def means(model: Any, key: Array, xs: Any) -> tuple[Array, Any]:
+        def one(key: Array) -> tuple[Array, Any]:
+            bound, aux = lifted(model, key, xs)
+            terms = aux._asdict() if hasattr(aux, "_asdict") else {}
+            return bound, jax.tree.map(jnp.mean, terms)
+
+        keys = jax.random.split(key, num_samples)
+        return jax.tree.map(jnp.mean, jax.lax.map(one, keys))
+
+    def validate(state: TrainState, metrics: Metrics, epoch: float, _: Array) -> Metrics | None:
+        del epoch
+        if not is_due(every, int(state.step), len(metrics["loss"])):
+            return None
+        parts, weights = [], []
+        for start in range(0, rows, size):
+            batch = jax.tree.map(lambda leaf, i=start: leaf[i : i + size], xs)
+            parts.append(means(state.model, jax.random.fold_in(key, start), batch))
+            weights.append(size_of(batch) / rows)
+        parts = jax.device_get(parts)
+        bound, terms = jax.tree.map(lambda *means: np.dot(weights, means), *parts)
+        return {f"{name}_{term}": value for term, value in {"loss": -bound, **terms}.items()}
+
+    return validate
+
+
+@checked
+def early_stopping(metric: str, *, patience: Count) -> Callback:
+    """A callback that ends the run where a metric falls no more; `fit` returns the best state.
+
+    That is the state of the lowest value, whether patience or the epochs came to an end. With
+    checkpoints it lies in their folder as best.ckpt, so that a run that goes on knows it.
+
+    Args:
+      metric: measured by a callback that stands before this one, as `validation_loss`.
+      patience: how many measurements in a row may bring no lower value.
+    """
+    return _EarlyStopping(metric, patience)
+
+
+class _EarlyStopping:
+    def __init__(self, metric: str, patience: int):
+        self.metric, self.patience = metric, patience
+
+    def _forget(self) -> None:
+        self.best, self.since, self.state = np.inf, 0, None
+        self.measured = False
+
+    def begin(self, run: Run) -> None:
+        self._forget()
+        self.run = run
+        self.path = None if run.folder is None else run.folder / "best.ckpt"
+
+    def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
+        del epoch, key
+        values = metrics.get(self.metric, np.empty(0))
+        steps = int(state.step) - len(values) + 1 + np.flatnonzero(np.isfinite(values))
+        values = values[np.isfinite(values)]
+        if int(state.step) == self.run.step:  # gone on from there: all that was measured before
+            return self._recall(state, values, steps)
+        if len(values) > 1:
+            raise ValueError(
+                f"early_stopping: metric {self.metric!r} has a number at every step, expected one "
+                "that a callback measures at a look, e.g. 'validation_loss' of validation(...)"
+            )
+        for value in values:
+            self.measured = True
+            if self._is_best(value):
+                self.state = state
+                if self.path is not None:
+                    save_checkpoint(self.path, {"state": state})
+        self._stop_if_done()
+
+    def _is_best(self, value: float) -> bool:
+        self.since = 0 if value < self.best else self.since + 1
+        self.best = min(self.best, value)
+        return self.since == 0
+
+    def _stop_if_done(self) -> None:
+        if self.since >= self.patience:
+            raise Stop
+
+    def _recall(self, state: TrainState, values: np.ndarray, steps: np.ndarray) -> None:
+        if not len(values):
+            return
+        self.measured = True
+        at = max(s for s, v in zip(steps, values, strict=True) if self._is_best(v))
+        self.state = state if at == int(state.step) else self._kept(state, int(at))
+        self._stop_if_done()
+
+    def _kept(self, like: TrainState, step: int) -> TrainState | None:
+        """The state of that step; None where a later one was better, which is made again."""
+        try:
+            if self.path is None:
+                raise CheckpointError("no folder was kept")
+            found = load_checkpoint(self.path, like)
+        except CheckpointError as error:
+            warnings.warn(
+                f"early_stopping: the best state so far, of step {step}, is lost ({error}); the "
+                "best of the steps to come will be returned",
+                stacklevel=4,
+            )
+            self.best, self.since = np.inf, 0
+            return None
+        return found if int(found.step) == step else None
+
+    def end(self, state: TrainState) -> TrainState | None:
+        if not self.measured and int(state.step) >= self.run.end:
+            warnings.warn(
+                f"early_stopping: {self.metric!r} was never measured; name a metric that a "
+                "callback before this one returns",
+                stacklevel=3,
+            )
+        return self.state
+
+
+def someone_looks() -> bool:
+    """Whether standard error is a terminal, or this a notebook: where a line is seen."""
+    shell = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
+
+
+def progress() -> Callback:
+    """A callback that shows one line, written over at every look: epoch, means, time left.
+
+    `fit` has one by default where standard error is a terminal, and in a notebook.
+    """
+    return Progress()
+
+
+class Progress:
+    """See `progress`; runs of less than a second show nothing."""
+
+    def begin(self, run: Run) -> None:
+        self.run, self.width = run, 0
+        self.began = self.shown = time.monotonic()
+        self.first: tuple[float, int] | None = None
+
+    def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
+        del key
+        now, step = time.monotonic(), int(state.step)
+        last = step >= self.run.end
+        if now - self.began > 1.0 and (last or now - self.shown > 0.1):
+            self.shown = now
+            self._show(line_of(metrics, epoch, self.run.epochs, self._left(now, step)))
+        if self.first is None:  # the call that compiled is not the pace
+            self.first = now, step
+
+    def _left(self, now: float, step: int) -> float | None:
+        if self.first is None or step <= self.first[1]:
+            return None
+        return (now - self.first[0]) / (step - self.first[1]) * (self.run.end - step)
+
+    def _show(self, line: str) -> None:
+        columns = shutil.get_terminal_size().columns - 1
+        print(f"\r{line[:columns]:<{self.width}}", end="", file=sys.stderr, flush=True)
+        self.width = len(line[:columns])
+
+    def end(self, state: TrainState) -> None:
+        del state
+        if self.width:
+            print(file=sys.stderr, flush=True)
+
+
+def line_of(metrics: Metrics, epoch: float, epochs: float, left: float | None = None) -> str:
+    """A line for a person: where the run is, the mean of each number, and what is left of it."""
+    parts = [f"epoch {epoch:.4g}/{epochs:.4g}"]
+    for name, value in means_of(metrics).items():
+        if np.ndim(value) == 0:
+            parts.append(f"{name} {value:.4g}")
+        elif name == "loss":  # of a sweep
+            parts.append(f"{name} {np.min(value):.4g} to {np.max(value):.4g}")
+    if left is not None:
+        minutes, seconds = divmod(round(left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    return "  ".join(parts)
+
+
+def means_of(metrics: Metrics) -> dict[str, Any]:
+    """The mean over the steps of each metric where it is finite; one without is left out."""
+    found = {}
+    for name, values in metrics.items():
+        measured = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+        if len(measured):
+            found[name] = np.mean(measured, axis=0)
+    return found
+
+
+@checked
+def pictures(
+    folder: str | Path, draw: Callable[[Any, Array], Any], *, every: Count | None = None
+) -> Callback:
+    """A callback that draws the model while it learns: folder/step_0000000100.png and so on.
+
+    Args:
+      folder: made where it is missing.
+      draw: `(model, key) -> picture`: a figure of matplotlib, or an image of uint8, or of floats in
+        [0, 1], of shape [H, W] or [H, W, 3], saved with Pillow.
+      every: at least so many steps lie between two pictures; one at every look by default.
+    """
+
+    def save(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
+        del epoch
+        if not is_due(every, int(state.step), len(metrics["loss"])):
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_picture(Path(folder) / f"step_{int(state.step):010d}.png", draw(state.model, key))
+
+    return save
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """A figure or an image, as a PNG."""
+    if hasattr(picture, "savefig"):
+        return picture.savefig(path)
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError("pictures: an image is saved with Pillow; pip install pillow") from None
+    image = np.asarray(picture)
+    if image.dtype.kind == "f":
+        image = np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
+    Image.fromarray(image).save(path)

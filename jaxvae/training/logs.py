@@ -1,0 +1,195 @@
+"""Metrics of a run in files and trackers: every step once, whatever ends the run and resumes it."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from csv import DictReader, DictWriter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from jaxvae.checks import checked
+from jaxvae.training.callbacks import Callback, Run, means_of
+from jaxvae.training.steps import Metrics, TrainState
+
+Numbers = dict[str, float]
+
+
+class _Log(ABC):
+    """A callback that adds one line a look: the means of the steps that no line before has."""
+
+    last = 0
+
+    @abstractmethod
+    def start(self, run: Run) -> int:
+        """The last step that is in the log when the run begins, or goes on."""
+
+    @abstractmethod
+    def add(self, step: int, numbers: Numbers) -> None: ...
+
+    def begin(self, run: Run) -> None:
+        self.last = self.start(run)
+
+    def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
+        del key
+        step = int(state.step)
+        new = min(step - self.last, len(metrics["loss"]))
+        if new > 0:
+            self.add(step, numbers_of({n: v[-new:] for n, v in metrics.items()}, epoch))
+            self.last = step
+
+
+def numbers_of(metrics: Metrics, epoch: float) -> Numbers:
+    """Means over the steps, of an array each of its numbers as `name_0`, `name_1` ..."""
+    numbers = {"epoch": float(epoch)}
+    for name, value in means_of(metrics).items():
+        if np.ndim(value) == 0:
+            numbers[name] = float(value)
+        else:
+            numbers |= {f"{name}_{i}": float(v) for i, v in enumerate(np.ravel(value))}
+    return numbers
+
+
+@checked
+def log_to(function: Callable[[int, dict[str, float]], Any], *, name: str = "log") -> Callback:
+    """A callback that gives `function(step, numbers)` the means of the steps since the last look.
+
+    numbers are the epoch and the metrics, of an array each number as `name_0`, `name_1` ... What a
+    run that was killed had logged beyond its last checkpoint is made again, and not logged again:
+    a file in the folder of the checkpoints keeps the last step.
+
+    Args:
+      function: for instance `lambda step, numbers: print(step, numbers["loss"])`.
+      name: of that file, where a run has several logs.
+    """
+    return _Tracker(function, name)
+
+
+class _Tracker(_Log):
+    def __init__(self, function: Callable[[int, Numbers], Any], name: str):
+        self.function, self.name = function, name
+
+    def start(self, run: Run) -> int:
+        self.marker = None if run.folder is None else run.folder / f"{self.name}.logged"
+        if self.marker is None or not self.marker.exists():
+            return run.step
+        return max(run.step, int(self.marker.read_text()))
+
+    def add(self, step: int, numbers: Numbers) -> None:
+        self.function(step, numbers)
+        if self.marker is not None:
+            write_whole(self.marker, [str(step)])
+
+
+def tensorboard(writer: Any) -> Callback:
+    """A callback that logs to TensorBoard: a `SummaryWriter` of tensorboardX or of PyTorch."""
+
+    def add(step: int, numbers: Numbers) -> None:
+        for name, number in numbers.items():
+            writer.add_scalar(name, number, step)
+        writer.flush()
+
+    return log_to(add, name="tensorboard")
+
+
+def wandb(run: Any) -> Callback:
+    """A callback that logs to Weights & Biases: what `wandb.init(...)` returns.
+
+    For a run that may be resumed, `wandb.init(id="my-run", resume="allow")`.
+    """
+    return log_to(lambda step, numbers: run.log(numbers, step=step), name="wandb")
+
+
+def mlflow(module: ModuleType | None = None) -> Callback:
+    """A callback that logs to MLflow's active run, `mlflow.start_run(run_id=...)`.
+
+    Raises:
+      ImportError: MLflow is not installed.
+    """
+    if module is None:
+        try:
+            import mlflow as module  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ImportError("mlflow: MLflow is not installed; pip install mlflow") from None
+    log: Any = module
+    return log_to(lambda step, numbers: log.log_metrics(numbers, step=step), name="mlflow")
+
+
+@checked
+def json_lines(path: str | Path) -> Callback:
+    """A callback that adds a line of JSON at every look: step, epoch, the means of the metrics.
+
+    The file is the run's own: one that begins starts it anew, one that goes on drops the lines of
+    steps that are made again. `pandas.read_json(path, lines=True)` reads it.
+    """
+    return _JsonLines(Path(path))
+
+
+class _JsonLines(_Log):
+    def __init__(self, path: Path):
+        self.path = path
+
+    def start(self, run: Run) -> int:
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("\n")]  # else it was cut off
+        kept = [line for line in kept if json.loads(line)["step"] <= run.step]
+        write_whole(self.path, kept)
+        return json.loads(kept[-1])["step"] if kept else 0
+
+    def add(self, step: int, numbers: Numbers) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+
+@checked
+def csv(path: str | Path) -> Callback:
+    """A callback that adds a row to a table at every look, as `json_lines` adds a line.
+
+    A metric that comes later gets a column then; where it was not measured its cell is empty.
+    """
+    return _Csv(Path(path))
+
+
+class _Csv(_Log):
+    def __init__(self, path: Path):
+        self.path = path
+
+    def start(self, run: Run) -> int:
+        rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                whole = [line for line in file if line.endswith("\n")]  # else it was cut off
+            rows = [row for row in DictReader(whole) if int(row["step"]) <= run.step]
+        self.columns = list(rows[0]) if rows else []
+        self._write_all(rows)
+        return int(rows[-1]["step"]) if rows else 0
+
+    def _write_all(self, rows: Iterable[dict[str, Any]]) -> None:
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", newline="") as file:
+            writer = DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(self.path)
+
+    def add(self, step: int, numbers: Numbers) -> None:
+        row = {"step": step, **numbers}
+        if new := [name for name in row if name not in self.columns]:
+            with self.path.open(newline="") as file:
+                rows = [*DictReader(file)]
+            self.columns += new
+            self._write_all(rows)
+        with self.path.open("a", newline="") as file:
+            DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(lines))
+    part.replace(path)
