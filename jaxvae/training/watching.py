@@ -11,18 +11,23 @@ from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
 from jaxvae.training.nonfinite import NonFiniteError
 from jaxvae.training.steps import Metrics, TrainState
+from jaxvae.training.streams import Source
 
 Callback = Callable[[TrainState, Metrics], Mapping[str, Any] | None]
 
 
 class Watch:
-    """What `fit` shows of a run and keeps of it: callbacks and checkpoints, up to step `end`."""
+    """What `fit` shows of a run and keeps of it: callbacks and checkpoints."""
 
     def __init__(
-        self, callbacks: Iterable[Callback], checkpoints: Checkpoints | None, key: Array, end: int
+        self,
+        callbacks: Iterable[Callback],
+        checkpoints: Checkpoints | None,
+        key: Array,
+        source: Source,
     ):
-        self.callbacks, self.end = tuple(callbacks), end
-        self.store = None if checkpoints is None else Store(checkpoints, key, end)
+        self.callbacks, self.source = tuple(callbacks), source
+        self.store = None if checkpoints is None else Store(checkpoints, key, source)
         self.parts: list[Metrics] = []
 
     def __enter__(self) -> "Watch":
@@ -31,6 +36,7 @@ class Watch:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.source.close()
         if self.store is not None:
             self.store.__exit__(*error)
 
@@ -61,7 +67,7 @@ class Watch:
             metrics |= _numbers(callback(state, metrics), metrics)
         self.parts.append(metrics)
         if self.store is not None:
-            last = int(state.step) >= self.end
+            last = self.source.end is not None and int(state.step) >= self.source.end
             self.store.look(state, lambda: self.history, metrics, last=last)
         return state
 
