@@ -60,8 +60,9 @@ def fit(
       key: the run's key.
       data: arrays whose leading axis is the example, uint8 as stored for instance, or sparse
         matrices of SciPy's, which become dense a batch at a time; where processes hold different
-        rows, what `shard_rows` makes of them. Or what can be iterated: a list or loader of batches, an
-        iterator, a generator function; each process gives its own part. Or a function key -> batch.
+        rows, what `shard_rows` makes of them. Or what can be iterated: a list or a loader of
+        batches, an iterator, a generator function; each process gives its own part. Or a function
+        key -> batch.
       epochs: how many passes over the data, the first begun with this call.
       batch_size: rows a batch, over all devices; a stream and a function make their own.
       steps_per_epoch: batches an epoch of a function, or of a stream, which is then read on and on.
@@ -112,13 +113,12 @@ def fit(
         source.begin(mesh)
         layout = None if mesh is None else tuple(leaf.sharding for leaf in jax.tree.leaves(state))
         watch.begin(state)
-        upcoming = plan.at(key, int(state.step))
-        while upcoming is not None:
-            (data, call, count), done = upcoming, int(state.step)
+        while (found := plan.at(key, done := int(state.step))) is not None:
+            data, call, count = found
             given = partial(source.draw, data, key, call.rows)
             run = partial(_first_steps, step, data=data, draw=source.draw, mesh=mesh, layout=layout)
             new, every, finite = run(state, _known(count, source.size), call)
-            upcoming = plan.at(key, done + count)  # on its way while these steps are made
+            source.fetch(done + count)  # on their way while these steps are made
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
             history, patience = [*watch.parts, metrics], source.per_epoch or source.size
             error = diagnose(step, run, (state, new), given, call, history, finite, patience)

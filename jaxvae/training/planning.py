@@ -57,7 +57,7 @@ class Plan(NamedTuple):
             schedules = {n: sliced(values, start, size) for n, values in self.schedules.items()}
         else:
             schedules = {n: at_steps(h, done, done + size) for n, h in self.functions.items()}
-        return steps.data, Call(key, steps.rows, self.numbers, schedules), steps.count
+        return steps.data, Call(key, steps.rows, self.numbers, schedules), steps.made
 
     def identity(self, step: Step, state: TrainState, key: Key) -> Identity:
         """What makes the run this run, apart from `Checkpoints.config`."""

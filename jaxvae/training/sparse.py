@@ -25,9 +25,9 @@ class SparseRows:
       most: entries in the fullest row.
     """
 
-    values: Array
-    columns: Array
-    starts: Array
+    values: Any
+    columns: Any
+    starts: Any
     width: int = field(metadata={"static": True})
     most: int = field(metadata={"static": True})
 
@@ -36,12 +36,13 @@ class SparseRows:
 
     def dense(self, rows: Array) -> Array:
         """These rows, [len(rows), width]."""
-        first, last = self.starts[rows, None], self.starts[rows + 1, None]
-        entry = first + jnp.arange(self.most, dtype=first.dtype)
-        columns = jnp.where(entry < last, self.columns[entry], self.width)  # one too far: dropped
-        empty = jnp.zeros((len(rows), self.width), self.values.dtype)
+        values, columns, starts = map(jnp.asarray, (self.values, self.columns, self.starts))
+        first, last = starts[rows, None], starts[rows + 1, None]
+        entry = first + jnp.arange(self.most, dtype=first.dtype)[None]
+        columns = jnp.where(entry < last, columns[entry], self.width)  # one too far: dropped
+        empty = jnp.zeros((len(rows), self.width), values.dtype)
         every = jnp.arange(len(rows))[:, None]
-        return empty.at[every, columns].set(self.values[entry], mode="drop")
+        return empty.at[every, columns].set(values[entry], mode="drop")
 
 
 def sparse_rows(matrix: Any) -> SparseRows:
@@ -74,10 +75,10 @@ def sparse_rows(matrix: Any) -> SparseRows:
     if not rows.has_canonical_format:  # entries that stand twice are summed
         rows = rows.copy()
         rows.sum_duplicates()
-    spare = (0, int(rows.nnz == 0))  # of nothing no entry can be gathered
+    values, columns = (rows.data, rows.indices) if rows.nnz else np.zeros((2, 1), rows.dtype)
     return SparseRows(
-        values=np.pad(rows.data, spare) if spare[1] else rows.data,
-        columns=np.pad(rows.indices, spare).astype(np.int32, copy=False),
+        values=values,
+        columns=columns.astype(np.int32, copy=False),
         starts=rows.indptr.astype(np.int32, copy=False),
         width=rows.shape[1],
         most=max(int(np.diff(rows.indptr).max(initial=0)), 1),

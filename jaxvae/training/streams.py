@@ -43,12 +43,12 @@ class Steps(NamedTuple):
       data: on the device.
       rows: leading axis [size]: rows of the data for arrays, [size, batch size]; else the number of
         each batch, in its epoch or of a function in the run.
-      count: how many of `size` are made.
+      made: how many of `size` are.
     """
 
     data: Tree
     rows: Array
-    count: int
+    made: int
 
 
 class Source(Protocol):
@@ -60,11 +60,14 @@ class Source(Protocol):
 
     @property
     def draw(self) -> Callable[[Tree, Key, Array, Any], Any]: ...
-
-    per_epoch: int | None
-    num_steps: int | None
-    size: int
-    end: int | None
+    @property
+    def per_epoch(self) -> int | None: ...
+    @property
+    def num_steps(self) -> int | None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def end(self) -> int | None: ...
 
     def identity(self, key: Key) -> tuple[dict[str, Any], Tree]:
         """What it is known by, and a batch, of which the shapes matter."""
@@ -84,6 +87,10 @@ class Source(Protocol):
 
     def steps(self, key: Key, done: int) -> Steps | None:
         """Of the call after `done` steps of the run's; None behind the last."""
+        ...
+
+    def fetch(self, done: int) -> None:
+        """What the next call of `steps` will return may set out for the device."""
         ...
 
     def place(self, step: int) -> str | None:
@@ -109,6 +116,9 @@ class _Counted:
         return int(np.sign(step - self.end))
 
     def resume(self, place: str | None) -> None:
+        pass
+
+    def fetch(self, done: int) -> None:
         pass
 
     def place(self, step: int) -> str | None:
@@ -181,7 +191,7 @@ class Draws(_Counted):
 
     def begin(self, mesh: Mesh | None) -> None:
         batch = jax.eval_shape(self.data, jax.random.key(0))
-        check_even(mesh, size_of(batch))
+        check_even(mesh, size_of(batch), "data returned {} rows")
         self.data = placed(mesh, self.data)
 
     def steps(self, key: Key, done: int) -> Steps | None:
@@ -193,7 +203,7 @@ class Draws(_Counted):
 
 
 class Place(NamedTuple):
-    """Where a stream stands: before a batch of an epoch, `skip` batches behind a state of its own."""
+    """Where a stream stands: before a batch of an epoch, `skip` behind where it had a state."""
 
     epoch: int = 0
     batch: int = 0
@@ -230,12 +240,13 @@ class Stream:
         self.ahead: _Ahead | None = None
         self.like: dict[str, str] = {}
         self.peeked: list[Any] = []
+        self.fetched: list[Any] = []
         self.shapes: set[int] = set()
         self.told = ""
         self.iterator = self._open()
         self.start = Place(state=self._state())
         self.places = [(begun, self.start)]
-        self.resumable = self.start.state is not None
+        self.resumable, self.resumed = self.start.state is not None, False
         batch = self._next(self.start)
         if batch is END:
             raise ValueError("fit: data gave no batch, expected at least one")
@@ -263,11 +274,26 @@ class Stream:
 
     def resume(self, place: str | None) -> None:
         self.start, self.places = Place(*literal_eval(place or "")), []
+        self.resumed = True
 
     def begin(self, mesh: Mesh | None) -> None:
         self.mesh, self.ahead = mesh, _Ahead(self._calls())
 
     def steps(self, key: Key, done: int) -> Steps | None:
+        self.fetch(done)
+        fetched, self.fetched = self.fetched, []
+        if isinstance(fetched[0], Exception):
+            raise fetched[0]
+        return fetched[0]
+
+    def fetch(self, done: int) -> None:
+        if not self.fetched:
+            try:
+                self.fetched = [self._fetch(done)]
+            except Exception as error:  # raised when the steps before it are seen and saved
+                self.fetched, self.end = [error], done
+
+    def _fetch(self, done: int) -> Steps | None:
         assert self.ahead is not None
         found = next(self.ahead, None)
         mine = [0, 0] if found is None else [found[2], jax.tree.leaves(found[1])[0].shape[1]]
@@ -294,7 +320,7 @@ class Stream:
         if len(self.shapes) == 5:
             warnings.warn(
                 f"the batches of data have {sorted(self.shapes)} rows and more, and a program is "
-                "compiled for each number; make them alike, padded with rows that a mask leaves out",
+                "compiled for each number; make them alike, padded with rows that are masked",
                 stacklevel=6,
             )
             self.shapes.add(0)  # once
@@ -336,8 +362,7 @@ class Stream:
                 count = 0
             if not count:
                 first, rows = place, size_of(batch)
-                empty = lambda leaf: np.zeros((self.size, *leaf.shape), leaf.dtype)
-                batches = jax.tree.map(empty, batch)
+                batches = jax.tree.map(self._empty, batch)
             for every, leaf in zip(jax.tree.leaves(batches), jax.tree.leaves(batch), strict=True):
                 every[count] = leaf
             count += 1
@@ -347,10 +372,13 @@ class Stream:
         if count:
             yield first, batches, count
 
+    def _empty(self, leaf: np.ndarray) -> np.ndarray:
+        return np.zeros((self.size, *leaf.shape), leaf.dtype)
+
     def _batches(self) -> Iterator[tuple[Place, Tree]]:
         """Every batch from the start on, and its place."""
-        epoch, number, *_ = self._go_to(self.start)
-        state, since, fresh = self._state(), number, False  # the iterator's before batch `since`
+        epoch, number, state, skip = self._go_to(self.start) if self.resumed else self.start
+        since, fresh = number - skip, False  # the state is of before batch `since`
         while epoch < self.epochs:
             batch = self._next(Place(epoch, number))
             if batch is not END:
@@ -391,6 +419,11 @@ class Stream:
         if not remembers:  # such data go on from there when they are iterated
             self.iterator = self._open()
         self.peeked = []
+        first = self._next(place)
+        if first is END:  # until a lazy iterator has begun, the state is of the end of a pass
+            self.iterator = self._open()
+        else:
+            self.peeked = [first]
         for _ in range(place.skip):
             self._next(place)
         return place
@@ -435,8 +468,8 @@ class Stream:
         if found := first_difference(self.like, like):
             path, there, here = found
             raise ValueError(
-                f"fit: {where} has {here}{path and f' at {path}'}, expected {there} as in the first "
-                "batch"
+                f"fit: {where} has {here}{path and f' at {path}'}, expected {there} as in the "
+                "first batch"
             )
         return batch
 

@@ -16,7 +16,7 @@ from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 COMMON = """
 import json, os, sys, time
-import jax, jax.numpy as jnp, numpy as np, optax
+import jax, jax.numpy as jnp, numpy as np, optax, scipy.sparse
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxvae import (Checkpoints, StandardNormal, VAE, elbo, fit, init_state, iwae, nn, sweep,
                     train_epoch, train_step)
@@ -118,6 +118,22 @@ except Stop: pass
 again, _ = call(mesh=mesh_of(8), checkpoints=kept)
 found["resumed"] = all(map(np.array_equal, jax.tree.leaves(whole), jax.tree.leaves(again)))
 
+# streams, sparse rows and functions of a key: each device has its part of every batch
+sparse = scipy.sparse.csr_array(np.where(data > 0, data, 0).astype(np.float32))
+call = partial(fit, train_step(elbo, optimizer), start(), jax.random.key(1), epochs=2)
+for name, given in {"list": dict(data=[data[:16], data[16:32], data[32:48]], steps_per_call=2),
+                    "sparse": dict(data=sparse, batch_size=16),
+                    "function": dict(data=lambda key: jax.random.normal(key, (16, 6)),
+                                     steps_per_epoch=3)}.items():
+    one, many = call(**given)[0], call(**given, mesh=mesh_of(8))[0]
+    found["stream " + name] = close(one.model, many.model) and int(many.step) == 6
+
+for name, bad in {"uneven batch": dict(data=[data[:12]]),
+                  "uneven draw": dict(data=lambda key: jnp.ones((12, 6)), steps_per_epoch=1)}.items():
+    try: fit(train_step(elbo, optimizer), start(), jax.random.key(1), epochs=1, mesh=mesh_of(8),
+             **bad)
+    except ValueError as error: found[name] = str(error)
+
 for name, bad in {"uneven": dict(batch_size=12, mesh=mesh_of(8)),
                   "explicit": dict(batch_size=16, mesh=jax.make_mesh((8,), ("batch",)))}.items():
     try: fit(train_step(elbo, optimizer), start(), jax.random.key(1), data, epochs=1, **bad)
@@ -142,9 +158,11 @@ def test_eight_devices_agree_with_one(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("shard") == [2, 6]
     assert "batch_size is 12, which 8 devices can't share evenly" in found.pop("uneven")
+    for name in ("uneven batch", "uneven draw"):
+        assert "12 rows, which 8 devices can't share evenly" in found.pop(name)
     assert "axis 'batch' is Explicit, expected Auto: jax.make_mesh(" in found.pop("explicit")
     assert "9 rows on 8 devices" in found.pop("rows")
-    assert len(found) == 13
+    assert len(found) == 16
     assert all(found.values()), found
 
 
