@@ -133,11 +133,9 @@ class Rows(_Counted):
 
     def __init__(self, data: Tree, begun: int, epochs: int, batch_size: int, size: int | None):
         self.data = compressed(data)
-        self.num_examples, self.batch_size, self.begun = (
-            size_of(by_rows(self.data)),
-            batch_size,
-            begun,
-        )
+        self.num_examples = size_of(by_rows(self.data))
+        self.batch_size, self.begun = batch_size, begun
+        self.shuffled = -1, jnp.zeros(0)
         self.per_epoch = max(self.num_examples // batch_size, 1)
         self.num_steps, self.size = epochs * self.per_epoch, size or self.per_epoch
 
@@ -160,7 +158,9 @@ class Rows(_Counted):
             return None
         epoch, inside = divmod(done - self.begun, self.per_epoch)
         epoch += -(-self.begun // self.per_epoch)  # a shuffle that no step before has drawn from
-        order = epoch_order(key, epoch, self.num_examples, self.batch_size)
+        if epoch != self.shuffled[0]:  # once an epoch, whatever the calls
+            self.shuffled = epoch, epoch_order(key, epoch, self.num_examples, self.batch_size)
+        order = self.shuffled[1]
         count = min(self.size, len(order) - inside)
         return Steps(self.data, sliced(order, inside, self.size), count)
 

@@ -128,8 +128,9 @@ for name, given in {"list": dict(data=[data[:16], data[16:32], data[32:48]], ste
     one, many = call(**given)[0], call(**given, mesh=mesh_of(8))[0]
     found["stream " + name] = close(one.model, many.model) and int(many.step) == 6
 
+twelve = lambda key: jnp.ones((12, 6))
 for name, bad in {"uneven batch": dict(data=[data[:12]]),
-                  "uneven draw": dict(data=lambda key: jnp.ones((12, 6)), steps_per_epoch=1)}.items():
+                  "uneven draw": dict(data=twelve, steps_per_epoch=1)}.items():
     try: fit(train_step(elbo, optimizer), start(), jax.random.key(1), epochs=1, mesh=mesh_of(8),
              **bad)
     except ValueError as error: found[name] = str(error)
@@ -302,3 +303,49 @@ def test_a_state_that_processes_hold_together_is_saved_and_guarded(tmp_path):
         assert found["here"] == [3]
         assert any("is not what was written" in message for message in found["told"])
         assert "is of another model or optimiser" in found["other"]
+
+
+STREAMED = (
+    COMMON
+    + """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--folder"); parser.add_argument("--coordinator")
+parser.add_argument("--processes", type=int); parser.add_argument("--process", type=int)
+c = parser.parse_args()
+jax.distributed.initialize(c.coordinator, c.processes, c.process)
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+def look(model, key, x):
+    return -jnp.sum((x - model) ** 2), None
+class Stop(Exception): pass
+def stop(state, metrics):
+    if int(state.step) == 3: raise Stop
+step, zero = train_step(look, optimizer), init_state(jnp.zeros(6), optimizer)
+call = partial(fit, step, zero, jax.random.key(0), epochs=2, steps_per_call=1)
+whole = [data[i : i + 16] for i in (0, 16, 32)]
+mine = [batch[8 * c.process : 8 * c.process + 8] for batch in whole]
+alone, _ = call(whole)
+together, _ = call(mine, mesh=mesh)
+here = lambda state: [np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(state)]
+kept = Checkpoints(c.folder, share=np.inf)
+try: call(mine, mesh=mesh, checkpoints=kept, callbacks=[stop])
+except Stop: pass
+again, _ = call(mine, mesh=mesh, checkpoints=kept)
+found = {"agree": close(here(alone), here(together)),
+         "resumed": all(map(np.array_equal, here(together), here(again)))}
+try: call(mine[: 3 - c.process], mesh=mesh)
+except ValueError as error: found["uneven"] = str(error)
+print(json.dumps(found), flush=True)
+"""
+)
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_own_part_of_a_stream(tmp_path):
+    codes, told = ends(together(["-c", STREAMED, "--folder", str(tmp_path)]))
+    assert codes == [0, 0], told
+    for output in told:
+        found = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        assert found["agree"]
+        assert found["resumed"]
+        assert "next calls have [1, 0] batches of [8, 0] rows" in found["uneven"]

@@ -1,6 +1,10 @@
 """Data that are no array: lists, loaders, generators, sparse rows and functions of a key."""
 
+import random
+import subprocess
+import sys
 import threading
+import time
 from functools import cache, partial
 from typing import Any
 
@@ -12,7 +16,14 @@ import pytest
 import scipy.sparse
 
 from jaxvae import Checkpoints, fit, init_state, train_step
-from jaxvae.training import CheckpointError, NonFiniteError, epoch_order, sparse_rows
+from jaxvae.training import (
+    CheckpointError,
+    NonFiniteError,
+    checkpoint_files,
+    epoch_order,
+    read_checkpoint,
+    sparse_rows,
+)
 
 grain: Any = pytest.importorskip("grain")
 
@@ -95,7 +106,7 @@ class Shuffled:
         self.given += 1
         return ROWS[self.rng.integers(0, len(ROWS), 4)]
 
-    def get_state(self):
+    def get_state(self) -> Any:
         return self.rng.bit_generator.state, self.given
 
     def set_state(self, state):
@@ -310,7 +321,7 @@ def test_another_function_of_a_key_does_not_go_on(tmp_path):
 
 def test_a_state_that_can_not_be_kept_is_known_before_the_first_step(tmp_path):
     class Odd(Shuffled):
-        def get_state(self):
+        def get_state(self) -> Any:
             return {"rng": self.rng}
 
     seen = []
@@ -359,7 +370,7 @@ def test_a_schedule_sees_every_step():
 def test_a_function_of_a_key_draws_new_data_every_step():
     """Each step's own, under the run's key, and the same whatever the length of a call."""
 
-    def step(state, key, xs):
+    def step(state, key, xs, **_: Any) -> Any:
         return state._replace(step=state.step + 1), {"loss": xs.sum(), "last": xs[-1, -1]}
 
     call = partial(fit, step, start(), KEY, draw, epochs=2, steps_per_epoch=5)
@@ -536,3 +547,47 @@ def test_a_matrix_that_is_not_sparse_is_refused():
         sparse_rows(ROWS)
     with pytest.raises(ValueError, match=r"^sparse_rows: matrix has shape \(3,\) and 3 entries"):
         sparse_rows(scipy.sparse.coo_array(np.ones(3)))
+
+
+SCRIPT = """
+import sys, time
+from tests.library.training.test_streams import SOURCES, run
+
+def show(state, metrics):
+    print("step", int(state.step), flush=True)
+    time.sleep(0.01)
+
+make, how = SOURCES[sys.argv[1]]
+how = {"steps_per_epoch": 5, **how} | {"epochs": 30}
+run(make(), sys.argv[2], callbacks=[show], **how)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["iterator", "loader", "Grain loader"])
+def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path, name):
+    """Ten kills at random moments of the training, each run going on from the last."""
+
+    def process(folder):
+        command = [sys.executable, "-c", SCRIPT, name, str(tmp_path / folder)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    with process("alone") as alone:
+        assert alone.communicate()[0].splitlines()[-1] == "step 150"
+    chance, steps = random.Random(0), []
+    for _ in range(10):
+        with process("killed") as killed:
+            assert killed.stdout is not None
+            for _ in range(chance.randrange(2, 9)):
+                steps.append(killed.stdout.readline())
+            time.sleep(chance.uniform(0.0, 0.02))
+            killed.kill()
+    assert all(steps)
+    with process("killed") as last:
+        assert last.wait() == 0
+    files = [checkpoint_files(tmp_path / folder)[-1] for folder in ("alone", "killed")]
+    alone, killed = (read_checkpoint(path).leaves for path in files)
+    assert files[0].name == files[1].name == "step_0000000150.ckpt"
+    assert alone.keys() == killed.keys()
+    for path in alone.keys() - {"['key']"}:
+        assert np.array_equal(alone[path], killed[path]), path
