@@ -43,6 +43,8 @@ from jaxvae.training.preprocessing import threshold as threshold
 from jaxvae.training.schedules import cyclical as cyclical
 from jaxvae.training.schedules import sigmoid_annealing as sigmoid_annealing
 from jaxvae.training.schedules import warn_if_unfinished as warn_if_unfinished
+from jaxvae.training.sparse import SparseRows as SparseRows
+from jaxvae.training.sparse import sparse_rows as sparse_rows
 from jaxvae.training.steps import Metrics as Metrics
 from jaxvae.training.steps import Step as Step
 from jaxvae.training.steps import TrainState as TrainState

@@ -45,13 +45,13 @@ class Run(NamedTuple):
 
     Args:
       step: where it begins, or goes on.
-      end: the last step.
+      end: the last step; infinity of a stream whose length nobody knows.
       epochs: passes over the data, up to there.
       folder: of its checkpoints; None where it keeps none.
     """
 
     step: int
-    end: int
+    end: float
     epochs: float
     folder: Path | None
 
@@ -246,12 +246,15 @@ class Progress:
         last = step >= self.run.end
         if now - self.began > 1.0 and (last or now - self.shown > 0.1):
             self.shown = now
-            self._show(line_of(metrics, epoch, self.run.epochs, self._left(now, step)))
+            where = (
+                f"epoch {epoch:.4g}/{self.run.epochs:.4g}" if np.isfinite(epoch) else f"step {step}"
+            )
+            self._show(line_of(metrics, where, self._left(now, step)))
         if self.first is None:  # the call that compiled is not the pace
             self.first = now, step
 
     def _left(self, now: float, step: int) -> float | None:
-        if self.first is None or step <= self.first[1]:
+        if self.first is None or step <= self.first[1] or not np.isfinite(self.run.end):
             return None
         return (now - self.first[0]) / (step - self.first[1]) * (self.run.end - step)
 
@@ -266,9 +269,9 @@ class Progress:
             print(file=sys.stderr, flush=True)
 
 
-def line_of(metrics: Metrics, epoch: float, epochs: float, left: float | None = None) -> str:
+def line_of(metrics: Metrics, where: str, left: float | None = None) -> str:
     """A line for a person: where the run is, the mean of each number, and what is left of it."""
-    parts = [f"epoch {epoch:.4g}/{epochs:.4g}"]
+    parts = [where]
     for name, value in means_of(metrics).items():
         if np.ndim(value) == 0:
             parts.append(f"{name} {value:.4g}")

@@ -7,7 +7,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import Tree
 from jaxvae.pytrees import is_key
 
 
@@ -39,18 +38,10 @@ def shard_rows(mesh: Mesh, rows: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
-def placed(mesh: Mesh | None, state: Tree, key: jax.Array, data: Tree, batch_size: int) -> Any:
-    """State, key and data on every device of the mesh, but for what lies on it in its own way.
-
-    Without a mesh the data go to the one device, and the rest stays where it is.
-    """
+def placed(mesh: Mesh | None, tree: Any) -> Any:
+    """A tree on every device of the mesh, but for what lies on it in its own way."""
     if mesh is None:
-        return state, key, jax.device_put(data)
-    if batch_size % mesh.shape[mesh.axis_names[0]]:
-        raise ValueError(
-            f"fit: batch_size is {batch_size}, which {mesh.shape[mesh.axis_names[0]]} devices "
-            "can't share evenly; expected a multiple of their number"
-        )
+        return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> Any:
@@ -61,7 +52,46 @@ def placed(mesh: Mesh | None, state: Tree, key: jax.Array, data: Tree, batch_siz
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf))
 
-    return jax.tree.map(put, (state, key, data))
+    return jax.tree.map(put, tree)
+
+
+def shard_batches(mesh: Mesh | None, batches: Any) -> Any:
+    """Arrays [batches, rows, ...] on the device, or this process's rows over the mesh's first axis.
+
+    The copy has begun when this returns.
+    """
+    if mesh is None:
+        return jax.device_put(batches)
+    rows = jax.tree.leaves(batches)[0].shape[1] * jax.process_count()
+    check_even(mesh, rows, "a batch of data has {} rows")
+    split = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names[0]))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batches)
+
+
+def check_even(mesh: Mesh | None, rows: int, what: str = "batch_size is {}") -> None:
+    """Raise ValueError where the devices of the mesh's first axis can't have as many rows each."""
+    if mesh is not None and rows % mesh.shape[mesh.axis_names[0]]:
+        raise ValueError(
+            f"fit: {what.format(rows)}, which {mesh.shape[mesh.axis_names[0]]} devices "
+            "can't share evenly; expected a multiple of their number"
+        )
+
+
+def of_every_process(values: Any) -> np.ndarray:
+    """Integers that each process has as many of, [processes, ...]."""
+    if jax.process_count() == 1:
+        return np.asarray(values)[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(values)))
+
+
+def texts_of_every_process(text: str) -> list[str]:
+    """The texts of all, in turn."""
+    mine = np.frombuffer(text.encode(), np.uint8)
+    lengths = of_every_process(len(mine))
+    every = of_every_process(np.pad(mine, (0, int(lengths.max()) - len(mine))))
+    return [row[:n].tobytes().decode() for row, n in zip(every, lengths, strict=True)]
 
 
 def check_mesh(owner: str, name: str, mesh: Mesh) -> None:

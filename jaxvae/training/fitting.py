@@ -1,6 +1,6 @@
 """`fit`: many steps as one program, looked at now and then, saved, stopped and gone on with."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxvae.training.nonfinite import all_finite, diagnose
 from jaxvae.training.planning import Call, plan_of
 from jaxvae.training.schedules import warn_if_unfinished
 from jaxvae.training.steps import M, Metrics, Step, TrainState
+from jaxvae.training.streams import Rows, source_of
 from jaxvae.training.watching import Watch
 
 
@@ -26,10 +27,11 @@ def fit(
     step: Step,
     state: TrainState[M],
     key: Key,
-    data: Tree,
+    data: Any,
     *,
     epochs: Count,
-    batch_size: Count,
+    batch_size: Count | None = None,
+    steps_per_epoch: Count | None = None,
     steps_per_call: Count | None = None,
     callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
@@ -59,11 +61,16 @@ def fit(
       step: as `train_step` makes it; not jitted.
       state: where to start. It stays usable.
       key: the run's key.
-      data: arrays whose leading axis is the example, uint8 as stored for instance. Where processes
-        hold different rows, what `shard_rows` makes of them.
+      data: arrays whose leading axis is the example, uint8 as stored for instance, or sparse
+        matrices of SciPy's, which become dense a batch at a time; where processes hold different
+        rows, what `shard_rows` makes of them. Or what can be iterated: a list or a loader of
+        batches, an iterator, a generator function; each process gives its own part. Or a function
+        key -> batch.
       epochs: how many passes over the data, the first begun with this call.
-      batch_size: rows a batch, over all devices.
-      steps_per_call: steps between looks; a whole epoch by default.
+      batch_size: rows a batch, over all devices; a stream and a function make their own.
+      steps_per_epoch: batches an epoch of a function, or of a stream, which is then read on and on.
+      steps_per_call: steps between looks; a whole epoch by default, or as much of one as has 32 MB
+        of a stream's batches.
       callbacks: functions of (state, metrics, epoch, key), which return None or named numbers.
       checkpoints: where to save.
       mesh: the devices to share the work, of all processes.
@@ -77,9 +84,11 @@ def fit(
       The last state, or the best under `early_stopping`, and every step's metrics as NumPy arrays.
 
     Raises:
-      TypeError: `state` is no `TrainState`, or `key` no PRNG key.
-      ValueError: `epochs` or `batch_size` is out of range, the batch can't be split evenly, or a
-        callback returns a number under the name of a metric.
+      TypeError: `state` is no `TrainState`, `key` no PRNG key, or a batch holds no numbers.
+      ValueError: `epochs` or `batch_size` is out of range, missing or not what a stream gives, the
+        batch can't be split evenly, a batch is not like the first, or a callback returns a number
+        under the name of a metric.
+      RuntimeError: a stream failed; it names the batch.
       NonFiniteError: a loss or an update was no finite number. It names the step, where it can the
         row of the data and what is wrong with it, and has the state before it, which is saved;
         `skip_nonfinite` steps over such updates instead, until a whole epoch had no other.
@@ -97,23 +106,27 @@ def fit(
     >>> int(state.step), history["loss"].shape
     (6, (6,))
     """
-    plan = plan_of(state, key, data, epochs, batch_size, steps_per_call, hyper)
-    if plan.begun == 0 and (epochs > 1 or checkpoints is not None):  # else a loop may go on
-        for name, values in plan.schedules.items():
+    begun = int(state.step)
+    source = source_of(data, begun, epochs, batch_size, steps_per_epoch, steps_per_call)
+    plan = plan_of(source, begun, hyper)
+    if begun == 0 and source.num_steps and (epochs > 1 or checkpoints is not None):
+        for name, values in plan.schedules.items():  # of a single epoch, a loop may go on
             warn_if_unfinished(name, hyper[name], values)
-    of_run = plan.begun, plan.end, plan.per_epoch, progress
-    with Watch(callbacks, checkpoints, key, *of_run) as watch:
-        state = watch.restore(state, partial(plan.identity, step, state, key, data))
-        state, key, data = placed(mesh, state, key, data, batch_size)
+    with Watch(callbacks, checkpoints, key, begun, source, progress) as watch:
+        state = watch.restore(state, partial(plan.identity, step, state, key))
+        state, key = placed(mesh, (state, key))
+        source.begin(mesh)
         layout = None if mesh is None else tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-        run = partial(_first_steps, step, data=data, mesh=mesh, layout=layout)
         watch.begin(state)
-        while (done := int(state.step)) < plan.end:
-            call, count = plan.at(key, done)
-            new, every, finite = run(state, _known(count, plan.size), call)
+        while (found := plan.at(key, done := int(state.step))) is not None:
+            data, call, count = found
+            given = partial(source.draw, data, key, call.rows)
+            run = partial(_first_steps, step, data=data, draw=source.draw, mesh=mesh, layout=layout)
+            new, every, finite = run(state, _known(count, source.size), call)
+            source.fetch(done + count)  # on their way while these steps are made
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
-            history = [*watch.parts, metrics]
-            error = diagnose(step, run, (state, new), data, call, history, finite, plan.per_epoch)
+            history, patience = [*watch.parts, metrics], source.per_epoch or source.size
+            error = diagnose(step, run, (state, new), given, call, history, finite, patience)
             if error is not None:
                 good = error.step - done - 1
                 raise watch.lost(error, {name: m[:good] for name, m in metrics.items()})
@@ -127,9 +140,17 @@ def _known(count: int, length: int) -> int | None:
     return None if count == length and jax.default_backend() != "cpu" else count
 
 
-@partial(jax.jit, static_argnames=("step", "mesh", "layout"))
+@partial(jax.jit, static_argnames=("step", "draw", "mesh", "layout"))
 def _first_steps(
-    step: Step, state: TrainState, count: Any, call: Call, *, data: Tree, mesh: Any, layout: Any
+    step: Step,
+    state: TrainState,
+    count: Any,
+    call: Call,
+    *,
+    data: Tree,
+    draw: Callable[..., Any] = Rows.draw,
+    mesh: Any,
+    layout: Any,
 ) -> tuple[TrainState, Metrics, Array]:
     """State, metrics and whether that is finite, after `count` steps of a call, None for all.
 
@@ -138,7 +159,7 @@ def _first_steps(
 
     @jax.jit  # to be traced once for the shapes of the metrics and for the loop
     def one(i: Any, state: TrainState) -> tuple[TrainState, Metrics]:
-        xs = jax.tree.map(lambda leaf: leaf[call.rows[i]], data)
+        xs = draw(data, call.key, call.rows, i)
         if mesh is not None:
             split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
             xs = jax.lax.with_sharding_constraint(xs, split)

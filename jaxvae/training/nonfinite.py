@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import Key, OutsideSupportError, Positive, Tree, checked
 from jaxvae.pytrees import paths
 from jaxvae.training.planning import Call
@@ -23,7 +24,7 @@ class NonFiniteError(ArithmeticError):
       message: what to tell.
       step: its number, the first being 1.
       state: before it, finite.
-      rows: the rows of the data it was about.
+      rows: the rows of the data it was about; of a stream the batch's number in its epoch.
     """
 
     def __init__(self, message: str, *, step: int, state: Tree, rows: Any):
@@ -116,7 +117,7 @@ def diagnose(
     step: Step,
     run: Callable[..., Any],
     states: tuple[TrainState, TrainState],
-    data: Tree,
+    given: Callable[[int], Tree],
     call: Call,
     history: list[Metrics],
     finite: Any,
@@ -125,18 +126,19 @@ def diagnose(
     """What is wrong with the steps that were made last, or None.
 
     `run` is of (state, how many steps, call), `states` are before the steps and after them, the
-    latter `finite` or not; `patience` is how many updates in a row may be skipped.
+    latter `finite` or not; `given` makes the batch of a step of the call; `patience` is how many
+    updates in a row may be skipped.
     """
     metrics, (before, after) = history[-1], states
     bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
     bad = bad.reshape(len(bad), -1).any(axis=1)  # at any point, where these are of many
     if bad.any() or not finite:
         first = int(np.argmax(bad)) if bad.any() else len(bad)
-        return _first_bad_step(step, partial(run, before), first, before, data, call, metrics)
+        return _first_bad_step(step, partial(run, before), first, before, given, call, metrics)
     if (streak := _skipped_in_a_row(history)) >= patience:
         last = len(bad) - 1
         state = after._replace(step=before.step + last)
-        why = first_bad_row(step, state, data, call, last)
+        why = first_bad_row(step, state, given, call, last)
         return NonFiniteError(
             f"step {int(state.step) + 1}: none of the last {streak} updates was finite{why}",
             step=int(state.step) + 1,
@@ -162,7 +164,7 @@ def _first_bad_step(
     run: Callable[..., Any],
     first: int,
     begun: TrainState,
-    data: Tree,
+    given: Callable[[int], Tree],
     call: Call,
     metrics: Metrics,
 ) -> NonFiniteError:
@@ -177,7 +179,7 @@ def _first_bad_step(
         culprit = f"the state it begins with, at {begins[0]},"
     elif good == first:
         culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
-        why = first_bad_row(step, before, data, call, good)
+        why = first_bad_row(step, before, given, call, good)
     else:
         culprit = f"the update of {_not_finite(run(spoiled, call)[0])[0]}"
     means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
@@ -186,15 +188,17 @@ def _first_bad_step(
     return NonFiniteError(message, step=number, state=before, rows=call.rows[good])
 
 
-def first_bad_row(step: Step, state: TrainState, data: Tree, call: Call, i: int) -> str:
+def first_bad_row(
+    step: Step, state: TrainState, given: Callable[[int], Tree], call: Call, i: int
+) -> str:
     """Which example of step i's batch has no finite bound, and why: it is scored again alone."""
     rows, hyper = call.rows[i], call.hyper(i)
     while isinstance(step, partial):
         step, hyper = step.func, step.keywords | hyper
     if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
         return ""
-    keys = jax.random.split(jax.random.fold_in(call.key, state.step), len(rows))
-    xs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    xs = given(i)
+    keys = jax.random.split(jax.random.fold_in(call.key, state.step), size_of(xs))
     one = partial(objective, state.model, **hyper)
     again = jax.random.clone(keys)
     bounds = jax.vmap(lambda k, x: one(k, x)[0], axis_name="batch")(again, xs)
@@ -208,7 +212,8 @@ def first_bad_row(step: Step, state: TrainState, data: Tree, call: Call, i: int)
         why = f": {error}"
     except (ValueError, NameError):  # an objective of whole batches, which names their axis
         why = ""
-    return f"; first at row {int(rows[row])} of the data{why}"
+    name = f"{int(rows[row])} of the data" if rows.ndim else f"{row} of batch {int(rows)}"
+    return f"; first at row {name}{why}"
 
 
 def _not_finite(tree: Tree) -> list[str]:

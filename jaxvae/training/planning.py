@@ -1,18 +1,18 @@
 """Which steps a call of `fit` makes, and what each of them is given."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import Count, Key, Tree
+from jaxvae.checks import Key, Tree
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.schedules import at_steps
-from jaxvae.training.steps import Metrics, Step, TrainState, epoch_order
+from jaxvae.training.steps import Metrics, Step, TrainState
+from jaxvae.training.streams import Source, sliced
+
+FORESEEN = 10_000  # steps at which schedules are compared where the number of steps is not known
 
 
 class Call(NamedTuple):
@@ -20,7 +20,7 @@ class Call(NamedTuple):
 
     Args:
       key: the run's.
-      rows: of the data, [size, batch size].
+      rows: of the data, [size, batch size]; or the number of each batch, [size].
       numbers: hyper-parameters that stay.
       schedules: those that change, leading axis [size].
     """
@@ -36,65 +36,48 @@ class Call(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The steps of a run, from `begun` to `end`, `size` a call.
+    """The steps of a run from `begun` on, each given a batch of the source.
 
-    `numbers` are hyper-parameters that stay, `schedules` have values at every step, [end - begun].
+    `numbers` are hyper-parameters that stay; `functions` are schedules, and `schedules` their
+    values at every step, or at the first `FORESEEN` where nobody knows how many there are.
     """
 
-    num_examples: int
-    batch_size: int
-    size: int
+    source: Source
     begun: int
-    end: int
     numbers: dict[str, Any]
+    functions: dict[str, Any]
     schedules: dict[str, Any]
 
-    @property
-    def per_epoch(self) -> int:
-        return max(self.num_examples // self.batch_size, 1)
+    def at(self, key: Key, done: int) -> tuple[Tree, Call, int] | None:
+        """Data and settings of the next call, and how many of its steps are made; or None."""
+        if (steps := self.source.steps(key, done)) is None:
+            return None
+        start, size = done - self.begun, self.source.size
+        if self.source.end is not None:
+            schedules = {n: sliced(values, start, size) for n, values in self.schedules.items()}
+        else:
+            schedules = {n: at_steps(h, done, done + size) for n, h in self.functions.items()}
+        return steps.data, Call(key, steps.rows, self.numbers, schedules), steps.made
 
-    def at(self, key: Key, done: int) -> tuple[Call, int]:
-        """The next call, and how many of its steps are made."""
-        epoch, inside = divmod(done - self.begun, self.per_epoch)
-        epoch += -(-self.begun // self.per_epoch)  # a shuffle that no step before has drawn from
-        order = epoch_order(key, epoch, self.num_examples, self.batch_size)
-        schedules = jax.tree.map(partial(self._from, done - self.begun), self.schedules)
-        call = Call(key, self._from(inside, order), self.numbers, schedules)
-        return call, min(self.size, len(order) - inside)
-
-    def _from(self, start: int, values: Array) -> Any:
-        """Those of a call that starts there; beyond the last is the last, never visited."""
-        return values.at[jnp.arange(start, start + self.size)].get(mode="clip")
-
-    def identity(self, step: Step, state: TrainState, key: Key, data: Tree) -> Identity:
+    def identity(self, step: Step, state: TrainState, key: Key) -> Identity:
         """What makes the run this run, apart from `Checkpoints.config`."""
-        given = {"batch_size": self.batch_size, "rows": self.num_examples, "first step": self.begun}
+        of_data, batch = self.source.identity(key)
+        given = {"first step": self.begun}
         given |= {name: np.asarray(h).tolist() for name, h in self.numbers.items()}
         given |= dict.fromkeys(self.schedules, "a schedule")
-        batch = jax.eval_shape(partial(jax.tree.map, lambda x: x[: self.batch_size]), data)
         first = jax.tree.map(lambda values: values[0], self.schedules)
         return Identity(
-            given=given | checksums("data", data),
+            given=given | of_data,
             schedules=jax.device_get(self.schedules),
             start=checksums("the first state", state),
             step=computation(step, state, key, batch, **self.numbers, **first),
         )
 
 
-def plan_of(
-    state: TrainState,
-    key: Key,
-    data: Tree,
-    epochs: int,
-    batch_size: Count,
-    steps_per_call: int | None,
-    hyper: Metrics,
-) -> Plan:
-    """The plan of a run of whole passes that begins with this state; arguments as `fit`'s."""
-    num_examples, begun = size_of(data), int(state.step)
-    per_epoch = max(num_examples // batch_size, 1)
-    end = begun + epochs * per_epoch
-    schedules = {n: at_steps(h, begun, end) for n, h in hyper.items() if callable(h)}
+def plan_of(source: Source, begun: int, hyper: Metrics) -> Plan:
+    """The plan of a run that begins after so many steps, with these hyper-parameters of `fit`."""
+    functions = {name: h for name, h in hyper.items() if callable(h)}
     numbers = {name: h for name, h in hyper.items() if not callable(h)}
-    size = steps_per_call or per_epoch
-    return Plan(num_examples, batch_size, size, begun, end, numbers, schedules)
+    end = begun + (source.num_steps or FORESEEN)
+    schedules = {name: at_steps(h, begun, end) for name, h in functions.items()}
+    return Plan(source, begun, numbers, functions, schedules)

@@ -181,7 +181,9 @@ def sweep_step(
     shaped = partial(jax.tree.map, lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]))
 
     def at_each(one: Callable[..., Any], *rows: Any) -> Any:
-        call = lambda row: one(*row)
+        def call(row: Any) -> Any:
+            return one(*row)
+
         return (
             jax.vmap(call)(rows) if at_once is None else jax.lax.map(call, rows, batch_size=at_once)
         )

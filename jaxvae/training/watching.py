@@ -16,6 +16,7 @@ from jaxvae.training.checkpoints.store import Store
 from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
 from jaxvae.training.steps import Metrics, TrainState
+from jaxvae.training.streams import Source
 
 LOOKS = np.uint32(2**32 - 1)  # folded into the run's key; steps and shuffles fold in less
 
@@ -28,8 +29,7 @@ class Watch:
       checkpoints: where to save.
       key: the run's.
       begun: its first step.
-      end: its last.
-      per_epoch: how many of them are a pass over the data.
+      source: of its batches.
       progress: whether to show a line; None is where someone looks.
     """
 
@@ -39,8 +39,7 @@ class Watch:
         checkpoints: Checkpoints | None,
         key: Array,
         begun: int,
-        end: int,
-        per_epoch: int,
+        source: Source,
         progress: bool | None = None,
     ):
         self.callbacks = list(callbacks)
@@ -48,8 +47,8 @@ class Watch:
             shown = any(isinstance(callback, Progress) for callback in self.callbacks)
             progress = jax.process_index() == 0 and someone_looks() and not shown
         self.callbacks += [Progress(), CollapseWarning()] if progress else [CollapseWarning()]
-        self.key, self.begun, self.end, self.per_epoch = key, begun, end, per_epoch
-        self.store = None if checkpoints is None else Store(checkpoints, key, end)
+        self.key, self.begun, self.source = key, begun, source
+        self.store = None if checkpoints is None else Store(checkpoints, key, source)
         self.folder = None if checkpoints is None else Path(checkpoints.folder)
         self.parts: list[Metrics] = []
 
@@ -66,6 +65,7 @@ class Watch:
                 if found is not None and (stopped or error is None):
                     self.state = found
         finally:
+            self.source.close()
             if self.store is not None:
                 self.store.__exit__(kind, error, trace)
         return stopped
@@ -86,8 +86,8 @@ class Watch:
 
     def begin(self, state: TrainState) -> None:
         """Before the first step: callbacks are shown what was restored."""
-        epochs = (self.end - self.begun) / self.per_epoch
-        run = Run(int(state.step), self.end, epochs, self.folder)
+        end = np.inf if self.source.num_steps is None else self.begun + self.source.num_steps
+        run = Run(int(state.step), end, self._epoch(end), self.folder)
         for begin in self._methods("begin"):
             begin(run)
         self.state = state
@@ -103,7 +103,8 @@ class Watch:
         stop = self._call(state, metrics, keep=True)
         self.parts.append(metrics)
         if self.store is not None:
-            last = int(state.step) >= self.end or stop is not None
+            end = self.source.end
+            last = stop is not None or (end is not None and int(state.step) >= end)
             self.store.look(state, lambda: self.history, metrics, last=last)
         if stop is not None:
             raise stop
@@ -116,7 +117,7 @@ class Watch:
     def _call(self, state: TrainState, metrics: Metrics, *, keep: bool) -> Stop | None:
         """Every callback; what it returns is kept in the metrics, for those behind it too."""
         step = int(state.step)
-        epoch = (step - self.begun) / self.per_epoch
+        epoch = self._epoch(step)
         stop = None
         for callback, key in zip(self.callbacks, self._keys(step), strict=False):
             try:
@@ -126,6 +127,10 @@ class Watch:
             else:
                 metrics |= _numbers(found, metrics) if keep else {}
         return stop
+
+    def _epoch(self, step: float) -> float:
+        """Passes over the data up to a step; NaN of a stream whose length nobody knows."""
+        return (step - self.begun) / (self.source.per_epoch or np.nan)
 
     def _keys(self, step: int) -> Iterator[Array]:
         """A key for each callback of the look at that step."""

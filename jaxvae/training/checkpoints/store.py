@@ -33,14 +33,16 @@ from jaxvae.training.checkpoints.resuming import (
 )
 from jaxvae.training.checkpoints.sharded import is_sharded, load_sharded, save_sharded
 from jaxvae.training.checkpoints.stop_signals import stop, stop_signals
+from jaxvae.training.devices import texts_of_every_process
+from jaxvae.training.streams import Source
 
 LOCK = ".lock"  # held by the process that writes, and by none once that has ended
 
 
 class Store:
-    """The checkpoints of one run from `key` to step `end`, which one process writes at a time."""
+    """The checkpoints of one run of a key and a source, which one process writes at a time."""
 
-    def __init__(self, checkpoints: Checkpoints, key: jax.Array, end: int):
+    def __init__(self, checkpoints: Checkpoints, key: jax.Array, source: Source):
         check_fields("fit", "checkpoints", checkpoints)
         try:
             config = json.loads(json.dumps(checkpoints.config))
@@ -48,7 +50,7 @@ class Store:
             raise TypeError(f"Checkpoints: config must be what JSON holds; {error}") from None
         self.config = {"config" + path: value for path, value in paths(config).items()}
         self.folder, self.settings, self.key = Path(checkpoints.folder), checkpoints, key
-        self.end, self.newest = end, -1
+        self.source, self.newest = source, -1
         self.leads = jax.process_index() == 0
         self.saved_at, self.cost = time.monotonic(), 0.0
         self.looks, self.stack = 0, ExitStack()
@@ -71,6 +73,7 @@ class Store:
                 )
             except OSError as error:
                 self.refused = CheckpointError(f"{self.folder} can't be written: {error.strerror}")
+        self.to_do = True
         self.scores = {path: info["score"] for path, info in infos(self.folder).items()}
         if self.refused and not self.scores:
             raise self.refused
@@ -87,7 +90,7 @@ class Store:
         """
         self.identity = identity._replace(given=self.config | identity.given)
         found = self._newest(state)
-        if self.refused and int(found[0].step) < self.end:
+        if self.refused and self.to_do:
             raise self.refused
         self.received = self.stack.enter_context(stop_signals())
         return found
@@ -118,8 +121,12 @@ class Store:
                 warnings.warn(f"{damage}; looking for the one before", stacklevel=3)
                 continue
             self.newest = max(self.newest, step_of(path))
-            if step_of(path) > self.end:  # of a run of more epochs
+            places = info.get("places")
+            place = None if places is None else self._mine(path, places)
+            if (where := self.source.past_end(step_of(path), place)) > 0:  # of more epochs
                 continue
+            self.to_do = where < 0
+            self.source.resume(place)
             below = "['metrics']['"
             names = [p for p in leaves if p.startswith(below)]
             return found, {p[len(below) : -2]: np.asarray(leaves[p]) for p in names}
@@ -128,6 +135,12 @@ class Store:
                 f"{self.folder}: none of {len(files)} checkpoints is whole; start in another folder"
             )
         return state, {}
+
+    def _mine(self, path: Path, places: list[str]) -> str:
+        """Where this process's part of the data stood."""
+        if len(places) != jax.process_count():
+            self._refuse(path, f"{len(places)} processes read its data, of which this is not one")
+        return places[jax.process_index()]
 
     def _refuse(self, path: Path, why: str | None) -> None:
         if why:
@@ -146,6 +159,8 @@ class Store:
         path = self.folder / PATTERN.format(int(state.step))
         tree = {"key": self.key, "metrics": dict(metrics), **self.identity.arrays}
         info = self.identity.info | {"score": score}
+        if (place := self.source.place(int(state.step))) is not None:
+            info["places"] = texts_of_every_process(place)
         try:
             if is_sharded(state):
                 save_sharded(path / "state", state)

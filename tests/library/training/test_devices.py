@@ -16,7 +16,7 @@ from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 COMMON = """
 import json, os, sys, time
-import jax, jax.numpy as jnp, numpy as np, optax
+import jax, jax.numpy as jnp, numpy as np, optax, scipy.sparse
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxvae import (Checkpoints, StandardNormal, VAE, elbo, fit, init_state, iwae, nn, sweep,
                     train_epoch, train_step)
@@ -118,6 +118,23 @@ except Stop: pass
 again, _ = call(mesh=mesh_of(8), checkpoints=kept)
 found["resumed"] = all(map(np.array_equal, jax.tree.leaves(whole), jax.tree.leaves(again)))
 
+# streams, sparse rows and functions of a key: each device has its part of every batch
+sparse = scipy.sparse.csr_array(np.where(data > 0, data, 0).astype(np.float32))
+call = partial(fit, train_step(elbo, optimizer), start(), jax.random.key(1), epochs=2)
+for name, given in {"list": dict(data=[data[:16], data[16:32], data[32:48]], steps_per_call=2),
+                    "sparse": dict(data=sparse, batch_size=16),
+                    "function": dict(data=lambda key: jax.random.normal(key, (16, 6)),
+                                     steps_per_epoch=3)}.items():
+    one, many = call(**given)[0], call(**given, mesh=mesh_of(8))[0]
+    found["stream " + name] = close(one.model, many.model) and int(many.step) == 6
+
+twelve = lambda key: jnp.ones((12, 6))
+for name, bad in {"uneven batch": dict(data=[data[:12]]),
+                  "uneven draw": dict(data=twelve, steps_per_epoch=1)}.items():
+    try: fit(train_step(elbo, optimizer), start(), jax.random.key(1), epochs=1, mesh=mesh_of(8),
+             **bad)
+    except ValueError as error: found[name] = str(error)
+
 for name, bad in {"uneven": dict(batch_size=12, mesh=mesh_of(8)),
                   "explicit": dict(batch_size=16, mesh=jax.make_mesh((8,), ("batch",)))}.items():
     try: fit(train_step(elbo, optimizer), start(), jax.random.key(1), data, epochs=1, **bad)
@@ -142,9 +159,11 @@ def test_eight_devices_agree_with_one(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("shard") == [2, 6]
     assert "batch_size is 12, which 8 devices can't share evenly" in found.pop("uneven")
+    for name in ("uneven batch", "uneven draw"):
+        assert "12 rows, which 8 devices can't share evenly" in found.pop(name)
     assert "axis 'batch' is Explicit, expected Auto: jax.make_mesh(" in found.pop("explicit")
     assert "9 rows on 8 devices" in found.pop("rows")
-    assert len(found) == 13
+    assert len(found) == 16
     assert all(found.values()), found
 
 
@@ -284,3 +303,49 @@ def test_a_state_that_processes_hold_together_is_saved_and_guarded(tmp_path):
         assert found["here"] == [3]
         assert any("is not what was written" in message for message in found["told"])
         assert "is of another model or optimiser" in found["other"]
+
+
+STREAMED = (
+    COMMON
+    + """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--folder"); parser.add_argument("--coordinator")
+parser.add_argument("--processes", type=int); parser.add_argument("--process", type=int)
+c = parser.parse_args()
+jax.distributed.initialize(c.coordinator, c.processes, c.process)
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+def look(model, key, x):
+    return -jnp.sum((x - model) ** 2), None
+class Stop(Exception): pass
+def stop(state, metrics):
+    if int(state.step) == 3: raise Stop
+step, zero = train_step(look, optimizer), init_state(jnp.zeros(6), optimizer)
+call = partial(fit, step, zero, jax.random.key(0), epochs=2, steps_per_call=1)
+whole = [data[i : i + 16] for i in (0, 16, 32)]
+mine = [batch[8 * c.process : 8 * c.process + 8] for batch in whole]
+alone, _ = call(whole)
+together, _ = call(mine, mesh=mesh)
+here = lambda state: [np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(state)]
+kept = Checkpoints(c.folder, share=np.inf)
+try: call(mine, mesh=mesh, checkpoints=kept, callbacks=[stop])
+except Stop: pass
+again, _ = call(mine, mesh=mesh, checkpoints=kept)
+found = {"agree": close(here(alone), here(together)),
+         "resumed": all(map(np.array_equal, here(together), here(again)))}
+try: call(mine[: 3 - c.process], mesh=mesh)
+except ValueError as error: found["uneven"] = str(error)
+print(json.dumps(found), flush=True)
+"""
+)
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_own_part_of_a_stream(tmp_path):
+    codes, told = ends(together(["-c", STREAMED, "--folder", str(tmp_path)]))
+    assert codes == [0, 0], told
+    for output in told:
+        found = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        assert found["agree"]
+        assert found["resumed"]
+        assert "next calls have [1, 0] batches of [8, 0] rows" in found["uneven"]
