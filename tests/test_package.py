@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jaxvae
+from jaxvae import pytrees
 from jaxvae.training.workarounds import without_ynn_reductions
 
 SOURCES = sorted(Path(jaxvae.__file__).parent.rglob("*.py"))
@@ -123,7 +124,7 @@ def test_a_reduction_of_rank_eight_runs():
 
 def test_every_public_name_is_documented():
     # help() says something about each
-    folders = {v for v in vars(jaxvae).values() if hasattr(v, "__path__")} - {jaxvae.pytrees}
+    folders = {v for v in vars(jaxvae).values() if hasattr(v, "__path__")} - {pytrees}
     homes = [jaxvae, *folders]
     public = {name: v for home in homes for name, v in vars(home).items() if name[0] != "_"}
     things = {n: v for n, v in public.items() if inspect.isclass(v) or inspect.isroutine(v)}

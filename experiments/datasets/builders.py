@@ -96,6 +96,7 @@ with registered.skip_registration():
             images = images.astype(np.uint8).reshape(-1, 8, 8, 1)
             order = np.random.RandomState(1).permutation(len(images))  # a frozen stream
             rows = zip(("train", "validation", "test"), np.split(order, [1297, 1497]), strict=True)
+            labels = np.asarray(labels)
             return {split: _examples(Split(images[i], labels[i])) for split, i in rows}
 
         def _generate_examples(self, **_: Any) -> Any:

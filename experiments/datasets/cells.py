@@ -1,6 +1,7 @@
 """Counts of genes in single cells, and how well latents tell types: NumPy alone, for peers too."""
 
 import hashlib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ HOW = (
 
 def read(path: str) -> tuple[Any, np.ndarray, list[str]]:
     """(counts, {size, phase}) of every cell, the number of its type, and the types' names."""
-    import h5py
-
+    h5py: Any = import_module("h5py")
     if not Path(path).is_file() or hashlib.sha256(Path(path).read_bytes()).hexdigest() != CHECKSUM:
         raise SystemExit(f"{path} is not the file expected; {HOW}")
     with h5py.File(path) as file:
@@ -41,7 +41,7 @@ def measured(latents: np.ndarray, types: np.ndarray, nats: Any) -> dict[str, flo
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    found = KMeans(len(np.unique(types)), n_init=10, random_state=0).fit_predict(latents)
+    found = KMeans(len(np.unique(types)), n_init="auto", random_state=0).fit_predict(latents)
     nats = np.asarray(nats)
     return {
         "nats": float(nats.mean()),

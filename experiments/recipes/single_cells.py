@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def encoded(model: Any, cells: Any) -> jax.Array:
 
 
 def draw(path: Path, latents: np.ndarray, types: np.ndarray, data: str) -> None:
-    from umap import UMAP
+    UMAP: Any = import_module("umap").UMAP
 
     names, plane = read(data)[2], UMAP(random_state=0).fit_transform(latents)
     picture = figure(7.5, 4.5)

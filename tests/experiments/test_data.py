@@ -126,7 +126,7 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
 def test_digits_are_those_of_scikit_learn(tmp_path):
     data = load("digits", data_dir=tmp_path)
     images, labels = load_digits(return_X_y=True)
-    everything = Split(images.astype(np.uint8).reshape(-1, 8, 8, 1), labels)
+    everything = Split(images.astype(np.uint8).reshape(-1, 8, 8, 1), np.asarray(labels))
     splits = (data.train, data.validation, data.test)
     assert [len(s.images) for s in splits] == [1297, 200, 300]
     assert keyed(*splits) == keyed(everything)  # each row once: disjoint, and all of them
