@@ -48,7 +48,8 @@ class CollapseWarning:
             warnings.warn(
                 f"fit: at step {step} the rate is {rate[fallen][0]:.2f} nats{points}: the "
                 "posterior has collapsed to the prior; warm beta up from 0, "
-                "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with jaxvae.regularizers.free_bits",
+                "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with "
+                "jaxvae.regularizers.free_bits",
                 stacklevel=6,
             )
         self.most = np.maximum(self.most, rate)
