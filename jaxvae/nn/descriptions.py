@@ -1,8 +1,8 @@
 """A model as JSON and named arrays, and back in a process that never saw what built it.
 
 A description says of every part its class and its fields, by public names. What is read back is
-made of these alone: classes of jaxvae, Flax and Equinox, and JAX's functions of arrays. No
-`__init__` runs, no other module is imported, unless its package is trusted.
+made of these alone: classes of jaxvae and Flax, and JAX's functions of arrays. No `__init__` runs
+but that of a variable, and no other module is imported, unless its package is trusted.
 """
 
 import dataclasses
@@ -22,13 +22,15 @@ from jaxvae.pytrees import Constant
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import Network
 
-STOCK = ("jaxvae", "flax", "equinox")
+STOCK = ("jaxvae", "flax")
 FUNCTIONS = ("jax.nn", "jax.numpy", "jax.lax")
 # of these packages' functions, those that compute: none of them writes a file
 PURE = ("jaxvae.distributions", "jaxvae.bijectors", "jaxvae.models", "jaxvae.nn.heads",
-        "flax.nnx.nn", "equinox.nn", "equinox._misc")  # fmt: skip
+        "flax.nnx.nn")  # fmt: skip
 FILES = ("save", "savez", "load", "fromfile", "from_dlpack", "fromfunction", "apply_along_axis")
 Trusted = Collection[str]
+Description = Any
+"""What JSON holds."""
 
 
 class NotDescribedError(Exception):
@@ -58,7 +60,7 @@ def _marked(path: Any, leaf: Any) -> Any:
     return _Leaf(jax.tree_util.keystr(path)) if _is_array(leaf) else leaf
 
 
-def rebuild(description: Any, arrays: Mapping[str, Any], trusted: Trusted = ()) -> Any:
+def rebuild(description: Description, arrays: Mapping[str, Any], trusted: Trusted = ()) -> Any:
     """The model of a description, with its arrays: leaves by their paths, the rest by their names.
 
     Args:
@@ -142,7 +144,9 @@ def _module_of(network: Network, at: str) -> Any:
     """The module as its library made it, with the parameters and statistics that it has now."""
     bind = network.structure.bind
     if getattr(bind, "__name__", "") != "_bind_nnx":
-        raise NotDescribedError(f"{at} is a network of Linen or of Equinox with state")
+        raise NotDescribedError(
+            f"{at} is a network of Linen or Equinox, which its library alone can build"
+        )
     seen = network.structure._replace(bind=lambda tree, key: (tree, lambda: tree))
     return network._replace(structure=seen)._bound()[0]
 
@@ -202,8 +206,8 @@ def resolve(name: str, allowed: Trusted, trusted: Trusted = (), *, made: bool = 
     )
 
 
-def _built(of: Any, arrays: Mapping[str, Any], allowed: Trusted, trusted: Trusted) -> Any:
-    def build(part: Any) -> Any:
+def _built(of: Description, arrays: Mapping[str, Any], allowed: Trusted, trusted: Trusted) -> Any:
+    def build(part: Description) -> Any:
         return _built(part, arrays, allowed, trusted)
 
     def each(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +260,7 @@ def _built(of: Any, arrays: Mapping[str, Any], allowed: Trusted, trusted: Truste
     raise NotDescribedError(f"it holds {str(of)[:60]!r}, which this version can't read")
 
 
-def _object(cls: Any, fields: dict[str, Any]) -> Any:
+def _object(cls: type, fields: dict[str, Any]) -> Any:
     """An object with these fields, whose `__init__` has not run."""
     if issubclass(cls, nnx.Pytree):
         made = _blank(cls)

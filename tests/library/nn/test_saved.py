@@ -281,6 +281,16 @@ def test_the_best_model_of_a_run(tmp_path, monkeypatch):
     assert same(nn.load_model(tmp_path / "run"), models()["dense"])
 
 
+def test_a_network_of_another_library_is_given(tmp_path):
+    equinox = pytest.importorskip("equinox")
+    network = equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    with pytest.warns(UserWarning, match="network of Linen or Equinox, which its library alone"):
+        nn.save_model(tmp_path / "m", network)
+    other = equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(1))
+    loaded = nn.load_model(tmp_path / "m", like=other)
+    np.testing.assert_array_equal(loaded(jnp.ones(3)), network(jnp.ones(3)))
+
+
 def test_what_is_refused_is_refused_in_a_line(tmp_path):
     nn.save_model(tmp_path / "m", models()["dense"])
     (tmp_path / "other").mkdir()
