@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.core import FrozenDict
 
 from jaxvae.nn.activations import Named, by_name
 from jaxvae.pytrees import Constant
@@ -103,6 +104,8 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     if type(value) in (list, tuple):
         parts = [of(part, i) for i, part in enumerate(given)]
         return parts if isinstance(value, list) else {"tuple": parts}
+    if isinstance(value, FrozenDict):
+        return {"FrozenDict": of(dict(value), "items")}
     if type(value) is dict:
         return {"dict": [[of(k, "keys"), of(v, k)] for k, v in value.items()]}
     if isinstance(value, Named):
@@ -125,7 +128,9 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     if isinstance(value, nnx.List):
         return {"nnx.List": [of(part, i) for i, part in enumerate(value)]}
     if isinstance(value, nnx.Pytree):
-        return fields({n: v for n, v in vars(value).items() if not n.startswith("_pytree__")})
+        parts = {n: v for n, v in vars(value).items() if not n.startswith("_pytree__")}
+        held = {"data": told} if (told := _data_of(value, parts)) else {}
+        return fields(parts) | held
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return fields(dict(zip(given._fields, given, strict=True)))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -134,6 +139,13 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     if callable(value) and hasattr(value, "__name__"):
         return {"name": name_of(value, at)}
     raise NotDescribedError(f"{at} is a {type(value).__name__}, which a description can't hold")
+
+
+def _data_of(module: nnx.Pytree, parts: Mapping[str, Any]) -> list[str]:
+    """The attributes that NNX was told are data: None, and containers of arrays."""
+    children = jax.tree_util.tree_leaves_with_path(module, is_leaf=lambda part: part is not module)
+    names = {jax.tree_util.keystr(path).removeprefix(".") for path, _ in children}
+    return sorted(n for n in names if n in parts and not nnx.is_data(parts[n]))
 
 
 def _noise(variable: nnx.Variable) -> bool:
@@ -230,6 +242,8 @@ def _built(of: Description, arrays: Mapping[str, Any], allowed: Trusted, trusted
             return tuple(map(build, parts))
         case {"dict": pairs}:
             return {build(k): build(v) for k, v in pairs}
+        case {"FrozenDict": items}:
+            return FrozenDict(build(items))
         case {"activation": name, "options": options}:
             if name.split(":")[0] not in FUNCTIONS:
                 raise NotDescribedError(f"it needs {name}, which is no function of JAX")
@@ -254,18 +268,18 @@ def _built(of: Description, arrays: Mapping[str, Any], allowed: Trusted, trusted
                     f"it needs {name} as a variable of NNX, which it isn't here"
                 )
             return variable(build(value), **each(metadata))
-        case {"class": name, "fields": fields}:
+        case {"class": name, "fields": fields, **rest}:
             cls = resolve(name, allowed, trusted, made=True)
-            return _object(cls, each(fields))
+            return _object(cls, each(fields), rest.get("data", ()))
     raise NotDescribedError(f"it holds {str(of)[:60]!r}, which this version can't read")
 
 
-def _object(cls: type, fields: dict[str, Any]) -> Any:
+def _object(cls: type, fields: dict[str, Any], data: Collection[str]) -> Any:
     """An object with these fields, whose `__init__` has not run."""
     if issubclass(cls, nnx.Pytree):
         made = _blank(cls)
         for name, value in fields.items():
-            setattr(made, name, value)
+            setattr(made, name, nnx.data(value) if name in data else value)
         return made
     named = issubclass(cls, tuple) and hasattr(cls, "_fields")
     if cls is Named or not (named or dataclasses.is_dataclass(cls)):  # of any module's functions
@@ -285,9 +299,13 @@ def _filled(made: Any, fields: dict[str, Any]) -> Any:
     return made
 
 
-def _blank(cls: Any) -> Any:
+def _blank(cls: type) -> Any:
     """A module of NNX without attributes: made by its metaclass, as any other."""
-    empty = type(cls)(cls.__name__, (cls,), {"__init__": lambda self: None})
-    made = empty()
+    made = _empty(cls)()
     object.__setattr__(made, "__class__", cls)
     return made
+
+
+@functools.cache
+def _empty(cls: type) -> type:
+    return type(cls)(cls.__name__, (cls,), {"__init__": lambda self: None})

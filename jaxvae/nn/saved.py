@@ -40,6 +40,7 @@ from jaxvae.training.checkpoints.files import restore, version_of
 
 FORMAT = 1
 MANIFEST, WEIGHTS, CARD, SUMS = "model.json", "weights.safetensors", "README.md", "SHA256SUMS"
+NOT_BUILT = (KeyError, TypeError, AttributeError, ValueError)  # what other fields end in
 PACKAGES = ("jaxvae", "jax", "flax", "numpy")
 
 
@@ -92,8 +93,8 @@ def save_model(
             again = rebuild(description, leaves | constants, _roots(description))
             if jax.tree.structure(again) != jax.tree.structure(model):
                 raise NotDescribedError("model holds what its description doesn't show")
-        except NotDescribedError as error:
-            description, constants, why = None, {}, str(error)
+        except (NotDescribedError, *NOT_BUILT) as error:
+            description, constants, why = None, {}, str(error).splitlines()[0]
             warnings.warn(
                 f"save_model: {why}; only load_model(folder, like=model) will read this folder: "
                 'move it to a module, or give builder="package.module:function"',
@@ -162,8 +163,9 @@ def load_model(
         )
     try:
         return rebuild(manifest["model"], arrays, trusted)
-    except (NotDescribedError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{folder} can't be built: {error}{_others(manifest)}") from None
+    except (NotDescribedError, *NOT_BUILT) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder} can't be built: {why}{_others(manifest)}") from None
 
 
 @checked
