@@ -6,9 +6,9 @@
     python -m experiments.train --dataset my_images.npy     # [N, H, W] or [N, H, W, C]
     python -m experiments.train --resume runs/digits        # after whatever ended it
 
-Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), checkpoints, result.json and five
-pictures, and ends with a table of the test set. All numbers are nats an image: summed over pixels
-and latents, averaged over images.
+Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), checkpoints, model (which
+`jaxvae.nn.load_model` reads anywhere), result.json and five pictures, and ends with a table of the
+test set. All numbers are nats an image: summed over pixels and latents, averaged over images.
 
 Exit code 2: the input was refused; 1: the loss became non-finite, memory ran out, or nothing can be
 saved; 130 and 143: stopped by SIGINT or SIGTERM, and saved.
@@ -152,6 +152,7 @@ def train(c: Config) -> Path:
             f"{error}; largest log-scale of q(z|x) {scale:g}; try a smaller --learning-rate, "
             "--clip 10, or --on-nonfinite skip"
         ) from None
+    nn.save_model(folder / "model", state.model, about={"config": config})
     skipped = int(np.sum(history["skipped"])) if "skipped" in history else None
     report(c, folder, data, state.model, eval_key, transform, skipped)
     figures.learning_curves(folder / "learning_curves.png", progress.lines)

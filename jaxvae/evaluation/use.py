@@ -17,7 +17,7 @@ likelihood is `Masked`, a plain x is read as the pair (x, mask) with its NaN for
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jax import Array
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, check_leaves, checked
 from jaxvae.distributions import Masked, Product
 from jaxvae.evaluation import imputation
 from jaxvae.protocols import (
@@ -46,6 +46,17 @@ from jaxvae.pytrees import arrays, value_of
 from jaxvae.pytrees.libraries import functional
 
 
+def _check_rows(owner: str, name: str, xs: object) -> None:
+    if not _is_frame(xs):
+        check_leaves(owner, name, xs)
+    elif not len(xs):  # pyright: ignore[reportArgumentType]
+        raise ValueError(f"{owner}: {name} is a frame without rows, expected at least one")
+
+
+Rows = Annotated[Any, _check_rows]
+"""Rows of data: an array, a pytree of arrays with a common leading axis, or a pandas frame."""
+
+
 class Scores(NamedTuple):
     """How likely each of n rows is, in nats.
 
@@ -59,16 +70,16 @@ class Scores(NamedTuple):
       per_observed: iwae / observed: what rows with different gaps can be compared by.
     """
 
-    iwae: Any
-    elbo: Any
-    rate: Any
+    iwae: np.ndarray
+    elbo: np.ndarray
+    rate: np.ndarray
     entries: Any
-    observed: Any
-    per_observed: Any
+    observed: np.ndarray
+    per_observed: np.ndarray
 
 
 @checked
-def encode(model: Model, xs: Any, *, key: Key | None = None, batch_size: Count = 256) -> Any:
+def encode(model: Model, xs: Rows, *, key: Key | None = None, batch_size: Count = 256) -> Any:
     """The latents of every row: the mean of q(z|x) or, with a key, a draw of it.
 
     >>> from jaxvae.models import ppca
@@ -82,7 +93,7 @@ def encode(model: Model, xs: Any, *, key: Key | None = None, batch_size: Count =
 
 
 @checked
-def decode(model: Model, zs: Any, *, key: Key | None = None, batch_size: Count = 256) -> Any:
+def decode(model: Model, zs: Rows, *, key: Key | None = None, batch_size: Count = 256) -> Any:
     """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it."""
     one = _likelihood_mean if key is None else _likelihood_draw
     zs = np.asarray(zs, np.float32) if _is_frame(zs) else zs
@@ -90,7 +101,7 @@ def decode(model: Model, zs: Any, *, key: Key | None = None, batch_size: Count =
 
 
 @checked
-def reconstruct(model: Model, key: Key, xs: Any, *, batch_size: Count = 256) -> Any:
+def reconstruct(model: Model, key: Key, xs: Rows, *, batch_size: Count = 256) -> Any:
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
     rows = _rows("reconstruct", model, xs)
     found = _each(_remembered, model, key, rows, batch_size)
@@ -114,7 +125,7 @@ def generate(
 
 @checked
 def score(
-    model: Model, key: Key, xs: Any, *, num_samples: Count = 100, batch_size: Count = 256
+    model: Model, key: Key, xs: Rows, *, num_samples: Count = 100, batch_size: Count = 256
 ) -> Any:
     """How likely each row is, in nats, and what makes it unlikely: `Scores`, or a frame with them.
 
@@ -150,7 +161,7 @@ def score(
 
 @checked
 def impute(
-    model: Model, key: Key, xs: Any, *, num_samples: Count = 100, batch_size: Count = 256
+    model: Model, key: Key, xs: Rows, *, num_samples: Count = 100, batch_size: Count = 256
 ) -> Any:
     """Every row with E[x_missing|x_observed] in its gaps, as `evaluation.impute` of one.
 
@@ -232,7 +243,7 @@ def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     return log_mean_exp(log_w), jnp.mean(log_w), jnp.mean(rate), entries, observed
 
 
-def entries_of(d: Any, x: Tree, mask: Any = None) -> Any:
+def entries_of(d: Any, x: Tree, mask: Tree | None = None) -> Any:
     """log p_i(x_i) of every entry of one event, nats: 0 in a gap; they sum to log p(x).
 
     >>> from jaxvae import Normal
@@ -264,7 +275,9 @@ def _observed(event: tuple[Any, Any]) -> Array:
 # Of many.
 
 
-def _each(one: Any, model: Model, key: Any, xs: Any, size: int, **static: int) -> Any:
+def _each(
+    one: Callable[..., Any], model: Model, key: Key | None, xs: Tree, size: int, **static: int
+) -> Any:
     """one(model, key of the row, row) of every row, in NumPy."""
     n = number_of_rows(xs)
     size = min(size, n)
@@ -298,7 +311,7 @@ def _is_array(leaf: object) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float))
 
 
-def _padded(rows: Any, size: int) -> Any:
+def _padded(rows: Tree, size: int) -> Any:
     """The last batch as long as the others, so that all are one program."""
     short = size - len(rows)
     return np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)]) if short else rows
@@ -309,22 +322,40 @@ def _is_frame(xs: object) -> bool:
 
 
 def event_like(model: Model) -> Any:
-    """Shapes and dtypes of one x, of a draw of p(x|z); a pair (x, mask) where it is `Masked`."""
-    draw = lambda: likelihood(model, prior(model).sample(jax.random.key(0)))  # noqa: E731
-    return jax.eval_shape(lambda: draw().sample(jax.random.key(0)))
+    """Shapes and dtypes of one x, a pair (x, mask) where p(x|z) is `Masked`; None if undrawable."""
+
+    def draw() -> Any:
+        d = likelihood(model, prior(model).sample(jax.random.key(0)))
+        return d.sample(jax.random.key(0)) if hasattr(d, "sample") else None
+
+    return jax.eval_shape(draw)
 
 
-def _rows(owner: str, model: Model, xs: Any) -> Any:
+def _rows(owner: str, model: Model, xs: Rows) -> Any:
     """Rows as the model takes them: of a frame by its columns, of gaps a pair (x, mask)."""
     masked = _is_masked(model)
     if _is_frame(xs):
         like = event_like(model)
         xs = _of_frame(owner, xs, like[0] if masked else like)
     pair = isinstance(xs, tuple) and len(xs) == 2
+    _check_shapes(owner, model, xs[0] if masked and pair else xs)
     if not masked or pair:
         return jax.tree.map(_as_stored, xs)
     mask = jax.tree.map(lambda a: ~np.isnan(np.asarray(a, np.float32)), xs)
     return jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask), mask
+
+
+def _check_shapes(owner: str, model: Model, xs: Tree) -> None:
+    """ValueError where a row is no x of the model, before a network sees it."""
+    like = event_like(model)
+    like = like[0] if _is_masked(model) else like
+    if jax.tree.structure(xs) == jax.tree.structure(like):
+        for leaf, one in zip(jax.tree.leaves(xs), jax.tree.leaves(like), strict=True):
+            if jnp.shape(leaf)[1:] != one.shape or not jnp.ndim(leaf):
+                raise ValueError(
+                    f"{owner}: xs has rows of shape {jnp.shape(leaf)[1:]}, expected {one.shape}; "
+                    "its leading axis is that of the rows"
+                )
 
 
 def _is_masked(model: Model) -> bool:

@@ -1,8 +1,8 @@
 """A model as JSON and named arrays, and back in a process that never saw what built it.
 
 A description says of every part its class and its fields, by public names. What is read back is
-made of these alone: classes of jaxvae, Flax and Equinox, and JAX's functions of arrays. No
-`__init__` runs, no other module is imported, unless its package is trusted.
+made of these alone: classes of jaxvae and Flax, and JAX's functions of arrays. No `__init__` runs
+but that of a variable, and no other module is imported, unless its package is trusted.
 """
 
 import dataclasses
@@ -16,19 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.core import FrozenDict
 
 from jaxvae.nn.activations import Named, by_name
 from jaxvae.pytrees import Constant
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import Network
 
-STOCK = ("jaxvae", "flax", "equinox")
+STOCK = ("jaxvae", "flax")
 FUNCTIONS = ("jax.nn", "jax.numpy", "jax.lax")
 # of these packages' functions, those that compute: none of them writes a file
 PURE = ("jaxvae.distributions", "jaxvae.bijectors", "jaxvae.models", "jaxvae.nn.heads",
-        "flax.nnx.nn", "equinox.nn", "equinox._misc")  # fmt: skip
+        "flax.nnx.nn")  # fmt: skip
 FILES = ("save", "savez", "load", "fromfile", "from_dlpack", "fromfunction", "apply_along_axis")
 Trusted = Collection[str]
+Description = Any
+"""What JSON holds."""
 
 
 class NotDescribedError(Exception):
@@ -58,7 +61,7 @@ def _marked(path: Any, leaf: Any) -> Any:
     return _Leaf(jax.tree_util.keystr(path)) if _is_array(leaf) else leaf
 
 
-def rebuild(description: Any, arrays: Mapping[str, Any], trusted: Trusted = ()) -> Any:
+def rebuild(description: Description, arrays: Mapping[str, Any], trusted: Trusted = ()) -> Any:
     """The model of a description, with its arrays: leaves by their paths, the rest by their names.
 
     Args:
@@ -101,6 +104,8 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     if type(value) in (list, tuple):
         parts = [of(part, i) for i, part in enumerate(given)]
         return parts if isinstance(value, list) else {"tuple": parts}
+    if isinstance(value, FrozenDict):
+        return {"FrozenDict": of(dict(value), "items")}
     if type(value) is dict:
         return {"dict": [[of(k, "keys"), of(v, k)] for k, v in value.items()]}
     if isinstance(value, Named):
@@ -123,7 +128,9 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     if isinstance(value, nnx.List):
         return {"nnx.List": [of(part, i) for i, part in enumerate(value)]}
     if isinstance(value, nnx.Pytree):
-        return fields({n: v for n, v in vars(value).items() if not n.startswith("_pytree__")})
+        parts = {n: v for n, v in vars(value).items() if not n.startswith("_pytree__")}
+        held = {"data": told} if (told := _data_of(value, parts)) else {}
+        return fields(parts) | held
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return fields(dict(zip(given._fields, given, strict=True)))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -134,6 +141,13 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     raise NotDescribedError(f"{at} is a {type(value).__name__}, which a description can't hold")
 
 
+def _data_of(module: nnx.Pytree, parts: Mapping[str, Any]) -> list[str]:
+    """The attributes that NNX was told are data: None, and containers of arrays."""
+    children = jax.tree_util.tree_leaves_with_path(module, is_leaf=lambda part: part is not module)
+    names = {jax.tree_util.keystr(path).removeprefix(".") for path, _ in children}
+    return sorted(n for n in names if n in parts and not nnx.is_data(parts[n]))
+
+
 def _noise(variable: nnx.Variable) -> bool:
     return isinstance(variable, nnx.RngState)
 
@@ -142,7 +156,9 @@ def _module_of(network: Network, at: str) -> Any:
     """The module as its library made it, with the parameters and statistics that it has now."""
     bind = network.structure.bind
     if getattr(bind, "__name__", "") != "_bind_nnx":
-        raise NotDescribedError(f"{at} is a network of Linen or of Equinox with state")
+        raise NotDescribedError(
+            f"{at} is a network of Linen or Equinox, which its library alone can build"
+        )
     seen = network.structure._replace(bind=lambda tree, key: (tree, lambda: tree))
     return network._replace(structure=seen)._bound()[0]
 
@@ -202,8 +218,8 @@ def resolve(name: str, allowed: Trusted, trusted: Trusted = (), *, made: bool = 
     )
 
 
-def _built(of: Any, arrays: Mapping[str, Any], allowed: Trusted, trusted: Trusted) -> Any:
-    def build(part: Any) -> Any:
+def _built(of: Description, arrays: Mapping[str, Any], allowed: Trusted, trusted: Trusted) -> Any:
+    def build(part: Description) -> Any:
         return _built(part, arrays, allowed, trusted)
 
     def each(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,6 +242,8 @@ def _built(of: Any, arrays: Mapping[str, Any], allowed: Trusted, trusted: Truste
             return tuple(map(build, parts))
         case {"dict": pairs}:
             return {build(k): build(v) for k, v in pairs}
+        case {"FrozenDict": items}:
+            return FrozenDict(build(items))
         case {"activation": name, "options": options}:
             if name.split(":")[0] not in FUNCTIONS:
                 raise NotDescribedError(f"it needs {name}, which is no function of JAX")
@@ -250,18 +268,18 @@ def _built(of: Any, arrays: Mapping[str, Any], allowed: Trusted, trusted: Truste
                     f"it needs {name} as a variable of NNX, which it isn't here"
                 )
             return variable(build(value), **each(metadata))
-        case {"class": name, "fields": fields}:
+        case {"class": name, "fields": fields, **rest}:
             cls = resolve(name, allowed, trusted, made=True)
-            return _object(cls, each(fields))
+            return _object(cls, each(fields), rest.get("data", ()))
     raise NotDescribedError(f"it holds {str(of)[:60]!r}, which this version can't read")
 
 
-def _object(cls: Any, fields: dict[str, Any]) -> Any:
+def _object(cls: type, fields: dict[str, Any], data: Collection[str]) -> Any:
     """An object with these fields, whose `__init__` has not run."""
     if issubclass(cls, nnx.Pytree):
         made = _blank(cls)
         for name, value in fields.items():
-            setattr(made, name, value)
+            setattr(made, name, nnx.data(value) if name in data else value)
         return made
     named = issubclass(cls, tuple) and hasattr(cls, "_fields")
     if cls is Named or not (named or dataclasses.is_dataclass(cls)):  # of any module's functions
@@ -281,9 +299,13 @@ def _filled(made: Any, fields: dict[str, Any]) -> Any:
     return made
 
 
-def _blank(cls: Any) -> Any:
+def _blank(cls: type) -> Any:
     """A module of NNX without attributes: made by its metaclass, as any other."""
-    empty = type(cls)(cls.__name__, (cls,), {"__init__": lambda self: None})
-    made = empty()
+    made = _empty(cls)()
     object.__setattr__(made, "__class__", cls)
     return made
+
+
+@functools.cache
+def _empty(cls: type) -> type:
+    return type(cls)(cls.__name__, (cls,), {"__init__": lambda self: None})

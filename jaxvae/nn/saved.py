@@ -40,13 +40,14 @@ from jaxvae.training.checkpoints.files import restore, version_of
 
 FORMAT = 1
 MANIFEST, WEIGHTS, CARD, SUMS = "model.json", "weights.safetensors", "README.md", "SHA256SUMS"
-PACKAGES = ("jaxvae", "jax", "flax", "equinox", "numpy")
+NOT_BUILT = (KeyError, TypeError, AttributeError, ValueError)  # what other fields end in
+PACKAGES = ("jaxvae", "jax", "flax", "numpy")
 
 
 @checked
 def save_model(
     folder: str | Path,
-    model: Any,
+    model: object,
     *,
     about: str | Mapping[str, Any] | None = None,
     builder: str | None = None,
@@ -54,10 +55,10 @@ def save_model(
 ) -> Path:
     """Write a model to a folder, whole or not at all, for `load_model` in any other process.
 
-    Of networks and distributions of jaxvae, Flax NNX and Equinox the folder itself says how they
-    are built. Of a model with classes or functions of your own it does too, where they are in a
-    module that can be imported, and `load_model` then has to be told to trust it. Whatever else, a
-    Linen module for instance, is built by a function of yours, named here.
+    Of networks and distributions of jaxvae and Flax NNX the folder itself says how they are built.
+    Of a model with classes or functions of your own it does too, where they are in a module that
+    can be imported, and `load_model` then has to be told to trust it. Whatever else, a network of
+    Linen or Equinox for instance, is built by a function of yours, named here.
 
     Args:
       folder: made; one that holds a saved model is replaced, any other refused.
@@ -80,7 +81,7 @@ def save_model(
     >>> load_model(folder).encode(jnp.ones(3)).mean().shape
     (2,)
     """
-    folder, safetensors = Path(folder), _safetensors("save_model")
+    folder, model, safetensors = Path(folder), functional(model), _safetensors("save_model")
     _refuse_other(folder)
     leaves = {p: leaf for p, leaf in paths(model).items() if is_key(leaf) or _is_number(leaf)}
     description, constants, why = None, {}, None
@@ -92,8 +93,8 @@ def save_model(
             again = rebuild(description, leaves | constants, _roots(description))
             if jax.tree.structure(again) != jax.tree.structure(model):
                 raise NotDescribedError("model holds what its description doesn't show")
-        except NotDescribedError as error:
-            description, constants, why = None, {}, str(error)
+        except (NotDescribedError, *NOT_BUILT) as error:
+            description, constants, why = None, {}, str(error).splitlines()[0]
             warnings.warn(
                 f"save_model: {why}; only load_model(folder, like=model) will read this folder: "
                 'move it to a module, or give builder="package.module:function"',
@@ -121,11 +122,14 @@ def save_model(
 
 
 @checked
-def load_model(folder: str | Path, *, like: Any = None, trust: str | Collection[str] = ()) -> Any:
+def load_model(
+    folder: str | Path, *, like: object = None, trust: str | Collection[str] = ()
+) -> Any:
     """The model that `save_model` wrote, or the best one of a run of `fit`, every byte verified.
 
-    Nothing but classes of jaxvae, Flax and Equinox and functions of JAX is used, so that a folder
-    from elsewhere runs no code, unless its package is trusted.
+    Nothing but classes of jaxvae and Flax and functions of JAX is used, so that a folder from
+    elsewhere runs no code, unless its package is trusted. What needs it is a `Network`, as in
+    `state.model`.
 
     Args:
       folder: what `save_model` wrote, a run's folder with such a folder `model` in it, or one with
@@ -159,8 +163,9 @@ def load_model(folder: str | Path, *, like: Any = None, trust: str | Collection[
         )
     try:
         return rebuild(manifest["model"], arrays, trusted)
-    except (NotDescribedError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{folder} can't be built: {error}{_others(manifest)}") from None
+    except (NotDescribedError, *NOT_BUILT) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder} can't be built: {why}{_others(manifest)}") from None
 
 
 @checked
@@ -373,9 +378,7 @@ def _card(folder: Path, model: Any, manifest: Mapping[str, Any]) -> str:
         how = "like=model"
         built = f"It needs a model of the same structure, as {manifest['why_not']}."
     else:
-        mine = [
-            r for r in _roots(manifest["model"]) if r not in ("jaxvae", "flax", "equinox", "jax")
-        ]
+        mine = [r for r in _roots(manifest["model"]) if r not in ("jaxvae", "flax", "jax")]
         how = f"trust={sorted(mine)}" if mine else ""
         built = "model.json says what builds it."
     lines = [f"| `{name}` | {a['dtype']} | {a['shape']} |" for name, a in arrays.items()]

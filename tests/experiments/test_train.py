@@ -21,8 +21,10 @@ from experiments.common import figures
 from experiments.common.config import Config, Refused
 from experiments.common.evaluate import drawn, evaluate, log_marginals
 from experiments.train import load_model, main, make_model, measure
+from jaxvae import nn
 from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
+from tests.common import same
 
 QUICK = ["--epochs", "2", "--hidden", "16", "--eval-samples", "20", "--eval-images", "50"]
 
@@ -382,6 +384,8 @@ def test_the_model_of_a_run_is_read_back(finished, tmp_path):
     stored = [v for p, v in read_checkpoint(path).leaves.items() if p.startswith("['state'].model")]
     assert all(map(np.array_equal, jax.tree.leaves(newest), stored))
     assert jax.tree.structure(best) == jax.tree.structure(newest)
+    assert same(nn.load_model(folder), newest)  # without this script
+    assert nn.model_info(folder)["about"]["config"]["dataset"] == "digits"
     with pytest.raises(Refused, match=r"its config.json can't be read"):
         load_model(tmp_path)
 

@@ -222,6 +222,15 @@ def test_what_is_refused_is_refused_in_a_line():
             r"encode: xs has 1 columns, expected",
         ),
         (lambda: use.encode(MODEL, frame.assign(b="x")), TypeError, "encode: column 'b' holds"),
+        (lambda: use.encode(MODEL, frame[:0]), ValueError, "encode: xs is a frame without rows"),
+        (lambda: use.encode(MODEL, None), TypeError, "encode: xs is None, expected an array"),  # pyright: ignore
+        (lambda: use.score(MODEL, KEY, "x"), TypeError, "score: xs is a str, expected an array"),
+        (lambda: use.encode(MODEL, XS[0]), ValueError, r"encode: xs has rows of shape \(\), expec"),
+        (
+            lambda: use.encode(MODEL, XS[:, :2]),
+            ValueError,
+            r"xs has rows of shape \(2,\), expected",
+        ),
         (lambda: use.encode(MODEL, XS, batch_size=0), ValueError, "encode: batch_size is 0"),
         (lambda: use.encode(MODEL._replace(encode=drawn), XS), MissingMethodError, "give encode a"),
         (lambda: use.generate(MODEL, KEY, 0), ValueError, "generate: n is 0"),

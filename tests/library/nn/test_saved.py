@@ -19,7 +19,8 @@ from jax.tree_util import Partial
 import jaxvae
 from jaxvae import nn
 from jaxvae.nn import saved
-from jaxvae.nn.descriptions import NotDescribedError, rebuild
+from jaxvae.nn.descriptions import NotDescribedError, describe, rebuild
+from jaxvae.pytrees import paths
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training import CheckpointError, CorruptCheckpointError
 from tests.common import same
@@ -87,6 +88,24 @@ def models():
 
 NAMES = ("dense", "convolutions", "vamp", "table", "flow", "deep", "running statistics",
          "half precision", "any tree")  # fmt: skip
+
+
+MODULES = {
+    "spectral norm": lambda rngs: nnx.SpectralNorm(nnx.Linear(2, 3, rngs=rngs), rngs=rngs),
+    "recurrent": lambda rngs: nnx.GRUCell(2, 3, rngs=rngs),
+    "attention": lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs),
+    "container": lambda rngs: nnx.Dict(a=nnx.Conv(2, 3, (3, 3), rngs=rngs), b=jnp.ones(2)),
+}
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_modules_of_nnx_are_described_as_they_are(make):
+    """With attributes that NNX was told are data, and static ones of every kind."""
+    module = functional(make(nnx.Rngs(0)))
+    description, constants = describe(module)
+    again = rebuild(json.loads(json.dumps(description)), paths(module) | constants)
+    assert jax.tree.structure(again) == jax.tree.structure(module)
+    assert same(again, module)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -279,6 +298,16 @@ def test_the_best_model_of_a_run(tmp_path, monkeypatch):
         nn.load_model(tmp_path / "run")
     nn.save_model(tmp_path / "run" / "model", models()["dense"])
     assert same(nn.load_model(tmp_path / "run"), models()["dense"])
+
+
+def test_a_network_of_another_library_is_given(tmp_path):
+    equinox = pytest.importorskip("equinox")
+    network = equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    with pytest.warns(UserWarning, match="network of Linen or Equinox, which its library alone"):
+        nn.save_model(tmp_path / "m", network)
+    other = equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(1))
+    loaded = nn.load_model(tmp_path / "m", like=other)
+    np.testing.assert_array_equal(loaded(jnp.ones(3)), network(jnp.ones(3)))
 
 
 def test_what_is_refused_is_refused_in_a_line(tmp_path):
