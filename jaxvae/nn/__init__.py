@@ -41,7 +41,6 @@ from jaxvae.nn.heads import positive as positive
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import GroupNorm as GroupNorm
-from jaxvae.nn.networks import Norm as Norm
 from jaxvae.nn.networks import Rescaled as Rescaled
 from jaxvae.nn.networks import ResidualMLP as ResidualMLP
 from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead
