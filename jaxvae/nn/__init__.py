@@ -38,6 +38,7 @@ from jaxvae.nn.heads import ProductHead as ProductHead
 from jaxvae.nn.heads import Real as Real
 from jaxvae.nn.heads import Shape as Shape
 from jaxvae.nn.heads import positive as positive
+from jaxvae.nn.linen import linen_network as linen_network
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import GroupNorm as GroupNorm
@@ -54,4 +55,3 @@ from jaxvae.nn.sequences import Recurrent as Recurrent
 from jaxvae.nn.sequences import Transformer as Transformer
 from jaxvae.nn.stock import make_vae as make_vae
 from jaxvae.pytrees.libraries import equinox_network as equinox_network
-from jaxvae.pytrees.libraries import linen_network as linen_network

@@ -1,10 +1,10 @@
-"""Networks of Flax NNX, Equinox and Linen as `Network`s.
+"""Networks of Flax NNX and Equinox as `Network`s; those of Linen are in `jaxvae.nn.linen`.
 
-None of the three is imported unless it is used: a network is known by the names of its classes.
+Neither is imported unless it is used: a network is known by the names of its classes.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -16,8 +16,6 @@ import numpy as np
 from jaxvae.pytrees.networks import BATCH, Network, Structure
 
 M = TypeVar("M")
-IN_TRAINING = ("train", "training", "is_training", "is_train")
-IN_USE = ("deterministic", "use_running_average", "inference")
 
 
 def functional(model: M) -> M:
@@ -43,7 +41,7 @@ def functional(model: M) -> M:
         if not _is_module(part) or _is_plain(part) or _wants_state(part):
             return part
         if "flax.Module" in kinds(part):
-            return _network(_bind_nnx, part, _roles(part))
+            return network(_bind_nnx, part, roles_of(part))
         return equinox_network(part)
 
     return jax.tree.map(pure, model, is_leaf=_is_module)
@@ -65,38 +63,10 @@ def equinox_network(module: Any, state: Any = None) -> Network:
     >>> equinox_network(norm, state)(jnp.array([3.0, 4.0])).shape
     (2,)
     """
-    return _network(_bind_equinox, (module, state), [*_roles(module), *_roles(state, "state")])
+    return network(_bind_equinox, (module, state), [*roles_of(module), *roles_of(state, "state")])
 
 
-def linen_network(module: Any, variables: Mapping[str, Any], **flags: bool) -> Network:
-    """A network of Linen with its variables, as `module.init` makes them.
-
-    The collection "params" trains; every other, "batch_stats" for instance, is state. `train`,
-    `training` and `is_training` of the module's call are true in training and false in use,
-    `deterministic`, `use_running_average` and `inference` the other way round. A batch norm's
-    `axis_name` has to be "batch".
-
-    Args:
-      module: of `flax.linen`.
-      variables: its collections.
-      **flags: arguments of the call that are the same in training and in use.
-
-    Raises:
-      ValueError: when called in training, where a batch norm has no axis: it would take the
-        statistics of every example alone.
-
-    >>> from flax import linen
-    >>> dense = linen.Dense(3)
-    >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
-    (3,)
-    """
-    params = {name: v for name, v in variables.items() if name == "params"}
-    rest = {name: v for name, v in variables.items() if name != "params"}
-    bind = _Linen(module, tuple(sorted(flags.items())))
-    return _network(bind, (params, rest), [*_roles(params), *_roles(rest, "state")])
-
-
-def _network(bind: Any, tree: Any, roles: list[str]) -> Network:
+def network(bind: Any, tree: Any, roles: list[str]) -> Network:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     own = [jax.tree_util.keystr(path) for path, _ in flat]
     paths = [own[first] for first in _firsts(tree)]
@@ -110,7 +80,7 @@ def _network(bind: Any, tree: Any, roles: list[str]) -> Network:
     )
 
 
-def _roles(tree: Any, of_arrays: str = "") -> list[str]:
+def roles_of(tree: Any, of_arrays: str = "") -> list[str]:
     """Of every leaf; a variable of NNX says of what is in it what it is."""
 
     def role(part: Any, leaf: Any) -> str:
@@ -145,7 +115,7 @@ def _firsts(tree: Any) -> list[int]:
 def _is_plain(module: Any) -> bool:
     """Whether it is parameters alone, each once: then it is left as it is."""
     firsts = _firsts(module)
-    return {*_roles(module)} == {"params"} and firsts == [*range(len(firsts))]
+    return {*roles_of(module)} == {"params"} and firsts == [*range(len(firsts))]
 
 
 def kinds(value: Any) -> frozenset[str]:
@@ -167,7 +137,7 @@ def _is_module(part: Any) -> bool:
     return "equinox.Module" in of or ("flax.Module" in of and "flax.Pytree" in of)
 
 
-def _is_batch_norm(part: Any) -> bool:
+def is_batch_norm(part: Any) -> bool:
     return "flax.BatchNorm" in kinds(part)
 
 
@@ -182,7 +152,7 @@ def _bind_nnx(module: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
         module.eval()
     else:
         module.train()
-        norms = filter(_is_batch_norm, jax.tree.leaves(module, is_leaf=_is_batch_norm))
+        norms = filter(is_batch_norm, jax.tree.leaves(module, is_leaf=is_batch_norm))
         for norm in norms:
             norm.axis_name = BATCH
     return module, lambda: module
@@ -203,62 +173,11 @@ def _bind_equinox(tree: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
         y, state = f(*args, state, **given)
         return y
 
-    return _Bound(module, call), lambda: (tree[0], state)
-
-
-@dataclass(frozen=True)
-class _Linen:
-    module: Any
-    flags: tuple[tuple[str, bool], ...]
-
-    def __call__(self, tree: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
-        params, rest = tree
-
-        def call(f: Any, *args: Any, **given: Any) -> Any:
-            nonlocal rest
-            from flax import linen
-
-            taken = inspect.signature(f).parameters
-            mode = {name: key is not None for name in IN_TRAINING if name in taken}
-            mode |= {name: key is None for name in IN_USE if name in taken}
-            given = mode | dict(self.flags) | given
-            collections = {**params, **rest}
-            if key is None:
-                return self.module.apply(collections, *args, method=f, **given)
-            refuse = _refuse_frozen if not self.flags else _refuse_axis
-            with linen.intercept_methods(refuse):
-                y, changed = self.module.apply(
-                    collections, *args, method=f, rngs={"params": key}, mutable=[*rest], **given
-                )
-            rest = {**rest, **changed}
-            return y
-
-        return _Bound(self.module, call), lambda: (params, rest)
-
-
-def _refuse_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    if _is_batch_norm(context.module) and context.module.axis_name is None:
-        raise ValueError(
-            f"linen_network: {context.module.name} has axis_name None, expected "
-            f'BatchNorm(axis_name="{BATCH}"), the axis that jaxvae.batched maps'
-        )
-    return call(*args, **kwargs)
-
-
-def _refuse_frozen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    if _is_batch_norm(context.module) and context.method_name == "__call__":
-        of_call = kwargs.get("use_running_average", args[1] if len(args) > 1 else None)
-        if of_call or (of_call is None and context.module.use_running_average):
-            raise ValueError(
-                f"linen_network: {context.module.name} takes its running statistics in training, "
-                f"expected a call of {', '.join((*IN_TRAINING, *IN_USE))} that says which; what "
-                "must stay goes in jaxvae.Constant"
-            )
-    return _refuse_axis(call, args, kwargs, context)
+    return Bound(module, call), lambda: (tree[0], state)
 
 
 @dataclass
-class _Bound:
+class Bound:
     """A module, every call of which goes through `call`."""
 
     module: Any

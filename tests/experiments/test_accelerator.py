@@ -461,7 +461,8 @@ def test_fit_waits_for_no_condition_on_an_accelerator(monkeypatch):
     assert fitting._known(5, 6) == 5  # a short last call takes the program for any number
 
 
-@pytest.mark.parametrize("slope", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("slope", [False, True])
 def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
     x64, monkeypatch, slope
 ):

@@ -43,7 +43,7 @@ def small(monkeypatch):
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
-    "workload", ["W1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("W2", "W4"))]
+    "workload", [pytest.param(name, marks=pytest.mark.slow) for name in ("W1", "W2", "W4")]
 )
 def test_peers_reach_one_loss(workload):
     """Nobody skips work: after as many steps of the same job the losses are alike."""

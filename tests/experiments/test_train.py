@@ -1,9 +1,11 @@
 """The main job: what it writes, what it refuses, and how it stops."""
 
+import contextlib
 import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,10 +41,33 @@ def run(tmp_path, data_dir, capsys):
     return call
 
 
-def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_five_pictures(run, tmp_path):
-    code, printed = run()
-    folder = tmp_path / "runs" / "digits"
-    assert code == 0
+PICTURES = {"learning_curves", "reconstructions", "samples", "latent_map", "traversals"}
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Where they are not what is tested: most of the time of a short run is matplotlib's."""
+    for name in PICTURES:
+        monkeypatch.setattr(figures, name, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """The folder of a run as it ended, and what it printed; copy it to write to it."""
+    output, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main([*QUICK, *data_dir, "--output", str(output)]) == 0
+    return output / "digits", printed.getvalue()
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A finished run, to go on with."""
+    return shutil.copytree(finished[0], tmp_path / "runs" / "digits")
+
+
+def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_five_pictures(finished):
+    folder, printed = finished
     assert json.loads((folder / "config.json").read_text())["epochs"] == 2
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -53,15 +78,8 @@ def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_five_pictures(
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
     result = json.loads((folder / "result.json").read_text())
     assert result["log_marginal"] > result["elbo"]
-    assert f"{result['elbo']:.2f}" in printed.out
-    pictures = {p.stem for p in folder.glob("*.png") if p.stat().st_size > 5000}
-    assert pictures == {
-        "learning_curves",
-        "reconstructions",
-        "samples",
-        "latent_map",
-        "traversals",
-    }
+    assert f"{result['elbo']:.2f}" in printed
+    assert {p.stem for p in folder.glob("*.png") if p.stat().st_size > 5000} == PICTURES
 
 
 @pytest.mark.slow
@@ -83,6 +101,7 @@ def test_a_run_is_a_function_of_its_config(run, tmp_path):
         pytest.param("--network conv --posterior full --dtype bfloat16", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_options_compose(run, options):
     assert run(*options.split())[0] == 0
 
@@ -314,6 +333,7 @@ def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     assert json.loads(metrics.read_text().splitlines()[0])["epoch"] == 1
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_dir):
     """Stopped by SIGTERM somewhere, then by an epoch count, then gone on with: as if never."""
     folder = tmp_path / "stopped"
@@ -330,8 +350,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_
     stopped = len((folder / "metrics.jsonl").read_text().splitlines())
     assert 0 < stopped < 2900
     epochs = str(stopped + 2)
-    code, _ = run("--resume", folder, "--epochs", epochs)
-    assert code == 0
+    code, printed = run("--resume", folder, "--epochs", epochs)
+    assert code == 0, printed.err
     assert run("--name", "whole", "--epochs", epochs)[0] == 0
 
     def numbers(folder):
@@ -342,10 +362,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_
     assert numbers(folder) == numbers(tmp_path / "runs" / "whole")
 
 
-def test_a_finished_run_that_is_resumed_only_reports_again(run, tmp_path):
+@pytest.mark.usefixtures("no_pictures")
+def test_a_finished_run_that_is_resumed_only_reports_again(run, folder):
     """metrics.jsonl is the checkpoint's, whatever has become of the file meanwhile."""
-    folder = tmp_path / "runs" / "digits"
-    assert run()[0] == 0
     lines, result = ((folder / n).read_text() for n in ("metrics.jsonl", "result.json"))
     for spoiled in (lines.replace("1", "2"), '{"no": "step"}\n', "{", None):
         (folder / "metrics.jsonl").unlink()
@@ -356,9 +375,8 @@ def test_a_finished_run_that_is_resumed_only_reports_again(run, tmp_path):
         assert (folder / "result.json").read_text() == result
 
 
-def test_the_model_of_a_run_is_read_back(run, tmp_path):
-    folder = tmp_path / "runs" / "digits"
-    assert run()[0] == 0
+def test_the_model_of_a_run_is_read_back(finished, tmp_path):
+    folder, _ = finished
     newest, best = (load_model(folder, best=best) for best in (False, True))
     path = checkpoint_files(folder / "checkpoints")[-1]
     stored = [v for p, v in read_checkpoint(path).leaves.items() if p.startswith("['state'].model")]
@@ -368,9 +386,8 @@ def test_the_model_of_a_run_is_read_back(run, tmp_path):
         load_model(tmp_path)
 
 
-def test_a_resumed_run_must_be_the_same_run(run, tmp_path):
-    folder = tmp_path / "runs" / "digits"
-    assert run()[0] == 0
+@pytest.mark.usefixtures("no_pictures")
+def test_a_resumed_run_must_be_the_same_run(run, folder, tmp_path):
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     for option, value, begun in [("learning-rate", 0.1, 0.001), ("batch", 8, 64), ("latent", 3, 8)]:
         code, printed = run("--resume", folder, f"--{option}", value)
@@ -396,6 +413,7 @@ def test_skipped_updates_are_counted_and_end_a_run_that_makes_no_other(run, tmp_
     assert "none of the last 39" in printed.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_collapse_and_a_warm_up_that_is_too_long_are_told(run):
     with pytest.warns(UserWarning, match="beta rises to 1, but only 0.39 is reached in the 40 st"):
         assert run("--warmup", 100)[0] == 0
@@ -406,12 +424,12 @@ def test_a_collapse_and_a_warm_up_that_is_too_long_are_told(run):
 
 def test_evaluation_averages_over_images_and_draws_a_key_for_each():
     model = make_model(Config(latent=2, hidden=8), (4, 4, 1), nnx.Rngs(0))
-    images = jax.random.uniform(jax.random.key(1), (7, 4, 4, 1))
+    images = uniform(7, 4, 4, 1)
     key = jax.random.key(2)
     whole = evaluate(model, key, images, identity)
     assert float(whole.elbo) == pytest.approx(-float(whole.rate + whole.distortion), rel=1e-5)
     repeated = log_marginals(
-        model, jax.random.key(3), jnp.repeat(images[:1], 5, axis=0), identity, 3
+        model, jax.random.key(3), np.repeat(images[:1], 5, axis=0), identity, 3
     )
     assert len(set(repeated.value.tolist())) == 5
 
@@ -435,7 +453,7 @@ def test_the_error_of_log_p_is_that_of_another_draw():
 
 
 def test_rows_are_drawn_at_random_and_together():
-    xs = {"a": jnp.arange(100), "b": np.arange(100)[:, None] * np.ones((1, 2))}
+    xs = {"a": np.arange(100), "b": np.arange(100)[:, None] * np.ones((1, 2))}
     some = drawn(jax.random.key(0), xs, 40)
     assert jnp.shape(some["a"]) == (40,)
     assert len(set(some["a"].tolist())) == 40

@@ -762,7 +762,7 @@ def test_every_bad_argument_is_named_or_right(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=30, derandomize=True, deadline=None)
 @given(st.sampled_from(CASES))
 def test_a_bad_argument_is_named_or_right(case):
     name, argument, bad = case
@@ -791,7 +791,7 @@ def check_any_array(place, value):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=30, derandomize=True, deadline=None)
 @given(st.sampled_from(PLACES), any_array)
 def test_any_array_is_named_or_right(place, value):
     check_any_array(place, value)

@@ -331,6 +331,9 @@ COSTLY = {  # programs that take seconds to compile: some laws leave them to `ma
 }
 
 
+REJECTING = {"gamma", "dirichlet", "zero-inflated"}  # draw by rejection, as the poisson does
+
+
 def rows(chosen, *left_to_slow):
     return pytest.mark.parametrize(
         "case",
@@ -346,7 +349,7 @@ def rows(chosen, *left_to_slow):
 
 everyone = rows(lambda case: True)
 quick = rows(lambda case: True, *COSTLY)
-continuous = rows(lambda case: not case.discrete)
+quickest = rows(lambda case: True, *COSTLY, *REJECTING)
 explicit = rows(lambda case: not case.discrete and not case.implicit)
 discrete = rows(lambda case: case.discrete)
 enumerable = rows(lambda case: hasattr(case.make(), "enumerate_support"))
@@ -358,18 +361,54 @@ def grid_of(case):
     if case.support is not None:
         return case.support()
     d = case.make()
-    center = d.mean() if hasattr(d, "mean") else np.zeros(jnp.shape(d.sample(key())))
+    center = d.mean() if hasattr(d, "mean") else np.zeros(jax.eval_shape(d.sample, key()).shape)
     events, weights = grid(center)
     return jnp.asarray(events), weights
+
+
+class Computed(NamedTuple):
+    """Log p [m] at all events or nodes; of 10,000 keys the draws, log p as drawn and as scored."""
+
+    log_prob: Any
+    z: Any
+    log_p: Any
+    scored: Any
+
+
+@cache
+def program(case):
+    """All that the laws ask of a distribution at no other parameters, as one program."""
+    d = case.make()
+
+    def compute(events, keys):
+        z, log_p = jax.vmap(partial(jv.sample_and_log_prob, d))(keys)
+        every = jnp.concatenate([events, z.astype(events.dtype)])
+        log_prob, scored = jnp.split(jax.vmap(d.log_prob)(every), [len(events)])
+        return Computed(log_prob, z, log_p, scored)
+
+    return jax.jit(compute)
+
+
+@cache
+def computed(case) -> Computed:
+    """In float64."""
+    with jax.enable_x64(True):
+        found = program(case)(grid_of(case)[0], keys_of(10_000))
+        return jax.tree.map(np.asarray, found)
 
 
 @cache
 def support(case):
     """In float64: all events or nodes [m, ...], log p [m], and weights p [m], whose sum is 1."""
-    d = case.make()
     events, weights = grid_of(case)
-    log_prob = jax.jit(jax.vmap(d.log_prob))(events)
-    return events, log_prob, weights * np.exp(np.asarray(log_prob, np.float64))
+    log_prob = computed(case).log_prob
+    return events, log_prob, weights * np.exp(log_prob)
+
+
+def an_event(case):
+    """One of the draws, at the precision of the test."""
+    z = computed(case).z[0]
+    return jnp.asarray(z, jnp.result_type(float) if z.dtype.kind == "f" else jnp.int32)
 
 
 def key(seed=0):
@@ -392,7 +431,7 @@ def same(a, b):
 
 
 def test_rows_left_to_make_slow_exist():
-    assert set(OBJECTS) > ALIKE | COSTLY
+    assert set(OBJECTS) > ALIKE | COSTLY | REJECTING
 
 
 def test_every_public_distribution_has_a_row():
@@ -467,13 +506,6 @@ def test_mean_is_the_expectation(case, x64):
     assert close(np.tensordot(probability, np.asarray(events), 1), d.mean(), dtype="float64")
 
 
-@cache
-def drawn(case):
-    """In float64: 10,000 events and their log_prob."""
-    z, log_p = draws(partial(jv.sample_and_log_prob, case.make()), 10_000)
-    return np.asarray(z), np.asarray(log_p)
-
-
 def statistics(events, log_prob):
     """z, z z', cos and sin sum z, and log p(z): bounded and unbounded, odd and even, and joint."""
     z = np.asarray(events, np.float64).reshape(len(events), -1)
@@ -487,14 +519,14 @@ def test_draws_follow_log_prob(case, x64):
     """Moments, characteristic function and entropy of the draws are those of the density."""
     events, log_prob, probability = support(case)
     exact = probability @ statistics(events, log_prob)
-    assert standard_errors_off(statistics(*drawn(case)), exact) < 4
+    assert standard_errors_off(statistics(computed(case).z, computed(case).log_p), exact) < 4
 
 
 @discrete
 def test_each_event_is_drawn_as_often_as_it_is_probable(case, x64):
     """Frequencies of all events of a discrete distribution, within four standard errors."""
     events, _, probability = (np.asarray(part) for part in support(case))
-    matches = drawn(case)[0][:, None] == events[None]
+    matches = computed(case).z[:, None] == events[None]
     matches = matches.reshape(*matches.shape[:2], -1).all(axis=-1)
     num = len(matches)
     seen = probability * num > 10  # of rarer events a frequency is no Gaussian
@@ -503,38 +535,25 @@ def test_each_event_is_drawn_as_often_as_it_is_probable(case, x64):
     assert seen.sum() >= 2
 
 
-@quick
+@quickest
 def test_sample_and_log_prob_is_one_draw(case, x64):
     """sample_and_log_prob(key) = (z, log_prob(z)) with z = sample(key)."""
-
-    def both(d, key):
-        z, log_p = jv.sample_and_log_prob(d, key)
-        return z, log_p, d.sample(jax.random.clone(key)), d.log_prob(z)
-
-    z, log_p, sample, log_prob = jax.jit(jax.vmap(both, (None, 0)))(case.make(), keys_of(5))
-    assert close(z, sample)
-    assert close(log_p, log_prob)
-    assert log_p.shape == (5,)
-
-
-@cache
-def sampler(case):
-    """Many draws at once, compiled once for all the laws that want some."""
-    return jax.jit(jax.vmap(case.make().sample))
+    assert close(computed(case).z, draws(case.make().sample, 10_000))
+    assert close(computed(case).log_p, computed(case).scored)
+    assert computed(case).log_p.shape == (10_000,)
 
 
 @everyone
-def test_key_is_required_and_decides(case):
+def test_key_is_required_and_decides(case, x64):
     """No default key; equal keys draw equal events and other keys others."""
     d = case.make()
     methods: Any = (d.sample, partial(jv.sample_and_log_prob, d))
     for method in methods:
         with pytest.raises(TypeError):
             method()
-    sample = sampler(case)
-    zs = np.asarray(sample(keys_of(10)))
-    assert len(np.unique(zs, axis=0)) > 1
-    assert np.array_equal(zs, sample(keys_of(10)))
+    again = program(case)(grid_of(case)[0], keys_of(10_000))
+    assert len(np.unique(again.z, axis=0)) > 1
+    assert np.array_equal(again.z, computed(case).z)
 
 
 def everything(d, k, event):
@@ -543,47 +562,57 @@ def everything(d, k, event):
     return jv.sample_and_log_prob(d, k), d.log_prob(event), mean
 
 
-def stretched(d, factor):
-    return jax.tree.map(lambda leaf: leaf * factor, d)
+def value(d, k, event):
+    """A draw and its log q as a number to differentiate; and everything."""
+    found = everything(d, k, event)
+    z, log_p = found[0]
+    return jnp.sum(as_float(z)) + log_p, found
 
 
-@quick
+FACTORS = np.array([1.0, 1.2, 1.4], np.float32)
+
+
+@cache
+def stretched(case):
+    """A stack of three distributions, the first the case itself; an argument's leaves."""
+    return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf) * f for f in FACTORS]), case.make())
+
+
+@cache
+def mapped(case):
+    """In float32: the gradients of three draws, and everything."""
+    zs = jnp.stack([an_event(case)] * 3)
+    f = jax.vmap(jax.grad(value, has_aux=True))
+    return jax.jit(f)(stretched(case), keys_of(3), zs)
+
+
+@quickest
 def test_jit_is_eager_and_vmap_is_a_loop(case):
-    """Compiling changes nothing, and a batch of distributions is a stack of leaves, mapped.
-
-    One is made inside, the other an argument.
-    """
-    d, factors = case.make(), np.array([1.0, 1.2, 1.4], np.float32)
-    zs = sampler(case)(keys_of(10))[:3]
-
-    def one(d, factor, k, z):
-        return everything(stretched(d, factor), k, z)
-
-    compiled = jax.jit(one)
-    looped = [compiled(d, *each) for each in zip(factors, keys_of(3), zs, strict=True)]
-    ds = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(stretched(d, f) for f in factors))
-    mapped = jax.jit(jax.vmap(everything))(ds, keys_of(3), zs)
-    for i in range(3):
-        assert same(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), looped[i])
-    assert same(looped[0], everything(d, keys_of(3)[0], zs[0]))
+    """Compiling changes nothing, and a batch of distributions is a stack of leaves, mapped."""
+    _, found = mapped(case)
+    for i, k in enumerate(keys_of(3)):
+        d = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), stretched(case))
+        eager = everything(d if i else case.make(), k, an_event(case))
+        assert same(jax.tree.map(lambda leaf, i=i: leaf[i], found), eager)
 
 
 @quick
 def test_it_scans(case):
     """A distribution is the carry of a scan."""
-    d, z = case.make(), case.make().sample(key(1))
-    d = jax.tree.map(jnp.asarray, d)
+    d, z = jax.tree.map(jnp.asarray, case.make()), an_event(case)
     last, log_probs = jax.lax.scan(lambda d, _: (d, d.log_prob(z)), d, length=3)
-    assert same(log_probs, jnp.stack(3 * [d.log_prob(z)]))
+    assert same(log_probs, np.stack(3 * [d.log_prob(z)]))
     assert type(last) is type(d)
 
 
 @everyone
 def test_it_is_a_pytree(case):
     """Flattening loses nothing, whatever stands in for the leaves meanwhile."""
-    d, z = case.make(), case.make().sample(key(1))
+    d, z = case.make(), an_event(case)
     leaves, treedef = jax.tree.flatten(d)
-    assert same(jax.tree.unflatten(treedef, leaves).log_prob(z), d.log_prob(z))
+    assert same(
+        *jax.jit(lambda: (jax.tree.unflatten(treedef, leaves).log_prob(z), d.log_prob(z)))()
+    )
     hollow = jax.tree.unflatten(treedef, [object() for _ in leaves])
     assert type(hollow) is type(d)
     assert jax.tree.structure(d) == jax.tree.structure(case.make())
@@ -638,15 +667,16 @@ def with_leaves(d):
 @quick
 def test_gradients_are_finite_differences(case, x64):
     """Of log_prob in the parameters and in the event."""
-    z = case.make().sample(key(1))
     leaves, make = with_leaves(case.make())
-    if leaves:
-        assert is_differentiable(lambda leaves: make(leaves).log_prob(z), leaves)
+    z = an_event(case)
     if not case.discrete:
-        assert is_differentiable(lambda z: make(leaves).log_prob(z), z)
+        assert is_differentiable(lambda leaves, z: make(leaves).log_prob(z), leaves, z)
+    elif leaves:
+        assert is_differentiable(lambda leaves: make(leaves).log_prob(z), leaves)
 
 
-@continuous
+# gamma's draws are theirs; of the von mises-fisher the gradient is known: see test_spherical.py
+@rows(lambda case: not case.discrete, "dirichlet", "von mises-fisher")
 def test_gradients_of_draws_are_unbiased(case, x64):
     """The mean gradient of f(draw) in the parameters is that of the integral of f."""
     leaves, make = with_leaves(case.make())
@@ -663,9 +693,14 @@ def test_gradients_of_draws_are_unbiased(case, x64):
             weights * jnp.exp(jax.vmap(make(leaves).log_prob)(events)) * jax.vmap(f)(events)
         )
 
-    exact = ravel_pytree(jax.jit(jax.grad(integral))(leaves))[0]
     one = jax.grad(lambda leaves, k: f(make(leaves).sample(k)))
-    assert standard_errors_off(draws(lambda k: ravel_pytree(one(leaves, k))[0], 10_000), exact) < 4
+
+    @jax.jit
+    def both(leaves, keys):
+        found = jax.vmap(lambda k: ravel_pytree(one(leaves, k))[0])(keys)
+        return found, ravel_pytree(jax.grad(integral)(leaves))[0]
+
+    assert standard_errors_off(*both(leaves, keys_of(10_000))) < 4
 
 
 @explicit
@@ -681,25 +716,19 @@ def test_draws_are_differentiable(case, x64):
 @everyone
 def test_gradient_of_a_draw_is_finite(case):
     """Also where it is zero: no distribution poisons a gradient that passes through its draw."""
-    d = jax.tree.map(jnp.asarray, case.make())
-
-    def value(d):
-        z, log_p = jv.sample_and_log_prob(d, key())
-        return jnp.sum(as_float(z)) + log_p
-
-    gradient = jax.jit(jax.grad(value))(d)
-    assert type(gradient) is type(d)
+    gradient, _ = mapped(case)
+    assert type(gradient) is type(case.make())
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
 @everyone
 def test_an_event_of_another_shape_is_an_error(case):
     """A batch, a part or a scalar in an event's place is never broadcast."""
-    d, z = case.make(), case.make().sample(key(1))
-    wrongs = [jnp.stack([z]), jnp.stack(3 * [z])]
+    d, z = case.make(), np.asarray(an_event(case))
+    wrongs = [z[None], np.stack(3 * [z])]
     if z.ndim:
-        wrongs += [jnp.zeros((), z.dtype), jnp.zeros((*z.shape[:-1], z.shape[-1] + 1), z.dtype)]
-    for wrong in wrongs:
+        wrongs += [np.zeros((), z.dtype), np.zeros((*z.shape[:-1], z.shape[-1] + 1), z.dtype)]
+    for wrong in map(jnp.asarray, wrongs):
         with pytest.raises(ValueError, match="log_prob") as error:
             d.log_prob(wrong)
         for shape in (wrong.shape, z.shape):

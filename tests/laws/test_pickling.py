@@ -74,6 +74,7 @@ def test_networks(name, how):
     assert not same(make(jax.nn.relu), make(jnp.tanh))
 
 
+@cache
 def stock():
     """A dense and a convolutional model, one with a flow and a constant, all in one tree."""
     rngs, mlp = nnx.Rngs(0), partial(nn.MLP, hidden=(3,))
@@ -105,16 +106,20 @@ def stock():
     }
 
 
-@pytest.mark.parametrize("how", COPIES)
-def test_models_and_states(how):
-    """And what trains them: the state, the optimiser's included, and an objective's partial."""
+@cache
+def state():
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(1e-3), jv.training.average_parameters(0.9)
     )
-    model = stock()
+    return jv.init_state(stock(), optimizer)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_models_and_states(how):
+    """And what trains them: the state, the optimiser's included, and an objective's partial."""
     for value in (
-        model,
-        jv.init_state(model, optimizer),
+        stock(),
+        state(),
         partial(jv.iwae, num_samples=3, gradient=jv.doubly_reparameterized),
         partial(
             jv.regularizers.regularized, penalty=partial(jv.regularizers.tc_penalty, dataset_size=7)

@@ -1,5 +1,6 @@
 """Closed forms of KL against quadrature, samples, numpyro and a table; the rates made of them."""
 
+from functools import cache
 from itertools import pairwise, product
 from typing import Any
 
@@ -16,8 +17,6 @@ from tests.common import close, draws, grid, is_differentiable, standard_errors_
 A = np.array([[0.5, 0.0], [-0.8, 1.2]])
 B = np.array([[1.5, 0.0], [0.4, 0.7]])
 kl_divergence = jax.jit(jv.kl_divergence)  # compiled once for each pair of kinds and shapes
-many = jax.jit(jax.vmap(lambda d, k: jv.sample_and_log_prob(d, k), (None, 0)))
-scores = jax.jit(jax.vmap(lambda d, z: d.log_prob(z), (None, 0)))
 RATES = [jv.analytic_kl, jv.sampled_kl, jv.auto_kl]
 
 
@@ -79,6 +78,27 @@ PAIRS = {
 }
 pairs = pytest.mark.parametrize("make", PAIRS.values(), ids=PAIRS.keys())
 
+
+@cache
+def computed(make):
+    """In float64, as one program: 20,000 draws of q and log q as drawn; log q and log p of q's
+    events or nodes and of the draws; the rates of five draws; the closed form."""
+    q, p = make()
+    with jax.enable_x64(True):
+        nodes = np.zeros((0, *q.shape)) if isinstance(p, jv.Laplace) else events(q)[0]
+
+        @jax.jit
+        def numbers(q, p, keys, nodes):
+            z, log_q = jax.vmap(lambda k: jv.sample_and_log_prob(q, k))(keys)
+            every = jnp.concatenate([nodes.astype(z.dtype), z])
+            scores = [jnp.split(jax.vmap(d.log_prob)(every), [len(nodes)]) for d in (q, p)]
+            rates = jax.vmap(lambda z, log_q: [rate(q, p, z, log_q) for rate in RATES])
+            return log_q, scores, rates(z[:5], log_q[:5]), jv.kl_divergence(q, p)
+
+        found = numbers(q, p, jax.random.split(key(), 20_000), nodes)
+        return jax.tree.map(np.asarray, found)
+
+
 UNKNOWN = {
     "laplace || normal": lambda: (laplace(), normal()),
     "laplace || standard": lambda: (laplace(), standard()),
@@ -117,11 +137,10 @@ def test_closed_form_is_the_integral(name, x64):
 
     Laplace's kink is not at q's mean: below, one coordinate at a time.
     """
-    q, p = PAIRS[name]()
-    z, weights = events(q)
-    log_q, log_p = (np.asarray(scores(d, z)) for d in (q, p))
+    _, weights = events(PAIRS[name]()[0])
+    _, ((log_q, _), (log_p, _)), _, kl = computed(PAIRS[name])
     exact = np.sum(weights * np.exp(log_q) * (log_q - log_p))
-    assert np.allclose(kl_divergence(q, p), exact, rtol=1e-9, atol=1e-9)
+    assert np.allclose(kl, exact, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +169,8 @@ def test_closed_form_to_laplace_is_the_integral(q_family, oracle, q, p, x64):
 @pairs
 def test_closed_form_is_the_mean_of_samples(make, x64):
     """KL = E_q[log q - log p] within four standard errors of 20,000 draws."""
-    q, p = make()
-    z, log_q = many(q, jax.random.split(key(), 20_000))
-    drawn, kl = log_q - scores(p, z), kl_divergence(q, p)
+    log_q, (_, (_, log_p)), _, kl = computed(make)
+    drawn = log_q - log_p
     assert kl.shape == ()
     if np.std(drawn) < 1e-12:  # the two are equal
         assert abs(kl) < 1e-12
@@ -210,13 +228,19 @@ def test_jit_vmap_and_constants_change_nothing(make, x64):
     q, p = make()
     exact = jv.kl_divergence(q, p)
     assert close(kl_divergence(q, p), exact)
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), (q, p))
-    if jax.tree.leaves(stack):
-        other = kl_divergence(*jax.tree.map(lambda leaf: 1.1 * leaf, (q, p)))
-        assert close(jax.vmap(jv.kl_divergence)(*stack), jnp.stack([exact, other]))
     constant = jv.Constant
-    for pair in [(constant(q), p), (q, constant(p)), (constant(q), constant(p))]:
-        assert close(kl_divergence(*pair), exact)
+
+    @jax.jit
+    def others(stack):
+        scaled = [jax.tree.map(lambda leaf, f=f: f * leaf, (q, p)) for f in (1.0, 1.1)]
+        pairs = [(constant(q), p), (q, constant(p)), (constant(q), constant(p))]
+        mapped = jax.vmap(jv.kl_divergence)(*stack) if jax.tree.leaves(stack) else ()
+        return mapped, [jv.kl_divergence(*d) for d in scaled], [jv.kl_divergence(*d) for d in pairs]
+
+    stack = jax.tree.map(lambda leaf: np.stack([leaf, 1.1 * np.asarray(leaf)]), (q, p))
+    mapped, looped, constants = others(stack)
+    assert not len(mapped) or close(mapped, np.stack(looped))
+    assert close(constants, np.full(3, exact))
 
 
 def test_constants_of_constants_are_looked_through():
@@ -384,7 +408,7 @@ def test_events_of_different_shapes_are_an_error(make):
     for call in (
         lambda: jv.kl_divergence(q, p),
         lambda: jv.kl_divergence(constant(q), constant(p)),
-        lambda: jv.auto_kl(q, p, *jv.sample_and_log_prob(q, key())),
+        lambda: jax.eval_shape(lambda k: jv.auto_kl(q, p, *jv.sample_and_log_prob(q, k)), key()),
     ):
         with pytest.raises(ValueError, match="kl_divergence") as error:
             call()
@@ -397,14 +421,10 @@ def test_events_of_different_shapes_are_an_error(make):
 @pairs
 def test_rates_agree_in_the_mean(make, x64):
     """analytic = auto = closed form; sampled is log q - log p at each draw."""
-    q, p = make()
-
-    zs, log_qs = many(q, jax.random.split(key(), 5))
-    rates = jax.jit(jax.vmap(lambda z, log_q: [rate(q, p, z, log_q) for rate in RATES]))
-    analytic, sampled, auto = rates(zs, log_qs)
+    _, ((_, log_q), (_, log_p)), (analytic, sampled, auto), kl = computed(make)
     assert np.array_equal(analytic, auto)
-    assert close(analytic, jnp.full(5, kl_divergence(q, p)))
-    assert close(sampled, scores(q, zs) - scores(p, zs))
+    assert close(analytic, np.full(5, kl))
+    assert close(sampled, (log_q - log_p)[:5])
 
 
 @pytest.mark.parametrize("name", [name for name in UNKNOWN if "categorical" not in name])
@@ -479,14 +499,19 @@ def test_rates_take_constants(rate, x64):
 TINY, LARGE = float(np.exp(-40.0)), float(np.exp(40.0))
 
 
+@cache
+def with_slopes(f, num):
+    return jax.jit(jax.value_and_grad(f, tuple(range(num))))
+
+
 def same_in_float64(f, *args):
     """Value and gradients in float32 are those in float64, all of them representable."""
     narrow = [jnp.asarray(arg, jnp.float32) for arg in args]
-    every = tuple(range(len(args)))
-    got = jax.value_and_grad(f, every)(*narrow)
+    f = with_slopes(f, len(args))
+    got = f(*narrow)
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(arg), jnp.float64) for arg in narrow]
-        true = jax.tree.map(np.asarray, jax.value_and_grad(f, every)(*wide))
+        true = jax.tree.map(np.asarray, f(*wide))
     largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(true))
     assert largest < np.finfo(np.float32).max
     return all(
@@ -520,6 +545,21 @@ FAMILIES = {
 }
 
 
+@cache
+def kl_of(families):
+    q, p = families
+
+    def kl(loc, scale_q, scale_p):
+        return jv.kl_divergence(q(scale_q * loc, scale_q), p(jnp.zeros_like(loc), scale_p))
+
+    return kl
+
+
+kl_of_coins = jax.jit(
+    jax.value_and_grad(lambda a, b: jv.kl_divergence(jv.Bernoulli(a), jv.Bernoulli(b)), (0, 1))
+)
+
+
 @pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES.keys())
 @pytest.mark.parametrize(
     ("scale_q", "scale_p"),
@@ -528,22 +568,16 @@ FAMILIES = {
 def test_extreme_scales(families, scale_q, scale_p):
     """Every combination but those beyond float32: sigma_p = e^-40 under a wider q, where KL or its
     gradient in sigma_p is e^120 or more."""
-    q, p = families
-
-    def kl(loc, scale_q, scale_p):
-        return jv.kl_divergence(q(scale_q * loc, scale_q), p(jnp.zeros_like(loc), scale_p))
-
     ones = np.ones(2)
-    assert same_in_float64(kl, np.array([0.3, -1.0]), scale_q * ones, scale_p * ones)
+    args = np.array([0.3, -1.0]), scale_q * ones, scale_p * ones
+    assert same_in_float64(kl_of(families), *args)
 
 
 @pytest.mark.parametrize("logit_q", [-1e4, -40.0, 0.5, 40.0, 1e4])
 @pytest.mark.parametrize("logit_p", [-1e4, -40.0, 0.5, 40.0, 1e4])
 def test_extreme_logits_of_bernoulli(logit_q, logit_p):
     """The value by SciPy's log-odds; the gradients (a - b) s(a) s(-a) and s(b) - s(a)."""
-    value, (by_q, by_p) = jax.value_and_grad(
-        lambda a, b: jv.kl_divergence(jv.Bernoulli(a), jv.Bernoulli(b)), (0, 1)
-    )(logit_q, logit_p)
+    value, (by_q, by_p) = kl_of_coins(logit_q, logit_p)
     log_q, log_p = (
         np.array([stats.logistic.logsf(l), stats.logistic.logcdf(l)]) for l in (logit_q, logit_p)
     )
@@ -562,7 +596,7 @@ def test_confident_bernoullis_lose_no_digits(sign, logit_q, logit_p):
     a, b = sign * logit_q, sign * logit_p
     log_q, log_p = (np.array([stats.logistic.logsf(l), stats.logistic.logcdf(l)]) for l in (a, b))
     exact = np.sum(np.exp(log_q) * (log_q - log_p))
-    value, slope = jax.value_and_grad(lambda a: jv.kl_divergence(bernoulli(a), bernoulli(b)))(a)
+    value, (slope, _) = kl_of_coins(a, b)
     assert np.allclose(value, exact, rtol=1e-4, atol=0)
     q = np.exp(log_q)
     assert np.allclose(slope, (a - b) * q[0] * q[1], rtol=1e-4, atol=0)
@@ -577,12 +611,13 @@ def test_extreme_logits_of_categorical(low):
     def kl(q, p):
         return jv.kl_divergence(jv.Categorical(q), jv.Categorical(p))
 
-    value, gradients = jax.value_and_grad(kl, (0, 1))(q, p)
+    both = jax.jit(jax.value_and_grad(kl, (0, 1)))
+    value, gradients = both(q, p)
     assert np.allclose(value, exact, 1e-6)
     assert all(np.all(np.isfinite(leaf)) for leaf in gradients)
     softmax = [np.exp(np.asarray(l)) / np.sum(np.exp(np.asarray(l))) for l in (q, p)]
     assert np.allclose(gradients[1], softmax[1] - softmax[0], 1e-5, 1e-7)
-    value, gradients = jax.value_and_grad(kl, (0, 1))(q, q)
+    value, gradients = both(q, q)
     assert value == 0
     assert all(np.allclose(leaf, 0, atol=1e-6) for leaf in gradients)
 
@@ -593,7 +628,7 @@ def test_huge_logits_of_categorical():
     def kl(q, p):
         return jv.kl_divergence(jv.Categorical(q), jv.Categorical(p))
 
-    value, (by_q, by_p) = jax.value_and_grad(kl, (0, 1))(
+    value, (by_q, by_p) = jax.jit(jax.value_and_grad(kl, (0, 1)))(
         jnp.array([1e4, -1e4]), jnp.array([-1e4, 1e4])
     )
     assert np.allclose(value, 2e4)

@@ -11,9 +11,15 @@ from scipy.special import gammaln, ive
 
 import jaxvae as jv
 from jaxvae.distributions.spherical import log_area
-from tests.common import close, draws, standard_errors_off
+from tests.common import close, standard_errors_off
 
-DIMS = [2, 3, 5, 11, 50, 128]
+
+def dims(*quick, slow):
+    """In the plane, in space and in many dimensions; those between in `make slow`."""
+    rows = [pytest.param(d, marks=pytest.mark.slow if d in slow else []) for d in (*quick, *slow)]
+    return pytest.mark.parametrize("d", rows)
+
+
 KAPPAS = [1e-3, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4]
 
 
@@ -38,7 +44,7 @@ def at_modes(d):
     return jax.jit(at_mode)(jnp.asarray(KAPPAS))
 
 
-@pytest.mark.parametrize("d", DIMS)
+@dims(2, 3, 11, 128, slow=(5, 50))
 def test_the_constant_is_scipys(d):
     exact = [exact_log_constant(d, kappa) for kappa in KAPPAS]
     assert np.allclose(at_modes(d), exact, rtol=2e-5, atol=2e-5)
@@ -46,7 +52,7 @@ def test_the_constant_is_scipys(d):
         assert np.allclose(at_modes(d), exact, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("d", [3, 5, 11, 50])
+@dims(3, 50, slow=(5, 11))
 def test_the_length_of_the_mean(d, x64):
     """A_d = I_{d/2} / I_{d/2-1}, its derivative 1 - A^2 - (d - 1)/kappa A, and -d log C/dkappa."""
 
@@ -76,15 +82,22 @@ def test_the_length_of_the_mean(d, x64):
 )
 def test_kl_to_the_uniform(d, kappa, kl, x64):
     p = jv.distributions.SphericalUniform(d)
-    assert np.isclose(jv.kl_divergence(vmf(d, kappa), p), kl, rtol=1e-12, atol=0)
+    found = jax.jit(lambda kappa: jv.kl_divergence(vmf(d, kappa), p))(kappa)
+    assert np.isclose(found, kl, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
-@pytest.mark.parametrize(("d", "kappa"), [(2, 3.0), (3, 0.5), (11, 40.0)])
+@pytest.mark.parametrize(
+    ("d", "kappa"), [(2, 3.0), pytest.param(3, 0.5, marks=pytest.mark.slow), (11, 40.0)]
+)
 def test_kl_is_what_samples_say(kind, d, kappa, x64):
-    q, p = kind(jnp.eye(d)[0], jnp.asarray(kappa)), jv.distributions.SphericalUniform(d)
-    sampled = draws(lambda k: jv.sampled_kl(q, p, *jv.sample_and_log_prob(q, k)), 10_000)
-    assert standard_errors_off(sampled, jv.kl_divergence(q, p)) < 4
+    @jax.jit
+    def both(keys):
+        q, p = kind(jnp.eye(d)[0], jnp.asarray(kappa)), jv.distributions.SphericalUniform(d)
+        one = lambda k: jv.sampled_kl(q, p, *jv.sample_and_log_prob(q, k))
+        return jax.vmap(one)(keys), jv.kl_divergence(q, p)
+
+    assert standard_errors_off(*both(jax.random.split(jax.random.key(0), 10_000))) < 4
 
 
 def cosines(d, num=6):
@@ -110,7 +123,7 @@ def exact_slope(d, kappa, w):
     return np.sin(t) * (below if abs(below) < abs(above) else -above)  # together they are 0
 
 
-@pytest.mark.parametrize("d", [3, 5, 11, 50])
+@dims(3, 50, slow=(5, 11))
 def test_the_gradient_in_kappa_is_the_analytic_one(d, x64):
     """Of draws, one by one, from kappa 1e-3 to 1e4."""
     for kappa, ws, slopes in zip(KAPPAS, *cosines(d), strict=True):
@@ -124,7 +137,7 @@ def test_the_gradient_in_kappa_is_the_analytic_one(d, x64):
                 assert np.isclose(slope, closed, rtol=1e-4, atol=1e-7 * abs(1 - w)), (kappa, w)
 
 
-@pytest.mark.parametrize("d", [2, 3, 11, 50])
+@dims(2, 3, 50, slow=(11,))
 def test_float32_is_finite_and_on_the_sphere(d):
     """Draws, their densities and the gradients of both."""
 
@@ -142,18 +155,21 @@ def test_float32_is_finite_and_on_the_sphere(d):
 
 @pytest.mark.parametrize("d", [2, 3, 11])
 def test_power_spherical_at_the_antipode_is_finite(d):
-    p = jv.distributions.PowerSpherical(jnp.eye(d)[0], jnp.float32(1e3))
-    assert np.isfinite(p.log_prob(-jnp.eye(d)[0]))
-    assert np.isfinite(
-        jax.grad(lambda k: jv.distributions.PowerSpherical(jnp.eye(d)[0], k).entropy())(1e3)
-    )
+    mu = np.eye(d, dtype="f")[0]
+
+    @jax.jit
+    def numbers(kappa):
+        of = lambda kappa: jv.distributions.PowerSpherical(mu, kappa)
+        return of(kappa).log_prob(-mu), jax.grad(lambda kappa: of(kappa).entropy())(kappa)
+
+    assert np.all(np.isfinite(numbers(jnp.float32(1e3))))
 
 
 def test_the_direction_may_have_any_length():
     x = jnp.array([0.6, 0.8])
     for kind in (jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical):
-        one, two = (kind(s * jnp.array([1.0, 1.0]), 2.0).log_prob(x) for s in (1.0, 7.0))
-        assert close(one, two)
+        log_prob = jax.jit(lambda loc, kind=kind: kind(loc, 2.0).log_prob(x))
+        assert close(*(log_prob(jnp.full(2, s)) for s in (1.0, 7.0)))
 
 
 @pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
@@ -164,8 +180,9 @@ def test_no_direction_is_the_first_axis(kind):
         x, log_q = jv.sample_and_log_prob(kind(loc, 2.0), jax.random.key(0))
         return x[0] + log_q
 
-    value, slope = jax.jit(jax.value_and_grad(f))(jnp.zeros(3))
-    assert close(value, f(jnp.eye(3)[0]))
+    both = jax.jit(jax.value_and_grad(f))
+    value, slope = both(jnp.zeros(3))
+    assert close(value, both(jnp.eye(3)[0])[0])
     assert np.all(np.isfinite(slope))
 
 

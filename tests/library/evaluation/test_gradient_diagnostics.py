@@ -48,7 +48,10 @@ def snr(gradient, k, num_draws=40_000):
 
 @pytest.mark.parametrize(
     ("gradient", "table"),
-    [(pathwise, (0.612, 0.316, 0.151, 0.076)), (doubly_reparameterized, (2.45, 2.60, 4.22, 8.14))],
+    [
+        pytest.param(pathwise, (0.612, 0.316, 0.151, 0.076), marks=pytest.mark.slow),
+        (doubly_reparameterized, (2.45, 2.60, 4.22, 8.14)),
+    ],
 )
 def test_signal_to_noise(gradient, table):
     """targets: in the encoder the SNR of IWAE falls as K^-1/2, that of DReG grows as K^1/2; in the

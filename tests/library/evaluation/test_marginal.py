@@ -46,12 +46,22 @@ def weighing(score):
     return VAE(Partial(lambda x: standard), Partial(lambda z: Score(score(z))), standard)
 
 
+def both(model, seed, num_samples, **options):
+    """`log_marginal` and the `log_weights` of the same key, in one program."""
+
+    @jax.jit
+    def run(a, b):
+        estimate = log_marginal(model, a, X, num_samples=num_samples, **options)
+        return estimate, log_weights(model, b, X, num_samples=num_samples)
+
+    return jax.tree.map(np.asarray, run(jax.random.key(seed), jax.random.key(seed)))
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
 def test_log_marginal_is_the_mean_of_the_weights(chunk, x64):
     # value, standard error and ess of log_weights with the same key, whatever the chunk
-    log_w = np.asarray(log_weights(LADDER, jax.random.key(0), X, num_samples=250))
+    (value, error, ess, *_), log_w = both(LADDER, 0, num_samples=250, chunk=chunk)
     w = np.exp(log_w)
-    value, error, ess, *_ = log_marginal(LADDER, jax.random.key(0), X, num_samples=250, chunk=chunk)
     assert close(value, logsumexp(log_w) - np.log(250))
     assert close(error, np.std(w, ddof=1) / np.mean(w) / 250**0.5)
     assert close(ess, w.sum() ** 2 / (w**2).sum())
@@ -59,16 +69,14 @@ def test_log_marginal_is_the_mean_of_the_weights(chunk, x64):
 
 def test_default_chunk_changes_nothing(x64):
     # and jaxvae's own reduction agrees
-    key = jax.random.key(1)
-    estimate = log_marginal(LADDER, key, X, num_samples=333)
-    log_w = log_weights(LADDER, jax.random.key(1), X, num_samples=333)
-    assert close(estimate.value, log_mean_exp(log_w))
+    estimate, log_w = both(LADDER, 1, num_samples=333)
+    assert close(estimate.value, jax.jit(log_mean_exp)(log_w))
 
 
 def test_one_sample_is_one_sample(x64):
     # num_samples below the chunk is honoured; one weight says nothing of its own error
-    estimate = log_marginal(LADDER, jax.random.key(2), X, num_samples=1)
-    assert close(estimate.value, log_weights(LADDER, jax.random.key(2), X, num_samples=1)[0])
+    estimate, log_w = both(LADDER, 2, num_samples=1)
+    assert close(estimate.value, log_w[0])
     assert estimate.standard_error == jnp.inf
     assert close(estimate.ess, 1.0)
 
@@ -76,18 +84,19 @@ def test_one_sample_is_one_sample(x64):
 def test_standard_error_is_the_spread():
     # over 2000 keys: the spread of the values, itself known to 1/sqrt(4000) = 1.6 %
     estimates = draws(lambda key: log_marginal(LADDER, key, X, num_samples=400), 2_000, 3)
-    spread = jnp.std(estimates.value)
-    assert abs(jnp.mean(estimates.standard_error) / spread - 1) < 4 * 0.016 + 0.01
+    estimates = jax.tree.map(np.asarray, estimates)
+    spread = np.std(estimates.value)
+    assert abs(np.mean(estimates.standard_error) / spread - 1) < 4 * 0.016 + 0.01
     # low by about standard_error^2 / 2: chi^2 = .364 here
     assert standard_errors_off(estimates.value, LOG_P - 0.364118 / 2 / 400) < 4
-    assert bool(jnp.all((estimates.ess > 1) & (estimates.ess < 400)))
+    assert np.all((estimates.ess > 1) & (estimates.ess < 400))
 
 
 @pytest.mark.parametrize("log_w", [0.0, 1e4, -1e4])
 def test_equal_weights(log_w):
     # value the weight itself, no error, ess = N; nothing overflows
     model = weighing(lambda z: jnp.full_like(z, log_w))
-    value, error, ess, *_ = log_marginal(model, jax.random.key(4), X, num_samples=50, chunk=8)
+    (value, error, ess, *_), _ = both(model, 4, num_samples=50, chunk=8)
     assert close(value, log_w)
     assert error < 1e-3
     assert close(ess, 50.0)
@@ -96,13 +105,10 @@ def test_equal_weights(log_w):
 def test_extreme_weights():
     # +-1e4 by the sign of z: the half above carries everything, though the first is below
     model = weighing(lambda z: jnp.where(z > 0, 1e4, -1e4))
-    log_w = log_weights(model, jax.random.key(14), X, num_samples=50)
-    assert log_w[0] < 0
-    above = int(np.sum(np.asarray(log_w) > 0))
     for chunk in (1, 8, 50):
-        value, error, ess, *_ = log_marginal(
-            model, jax.random.key(14), X, num_samples=50, chunk=chunk
-        )
+        (value, error, ess, *_), log_w = both(model, 14, num_samples=50, chunk=chunk)
+        assert log_w[0] < 0
+        above = int(np.sum(log_w > 0))
         assert close(value, 1e4 + np.log(above / 50))
         assert close(error, ((50 / above - 1) / 49) ** 0.5)
         assert close(ess, float(above))
@@ -111,13 +117,10 @@ def test_extreme_weights():
 def test_zero_weights():
     # -inf log-weights count among N, at the beginning (chunk 1 meets them alone) as at the end
     model = weighing(lambda z: jnp.where(z > 0.6, 0.0, -jnp.inf))
-    log_w = np.asarray(log_weights(model, jax.random.key(13), X, num_samples=60))
-    assert np.isneginf(log_w[0])
-    above = int(np.sum(log_w == 0))
     for chunk in (1, 7, 60):
-        value, error, ess, *_ = log_marginal(
-            model, jax.random.key(13), X, num_samples=60, chunk=chunk
-        )
+        (value, error, ess, *_), log_w = both(model, 13, num_samples=60, chunk=chunk)
+        assert np.isneginf(log_w[0])
+        above = int(np.sum(log_w == 0))
         assert close(value, np.log(above / 60))
         assert close(error, ((60 / above - 1) / 59) ** 0.5)
         assert close(ess, float(above))
@@ -126,9 +129,9 @@ def test_zero_weights():
 def test_all_weights_zero():
     # nothing explains x: log 0, and no number to believe
     model = weighing(lambda z: jnp.full_like(z, -jnp.inf))
-    value, error, ess, *_ = log_marginal(model, jax.random.key(7), X, num_samples=10, chunk=4)
-    assert value == -jnp.inf
-    assert not jnp.isfinite(error)
+    (value, error, ess, *_), _ = both(model, 7, num_samples=10, chunk=4)
+    assert value == -np.inf
+    assert not np.isfinite(error)
     assert not ess > 1
 
 
@@ -186,15 +189,20 @@ def test_counts_are_positive_integers(estimate, hyper, message):
 def test_prior_sampling_is_unbiased():
     # E[p(x|z)] = p(x): right in the limit
     estimates = draws(lambda key: prior_sampling(LADDER, key, X, num_samples=3), 20_000, 9)
-    assert standard_errors_off(jnp.exp(estimates.value), norm.pdf(X, scale=2**0.5)) < 4
+    assert standard_errors_off(np.exp(estimates.value), norm.pdf(X, scale=2**0.5)) < 4
 
 
 def test_prior_sampling_draws_from_the_prior(x64):
     # the mean of p(x|z) at the prior's own draws, the encoder not looked at
     model = LADDER._replace(encode=Partial(lambda x: None), prior=Normal(2.0, 0.5))
-    keys = [jax.random.fold_in(jax.random.key(10), i) for i in range(9)]
-    log_p = norm.logpdf(X, [model.prior.sample(key) for key in keys])
-    estimate = prior_sampling(model, jax.random.key(10), X, num_samples=9, chunk=4)
+
+    @jax.jit
+    def run(a, b):
+        z = jax.vmap(lambda i: model.prior.sample(jax.random.fold_in(a, i)))(np.arange(9))
+        return z, prior_sampling(model, b, X, num_samples=9, chunk=4)
+
+    z, estimate = run(jax.random.key(10), jax.random.key(10))
+    log_p = norm.logpdf(X, np.asarray(z))
     assert close(estimate.value, logsumexp(log_p) - np.log(9))
 
 
@@ -236,12 +244,16 @@ def test_prior_sampling_fails_exponentially(n, once, runs):
 
 def test_exact_posterior_needs_one_sample(x64):
     # the same model, the right proposal
-    x = jnp.linspace(-2.0, 2.0, 10)
-    estimate = log_marginal(narrow(10), jax.random.key(12), x, num_samples=1)
+    x = np.linspace(-2.0, 2.0, 10)
+    run = jax.jit(lambda key: log_marginal(narrow(10), key, x, num_samples=1))
+    estimate = run(jax.random.key(12))
     assert close(estimate.value, norm.logpdf(x, scale=1.01**0.5).sum())
 
 
 # can it be trusted?
+
+
+PARETO_K, EACH_PARETO_K = jax.jit(pareto_k), jax.jit(jax.vmap(pareto_k))
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9, 1.5])
@@ -250,33 +262,33 @@ def test_pareto_k_of_pareto_weights(k):
 
     Its spread is (1 + k) / sqrt(M), M = 3 sqrt(N) = 300 weights (Zhang & Stephens 2009)."""
     n, m = 10_000, 300
-    uniform = jax.random.uniform(jax.random.key(20), (50, n), minval=1e-7)
-    estimates = jax.vmap(pareto_k)(-k * jnp.log(uniform))
+    uniform = np.random.default_rng(20).uniform(1e-7, 1.0, (50, n)).astype(np.float32)
+    estimates = np.asarray(EACH_PARETO_K(-np.float32(k) * np.log(uniform)))
     expected = (m * k + 5.0) / (m + 10.0)
-    assert abs(jnp.mean(estimates) - expected) < 4 * (1 + k) / (50 * m) ** 0.5 + 0.02
-    assert jnp.std(estimates) < 1.5 * (1 + k) / m**0.5
+    assert abs(np.mean(estimates) - expected) < 4 * (1 + k) / (50 * m) ** 0.5 + 0.02
+    assert np.std(estimates) < 1.5 * (1 + k) / m**0.5
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
 def test_pareto_k_looks_at_ratios_alone(shift):
-    log_w = jax.random.normal(jax.random.key(21), (2_000,))
+    log_w = np.random.default_rng(21).normal(size=2_000).astype(np.float32)
     rounding = 1e-3 if shift else 1e-6
-    assert abs(pareto_k(log_w + shift) - pareto_k(log_w)) < 20 * rounding
+    assert abs(PARETO_K(log_w + np.float32(shift)) - PARETO_K(log_w)) < 20 * rounding
 
 
 @pytest.mark.parametrize(
     ("log_w", "k"),
     [
-        (jnp.zeros(100), 0.0),  # no tail at all
-        (jnp.where(jnp.arange(100) < 50, 0.0, -jnp.inf), 0.0),
-        (jnp.full(100, -jnp.inf), jnp.inf),  # nothing explains x
-        (jnp.where(jnp.arange(100) == 7, 0.0, -1e4), jnp.inf),  # one carries everything
-        (jnp.zeros(24), jnp.inf),  # too few to tell
-        (jnp.zeros(1), jnp.inf),
+        (np.zeros(100), 0.0),  # no tail at all
+        (np.where(np.arange(100) < 50, 0.0, -np.inf), 0.0),
+        (np.full(100, -np.inf), np.inf),  # nothing explains x
+        (np.where(np.arange(100) == 7, 0.0, -1e4), np.inf),  # one carries everything
+        (np.zeros(24), np.inf),  # too few to tell
+        (np.zeros(1), np.inf),
     ],
 )
 def test_pareto_k_of_degenerate_weights(log_w, k):
-    assert pareto_k(log_w) == k
+    assert PARETO_K(log_w.astype(np.float32)) == k
 
 
 def heavy(power):
@@ -288,8 +300,8 @@ def heavy(power):
 def test_unreliable_weights_are_flagged(power, reliable):
     """Where E[w] is infinite no number of samples helps, and the standard error says nothing."""
     estimates = draws(lambda key: log_marginal(heavy(power), key, X, num_samples=2_000), 50, 22)
-    assert jnp.mean(estimates.reliable == reliable) > 0.95
-    assert abs(jnp.median(estimates.pareto_k) - power) < 0.3
+    assert np.mean(np.asarray(estimates.reliable) == reliable) > 0.95
+    assert abs(np.median(estimates.pareto_k) - power) < 0.3
 
 
 def test_the_bar_depends_on_the_number_of_samples():
@@ -299,9 +311,9 @@ def test_the_bar_depends_on_the_number_of_samples():
         for n in (100, 2_000)
     }
     for n, bar in ((100, 0.5), (2_000, 1.0 - 1.0 / np.log10(2_000))):
-        assert bool(jnp.all(estimates[n].reliable == (estimates[n].pareto_k < bar)))
-        assert 0 < jnp.sum(estimates[n].reliable) < 200
-    assert jnp.mean(estimates[2_000].reliable) > jnp.mean(estimates[100].reliable)
+        assert np.array_equal(estimates[n].reliable, np.asarray(estimates[n].pareto_k) < bar)
+        assert 0 < np.sum(estimates[n].reliable) < 200
+    assert np.mean(estimates[2_000].reliable) > np.mean(estimates[100].reliable)
 
 
 def test_a_mismatched_posterior_is_caught():
@@ -320,17 +332,17 @@ def test_a_mismatched_posterior_is_caught():
         for scale in (0.14, 1.5)
     }
     # the tail index of w is 1 / (1 - .14^2 / .5) = 1 / .96 (and k-hat is low from 95 weights)
-    assert jnp.mean(by_scale[0.14].reliable) < 0.4
-    assert 0.6 < jnp.median(by_scale[0.14].pareto_k) < 1.0
-    assert bool(jnp.all(by_scale[1.5].reliable))
-    assert jnp.mean(by_scale[0.14].value) < LOG_P - 0.1
-    assert abs(jnp.mean(by_scale[1.5].value) - LOG_P) < 0.01
+    assert np.mean(by_scale[0.14].reliable) < 0.4
+    assert 0.6 < np.median(by_scale[0.14].pareto_k) < 1.0
+    assert np.all(by_scale[1.5].reliable)
+    assert np.mean(by_scale[0.14].value) < LOG_P - 0.1
+    assert abs(np.mean(by_scale[1.5].value) - LOG_P) < 0.01
 
 
 @pytest.mark.parametrize("num_samples", [1, 24, 25])
 def test_few_samples_are_never_trusted_for_free(num_samples):
     """Below 25 there is no tail to fit, even at the exact posterior: the flag says so."""
     model = weighing(jnp.zeros_like)
-    estimate = log_marginal(model, jax.random.key(25), X, num_samples=num_samples)
+    estimate, _ = both(model, 25, num_samples=num_samples)
     assert bool(estimate.reliable) == (num_samples == 25)
     assert close(estimate.value, 0.0)

@@ -34,11 +34,16 @@ P = jv.Joint(TOP, Partial(other, jnp.array(0.2)))
 
 
 def test_a_rate_is_analytic_at_each_level_given_the_sample_above():
-    z, log_q = jv.sample_and_log_prob(Q, jax.random.key(0))
-    top = jv.kl_divergence(Q.first, P.first)
-    below = jv.kl_divergence(Q.then(z[0]), P.then(z[0]))
-    assert close(jv.auto_kl(Q, P, z, log_q), top + below)
-    assert close(jv.analytic_kl(Q, P, z, log_q), top + below)
+    @jax.jit
+    def both(key):
+        z, log_q = jv.sample_and_log_prob(Q, key)
+        top = jv.kl_divergence(Q.first, P.first)
+        below = jv.kl_divergence(Q.then(z[0]), P.then(z[0]))
+        return top + below, jv.auto_kl(Q, P, z, log_q), jv.analytic_kl(Q, P, z, log_q)
+
+    by_level, automatic, analytic = both(jax.random.key(0))
+    assert close(automatic, by_level)
+    assert close(analytic, by_level)
 
 
 def test_level_rates_have_the_mean_of_sampled_ones_and_less_noise():
@@ -60,20 +65,31 @@ def test_a_level_without_a_closed_form_is_sampled():
 
     flow = jv.Transformed(jv.StandardNormal((2,)), OneWay())  # it has no inverse
     q = jv.Joint(flow, Partial(step, jnp.array(0.7)))
-    (a, b), log_q = jv.sample_and_log_prob(q, jax.random.key(0))
-    log_q_a = log_q - q.then(a).log_prob(b)
-    exact = log_q_a - TOP.log_prob(a) + jv.kl_divergence(q.then(a), P.then(a))
-    assert close(jv.auto_kl(q, P, (a, b), log_q), exact)
+
+    @jax.jit
+    def both(key):
+        (a, b), log_q = jv.sample_and_log_prob(q, key)
+        log_q_a = log_q - q.then(a).log_prob(b)
+        exact = log_q_a - TOP.log_prob(a) + jv.kl_divergence(q.then(a), P.then(a))
+        return jv.auto_kl(q, P, (a, b), log_q), exact
+
+    assert close(*both(jax.random.key(0)))
 
 
 def test_bottom_up_inference_has_the_layers_of_the_prior():
     up = jv.Transformed(
         jv.Joint(jv.Normal(0.3, 0.5), Partial(step, jnp.array(0.7))), jv.bijectors.Reverse()
     )
-    (high, low), log_q = jv.sample_and_log_prob(up, jax.random.key(0))
-    exact = jv.Normal(0.3, 0.5).log_prob(low) + step(0.7, low).log_prob(high)
+
+    @jax.jit
+    def densities(key):
+        (high, low), log_q = jv.sample_and_log_prob(up, key)
+        exact = jv.Normal(0.3, 0.5).log_prob(low) + step(0.7, low).log_prob(high)
+        return exact, log_q, up.log_prob((high, low))
+
+    exact, log_q, again = densities(jax.random.key(0))
     assert close(log_q, exact)
-    assert close(up.log_prob((high, low)), exact)
+    assert close(again, exact)
 
 
 def coin(z):
@@ -93,7 +109,7 @@ def test_a_discrete_layer_has_no_path():
         assert not q.reparameterized
     model = jv.VAE(lambda loc: jv.Joint(jv.Normal(loc, 1.0), Partial(coin)), unit_of_last, P)
     with pytest.raises(TypeError, match="samples of Joint have no derivative"):
-        jax.grad(lambda x: jv.elbo(model, jax.random.key(0), x)[0])(jnp.zeros(2))
+        jax.eval_shape(jax.grad(lambda x: jv.elbo(model, jax.random.key(0), x)[0]), np.zeros(2))
 
 
 def unit_of_last(z):
@@ -102,8 +118,14 @@ def unit_of_last(z):
 
 def test_hierarchy_nests():
     chain = jv.models.hierarchy(TOP, Partial(step, jnp.array(0.7)), Partial(other, jnp.array(0.2)))
-    (a, (b, c)), log_p = jv.sample_and_log_prob(chain, jax.random.key(0))
-    exact = TOP.log_prob(a) + step(0.7, a).log_prob(b) + other(0.2, b).log_prob(c)
+
+    @jax.jit
+    def both(key):
+        (a, (b, c)), log_p = jv.sample_and_log_prob(chain, key)
+        exact = TOP.log_prob(a) + step(0.7, a).log_prob(b) + other(0.2, b).log_prob(c)
+        return (a, (b, c)), log_p, exact
+
+    (a, (b, c)), log_p, exact = both(jax.random.key(0))
     assert close(log_p, exact)
     assert np.array_equal(jv.models.bottom((a, (b, c))), c)
     assert jv.models.hierarchy(TOP) is TOP
@@ -155,41 +177,51 @@ def test_the_ladder_weighs_evidence_against_what_is_above():
         means = model.decode(z).mean(), model.likelihood(z[1][1]).mean()
         return (log_q, exact), (jv.auto_kl(q, model.prior, z, log_q), sum(kls)), means
 
-    assert all(close(*pair) for pair in both(ladder(), jnp.ones(4)))
+    assert all(close(*pair) for pair in both(jax.jit(ladder)(), np.ones(4, np.float32)))
 
 
 def test_shared_features_carry_all_layers_above():
     """p(z_3 | z_1, z_2): the last level's prior moves with the first layer as with the second."""
-    rngs = nnx.Rngs(0)
 
-    def block():
-        return jv.models.Block(
-            prior=conditional(2, 2, rngs),
-            posterior=Partial(at_both, conditional(2, 2, rngs)),
-            merge=Partial(merged, nn.MLP((2,), (2,), rngs=rngs)),
+    def top_down():
+        rngs = nnx.Rngs(0)
+
+        def block():
+            return jv.models.Block(
+                prior=conditional(2, 2, rngs),
+                posterior=Partial(at_both, conditional(2, 2, rngs)),
+                merge=Partial(merged, nn.MLP((2,), (2,), rngs=rngs)),
+            )
+
+        return jv.models.TopDown(
+            Partial(thrice), jnp.zeros(2), [block() for _ in range(3)], Partial(unit)
         )
 
-    model = jv.models.TopDown(
-        Partial(thrice), jnp.zeros(2), [block() for _ in range(3)], Partial(unit)
+    @jax.jit
+    def run(key, *z):
+        model = top_down()
+
+        def last(first, second):
+            return model.prior.then(first).then(second).mean()
+
+        jacobians = [jax.jacobian(last, argument)(*z) for argument in (0, 1)]
+        q = model.encode(jnp.ones(2))
+        (a, (b, c)), log_q = jv.sample_and_log_prob(q, key)
+        h = model.start
+        kl, log_prob = 0.0, 0.0
+        for block, z_l in zip(model.blocks, (a, b, c), strict=True):
+            q_l, p_l = block.posterior((h, jnp.ones(2))), block.prior(h)
+            kl, log_prob = kl + jv.kl_divergence(q_l, p_l), log_prob + q_l.log_prob(z_l)
+            h = block.merge((h, z_l))
+        rate = jv.auto_kl(q, model.prior, (a, (b, c)), log_q)
+        mean = model.decode((a, (b, c))).mean()
+        return jacobians, ((log_q, log_prob), (rate, kl), (mean, h))
+
+    jacobians, pairs = run(
+        jax.random.key(0), *np.random.default_rng(0).normal(size=(2, 2)).astype(np.float32)
     )
-    z = tuple(jax.random.normal(jax.random.key(i), (2,)) for i in range(3))
-
-    def last(first, second):
-        return model.prior.then(first).then(second).mean()
-
-    for argument in (0, 1):
-        assert np.any(jax.jacobian(last, argument)(z[0], z[1]) != 0)
-    q = model.encode(jnp.ones(2))
-    (a, (b, c)), log_q = jv.sample_and_log_prob(q, jax.random.key(0))
-    h = model.start
-    kl, log_prob = 0.0, 0.0
-    for block_, z_l in zip(model.blocks, (a, b, c), strict=True):
-        q_l, p_l = block_.posterior((h, jnp.ones(2))), block_.prior(h)
-        kl, log_prob = kl + jv.kl_divergence(q_l, p_l), log_prob + q_l.log_prob(z_l)
-        h = block_.merge((h, z_l))
-    assert close(log_q, log_prob)
-    assert close(jv.auto_kl(q, model.prior, (a, (b, c)), log_q), kl)
-    assert close(model.decode((a, (b, c))).mean(), h)
+    assert all(np.any(jacobian != 0) for jacobian in jacobians)
+    assert all(close(*pair) for pair in pairs)
 
 
 def at_both(network, pair):
@@ -272,7 +304,8 @@ def test_refinement_by_hand(x64):
 
 
 def test_refinement_trains_the_start_or_leaves_it():
-    model = jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
+    build = lambda: jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
+    model = jax.jit(build)()
     refined = partial(jv.models.semi_amortized, jv.elbo, optax.sgd(0.1), num_steps=2)
 
     @partial(jax.jit, static_argnames="through")
@@ -282,8 +315,9 @@ def test_refinement_trains_the_start_or_leaves_it():
 
     for through in (True, False):
         g = gradient(model, through)
-        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(g.encode)) == through
-        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(g.decode))
+        of_q, of_p = (any(np.asarray(v).any() for v in jax.tree.leaves(m)) for m in g[:2])
+        assert of_q == through
+        assert of_p
 
 
 class Encoder(NamedTuple):
@@ -299,8 +333,11 @@ class Encoder(NamedTuple):
 
 
 def refinable(rows):
-    weight = jnp.sin(jnp.arange(15.0)).reshape(5, 3)[:rows]
-    decode = Partial(lambda v, z: jv.Normal(jnp.tanh(v * z[0] + z[1]), 0.7), jnp.arange(1.0, 4.0))
+    dtype = jnp.result_type(float)
+    weight = np.sin(np.arange(15.0, dtype=dtype)).reshape(5, 3)[:rows]
+    decode = Partial(
+        lambda v, z: jv.Normal(jnp.tanh(v * z[0] + z[1]), 0.7), np.arange(1.0, 4.0, dtype=dtype)
+    )
     return jv.VAE(Encoder(weight), decode, TOP)  # pyright: ignore[reportArgumentType]
 
 
@@ -313,7 +350,7 @@ REFINERS = {
 }
 
 
-ALIKE = {"momentum", "rmsprop"}  # as sgd and adam, run by `make slow`
+ALIKE = {"momentum", "rmsprop", "clipped"}  # as sgd and adam, run by `make slow`
 
 
 @pytest.mark.parametrize(
@@ -348,25 +385,28 @@ def test_the_derivative_of_refinement_is_that_of_its_steps_unrolled(name, x64):
     assert all(jax.tree.leaves(jax.tree.map(close, found, exact)))
     # and a number of raw that q is not made of, whose gradient is 0, changes none of it
     idle = jax.jit(jax.grad(refined))(refinable(5))
-    assert close(idle.encode.weight[:4], exact.encode.weight)
-    assert close(idle.encode.weight[4], np.zeros(3))
+    assert close(np.asarray(idle.encode.weight)[:4], exact.encode.weight)
+    assert close(np.asarray(idle.encode.weight)[4], np.zeros(3))
     assert close(idle.decode.args[0], exact.decode.args[0])
 
 
 def test_refinement_of_a_fresh_flow_has_a_finite_derivative():
     """Its context has a gradient of exactly 0, as the flow is the identity to begin with."""
-    rngs = nnx.Rngs(0)
-    tiny = partial(nn.MLP, hidden=(4,))
-    head = nn.FlowHead(nn.NormalHead(), nn.CouplingFlow(2, layers=1, context=2, rngs=rngs), 2)
-    model = jv.VAE(
-        nn.Conditional(tiny, head, (3,), (2,), rngs=rngs),
-        nn.Conditional(tiny, nn.NormalHead(), (2,), (3,), rngs=rngs),
-        TOP,
-    )
+
+    def fresh():
+        rngs = nnx.Rngs(0)
+        tiny = partial(nn.MLP, hidden=(4,))
+        head = nn.FlowHead(nn.NormalHead(), nn.CouplingFlow(2, layers=1, context=2, rngs=rngs), 2)
+        return jv.VAE(
+            nn.Conditional(tiny, head, (3,), (2,), rngs=rngs),
+            nn.Conditional(tiny, nn.NormalHead(), (2,), (3,), rngs=rngs),
+            TOP,
+        )
+
     objective = jv.models.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
     loss = lambda model: objective(model, jax.random.key(0), jnp.ones(3))[0]
-    gradient = jax.jit(jax.grad(loss))(model)
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
+    gradient = jax.jit(lambda: jax.grad(loss)(fresh()))()
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
 def test_refinement_hides_no_nan():
@@ -374,7 +414,7 @@ def test_refinement_hides_no_nan():
     objective = jv.models.semi_amortized(jv.elbo, optax.adam(0.1), num_steps=2)
     loss = lambda model: objective(model, jax.random.key(0), jnp.array([1.0, jnp.nan, 0.0]))[0]
     gradient = jax.jit(jax.grad(loss))(refinable(4))
-    assert bool(jnp.all(jnp.isnan(gradient.encode.weight)))
+    assert np.all(np.isnan(gradient.encode.weight))
 
 
 def test_refinement_needs_a_network_and_a_head():
@@ -398,42 +438,48 @@ def sigma_model():
 
 def test_optimal_sigma_is_the_best_shared_one():
     """The batch's bound is that of a fixed sigma at its maximum, which no other reaches."""
-    model: Any = sigma_model()
-    xs = jax.random.normal(jax.random.key(2), (8, 3))
-    best = jv.batched(jv.elbo)(model, jax.random.key(3), xs)[0]
+    model: Any = jax.jit(sigma_model)()
+    xs = np.random.default_rng(2).normal(size=(8, 3)).astype(np.float32)
 
     def fixed(scale):
         decode = Partial(lambda network, z: jv.Normal(network(z), scale), model.decode.network)
         return jv.batched(jv.elbo)(model._replace(decode=decode), jax.random.key(3), xs)[0]
 
-    bounds = jax.jit(jax.vmap(fixed))(jnp.linspace(0.3, 3.0, 400))
+    @jax.jit
+    def run(scales):
+        best = jv.batched(jv.elbo)(model, jax.random.key(3), xs)[0]
+        return best, jax.vmap(fixed)(scales)
+
+    best, bounds = run(np.linspace(0.3, 3.0, 400, dtype=np.float32))
     assert np.all(bounds <= best + 1e-5)
     assert np.max(bounds) > best - 1e-3
 
 
 def test_the_best_sigma_is_the_root_of_the_mean_squared_error(x64):
     """Over examples and pixels, at a draw of each example's own key."""
-    xs = jnp.array([[0.5, -1.0], [2.0, 0.3], [0.0, 4.0]])
+    xs = np.array([[0.5, -1.0], [2.0, 0.3], [0.0, 4.0]])
     model = jv.VAE(lambda x: jv.Normal(x, 0.7), lambda z: jv.Normal(z[::-1], 1.0), TOP)
     keys = jax.random.split(jax.random.key(0), 3)
-    z = xs + 0.7 * np.stack([jax.random.normal(key, (2,)) for key in keys])
+    eps = jax.jit(jax.vmap(lambda key: jax.random.normal(key, (2,))))(keys)
+    z = xs + 0.7 * np.asarray(eps)
     exact = np.sqrt(np.mean((xs - z[:, ::-1]) ** 2))
     assert close(jv.evaluation.optimal_scale(model, jax.random.key(0), xs), exact)
 
 
 def test_optimal_sigma_outside_a_batch_says_what_to_do():
-    model = sigma_model()
+    model: Any = jax.jit(sigma_model)()
     with pytest.raises(ValueError, match="optimal_scale"):
-        jv.elbo(model, jax.random.key(0), jnp.ones(3))
-    scale = jv.evaluation.optimal_scale(model, jax.random.key(0), jnp.ones((5, 3)))
+        jax.eval_shape(jv.elbo, model, jax.random.key(0), np.ones(3))
+    scale = jv.evaluation.optimal_scale(model, jax.random.key(0), np.ones((5, 3), np.float32))
     head = nn.NormalHead(scale=float(scale))
-    decode = nn.Conditional(nn.MLP, head, (2,), (3,), rngs=nnx.Rngs(1))
-    assert np.isfinite(jv.elbo(model._replace(decode=decode), jax.random.key(0), jnp.ones(3))[0])
+    decode = jax.jit(lambda: nn.Conditional(nn.MLP, head, (2,), (3,), rngs=nnx.Rngs(1)))()
+    told = model._replace(decode=decode)
+    assert np.isfinite(jax.jit(jv.elbo)(told, jax.random.key(0), np.ones(3, np.float32))[0])
 
 
 def test_a_shared_sigma_learns_the_best_one():
     head = nn.SharedScaleHead(3.0)
-    data = 0.1 * jax.random.normal(jax.random.key(0), (64, 3))
+    data = 0.1 * np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     optimizer = optax.adam(0.05)
     model = jv.VAE(
         Partial(lambda x: jv.Normal(jnp.zeros(2), jnp.ones(2))),
@@ -447,4 +493,4 @@ def test_a_shared_sigma_learns_the_best_one():
     )
     state, _ = run(state)
     learned = state.model.decode(jnp.zeros(2)).scale
-    assert np.isclose(learned, jnp.sqrt(jnp.mean(data**2)), rtol=0.02)
+    assert np.isclose(learned, np.sqrt(np.mean(data**2)), rtol=0.02)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.tree_util import Partial
+from scipy.special import logsumexp
 
 from jaxvae import Categorical, Constant, Normal, elbo, generate, init_state, train_step
 from jaxvae.models.quantization import (
@@ -34,21 +35,35 @@ Z = RNG.normal(size=(7, 3))
 N, K = 2, 3  # the small VQ-VAE's codes an example, and the codebook's size
 
 
+def codebook_of(codes) -> Any:
+    """`init_codebook` of codes [..., K, d], one program a shape."""
+    return jax.tree.map(np.asarray, INIT[np.ndim(codes)](codes))
+
+
+INIT = {2: jax.jit(init_codebook), 3: jax.jit(jax.vmap(init_codebook))}
+EMA = jax.jit(ema_codebook)
+RESET = jax.jit(reset_dead_codes)
+
+
 def quantizers() -> Any:
-    codes = jnp.asarray(CODES)
     return (
-        init_codebook(codes[0]),
-        ResidualCodebooks(jax.vmap(init_codebook)(codes)),
+        codebook_of(CODES[0]),
+        ResidualCodebooks(codebook_of(CODES)),
         FSQ((3, 4, 2)),
     )
 
 
 def small_vqvae(logits=None) -> Any:
     """x [2] -> z = W x + b in [2, 1], 3 codes in one dimension, p(x|e) = N(V e, 1)."""
-    encoder = Partial(lambda w, x: (w @ x)[:, None], jnp.asarray(RNG.normal(size=(N, 2))))
-    decoder = Partial(lambda v, e: Normal(v @ e[:, 0], 1.0), jnp.asarray(RNG.normal(size=(2, N))))
+    encoder = Partial(
+        lambda w, x: (w @ x)[:, None], RNG.normal(size=(N, 2)).astype(jnp.result_type(float))
+    )
+    decoder = Partial(
+        lambda v, e: Normal(v @ e[:, 0], 1.0),
+        RNG.normal(size=(2, N)).astype(jnp.result_type(float)),
+    )
     prior = Constant(Categorical(np.zeros((N, K)))) if logits is None else Categorical(logits)
-    return VQVAE(encoder, init_codebook(jnp.array([[-1.0], [0.2], [1.5]])), decoder, prior)
+    return VQVAE(encoder, codebook_of(np.array([[-1.0], [0.2], [1.5]])), decoder, prior)
 
 
 def test_a_vector_goes_to_the_nearest_code(x64):
@@ -72,37 +87,37 @@ def test_laws_of_a_quantizer(which, x64):
     quantizer, z = quantizers()[which], jnp.asarray(Z)
     mapped = jax.jit(jax.vmap(quantizer))(z)
     assert close(jax.jit(jax.vmap(quantizer.lookup))(mapped.indices), mapped.code)
-    one = quantizer(z[2])
+    one = jax.jit(lambda z: quantizer(z))(Z[2])
     for a, b in zip(one, mapped, strict=True):
-        assert close(a, b[2])
-    jacobian = jax.jit(jax.jacrev(lambda z: quantizer(z).code))(z[2])
-    expected = jnp.eye(3) if which < 2 else jnp.diag(1.0 - jnp.tanh(z[2]) ** 2)
+        assert close(a, np.asarray(b)[2])
+    jacobian = jax.jit(jax.jacrev(lambda z: quantizer(z).code))(Z[2])
+    expected = np.eye(3) if which < 2 else np.diag(1.0 - np.tanh(Z[2]) ** 2)
     assert close(jacobian, expected)
 
 
 def test_each_penalty_pulls_one_side(x64):
-    codebook, z = quantizers()[0], jnp.asarray(Z[0])
+    codebook, z = quantizers()[0], Z[0]
 
     def penalty(name, codes, z):
         return getattr(codebook._replace(codes=codes)(z), name)
 
-    index = codebook(z).indices
+    index = int(jax.jit(lambda z: codebook(z))(z).indices)
     gap = 2.0 * (z - codebook.codes[index])
-    still = jnp.zeros_like(codebook.codes)
+    still = np.zeros_like(codebook.codes)
     for name, to_codes, to_z in (
         ("commitment", still, gap),
-        ("codebook", still.at[index].set(-gap), jnp.zeros(3)),
+        ("codebook", np.where(np.arange(5)[:, None] == index, -gap, still), np.zeros(3)),
     ):
-        found = jax.grad(partial(penalty, name), (0, 1))(codebook.codes, z)
+        found = jax.jit(jax.grad(partial(penalty, name), (0, 1)))(codebook.codes, z)
         assert close(found[0], to_codes)
         assert close(found[1], to_z)
 
 
 def test_each_penalty_of_residual_codebooks_pulls_one_side(x64):
     """Each codebook learns from what it was given, and none from what those after it were left."""
-    residual, z = quantizers()[1], jnp.asarray(Z[0])
+    residual, z = quantizers()[1], Z[0]
     codes = residual.codebooks.codes
-    first, second = residual(z).indices
+    first, second = np.asarray(jax.jit(lambda z: residual(z))(z).indices)
     left = z - codes[0, first]  # and what the second leaves
     last = left - codes[1, second]
 
@@ -110,18 +125,20 @@ def test_each_penalty_of_residual_codebooks_pulls_one_side(x64):
         books = residual.codebooks._replace(codes=codes)
         return getattr(ResidualCodebooks(books)(z), name)
 
-    to_codes = jnp.zeros_like(codes).at[0, first].set(-2.0 * left).at[1, second].set(-2.0 * last)
+    to_codes = np.zeros_like(codes)
+    to_codes[0, first], to_codes[1, second] = -2.0 * left, -2.0 * last
     for name, expected in (
-        ("commitment", (jnp.zeros_like(codes), 2.0 * left + 2.0 * last)),
-        ("codebook", (to_codes, jnp.zeros(3))),
+        ("commitment", (np.zeros_like(codes), 2.0 * left + 2.0 * last)),
+        ("codebook", (to_codes, np.zeros(3))),
     ):
-        found = jax.grad(partial(penalty, name), (0, 1))(codes, z)
+        found = jax.jit(jax.grad(partial(penalty, name), (0, 1)))(codes, z)
         assert all(map(close, found, expected)), name
 
 
 def test_residuals_with_a_zero_code_only_shrink(x64):
-    codes = jnp.asarray(RNG.normal(size=(4, 6, 3))).at[:, 0].set(0.0)
-    books = jax.vmap(init_codebook)(codes)
+    codes = RNG.normal(size=(4, 6, 3))
+    codes[:, 0] = 0.0
+    books = codebook_of(codes)
 
     def error(depth):
         residual = ResidualCodebooks(jax.tree.map(lambda a: a[:depth], books))
@@ -156,13 +173,13 @@ def test_the_nearest_is_the_nearest_far_from_0(spread):
         codes = (1e3 * spread * shift + spread * rng.normal(size=(512, 4))).astype(np.float32)
         z = (codes + 0.5 * spread * rng.normal(size=(512, 4))).astype(np.float32)
         squares = np.sum((z[:, None].astype(float) - codes) ** 2, -1)
-        q = jax.jit(jax.vmap(init_codebook(jnp.asarray(codes))))(jnp.asarray(z))
+        q = jax.jit(lambda book, z: jax.vmap(book)(z))(codebook_of(codes), z)
         taken = squares[np.arange(512), q.indices]
         assert np.all(taken <= squares.min(1) * (1.0 + 1e-6))
         assert np.array_equal(q.code, codes[np.asarray(q.indices)])  # the code, to the last digit
-    deep = ResidualCodebooks(jax.vmap(init_codebook)(jnp.asarray(codes).reshape(2, 256, 4)))
-    q = jax.jit(jax.vmap(deep))(jnp.asarray(z))
-    assert np.array_equal(q.code, jax.vmap(deep.lookup)(q.indices))
+    deep = ResidualCodebooks(codebook_of(codes.reshape(2, 256, 4)))
+    q = jax.jit(jax.vmap(deep))(z)
+    assert np.array_equal(q.code, jax.jit(jax.vmap(deep.lookup))(q.indices))
 
 
 def test_straight_to_is_its_value():
@@ -194,18 +211,17 @@ def test_finite_scalars_in_any_precision_are_levels_there_are(dtype, levels):
 def test_a_codebook_in_half_precision_counts_all_the_same():
     """300 uses, which a bfloat16 takes for 256 or 304, and distances that it rounds together."""
     codes, rng = jnp.array([[1.0, 1.0], [1.0078125, 1.0]], jnp.bfloat16), np.random.default_rng(0)
-    book = init_codebook(codes)
+    book, index_0 = INIT[2](codes), np.zeros(301, int)
     z = jnp.asarray(100.0 * rng.normal(size=(301, 2)), jnp.bfloat16)
     wide = np.asarray(z, float), np.asarray(codes, float)
     index = np.argmin(np.sum((wide[0][:, None] - wide[1]) ** 2, -1), 1)
     assert np.array_equal(jax.jit(jax.vmap(book))(z).indices, index)
-    moved = ema_codebook(book, z, jnp.zeros(301, int), decay=0.0)
+    moved = EMA(book, z, index_0, decay=0.0)
     assert moved.counts.tolist() == [301.0, 0.0]
     assert moved.codes.dtype == jnp.bfloat16
-    assert np.allclose(moved.sums[0], np.sum(wide[0], 0), rtol=1e-5)
-    assert reset_dead_codes(
-        jax.random.key(0), moved, z, jnp.zeros(301, int), threshold=1.0
-    ).codes.dtype == (jnp.bfloat16)
+    assert np.allclose(np.asarray(moved.sums)[0], np.sum(wide[0], 0), rtol=1e-5)
+    drawn = jax.eval_shape(reset_dead_codes, jax.random.key(0), moved, z, index_0, threshold=1.0)
+    assert drawn.codes.dtype == jnp.bfloat16
 
 
 def test_straight_to():
@@ -220,101 +236,106 @@ def lloyd(z, codes):
 
 def test_averages_without_memory_are_k_means(x64):
     z = np.concatenate([RNG.normal(loc=c, size=(20, 2)) for c in (-3.0, 0.0, 3.0)])
-    codebook, expected = init_codebook(jnp.asarray(z[[0, 25, 50]])), z[[0, 25, 50]]
+    codebook, expected = codebook_of(z[[0, 25, 50]]), z[[0, 25, 50]]
     index = np.zeros(len(z), int)
-    move = partial(ema_codebook, decay=0.0, epsilon=0.0)
+
+    @jax.jit
+    def move(codebook):
+        return ema_codebook(
+            codebook, jnp.asarray(z), jax.vmap(codebook)(z).indices, decay=0.0, epsilon=0.0
+        )
+
     for _ in range(8):
         expected, index = lloyd(z, expected)
-        codebook = move(codebook, jnp.asarray(z), jax.vmap(codebook)(jnp.asarray(z)).indices)
+        codebook = move(codebook)
         assert close(codebook.codes, expected)
     # a clustering whose codes are the means stays, whatever the decay
-    again = ema_codebook(codebook, jnp.asarray(z), jnp.asarray(index), decay=0.7, epsilon=0.0)
+    again = EMA(codebook, z, index, decay=0.7, epsilon=0.0)
     for a, b in zip(again, codebook, strict=True):
         assert close(a, b)
 
 
 def test_averages_forget_by_the_decay_and_are_smoothed(x64):
-    z, index = jnp.array([[2.0], [4.0], [7.0]]), jnp.array([0, 0, 2])
-    moved = ema_codebook(init_codebook(jnp.ones((3, 1))), z, index, decay=0.9, epsilon=0.5)
+    z, index = np.array([[2.0], [4.0], [7.0]]), np.array([0, 0, 2])
+    moved = EMA(codebook_of(np.ones((3, 1))), z, index, decay=0.9, epsilon=0.5)
+    moved = jax.tree.map(np.asarray, moved)
     counts = np.array([0.9 + 0.1 * 2, 0.9, 0.9 + 0.1])
     sums = np.array([0.9 + 0.1 * 6, 0.9, 0.9 + 0.1 * 7])
     assert close(moved.counts, counts)
     assert close(moved.sums[:, 0], sums)
     smooth = (counts + 0.5) / (counts.sum() + 1.5) * counts.sum()
     assert close(moved.codes[:, 0], sums / smooth)
-    never = Codebook(jnp.ones((3, 1)), jnp.zeros(3), jnp.zeros((3, 1)))
-    assert jnp.all(jnp.isfinite(ema_codebook(never, z, index, decay=0.0).codes))
+    never: Any = Codebook(np.ones((3, 1)), np.zeros(3), np.zeros((3, 1)))
+    assert np.all(np.isfinite(EMA(never, z, index, decay=0.0).codes))
 
 
 def test_residual_averages_see_what_is_left(x64):
     _, residual, _ = quantizers()
-    z = jnp.asarray(Z)
-    indices = jax.jit(jax.vmap(residual))(z).indices
-    moved = jax.jit(partial(ema_codebook, decay=0.5))(residual, z, indices)
+    z = Z
+    indices = np.asarray(jax.jit(jax.vmap(residual))(z).indices)
+    moved = jax.tree.map(np.asarray, EMA(residual, z, indices, decay=0.5))
     rests = (z, z - residual.codebooks.codes[0][indices[:, 0]])
     for l, rest in enumerate(rests):
         book = jax.tree.map(lambda a, l=l: a[l], residual.codebooks)
-        alone = ema_codebook(book, rest, indices[:, l], decay=0.5)
+        alone = EMA(book, rest, indices[:, l], decay=0.5)
         assert close(moved.codebooks.codes[l], alone.codes)
-        dead = book._replace(counts=jnp.zeros(5))
-        deads = residual.codebooks._replace(counts=jnp.zeros((2, 5)))
-        drawn = reset_dead_codes(
-            jax.random.key(0), ResidualCodebooks(deads), z, indices, threshold=1.0
-        )
+        dead = book._replace(counts=np.zeros(5))
+        deads = residual.codebooks._replace(counts=np.zeros((2, 5)))
+        drawn = RESET(jax.random.key(0), ResidualCodebooks(deads), z, indices, threshold=1.0)
         of_rest = np.sum(
             (np.asarray(drawn.codebooks.codes[l])[:, None] - np.asarray(rest)) ** 2, -1
         )
         assert np.all(of_rest.min(1) < 1e-20)
-        assert not close(drawn.codebooks.codes[l], dead.codes)
+        assert not close(np.asarray(drawn.codebooks.codes)[l], dead.codes)
 
 
 def test_what_is_left_after_each_of_three_codebooks(x64):
     """z = 7, codes 4, 2 and 0.5: the averages of the three see 7, 3 and 1; dead codes are drawn
     from those, each codebook's by itself, and stand for as many vectors as the threshold."""
-    codes = jnp.array([[[4.0], [50.0]], [[2.0], [50.0]], [[0.5], [50.0]]])
-    z, indices = jnp.array([[7.0]]), jnp.zeros((1, 3), int)
-    books = jax.jit(jax.vmap(init_codebook))(codes)
-    moved = ema_codebook(ResidualCodebooks(books), z, indices, decay=0.0, epsilon=0.0)
-    assert close(moved.codebooks.codes[:, 0, 0], jnp.array([7.0, 3.0, 1.0]))
-    dead = ResidualCodebooks(books._replace(counts=jnp.zeros((3, 2))))
-    drawn = reset_dead_codes(jax.random.key(0), dead, z, indices, threshold=0.3).codebooks
-    assert close(drawn.codes, jnp.array([[[rest]] * 2 for rest in (7.0, 3.0, 1.0)]))
-    assert close(drawn.counts, jnp.full((3, 2), 0.3))
-    assert close(drawn.sums, 0.3 * drawn.codes)
+    codes = np.array([[[4.0], [50.0]], [[2.0], [50.0]], [[0.5], [50.0]]])
+    z, indices = np.array([[7.0]]), np.zeros((1, 3), int)
+    books = codebook_of(codes)
+    moved = EMA(ResidualCodebooks(books), z, indices, decay=0.0, epsilon=0.0)
+    assert close(np.asarray(moved.codebooks.codes)[:, 0, 0], np.array([7.0, 3.0, 1.0]))
+    dead = ResidualCodebooks(books._replace(counts=np.zeros((3, 2))))
+    drawn = RESET(jax.random.key(0), dead, z, indices, threshold=0.3).codebooks
+    assert close(drawn.codes, np.array([[[rest]] * 2 for rest in (7.0, 3.0, 1.0)]))
+    assert close(drawn.counts, np.full((3, 2), 0.3))
+    assert close(drawn.sums, 0.3 * np.asarray(drawn.codes))
 
 
 def test_each_codebook_draws_its_own_rows():
     """Codes of 0 leave each codebook the same vectors: were the key one, so were the draws."""
-    books = jax.jit(jax.vmap(init_codebook))(jnp.zeros((2, 40, 1)))
-    dead = ResidualCodebooks(books._replace(counts=jnp.zeros((2, 40))))
-    z, indices = jnp.arange(100.0)[:, None], jnp.zeros((100, 2), int)
-    first, second = reset_dead_codes(
-        jax.random.key(0), dead, z, indices, threshold=1.0
-    ).codebooks.codes
-    assert np.mean(first == second) < 0.2  # one in a hundred by chance
+    books = codebook_of(np.zeros((2, 40, 1), np.float32))
+    dead = ResidualCodebooks(books._replace(counts=np.zeros((2, 40), np.float32)))
+    z, indices = np.arange(100.0, dtype=np.float32)[:, None], np.zeros((100, 2), int)
+    first, second = RESET(jax.random.key(0), dead, z, indices, threshold=1.0).codebooks.codes
+    assert np.mean(np.asarray(first) == np.asarray(second)) < 0.2  # one in a hundred by chance
 
 
 def test_revival_draws_the_dead_from_the_batch():
-    counts = jnp.array([3.0, 0.2, 1.0, 0.0])
-    codebook = Codebook(jnp.zeros((4, 2)), counts, jnp.ones((4, 2)))
-    z = jnp.arange(12.0).reshape(6, 2) + 1.0
-    index = jnp.zeros(6, int)
-    found = reset_dead_codes(jax.random.key(0), codebook, z, index, threshold=1.0)
+    counts = np.array([3.0, 0.2, 1.0, 0.0], np.float32)
+    codebook: Any = Codebook(np.zeros((4, 2), np.float32), counts, np.ones((4, 2), np.float32))
+    z = np.arange(12.0, dtype=np.float32).reshape(6, 2) + 1
+    index = np.zeros(6, int)
+    found = RESET(jax.random.key(0), codebook, z, index, threshold=1.0)
+    found = jax.tree.map(np.asarray, found)
     rows = {tuple(row) for row in z.tolist()}
     for k in (0, 2):
-        assert jax.tree.all(jax.tree.map(lambda a, b, k=k: jnp.all(a[k] == b[k]), found, codebook))
+        assert jax.tree.all(jax.tree.map(lambda a, b, k=k: np.all(a[k] == b[k]), found, codebook))
     for k in (1, 3):
         assert tuple(found.codes[k].tolist()) in rows
         assert float(found.counts[k]) == 1.0
         assert found.sums[k].tolist() == found.codes[k].tolist()
-    still = reset_dead_codes(jax.random.key(0), codebook, z, index, threshold=0.0)
-    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.all(a == b), still, codebook))
+    still = RESET(jax.random.key(0), codebook, z, index, threshold=0.0)
+    assert all(map(np.array_equal, still, codebook))
 
 
 def test_perplexity_counts_codes():
-    assert float(perplexity(jnp.full(8, 3))) == pytest.approx(8.0)
-    assert float(perplexity(jnp.array([0, 5, 0]))) == 1.0
-    assert float(perplexity(jnp.array([6, 6, 12]))) == pytest.approx(2.0 * 2**0.5)  # 3/2 bits
+    of = jax.jit(perplexity)
+    assert float(of(np.full(8, 3))) == pytest.approx(8.0)
+    assert float(of(np.array([0, 5, 0]))) == 1.0
+    assert float(of(np.array([6, 6, 12]))) == pytest.approx(2.0 * 2**0.5)  # 3/2 bits
 
 
 def test_vq_is_a_bound_and_its_model_a_model(x64):
@@ -324,11 +345,10 @@ def test_vq_is_a_bound_and_its_model_a_model(x64):
     of_elbo, halves = jax.jit(elbo)(model, jax.random.key(1), x)
     assert close(bound, of_elbo)
     assert close((terms.distortion, terms.rate), halves)
-    ways = jnp.array(list(product(range(K), repeat=N)))
+    ways = np.array(list(product(range(K), repeat=N)))
     joint = jax.jit(jax.vmap(lambda k: model.prior.log_prob(k) + model.decode(k).log_prob(x)))(ways)
-    log_p = jax.scipy.special.logsumexp(joint)
-    assert bound < log_p
-    assert jnp.any(jnp.isclose(joint, bound))  # one of the ways: q is on it alone
+    assert bound < logsumexp(joint)
+    assert np.any(np.isclose(joint, bound))  # one of the ways: q is on it alone
     penalized, terms = objective(model, jax.random.key(0), x)
     assert close(penalized, bound - 1.25 * terms.error)
     gap = terms.vectors - model.quantizer.codes[terms.indices]
@@ -371,17 +391,15 @@ def test_a_step_with_averages(x64):
     assert close(state.model.encoder.args[0], plain.model.encoder.args[0])
     assert not close(state.model.encoder.args[0], model.encoder.args[0])
     z = jax.jit(jax.vmap(model.encoder))(xs).reshape(-1, 1)
-    expected = ema_codebook(
-        model.quantizer, z, jax.jit(jax.vmap(model.quantizer))(z).indices, decay=0.5
-    )
+    expected = EMA(model.quantizer, z, jax.jit(jax.vmap(model.quantizer))(z).indices, decay=0.5)
     for a, b in zip(state.model.quantizer, expected, strict=True):
         assert close(a, b)
     assert int(state.step) == 1
     assert float(metrics["commitment"]) == 0.1
     step = jax.jit(ema_step(vq, optimizer, decay=0.0, threshold=100.0))
     revived, _ = step(start, key, xs)
-    assert close(revived.model.quantizer.counts, jnp.full(K, 100.0))
-    assert jnp.all(jnp.any(jnp.isclose(revived.model.quantizer.codes, z.T), axis=1))
+    assert close(revived.model.quantizer.counts, np.full(K, 100.0))
+    assert np.all(np.any(np.isclose(revived.model.quantizer.codes, np.asarray(z).T), axis=1))
 
 
 def test_a_point_mass():

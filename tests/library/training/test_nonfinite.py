@@ -44,16 +44,27 @@ def bound(model, key, x):
     return -(distortion + rate + 0.0 * spoiler), Terms(distortion, rate)
 
 
+STEP = train_step(bound, SGD)  # one for all, as what is compiled of it is kept with it
+COMPILED = jax.jit(STEP)
+SKIPPING = skip_nonfinite(STEP)
+ONES = np.ones(12, np.float32)
+
+
 def start():
     return init_state({"a": jnp.array(1.0), "b": jnp.array(1.0)}, SGD)
 
 
-def good_steps(bad):
-    """Data of which the row that spoils comes at step `bad` of the only epoch."""
+def row_at(bad):
+    """The row of twelve that comes at step `bad` of the only epoch."""
     from jaxvae.training import epoch_order
 
     order = np.ravel(epoch_order(jax.random.key(0), 0, 12, 1))
-    return jnp.ones(12), int(order[bad - 1])
+    return int(order[bad - 1])
+
+
+def spoiled(row, value):
+    """Ones, of which one is `value`."""
+    return np.where(np.arange(12) == row, np.float32(value), ONES)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +76,11 @@ def good_steps(bad):
 )
 def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_call, value, culprit):
     """The error names the step and its term; the state before it is given and saved."""
-    xs, row = good_steps(bad)
+    row = row_at(bad)
     seen = []
     with pytest.raises(NonFiniteError, match=rf"^step {bad}: {culprit}") as raised:
         fit(
-            train_step(bound, SGD), start(), jax.random.key(0), xs.at[row].set(value), epochs=1,
+            STEP, start(), jax.random.key(0), spoiled(row, value), epochs=1,
             batch_size=1, steps_per_call=steps_per_call, checkpoints=Checkpoints(tmp_path),
             callbacks=[lambda state, metrics: seen.append(int(state.step))],
         )  # fmt: skip
@@ -86,17 +97,17 @@ def test_a_run_stops_before_the_step_that_spoils_it(tmp_path, bad, steps_per_cal
     assert found.model == error.state.model
     expected = start()
     for _ in range(bad - 1):
-        expected, _ = train_step(bound, SGD)(expected, jax.random.key(0), jnp.ones(1))
+        expected, _ = COMPILED(expected, jax.random.key(0), ONES[:1])
     assert np.allclose(error.state.model["a"], expected.model["a"], rtol=1e-6)
 
 
 def test_an_update_of_a_pytree_is_named():
-    xs, row = good_steps(3)
+    row = row_at(3)
     with pytest.raises(
         NonFiniteError, match=r"the update of \.model\['b'\] not finite \(distortion "
     ):
         fit(
-            train_step(bound, SGD), start(), jax.random.key(0), xs.at[row].set(np.inf), epochs=1,
+            STEP, start(), jax.random.key(0), spoiled(row, np.inf), epochs=1,
             batch_size=1,
         )  # fmt: skip
 
@@ -107,30 +118,29 @@ def test_a_state_that_was_spoiled_before_is_named():
     with pytest.raises(
         NonFiniteError, match=r"step 1: the state it begins with, at \.model\['b'\]"
     ):
-        fit(train_step(bound, SGD), state, jax.random.key(0), jnp.ones(4), epochs=1, batch_size=2)
+        fit(STEP, state, jax.random.key(0), ONES, epochs=1, batch_size=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_skipped_steps_change_nothing_but_the_count(value):
     """As if the batch had not been there; the metrics tell."""
-    xs, row = good_steps(5)
-    step = skip_nonfinite(train_step(bound, SGD))
+    row = row_at(5)
     state, history = fit(
-        step, start(), jax.random.key(0), xs.at[row].set(value), epochs=1, batch_size=1
+        SKIPPING, start(), jax.random.key(0), spoiled(row, value), epochs=1, batch_size=1
     )
     assert int(state.step) == 12
     assert history["skipped"].tolist() == [i == 4 for i in range(12)]
-    shorter, _ = fit(step, start(), jax.random.key(0), jnp.ones(11), epochs=1, batch_size=1)
+    shorter, _ = fit(SKIPPING, start(), jax.random.key(0), ONES[:11], epochs=1, batch_size=1)
     assert np.allclose(state.model["a"], shorter.model["a"], rtol=1e-6)
 
 
 def test_a_run_that_skips_all_for_an_epoch_is_given_up():
     """Two epochs of six: the last bad row is behind the first of them."""
-    xs = jnp.full(6, jnp.nan)
+    xs = np.full(6, np.nan, np.float32)
     seen = []
     with pytest.raises(NonFiniteError, match="step 6: none of the last 6 updates was finite"):
         fit(
-            skip_nonfinite(train_step(bound, SGD)), start(), jax.random.key(0), xs, epochs=2,
+            SKIPPING, start(), jax.random.key(0), xs, epochs=2,
             batch_size=1, steps_per_call=2,
             callbacks=[lambda state, metrics: seen.append(int(state.step))],
         )  # fmt: skip
@@ -140,8 +150,8 @@ def test_a_run_that_skips_all_for_an_epoch_is_given_up():
 def test_a_run_that_is_given_up_is_saved_and_counts_on_from_what_it_resumes(tmp_path):
     """Interrupted at step 4, with a checkpoint of step 2: step 6 is still the sixth."""
     run = partial(
-        fit, skip_nonfinite(train_step(bound, SGD)), start(), jax.random.key(0),
-        jnp.full(6, jnp.nan), epochs=2, batch_size=1, steps_per_call=2,
+        fit, SKIPPING, start(), jax.random.key(0),
+        np.full(6, np.nan, np.float32), epochs=2, batch_size=1, steps_per_call=2,
         checkpoints=Checkpoints(tmp_path, share=np.inf),
     )  # fmt: skip
 
@@ -157,12 +167,14 @@ def test_a_run_that_is_given_up_is_saved_and_counts_on_from_what_it_resumes(tmp_
 
 
 def test_clipping_is_that_of_optax_where_all_is_finite():
-    gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(12.0)}
+    gradients = {"a": np.array([3.0, 4.0], np.float32), "b": np.array(12.0, np.float32)}
     for norm in (0.5, 13.0, 20.0):
-        ours, theirs = (
-            clip(norm).update(gradients, clip(norm).init(gradients))[0]
-            for clip in (clip_by_finite_norm, optax.clip_by_global_norm)
-        )
+        ours, theirs = jax.jit(
+            lambda gradients, norm=norm: [
+                clip(norm).update(gradients, clip(norm).init(gradients))[0]
+                for clip in (clip_by_finite_norm, optax.clip_by_global_norm)
+            ]
+        )(gradients)
         assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-6), ours, theirs))
     zero: Any = clip_by_finite_norm(1.0).update({"a": jnp.zeros(2)}, optax.EmptyState())[0]
     assert zero["a"].tolist() == [0, 0]
@@ -175,11 +187,18 @@ def test_clipping_spreads_no_value_that_is_not_finite(value):
         "b": jnp.array(1.0),
         "half": jnp.ones(2, jnp.bfloat16),
     }
-    found: Any = clip_by_finite_norm(1.0).update(gradients, optax.EmptyState())[0]
+    found: Any = jax.jit(clip_by_finite_norm(1.0).update)(gradients, optax.EmptyState())[0]
     assert all(leaf.dtype == gradients[name].dtype for name, leaf in found.items())
     assert all(not np.any(np.asarray(leaf, np.float32)) for leaf in found.values())
     with pytest.raises(ValueError, match="max_norm is 0, expected more than 0"):
         clip_by_finite_norm(0)
+
+
+def weighed(model, key, x, *, beta):
+    return beta * bound(model, key, x)[0], bound(model, key, x)[1]
+
+
+WARMED = train_step(weighed, SGD)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +215,8 @@ def test_clipping_spreads_no_value_that_is_not_finite(value):
     ],
 )
 def test_a_warm_up_longer_than_the_run_is_told(schedule, told, recwarn):
-    def objective(model, key, x, *, beta):
-        return beta * bound(model, key, x)[0], bound(model, key, x)[1]
-
     fit(
-        train_step(objective, SGD), start(), jax.random.key(0), jnp.ones(6), epochs=2,
+        WARMED, start(), jax.random.key(0), ONES[:6], epochs=2,
         batch_size=1, beta=schedule,
     )  # fmt: skip
     messages = [str(w.message) for w in recwarn]
@@ -215,12 +231,12 @@ def test_a_warm_up_that_a_loop_finishes_is_not_told(recwarn):
 
     def objective(model, key, x, *, beta):
         traces.append(x)
-        return beta * bound(model, key, x)[0], bound(model, key, x)[1]
+        return weighed(model, key, x, beta=beta)
 
     step, state, betas = train_step(objective, SGD), start(), []
     for _ in range(4):
         state, history = fit(
-            step, state, jax.random.key(0), jnp.ones(3), epochs=1, batch_size=1,
+            step, state, jax.random.key(0), ONES[:3], epochs=1, batch_size=1,
             beta=optax.linear_schedule(0.0, 1.0, 10),
         )  # fmt: skip
         betas += history["beta"].tolist()
@@ -245,7 +261,8 @@ def test_data_outside_the_support_are_told_with_their_row(decode, value, message
     """What the likelihood says outside jit, and which row of the data it is about."""
     model = VAE(Partial(lambda w, x: Normal(w * x, jnp.ones(2)), jnp.ones(2)),
                 Partial(decode), StandardNormal((2,)))  # fmt: skip
-    data = jnp.ones((12, 2)).at[7, 1].set(value)
+    data = np.ones((12, 2), np.float32)
+    data[7, 1] = value
     step = lift(train_step(elbo, SGD))
     with pytest.raises(NonFiniteError, match=f"; first at row 7 of the data: {message}"):
         fit(step, init_state(model, SGD), jax.random.key(0), data, epochs=2, batch_size=12)
@@ -256,7 +273,7 @@ def test_an_objective_of_whole_batches_is_told_with_its_row():
         jax.lax.axis_index("batch")
         return jnp.where(x > 1.0, jnp.nan, model[0] * x), ()
 
-    data = jnp.ones(12).at[7].set(2.0)
+    data = spoiled(7, 2.0)
     with pytest.raises(NonFiniteError, match=r"first at row 7 of the data$"):
         fit(train_step(objective, SGD), init_state(jnp.ones(1), SGD), jax.random.key(0), data,
             epochs=1, batch_size=12)  # fmt: skip

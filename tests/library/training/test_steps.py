@@ -33,6 +33,7 @@ from jaxvae.training import epoch_order, scan_steps
 from tests.common import close
 
 OPTIMIZER = optax.adam(1e-2)
+STEP = train_step(elbo, OPTIMIZER)  # one for all, as what is compiled of it is kept with it
 
 
 class Linear(NamedTuple):
@@ -56,7 +57,7 @@ def linear_vae(key, d=3, k=2):
 
 
 def data(n=10, d=3):
-    return jnp.asarray(np.random.default_rng(0).normal(size=(n, d)), jnp.float32)
+    return np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
 
 
 def start(seed=0):
@@ -81,10 +82,12 @@ def look(model, key, x):
     return 0.0 * model, Seen(jax.random.uniform(key), x)
 
 
-def watch(batch_size=1):
+LOOK = train_step(look, optax.sgd(1.0))
+
+
+def watch():
     """A step of `look`, its state and its data 0., ..., 9."""
-    step = train_step(look, optax.sgd(1.0))
-    return step, init_state(jnp.array(1.0), optax.sgd(1.0)), jnp.arange(10.0)
+    return LOOK, init_state(jnp.array(1.0), optax.sgd(1.0)), np.arange(10.0, dtype=np.float32)
 
 
 # a step
@@ -95,9 +98,10 @@ def test_a_step_descends_the_mean_loss():
     def bound(w, key, x):
         return -0.5 * jnp.sum((w - x) ** 2), None
 
-    xs, w = data(7), jnp.array([1.0, -2.0, 0.5])
+    xs, w = data(7), np.array([1.0, -2.0, 0.5], np.float32)
     optimizer = optax.sgd(0.1)
-    state, metrics = train_step(bound, optimizer)(init_state(w, optimizer), jax.random.key(0), xs)
+    step = jax.jit(train_step(bound, optimizer))
+    state, metrics = step(init_state(w, optimizer), jax.random.key(0), xs)
     gap = np.mean(xs, axis=0) - np.asarray(w)
     assert close(state.model, w + 0.1 * gap)
     assert close(metrics["loss"], 0.5 * np.mean(np.sum((np.asarray(xs) - np.asarray(w)) ** 2, 1)))
@@ -108,7 +112,7 @@ def test_a_step_descends_the_mean_loss():
 def test_the_optimizer_carries_its_state():
     # momentum .9 on a constant slope of 1: steps of rate, then of 1.9 rate
     optimizer = optax.sgd(0.1, momentum=0.9)
-    step = train_step(lambda model, key, x: (model * x, None), optimizer)
+    step = jax.jit(train_step(lambda model, key, x: (model * x, None), optimizer))
     state = init_state(jnp.array(0.0), optimizer)
     for expected in (0.1, 0.1 + 0.19):
         state, _ = step(state, jax.random.key(0), jnp.ones(2))
@@ -119,7 +123,7 @@ def test_the_optimizer_sees_the_parameters():
     # weight decay alone: parameters shrink by 1 - rate x decay, what is Constant does not
     optimizer = optax.adamw(0.1, weight_decay=0.5)
     model = {"trained": jnp.array(2.0), "fixed": Constant(jnp.array(2.0))}
-    step = train_step(lambda model, key, x: (0.0 * model["trained"] * x, None), optimizer)
+    step = jax.jit(train_step(lambda model, key, x: (0.0 * model["trained"] * x, None), optimizer))
     state, _ = step(init_state(model, optimizer), jax.random.key(0), jnp.ones(3))
     assert close(state.model["trained"], 2.0 * 0.95)
     assert state.model["fixed"].value == 2.0
@@ -127,15 +131,14 @@ def test_the_optimizer_sees_the_parameters():
 
 def test_metrics_of_the_elbo():
     # loss = distortion + beta rate, terms unweighted and averaged, beta as used
-    step = jax.jit(train_step(elbo, OPTIMIZER))
-    _, metrics = step(start(), jax.random.key(0), data(), beta=0.25)
+    _, metrics = jax.jit(STEP)(start(), jax.random.key(0), data(), beta=0.25)
     assert sorted(metrics) == ["beta", "distortion", "loss", "rate"]
     assert all(jnp.shape(value) == () for value in metrics.values())
     assert close(metrics["loss"], metrics["distortion"] + 0.25 * metrics["rate"])
     assert metrics["beta"] == 0.25
-    bound, terms = batched(elbo)(
-        linear_vae(jax.random.key(0)), jax.random.fold_in(jax.random.key(0), 0), data(), beta=0.25
-    )
+    bound, terms = jax.jit(
+        lambda model, key: batched(elbo)(model, jax.random.fold_in(key, 0), data(), beta=0.25)
+    )(start().model, jax.random.key(0))
     assert close(metrics["loss"], -bound)
     assert close(metrics["rate"], np.mean(terms.rate))
 
@@ -149,9 +152,8 @@ def test_an_objective_without_terms_has_a_loss():
 
 def test_schedules_are_called_with_the_step():
     # the effective beta is logged: 0, 1/4, ..., 1, 1 for a warm-up over 4 steps, and is what acts
-    step = train_step(elbo, OPTIMIZER)
     warm_up = optax.linear_schedule(0.0, 1.0, 4)
-    _, history = fit(step, start(), jax.random.key(0), data(), epochs=3, batch_size=5, beta=warm_up)
+    _, history = fit(STEP, start(), jax.random.key(0), data(), epochs=3, batch_size=5, beta=warm_up)
     assert close(history["beta"], np.array([0, 0.25, 0.5, 0.75, 1, 1], np.float32))
     assert np.allclose(
         history["loss"], history["distortion"] + history["beta"] * history["rate"], rtol=1e-5
@@ -170,9 +172,10 @@ def test_step_t_draws_with_the_key_folded_by_t():
 
 def test_jit_is_no_jit():
     # the same step to rounding
-    step = train_step(elbo, OPTIMIZER)
-    eager = step(start(), jax.random.key(1), data(), beta=0.5)
-    assert same(eager, jax.jit(step)(start(), jax.random.key(1), data(), beta=0.5))
+    optimizer = optax.sgd(1e-2)
+    step, state = train_step(elbo, optimizer), init_state(start().model, optimizer)
+    eager = step(state, jax.random.key(1), data(), beta=0.5)
+    assert same(eager, jax.jit(step)(state, jax.random.key(1), data(), beta=0.5))
 
 
 def offset(model, key, x, *, beta):
@@ -220,16 +223,18 @@ def test_epoch_order_is_shuffled_afresh():
 
 def test_shuffles_share_no_key_with_steps():
     # step t draws from fold_in(key, t): no shuffle is made with one of those
-    steps = jax.vmap(lambda t: jax.random.fold_in(jax.random.key(0), t))(jnp.arange(50))
-    theirs = {tuple(row.tolist()) for row in jax.vmap(jax.random.permutation, (0, None))(steps, 14)}
+    def of_step(t):
+        return jax.random.permutation(jax.random.fold_in(jax.random.key(0), t), 14)
+
+    theirs = set(map(tuple, np.asarray(jax.jit(jax.vmap(of_step))(np.arange(50))).tolist()))
     ours = [epoch_order(jax.random.key(0), epoch, 14, 14)[0].tolist() for epoch in range(20)]
     assert not theirs & set(map(tuple, ours))
 
 
 def test_epoch_order_favours_no_row():
     # each of 12 rows is first in 1/12 of 4800 epochs, within 4 standard errors
-    first = jax.vmap(lambda epoch: epoch_order(jax.random.key(0), epoch, 12, 4)[0, 0])
-    counts = np.bincount(first(jnp.arange(4800)), minlength=12)
+    first = jax.jit(jax.vmap(lambda epoch: epoch_order(jax.random.key(0), epoch, 12, 4)[0, 0]))
+    counts = np.bincount(first(np.arange(4800)), minlength=12)
     assert np.max(np.abs(counts - 400)) < 4 * (4800 * 11 / 144) ** 0.5
 
 
@@ -255,14 +260,14 @@ def test_an_epoch_visits_every_row_in_order():
 
 def test_scanned_steps_are_a_loop():
     # scan_steps against Python
-    step, order = jax.jit(train_step(elbo, OPTIMIZER)), jnp.array([[0, 1], [7, 7], [9, 2]])
+    step, order = jax.jit(STEP), np.array([[0, 1], [7, 7], [9, 2]])
     scanned, metrics = scan_steps(step)(start(), jax.random.key(4), data(), order, beta=0.5)
     state, losses = start(), []
     for rows in order:
         state, m = step(state, jax.random.key(4), data()[rows], beta=0.5)
         losses.append(m["loss"])
     assert same(scanned, state)
-    assert close(metrics["loss"], jnp.stack(losses))
+    assert close(metrics["loss"], np.stack(losses))
 
 
 # a run
@@ -271,19 +276,20 @@ def test_scanned_steps_are_a_loop():
 def run(key, beta, epochs=3):
     """A whole run, model and all."""
     model_key, key = jax.random.split(key)
-    epoch = train_epoch(train_step(elbo, OPTIMIZER), batch_size=4)
+    epoch = train_epoch(STEP, batch_size=4)
     state = init_state(linear_vae(model_key), OPTIMIZER)
     return jax.lax.scan(lambda s, _: epoch(s, key, data(), beta=beta), state, length=epochs)
+
+
+RUN = jax.jit(run)
 
 
 def test_fit_is_a_scan_of_epochs():
     # to rounding, as the two are compiled apart; 10 rows in batches of 4 leave 2 out
     model_key, key = jax.random.split(jax.random.key(5))
     state = init_state(linear_vae(model_key), OPTIMIZER)
-    fitted, history = fit(
-        train_step(elbo, OPTIMIZER), state, key, data(), epochs=3, batch_size=4, beta=0.5
-    )
-    scanned, metrics = jax.jit(run)(jax.random.key(5), 0.5)
+    fitted, history = fit(STEP, state, key, data(), epochs=3, batch_size=4, beta=0.5)
+    scanned, metrics = RUN(jax.random.key(5), 0.5)
     assert same(fitted, scanned)
     assert int(fitted.step) == 6
     assert same(history, {name: np.ravel(values) for name, values in metrics.items()})
@@ -291,16 +297,16 @@ def test_fit_is_a_scan_of_epochs():
 
 def test_a_run_is_a_function_of_key_and_hyper():
     # the same twice to the bit; vmapped over seeds and betas it is the loop over them
-    one = jax.jit(run)
-    first, again = (one(jax.random.key(6), 0.5) for _ in range(2))
+    first, again = (RUN(jax.random.key(6), 0.5) for _ in range(2))
     assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(again)))
-    seeds, betas = jax.random.split(jax.random.key(6), 2), jnp.array([0.0, 0.5, 2.0])
+    seeds, betas = jax.random.split(jax.random.key(6), 2), np.array([0.0, 0.5, 2.0], np.float32)
     swept = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(seeds, betas)
+    swept = jax.tree.map(np.asarray, swept)
     assert swept[1]["loss"].shape == (2, 3, 3, 2)
     losses = set()
     for i, key in enumerate(jax.random.split(jax.random.key(6), 2)):
         for j, beta in enumerate(betas):
-            looped = one(jax.random.clone(key), beta)
+            looped = RUN(jax.random.clone(key), float(beta))
             assert same(looped, jax.tree.map(itemgetter((i, j)), swept))
             losses.add(float(looped[1]["loss"][-1, -1]))
     assert len(losses) == 6
@@ -340,10 +346,10 @@ def test_steps_per_call_is_a_positive_integer():
 
 def test_a_resumed_run_is_the_uninterrupted_one():
     # 4 epochs are 2 and then 2 more from the state, with the same key
-    step, key = train_step(elbo, OPTIMIZER), jax.random.key(9)
-    whole, history = fit(step, start(), key, data(), epochs=4, batch_size=4)
-    half, before = fit(step, start(), key, data(), epochs=2, batch_size=4)
-    resumed, after = fit(step, half, key, data(), epochs=2, batch_size=4)
+    key = jax.random.key(9)
+    whole, history = fit(STEP, start(), key, data(), epochs=4, batch_size=4)
+    half, before = fit(STEP, start(), key, data(), epochs=2, batch_size=4)
+    resumed, after = fit(STEP, half, key, data(), epochs=2, batch_size=4)
     assert same(resumed, whole)
     assert np.allclose(np.concatenate([before["loss"], after["loss"]]), history["loss"], rtol=1e-5)
 
@@ -365,7 +371,7 @@ def test_states_stay_usable():
     state, kept = start(), []
     before = jax.tree.map(np.array, state)
     fit(
-        train_step(elbo, OPTIMIZER),
+        STEP,
         state,
         jax.random.key(0),
         data(),
@@ -375,8 +381,7 @@ def test_states_stay_usable():
     )
     assert all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(state)))
     assert [int(state.step) for state in kept] == [2, 4, 6]
-    norms = [float(optax.tree.norm(state.model)) for state in kept]
-    assert len(set(norms)) == 3
+    assert len({np.asarray(state.model.decode.args[0].bias).tobytes() for state in kept}) == 3
 
 
 def test_fit_traces_once():
@@ -421,7 +426,7 @@ def test_epochs_is_a_positive_integer(epochs):
 
 def test_data_stay_bytes():
     # uint8 in, uint8 to the objective: no float copy of the data set in the program
-    xs = jnp.asarray(np.random.default_rng(0).integers(0, 256, (30, 3)), jnp.uint8)
+    xs = np.random.default_rng(0).integers(0, 256, (30, 3)).astype(np.uint8)
     dtypes = []
 
     def objective(model, key, x):
@@ -433,7 +438,7 @@ def test_data_stay_bytes():
     assert dtypes == [jnp.uint8]
     assert np.all(np.isfinite(history["loss"]))
     program = jax.make_jaxpr(scan_steps(step))(
-        start(), jax.random.key(0), xs, jnp.arange(30).reshape(3, 10)
+        start(), jax.random.key(0), xs, np.arange(30).reshape(3, 10)
     )
     assert "u8[30,3]" in str(program)
     assert "f32[30,3]" not in str(program)
@@ -444,9 +449,9 @@ def test_data_may_be_a_pytree():
     def objective(model, key, x):
         return 0.0 * model, Seen(x["a"], x["b"][0])
 
-    step, xs = train_step(objective, optax.sgd(1.0)), jnp.arange(10.0)
+    step, xs = train_step(objective, optax.sgd(1.0)), np.arange(10.0, dtype=np.float32)
     state = init_state(jnp.array(1.0), optax.sgd(1.0))
-    pair = {"a": xs, "b": jnp.stack([-xs, xs], axis=1)}
+    pair = {"a": xs, "b": np.stack([-xs, xs], axis=1)}
     _, history = fit(step, state, jax.random.key(0), pair, epochs=1, batch_size=1)
     assert np.array_equal(history["draw"], -history["row"])
 
@@ -484,9 +489,9 @@ def test_linear_vae_reaches_the_ppca_optimum():
     # trained by Adam: log p(x) per example within .02 nats of the closed form and never above it,
     # and the ELBO, whose q is diagonal, within .05
     d, k = 5, 2
-    xs = data(500, k) @ jnp.array([[2.0, 0.5, -1.0, 0.0, 0.3], [0.0, 1.0, 0.5, -0.8, 0.1]]) + 1
-    xs = xs + 0.5 * data(500, d)[::-1]
-    best = ppca.maximum_likelihood(xs, k)
+    up = np.array([[2.0, 0.5, -1.0, 0.0, 0.3], [0.0, 1.0, 0.5, -0.8, 0.1]], np.float32)
+    xs = data(500, k) @ up + 1 + np.float32(0.5) * data(500, d)[::-1]
+    best = jax.jit(ppca.maximum_likelihood, static_argnums=1)(xs, k)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.03, 1500))
     likelihoods = []
 
@@ -496,7 +501,7 @@ def test_linear_vae_reaches_the_ppca_optimum():
 
     def measure(state, metrics):
         w = state.model.decode.args[0]
-        likelihoods.append(log_likelihood(w.weight, w.bias, jnp.exp(2 * w.log_scale)))
+        likelihoods.append(log_likelihood(w.weight, w.bias, np.exp(2 * w.log_scale)))
 
     state, _ = fit(
         train_step(elbo, optimizer),
@@ -510,9 +515,10 @@ def test_linear_vae_reaches_the_ppca_optimum():
     optimum = log_likelihood(*best)
     assert max(likelihoods) < optimum + 1e-6
     assert likelihoods[-1] > optimum - 0.02
-    bounds, _ = jax.vmap(lambda key: batched(elbo)(state.model, key, xs))(
+    bounds, _ = jax.jit(jax.vmap(lambda key: batched(elbo)(state.model, key, xs)))(
         jax.random.split(jax.random.key(2), 100)
     )
+    bounds = np.asarray(bounds)
     assert optimum - 0.05 < bounds.mean() < optimum + 4 * bounds.std() / 10
 
 
