@@ -42,7 +42,6 @@ from jaxvae.nn.linen import linen_network as linen_network
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import GroupNorm as GroupNorm
-from jaxvae.nn.networks import Norm as Norm
 from jaxvae.nn.networks import Rescaled as Rescaled
 from jaxvae.nn.networks import ResidualMLP as ResidualMLP
 from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead

@@ -1,5 +1,7 @@
 """`make_vae`: what it chooses by the shape and the dtype of one example."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from jaxvae import nn
 )
 def test_parts_follow_the_example(x, encoder, likelihood):
     def made():
-        model = nn.make_vae(x, latents=2, hidden=(4,), rngs=nnx.Rngs(0))
+        model: Any = nn.make_vae(x, latents=2, hidden=(4,), rngs=nnx.Rngs(0))
         net = model.encode.network
         assert isinstance(getattr(net, "network", net), encoder)
         p = jv.reconstruct(model, jax.random.key(0), x)
@@ -36,7 +38,7 @@ def test_parts_follow_the_example(x, encoder, likelihood):
 
 def test_what_is_asked_for_is_taken():
     x = np.zeros((4, 4, 1), np.float32)
-    model = nn.make_vae(
+    model: Any = nn.make_vae(
         x,
         latents=3,
         convolutional=False,
