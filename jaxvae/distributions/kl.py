@@ -196,9 +196,9 @@ def _kl_categorical(log_q: Array, log_p: Array) -> Array:
     return jnp.sum(jnp.where(drawn & absent, jnp.inf, jnp.exp(log_q) * ratio))
 
 
-def _kl_bernoulli(logits_q: Any, logits_p: Any) -> Array:
+def _kl_bernoulli(logits_q: Numbers, logits_p: Numbers) -> Array:
     # sum_x q(x) log(q(x) / p(x)) - q(x) + p(x), where no two large terms cancel
-    def side(q: Any, p: Any) -> Array:
+    def side(q: Numbers, p: Numbers) -> Array:
         return deviance(sigmoid(q), sigmoid(p), -softplus(-p))
 
     return jnp.sum(side(logits_q, logits_p) + side(-logits_q, -logits_p))
@@ -239,7 +239,7 @@ def _kl_normal_laplace(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Arra
 
 
 @jax.custom_jvp
-def _normal_distance(shift: Any, scale: Any) -> Array:
+def _normal_distance(shift: Numbers, scale: Numbers) -> Array:
     """E|z|, z ~ N(D, s^2): s sqrt(2/pi) exp(-u^2 / 2) + D erf(u / sqrt 2), u = D / s."""
     by_shift, by_scale = _normal_distance_slopes(shift, scale)
     return scale * by_scale + shift * by_shift
@@ -278,13 +278,13 @@ def _kl_continuous_bernoulli(l_q: Numbers, l_p: Numbers) -> Array:
     return jnp.sum(mean * (l_q - l_p) - cumulant(l_q) + cumulant(l_p))
 
 
-def _kl_gamma(a: Any, b: Any, c: Any, d: Any) -> Array:
+def _kl_gamma(a: Numbers, b: Numbers, c: Numbers, d: Numbers) -> Array:
     # (a - c) psi(a) - log Gamma(a) + log Gamma(c) + c log(b / d) + a (d - b) / b
     log_mean = jnp.log(a) + jnp.log(d) - jnp.log(b)
     return jnp.sum(deviance(c, a * (d / b), log_mean) + _bregman(c, a))
 
 
-def _kl_beta(a: Any, b: Any, c: Any, d: Any) -> Array:
+def _kl_beta(a: Numbers, b: Numbers, c: Numbers, d: Numbers) -> Array:
     a, b, c, d = jnp.broadcast_arrays(a, b, c, d)
     q, p = jnp.stack([a, b], axis=-1), jnp.stack([c, d], axis=-1)
     return jnp.sum(_kl_dirichlet(q, p))

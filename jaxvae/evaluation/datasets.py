@@ -114,15 +114,15 @@ def _log_marginal(num_samples: int, model: Model, row: tuple[Array, Any]) -> Log
     return log_marginal(model, *row, num_samples=num_samples)
 
 
-def _encoded(of: Callable[[Any], Any], model: Model, x: Any) -> Any:
+def _encoded(of: Callable[[Any], Any], model: Model, x: Tree) -> Any:
     return of(posterior(model, x))
 
 
-def _decoded(of: Callable[[Any], Any], model: Model, z: Any) -> Any:
+def _decoded(of: Callable[[Any], Any], model: Model, z: Tree) -> Any:
     return of(likelihood(model, z))
 
 
-def _each(one: Callable[..., Any], model: Any, rows: Any, batch_size: int, option: Any) -> Any:
+def _each(one: Callable[..., Any], model: Tree, rows: Tree, batch_size: int, option: Any) -> Any:
     """`one(option, model, row)` of every row, one program for all models of a structure."""
     size_of(rows)
     leaves, structure = jax.tree.flatten(functional(model))
@@ -134,7 +134,7 @@ def _each(one: Callable[..., Any], model: Any, rows: Any, batch_size: int, optio
 @partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
 def _mapped(
     arrays: list[Any],
-    rows: Any,
+    rows: Tree,
     one: Callable[..., Any],
     option: Any,
     structure: Any,

@@ -21,9 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxvae.checks import Tree
+
 BATCH = "batch"  # the axis that `batched` maps, along which networks take statistics
 NOISE = 2**31  # an objective's own draws come of split, which folds in 0, 1, ...
 M = TypeVar("M")
+Arrays = dict[str, Any]  # by path
 
 
 class Structure(NamedTuple):
@@ -65,7 +68,14 @@ class Network:
     key: Any
     sink: dict[str, Any] | None
 
-    def __init__(self, params: Any, state: Any, structure: Any, key: Any = None, sink: Any = None):
+    def __init__(
+        self,
+        params: Arrays,
+        state: Arrays,
+        structure: Structure,
+        key: Array | None = None,
+        sink: Arrays | None = None,
+    ):
         vars(self).update(params=params, state=state, structure=structure, key=key, sink=sink)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -153,7 +163,7 @@ class Network:
         return [(jax.tree_util.GetAttrKey(n), vars(self)[n]) for n in names], self.structure
 
     @classmethod
-    def tree_unflatten(cls, structure: Structure, children: Any) -> "Network":
+    def tree_unflatten(cls, structure: Structure, children: tuple[Any, ...]) -> "Network":
         params, state, key, sink = children
         return cls(params, state, structure, key, sink)
 
@@ -181,7 +191,7 @@ class _Part:
 # What leaves a call: 1 and the new state in one array, so that a map makes copies of both or none.
 
 
-def _sent(old: Any, new: Any) -> Array:
+def _sent(old: Tree, new: Tree) -> Array:
     """Zeros where nothing changed; of integers and booleans the change, which is exact."""
     dtype = _sink_dtype(old)
     if new is old:
@@ -192,17 +202,17 @@ def _sent(old: Any, new: Any) -> Array:
     return jax.lax.stop_gradient(sent)
 
 
-def _whole(leaf: Any) -> Array:
+def _whole(leaf: Tree) -> Array:
     return jnp.asarray(leaf).astype(jnp.int32)
 
 
-def _sink_dtype(leaf: Any) -> Any:
+def _sink_dtype(leaf: Tree) -> Any:
     dtype = jnp.result_type(leaf)
     return dtype if jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4 else jnp.float32
 
 
 @jax.custom_vjp
-def _leave(y: Any, sink: dict[str, Array], sent: dict[str, Array]) -> Any:
+def _leave(y: Tree, sink: dict[str, Array], sent: dict[str, Array]) -> Any:
     del sink, sent
     return y
 
@@ -213,11 +223,11 @@ _leave.defvjp(
 )
 
 
-def _is_network(part: Any) -> bool:
+def _is_network(part: object) -> bool:
     return isinstance(part, Network)
 
 
-def networks(model: Any) -> list[Network]:
+def networks(model: Tree) -> list[Network]:
     """Those of the model that hold more than parameters."""
     return [part for part in jax.tree.leaves(model, is_leaf=_is_network) if _is_network(part)]
 
@@ -258,7 +268,7 @@ def in_training(model: M, key: Array) -> M:
     return _each(lambda i, network: network._replace(key=jax.random.fold_in(noise, i)), model)
 
 
-def statistics(model: Any) -> list[Any]:
+def statistics(model: Tree) -> list[Any]:
     """The state of each of its networks."""
     return [network.state for network in networks(model)]
 
@@ -280,7 +290,7 @@ def new_state(states: list[Any], slopes: list[Any]) -> list[Any]:
     It also stays where that is not finite, as an optimiser that skips such a step expects.
     """
 
-    def mean(old: Any, slope: Array) -> Array:
+    def mean(old: Tree, slope: Array) -> Array:
         count, total = slope[0], slope[1:].reshape(jnp.shape(old))
         value = total / jnp.maximum(count, 1)
         dtype, good = jnp.result_type(old), (count > 0) & jnp.all(jnp.isfinite(value))

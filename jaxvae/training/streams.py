@@ -140,7 +140,7 @@ class Rows(_Counted):
         self.num_steps, self.size = epochs * self.per_epoch, size or self.per_epoch
 
     @staticmethod
-    def draw(data: Tree, key: Key, rows: Array, i: Any) -> Any:
+    def draw(data: Tree, key: Key, rows: Array, i: Array) -> Any:
         return take(data, rows[i])
 
     def identity(self, key: Key) -> tuple[dict[str, Any], Tree]:
@@ -181,7 +181,7 @@ class Draws(_Counted):
         self.begun = begun
 
     @staticmethod
-    def draw(data: Any, key: Key, rows: Array, i: Any) -> Any:
+    def draw(data: Tree, key: Key, rows: Array, i: Array) -> Any:
         # steps fold in 0, 1, ... and shuffles from 2^31 on
         return data(jax.random.fold_in(jax.random.fold_in(key, jnp.uint32(2**32 - 1)), rows[i]))
 
@@ -225,7 +225,7 @@ class Stream:
 
     def __init__(
         self,
-        data: Any,
+        data: Tree,
         begun: int,
         epochs: int,
         batch_size: int | None,
@@ -261,7 +261,7 @@ class Stream:
         self.size = size or min(limit, self.per_epoch or 1000)
 
     @staticmethod
-    def draw(data: Tree, key: Key, rows: Array, i: Any) -> Any:
+    def draw(data: Tree, key: Key, rows: Array, i: Array) -> Any:
         return jax.tree.map(lambda leaf: leaf[i], data)
 
     def identity(self, key: Key) -> tuple[dict[str, Any], Tree]:
@@ -449,7 +449,7 @@ class Stream:
             raise RuntimeError(f"fit: data failed at {where} with {why}") from error
         return END if batch is END else self._checked(where, batch)
 
-    def _checked(self, where: str, batch: Any) -> Any:
+    def _checked(self, where: str, batch: Tree) -> Any:
         """The batch as arrays, if it is like the first."""
         try:
             batch = _arrays(batch)
@@ -528,7 +528,7 @@ class _Ahead:
         except Exception as error:
             self._put((None, error))
 
-    def _put(self, made: Any) -> None:
+    def _put(self, made: Tree) -> None:
         while not self.closed.is_set():
             try:
                 return self.made.put(made, timeout=0.1)
@@ -570,7 +570,7 @@ def source_of(
     return Rows(data, begun, epochs, batch_size, size)
 
 
-def _is_stream(data: Any, batch_size: int | None) -> bool:
+def _is_stream(data: Tree, batch_size: int | None) -> bool:
     """Whether these are batches to be iterated: what is no array and no pytree of them."""
     if isinstance(data, list):  # a pytree, or batches
         return batch_size is None
@@ -580,7 +580,7 @@ def _is_stream(data: Any, batch_size: int | None) -> bool:
     return isgeneratorfunction(data) or any(hasattr(data, n) for n in ("__iter__", "__getitem__"))
 
 
-def _length(data: Any) -> int | None:
+def _length(data: Tree) -> int | None:
     """Batches a pass, where it is known; an error where there is no end."""
     try:
         length = len(data)
@@ -601,7 +601,7 @@ def _memory(thing: Any) -> tuple[Callable[[], Any], Callable[[Any], None]] | Non
     return None
 
 
-def _arrays(batch: Any) -> Any:
+def _arrays(batch: Tree) -> Any:
     """A batch as a pytree of NumPy arrays: lists of numbers are arrays, other lists tuples."""
 
     def array(part: Any) -> Any:
@@ -616,5 +616,5 @@ def _arrays(batch: Any) -> Any:
     )
 
 
-def _is_tree(value: Any) -> bool:
+def _is_tree(value: object) -> bool:
     return isinstance(value, (dict, tuple))

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jaxvae.checks import Tree
 from jaxvae.pytrees import is_key, paths
 from jaxvae.training.checkpoints.files import first_difference, version_of
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def checksums(name: str, tree: Any) -> dict[str, str]:
+def checksums(name: str, tree: Tree) -> dict[str, str]:
     """Name and path -> dtype, shape and CRC-32 of every leaf, of the rows of each process in turn.
 
     >>> checksums("data", {"x": np.zeros(3, np.uint8)})
@@ -26,7 +27,7 @@ def checksums(name: str, tree: Any) -> dict[str, str]:
     return {name + path: _checksum(leaf) for path, leaf in paths(tree).items()}
 
 
-def _checksum(leaf: Any) -> str:
+def _checksum(leaf: Tree) -> str:
     if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -40,7 +41,7 @@ def _checksum(leaf: Any) -> str:
     return f"{kind}, checksum {' '.join(f'{s:08x}' for s in sums)}"
 
 
-def _bytes(leaf: Any) -> bytes | memoryview:
+def _bytes(leaf: Tree) -> bytes | memoryview:
     # a view of the bytes: dtypes of JAX's own have no buffer
     return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
 
