@@ -242,6 +242,19 @@ CALLS: dict[str, Call] = {
     "active_units": Call(
         jv.evaluation.active_units, {"model": MODEL, "xs": XS, "threshold": 0.01}, ("model",)
     ),
+    "evaluate": Call(
+        jv.evaluation.evaluate,
+        {"model": MODEL, "key": KEY, "xs": XS, "num_samples": 8, "batch_size": 2},
+        ("xs",),
+    ),
+    "encode_all": Call(
+        jv.evaluation.encode_all, {"model": MODEL, "xs": XS, "batch_size": 2}, ("model", "xs")
+    ),
+    "decode_all": Call(
+        jv.evaluation.decode_all,
+        {"model": MODEL, "zs": XS[:, :2], "batch_size": 2},
+        ("model", "zs"),
+    ),
     "rate_per_latent": Call(
         jv.evaluation.rate_per_latent,
         {"model": MODEL._replace(encode=Partial(lambda x: Q)), "xs": XS},
@@ -325,6 +338,13 @@ CALLS: dict[str, Call] = {
         partial(jv.fit, STEP),
         {"state": state(), "key": KEY, "data": XS, "epochs": 1, "batch_size": 2},
         ("data",),
+    ),
+    "validation": Call(
+        lambda **given: jv.training.validation(jv.elbo, **given)(
+            state(), {"loss": np.zeros(1)}, 0.0, jax.random.key(5)
+        ),
+        {"key": KEY, "xs": XS, "num_samples": 2, "batch_size": 3},
+        ("xs",),
     ),
     "epoch_order": Call(
         jv.training.epoch_order, {"key": KEY, "epoch": 0, "num_examples": 4, "batch_size": 2}
