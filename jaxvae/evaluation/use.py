@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.bounds.importance_weights import log_prior
@@ -229,7 +230,7 @@ def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
         rate = log_q - log_prior(model, z)
         return log_likelihood(model, x, z) - rate, rate, entries_of(likelihood(model, z), x)
 
-    def add(total: Any, k: Array) -> tuple[Any, tuple[Array, Array]]:
+    def add(total: Tree, k: Array) -> tuple[Any, tuple[Array, Array]]:
         log_w, rate, entries = one(jax.random.fold_in(key, k))
         return jax.tree.map(jnp.add, total, entries), (log_w, rate)
 
@@ -298,7 +299,14 @@ def _each(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _batch(
-    one: Any, treedef: Any, fixed: Any, static: Any, moving: Any, key: Key, start: int, rows: Tree
+    one: Callable[..., Any],
+    treedef: Any,
+    fixed: tuple[Any, ...],
+    static: tuple[Any, ...],
+    moving: list[Any],
+    key: Key,
+    start: int,
+    rows: Tree,
 ) -> Any:
     leaves = [a if f is None else f for a, f in zip(moving, fixed, strict=True)]
     model = jax.tree.unflatten(treedef, leaves)
@@ -369,7 +377,7 @@ def _is_masked(model: Model) -> bool:
     return seen[0]
 
 
-def _as_stored(a: Any) -> Any:
+def _as_stored(a: Tree) -> Any:
     """float64 of NumPy or pandas as the floats that JAX computes in."""
     if isinstance(a, np.ndarray) and a.dtype == np.float64:
         return a.astype(jax.dtypes.canonicalize_dtype(np.float64))
@@ -391,7 +399,7 @@ def _of_frame(owner: str, frame: Any, like: Any) -> Any:
     return values
 
 
-def _numbers(owner: str, frame: Any, dtype: Any) -> np.ndarray:
+def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
     """A frame's values, in floats where there are gaps."""
     for name, column in frame.items():
         if column.dtype.kind not in "biuf":
@@ -412,7 +420,7 @@ def _beside(frame: Any, results: dict[str, Any]) -> Any:
     return frame.assign(**columns)
 
 
-def _columns(title: str, values: Any, names: list[Any]) -> dict[str, np.ndarray]:
+def _columns(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
     join: Callable[[object], str] = lambda name: f"{title} {name}" if title else str(name)  # noqa: E731
     if isinstance(values, dict):
         return {join(n): np.reshape(v, (len(v), -1)).sum(-1) for n, v in values.items()}

@@ -24,8 +24,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import checked
-from jaxvae.nn.descriptions import NotDescribedError, describe, rebuild, resolve
+from jaxvae.checks import Tree, checked
+from jaxvae.nn.descriptions import (
+    Description,
+    NotDescribedError,
+    Trusted,
+    describe,
+    rebuild,
+    resolve,
+)
 from jaxvae.pytrees import is_key, paths
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training import (
@@ -195,11 +202,11 @@ def _is_number(leaf: Any) -> bool:
     )
 
 
-def _array(leaf: Any) -> np.ndarray:
+def _array(leaf: Tree) -> np.ndarray:
     return np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
 
 
-def _shape(leaf: Any) -> dict[str, Any]:
+def _shape(leaf: Tree) -> dict[str, Any]:
     data = _array(leaf)
     key = {"key": str(jax.random.key_impl(leaf))} if is_key(leaf) else {}
     return {"dtype": data.dtype.name, "shape": list(data.shape), **key}
@@ -213,7 +220,7 @@ def _root(name: str) -> str:
     return name.split(":")[0].split(".")[0]
 
 
-def _roots(description: Any) -> tuple[str, ...]:
+def _roots(description: Description) -> tuple[str, ...]:
     """The packages that a description names."""
     text = json.dumps(description)
     return tuple({_root(n) for n in re.findall(r'"(?:name|class|activation)": "([^"]+)"', text)})
@@ -223,7 +230,7 @@ def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _call(folder: Path, builder: str, arguments: Mapping[str, Any], trusted: Any) -> Any:
+def _call(folder: Path, builder: str, arguments: Mapping[str, Any], trusted: Trusted) -> Any:
     try:
         return functional(resolve(builder, trusted, trusted)(**arguments))
     except NotDescribedError as error:
@@ -232,11 +239,11 @@ def _call(folder: Path, builder: str, arguments: Mapping[str, Any], trusted: Any
         raise CheckpointError(f"{folder}: {builder} with {arguments} failed: {error}") from None
 
 
-def _same_structure(folder: Path, model: Any, built: Any) -> None:
+def _same_structure(folder: Path, model: Tree, built: Tree) -> None:
     restore(f"{folder}: the model", paths(functional(model)), built)
 
 
-def _of_run(folder: Path, like: Any, trusted: tuple[str, ...]) -> Any:
+def _of_run(folder: Path, like: object, trusted: tuple[str, ...]) -> Any:
     runs = [f for f in (folder, folder / "checkpoints") if checkpoint_files(f)]
     if not runs:
         what = "isn't there" if not folder.exists() else "holds no model and no checkpoint"
@@ -268,7 +275,7 @@ def _unflattened(given: Mapping[str, Any]) -> dict[str, Any]:
     return _with_lists(config)
 
 
-def _with_lists(tree: Any) -> Any:
+def _with_lists(tree: Description) -> Any:
     if not isinstance(tree, dict):
         return tree
     parts = {name: _with_lists(part) for name, part in tree.items()}
@@ -365,7 +372,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _card(folder: Path, model: Any, manifest: Mapping[str, Any]) -> str:
+def _card(folder: Path, model: object, manifest: Mapping[str, Any]) -> str:
     arrays = manifest["arrays"]
     number = sum(int(np.prod(a["shape"], dtype=np.int64)) for a in arrays.values())
     about = manifest["about"]
