@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.bounds.importance_weights import log_prior
@@ -398,7 +399,7 @@ def _of_frame(owner: str, frame: Any, like: Tree) -> Any:
     return values
 
 
-def _numbers(owner: str, frame: Any, dtype: Any) -> np.ndarray:
+def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
     """A frame's values, in floats where there are gaps."""
     for name, column in frame.items():
         if column.dtype.kind not in "biuf":

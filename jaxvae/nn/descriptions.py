@@ -45,7 +45,7 @@ class _Leaf:
     path: str
 
 
-def describe(model: Any) -> tuple[Any, dict[str, Any]]:
+def describe(model: object) -> tuple[Any, dict[str, Any]]:
     """The description of a model, as JSON holds it, and the arrays that are no leaves of it.
 
     >>> from jaxvae import StandardNormal
@@ -57,7 +57,7 @@ def describe(model: Any) -> tuple[Any, dict[str, Any]]:
     return _described(marked, "model", constants), constants
 
 
-def _marked(path: Any, leaf: Any) -> Any:
+def _marked(path: Any, leaf: object) -> Any:
     return _Leaf(jax.tree_util.keystr(path)) if _is_array(leaf) else leaf
 
 
@@ -76,10 +76,11 @@ def _is_array(value: object) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic))
 
 
-def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
-    value: Any = given  # which the tests below would narrow
+def _described(given: object, at: str, constants: dict[str, Any]) -> Any:
+    value: Any = given
+    whole: Any = given  # which no test below narrows
 
-    def of(part: Any, name: object) -> Any:
+    def of(part: object, name: object) -> Any:
         return _described(part, f"{at}.{name}", constants)
 
     def fields(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
     if isinstance(value, np.dtype):
         return {"dtype": value.name}
     if type(value) in (list, tuple):
-        parts = [of(part, i) for i, part in enumerate(given)]
+        parts = [of(part, i) for i, part in enumerate(whole)]
         return parts if isinstance(value, list) else {"tuple": parts}
     if isinstance(value, FrozenDict):
         return {"FrozenDict": of(dict(value), "items")}
@@ -132,7 +133,7 @@ def _described(given: Any, at: str, constants: dict[str, Any]) -> Any:
         held = {"data": told} if (told := _data_of(value, parts)) else {}
         return fields(parts) | held
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return fields(dict(zip(given._fields, given, strict=True)))
+        return fields(dict(zip(whole._fields, whole, strict=True)))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return fields({f.name: getattr(value, f.name) for f in dataclasses.fields(value)
                        if hasattr(value, f.name)})  # fmt: skip
@@ -163,7 +164,7 @@ def _module_of(network: Network, at: str) -> Any:
     return network._replace(structure=seen)._bound()[0]
 
 
-def name_of(value: Any, at: str) -> str:
+def name_of(value: object, at: str) -> str:
     """module:name of a class or function, or of the class of an object, as public as can be."""
     named_itself = isinstance(value, type) or (callable(value) and hasattr(value, "__name__"))
     thing: Any = value if named_itself else type(value)
@@ -293,7 +294,7 @@ def _object(cls: type, fields: dict[str, Any], data: Collection[str]) -> Any:
     return made(**fields) if named else _filled(object.__new__(cls), fields)
 
 
-def _filled(made: Any, fields: dict[str, Any]) -> Any:
+def _filled(made: object, fields: dict[str, Any]) -> Any:
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made

@@ -1,6 +1,6 @@
 """From PyTorch: the weights of a state dict in the layers of a model, torch itself not needed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -98,8 +98,8 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path).removeprefix(".")
 
 
-def _places(model: Any) -> dict[str, _Place]:
-    def found(is_kind: Any) -> dict[str, Any]:
+def _places(model: object) -> dict[str, _Place]:
+    def found(is_kind: Callable[[Any], bool]) -> dict[str, Any]:
         flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_kind)
         return {_name(path): part for path, part in flat if is_kind(part)}
 
@@ -132,7 +132,13 @@ def _check_names(names: Names, places: Mapping[str, Any], state_dict: Mapping[st
         raise ValueError(f"from_torch: names has no {missing[0]!r}, a layer of the model")
 
 
-def _filled(state_dict: Any, path: str, place: _Place, theirs: Any, used: set[str]) -> Any:
+def _filled(
+    state_dict: Mapping[str, Any],
+    path: str,
+    place: _Place,
+    theirs: str | tuple[str, ...],
+    used: set[str],
+) -> Any:
     """A copy of the layer with the arrays of one module, or of several side by side."""
     modules = (theirs,) if isinstance(theirs, str) else tuple(theirs)
     layer = jax.tree.map(lambda leaf: leaf, place.layer)
