@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flax import linen
+from jax import Array
 
 from jaxvae.pytrees.libraries import Bound, is_batch_norm, network, roles_of
 from jaxvae.pytrees.networks import BATCH, Network
@@ -14,27 +15,28 @@ IN_TRAINING = ("train", "training", "is_training", "is_train")
 IN_USE = ("deterministic", "use_running_average", "inference")
 
 
-def linen_network(module: Any, variables: Mapping[str, Any], **flags: bool) -> Network:
+def linen_network(module: linen.Module, variables: Mapping[str, Any], **flags: bool) -> Network:
     """A network of Linen with its variables, as `module.init` makes them.
 
-    The collection "params" trains; every other, "batch_stats" for instance, is state. `train`,
-    `training` and `is_training` of the module's call are true in training and false in use,
-    `deterministic`, `use_running_average` and `inference` the other way round. A batch norm's
-    `axis_name` has to be "batch".
+        The collection "params" trains; every other, "batch_stats" for instance, is state. `train`,
+        `training` and `is_training` of the module's call are true in training and false in use,
+        `deterministic`, `use_running_average` and `inference` the other way round. A batch norm's
+        `axis_name` has to be "batch".
 
-    Args:
-      module: of `flax.linen`.
-      variables: its collections.
-      **flags: arguments of the call that are the same in training and in use.
+        Args:
+          module: of `flax.linen`.
+          variables: its collections.
+          **flags: arguments of the call that are the same in training and in use.
 
-    Raises:
-      ValueError: when called in training, where a batch norm has no axis: it would take the
-        statistics of every example alone.
+        Raises:
+          ValueError: when called in training, where a batch norm has no axis: it would take the
+            statistics of every example alone.
 
-    >>> from flax import linen
-    >>> dense = linen.Dense(3)
-    >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
-    (3,)
+        >>> from flax import linen
+    from jax import Array
+        >>> dense = linen.Dense(3)
+        >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
+        (3,)
     """
     params = {name: v for name, v in variables.items() if name == "params"}
     rest = {name: v for name, v in variables.items() if name != "params"}
@@ -47,10 +49,10 @@ class _Linen:
     module: Any
     flags: tuple[tuple[str, bool], ...]
 
-    def __call__(self, tree: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
+    def __call__(self, tree: tuple[Any, Any], key: Array | None) -> tuple[Any, Callable[[], Any]]:
         params, rest = tree
 
-        def call(f: Any, *args: Any, **given: Any) -> Any:
+        def call(f: Callable[..., Any], *args: Any, **given: Any) -> Any:
             nonlocal rest
             taken = inspect.signature(f).parameters
             mode = {name: key is not None for name in IN_TRAINING if name in taken}
@@ -70,7 +72,9 @@ class _Linen:
         return Bound(self.module, call), lambda: (params, rest)
 
 
-def _refuse_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _refuse_axis(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
+) -> Any:
     if is_batch_norm(context.module) and context.module.axis_name is None:
         raise ValueError(
             f"linen_network: {context.module.name} has axis_name None, expected "
@@ -79,7 +83,9 @@ def _refuse_axis(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     return call(*args, **kwargs)
 
 
-def _refuse_frozen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _refuse_frozen(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
+) -> Any:
     if is_batch_norm(context.module) and context.method_name == "__call__":
         of_call = kwargs.get("use_running_average", args[1] if len(args) > 1 else None)
         if of_call or (of_call is None and context.module.use_running_average):

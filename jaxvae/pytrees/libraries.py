@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from jaxvae.pytrees.networks import BATCH, Network, Structure
+from jaxvae.pytrees.networks import BATCH, Bind, Network, Structure
 
 M = TypeVar("M")
 
@@ -47,7 +48,7 @@ def functional(model: M) -> M:
     return jax.tree.map(pure, model, is_leaf=_is_module)
 
 
-def equinox_network(module: Any, state: Any = None) -> Network:
+def equinox_network(module: Callable[..., Any], state: object = None) -> Network:
     """A network of Equinox, with the state that `eqx.nn.make_with_state` gave.
 
     Arrays of floats in the module train, and what is no array, an activation for instance, stays.
@@ -66,7 +67,7 @@ def equinox_network(module: Any, state: Any = None) -> Network:
     return network(_bind_equinox, (module, state), [*roles_of(module), *roles_of(state, "state")])
 
 
-def network(bind: Any, tree: Any, roles: list[str]) -> Network:
+def network(bind: Bind, tree: object, roles: list[str]) -> Network:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     own = [jax.tree_util.keystr(path) for path, _ in flat]
     paths = [own[first] for first in _firsts(tree)]
@@ -80,10 +81,10 @@ def network(bind: Any, tree: Any, roles: list[str]) -> Network:
     )
 
 
-def roles_of(tree: Any, of_arrays: str = "") -> list[str]:
+def roles_of(tree: object, of_arrays: str = "") -> list[str]:
     """Of every leaf; a variable of NNX says of what is in it what it is."""
 
-    def role(part: Any, leaf: Any) -> str:
+    def role(part: object, leaf: object) -> str:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             return "static"
         if "flax.RngState" in kinds(part):
@@ -101,7 +102,7 @@ def roles_of(tree: Any, of_arrays: str = "") -> list[str]:
     )
 
 
-def _firsts(tree: Any) -> list[int]:
+def _firsts(tree: object) -> list[int]:
     """Of every leaf where it stands first: a variable of NNX may be in a network twice."""
     found: list[int] = []
     firsts: dict[int, int] = {}
@@ -112,13 +113,13 @@ def _firsts(tree: Any) -> list[int]:
     return found
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain(module: object) -> bool:
     """Whether it is parameters alone, each once: then it is left as it is."""
     firsts = _firsts(module)
     return {*roles_of(module)} == {"params"} and firsts == [*range(len(firsts))]
 
 
-def kinds(value: Any) -> frozenset[str]:
+def kinds(value: object) -> frozenset[str]:
     """The names of its classes, as flax.Param."""
     return _kinds(type(value))
 
@@ -128,26 +129,26 @@ def _kinds(cls: type) -> frozenset[str]:
     return frozenset(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in cls.__mro__)
 
 
-def _is_variable(part: Any) -> bool:
+def _is_variable(part: object) -> bool:
     return "flax.Variable" in kinds(part)
 
 
-def _is_module(part: Any) -> bool:
+def _is_module(part: object) -> bool:
     of = kinds(part)
     return "equinox.Module" in of or ("flax.Module" in of and "flax.Pytree" in of)
 
 
-def is_batch_norm(part: Any) -> bool:
+def is_batch_norm(part: object) -> bool:
     return "flax.BatchNorm" in kinds(part)
 
 
-def _wants_state(part: Any) -> bool:
+def _wants_state(part: object) -> bool:
     """Whether it is a module of Equinox that is called with an `eqx.nn.State`."""
     is_index = lambda part: "equinox.StateIndex" in kinds(part)  # noqa: E731
     return any(map(is_index, jax.tree.leaves(part, is_leaf=is_index)))
 
 
-def _bind_nnx(module: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
+def _bind_nnx(module: Any, key: Array | None) -> tuple[Any, Callable[[], Any]]:
     if key is None:
         module.eval()
     else:
@@ -158,13 +159,13 @@ def _bind_nnx(module: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
     return module, lambda: module
 
 
-def _bind_equinox(tree: Any, key: Any) -> tuple[Any, Callable[[], Any]]:
+def _bind_equinox(tree: tuple[Any, Any], key: Array | None) -> tuple[Any, Callable[[], Any]]:
     import equinox
 
     module, state = tree
     module = equinox.nn.inference_mode(module, value=key is None)
 
-    def call(f: Any, *args: Any, **given: Any) -> Any:
+    def call(f: Callable[..., Any], *args: Any, **given: Any) -> Any:
         nonlocal state
         if key is not None and "key" in inspect.signature(f).parameters:
             given = {"key": key} | given

@@ -26,6 +26,10 @@ NOISE = 2**31  # an objective's own draws come of split, which folds in 0, 1, ..
 M = TypeVar("M")
 
 
+Bind = Callable[[Any, Any], tuple[Any, Callable[[], Any]]]
+Leaves = dict[str, Any]  # by path
+
+
 class Structure(NamedTuple):
     """What of a network is not traced.
 
@@ -38,7 +42,7 @@ class Structure(NamedTuple):
       static: the leaves that are no arrays.
     """
 
-    bind: Callable[[Any, Any], tuple[Any, Callable[[], Any]]]
+    bind: Bind
     treedef: Any
     paths: tuple[str, ...]
     roles: tuple[str, ...]
@@ -59,13 +63,20 @@ class Network:
       sink: path -> zeros, whose gradient is the new state.
     """
 
-    params: dict[str, Any]
-    state: dict[str, Any]
+    params: Leaves
+    state: Leaves
     structure: Structure
     key: Any
-    sink: dict[str, Any] | None
+    sink: Leaves | None
 
-    def __init__(self, params: Any, state: Any, structure: Any, key: Any = None, sink: Any = None):
+    def __init__(
+        self,
+        params: Leaves,
+        state: Leaves,
+        structure: Structure,
+        key: Array | None = None,
+        sink: Leaves | None = None,
+    ):
         vars(self).update(params=params, state=state, structure=structure, key=key, sink=sink)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -153,7 +164,7 @@ class Network:
         return [(jax.tree_util.GetAttrKey(n), vars(self)[n]) for n in names], self.structure
 
     @classmethod
-    def tree_unflatten(cls, structure: Structure, children: Any) -> "Network":
+    def tree_unflatten(cls, structure: Structure, children: tuple[Any, ...]) -> "Network":
         params, state, key, sink = children
         return cls(params, state, structure, key, sink)
 
@@ -181,7 +192,7 @@ class _Part:
 # What leaves a call: 1 and the new state in one array, so that a map makes copies of both or none.
 
 
-def _sent(old: Any, new: Any) -> Array:
+def _sent(old: Array, new: Array) -> Array:
     """Zeros where nothing changed; of integers and booleans the change, which is exact."""
     dtype = _sink_dtype(old)
     if new is old:
@@ -192,11 +203,11 @@ def _sent(old: Any, new: Any) -> Array:
     return jax.lax.stop_gradient(sent)
 
 
-def _whole(leaf: Any) -> Array:
+def _whole(leaf: Array) -> Array:
     return jnp.asarray(leaf).astype(jnp.int32)
 
 
-def _sink_dtype(leaf: Any) -> Any:
+def _sink_dtype(leaf: Array) -> Any:
     dtype = jnp.result_type(leaf)
     return dtype if jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4 else jnp.float32
 
@@ -213,11 +224,11 @@ _leave.defvjp(
 )
 
 
-def _is_network(part: Any) -> bool:
+def _is_network(part: object) -> bool:
     return isinstance(part, Network)
 
 
-def networks(model: Any) -> list[Network]:
+def networks(model: object) -> list[Network]:
     """Those of the model that hold more than parameters."""
     return [part for part in jax.tree.leaves(model, is_leaf=_is_network) if _is_network(part)]
 
@@ -258,7 +269,7 @@ def in_training(model: M, key: Array) -> M:
     return _each(lambda i, network: network._replace(key=jax.random.fold_in(noise, i)), model)
 
 
-def statistics(model: Any) -> list[Any]:
+def statistics(model: object) -> list[Any]:
     """The state of each of its networks."""
     return [network.state for network in networks(model)]
 
@@ -280,7 +291,7 @@ def new_state(states: list[Any], slopes: list[Any]) -> list[Any]:
     It also stays where that is not finite, as an optimiser that skips such a step expects.
     """
 
-    def mean(old: Any, slope: Array) -> Array:
+    def mean(old: Array, slope: Array) -> Array:
         count, total = slope[0], slope[1:].reshape(jnp.shape(old))
         value = total / jnp.maximum(count, 1)
         dtype, good = jnp.result_type(old), (count > 0) & jnp.all(jnp.isfinite(value))
