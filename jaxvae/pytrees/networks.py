@@ -29,6 +29,10 @@ M = TypeVar("M")
 Arrays = dict[str, Any]  # by path
 
 
+Bind = Callable[[Any, Any], tuple[Any, Callable[[], Any]]]
+Leaves = dict[str, Any]  # by path
+
+
 class Structure(NamedTuple):
     """What of a network is not traced.
 
@@ -41,7 +45,7 @@ class Structure(NamedTuple):
       static: the leaves that are no arrays.
     """
 
-    bind: Callable[[Any, Any], tuple[Any, Callable[[], Any]]]
+    bind: Bind
     treedef: Any
     paths: tuple[str, ...]
     roles: tuple[str, ...]
@@ -62,11 +66,11 @@ class Network:
       sink: path -> zeros, whose gradient is the new state.
     """
 
-    params: dict[str, Any]
-    state: dict[str, Any]
+    params: Leaves
+    state: Leaves
     structure: Structure
     key: Any
-    sink: dict[str, Any] | None
+    sink: Leaves | None
 
     def __init__(
         self,
