@@ -239,7 +239,7 @@ def _kl_normal_laplace(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Arra
 
 
 @jax.custom_jvp
-def _normal_distance(shift: Numbers, scale: Numbers) -> Array:
+def _normal_distance(shift: Array, scale: Array) -> Array:
     """E|z|, z ~ N(D, s^2): s sqrt(2/pi) exp(-u^2 / 2) + D erf(u / sqrt 2), u = D / s."""
     by_shift, by_scale = _normal_distance_slopes(shift, scale)
     return scale * by_scale + shift * by_shift

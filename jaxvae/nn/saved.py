@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Tree, checked
-from jaxvae.nn.descriptions import NotDescribedError, describe, rebuild, resolve
+from jaxvae.nn.descriptions import NotDescribedError, Trusted, describe, rebuild, resolve
 from jaxvae.pytrees import is_key, paths
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training import (
