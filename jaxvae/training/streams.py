@@ -455,23 +455,33 @@ class Stream:
             batch = _arrays(batch)
         except (TypeError, ValueError) as error:
             raise ValueError(f"fit: {where} can't be made an array: {error}") from None
-        check_leaves("fit", where, batch)
-        leaves = paths(batch)
-        sizes = {path: np.shape(leaf)[:1] for path, leaf in leaves.items()}
-        if len({*sizes.values()}) != 1 or not all(size and size[0] for size in sizes.values()):
-            shapes = ", ".join(describe(leaf) + (p and f" at {p}") for p, leaf in leaves.items())
-            raise ValueError(
-                f"fit: {where} has {shapes}, expected arrays of one number of rows, at least 1"
-            )
-        like = {path: f"rows of {describe(leaf[0])}" for path, leaf in leaves.items()}
+        _check_rows(where, batch)
+        like = {path: f"rows of {describe(leaf[0])}" for path, leaf in paths(batch).items()}
         self.like = self.like or like
-        if found := first_difference(self.like, like):
-            path, there, here = found
-            raise ValueError(
-                f"fit: {where} has {here}{path and f' at {path}'}, expected {there} as in the "
-                "first batch"
-            )
+        _check_alike(where, self.like, like)
         return batch
+
+
+def _check_rows(where: str, batch: Any) -> None:
+    """Raise unless a batch has arrays of numbers, with as many rows in each."""
+    check_leaves("fit", where, batch)
+    leaves = paths(batch)
+    sizes = {np.shape(leaf)[:1] for leaf in leaves.values()}
+    if len(sizes) != 1 or sizes <= {(), (0,)}:
+        shapes = ", ".join(describe(leaf) + (p and f" at {p}") for p, leaf in leaves.items())
+        raise ValueError(
+            f"fit: {where} has {shapes}, expected arrays of one number of rows, at least 1"
+        )
+
+
+def _check_alike(where: str, first: dict[str, str], this: dict[str, str]) -> None:
+    """Raise ValueError where a batch has other rows than the first."""
+    if found := first_difference(first, this):
+        path, there, here = found
+        raise ValueError(
+            f"fit: {where} has {here}{path and f' at {path}'}, expected {there} as in the first "
+            "batch"
+        )
 
 
 class _Items:
