@@ -41,7 +41,8 @@ def measured(latents: np.ndarray, types: np.ndarray, nats: Any) -> dict[str, flo
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    found = KMeans(len(np.unique(types)), n_init="auto", random_state=0).fit_predict(latents)
+    means: Any = KMeans(len(np.unique(types)), random_state=0)
+    found = means.set_params(n_init=10).fit_predict(latents)
     nats = np.asarray(nats)
     return {
         "nats": float(nats.mean()),

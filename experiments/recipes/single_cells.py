@@ -11,7 +11,12 @@ l is the number of molecules seen in the cell, s a covariate of both networks (h
 cell cycle), theta a number a gene that all cells share. Networks of one hidden layer of 128 units
 with batch norm, in the encoder with dropout too. One cell in five is held out. Everything, the
 optimiser and its epsilon included, is as in Lopez et al. 2018 and its maintained implementation,
-which `experiments/recipes/peers/scvi_tools.py` trains on the same cells.
+which `experiments/recipes/peers/scvi_tools.py` trains on the same cells (not measured yet).
+
+Ours, seeds 0, 1, 2: -log p of a held-out cell 676.4, 681.2, 672.8 nats (each mean +- 6.9, 6.7, 6.3
+over 140 cells, 1,000 importance samples); k-means on the latents against the types: adjusted Rand
+index .370, .494, .494, normalized mutual information .592, .633, .630. Half a minute a seed on two
+busy x86-64 cores. The picture, runs/single_cells/latents.png, has a cloud for most types.
 """
 
 import json
