@@ -1,7 +1,7 @@
 """From one example to a batch: `batched`, what a batch has in common, and conditional models."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
@@ -38,22 +38,31 @@ def batched(
     ((), (7,))
     """
 
+    check_example(objective)
+
     @checked
     def batch_objective(
         model: M, key: Key, xs: Any, *args: P.args, **hyper: P.kwargs
     ) -> tuple[Array, A]:
-        if _in_batch():
-            raise ValueError(
-                "batched: objective is batched already, expected that of one example; train_step "
-                "maps the batch itself: jaxvae.train_step(objective, optimizer)"
-            )
         keys = jax.random.split(key, batch_size(xs))
         pure = functional(model)
         one = jax.vmap(lambda k, x: objective(pure, k, x, *args, **hyper), axis_name=BATCH)
         bounds, aux = one(keys, xs)
         return jnp.mean(bounds), aux
 
+    vars(batch_objective)["batched"] = True
     return batch_objective
+
+
+def check_example(objective: Callable[..., Any]) -> None:
+    """ValueError where it is what `batched` made."""
+    while isinstance(objective, partial):
+        objective = objective.func
+    if getattr(objective, "batched", False):
+        raise ValueError(
+            "batched: objective is batched already, expected that of one example; train_step "
+            "maps the batch itself: jaxvae.train_step(objective, optimizer)"
+        )
 
 
 @checked
@@ -137,12 +146,6 @@ def batch_size(xs: Tree) -> int:
         )
     check_leaves("batch", "xs", xs)
     return sizes.pop()[0]
-
-
-def _in_batch() -> bool:
-    with suppress(NameError):
-        return jax.lax.axis_size(BATCH) > 0
-    return False
 
 
 def _rows_of_batch() -> int:

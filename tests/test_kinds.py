@@ -342,7 +342,7 @@ def test_nothing_is_checked_while_a_compiled_function_runs(monkeypatch):
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every function that a folder exports."""
     for info in pkgutil.walk_packages(jaxvae.__path__, "jaxvae."):
-        if info.ispkg:
+        if info.ispkg and info.name != "jaxvae.pytrees":
             for name, value in vars(importlib.import_module(info.name)).items():
                 if inspect.isfunction(value) and value.__module__.startswith("jaxvae"):
                     yield f"{info.name}.{name}", value

@@ -21,25 +21,24 @@ IN_USE = ("deterministic", "use_running_average", "inference")
 def linen_network(module: linen.Module, variables: Mapping[str, Any], **flags: bool) -> Network:
     """A network of Linen with its variables, as `module.init` makes them.
 
-        The collection "params" trains; every other, "batch_stats" for instance, is state. `train`,
-        `training` and `is_training` of the module's call are true in training and false in use,
-        `deterministic`, `use_running_average` and `inference` the other way round. A batch norm's
-        `axis_name` has to be "batch".
+    The collection "params" trains; every other, "batch_stats" for instance, is state. `train`,
+    `training` and `is_training` of the module's call are true in training and false in use,
+    `deterministic`, `use_running_average` and `inference` the other way round. A batch norm's
+    `axis_name` has to be "batch".
 
-        Args:
-          module: of `flax.linen`.
-          variables: its collections.
-          **flags: arguments of the call that are the same in training and in use.
+    Args:
+      module: of `flax.linen`.
+      variables: its collections.
+      **flags: arguments of the call that are the same in training and in use.
 
-        Raises:
-          ValueError: when called in training, where a batch norm has no axis: it would take the
-            statistics of every example alone.
+    Raises:
+      ValueError: when called in training, where a batch norm has no axis: it would take the
+        statistics of every example alone.
 
-        >>> from flax import linen
-    from jax import Array
-        >>> dense = linen.Dense(3)
-        >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
-        (3,)
+    >>> from flax import linen
+    >>> dense = linen.Dense(3)
+    >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
+    (3,)
     """
     params = {name: v for name, v in variables.items() if name == "params"}
     rest = {name: v for name, v in variables.items() if name != "params"}

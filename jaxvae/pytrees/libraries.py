@@ -49,7 +49,7 @@ def functional(model: M) -> M:
     return jax.tree.map(pure, model, is_leaf=_is_module)
 
 
-def equinox_network(module: Tree, state: Tree = None) -> Network:
+def equinox_network(module: Any, state: Any = None) -> Network:
     """A network of Equinox, with the state that `eqx.nn.make_with_state` gave.
 
     Arrays of floats in the module train, and what is no array, an activation for instance, stays.

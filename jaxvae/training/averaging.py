@@ -11,6 +11,7 @@ from jaxvae.pytrees.networks import statistics, with_state
 from jaxvae.training.steps import M, TrainState
 
 
+@checked
 def averaged_model(state: TrainState[M]) -> M:
     """The model with the averaged parameters, and the running statistics of the last step's.
 

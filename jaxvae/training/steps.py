@@ -23,7 +23,7 @@ import optax
 from jax import Array
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.batching import batched
+from jaxvae.batching import batched, check_example
 from jaxvae.checks import Count, Key, Scalar, Tree, checked, kind
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import (
@@ -128,6 +128,8 @@ def train_step(
     >>> int(state.step), sorted(metrics)
     (1, ['beta', 'distortion', 'loss', 'rate'])
     """
+
+    check_example(objective)
 
     def trained(
         model: Any, key: Array, x: Any, *args: P.args, **hyper: P.kwargs

@@ -463,9 +463,8 @@ def test_what_a_newcomer_gives_first_is_answered_with_the_cure():
     model = jv.VAE(Partial(lambda x: normal()), Partial(lambda z: normal()), normal())
     optimizer, xs = optax.sgd(1.0), np.zeros((4, 2), np.float32)
     state = jv.init_state(model, optimizer)
-    twice = jv.train_step(jv.batched(jv.elbo), optimizer)
     with pytest.raises(ValueError, match=r"objective is batched already.*train_step\(objective, o"):
-        twice(state, key(), xs)
+        jv.train_step(jv.batched(jv.elbo), optimizer)
     with pytest.raises(TypeError, match=r"model is a TrainState.*fit takes jaxvae.train_step\(obj"):
         jv.fit(jv.elbo, state, key(), xs, epochs=1, batch_size=2)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="key is an int, expected PRNG key, for example jax"):

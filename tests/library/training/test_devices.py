@@ -318,7 +318,7 @@ mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
 def look(model, key, x):
     return -jnp.sum((x - model) ** 2), None
 class Stop(Exception): pass
-def stop(state, metrics):
+def stop(state, metrics, *_):
     if int(state.step) == 3: raise Stop
 step, zero = train_step(look, optimizer), init_state(jnp.zeros(6), optimizer)
 call = partial(fit, step, zero, jax.random.key(0), epochs=2, steps_per_call=1)

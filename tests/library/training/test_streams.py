@@ -52,7 +52,7 @@ def batches(n=4, rows=ROWS):
 def run(data, folder=None, *, stop_at=None, **changes):
     """In calls of two steps; raises behind step `stop_at`, which was not saved."""
 
-    def callback(state, metrics):
+    def callback(state, metrics, *_):
         if stop_at is not None and int(state.step) > stop_at:
             raise KeyboardInterrupt
 
@@ -289,7 +289,7 @@ def test_what_can_not_tell_where_it_stands_goes_on_from_the_epoch(tmp_path):
     seen = []
     with pytest.warns(UserWarning, match=told):
         state, history = run(
-            loader, tmp_path, callbacks=[lambda state, _: seen.append(int(state.step))]
+            loader, tmp_path, callbacks=[lambda state, *_: seen.append(int(state.step))]
         )
     assert seen[0] == 7
     assert int(state.step) == 7 + 5 + 5
@@ -352,10 +352,10 @@ def test_passes_follow_one_another_where_an_epoch_has_so_many_steps():
 
 def test_an_epoch_ends_a_call():
     seen = []
-    run(batches()[:5], callbacks=[lambda state, _: seen.append(int(state.step))])
+    run(batches()[:5], callbacks=[lambda state, *_: seen.append(int(state.step))])
     assert seen == [2, 4, 5, 7, 9, 10, 12, 14, 15]
     seen = []
-    run(draw, steps_per_epoch=3, callbacks=[lambda state, _: seen.append(int(state.step))])
+    run(draw, steps_per_epoch=3, callbacks=[lambda state, *_: seen.append(int(state.step))])
     assert seen == [2, 3, 5, 6, 8, 9]
 
 
@@ -421,7 +421,7 @@ def test_an_error_of_the_source_is_one_line_that_says_where():
     seen = []
     line = r"^fit: data failed at batch 3 of epoch 0 with OSError: cat.png is damaged$"
     with pytest.raises(RuntimeError, match=line) as error:
-        run(failing, callbacks=[lambda state, _: seen.append(int(state.step))])
+        run(failing, callbacks=[lambda state, *_: seen.append(int(state.step))])
     assert isinstance(error.value.__cause__, OSError)
     assert seen == [2]
 
@@ -536,7 +536,7 @@ def test_no_more_than_two_calls_are_made_ahead():
             made.append(i)
             yield ROWS[:4]
 
-    run(counted, epochs=1, callbacks=[lambda state, _: ahead.append(len(made) - int(state.step))])
+    run(counted, epochs=1, callbacks=[lambda state, *_: ahead.append(len(made) - int(state.step))])
     assert max(ahead) <= 2 * 3 + 1
 
 
@@ -553,7 +553,7 @@ SCRIPT = """
 import sys, time
 from tests.library.training.test_streams import SOURCES, run
 
-def show(state, metrics):
+def show(state, metrics, *_):
     print("step", int(state.step), flush=True)
     time.sleep(0.01)
 
