@@ -35,6 +35,7 @@ def linen_network(module: linen.Module, variables: Mapping[str, Any], **flags: b
       ValueError: when called in training, where a batch norm has no axis: it would take the
         statistics of every example alone.
 
+    >>> import jax, jax.numpy as jnp
     >>> from flax import linen
     >>> dense = linen.Dense(3)
     >>> linen_network(dense, dense.init(jax.random.key(0), jnp.ones(2)))(jnp.ones(2)).shape
