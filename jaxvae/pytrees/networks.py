@@ -139,7 +139,7 @@ class Network:
             if leaf is not self.state.get(path):  # of a layer with two names, what was called
                 found[path] = leaf
         found = {**self.state, **found}
-        return _leave(y, self.sink, {p: _sent(self.state[p], found[p]) for p in self.sink})
+        return _left(y, self.sink, {p: _sent(self.state[p], found[p]) for p in self.sink})
 
     def _without_axis(self, found: str) -> str:
         if BATCH not in found:
@@ -213,6 +213,18 @@ def _whole(leaf: Tree) -> Array:
 def _sink_dtype(leaf: Tree) -> Any:
     dtype = jnp.result_type(leaf)
     return dtype if jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4 else jnp.float32
+
+
+def _left(y: Tree, sink: dict[str, Array], sent: dict[str, Array]) -> Any:
+    """`_leave` of an output that a map has copies of where it has copies of what is sent."""
+    nothing = 0.0 * sum(array[0].astype(jnp.float32) for array in sent.values())
+
+    def copied(leaf: Tree) -> Any:
+        dtype = jnp.result_type(leaf)
+        floats = jnp.issubdtype(dtype, jnp.inexact)
+        return leaf + jnp.asarray(nothing).astype(dtype) if floats else leaf
+
+    return _leave(jax.tree.map(copied, y), sink, sent)
 
 
 @jax.custom_vjp

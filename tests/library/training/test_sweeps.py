@@ -122,7 +122,7 @@ def test_memory_is_that_of_the_points_at_once():
         return memory.temp_size_in_bytes
 
     one, many = bytes_of(8, 1), bytes_of(64, 1)
-    assert many < 1.1 * one
+    assert many < 1.1 * one + 64 * 4  # the results
     assert bytes_of(64, 64) > 10 * one
 
 
