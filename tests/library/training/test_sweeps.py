@@ -107,6 +107,9 @@ def test_an_accelerator_takes_all_that_fit(monkeypatch):
     assert points(100, 9, None) == 9
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 12), reason="it tells no temporary buffers of a program on a CPU"
+)
 def test_memory_is_that_of_the_points_at_once():
     """The buffers of the compiled program grow with the chunk, not with the grid."""
 
