@@ -15,7 +15,7 @@ which `experiments/recipes/peers/scvi_tools.py` trains on the same cells (not me
 
 Ours, seeds 0, 1, 2: -log p of a held-out cell 676.4, 681.2, 672.8 nats (each mean +- 6.9, 6.7, 6.3
 over 140 cells, 1,000 importance samples); k-means on the latents against the types: adjusted Rand
-index .370, .494, .494, normalized mutual information .592, .633, .630. Half a minute a seed on two
+index .370, .494, .494, normalized mutual information .592, .633, .630. 28 to 58 s a seed on two
 busy x86-64 cores. The picture, runs/single_cells/latents.png, has a cloud for most types.
 """
 
