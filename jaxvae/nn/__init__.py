@@ -44,6 +44,7 @@ from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import GroupNorm as GroupNorm
 from jaxvae.nn.networks import Rescaled as Rescaled
 from jaxvae.nn.networks import ResidualMLP as ResidualMLP
+from jaxvae.nn.networks import SharedDispersionHead as SharedDispersionHead
 from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead
 from jaxvae.nn.networks import WeightNormed as WeightNormed
 from jaxvae.nn.residual import Bottleneck as Bottleneck

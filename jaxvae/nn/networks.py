@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxvae.checks import Tree, check_shape
-from jaxvae.distributions import Normal
+from jaxvae.distributions import NegativeBinomial, Normal
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape
 from jaxvae.training.preprocessing import rescale
@@ -274,3 +274,27 @@ class SharedScaleHead(nnx.Module):
 
     def __call__(self, raw: Array) -> Normal:
         return Normal(raw, jnp.exp(self.log_scale[...]))
+
+
+class SharedDispersionHead(nnx.Module):
+    """Log means -> `NegativeBinomial` with one learned dispersion a coordinate, for all examples.
+
+    p(x_i) has the mean m_i = exp(raw_i) and the variance m_i + m_i^2 / theta_i; theta, at first 1,
+    is a property of the coordinate (of a gene, in Lopez et al. 2018), and not of the example.
+
+    Args:
+      shape: of an event.
+
+    >>> float(SharedDispersionHead((3,))(jnp.log(jnp.full(3, 5.0))).mean()[0])
+    5.0
+    """
+
+    def __init__(self, shape: Shape):
+        self.log_dispersion = nnx.Param(jnp.zeros(shape))
+
+    def raw_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def __call__(self, raw: Array) -> NegativeBinomial:
+        log_theta = self.log_dispersion[...]
+        return NegativeBinomial(jnp.exp(log_theta), raw - log_theta)

@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import linen, nnx
 from jax.tree_util import Partial
-from scipy.stats import norm
+from scipy.stats import nbinom, norm
 
 from jaxvae import (
     VAE,
@@ -44,6 +44,7 @@ from jaxvae.nn import (
     Real,
     Rescaled,
     ResidualMLP,
+    SharedDispersionHead,
     SharedScaleHead,
     Up,
     WeightNormed,
@@ -513,6 +514,17 @@ def test_a_shared_sigma_starts_where_it_is_told(x64):
     assert close(density(head), np.sum(norm.logpdf(0.0, raw, 0.3)))
     head.log_scale[...] = head.log_scale[...] + 1.0
     assert close(head(jnp.asarray(raw)).scale, 0.3 * np.e)
+
+
+def test_a_dispersion_is_that_of_its_coordinate(x64):
+    theta, raw, x = np.array([0.3, 2.0]), normal(0, 2), np.array([4.0, 0.0])
+    head = SharedDispersionHead((2,))
+    head.log_dispersion[...] = jnp.log(jnp.asarray(theta))
+    d = head(jnp.asarray(raw))
+    assert head.raw_shape((2,)) == (2,)
+    assert close(d.mean(), np.exp(raw))
+    # SciPy's p is the share of failures: theta / (theta + mean)
+    assert close(d.log_prob(x), np.sum(nbinom.logpmf(x, theta, theta / (theta + np.exp(raw)))))
 
 
 # errors
