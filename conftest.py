@@ -6,11 +6,19 @@ keeps them: both workers share what either compiled, and the next run finds what
 
 import gc
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from shutil import rmtree
+
+CACHE = Path(__file__).parent / ".pytest_cache"
+
+if sys.dont_write_bytecode:  # every process that a test starts would compile all it imports
+    os.environ |= {"PYTHONPYCACHEPREFIX": f"{CACHE}/bytecode", "PYTHONDONTWRITEBYTECODE": ""}
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 # read when jax is imported; an XLA that does not know a flag aborts
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{Path(__file__).parent}/.pytest_cache/jax")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{CACHE}/jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -21,8 +29,12 @@ os.environ.setdefault(
     else "",
 )
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+programs = list(CACHE.glob("jax/*"))
+if "PYTEST_XDIST_WORKER" not in os.environ and sum(p.stat().st_size for p in programs) > 2**30:
+    rmtree(CACHE / "jax")  # nothing else would: it only grows, a quarter of that a full run
 
 collect_ignore = ["tests/typed_user.py"]  # pyright reads it, nobody runs it
 gc.set_threshold(
