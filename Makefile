@@ -1,10 +1,14 @@
-.PHONY: test slow lint format docs story soak
+.PHONY: test thorough slow lint format docs story soak
 
-test:            ## all but what is marked slow
+test:            ## under five minutes
 	uv run pytest
 
+thorough:        ## what CI adds to it: second looks, and the examples of docstrings
+	uv run pytest -m 'thorough and not slow'
+	uv run pytest jaxvae
+
 slow:            ## all of it, in programs that XLA optimises, and the checks that take longer
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 uv run pytest -m "slow or not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 uv run pytest -m "slow or not slow" tests jaxvae
 
 lint:
 	uv run ruff check .

@@ -130,6 +130,7 @@ OTHERWISE = {
 STILL = r"\.prior\[<flat index 0>\]\[<flat index \d>\]\["
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "page",
     [
@@ -206,6 +207,7 @@ def rows_like(namespace):
 KINDS = jaxvae.Distribution, jaxvae.regularizers.AdversarialPair
 
 
+@pytest.mark.thorough
 def test_every_method_of_the_table_is_made():
     """Each line of docs/methods.md is evaluated, and each test and script it names exists.
 
@@ -228,6 +230,7 @@ def test_every_method_of_the_table_is_made():
             assert (ROOT / "experiments" / f"{script.replace('.', '/')}.py").exists(), script
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", ["docs/bounds.md", "docs/api.md"])
 def test_every_line_of_a_table_is_evaluated(page):
     """In the namespace of the page's first block; what a row makes is of the class it names."""

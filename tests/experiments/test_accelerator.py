@@ -246,6 +246,7 @@ def tiny(monkeypatch):
         yield
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("tiny")
 def test_a_program_is_timed_and_counted():
     """The count of operations is of the products by hand, and what is done beside them."""
@@ -269,6 +270,7 @@ def test_all_programs_train_alike(variant):
         assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("tiny")
 def test_a_peer_is_timed_for_some_seconds():
     """At least so many looks, whose last loss is told; and a sweep over seeds and betas."""
@@ -426,6 +428,7 @@ def ppca():
     return jaxvae.models.ppca.as_vae(jaxvae.models.ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("steps_per_call", [None, 2])
 def test_fit_gives_the_same_numbers_where_the_length_of_its_loop_is_a_constant(
     monkeypatch, steps_per_call

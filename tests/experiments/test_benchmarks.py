@@ -136,6 +136,7 @@ def test_exponents_are_those_of_power_laws():
     assert growth.exponent(curve, "megabytes") == pytest.approx(0.5)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     "axis",

@@ -48,6 +48,7 @@ def test_tighter_bounds(tmp_path, capsys):
 FIRST, *OTHERS = importance_bounds.OBJECTIVES
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
@@ -91,6 +92,7 @@ QUICK = "vamp_prior"
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in COMPARISONS if name != QUICK]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [QUICK, *SLOW])
 def test_comparisons(name, tmp_path, monkeypatch, capsys):
     # a few steps of each model from two seeds, and every number in the folder

@@ -14,6 +14,7 @@ from jaxvae import VAE, Normal, StandardNormal, elbo
 from tests.common import close
 
 
+@pytest.mark.thorough
 def test_a_mixture_of_one_is_the_gaussian_of_the_sample(x64):
     z = np.random.default_rng(0).normal(size=(50, 3)) @ np.array([[1, 2, 0], [0, 1, 1], [0, 0, 2]])
     cov = np.cov(z.T, bias=True) + 1e-4 * np.eye(3)

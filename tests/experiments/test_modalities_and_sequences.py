@@ -115,6 +115,7 @@ def test_a_dropped_word_is_not_seen(monkeypatch):
     assert standard_errors_off(kept, 4 * 0.7) < 4
 
 
+@pytest.mark.thorough
 def test_a_choice_summed_out_is_the_mean_over_choices():
     """At the drawn style, exactly; both rates in closed form, and the style's path is kept."""
     model, key = joint_latents.make(jax.random.key(0)), jax.random.key(2)

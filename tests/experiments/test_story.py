@@ -90,6 +90,7 @@ def test_em_climbs_to_the_closed_form_optimum(digits):
     assert abs(n["importance_sampling_short_median"]) < 0.5
 
 
+@pytest.mark.thorough
 def test_quadrature_is_exact_in_the_linear_model(x64, digits):
     xs = np.asarray(digits.all)
     linear = jax.jit(ppca.maximum_likelihood, static_argnums=1)(xs, 2)
@@ -127,6 +128,7 @@ def test_elbo_and_gap_make_log_p(digits):
     assert np.all(np.abs(n["iwae_gaps"] - theory) < tolerance)
 
 
+@pytest.mark.thorough
 def test_score_and_pathwise_gradients_agree_and_only_one_is_quiet(digits):
     n = run(gradients, digits)
     assert abs(n["exact_gradient_per_component"] + 1.0) < 1e-9

@@ -95,6 +95,7 @@ def test_a_run_is_a_function_of_its_config(run, tmp_path):
     assert first == second
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,6 +136,7 @@ OWN = {  # images, options
 QUICK_OWN = "four channels, one test image, no validation"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [n if n == QUICK_OWN else pytest.param(n, marks=pytest.mark.slow) for n in OWN]
 )
@@ -295,6 +297,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(run, tmp_path):
     assert (tmp_path / "runs" / "digits" / "config.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_last_step_that_leaves_no_finite_parameters_is_not_kept(run):
     """The only step has a finite loss and gradient; a rate of 3e38 leaves no finite norm."""
     code, printed = run("--learning-rate", "3e38", "--batch", 1297, "--epochs", 1)
@@ -302,6 +305,7 @@ def test_a_last_step_that_leaves_no_finite_parameters_is_not_kept(run):
     assert "step 1:" in printed.err
 
 
+@pytest.mark.thorough
 def test_what_was_written_before_a_loss_became_non_finite_stays(run, tmp_path):
     """With one step an epoch, step 1 is finite and step 2 is not: the line of epoch 1 is kept."""
     code, _ = run("--learning-rate", "1e6", "--batch", 1297, "--epochs", 5)
@@ -364,6 +368,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, tmp_path, data_
     assert numbers(folder) == numbers(tmp_path / "runs" / "whole")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_pictures")
 def test_a_finished_run_that_is_resumed_only_reports_again(run, folder):
     """metrics.jsonl is the checkpoint's, whatever has become of the file meanwhile."""
@@ -417,6 +422,7 @@ def test_skipped_updates_are_counted_and_end_a_run_that_makes_no_other(run, tmp_
     assert "none of the last 39" in printed.err
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_pictures")
 def test_a_collapse_and_a_warm_up_that_is_too_long_are_told(run):
     with pytest.warns(UserWarning, match="beta rises to 1, but only 0.39 is reached in the 40 st"):
@@ -443,6 +449,7 @@ def identity(key, x):
     return x
 
 
+@pytest.mark.thorough
 def test_the_error_of_log_p_is_that_of_another_draw():
     """log p(x) measured 60 times from other keys: its spread is the error that each one states."""
     model = make_model(Config(latent=2, hidden=8), (4, 4, 1), nnx.Rngs(0))

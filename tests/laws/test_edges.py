@@ -149,6 +149,7 @@ CASES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("f", "args", "value", "slopes"), CASES.values(), ids=CASES)
 def test_at_the_edge(f, args, value, slopes):
     """Forwards too: a tangent of 0 is not multiplied by an infinite slope."""

@@ -306,7 +306,7 @@ OBJECTS = {
 }
 
 
-ALIKE = {  # another row is much like these: run by `make slow`
+ALIKE = {  # another row is much like these: `thorough`
     "standard normal, scalar",
     "normal, one scale",
     "bernoulli, matrix",
@@ -320,9 +320,16 @@ ALIKE = {  # another row is much like these: run by `make slow`
     "masked autoregressive flow",
     "von mises",
     "beta",
+    "low rank",
+    "markov",
+    "constant",
+    "planar flow",
+    "spherical uniform",
+    "continuous bernoulli",
+    "zero-inflated",
 }
 
-COSTLY = {  # programs that take seconds to compile: some laws leave them to `make slow`
+COSTLY = {  # programs that take seconds to compile: most laws leave them to `thorough`
     "von mises-fisher",
     "power spherical",
     "logistic mixture",
@@ -334,12 +341,12 @@ COSTLY = {  # programs that take seconds to compile: some laws leave them to `ma
 REJECTING = {"gamma", "dirichlet", "zero-inflated"}  # draw by rejection, as the poisson does
 
 
-def rows(chosen, *left_to_slow):
+def rows(chosen, *later):
     return pytest.mark.parametrize(
         "case",
         [
             pytest.param(
-                case, id=name, marks=pytest.mark.slow if name in (*ALIKE, *left_to_slow) else ()
+                case, id=name, marks=pytest.mark.thorough if name in (*ALIKE, *later) else ()
             )
             for name, case in OBJECTS.items()
             if chosen(case)
@@ -350,7 +357,7 @@ def rows(chosen, *left_to_slow):
 everyone = rows(lambda case: True)
 quick = rows(lambda case: True, *COSTLY)
 quickest = rows(lambda case: True, *COSTLY, *REJECTING)
-explicit = rows(lambda case: not case.discrete and not case.implicit)
+explicit = rows(lambda case: not case.discrete and not case.implicit, *COSTLY)
 discrete = rows(lambda case: case.discrete)
 enumerable = rows(lambda case: hasattr(case.make(), "enumerate_support"))
 
@@ -430,7 +437,7 @@ def same(a, b):
     return len(a) == len(b) and all(close(x, y, dtype=dtype) for x, y in zip(a, b, strict=True))
 
 
-def test_rows_left_to_make_slow_exist():
+def test_rows_left_for_later_exist():
     assert set(OBJECTS) > ALIKE | COSTLY | REJECTING
 
 
@@ -450,7 +457,7 @@ def test_every_public_distribution_has_a_row():
     assert len(public) >= 26
 
 
-@everyone
+@quick
 def test_probability_sums_to_one(case, x64):
     """The sum, or the integral by quadrature, of exp log_prob is 1."""
     *_, probability = support(case)
@@ -490,7 +497,7 @@ def test_a_relaxed_sample_tends_to_a_sample(case, x64):
     assert standard_errors_off(warm.astype(float), d.mean()) < 4
 
 
-@everyone
+@quick
 def test_mean_is_the_expectation(case, x64):
     """E[z] under log_prob is mean(), where there is one."""
     d = case.make()
@@ -514,7 +521,7 @@ def statistics(events, log_prob):
     return np.column_stack([z, products, np.cos(total), np.sin(total), log_prob])
 
 
-@everyone
+@quick
 def test_draws_follow_log_prob(case, x64):
     """Moments, characteristic function and entropy of the draws are those of the density."""
     events, log_prob, probability = support(case)
@@ -676,7 +683,7 @@ def test_gradients_are_finite_differences(case, x64):
 
 
 # gamma's draws are theirs; of the von mises-fisher the gradient is known: see test_spherical.py
-@rows(lambda case: not case.discrete, "dirichlet", "von mises-fisher")
+@rows(lambda case: not case.discrete, *COSTLY, *REJECTING)
 def test_gradients_of_draws_are_unbiased(case, x64):
     """The mean gradient of f(draw) in the parameters is that of the integral of f."""
     leaves, make = with_leaves(case.make())
@@ -713,7 +720,7 @@ def test_draws_are_differentiable(case, x64):
         )
 
 
-@everyone
+@quickest
 def test_gradient_of_a_draw_is_finite(case):
     """Also where it is zero: no distribution poisons a gradient that passes through its draw."""
     gradient, _ = mapped(case)

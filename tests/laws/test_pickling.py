@@ -61,6 +61,7 @@ def test_activations(activation, how):
     assert np.array_equal(COPIES[how](named)(x), function(x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name, how):
@@ -114,6 +115,7 @@ def state():
     return jv.init_state(stock(), optimizer)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", COPIES)
 def test_models_and_states(how):
     """And what trains them: the state, the optimiser's included, and an objective's partial."""

@@ -174,6 +174,7 @@ def negative_binomial_rows():
     return [row for row in rows if abs(row[2]) <= 100]
 
 
+@pytest.mark.thorough
 def test_negative_binomial():
     """Its slope in l is n sigma(-l) - r sigma(l)."""
     rows = negative_binomial_rows()
@@ -202,6 +203,7 @@ def concentrations(rng):
     )
 
 
+@pytest.mark.thorough
 def test_gamma():
     rng = np.random.default_rng(0)
     a, b = concentrations(rng), np.exp(3.0 * rng.normal(size=90))
@@ -213,6 +215,7 @@ def test_gamma():
     assert slopes < 16
 
 
+@pytest.mark.thorough
 def test_beta():
     rng = np.random.default_rng(1)
     a = concentrations(rng)
@@ -225,6 +228,7 @@ def test_beta():
     assert slopes < 32
 
 
+@pytest.mark.thorough
 def test_dirichlet():
     rng = np.random.default_rng(2)
     z, a = rng.dirichlet([3.0, 3.0, 3.0], 90), concentrations(rng)[:, None]
@@ -236,6 +240,7 @@ def test_dirichlet():
     assert slopes < 32
 
 
+@pytest.mark.thorough
 def test_kl_of_the_gamma_family():
     """At concentrations of 1e7, where log Gamma is 1e8 and KL is 1; KL is what b pays for a."""
     rng = np.random.default_rng(3)

@@ -64,6 +64,7 @@ def bounds(name, params, q, x, key):
 random_models = given(seed=st.integers(0, 2**32 - 1), latents=st.integers(1, 2))
 
 
+@pytest.mark.thorough
 @random_models
 @settings(max_examples=12, deadline=None, derandomize=True)
 def test_bounds_are_in_order(seed, latents):

@@ -28,6 +28,7 @@ def test_low_rank_of_rank_0_is_diagonal():
     assert all(map(close, found, exact))
 
 
+@pytest.mark.thorough
 def test_low_rank_is_a_gaussian_of_that_covariance():
     factor = np.array([[0.5], [-0.8]], np.float32)
     low = jv.LowRankNormal(LOC, factor, SCALE)
@@ -88,6 +89,7 @@ def test_known_divergences(x64):
         assert np.isclose(kl_divergence(q, p), kl, rtol=1e-12, atol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("q", "p"),
     [

@@ -249,6 +249,7 @@ def test_a_gap(kind, mask):
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.thorough
 @strangers
 def test_parts_of_a_whole(kind):
     """`Independent` and `Product` of strangers are posteriors: every bound takes them."""
@@ -282,6 +283,7 @@ def test_parts_of_a_whole(kind):
     assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(gradient.prior))
 
 
+@pytest.mark.thorough
 def test_a_mixture_of_strangers_has_the_gradient_of_its_draws(x64):
     """E[z] = sum_k pi_k mu_k, differentiated through draws: weights, locations and scales."""
     parameters = jnp.array([0.3, -0.4]), jnp.array([[0.5], [-1.0]]), jnp.array([[0.6], [0.9]])

@@ -454,6 +454,7 @@ def some_bounds(name, names):
 PAIRS = list(product(PRIORS, POSTERIORS))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("prior", "posterior", "likelihood"),
     [
@@ -469,6 +470,7 @@ def test_swaps_train(prior, posterior, likelihood):
     check(partial(swap, prior, posterior), [likelihood], some_bounds(posterior, POSTERIORS))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "likelihood"),
     [
@@ -522,6 +524,7 @@ def smooth(chosen):
     return pytest.mark.parametrize("posterior", rows)
 
 
+@pytest.mark.thorough
 @smooth({"diagonal"})
 def test_auto_kl_samples_where_there_is_no_closed_form(posterior):
     """The rate is the closed form, which no sample moves, or log q - log p at the sample."""
@@ -561,6 +564,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.thorough
 @smooth({"mixture"})
 def test_every_estimator_takes_every_posterior(posterior):
     """One value and one gradient in mean, as all but sticking the landing are unbiased."""

@@ -125,6 +125,7 @@ def test_it_inverts_and_its_log_det_is_that_of_the_jacobian(make, x64):
         assert log_det.shape == (len(zs),)
 
 
+@pytest.mark.thorough
 @most
 def test_parameters_have_right_gradients(make, x64):
     """Of both directions, against finite differences: a root's gradient too."""
@@ -141,6 +142,7 @@ def test_parameters_have_right_gradients(make, x64):
         assert is_differentiable(both, [leaves[i] for i in train])
 
 
+@pytest.mark.thorough
 @most
 def test_vmap_is_a_loop(make):
     b, zs = make(), jnp.stack(points())
@@ -227,6 +229,7 @@ def test_affine_maps_and_those_of_raw_numbers(x64):
     assert maps(jv.bijectors.AffineTransformer()(raw), z, exact)
 
 
+@pytest.mark.thorough
 def test_the_spline_is_tensorflow_probabilitys(x64):
     """Widths, heights and slopes of the raw numbers, in this order; value and log-determinant."""
     raw, z = normal(3, D, SPLINE.size), jnp.array([-1.9, -0.6, 0.1, 0.7, 1.4])
@@ -440,6 +443,7 @@ FOLDED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", FOLDED.values(), ids=FOLDED)
 def test_what_is_nearly_folded_still_inverts(make):
     """Where 1 + w'u, 1 + beta / alpha or 1 + r r~ rounds to 0, in float32: a finite

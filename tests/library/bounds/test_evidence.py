@@ -318,6 +318,7 @@ def two_ladders():
     )
 
 
+@pytest.mark.thorough
 def test_data_and_latents_may_be_pytrees(x64):
     # x a dict, z a tuple; at the exact posterior every bound is log p(x), x ~ N(0, 2)
     x = {"a": jnp.array(X), "b": jnp.array([0.3, -1.0, 2.0])}

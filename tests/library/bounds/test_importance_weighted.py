@@ -349,6 +349,7 @@ def test_num_outer_is_a_positive_integer(bound):
         bound(ladder(AT), jax.random.key(0), X, num_outer=0, num_samples=2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gradient", [pathwise, doubly_reparameterized])
 def test_everything_is_log_p_at_the_exact_posterior(gradient, x64):
     """PPCA: every sample's log-weight is log p(x), so is every bound, upper or lower."""

@@ -583,6 +583,7 @@ WHOLES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("make", "event"), WHOLES.values(), ids=WHOLES)
 def test_numpys_parameters_of_parts_serve_under_jit(make, event):
     """Where a derivative by hand is mapped along them."""

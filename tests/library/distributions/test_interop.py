@@ -122,6 +122,7 @@ SWAPS += [  # each of the three alone
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("library", "role"), SWAPS)
 def test_bounds_are_ours(library, role, x64, lenient):
     """elbo, iwae and their gradients, compiled: equal to 1e-10."""
@@ -176,6 +177,7 @@ def test_gradients_in_the_parameters(library, x64):
         assert close(a, b)
 
 
+@pytest.mark.thorough
 @libraries
 def test_batches_and_sweeps(library, x64, lenient):
     """batched over examples and vmap over models: the loop's numbers, with all three foreign."""
@@ -195,6 +197,7 @@ def test_batches_and_sweeps(library, x64, lenient):
     assert close(mapped, jnp.stack(looped))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["numpyro as it is", "tfp"])
 def test_a_foreign_prior_trains(name, lenient):
     """Its arrays are leaves: a few steps of Adam move it, with finite losses; Constant holds it."""

@@ -212,6 +212,7 @@ def test_kl_is_never_negative(make):
         assert np.all(kls >= -2e-6 * (1.0 + kls))
 
 
+@pytest.mark.thorough
 @pairs
 def test_gradients_are_finite_differences(make, x64):
     """Of the closed form, in the parameters of both distributions."""
@@ -222,6 +223,7 @@ def test_gradients_are_finite_differences(make, x64):
         )
 
 
+@pytest.mark.thorough
 @pairs
 def test_jit_vmap_and_constants_change_nothing(make, x64):
     """jit = eager, vmap = loop, and `Constant` on either side is looked through."""

@@ -218,6 +218,7 @@ def test_extremes_in_float32_are_finite(f):
     assert np.all(np.isfinite(slopes)), slopes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "make",
     [

@@ -149,6 +149,7 @@ def test_a_gap_where_0_is_no_event(name, way, x64):
     assert np.any(gradient[0] != 0)
 
 
+@pytest.mark.thorough
 @ways(ENTRIES, "gamma", "numpyro's, not mapped")
 def test_gaps_where_0_is_no_event(name, way, x64):
     a, x = jnp.asarray(A, float), jnp.array([0.3, jnp.nan, 0.1])

@@ -86,6 +86,7 @@ def test_kl_to_the_uniform(d, kappa, kl, x64):
     assert np.isclose(found, kl, rtol=1e-12, atol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
 @pytest.mark.parametrize(
     ("d", "kappa"), [(2, 3.0), pytest.param(3, 0.5, marks=pytest.mark.slow), (11, 40.0)]

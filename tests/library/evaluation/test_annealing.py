@@ -66,6 +66,7 @@ def test_the_weights_are_unbiased(num_temperatures, num_leapfrog):
     assert 0.05 < np.mean(estimates.acceptance) < 0.98  # neither all nor none: both are tested
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("num_temperatures", [1, 4])
 def test_the_way_back_is_unbiased(num_temperatures):
     """E[1 / exp(upper)] = 1 / p(x) for the x that each run draws."""
@@ -209,6 +210,7 @@ def test_what_cannot_be_annealed_says_so():
         sigmoid_schedule(0)
 
 
+@pytest.mark.thorough
 def test_jit_is_no_jit_and_vmap_is_the_loop(x64):
     run = partial(ais, LADDER, betas=sigmoid_schedule(3), num_chains=2, num_leapfrog=2)
     keys, xs = jax.random.split(jax.random.key(8), 2), jnp.array([0.1, -2.0])
@@ -231,6 +233,7 @@ def test_latents_on_a_surface_are_refused(prior):
         ais(model, jax.random.key(0), jnp.zeros(2), betas=ENDS)
 
 
+@pytest.mark.thorough
 def test_a_mixture_of_any_density_may_be_the_prior():
     # its draws carry no gradient, which annealing does not ask for; log p(x) by quadrature
     loc, scale = np.array([-2.0, 1.0], np.float32), np.array([0.5, 1.0], np.float32)

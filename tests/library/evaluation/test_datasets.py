@@ -52,6 +52,7 @@ def test_the_standard_error_is_the_spread_of_the_mean():
     assert abs(spread / np.sqrt(np.mean(every[1] ** 2)) - 1.0) < 4 / np.sqrt(120)
 
 
+@pytest.mark.thorough
 def test_the_rate_is_in_closed_form_or_at_a_sample():
     """Of a mixture for a prior at a draw of its own, whose mean over keys is the rate."""
     estimate = partial(jv.log_marginal, num_samples=1)
@@ -133,6 +134,7 @@ def test_the_panel_shows_what_each_latent_carries():
     assert {name: int(v) for name, v in found.items()} == {"active_units": 2}
 
 
+@pytest.mark.thorough
 def test_the_panel_is_a_metric_of_the_run():
     optimizer = optax.adam(1e-2)
     _, history = jv.fit(

@@ -223,6 +223,7 @@ def estimates_of(log_weights, size, num=3_000):
     return draws(one, num, 7)
 
 
+@pytest.mark.thorough
 def test_stratified_sampling_is_unbiased_for_the_density():
     """E q-hat(z) / q(z) = 1 given z, so its logarithm is low (Jensen), less in larger batches."""
     bias = []
@@ -235,6 +236,7 @@ def test_stratified_sampling_is_unbiased_for_the_density():
     assert abs(bias[3]) < 1e-4
 
 
+@pytest.mark.thorough
 def test_weighted_sampling_is_low():
     """By between 0 and log N = 3.7 nats, still by log N from the whole data set; never exact."""
     bias = [float(jnp.mean(estimates_of(minibatch_weighted, size)[1])) for size in (5, 20, 40)]

@@ -46,6 +46,7 @@ def snr(gradient, k, num_draws=40_000):
     return np.mean(jax.tree.leaves(s.encode)[0]), np.mean(jax.tree.leaves(s.decode)[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("gradient", "table"),
     [
@@ -68,6 +69,7 @@ def test_signal_to_noise(gradient, table):
     assert abs(slope(decoder[1:], KS[1:]) - 0.5) < 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
 def test_moments_are_numpys(chunk, x64):
     """Mean, unbiased variance and SNR of the gradients drawn with fold_in(key, i)."""

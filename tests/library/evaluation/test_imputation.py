@@ -74,6 +74,7 @@ def test_single_imputation_is_the_conditional_mean(x64, encode, num_samples):
     assert standard_errors_off(found[:, MISSING], conditional()[0]) < 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("encode", "num_samples", "num"), [(exact_posterior, 1, 20_000), (other_posterior, 300, 4_000)]
 )
@@ -161,6 +162,7 @@ def test_imputations_share_the_latents_alone(x64):
     assert standard_errors_off(r[:, 0, :, None] * r[:, 1, None, :], shared @ shared.T / 3) < 4
 
 
+@pytest.mark.thorough
 def test_a_gap_among_labels_takes_the_most_probable_one(x64):
     """Of the mixture over z: here one that is the best at no z, and not a vote or an average."""
     one, other = jnp.array([0.5, 0.4, 0.1]), jnp.array([0.05, 0.4, 0.55])

@@ -129,6 +129,7 @@ SPREADS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SPREADS)
 def test_a_location_and_a_scale_shrink_to_the_location(name):
     """The same noise lands at T times its distance from the location."""

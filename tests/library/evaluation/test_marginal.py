@@ -135,6 +135,7 @@ def test_all_weights_zero():
     assert not ess > 1
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_samples():
     # N and 10 N compile to the same working memory; one chunk of all to ten times as much
     model = VAE(
@@ -215,6 +216,7 @@ def narrow(d):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("n", "once", "runs"),
     [(100, 300, 60), (10_000, 106, 60), pytest.param(200_000, 58, 20, marks=pytest.mark.slow)],

@@ -80,6 +80,7 @@ def test_a_mode_that_is_missing_costs_recall_and_one_that_is_made_up_precision(x
     assert density_coverage(both, one, k=3).coverage == 0.5
 
 
+@pytest.mark.thorough
 def test_the_order_of_rows_and_a_rigid_motion_change_nothing(x64):
     real, fake = rows(25, 3), 1.2 * rows(20, 3, seed=1)
     rng = np.random.default_rng(2)

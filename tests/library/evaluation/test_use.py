@@ -61,6 +61,7 @@ def test_an_entry_is_what_its_own_density_says():
     assert found[1].argmax() == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_the_batch_size_changes_nothing(size):
     again = use.score(MODEL, KEY, XS, num_samples=4, batch_size=size)

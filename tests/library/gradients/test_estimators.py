@@ -285,6 +285,7 @@ def test_the_elbo_lands_without_noise(x64):
     assert jnp.max(jnp.abs(grad_of_elbo(pathwise, at))) > 0.01
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rate", [auto_kl, sampled_kl])
 @pytest.mark.parametrize("gradient", [pathwise, sticking_the_landing, score_function])
 def test_the_elbo_has_one_gradient(gradient, rate):
@@ -593,6 +594,7 @@ class Layers(NamedTuple):
         return Normal(a, jnp.exp(b)).log_prob(z[0]) + self._then(z[0]).log_prob(z[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "bound", [iwae, pytest.param(partial(renyi, alpha=0.4), marks=pytest.mark.slow)]
 )

@@ -99,6 +99,7 @@ def test_weights_have_mean_p_x():
     assert standard_errors_off(weights, 1.0) < 4
 
 
+@pytest.mark.thorough
 def test_the_dynamics_tighten_the_bound():
     keys = jax.random.split(jax.random.key(0), 2_000)
     bounds = jax.jit(jax.vmap(lambda model, key: jv.elbo(model, key, X)[0], (None, 0)))
@@ -125,6 +126,7 @@ def test_without_steps_it_is_the_vae(x64):
     assert close(jv.elbo(model, jax.random.key(0), x)[0], exact)
 
 
+@pytest.mark.thorough
 def test_an_estimator_that_holds_q_still_goes_back_through_the_flow():
     model = crude(3, -1.0)
     plain, _ = jv.elbo(model, jax.random.key(0), X)

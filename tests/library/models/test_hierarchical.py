@@ -180,6 +180,7 @@ def test_the_ladder_weighs_evidence_against_what_is_above():
     assert all(close(*pair) for pair in both(jax.jit(ladder)(), np.ones(4, np.float32)))
 
 
+@pytest.mark.thorough
 def test_shared_features_carry_all_layers_above():
     """p(z_3 | z_1, z_2): the last level's prior moves with the first layer as with the second."""
 
@@ -245,6 +246,7 @@ def scaled(slope, scale, z):
     return jv.Normal(slope * z, jnp.full(1, scale))
 
 
+@pytest.mark.thorough
 def test_every_evaluator_takes_a_hierarchy(x64):
     """z1 ~ N(0, 1), z2 ~ N(1.5 z1, s^2), x ~ N(z2, t^2), inferred exactly from below: every weight
     is p(x). What is generated, and what is reconstructed, is of the lowest latent."""
@@ -303,6 +305,7 @@ def test_refinement_by_hand(x64):
     assert close(refined(model, jax.random.clone(key), x)[0], exact)
 
 
+@pytest.mark.thorough
 def test_refinement_trains_the_start_or_leaves_it():
     build = lambda: jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
     model = jax.jit(build)()
@@ -353,6 +356,7 @@ REFINERS = {
 ALIKE = {"momentum", "rmsprop", "clipped"}  # as sgd and adam, run by `make slow`
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow if n in ALIKE else ()) for n in REFINERS],
@@ -390,6 +394,7 @@ def test_the_derivative_of_refinement_is_that_of_its_steps_unrolled(name, x64):
     assert close(idle.decode.args[0], exact.decode.args[0])
 
 
+@pytest.mark.thorough
 def test_refinement_of_a_fresh_flow_has_a_finite_derivative():
     """Its context has a gradient of exactly 0, as the flow is the identity to begin with."""
 

@@ -125,6 +125,7 @@ def mixture(logits, loc, scale):
     return jv.Mixture(logits, jv.Normal(loc, scale))
 
 
+@pytest.mark.thorough
 def test_strata_have_the_bound_and_its_gradient(x64):
     """Against quadrature, in logits, means and scales; and quieter than draws of the mixture."""
     parameters = tuple(map(jnp.asarray, (LOGITS, LOC, SCALE)))
@@ -154,6 +155,7 @@ def test_strata_have_the_bound_and_its_gradient(x64):
     assert np.std(both[0][0]) < 0.8 * np.std(both[1][0])
 
 
+@pytest.mark.thorough
 def test_strata_of_several_samples_are_a_bound(x64):
     """It tends to sum_m pi_m log E_{q_m}[w], which is below log p(x)."""
     q = mixture(*map(jnp.asarray, (LOGITS, LOC, SCALE)))

@@ -113,6 +113,7 @@ def by_hand(model, x):
     return bound
 
 
+@pytest.mark.thorough
 def test_unlabelled_is_the_elbo_of_pairs(x64):
     """In value and in the gradient of every parameter."""
     x, key = jnp.asarray(X), jax.random.key(0)

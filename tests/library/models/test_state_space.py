@@ -162,6 +162,7 @@ def test_the_rate_of_a_chain_is_right_in_mean_and_quieter():
     assert np.std(stepwise) < 0.5 * np.std(sampled)
 
 
+@pytest.mark.thorough
 def test_a_step_without_a_closed_form_is_sampled():
     q, p = pair_of_chains()
     p = Markov(p.first, Partial(heavy), p.length)

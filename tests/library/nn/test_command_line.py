@@ -55,6 +55,7 @@ def test_scores_are_those_of_the_library(run, capsys):
     np.testing.assert_allclose(float(told["iwae"]), np.mean(expected.iwae), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_latents_draws_reports_and_exports(run, capsys):
     assert call("encode", run / "run", run / "t.csv", "--output", run / "z.npy") == 0
     zs = use.encode(nn.load_model(run / "run"), standardised())

@@ -84,11 +84,13 @@ def off(a, b):
     return np.max(np.abs(np.mean(a, axis=0) - np.mean(b, axis=0)) / spread)
 
 
+@pytest.mark.thorough
 def test_the_bound_is_the_mean_log_weight(both):
     bound, _, log_w, _ = both
     assert off(bound, log_w) < 4
 
 
+@pytest.mark.thorough
 def test_each_level_has_the_mean_of_its_sampled_rate(both):
     _, analytic, _, sampled = both
     assert np.all(np.mean(analytic, axis=0) > 0.05)
@@ -102,6 +104,7 @@ def test_every_level_reaches_the_image():
         assert np.any(np.abs(a - b) > 1e-3)
 
 
+@pytest.mark.thorough
 def test_free_bits_are_free():
     """Beta weighs what is left; levels below `free` cost it and pass no gradient to q."""
     xs = np.stack([X, 1 - X])

@@ -190,6 +190,7 @@ def test_models_built_alike_share_a_treedef():
     assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(again)))
 
 
+@pytest.mark.thorough
 def test_construction_is_vmapped_over_keys():
     # an ensemble: each member is the model of its own key
     def bound(key):
@@ -349,6 +350,7 @@ def test_convolutional_networks_are_their_layers():
     assert np.allclose(out_of, theirs[1], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_gradients_reach_every_parameter():
     # of a convolutional model with a full-covariance posterior, end to end
     x = np.asarray(np.arange(30).reshape(6, 5, 1) % 2, np.float32)
@@ -623,6 +625,7 @@ WITH_NORMS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", WITH_NORMS)
 def test_networks_with_norms_train_and_are_pickled(name):
     """In both networks; statistics move, in use nothing is drawn, and a copy is the same."""

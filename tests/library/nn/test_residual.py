@@ -25,6 +25,7 @@ from tests.common import close
 IMAGE = jax.random.normal(jax.random.key(0), (5, 4, 6))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [1, 3])
 def test_both_forms_are_one_convolution(x64, size):
     """In value and in both gradients, and that of flax."""
@@ -47,6 +48,7 @@ def test_both_forms_are_one_convolution(x64, size):
 FORMS = (convolution, convolution_products)
 
 
+@pytest.mark.thorough
 def test_cells_keep_shape_and_start_as_nothing():
     rngs = nnx.Rngs(0)
     assert Bottleneck(6, 2, middle=3, rngs=rngs)(IMAGE).shape == (5, 4, 2)

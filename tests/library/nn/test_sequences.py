@@ -93,6 +93,7 @@ def sequence_vae(dropout):
     return jv.VAE(encode, decode, jv.StandardNormal((2,)))
 
 
+@pytest.mark.thorough
 def test_a_transformer_with_dropout_trains_and_is_pickled():
     """The encoder takes a mask of the steps, the likelihood one of the entries."""
     optimizer, model = optax.adam(1e-2), sequence_vae(0.2)

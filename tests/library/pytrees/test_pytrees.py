@@ -470,6 +470,7 @@ def test_a_sweep_shares_it():
     assert states.model.prior.scale.shape == (2,)
 
 
+@pytest.mark.thorough
 def test_as_a_prior_of_every_bound():
     """elbo, iwae, log_marginal and generate take a constant prior for the prior."""
     x = jnp.asarray(XS[0])

@@ -178,6 +178,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value():
     np.testing.assert_allclose(y, XS[0] @ W / np.linalg.svd(W)[1][0], rtol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "objective",
     [
@@ -278,6 +279,7 @@ def test_a_sweep_trains_each_with_statistics_of_its_own():
     np.testing.assert_allclose(var, [0.9 + 0.1 * h.var(0), 0.9 + 0.4 * h.var(0)], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_pseudo_inputs_are_a_batch_of_their_own():
     """Each by itself, they would all be normalised to nothing."""
     model = jv.VampVAE(vae(from_nnx()).encode, DECODE, pseudo_inputs=jnp.asarray(XS[:3]))
@@ -288,6 +290,7 @@ def test_pseudo_inputs_are_a_batch_of_their_own():
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_statistics_stay_in_float32_where_a_network_computes_in_less():
     make = lambda **dtype: nn.Conditional(
         Normed, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(0), **dtype

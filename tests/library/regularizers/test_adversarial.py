@@ -126,6 +126,7 @@ GAMES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", GAMES)
 def test_each_player_moves_by_its_own_gain_alone(name):
     objective, players = GAMES[name]
@@ -309,6 +310,7 @@ def test_a_trainer_trains_a_game_and_each_player_has_its_optimiser():
     assert {"log_ratio", "discrimination"} < set(metrics)
 
 
+@pytest.mark.thorough
 def test_a_game_ends_where_the_codes_look_like_the_prior():
     # x ~ N(2, 3^2) and z ~ N(a x + b, 1/4), from a = 1, b = 0 to the a and b of z ~ N(0, 1)
     encode = Partial(

@@ -37,6 +37,7 @@ def exact_gradient_penalty(model, key, z):
     return 0.5 * jnp.sum(jax.jacobian(lambda z: mean_of(model.decode(z)))(z) ** 2)
 
 
+@pytest.mark.thorough
 def test_gradient_penalty_is_that_of_the_jacobian(model):
     # and so is its gradient in the decoder's parameters, which is what training takes of it
     def both(key, penalty):
@@ -50,6 +51,7 @@ def test_gradient_penalty_is_that_of_the_jacobian(model):
         assert standard_errors_off(estimate, exact) < 4
 
 
+@pytest.mark.thorough
 def test_without_weights_it_is_the_autoencoder(model):
     def plain(m):
         return jv.bounds.autoencoder(m, jax.random.key(0), X)[0]
@@ -71,6 +73,7 @@ def test_the_parts_add_up_and_the_rate_is_the_standard_normals(model):
     assert close(terms.penalty, exact_gradient_penalty(model, None, z))
 
 
+@pytest.mark.thorough
 def test_weight_penalty_is_decay_of_the_decoder_alone(model):
     gradient = jax.grad(lambda m: weight_penalty(m, jax.random.key(0), Z))(model)
     twice = jax.tree.map(lambda w: 2.0 * w, model.decode)

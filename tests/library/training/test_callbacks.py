@@ -224,6 +224,7 @@ def rows_of(path):
     return [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("log", "read"), [(json_lines, lines_of), (csv, rows_of)])
 def test_a_file_has_each_step_once(tmp_path, log, read):
     """Whole, killed and resumed: the same file, though what was killed had logged more steps."""

@@ -279,6 +279,7 @@ def test_an_objective_of_whole_batches_is_told_with_its_row():
             epochs=1, batch_size=12)  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_run_in_double_precision_is_looked_at_too(x64):
     """Its leaves promote with no single one, and a sum beyond single precision is finite."""
     model = {"a": jnp.array(1e200), "b": jnp.array(1.0), "c": jnp.ones(2, jnp.bfloat16)}

@@ -142,6 +142,7 @@ def refined(optimizer):
     return model, jv.models.semi_amortized(jv.elbo, optimizer, num_steps=1)
 
 
+@pytest.mark.thorough
 def test_an_optimiser_of_the_codes_is_given_the_loss_too():
     """Polyak's step on the encoder's raw output, by hand."""
     model: Any

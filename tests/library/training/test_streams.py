@@ -227,6 +227,7 @@ def test_batches_come_in_many_forms():
         assert same(expected, pairs_run(data))
 
 
+@pytest.mark.thorough
 def test_floats_of_64_bits_stay_so(x64):
     rows = ROWS[:20].astype(np.float64)
     wide = jax.tree.map(

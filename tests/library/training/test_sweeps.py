@@ -294,6 +294,7 @@ def test_a_callback_of_one_run_is_called_at_each_point(tmp_path):
     assert last["validation_loss_18"] == found[3, 2, 1, 0]
 
 
+@pytest.mark.thorough
 def test_a_point_that_is_not_finite_is_told():
     """The step is named, though the losses of others are good."""
     step, state = sweep_step(make, grid() | {"learning_rate": [1e-3, 1e20]})

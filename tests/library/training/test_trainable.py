@@ -134,6 +134,7 @@ def moved(model, objective, xs):
     return state.model, jax.tree.map(lambda a, b: bool(jnp.any(a != b)), model, state.model)
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_trains_all_of_the_model_it_gives():
     """Encoder and decoder, which are the same for all y, and the prior."""
     mlp = functools.partial(nn.MLP, hidden=(3,), activation=jnp.tanh)
@@ -176,6 +177,7 @@ def test_a_key_among_the_parameters_is_refused():
         jv.init_state({"key": jax.random.key(0)}, ADAM)
 
 
+@pytest.mark.thorough
 def test_a_head_with_parameters_trains_in_a_deep_hierarchy():
     """It is no function, which `Partial` would hold where no optimiser reaches."""
     head = nn.SharedScaleHead(0.5)
