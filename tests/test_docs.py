@@ -44,7 +44,7 @@ def rows_of(page: str) -> list[list[str]]:
     return [[c.replace("\\|", "|") for c in re.findall(r"`([^`]+)`", row)] for row in rows]
 
 
-UNTRACED = r"\.(dci|mutual_information|sweep|points_at_once|warn_if_unfinished)\("
+UNTRACED = r"\.(dci|mutual_information|sweep|points_at_once|warn_if_unfinished|save_model)\("
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,11 @@ def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
     assert namespace
 
 
-def test_code_of_the_readme_can_be_traced():
+@pytest.mark.thorough
+def test_code_of_the_readme_can_be_traced(tmp_path, monkeypatch):
     """It runs as far as something is asserted; from there each array is a shape and a dtype,
     but in the blocks that call what cannot be traced, which come last."""
+    monkeypatch.chdir(tmp_path)
     blocks = blocks_of("README.md")
     statements = [node for block in blocks for node in ast.parse(block).body]
     [asserted] = [i for i, node in enumerate(statements) if isinstance(node, ast.Assert)]
