@@ -15,13 +15,13 @@ from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.model import VAE
 from jaxvae.pytrees.libraries import functional
-from jaxvae.training.optimizers import update
+from jaxvae.training.optimizers import Optimizer, update
 
 
 @checked
 def semi_amortized(
     objective: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     num_steps: Count,
     through: bool = True,
@@ -139,7 +139,7 @@ def _said(head: Callable[..., Any], raw: Array, event: Tree) -> Any:
     return head(raw)
 
 
-def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+def _differentiable(optimizer: Optimizer) -> Callable[..., Any]:
     """The optimiser's update, with a derivative of 0 in each number in which it has none."""
 
     def step(gradient: Tree, opt_state: Tree, raw: Tree, value: Array) -> Any:

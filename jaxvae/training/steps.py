@@ -34,7 +34,7 @@ from jaxvae.pytrees.networks import (
     with_state,
     without_state,
 )
-from jaxvae.training.optimizers import update
+from jaxvae.training.optimizers import Optimizer, update
 from jaxvae.training.trainable import check_trainable
 
 Metrics = dict[str, Any]
@@ -73,7 +73,8 @@ class Step(Protocol[P]):
     ) -> tuple[TrainState[M], Metrics]: ...
 
 
-def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[M]:
+@checked
+def init_state(model: M, optimizer: Optimizer) -> TrainState[M]:
     """The state before the first step.
 
     Raises:
@@ -92,7 +93,7 @@ def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[
 @checked
 def train_step(
     objective: Callable[Concatenate[Any, Array, Any, P], tuple[Array, Any]],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
 ) -> Step[P]:
     """Make `step(state, key, xs, **hyper) -> (state, metrics)`: one update on one batch.
 
