@@ -11,7 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds.evidence import elbo
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, a_class_of, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.model import VAE
 from jaxvae.pytrees.libraries import functional
@@ -115,7 +115,7 @@ def _conditionals(model: Any, part: str) -> tuple[list[Any], Any]:
     conditionals, structure = jax.tree.flatten(field, is_conditional)
     if not conditionals or not all(map(is_conditional, conditionals)):
         raise TypeError(
-            f"semi_amortized: model.{part} is {type(field).__name__}, expected a network and a "
+            f"semi_amortized: model.{part} is {a_class_of(field)}, expected a network and a "
             'head, as jaxvae.nn.Conditional, or several; part="evidence" names those of a Ladder'
         )
     return conditionals, structure

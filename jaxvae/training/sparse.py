@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, a_class_of
 from jaxvae.pytrees import pytree
 
 
@@ -64,7 +64,7 @@ def sparse_rows(matrix: Any) -> SparseRows:
     """
     if not is_sparse(matrix):
         raise TypeError(
-            f"sparse_rows: matrix is a {type(matrix).__name__}, expected one of scipy.sparse"
+            f"sparse_rows: matrix is {a_class_of(matrix)}, expected one of scipy.sparse"
         )
     if matrix.ndim != 2 or matrix.nnz >= 2**31:
         raise ValueError(

@@ -164,7 +164,7 @@ def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
         raise ValueError(f"model.encoder(x) has shape {jnp.shape(z)}, expected n vectors [n, d]")
     q = jax.vmap(model.quantizer)(z)
     if not isinstance(q, Quantized):
-        raise TypeError(f"model.quantizer returned {type(q).__name__}, expected Quantized")
+        raise TypeError(f"model.quantizer returned {a_class_of(q)}, expected a Quantized")
     return z, q
 
 
