@@ -42,7 +42,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 
-@kind("init_state's result")
+@kind("a TrainState; make one, jaxvae.init_state(model, optimizer)")
 class TrainState(NamedTuple, Generic[M]):
     """All that a run carries from step to step; a pytree.
 
