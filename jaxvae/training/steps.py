@@ -24,7 +24,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched, check_example
-from jaxvae.checks import Count, Key, Scalar, Tree, checked, kind
+from jaxvae.checks import Count, Key, Scalar, Tree, a_class_of, checked, kind
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import (
     in_training,
@@ -57,6 +57,16 @@ class TrainState(NamedTuple, Generic[M]):
     step: Array
 
 
+def check_step(owner: str, name: str, step: Any) -> None:
+    """Raise TypeError unless `step` can be called."""
+    if not callable(step):
+        raise TypeError(
+            f"{owner}: {name} is {a_class_of(step)}, expected a step; make one, "
+            "jaxvae.train_step(objective, optimizer)"
+        )
+
+
+@kind(check_step)
 class Step(Protocol[P]):
     """`(state, key, xs, **hyper) -> (state, metrics)`, whatever the model.
 
@@ -197,11 +207,7 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
         isinstance(epoch, int) and epoch < 0
     ):
         raise ValueError(f"epoch_order: epoch is {epoch!r}, expected an integer of at least 0")
-    if batch_size > num_examples:
-        raise ValueError(
-            f"epoch_order: batch_size is {batch_size} and the data have {num_examples} rows; "
-            "expected no more than the rows"
-        )
+    check_batch_size("epoch_order", batch_size, num_examples)
     num_steps = num_examples // batch_size
     # steps fold in 0, 1, ... below 2^31, so the shuffles' keys begin there
     shuffle_key = jax.random.fold_in(key, jnp.uint32(2**31) + jnp.asarray(epoch, jnp.uint32))
@@ -209,6 +215,16 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
     return order[: num_steps * batch_size].reshape(num_steps, batch_size)
 
 
+def check_batch_size(owner: str, batch_size: int, num_examples: int) -> None:
+    """Raise ValueError where not even one batch can be made of the rows."""
+    if batch_size > num_examples:
+        raise ValueError(
+            f"{owner}: batch_size is {batch_size} and the data have {num_examples} rows, expected "
+            "no more than those"
+        )
+
+
+@checked
 def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     """Lift a step to many, as one `lax.scan`: `steps(state, key, data, order, **hyper)`.
 
@@ -257,7 +273,8 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     def epoch(
         state: TrainState[M], key: Key, data: Tree, *_: P.args, **hyper: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
-        num_examples = size_of(data)
+        num_examples = size_of(data, "train_epoch", "data")
+        check_batch_size("train_epoch", batch_size, num_examples)
         index = state.step // max(num_examples // batch_size, 1)
         order = epoch_order(key, index, num_examples, batch_size)
         return scan_steps(step)(state, key, data, order, **hyper)

@@ -29,7 +29,7 @@ from jaxvae.training.checkpoints.files import CheckpointError, describe, first_d
 from jaxvae.training.checkpoints.identity import checksums, computation
 from jaxvae.training.devices import check_even, of_every_process, placed, shard_batches
 from jaxvae.training.sparse import by_rows, compressed, is_sparse, take
-from jaxvae.training.steps import epoch_order
+from jaxvae.training.steps import check_batch_size, epoch_order
 
 CALL_BYTES = 2**25  # of a stream's batches, at most so much goes to the device at once
 STATES = ("get_state", "set_state"), ("state_dict", "load_state_dict")
@@ -133,10 +133,11 @@ class Rows(_Counted):
 
     def __init__(self, data: Tree, begun: int, epochs: int, batch_size: int, size: int | None):
         self.data = compressed(data)
-        self.num_examples = size_of(by_rows(self.data))
+        self.num_examples = size_of(by_rows(self.data), "fit", "data")
+        check_batch_size("fit", batch_size, self.num_examples)
         self.batch_size, self.begun = batch_size, begun
         self.shuffled = -1, jnp.zeros(0)
-        self.per_epoch = max(self.num_examples // batch_size, 1)
+        self.per_epoch = self.num_examples // batch_size
         self.num_steps, self.size = epochs * self.per_epoch, size or self.per_epoch
 
     @staticmethod
@@ -562,10 +563,10 @@ def source_of(
                 "expected how many of its batches are an epoch"
             )
         batch = jax.eval_shape(data, jax.random.key(0))
-        check_leaves("fit", "the batch that data returned", batch)
-        if batch_size not in (None, size_of(batch)):
+        rows = size_of(batch, "fit", "data(key)")
+        if batch_size not in (None, rows):
             raise ValueError(
-                f"fit: batch_size is {batch_size} and data returned {size_of(batch)} rows, "
+                f"fit: batch_size is {batch_size} and data returned {rows} rows, "
                 "expected the same; leave batch_size out"
             )
         return Draws(data, begun, epochs, steps_per_epoch, size)
