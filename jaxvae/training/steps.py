@@ -87,11 +87,14 @@ class Step(Protocol[P]):
 def init_state(model: M, optimizer: Optimizer) -> TrainState[M]:
     """The state before the first step.
 
+    A network with state, as BatchNorm's statistics, keeps it in `state.model`, where no optimiser
+    sees it.
+
     Raises:
-      TypeError: a leaf of the model is no array, a bare function for instance, holds integers, or
-        is state of a network that a step would have to update, as BatchNorm's; or the model holds
-        an array of floats, in a closure for instance, that is no leaf and so would never train.
-        What must not train goes in a `Constant`.
+      TypeError: `optimizer` is not one of optax; a leaf of the model is not an array, a bare
+        function for instance, holds integers, or is state that was taken out of its network; or the
+        model holds an array of floats, in a closure for instance, that isn't a leaf and so would
+        never train. What must not train goes in a `Constant`.
     """
     model = functional(model)
     check_trainable("init_state", model)
