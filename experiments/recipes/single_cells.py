@@ -20,7 +20,6 @@ busy x86-64 cores. The picture, runs/single_cells/latents.png, has a cloud for m
 """
 
 import json
-import sys
 import time
 from functools import partial
 from importlib import import_module
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -83,7 +83,7 @@ class Layers(nnx.Module):
         return self.last(self.dropout(jax.nn.relu(self.norm(self.first(x)))))
 
 
-def main(path: str) -> None:
+def main(path: tyro.conf.Positional[str]) -> None:
     cells, types, _ = read(path)
     results = []
     for seed in range(SEEDS):
@@ -138,4 +138,4 @@ def draw(path: Path, latents: np.ndarray, types: np.ndarray, data: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)
