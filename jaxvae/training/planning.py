@@ -10,8 +10,8 @@ from jax import Array
 from jaxvae.checks import Key, Tree, check_leaves
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.schedules import at_steps
+from jaxvae.training.sources import Source, sliced
 from jaxvae.training.steps import Metrics, Step, TrainState
-from jaxvae.training.streams import Source, sliced
 
 FORESEEN = 10_000  # steps at which schedules are compared where the number of steps is not known
 

@@ -16,8 +16,8 @@ from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
 from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
+from jaxvae.training.sources import Source
 from jaxvae.training.steps import Metrics, TrainState
-from jaxvae.training.streams import Source
 
 LOOKS = np.uint32(2**32 - 1)  # folded into the run's key; steps and shuffles fold in less
 
