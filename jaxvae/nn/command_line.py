@@ -23,6 +23,7 @@ from flax import nnx
 from jaxvae.bounds import elbo
 from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.evaluation import active_units, export_model, use
+from jaxvae.evaluation.rows import event_like
 from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
@@ -329,7 +330,7 @@ def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, np.ndarra
     preparation = _preparation_of(info)
     rows = read_rows(data, tuple(preparation.get("columns") or ()))
     xs = _prepared(data, rows, preparation)
-    like = use.event_like(model)
+    like = event_like(model)
     if getattr(like, "shape", None) != xs.shape[1:]:
         raise DataRefusedError(
             f"{data} has rows of shape {xs.shape[1:]}, expected {getattr(like, 'shape', like)}"

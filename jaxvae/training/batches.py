@@ -41,23 +41,30 @@ def _is_tree(value: object) -> bool:
     return isinstance(value, (dict, tuple))
 
 
-def check_rows(where: str, batch: Any) -> None:
-    """Raise unless a batch has arrays of numbers, with as many rows in each."""
-    check_leaves("fit", where, batch)
+def like_first(owner: str, where: str, batch: Tree, first: dict[str, str]) -> Any:
+    """A batch as arrays, and what the rows of the first one are, {} where this is the first.
+
+    Raises:
+      TypeError, ValueError: it can't be made arrays, they have not as many rows in each, or other
+        rows than the first batch; the line begins with `owner` and `where`.
+    """
+    try:
+        batch = arrays_of(batch)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{owner}: {where} can't be made an array: {error}") from None
+    check_leaves(owner, where, batch)
     leaves = paths(batch)
     sizes = {np.shape(leaf)[:1] for leaf in leaves.values()}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
         shapes = ", ".join(describe(leaf) + (p and f" at {p}") for p, leaf in leaves.items())
         raise ValueError(
-            f"fit: {where} has {shapes}, expected arrays of one number of rows, at least 1"
+            f"{owner}: {where} has {shapes}, expected arrays of one number of rows, at least 1"
         )
-
-
-def check_alike(where: str, first: dict[str, str], this: dict[str, str]) -> None:
-    """Raise ValueError where a batch has other rows than the first."""
-    if found := first_difference(first, this):
+    like = {path: f"rows of {describe(leaf[0])}" for path, leaf in leaves.items()}
+    if found := first_difference(first or like, like):
         path, there, here = found
         raise ValueError(
-            f"fit: {where} has {here}{path and f' at {path}'}, expected {there} as in the first "
-            "batch"
+            f"{owner}: {where} has {here}{path and f' at {path}'}, expected {there} as in the "
+            "first batch"
         )
+    return batch, like

@@ -21,7 +21,7 @@ from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import Key, Tree, check_leaves
 from jaxvae.pytrees import paths
 from jaxvae.training.ahead import Ahead
-from jaxvae.training.batches import arrays_of, check_alike, check_rows, is_stream
+from jaxvae.training.batches import is_stream, like_first
 from jaxvae.training.checkpoints.files import CheckpointError, describe
 from jaxvae.training.devices import of_every_process, shard_batches
 from jaxvae.training.sources import Draws, Rows, Source, Steps
@@ -277,18 +277,8 @@ class Stream:
         except Exception as error:
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise RuntimeError(f"fit: data failed at {where} with {why}") from error
-        return END if batch is END else self._checked(where, batch)
-
-    def _checked(self, where: str, batch: Tree) -> Any:
-        """The batch as arrays, if it is like the first."""
-        try:
-            batch = arrays_of(batch)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"fit: {where} can't be made an array: {error}") from None
-        check_rows(where, batch)
-        like = {path: f"rows of {describe(leaf[0])}" for path, leaf in paths(batch).items()}
-        self.like = self.like or like
-        check_alike(where, self.like, like)
+        if batch is not END:
+            batch, self.like = like_first("fit", where, batch, self.like)
         return batch
 
 
