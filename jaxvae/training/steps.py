@@ -24,7 +24,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched, check_example
-from jaxvae.checks import Count, Key, Scalar, Tree, a_class_of, checked, kind
+from jaxvae.checks import Count, Integers, Key, Scalar, Tree, a_class_of, checked, kind
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import (
     in_training,
@@ -235,9 +235,16 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     int [num_steps, batch_size], and metrics are [num_steps].
     """
 
+    @checked
     def steps(
-        state: TrainState, key: Key, data: Tree, order: Array, **hyper: Any
+        state: TrainState, key: Key, data: Tree, order: Integers, **hyper: Any
     ) -> tuple[TrainState, Metrics]:
+        size_of(data, "scan_steps", "data")
+        if jnp.ndim(order) != 2:
+            raise ValueError(
+                f"scan_steps: order has shape {jnp.shape(order)}, expected [num_steps, batch_size]"
+            )
+
         def body(state: TrainState, rows: Array) -> tuple[TrainState, Metrics]:
             return step(
                 state, key, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data), **hyper
