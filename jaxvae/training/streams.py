@@ -33,12 +33,16 @@ END = object()
 
 
 class Place(NamedTuple):
-    """Where a stream stands: before a batch of an epoch, `skip` behind where it had a state."""
+    """Where a stream stands: before a batch of an epoch, `skip` behind where it had a state.
+
+    `passes` are those that were made, whatever an epoch is.
+    """
 
     epoch: int = 0
     batch: int = 0
     state: Any = None
     skip: int = 0
+    passes: int = 0
 
 
 class Stream:
@@ -207,12 +211,13 @@ class Stream:
 
     def _batches(self) -> Iterator[tuple[Place, Tree]]:
         """Every batch from the start on, and its place."""
-        epoch, number, state, skip = self._go_to(self.start) if self.resumed else self.start
+        start = self._go_to(self.start) if self.resumed else self.start
+        epoch, number, state, skip, passes = start
         since, fresh = number - skip, False  # the state is of before batch `since`
         while epoch < self.epochs:
             batch = self._next(Place(epoch, number))
             if batch is not END:
-                yield Place(epoch, number, state, number - since), batch
+                yield Place(epoch, number, state, number - since, passes), batch
                 number, fresh = number + 1, False
                 if number == self.fixed:
                     epoch, number = epoch + 1, 0
@@ -222,7 +227,8 @@ class Stream:
                 if self.fixed is None:
                     epoch, number = epoch + 1, 0
                 if epoch < self.epochs:
-                    self.iterator, before = self._open(), self.iterator
+                    passes += 1
+                    self.iterator, before = self._open(passes), self.iterator
                     if self.iterator is before:
                         self.told = (
                             f"data ended before epoch {epoch} of {self.epochs} was done; an "
@@ -233,12 +239,14 @@ class Stream:
                 fresh = True
             if batch is END or number % self.size == 0:
                 state, since = self._state(), number
-        self.last = Place(epoch, number, state if self.fixed else None)
+        self.last = Place(epoch, number, state if self.fixed else None, passes=passes)
 
     def _go_to(self, place: Place) -> Place:
         """Bring the iterator there, or else to the start of the epoch."""
         if place.state is None:
-            return Place(place.epoch)
+            if place.passes and hasattr(self.data, "set_epoch"):
+                self.iterator, self.peeked = self._open(place.passes), []
+            return Place(place.epoch, passes=place.passes)
         remembers = _memory(self.iterator)
         _, set_state = remembers or _memory(self.data) or (None, None)
         if set_state is None:
@@ -247,18 +255,21 @@ class Stream:
             )
         set_state(place.state)
         if not remembers:  # such data go on from there when they are iterated
-            self.iterator = self._open()
+            self.iterator = self._open(place.passes)
         self.peeked = []
         first = self._next(place)
         if first is END:  # until a lazy iterator has begun, the state is of the end of a pass
-            self.iterator = self._open()
+            self.iterator = self._open(place.passes)
         else:
             self.peeked = [first]
         for _ in range(place.skip):
             self._next(place)
         return place
 
-    def _open(self) -> Iterator[Any]:
+    def _open(self, passes: int = 0) -> Iterator[Any]:
+        """The iterator of a pass, of which data that have `set_epoch` are told the number."""
+        if hasattr(self.data, "set_epoch"):
+            self.data.set_epoch(passes)
         if isinstance(self.data, list):
             return _Items(self.data)
         return iter(self.data() if isgeneratorfunction(self.data) else self.data)
