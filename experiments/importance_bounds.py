@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -124,4 +125,4 @@ def summary(of_seeds: list[dict[str, float]]) -> tuple[str, str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

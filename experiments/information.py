@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -160,4 +161,4 @@ def draw(numbers: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

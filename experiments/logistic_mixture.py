@@ -21,6 +21,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -84,4 +85,4 @@ def as_stored(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax.tree_util import Partial
 from rich.console import Console
 from rich.table import Table
@@ -110,4 +111,4 @@ def draw(numbers: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -130,21 +130,22 @@ def gather(tree: R) -> R:
     return jax.lax.all_gather(tree, BATCH)
 
 
-def batch_size(xs: Tree) -> int:
-    """The length of the leading axis that all leaves share; TypeError where one has none."""
+def batch_size(xs: Tree, owner: str = "batched", name: str = "xs") -> int:
+    """The length of the leading axis that all leaves share; an error names whose argument it is."""
     for part in jax.tree.leaves(xs, is_leaf=lambda part: isinstance(part, list)):
         shapes = {jnp.shape(row) for row in jax.tree.leaves(part)}
         if isinstance(part, list) and len(shapes) == 1:
             raise TypeError(
-                f"xs holds a list of {len(part)}, which JAX reads as a tree and not as rows; "
-                "expected an array, np.stack(rows), or for a tree of several arrays a tuple"
+                f"{owner}: {name} holds a list of {len(part)}, which JAX reads as a tree, not as "
+                "rows; expected an array, np.stack(rows), or for a tree of several arrays a tuple"
             )
+    check_leaves(owner, name, xs)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
     if len(sizes) != 1 or not all(sizes) or not all(size[0] for size in sizes):
         raise ValueError(
-            f"xs has leading axes {sorted(sizes)}, expected one common batch axis of at least 1"
+            f"{owner}: {name} has leading axes {sorted(sizes)}, expected one common batch axis of "
+            "at least 1"
         )
-    check_leaves("batch", "xs", xs)
     return sizes.pop()[0]
 
 

@@ -110,9 +110,15 @@ def check_instance(owner: str, name: str, value: object, *, of: type, expected: 
 
 
 def a_class_of(value: object) -> str:
-    """For a message: an int, a Normal."""
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+    """For a message: an int, a Normal, an MLP."""
+    return an(type(value).__name__)
+
+
+def an(name: str) -> str:
+    """A name with the article that it is spoken with."""
+    # MLP is spelled, em el pee; a uint8 and a Uniform begin as you does
+    vowels = "AEFHILMNORSX" if name[:2].isupper() else "aeioAEIO"
+    return f"{'an' if name[0] in vowels else 'a'} {name}"
 
 
 def check_array(owner: str, name: str, value: Any) -> None:

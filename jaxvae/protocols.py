@@ -40,14 +40,14 @@ from jaxvae.pytrees.libraries import functional
 
 def check_density(owner: str, name: str, d: object) -> None:
     """Raise TypeError unless `d` has a density."""
-    check_distribution(f"{owner}: {name} is a", d)
+    check_distribution(f"{owner}: {name} is", d)
 
 
 def check_distribution(what: str, d: object) -> None:
     """Raise TypeError, which begins with `what`, unless `d` has a density."""
     if not hasattr(d, "log_prob"):
         raise TypeError(
-            f"{what} {type(d).__name__}, expected a distribution "
+            f"{what} {a_class_of(d)}, expected a distribution "
             "(an object with sample(key) and log_prob(event)), e.g. jaxvae.Normal(loc, scale)"
         )
 

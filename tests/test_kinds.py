@@ -10,8 +10,10 @@ import ast
 import importlib
 import inspect
 import io
+import itertools
 import pickle
 import pkgutil
+import re
 import tokenize
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -316,10 +318,12 @@ class Draw(NamedTuple):
 def test_a_class_may_be_a_kind(monkeypatch):
     """An instance with fields of their kinds; and the object of a method is held against it."""
     monkeypatch.setattr(checks, "_CLASSES", dict(checks._CLASSES))
-    checks.kind("a Draw, Draw(1.0) say")(Draw)
+    checks.kind("a Draw, such as Draw(1.0)")(Draw)
     take: Any = checked(take_draw)
     assert take(Draw(2.0)) == 2.0
-    with pytest.raises(TypeError, match=r"^take_draw: draw is a float, expected a Draw, Draw\(1"):
+    with pytest.raises(
+        TypeError, match=r"^take_draw: draw is a float, expected a Draw, such as Draw\(1"
+    ):
         take(1.0)
     for call in (lambda: take(Draw(jnp.ones(2))), lambda: Draw(jnp.ones(2))(1.0)):
         with pytest.raises(ValueError, match=r"^Draw: scale has shape \(2,\), expected a number"):
@@ -328,6 +332,37 @@ def test_a_class_may_be_a_kind(monkeypatch):
 
 def take_draw(draw: Draw) -> Any:
     return draw.scale
+
+
+@pytest.mark.parametrize("name", ["int", "ArrayImpl", "MLP", "FSQ", "IAF"])
+def test_an_article_is_the_one_that_is_spoken(name):
+    assert checks.an(name) == f"an {name}"
+    assert checks.a_class_of(type(name, (), {})()) == f"an {name}"
+
+
+@pytest.mark.parametrize("name", ["str", "NoneType", "VAE", "PPCA", "uint8", "Uniform", "Normal"])
+def test_and_so_is_the_other_one(name):
+    assert checks.an(name) == f"a {name}"
+
+
+def test_no_message_writes_an_article_before_a_name_it_does_not_know():
+    """As "is a {name}", which is wrong of an int."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for text, value in itertools.pairwise(parts):
+                before = getattr(text, "value", "")
+                article = isinstance(before, str) and re.search(r"(^|\s)an?\s$", before, re.I)
+                names = "__name__" in ast.unparse(value)
+                assert not (article and names), f"{path.name}:{node.lineno}"
+
+
+def test_every_class_that_is_a_kind_says_how_one_is_made():
+    importlib.import_module("jaxvae.nn")
+    for cls, check in checks._CLASSES.items():
+        with pytest.raises(TypeError, match=r"^f: x is an object, expected .*\w+\(.+\)"):
+            check("f", "x", object())
+        assert cls.__module__.startswith("jaxvae")
 
 
 def test_nothing_is_checked_while_a_compiled_function_runs(monkeypatch):

@@ -3,6 +3,7 @@
 python -m experiments.benchmarks.measure jaxvae W1
 """
 
+import argparse
 import importlib
 import json
 import resource
@@ -111,4 +112,7 @@ def device_megabytes() -> float | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("peer", choices=[*PEERS, *ON_ACCELERATORS])
+    parser.add_argument("workload", choices=WORKLOADS)
+    print(json.dumps(measure(**vars(parser.parse_args()))))

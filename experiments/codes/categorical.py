@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
@@ -211,4 +212,4 @@ def draw(path: Path, bounds: dict[str, list[float]], errors: dict[str, dict[str,
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

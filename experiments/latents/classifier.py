@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -127,4 +128,4 @@ def _each(network: Any, images: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -40,6 +40,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 import jaxvae
 from experiments.common import figures
@@ -164,4 +165,4 @@ def draw_classes(path: Path, sheets: dict[str, jax.Array]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

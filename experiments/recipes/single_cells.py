@@ -24,7 +24,6 @@ The first of ours compiles. The picture, runs/single_cells/latents.png, has a cl
 """
 
 import json
-import sys
 import time
 from functools import partial
 from importlib import import_module
@@ -35,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -87,7 +87,7 @@ class Layers(nnx.Module):
         return self.last(self.dropout(jax.nn.relu(self.norm(self.first(x)))))
 
 
-def main(path: str) -> None:
+def main(path: tyro.conf.Positional[str]) -> None:
     cells, types, _ = read(path)
     results = []
     for seed in range(SEEDS):
@@ -142,4 +142,4 @@ def draw(path: Path, latents: np.ndarray, types: np.ndarray, data: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -143,4 +144,4 @@ def album(models: dict[str, Any], xs: jax.Array) -> dict[str, jax.Array]:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

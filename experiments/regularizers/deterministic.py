@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -138,4 +139,4 @@ def codes(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

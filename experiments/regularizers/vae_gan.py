@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -142,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -45,4 +45,4 @@ def show(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
@@ -150,4 +151,4 @@ def draw(model) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

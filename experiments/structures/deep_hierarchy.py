@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -152,4 +153,4 @@ def pictures(model: DeepHierarchy, xs: Any, temperatures: jax.Array) -> jax.Arra
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

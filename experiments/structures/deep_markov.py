@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -169,4 +170,4 @@ def film(x: jax.Array, later: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -177,4 +178,4 @@ def album(models: dict[str, Any], xs: jax.Array, masks: jax.Array) -> dict[str, 
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

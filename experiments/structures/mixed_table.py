@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logit
@@ -153,4 +154,4 @@ def measure(key: jax.Array, model: Any) -> dict[str, jax.Array]:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

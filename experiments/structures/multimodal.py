@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -160,4 +161,4 @@ def nlls(model: jaxvae.models.Multimodal, key: jax.Array, xs: Any, mask: Any) ->
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -166,4 +167,4 @@ def samples(model: Any, key: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

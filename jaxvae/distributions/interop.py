@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, a_class_of
 from jaxvae.protocols import distribution, mean_of
 
 
@@ -69,6 +69,7 @@ def adapt(distribution: Any) -> Adapted:
     """
     if not (hasattr(distribution, "sample") and hasattr(distribution, "log_prob")):
         raise TypeError(
-            f"adapt: got {type(distribution).__name__}, expected an object with sample and log_prob"
+            f"adapt: distribution is {a_class_of(distribution)}, expected an object with sample "
+            "and log_prob"
         )
     return Adapted(distribution)

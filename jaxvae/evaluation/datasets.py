@@ -59,7 +59,7 @@ def evaluate(
     >>> bool(jnp.isclose(found.value, exact, atol=1e-4)), found.rows.value.shape
     (True, (5,))
     """
-    keys = jax.random.split(key, size_of(xs))
+    keys = jax.random.split(key, size_of(xs, "evaluate"))
     if batch_size is None:
         draws = 400 if jax.default_backend() == "cpu" else 25_000
         batch_size = max(1, draws // min(num_samples, CHUNK))
@@ -96,6 +96,7 @@ def encode_all(
     >>> encode_all(model, jnp.ones((5, 3))).shape
     (5, 1)
     """
+    size_of(xs, "encode_all")
     return _each(_encoded, model, xs, batch_size, of)
 
 
@@ -107,6 +108,7 @@ def decode_all(
 
     `decode_all(model, encode_all(model, xs))` are reconstructions. Arguments as `encode_all`'s.
     """
+    size_of(zs, "decode_all", "zs")
     return _each(_decoded, model, zs, batch_size, of)
 
 
@@ -124,7 +126,6 @@ def _decoded(of: Callable[[Any], Any], model: Model, z: Tree) -> Any:
 
 def _each(one: Callable[..., Any], model: Tree, rows: Tree, batch_size: int, option: Any) -> Any:
     """`one(option, model, row)` of every row, one program for all models of a structure."""
-    size_of(rows)
     leaves, structure = jax.tree.flatten(functional(model))
     arrays = [leaf if hasattr(leaf, "dtype") else None for leaf in leaves]
     others = tuple(None if hasattr(leaf, "dtype") else leaf for leaf in leaves)

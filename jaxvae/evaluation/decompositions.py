@@ -114,7 +114,7 @@ def rate_decomposition(
     >>> round(information, 3), abs(correlation) < 1e-3  # log 2: a bit, in one latent
     (0.693, True)
     """
-    m = batch_size(xs)
+    m = batch_size(xs, "rate_decomposition")
     n = m if dataset_size is None else dataset_size
     qs = jax.vmap(lambda x: marginals(posterior(model, x)))(xs)  # [M, d]
     p = factors(prior(model))

@@ -47,7 +47,7 @@ def active_units(
       key: a PRNG key, where the posterior has no `mean()`.
       num_samples: draws for each example, at least 2, where it has none.
     """
-    batch_size(xs)
+    batch_size(xs, "active_units")
     return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, xs, key, num_samples))
 
 
@@ -88,7 +88,7 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
     >>> rate_per_latent(model, jnp.array([-2.0, 2.0])).tolist()
     [2.0, 0.0]
     """
-    batch_size(xs)
+    batch_size(xs, "rate_per_latent")
     p = prior(model)
     return jnp.mean(jax.vmap(lambda x: latent_kls(posterior(model, x), p))(xs), axis=0)
 

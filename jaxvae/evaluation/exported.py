@@ -11,6 +11,7 @@ from jax.errors import InconclusiveDimensionOperation
 
 from jaxvae.checks import Count, Tree, checked
 from jaxvae.evaluation import use
+from jaxvae.evaluation.rows import event_like
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
 
@@ -59,7 +60,7 @@ def export_model(
     from jax import export
 
     path, pure = Path(path), functional(model)
-    x = use.event_like(pure)
+    x = event_like(pure)
     z = jax.eval_shape(lambda: posterior(pure, _zeros(x)).sample(jax.random.key(0)))
     rows = export.symbolic_shape("rows")[0] if batch is None else batch
     of_rows = lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype)  # noqa: E731

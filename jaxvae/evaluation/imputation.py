@@ -14,7 +14,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
-from jaxvae.checks import Count, Key, Tree, check_leaves, check_pair, check_shape, checked
+from jaxvae.checks import (
+    Count,
+    Key,
+    Tree,
+    a_class_of,
+    check_leaves,
+    check_pair,
+    check_shape,
+    checked,
+)
 from jaxvae.distributions import Categorical, Independent, Masked, Product
 from jaxvae.protocols import (
     Distribution,
@@ -130,7 +139,7 @@ def _whole(owner: str, model: Model, z: Tree) -> Any:
     d = likelihood(model, z)
     if not isinstance(d, Masked):
         raise TypeError(
-            f"{owner}: decode returned {type(d).__name__}, expected a Masked distribution of "
+            f"{owner}: decode returned {a_class_of(d)}, expected a Masked distribution of "
             "events (x, mask)"
         )
     return d.distribution

@@ -157,7 +157,7 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
         check_shape("optimal_scale", "x", x, jnp.shape(x_mean))
         return jnp.mean(jnp.square(x - x_mean))
 
-    keys = jax.random.split(key, batch_size(xs))
+    keys = jax.random.split(key, batch_size(xs, "optimal_scale"))
     return jnp.sqrt(
         jnp.mean(jax.lax.map(lambda kx: squared_error(*kx), (keys, xs), batch_size=100))
     )

@@ -1,4 +1,4 @@
-"""A trained model in use: over all rows of an array, a tree of arrays or a data frame.
+"""A trained model in use: over all rows of an array, a tree of arrays, a stream or a data frame.
 
     encode, decode         x -> z, z -> x
     score                  how likely each row is, and which of its entries make it unlikely
@@ -9,28 +9,41 @@
 `batch_size` at a time, and come back as NumPy arrays; row i draws with `fold_in(key, i)`, whatever
 the batch size. Networks are as in use: running statistics, no noise.
 
+A stream is whatever gives batches of rows when it is iterated, as `fit` takes it: a list of them, a
+loader, a generator. What comes back is of all its rows in order, the same as of one array; the rows
+themselves are not kept, so that only the results have to fit into memory.
+
 A pandas frame is rows by its columns: those of an array in their order, those of a `Product` by its
 names. What comes back then is the frame with the results as columns beside its own. Where the
 likelihood is `Masked`, a plain x is read as the pair (x, mask) with its NaN for gaps.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
 
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
-from jaxvae.checks import Count, Key, Tree, check_leaves, checked
+from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.distributions import Masked, Product
 from jaxvae.evaluation import imputation
+from jaxvae.evaluation.rows import (
+    Rows,
+    beside,
+    columns_of,
+    events,
+    is_frame,
+    is_masked,
+    latents,
+    of_one_length,
+)
 from jaxvae.protocols import (
     MissingMethodError,
     Model,
@@ -45,17 +58,6 @@ from jaxvae.protocols import (
 )
 from jaxvae.pytrees import arrays, value_of
 from jaxvae.pytrees.libraries import functional
-
-
-def _check_rows(owner: str, name: str, xs: object) -> None:
-    if not _is_frame(xs):
-        check_leaves(owner, name, xs)
-    elif not len(xs):  # pyright: ignore[reportArgumentType]
-        raise ValueError(f"{owner}: {name} is a frame without rows, expected at least one")
-
-
-Rows = Annotated[Any, _check_rows]
-"""Rows of data: an array, a pytree of arrays with a common leading axis, or a pandas frame."""
 
 
 class Scores(NamedTuple):
@@ -89,24 +91,22 @@ def encode(model: Model, xs: Rows, *, key: Key | None = None, batch_size: Count 
     (1000, 1)
     """
     one = _posterior_mean if key is None else _posterior_draw
-    zs = _each(one, model, key, _rows("encode", model, xs), batch_size)
-    return _beside(xs, {"z": zs}) if _is_frame(xs) else zs
+    zs = _each(one, model, key, events("encode", model, xs), batch_size)
+    return beside(xs, {"z": zs}) if is_frame(xs) else zs
 
 
 @checked
 def decode(model: Model, zs: Rows, *, key: Key | None = None, batch_size: Count = 256) -> Any:
     """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it."""
     one = _likelihood_mean if key is None else _likelihood_draw
-    zs = np.asarray(zs, np.float32) if _is_frame(zs) else zs
-    return _each(one, model, key, zs, batch_size)
+    return _each(one, model, key, latents("decode", model, zs), batch_size)
 
 
 @checked
 def reconstruct(model: Model, key: Key, xs: Rows, *, batch_size: Count = 256) -> Any:
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
-    rows = _rows("reconstruct", model, xs)
-    found = _each(_remembered, model, key, rows, batch_size)
-    return _beside(xs, {"reconstructed": found}) if _is_frame(xs) else found
+    found = _each(_remembered, model, key, events("reconstruct", model, xs), batch_size)
+    return beside(xs, {"reconstructed": found}) if is_frame(xs) else found
 
 
 @checked
@@ -121,7 +121,7 @@ def generate(
     (1000, 3)
     """
     one = _new_mean if mean else _new_draw
-    return _each(one, model, key, np.zeros(n, np.float32), batch_size)
+    return _each(one, model, key, [np.zeros(n, np.float32)], batch_size)
 
 
 @checked
@@ -143,7 +143,7 @@ def score(
     >>> bool(scores.iwae[0] > scores.iwae[1]), int(np.argmax(scores.entries[1]))
     (True, 2)
     """
-    rows = _rows("score", model, xs)
+    rows = events("score", model, xs)
     found = _each(scored, model, key, rows, batch_size, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
     if len(np.unique(scores.observed)) > 1:
@@ -152,12 +152,10 @@ def score(
             "entries, whose log p(x) can't be compared; compare per_observed",
             stacklevel=3,
         )
-    if not _is_frame(xs):
+    if not is_frame(xs):
         return scores
     columns = scores._asdict()
-    return _beside(
-        xs, {n: columns[n] for n in columns if n != "entries"} | {"nats": scores.entries}
-    )
+    return beside(xs, {n: columns[n] for n in columns if n != "entries"} | {"nats": scores.entries})
 
 
 @checked
@@ -169,11 +167,11 @@ def impute(
     Args:
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
     """
-    rows = _rows("impute", model, xs)
+    rows = events("impute", model, xs)
     found = _each(_imputed, model, key, rows, batch_size, num_samples=num_samples)
-    if not _is_frame(xs):
+    if not is_frame(xs):
         return found
-    values = _columns("", found, [*xs.columns])
+    values = columns_of("", found, [*xs.columns])
     return xs.assign(**{name: values[name] for name in xs.columns if name in values})
 
 
@@ -239,7 +237,7 @@ def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     total, (log_w, rate) = jax.lax.scan(add, zeros, jnp.arange(num_samples))
     entries = jax.tree.map(lambda t: -t / num_samples, total)
     observed = (
-        _observed(x) if _is_masked(model) else jnp.float32(sum(map(jnp.size, jax.tree.leaves(x))))
+        _observed(x) if is_masked(model) else jnp.float32(sum(map(jnp.size, jax.tree.leaves(x))))
     )
     return log_mean_exp(log_w), jnp.mean(log_w), jnp.mean(rate), entries, observed
 
@@ -277,24 +275,27 @@ def _observed(event: tuple[Any, Any]) -> Array:
 
 
 def _each(
-    one: Callable[..., Any], model: Model, key: Key | None, xs: Tree, size: int, **static: int
+    one: Callable[..., Any],
+    model: Model,
+    key: Key | None,
+    batches: Iterable[Any],
+    size: int,
+    **static: int,
 ) -> Any:
-    """one(model, key of the row, row) of every row, in NumPy."""
-    n = number_of_rows(xs)
-    size = min(size, n)
+    """one(model, key of the row, row) of every row of the batches, in NumPy."""
     leaves, treedef = jax.tree.flatten(functional(model))
     moving = [leaf if _is_array(leaf) else None for leaf in leaves]
     fixed = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
     key = jax.random.key(0) if key is None else key
     found: list[Any] = []
-    for start in range(0, n, size):
-        rows = jax.tree.map(lambda a, at=start: _padded(a[at : at + size], size), xs)
-        out = _batch(one, treedef, fixed, tuple(static.items()), moving, key, start, rows)
+    done = 0
+    for rows, count in of_one_length(batches, size):
+        out = _batch(one, treedef, fixed, tuple(static.items()), moving, key, done, rows)
         if found:
             found[-1] = jax.device_get(found[-1])  # while the device works on the next
         found.append(out)
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *map(jax.device_get, found))
-    return whole
+        done += count
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:done], *map(jax.device_get, found))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -317,115 +318,3 @@ def _batch(
 
 def _is_array(leaf: object) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float))
-
-
-def _padded(rows: Tree, size: int) -> Any:
-    """The last batch as long as the others, so that all are one program."""
-    short = size - len(rows)
-    return np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)]) if short else rows
-
-
-def _is_frame(xs: object) -> bool:
-    return type(xs).__name__ == "DataFrame" and hasattr(xs, "columns")
-
-
-def event_like(model: Model) -> Any:
-    """Shapes and dtypes of one x, a pair (x, mask) where p(x|z) is `Masked`; None if undrawable."""
-
-    def draw() -> Any:
-        d = likelihood(model, prior(model).sample(jax.random.key(0)))
-        return d.sample(jax.random.key(0)) if hasattr(d, "sample") else None
-
-    return jax.eval_shape(draw)
-
-
-def _rows(owner: str, model: Model, xs: Rows) -> Any:
-    """Rows as the model takes them: of a frame by its columns, of gaps a pair (x, mask)."""
-    masked = _is_masked(model)
-    if _is_frame(xs):
-        like = event_like(model)
-        xs = _of_frame(owner, xs, like[0] if masked else like)
-    pair = isinstance(xs, tuple) and len(xs) == 2
-    _check_shapes(owner, model, xs[0] if masked and pair else xs)
-    if not masked or pair:
-        return jax.tree.map(_as_stored, xs)
-    mask = jax.tree.map(lambda a: ~np.isnan(np.asarray(a, np.float32)), xs)
-    return jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask), mask
-
-
-def _check_shapes(owner: str, model: Model, xs: Tree) -> None:
-    """ValueError where a row is no x of the model, before a network sees it."""
-    like = event_like(model)
-    like = like[0] if _is_masked(model) else like
-    if jax.tree.structure(xs) == jax.tree.structure(like):
-        for leaf, one in zip(jax.tree.leaves(xs), jax.tree.leaves(like), strict=True):
-            if jnp.shape(leaf)[1:] != one.shape or not jnp.ndim(leaf):
-                raise ValueError(
-                    f"{owner}: xs has rows of shape {jnp.shape(leaf)[1:]}, expected {one.shape}; "
-                    "its leading axis is that of the rows"
-                )
-
-
-def _is_masked(model: Model) -> bool:
-    seen: list[bool] = []
-
-    def look() -> None:
-        d = value_of(likelihood(model, prior(model).sample(jax.random.key(0))))
-        seen.append(isinstance(d, Masked))
-
-    jax.eval_shape(look)
-    return seen[0]
-
-
-def _as_stored(a: Tree) -> Any:
-    """float64 of NumPy or pandas as the floats that JAX computes in."""
-    if isinstance(a, np.ndarray) and a.dtype == np.float64:
-        return a.astype(jax.dtypes.canonicalize_dtype(np.float64))
-    return a
-
-
-def _of_frame(owner: str, frame: Any, like: Tree) -> Any:
-    if isinstance(like, dict):
-        if missing := [name for name in like if name not in frame.columns]:
-            raise ValueError(f"{owner}: xs has no column {missing[0]!r}, which the model wants")
-        return {n: _numbers(owner, frame[[n]], s.dtype).reshape(len(frame), *s.shape)
-                for n, s in like.items()}  # fmt: skip
-    values = _numbers(owner, frame, np.float32)
-    if getattr(like, "shape", None) != values.shape[1:]:
-        raise ValueError(
-            f"{owner}: xs has {values.shape[1]} columns, expected {getattr(like, 'shape', like)}, "
-            "the shape of x; choose them: frame[columns]"
-        )
-    return values
-
-
-def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
-    """A frame's values, in floats where there are gaps."""
-    for name, column in frame.items():
-        if column.dtype.kind not in "biuf":
-            raise TypeError(
-                f"{owner}: column {name!r} holds {column.dtype}, expected numbers; code categories "
-                "as integers"
-            )
-    values = frame.to_numpy(np.float64, na_value=np.nan)
-    return values.astype(np.float32 if np.isnan(values).any() else dtype)
-
-
-def _beside(frame: Any, results: dict[str, Any]) -> Any:
-    """The frame with results as columns: one of [n], else a column an entry."""
-    names = [*frame.columns]
-    columns: dict[str, Any] = {}
-    for title, values in results.items():
-        columns |= _columns(title, values, names)
-    return frame.assign(**columns)
-
-
-def _columns(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
-    join: Callable[[object], str] = lambda name: f"{title} {name}" if title else str(name)  # noqa: E731
-    if isinstance(values, dict):
-        return {join(n): np.reshape(v, (len(v), -1)).sum(-1) for n, v in values.items()}
-    if np.ndim(values) == 1:
-        return {title: values}
-    values = np.reshape(values, (len(values), -1))
-    named = names if len(names) == values.shape[1] and title != "z" else range(values.shape[1])
-    return {join(name): column for name, column in zip(named, values.T, strict=True)}

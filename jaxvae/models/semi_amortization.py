@@ -11,17 +11,17 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.bounds.evidence import elbo
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, a_class_of, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.model import VAE
 from jaxvae.pytrees.libraries import functional
-from jaxvae.training.optimizers import update
+from jaxvae.training.optimizers import Optimizer, update
 
 
 @checked
 def semi_amortized(
     objective: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     num_steps: Count,
     through: bool = True,
@@ -115,7 +115,7 @@ def _conditionals(model: Any, part: str) -> tuple[list[Any], Any]:
     conditionals, structure = jax.tree.flatten(field, is_conditional)
     if not conditionals or not all(map(is_conditional, conditionals)):
         raise TypeError(
-            f"semi_amortized: model.{part} is {type(field).__name__}, expected a network and a "
+            f"semi_amortized: model.{part} is {a_class_of(field)}, expected a network and a "
             'head, as jaxvae.nn.Conditional, or several; part="evidence" names those of a Ladder'
         )
     return conditionals, structure
@@ -139,7 +139,7 @@ def _said(head: Callable[..., Any], raw: Array, event: Tree) -> Any:
     return head(raw)
 
 
-def _differentiable(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+def _differentiable(optimizer: Optimizer) -> Callable[..., Any]:
     """The optimiser's update, with a derivative of 0 in each number in which it has none."""
 
     def step(gradient: Tree, opt_state: Tree, raw: Tree, value: Array) -> Any:

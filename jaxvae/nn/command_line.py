@@ -23,6 +23,7 @@ from flax import nnx
 from jaxvae.bounds import elbo
 from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.evaluation import active_units, export_model, use
+from jaxvae.evaluation.rows import event_like
 from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
@@ -30,13 +31,16 @@ from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
 from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
 from jaxvae.nn.saved import load_model, model_info, save_model
 from jaxvae.training import (
+    Callback,
     CheckpointError,
     Checkpoints,
     NonFiniteError,
+    early_stopping,
     fit,
     init_state,
     train_step,
 )
+from jaxvae.training import validation as validation_of
 
 
 def train(
@@ -56,6 +60,9 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train a VAE and save it in a folder. The same command goes on after whatever has ended it.
+
+    What is saved is the model of the epoch that was best on the rows held out; without any, the
+    last.
 
     Args:
       data: the file or folder.
@@ -87,6 +94,10 @@ def train(
     optimizer = optax.adam(learning_rate)
     config = {"network": network, "likelihood": likelihood, "latent": latent, "hidden": hidden,
               "seed": seed, "learning_rate": learning_rate, "preparation": preparation}  # fmt: skip
+    callbacks: list[Callback] = []
+    if len(held):  # with more patience than epochs, for the best of all
+        callbacks = [validation_of(elbo, score_key, jnp.asarray(xs[held])),
+                     early_stopping("validation_loss", patience=epochs)]  # fmt: skip
     state, history = fit(
         train_step(elbo, optimizer),
         init_state(model, optimizer),
@@ -94,15 +105,17 @@ def train(
         jnp.asarray(xs[kept]),
         epochs=epochs,
         batch_size=batch,
+        callbacks=callbacks,
         checkpoints=Checkpoints(run / "checkpoints", config=config),
     )
-    last = float(-np.mean(history["loss"][-max(len(kept) // batch, 1) :]))
-    about: dict[str, Any] = {"data": data.name, "rows": len(kept), "epochs": epochs, "elbo": last}
+    by_epoch = {name: m.reshape(-1, len(kept) // batch) for name, m in history.items()}
+    elbos, best = -by_epoch["loss"].mean(1), epochs - 1
+    about: dict[str, Any] = {"data": data.name, "rows": len(kept), "epochs": epochs}
     if len(held):
-        about["validation_elbo"] = float(
-            np.mean(use.score(state.model, score_key, xs[held], num_samples=1).elbo)
-        )
-    about |= {"config": config}
+        held_out = -by_epoch["validation_loss"][:, -1]
+        best = int(np.nanargmax(held_out))
+        about |= {"best_epoch": best + 1, "validation_elbo": float(held_out[best])}
+    about |= {"elbo": float(elbos[best]), "config": config}
     save_model(run / "model", state.model, about=about)
     _say({name: about[name] for name in about if name != "config"} | {"model": str(run / "model")})
 
@@ -317,7 +330,7 @@ def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, np.ndarra
     preparation = _preparation_of(info)
     rows = read_rows(data, tuple(preparation.get("columns") or ()))
     xs = _prepared(data, rows, preparation)
-    like = use.event_like(model)
+    like = event_like(model)
     if getattr(like, "shape", None) != xs.shape[1:]:
         raise DataRefusedError(
             f"{data} has rows of shape {xs.shape[1:]}, expected {getattr(like, 'shape', like)}"

@@ -40,7 +40,7 @@ class Stage(NamedTuple):
     grow: Up
 
 
-@kind("deep_hierarchy's result; elbo takes any model")
+@kind("a DeepHierarchy; make one, jaxvae.nn.deep_hierarchy(shape), or use elbo for any model")
 class DeepHierarchy(NamedTuple):
     """A deep hierarchy over images: residual cells on the way up, levels of latents down again.
 

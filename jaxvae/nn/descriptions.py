@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from flax.core import FrozenDict
 
+from jaxvae.checks import a_class_of
 from jaxvae.nn.activations import Named, by_name
 from jaxvae.pytrees import Constant
 from jaxvae.pytrees.libraries import functional
@@ -139,7 +140,7 @@ def _described(given: object, at: str, constants: dict[str, Any]) -> Any:
                        if hasattr(value, f.name)})  # fmt: skip
     if callable(value) and hasattr(value, "__name__"):
         return {"name": name_of(value, at)}
-    raise NotDescribedError(f"{at} is a {type(value).__name__}, which a description can't hold")
+    raise NotDescribedError(f"{at} is {a_class_of(value)}, which a description can't hold")
 
 
 def _data_of(module: nnx.Pytree, parts: Mapping[str, Any]) -> list[str]:
@@ -247,7 +248,7 @@ def _built(of: Description, arrays: Mapping[str, Any], allowed: Trusted, trusted
             return FrozenDict(build(items))
         case {"activation": name, "options": options}:
             if name.split(":")[0] not in FUNCTIONS:
-                raise NotDescribedError(f"it needs {name}, which is no function of JAX")
+                raise NotDescribedError(f"it needs {name}, which isn't a function of JAX")
             named: Any = by_name(resolve(name, ()))
             return dataclasses.replace(named, options=tuple(each(options).items()))
         case {"held": value}:

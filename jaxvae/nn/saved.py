@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree, checked
+from jaxvae.checks import Tree, a_class_of, checked
 from jaxvae.nn.descriptions import NotDescribedError, Trusted, describe, rebuild, resolve
 from jaxvae.pytrees import is_key, paths
 from jaxvae.pytrees.libraries import functional
@@ -288,7 +288,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
             f"{folder} can't be read: {Path(error.filename or '').name}: {error.strerror}"
         ) from None
     except UnicodeDecodeError:
-        raise CorruptCheckpointError(f"{folder} is damaged: {SUMS} is no text") from None
+        raise CorruptCheckpointError(f"{folder} is damaged: {SUMS} isn't text") from None
     changed = [name for name, data in files.items() if _sum(data) != sums.pop(name, None)]
     if changed or sums:
         raise CorruptCheckpointError(
@@ -384,7 +384,7 @@ def _card(folder: Path, model: Tree, manifest: Mapping[str, Any]) -> str:
     lines = [f"| `{name}` | {a['dtype']} | {a['shape']} |" for name, a in arrays.items()]
     versions = ", ".join(f"{n} {v}" for n, v in manifest["versions"].items() if v != "unknown")
     return "\n".join(
-        [f"# {folder.name}", "", f"A {type(model).__name__} of {number:,} numbers.",
+        [f"# {folder.name}", "", f"A{a_class_of(model)[1:]} of {number:,} numbers.",
          *(["", told] if told else []),
          "", "```python", "from jaxvae import nn", "",
          f"model = nn.load_model({', '.join(filter(None, [repr(folder.name), how]))})", "```",

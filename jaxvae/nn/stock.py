@@ -47,6 +47,8 @@ def make_vae(
     """
     check_array("make_vae", "x", x)
     shape, stored = jnp.shape(x), jnp.result_type(x) == jnp.uint8
+    if 0 in shape:
+        raise ValueError(f"make_vae: x has shape {shape}, expected one example, not an empty one")
     if convolutional and len(shape) != 3:
         raise ValueError(
             f"make_vae: x has shape {shape}, expected (height, width, channels) where convolutional"

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxvae.checks import checked
+from jaxvae.checks import a_class_of, checked
 from jaxvae.distributions import Normal
 from jaxvae.nn.convolutions import Down, Up
 from jaxvae.nn.heads import Shape
@@ -119,7 +119,7 @@ def _check_names(names: Names, places: Mapping[str, Any], state_dict: Mapping[st
     for path, theirs in names.items():
         if path not in places:
             raise ValueError(
-                f"from_torch: names has {path!r}, which is no layer of the model; those are "
+                f"from_torch: names has {path!r}, which isn't a layer of the model; those are "
                 f"{', '.join(places)}"
             )
         for module in (theirs,) if isinstance(theirs, str) else theirs:
@@ -161,7 +161,7 @@ def _filled(
         if array.shape != want.shape:
             shapes = ", ".join(str(part.shape) for part in parts)
             raise ValueError(
-                f"from_torch: {modules[0]}.{suffix} has shape {shapes}, which is no {ours} of "
+                f"from_torch: {modules[0]}.{suffix} has shape {shapes}, expected a {ours} of "
                 f"shape {want.shape}, as {path} has"
             )
         setattr(layer, ours, type(variable)(jnp.asarray(array, want.dtype)))
@@ -175,9 +175,7 @@ def _numpy(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value, np.float32 if np.asarray(value).dtype != np.float64 else None)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"from_torch: {name} is a {type(value).__name__}, expected an array"
-        ) from None
+        raise ValueError(f"from_torch: {name} is {a_class_of(value)}, expected an array") from None
 
 
 def _dense(weight: np.ndarray, place: _Place) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, a_class_of
 from jaxvae.pytrees.networks import BATCH, Network, Structure
 
 M = TypeVar("M")
@@ -33,7 +33,7 @@ def functional(model: M) -> M:
     for part in parts:
         if "flax.ModuleBase" in kinds(part):
             raise TypeError(
-                f"model holds a {type(part).__name__} of Linen without its variables, expected "
+                f"model holds {a_class_of(part)} of Linen without its variables, expected "
                 "jaxvae.nn.linen_network(module, module.init(key, x))"
             )
     if not any(_is_module(part) and not _is_plain(part) for part in parts):

@@ -12,7 +12,7 @@ from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 
 
-@kind("a Constrained; begin with Constrained(model, jnp.zeros(()))")
+@kind("a Constrained; make one, jaxvae.regularizers.Constrained(model, jnp.zeros(()))")
 class Constrained(NamedTuple):
     """A model and the multiplier of its constraint: a `Model` itself, so evaluators take it.
 

@@ -58,7 +58,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(
-            f"average_parameters: decay is {decay}, expected a number in [0, 1), 0.999 say"
+            f"average_parameters: decay is {decay}, expected a number in [0, 1), such as 0.999"
         )
 
     def init(params: Tree) -> Any:

@@ -98,7 +98,7 @@ def validation(
     >>> np.isnan(history["validation_loss"]).tolist()  # three steps an epoch
     [True, True, False, True, True, False]
     """
-    rows = size_of(xs)
+    rows = size_of(xs, "validation")
     size = min(batch_size, rows)
     lifted = batched(objective)
 

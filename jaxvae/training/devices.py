@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
+from jaxvae.checks import a_class_of
 from jaxvae.pytrees import is_key
 
 
@@ -29,10 +30,10 @@ def shard_rows(mesh: Mesh, rows: Any) -> Any:
     (6, 2)
     """
     here = len(mesh.local_devices)
-    if size_of(rows) % here:
+    if (number := size_of(rows, "shard_rows", "rows")) % here:
         raise ValueError(
-            f"shard_rows: {size_of(rows)} rows on {here} devices of this process, expected a "
-            f"multiple; leave out the last {size_of(rows) % here}"
+            f"shard_rows: {number} rows on {here} devices of this process, expected a multiple; "
+            f"leave out the last {number % here}"
         )
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
@@ -95,7 +96,12 @@ def texts_of_every_process(text: str) -> list[str]:
 
 
 def check_mesh(owner: str, name: str, mesh: Mesh) -> None:
-    """Raise ValueError where the first axis of the mesh is none that XLA may propagate."""
+    """Raise unless it is a mesh whose first axis XLA may propagate."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"{owner}: {name} is {a_class_of(mesh)}, expected a mesh of devices; "
+            "jax.make_mesh(shape, names)"
+        )
     kind = mesh.axis_types[0]
     if kind != jax.sharding.AxisType.Auto:
         raise ValueError(

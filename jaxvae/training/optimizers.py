@@ -1,17 +1,31 @@
 """Optax's optimisers, as a step calls them."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, a_class_of
+
+
+def check_optimizer(owner: str, name: str, value: Any) -> None:
+    """Raise TypeError unless `value` has optax's `init` and `update`."""
+    if not all(callable(getattr(value, method, None)) for method in ("init", "update")):
+        named = callable(value) and hasattr(value, "__name__")
+        what = f"the function {value.__name__}" if named else a_class_of(value)
+        raise TypeError(
+            f"{owner}: {name} is {what}, expected an optax optimizer, for example optax.adam(1e-3)"
+        )
+
+
+Optimizer = Annotated[optax.GradientTransformation, check_optimizer]
+"""An optimiser of optax."""
 
 
 def update(
     owner: str,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     gradient: Tree,
     opt_state: Tree,
     params: Tree,

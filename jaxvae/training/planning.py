@@ -3,14 +3,15 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Key, Tree
+from jaxvae.checks import Key, Tree, check_leaves
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.schedules import at_steps
+from jaxvae.training.sources import Source, sliced
 from jaxvae.training.steps import Metrics, Step, TrainState
-from jaxvae.training.streams import Source, sliced
 
 FORESEEN = 10_000  # steps at which schedules are compared where the number of steps is not known
 
@@ -78,6 +79,10 @@ def plan_of(source: Source, begun: int, hyper: Metrics) -> Plan:
     """The plan of a run that begins after so many steps, with these hyper-parameters of `fit`."""
     functions = {name: h for name, h in hyper.items() if callable(h)}
     numbers = {name: h for name, h in hyper.items() if not callable(h)}
+    for name, h in hyper.items():
+        value = h(jnp.int32(begun)) if callable(h) else h
+        if jax.tree.leaves(value):
+            check_leaves("fit", f"{name}({begun})" if callable(h) else name, value)
     end = begun + (source.num_steps or FORESEEN)
     schedules = {name: at_steps(h, begun, end) for name, h in functions.items()}
     return Plan(source, begun, numbers, functions, schedules)

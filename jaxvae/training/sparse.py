@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Integers, Tree, a_class_of, checked
 from jaxvae.pytrees import pytree
 
 
@@ -34,8 +34,11 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def dense(self, rows: Array) -> Array:
+    @checked
+    def dense(self, rows: Integers) -> Array:
         """These rows, [len(rows), width]."""
+        if jnp.ndim(rows) != 1:
+            raise ValueError(f"SparseRows: rows has shape {jnp.shape(rows)}, expected [n]")
         values, columns, starts = map(jnp.asarray, (self.values, self.columns, self.starts))
         first, last = starts[rows, None], starts[rows + 1, None]
         entry = first + jnp.arange(self.most, dtype=first.dtype)[None]
@@ -64,7 +67,7 @@ def sparse_rows(matrix: Any) -> SparseRows:
     """
     if not is_sparse(matrix):
         raise TypeError(
-            f"sparse_rows: matrix is a {type(matrix).__name__}, expected one of scipy.sparse"
+            f"sparse_rows: matrix is {a_class_of(matrix)}, expected one of scipy.sparse"
         )
     if matrix.ndim != 2 or matrix.nnz >= 2**31:
         raise ValueError(

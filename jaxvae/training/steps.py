@@ -24,7 +24,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched, check_example
-from jaxvae.checks import Count, Key, Scalar, Tree, checked, kind
+from jaxvae.checks import Count, Integers, Key, Scalar, Tree, a_class_of, checked, kind
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import (
     in_training,
@@ -34,7 +34,7 @@ from jaxvae.pytrees.networks import (
     with_state,
     without_state,
 )
-from jaxvae.training.optimizers import update
+from jaxvae.training.optimizers import Optimizer, update
 from jaxvae.training.trainable import check_trainable
 
 Metrics = dict[str, Any]
@@ -42,7 +42,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 
-@kind("init_state's result")
+@kind("a TrainState; make one, jaxvae.init_state(model, optimizer)")
 class TrainState(NamedTuple, Generic[M]):
     """All that a run carries from step to step; a pytree.
 
@@ -57,6 +57,16 @@ class TrainState(NamedTuple, Generic[M]):
     step: Array
 
 
+def check_step(owner: str, name: str, step: Any) -> None:
+    """Raise TypeError unless `step` can be called."""
+    if not callable(step):
+        raise TypeError(
+            f"{owner}: {name} is {a_class_of(step)}, expected a step; make one, "
+            "jaxvae.train_step(objective, optimizer)"
+        )
+
+
+@kind(check_step)
 class Step(Protocol[P]):
     """`(state, key, xs, **hyper) -> (state, metrics)`, whatever the model.
 
@@ -73,14 +83,18 @@ class Step(Protocol[P]):
     ) -> tuple[TrainState[M], Metrics]: ...
 
 
-def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[M]:
+@checked
+def init_state(model: M, optimizer: Optimizer) -> TrainState[M]:
     """The state before the first step.
 
+    A network with state, as BatchNorm's statistics, keeps it in `state.model`, where no optimiser
+    sees it.
+
     Raises:
-      TypeError: a leaf of the model is no array, a bare function for instance, holds integers, or
-        is state of a network that a step would have to update, as BatchNorm's; or the model holds
-        an array of floats, in a closure for instance, that is no leaf and so would never train.
-        What must not train goes in a `Constant`.
+      TypeError: `optimizer` is not one of optax; a leaf of the model is not an array, a bare
+        function for instance, holds integers, or is state that was taken out of its network; or the
+        model holds an array of floats, in a closure for instance, that isn't a leaf and so would
+        never train. What must not train goes in a `Constant`.
     """
     model = functional(model)
     check_trainable("init_state", model)
@@ -92,7 +106,7 @@ def init_state(model: M, optimizer: optax.GradientTransformation) -> TrainState[
 @checked
 def train_step(
     objective: Callable[Concatenate[Any, Array, Any, P], tuple[Array, Any]],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
 ) -> Step[P]:
     """Make `step(state, key, xs, **hyper) -> (state, metrics)`: one update on one batch.
 
@@ -196,11 +210,7 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
         isinstance(epoch, int) and epoch < 0
     ):
         raise ValueError(f"epoch_order: epoch is {epoch!r}, expected an integer of at least 0")
-    if batch_size > num_examples:
-        raise ValueError(
-            f"epoch_order: batch_size is {batch_size} and the data have {num_examples} rows; "
-            "expected no more than the rows"
-        )
+    check_batch_size("epoch_order", batch_size, num_examples)
     num_steps = num_examples // batch_size
     # steps fold in 0, 1, ... below 2^31, so the shuffles' keys begin there
     shuffle_key = jax.random.fold_in(key, jnp.uint32(2**31) + jnp.asarray(epoch, jnp.uint32))
@@ -208,6 +218,16 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
     return order[: num_steps * batch_size].reshape(num_steps, batch_size)
 
 
+def check_batch_size(owner: str, batch_size: int, num_examples: int) -> None:
+    """Raise ValueError where not even one batch can be made of the rows."""
+    if batch_size > num_examples:
+        raise ValueError(
+            f"{owner}: batch_size is {batch_size} and the data have {num_examples} rows, expected "
+            "no more than those"
+        )
+
+
+@checked
 def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     """Lift a step to many, as one `lax.scan`: `steps(state, key, data, order, **hyper)`.
 
@@ -215,9 +235,16 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     int [num_steps, batch_size], and metrics are [num_steps].
     """
 
+    @checked
     def steps(
-        state: TrainState, key: Key, data: Tree, order: Array, **hyper: Any
+        state: TrainState, key: Key, data: Tree, order: Integers, **hyper: Any
     ) -> tuple[TrainState, Metrics]:
+        size_of(data, "scan_steps", "data")
+        if jnp.ndim(order) != 2:
+            raise ValueError(
+                f"scan_steps: order has shape {jnp.shape(order)}, expected [num_steps, batch_size]"
+            )
+
         def body(state: TrainState, rows: Array) -> tuple[TrainState, Metrics]:
             return step(
                 state, key, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data), **hyper
@@ -256,7 +283,8 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
     def epoch(
         state: TrainState[M], key: Key, data: Tree, *_: P.args, **hyper: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
-        num_examples = size_of(data)
+        num_examples = size_of(data, "train_epoch", "data")
+        check_batch_size("train_epoch", batch_size, num_examples)
         index = state.step // max(num_examples // batch_size, 1)
         order = epoch_order(key, index, num_examples, batch_size)
         return scan_steps(step)(state, key, data, order, **hyper)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, a_class_of, an
 from jaxvae.pytrees.libraries import kinds
 from jaxvae.pytrees.networks import without_state
 
@@ -43,7 +43,7 @@ def check_trainable(owner: str, model: object) -> None:
             )
         if not isinstance(leaf, (*ARRAYS, float)):
             raise TypeError(
-                f"{where} is a {type(leaf).__name__}, expected an array; wrap a function in "
+                f"{where} is {a_class_of(leaf)}, expected an array; wrap a function in "
                 "jax.tree_util.Partial, what must not train in jaxvae.Constant"
             )
     for holder, name, array in outside_leaves(model):
@@ -91,7 +91,7 @@ def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
 
     def static(structure: Any) -> Iterator[tuple[str, str, Any]]:
         if (node := structure.node_data()) is not None:
-            yield from held(node[1], f"the structure of a {node[0].__name__}", "an array")
+            yield from held(node[1], f"the structure of {an(node[0].__name__)}", "an array")
             for child in structure.children():
                 yield from static(child)
 

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxvae.checks import a_class_of, check_array, check_function
 from jaxvae.training.callbacks import Callback, Progress, Run, Stop, someone_looks
 from jaxvae.training.checkpoints.identity import Identity
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
 from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
+from jaxvae.training.sources import Source
 from jaxvae.training.steps import Metrics, TrainState
-from jaxvae.training.streams import Source
 
 LOOKS = np.uint32(2**32 - 1)  # folded into the run's key; steps and shuffles fold in less
 
@@ -42,7 +43,7 @@ class Watch:
         source: Source,
         progress: bool | None = None,
     ):
-        self.callbacks = list(callbacks)
+        self.callbacks = _functions(callbacks)
         if progress is None:
             shown = any(isinstance(callback, Progress) for callback in self.callbacks)
             progress = jax.process_index() == 0 and someone_looks() and not shown
@@ -146,6 +147,18 @@ class Watch:
         return error
 
 
+def _functions(callbacks: Iterable[Callback]) -> list[Callback]:
+    """The callbacks; TypeError where one can't be called."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"fit: callbacks is {a_class_of(callbacks)}, expected functions, such as [callback]"
+        )
+    callbacks = list(callbacks)
+    for i, callback in enumerate(callbacks):
+        check_function("fit", f"callbacks[{i}]", callback)
+    return callbacks
+
+
 def _joined(parts: list[Metrics]) -> Metrics:
     """Metrics of steps one after another, NaN where a number was not measured."""
     shapes = {name: np.shape(m[name])[1:] for m in parts for name in m}
@@ -159,8 +172,14 @@ def _joined(parts: list[Metrics]) -> Metrics:
 
 def _numbers(found: Mapping[str, Any] | None, metrics: Metrics) -> Metrics:
     """What a callback returned, as metrics of the last step."""
+    if not isinstance(found, Mapping | None):
+        raise TypeError(
+            f"fit: a callback returned {a_class_of(found)}, expected None, or numbers by name, "
+            "such as {'norm': 1.0}"
+        )
     numbers = {}
     for name, value in (found or {}).items():
+        check_array("fit", f"{name!r} of a callback", value)
         if name in metrics:
             raise ValueError(f"fit: a callback returned {name!r}, expected no name of a metric")
         value = np.asarray(value, np.float64)[None]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -329,8 +330,35 @@ CALLS: dict[str, Call] = {
     **distribution(
         jv.distributions.VonMisesFisher(jnp.array([0.0, 1.0, 0.0]), 2.0), jnp.array([0.0, 1.0, 0.0])
     ),
-    "init_state": Call(lambda model: jv.init_state(model, SGD), {"model": MODEL}, ("model",)),
+    "init_state": Call(jv.init_state, {"model": MODEL, "optimizer": SGD}, ("model",)),
     "train_step": Call(STEP, {"state": state(), "key": KEY, "xs": XS, "beta": 1.0}),
+    "train_step.settings": Call(
+        lambda objective, optimizer: traced(jv.train_step(objective, optimizer))(
+            state=state(), key=KEY, xs=XS
+        ),
+        {"objective": jv.elbo, "optimizer": SGD},
+    ),
+    "scan_steps": Call(
+        traced(jv.training.scan_steps(STEP)),
+        {"state": state(), "key": KEY, "data": XS, "order": jnp.array([[0, 1], [3, 2]])},
+        ("data", "order"),
+    ),
+    "skip_nonfinite": Call(
+        lambda step: traced(jv.training.skip_nonfinite(step))(state=state(), key=KEY, xs=XS),
+        {"step": STEP},
+    ),
+    "clip_by_finite_norm": Call(
+        lambda max_norm: jv.training.clip_by_finite_norm(max_norm).update(X, optax.EmptyState()),
+        {"max_norm": 1.0},
+    ),
+    "averaged_model": Call(
+        jv.training.averaged_model,
+        {"state": jv.init_state(MODEL, optax.chain(SGD, average_parameters(0.9)))},
+    ),
+    "sweep_step": Call(
+        lambda make, grid, at_once: jv.training.sweep_step(make, grid, at_once=at_once)[1].step,
+        {"make": lambda beta: (STEP, state()), "grid": {"beta": [0.5, 1.0]}, "at_once": 1},
+    ),
     "train_epoch": Call(
         jv.train_epoch(STEP, batch_size=2), {"state": state(), "key": KEY, "data": XS}, ("data",)
     ),
@@ -338,6 +366,83 @@ CALLS: dict[str, Call] = {
         partial(jv.fit, STEP),
         {"state": state(), "key": KEY, "data": XS, "epochs": 1, "batch_size": 2},
         ("data",),
+    ),
+    "fit.settings": Call(
+        lambda **given: jv.fit(STEP, state(), KEY, XS, epochs=1, batch_size=2, **given),
+        {
+            "steps_per_call": 2,
+            "callbacks": [lambda *_: None],
+            "beta": 1.0,
+            "mesh": jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)),
+        },
+    ),
+    "fit.stream": Call(
+        lambda data, **given: jv.fit(STEP, state(), KEY, data, epochs=1, **given),
+        {"data": [XS, -XS], "steps_per_epoch": 2},
+    ),
+    "fit.function": Call(
+        lambda data: jv.fit(STEP, state(), KEY, data, epochs=1, steps_per_epoch=2),
+        {"data": lambda key: XS},
+    ),
+    "sparse_rows": Call(
+        lambda matrix: jv.training.sparse_rows(matrix).dense(jnp.arange(2)),
+        {"matrix": scipy.sparse.csr_array(np.asarray(XS))},
+    ),
+    "SparseRows.dense": Call(
+        lambda rows: jv.training.sparse_rows(scipy.sparse.csr_array(np.eye(3))).dense(rows),
+        {"rows": jnp.array([2, 0])},
+        ("rows",),
+    ),
+    "early_stopping": Call(
+        lambda patience: (jv.training.early_stopping("loss", patience=patience), None)[1],
+        {"patience": 2},
+    ),
+    "collapse_panel": Call(
+        lambda xs, threshold: jv.evaluation.collapse_panel(xs, threshold=threshold)(
+            jv.init_state(MODEL._replace(encode=EXPERT), SGD),
+            {"loss": np.zeros(1)},
+            0.0,
+            KEY,
+        ),
+        {"xs": XS, "threshold": 0.01},
+        ("xs",),
+    ),
+    "use.encode": Call(jv.use.encode, {"model": MODEL, "xs": XS, "batch_size": 3}, ("model", "xs")),
+    "use.decode": Call(
+        jv.use.decode,
+        {"model": MODEL, "zs": XS[:, :2], "key": KEY, "batch_size": 3},
+        ("model", "zs"),
+    ),
+    "use.reconstruct": Call(
+        jv.use.reconstruct, {"model": MODEL, "key": KEY, "xs": XS, "batch_size": 3}, ("model", "xs")
+    ),
+    "use.generate": Call(
+        jv.use.generate, {"model": MODEL, "key": KEY, "n": 3, "batch_size": 2}, ("model", "n")
+    ),
+    "use.score": Call(
+        jv.use.score,
+        {"model": MODEL, "key": KEY, "xs": XS, "num_samples": 2, "batch_size": 3},
+        ("xs",),
+    ),
+    "use.stream": Call(
+        lambda model, xs, **given: jv.use.score(model, KEY, [xs, xs], num_samples=2, **given),
+        {"model": MODEL, "xs": XS, "batch_size": 3},
+        ("xs",),
+    ),
+    "semi_amortized": Call(
+        lambda model, key, x, num_steps: traced(
+            jv.models.semi_amortized(jv.elbo, SGD, num_steps=num_steps)
+        )(model=model, key=key, x=x),
+        {"model": MODEL._replace(encode=EXPERT), "key": KEY, "x": X, "num_steps": 2},
+    ),
+    "make_vae": Call(
+        lambda x, latents: (
+            nn.make_vae(x, latents=latents, hidden=(4,), rngs=nnx.Rngs(0))
+            .decode(jnp.zeros(2))
+            .mean()
+        ),
+        {"x": X, "latents": 2},
+        ("x",),
     ),
     "validation": Call(
         lambda **given: jv.training.validation(jv.elbo, **given)(
@@ -744,7 +849,8 @@ def complaint(name: str, argument: str, value: Any) -> str | None:
         message = str(error)
         lines = [line for line in message.split("\n----")[0].splitlines() if line.strip()]
         about = (
-            r"^([\w. ()]+: )?\w+([.\[(]\S*)?( \w+)? (is|are|has|have|holds|returned|gives|goes) "
+            r"^([\w. ()]+: )?(batch \d of )?\w+([.\[(]\S*)?( \w+)? "
+            "(is|are|has|have|holds|returned|gives|goes) "
         )
         if ours(error):
             wrong = not re.match(about, message) and not isinstance(
@@ -766,6 +872,12 @@ def complaint(name: str, argument: str, value: Any) -> str | None:
         return f"another structure: {jax.tree.structure(found)}"
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (found, good)]
     return None if shapes[0] == shapes[1] else f"shapes {shapes[0]} for {shapes[1]}"
+
+
+def test_the_docs_say_how_many_there_are():
+    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    assert f"gives {len(CALLS)} public functions" in text
+    assert f"\n{len(CASES):,} pairs of an argument and a value" in text
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def refining_a_ladder():
     assert abs(bound - exact) < 1e-3
     _, before = jax.jit(partial(jv.iwae, num_samples=200))(model, key(1), x)
     assert jnp.std(log_w) < 2e-3 < 0.1 < jnp.std(before)
-    with pytest.raises(TypeError, match=r'model.encode is method, expected .*; part="evidence"'):
+    with pytest.raises(TypeError, match=r'model.encode is a method, expected .*; part="evidence"'):
         semi_amortized(jv.elbo, REFINER, num_steps=1)(model, key(2), x)
 
 

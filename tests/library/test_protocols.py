@@ -12,6 +12,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
+from jaxvae.checks import a_class_of
 from jaxvae.models.quantization import init_codebook
 from jaxvae.protocols import log_likelihood, mean_of, posterior
 from jaxvae.regularizers import adversarial
@@ -343,7 +344,7 @@ def test_no_rate_takes_a_prior_that_is_no_scalar(rate):
 @pytest.mark.parametrize("thing", [jnp.zeros(2), (jnp.zeros(2), jnp.ones(2))])
 def test_a_network_that_returns_no_distribution_is_named(objective, part, thing):
     """encode or decode returned an array or a pair (the usual (mu, sigma)): TypeError."""
-    with pytest.raises(TypeError, match=f"model.{part} returned {type(thing).__name__}"):
+    with pytest.raises(TypeError, match=f"model.{part} returned {a_class_of(thing)}"):
         OBJECTIVES[objective](model(**{part: lambda _: thing}))
 
 
@@ -351,7 +352,7 @@ def test_a_network_that_returns_no_distribution_is_named(objective, part, thing)
 @pytest.mark.parametrize("thing", [jnp.zeros(2), None])
 def test_a_prior_that_is_no_distribution_is_named(objective, thing):
     """TypeError: the prior is an array, or nothing."""
-    with pytest.raises(TypeError, match=f"model.prior is {type(thing).__name__}"):
+    with pytest.raises(TypeError, match=f"model.prior is {a_class_of(thing)}"):
         OBJECTIVES[objective](model(prior=thing))
 
 

@@ -4,10 +4,11 @@ python -m experiments.benchmarks.accelerator OUT
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from experiments.benchmarks.accelerator.stages import FLAGS, STAGES, kind_of
 
@@ -240,5 +241,9 @@ def summary(out: Path) -> str:
     return "\n\n".join(parts)
 
 
+def main(out: tyro.conf.Positional[Path]) -> None:
+    print(summary(out))
+
+
 if __name__ == "__main__":
-    print(summary(Path(sys.argv[1])))
+    tyro.cli(main, description=__doc__)

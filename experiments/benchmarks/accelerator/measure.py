@@ -3,8 +3,8 @@
 python -m experiments.benchmarks.accelerator.measure FOLDER JOB NAME...
 """
 
+import argparse
 import os
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -46,4 +46,9 @@ def main(folder: Path, job: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("job")
+    parser.add_argument("names", nargs="+")
+    options = parser.parse_args()
+    main(options.folder, options.job, options.names)

@@ -4,8 +4,8 @@ uv run --no-project --with scvi-tools==1.4.2 --with h5py \\
     python -m experiments.recipes.peers.scvi_tools FILE
 """
 
+import argparse
 import json
-import sys
 import time
 from typing import Any
 
@@ -53,4 +53,8 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", metavar="FILE")
+    main(parser.parse_args().path)

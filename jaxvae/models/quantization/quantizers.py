@@ -44,7 +44,8 @@ class Quantized(NamedTuple):
 
 def check_codebook(owner: str, name: str, codebook: Any, axes: int = 0) -> None:
     """Raise unless `codebook` is a `Codebook` of such arrays, behind `axes` axes."""
-    check_instance(owner, name, codebook, of=Codebook, expected="a Codebook")
+    expected = "a Codebook; make one, jaxvae.models.init_codebook(codes)"
+    check_instance(owner, name, codebook, of=Codebook, expected=expected)
     shape = jnp.shape(codebook.codes)
     if len(shape) != axes + 2 or 0 in shape:
         expected = "[K, d]" if not axes else "[depth, K, d]"

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from jaxvae.batching import Objective, batched
@@ -22,6 +21,7 @@ from jaxvae.protocols import (
     part,
 )
 from jaxvae.pytrees.libraries import functional
+from jaxvae.training.optimizers import Optimizer
 from jaxvae.training.steps import Step, TrainState, train_step
 
 
@@ -164,14 +164,14 @@ def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
         raise ValueError(f"model.encoder(x) has shape {jnp.shape(z)}, expected n vectors [n, d]")
     q = jax.vmap(model.quantizer)(z)
     if not isinstance(q, Quantized):
-        raise TypeError(f"model.quantizer returned {type(q).__name__}, expected Quantized")
+        raise TypeError(f"model.quantizer returned {a_class_of(q)}, expected a Quantized")
     return z, q
 
 
 @checked
 def ema_step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     decay: Scalar = 0.99,
     threshold: Scalar = 0.0,
@@ -185,6 +185,7 @@ def ema_step(
       decay: of the averages.
       threshold: least use of a code in a batch, on average, before it is drawn anew.
 
+    >>> import optax
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Categorical, Constant, Normal, init_state
     >>> from jaxvae.models.quantization import init_codebook

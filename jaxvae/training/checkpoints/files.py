@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, a_class_of
 from jaxvae.pytrees import is_key, paths
 
 MAGIC = b"jaxvae checkpoint 1\n"
@@ -176,7 +176,7 @@ def _as_bytes(path: str, leaf: Any) -> tuple[str, tuple[int, ...], memoryview | 
     data = np.asarray(leaf)
     if data.dtype.hasobject or data.dtype.kind in "US":
         raise TypeError(
-            f"save_checkpoint: {path} is a {type(leaf).__name__}, expected an array; wrap what is "
+            f"save_checkpoint: {path} is {a_class_of(leaf)}, expected an array; wrap what is "
             "none in jaxvae.Constant or jax.tree_util.Partial"
         )
     return data.dtype.name, data.shape, np.ascontiguousarray(data).reshape(-1).view(np.uint8).data

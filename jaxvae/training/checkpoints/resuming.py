@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.checks import Count, Positive
+from jaxvae.checks import Count, Positive, kind
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -19,6 +19,7 @@ PATTERN = "step_{:010d}.ckpt"
 MAIN = "main.ckpt"  # in a folder of that name, where the state is sharded
 
 
+@kind("a Checkpoints; make one, jaxvae.Checkpoints(folder)")
 class Checkpoints(NamedTuple):
     """Where `fit` saves, and from where the same call goes on after whatever has ended it.
 

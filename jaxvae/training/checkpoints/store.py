@@ -34,7 +34,7 @@ from jaxvae.training.checkpoints.resuming import (
 from jaxvae.training.checkpoints.sharded import is_sharded, load_sharded, save_sharded
 from jaxvae.training.checkpoints.stop_signals import stop, stop_signals
 from jaxvae.training.devices import texts_of_every_process
-from jaxvae.training.streams import Source
+from jaxvae.training.sources import Source
 
 LOCK = ".lock"  # held by the process that writes, and by none once that has ended
 

@@ -14,6 +14,7 @@ import tensorflow_probability.substrates.jax.distributions as tfd
 from jax.tree_util import Partial
 
 import jaxvae as jv
+from jaxvae.checks import a_class_of
 from tests.common import close, draws, standard_errors_off
 
 LOC, SCALE = np.array([0.3, -1.0]), np.array([0.5, 2.0])
@@ -362,7 +363,8 @@ def test_discrete_events():
 @pytest.mark.parametrize("thing", [jnp.zeros(2), None, 3.0, lambda z: z, optax.adam(1e-3)])
 def test_adapt_names_what_is_no_distribution(thing):
     """TypeError with the type it got."""
-    with pytest.raises(TypeError, match=f"adapt: got {type(thing).__name__}, expected an object"):
+    what = a_class_of(thing)
+    with pytest.raises(TypeError, match=f"adapt: distribution is {what}, expected an object"):
         jv.distributions.adapt(thing)
 
 

@@ -211,7 +211,7 @@ def test_a_mask_of_pixels_hides_their_channels():
 def test_what_cannot_be_imputed_is_named():
     model = linear(other_posterior)
     plain = model._replace(decode=Partial(lambda z: jv.Normal(jnp.ones(4), 1.0)))
-    with pytest.raises(TypeError, match="impute: decode returned Normal, expected a Masked"):
+    with pytest.raises(TypeError, match="impute: decode returned a Normal, expected a Masked"):
         impute(plain, jax.random.key(0), event(), num_samples=2)
     mixed = lambda z: jv.Masked(
         jv.Independent(jv.Mixture(jnp.zeros((4, 2)), jv.Categorical(jnp.zeros((4, 2, 3)))))

@@ -1,7 +1,9 @@
 """A model in use: the numbers of one row at a time, whatever the batch, the gaps or a frame."""
 
 import warnings
+import weakref
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -173,6 +175,94 @@ def test_entries_of_pixels_tables_and_wholes():
     np.testing.assert_allclose(entries["b"], [-np.log(4)], rtol=1e-6)
     whole = jaxvae.MultivariateNormal(jnp.zeros(3), jnp.eye(3))
     assert close(use.entries_of(whole, jnp.ones(3)), 3 * one)
+
+
+# Streams: the numbers of the whole array, in its order.
+
+
+def parts(xs):
+    """Three rows, two, one and one."""
+    cuts = (slice(3), slice(3, 5), slice(5, 6), slice(6, 7))
+    return [jax.tree.map(itemgetter(cut), xs) for cut in cuts]
+
+
+class Loader:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __getitem__(self, i):
+        return self.batches[i]
+
+
+METHODS = {
+    "encode": lambda xs: use.encode(MODEL, xs, key=KEY, batch_size=2),
+    "decode": lambda zs: use.decode(MODEL, zs, key=KEY, batch_size=2),
+    "reconstruct": lambda xs: use.reconstruct(MODEL, KEY, xs, batch_size=2),
+    "score": lambda xs: use.score(MODEL, KEY, xs, num_samples=3, batch_size=2),
+    "impute": lambda xs: use.impute(GAPS, KEY, xs, num_samples=3, batch_size=2),
+}
+OF_METHODS = {"decode": XS[:, :2], "impute": np.where(XS[:, :2] > 1, np.nan, XS[:, :2])}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stream_gives_what_the_array_gives(name):
+    method, xs = METHODS[name], OF_METHODS.get(name, XS)
+    whole = method(xs)
+    for stream in (parts(xs), iter(parts(xs)), Loader(parts(xs)), lambda: (yield from parts(xs))):
+        jax.tree.map(np.testing.assert_array_equal, method(stream), whole)
+
+
+def test_a_stream_may_have_pairs_frames_and_lists():
+    pair = (np.nan_to_num(HOLES), ~np.isnan(HOLES))
+    of_pairs = use.impute(GAPS, KEY, iter([pair]), num_samples=3)
+    np.testing.assert_array_equal(of_pairs, use.impute(GAPS, KEY, pair, num_samples=3))
+    zs = use.encode(MODEL, XS, batch_size=3)
+    frame = pd.DataFrame(XS, columns=["a", "b", "c"])
+    for stream in (parts(frame), [part.tolist() for part in parts(XS)]):
+        np.testing.assert_array_equal(use.encode(MODEL, stream, batch_size=3), zs)
+
+
+def test_a_stream_is_one_program_and_its_rows_are_not_kept():
+    traced, every, most = [], [], []
+
+    def encode(x):
+        traced.append(1)
+        return jaxvae.Normal(x, jnp.ones(3))
+
+    def batches():
+        for n in (2, 5, 1, 4, 2, 2):
+            batch = np.ones((n, 3), np.float32)
+            every.append(weakref.ref(batch))
+            yield batch
+            del batch
+            most.append(sum(ref() is not None for ref in every))
+
+    model = MODEL._replace(encode=Partial(encode))
+    use.encode(model, XS, batch_size=2)
+    count = len(traced)
+    assert use.encode(model, batches).shape == (16, 3)
+    assert len(traced) == count
+    assert max(most) <= 3
+
+
+def test_a_batch_of_a_stream_that_will_not_do_is_named():
+    refused = [
+        (iter([]), r"^encode: xs gave no batch, expected at least one$"),
+        ([XS, XS[:, :2]], r"^encode: batch 1 of xs has rows of float32\[2\], expected rows of flo"),
+        ([XS[:, :2]], r"^encode: batch 0 of xs has rows of shape \(2,\), expected \(3,\)"),
+        ([XS, "x"], r"^encode: batch 1 of xs is "),
+        (
+            [XS, XS[:0]],
+            r"^encode: batch 1 of xs has float32\[0, 3\], expected arrays of one number",
+        ),
+        ([*XS], r"^encode: batch 0 of xs has rows of shape \(\), expected \(3,\)"),
+    ]
+    for stream, message in refused:
+        with pytest.raises((TypeError, ValueError), match=message) as error:
+            use.encode(MODEL, stream)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"^decode: zs has leading axes"):
+        use.decode(MODEL, (XS, XS[:2]))
 
 
 # Frames.

@@ -193,12 +193,16 @@ def without(name):
 @pytest.mark.parametrize(
     ("state", "names", "message"),
     [
-        (STATE, NAMES | {"layers[2]": "a"}, r"names has 'layers\[2\]', which is no layer.*\[0\]"),
+        (STATE, NAMES | {"layers[2]": "a"}, r"names has 'layers\[2\]', which isn't a layer.*\[0\]"),
         (STATE, NAMES | {"layers[1]": "c"}, "state_dict has no 'c', which names gives.* a, b"),
         (STATE, {"layers[0]": "a"}, r"names has no 'layers\[1\]', a layer of the model"),
         (without("b.bias"), NAMES, r"state_dict has no 'b.bias', the bias of layers\[1\]"),
         (STATE | {"c.weight": STATE["b.weight"]}, NAMES, "state_dict has c.weight, which no layer"),
-        (STATE, {"layers[0]": "b", "layers[1]": "a"}, r"b.weight has shape \(2, 4\), which is no"),
+        (
+            STATE,
+            {"layers[0]": "b", "layers[1]": "a"},
+            r"b.weight has shape \(2, 4\), expected a kernel",
+        ),
         (STATE, NAMES | {"layers[1]": ("b", "a")}, r"b.weight has shape \(2, 4\), \(4, 3\)"),
         (STATE | {"a.bias": "x"}, NAMES, "a.bias is a str, expected an array"),
     ],

@@ -122,6 +122,31 @@ def test_what_a_step_does_not_have_is_said(name):
         jv.train_step(squares, optimizer)(jv.init_state(START, optimizer), jax.random.key(0), XS)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "what"),
+    [("adam", "a str"), (optax.adam, "the function adam"), (None, "a NoneType"), (0.1, "a float")],
+)
+def test_what_is_no_optimiser_is_refused_before_the_first_step(optimizer, what):
+    calls = {
+        "train_step": lambda: jv.train_step(squares, optimizer),
+        "init_state": lambda: jv.init_state(START, optimizer),
+        "semi_amortized": lambda: jv.models.semi_amortized(jv.elbo, optimizer, num_steps=1),
+        "ema_step": lambda: jv.models.ema_step(jv.models.vq, optimizer),
+    }
+    for name, call in calls.items():
+        expected = rf"^{name}: optimizer is {what}, expected an optax optimizer, for example .*\)$"
+        with pytest.raises(TypeError, match=expected):
+            call()
+
+
+def test_whatever_has_init_and_update_is_an_optimiser():
+    optimizer: Any = optax.MultiSteps(optax.sgd(0.1), 1)
+    state, _ = jv.train_step(parabola, optimizer)(
+        jv.init_state(START, optimizer), jax.random.key(0), XS
+    )
+    np.testing.assert_allclose(state.model, START - 0.1 * (START - TARGET), rtol=1e-6)
+
+
 def test_another_type_error_of_an_optimiser_stays_what_it_is():
     def broken(updates, state, params=None):
         raise TypeError("mine")

@@ -1,5 +1,6 @@
 """Training as a fold: what a step does, and that a run is a pure function of key and data."""
 
+import re
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -21,12 +22,14 @@ from jaxvae import (
     batched,
     binarize,
     elbo,
+    evaluation,
     fit,
     init_state,
     iwae,
     preprocessed,
     train_epoch,
     train_step,
+    training,
 )
 from jaxvae.models import ppca
 from jaxvae.training import epoch_order, scan_steps
@@ -248,6 +251,83 @@ def test_batch_size_is_between_one_and_the_rows(batch_size):
         fit(step, state, jax.random.key(0), xs, epochs=1, batch_size=batch_size)
     with pytest.raises(ValueError, match=f"batch_size is {batch_size}"):
         train_epoch(step, batch_size=batch_size)(state, jax.random.key(0), xs)
+
+
+BAD = {
+    "step": ("adam", "a str, expected a step; make one, jaxvae.train_step"),
+    "state": (linear_vae(jax.random.key(0)), "a VAE, expected a TrainState; make one, jaxvae.init"),
+    "key": (0, "an int, expected PRNG key"),
+    "batch_size": (11, "11 and the data have 10 rows, expected no more than those"),
+    "epochs": (0, "0, expected an integer"),
+    "callbacks": (3, "an int, expected functions"),
+    "callbacks[1]": ([print, "x"], "a str, expected a function"),
+    "checkpoints": ("folder", "a str, expected a Checkpoints; make one, jaxvae.Checkpoints(folder"),
+    "mesh": (3, "an int, expected a mesh of devices; jax.make_mesh("),
+    "beta": ("x", "a str, expected an array of numbers"),
+    "beta(0)": (lambda step: "x", "a str, expected an array of numbers"),
+    "data": (None, "None, expected an array"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_fit_names_its_own_arguments_and_what_to_give(name):
+    value, expected = BAD[name]
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^fit: {re.escape(f'{name} is {expected}')}"
+    ):
+        fit_with(**{re.sub(r"\W.*", "", name): value})
+
+
+def fit_with(**changes):
+    good = {"step": STEP, "state": init_state(linear_vae(jax.random.key(0)), OPTIMIZER),
+            "key": jax.random.key(0), "data": data(), "epochs": 1, "batch_size": 5}  # fmt: skip
+    return fit(**{**good, **changes})
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        ([*data()], "holds a list of 10, .* expected an array, np.stack"),
+        ((data(), data(3)), r"has leading axes \[\(3,\), \(10,\)\], expected one common"),
+        (data()[:0], r"has leading axes \[\(0,\)\]"),
+        (3.0, r"has leading axes \[\(\)\]"),
+    ],
+)
+def test_rows_that_are_none_are_called_by_the_name_of_the_argument(rows, what):
+    with pytest.raises((TypeError, ValueError), match=f"^fit: data {what}"):
+        fit_with(data=rows)
+    with pytest.raises((TypeError, ValueError), match=f"^train_epoch: data {what}"):
+        train_epoch(STEP, batch_size=5)(
+            init_state(linear_vae(jax.random.key(0)), OPTIMIZER), jax.random.key(0), rows
+        )
+    with pytest.raises((TypeError, ValueError), match=rf"^fit: data\(key\) {what}"):
+        fit_with(data=lambda key: rows, batch_size=None, steps_per_epoch=2)
+    model = linear_vae(jax.random.key(0))
+    calls = {
+        "evaluate: xs": lambda: evaluation.evaluate(model, jax.random.key(0), rows, num_samples=2),
+        "encode_all: xs": lambda: evaluation.encode_all(model, rows),
+        "decode_all: zs": lambda: evaluation.decode_all(model, rows),
+        "validation: xs": lambda: training.validation(elbo, jax.random.key(0), rows),
+        "active_units: xs": lambda: evaluation.active_units(model, rows),
+        "optimal_scale: xs": lambda: evaluation.optimal_scale(model, jax.random.key(0), rows),
+        "batched: xs": lambda: batched(elbo)(model, jax.random.key(0), rows),
+    }
+    for name, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=f"^{name} {what}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (1.0, "a callback returned a float, expected None, or numbers by name, such as"),
+        ({"norm": "x"}, "'norm' of a callback is a str, expected an array of numbers"),
+        ({"loss": 1.0}, "a callback returned 'loss', expected no name of a metric"),
+    ],
+)
+def test_what_a_callback_returns_is_looked_at(found, message):
+    with pytest.raises((TypeError, ValueError), match=f"^fit: {message}"):
+        fit_with(callbacks=[lambda *_: found])
 
 
 def test_an_epoch_visits_every_row_in_order():

@@ -137,6 +137,32 @@ class Stateful:
         self.at, self.passes = state["at"], state["passes"]
 
 
+class Told:
+    """As Hugging Face's: they shuffle by the number of the pass that they are told, and go on from
+    a state whenever they are iterated in the pass that it is of."""
+
+    def __init__(self):
+        self.epoch, self.start = 0, None
+        self.now = {"epoch": 0, "at": 0}
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        goes_on = self.start is not None and self.start["epoch"] == self.epoch
+        self.now = dict(self.start) if goes_on else {"epoch": self.epoch, "at": 0}
+        order = np.random.default_rng(self.epoch).permutation(22)
+        while self.now["at"] < 20:
+            self.now["at"] += 4
+            yield ROWS[order[self.now["at"] - 4 : self.now["at"]]]
+
+    def state_dict(self):
+        return dict(self.now)
+
+    def load_state_dict(self, state):
+        self.start = state
+
+
 def grain_map():
     return grain.MapDataset.source(list(ROWS)).shuffle(seed=3).batch(4)
 
@@ -168,6 +194,8 @@ SOURCES = {
     "iterator": (Shuffled, {"steps_per_epoch": 5}),
     "iterator with an end": (partial(Shuffled, 15), {"epochs": 1}),
     "loader": (Stateful, {}),
+    "told the pass": (Told, {}),
+    "told the pass, epochs of its own": (Told, {"steps_per_epoch": 6}),
     "Grain map": (grain_map, {}),
     "Grain without end": (lambda: grain_iter(grain_endless()).batch(4), {"steps_per_epoch": 5}),
     "Grain iter": (grain_iter, {}),
@@ -351,6 +379,16 @@ def test_passes_follow_one_another_where_an_epoch_has_so_many_steps():
     )
 
 
+def test_data_are_told_the_number_of_each_pass():
+    """And one that can't say where it stands goes on in the pass of its epoch."""
+    passes = [
+        ROWS[np.random.default_rng(epoch).permutation(22)[i : i + 4]]
+        for epoch in range(3)
+        for i in range(0, 20, 4)
+    ]
+    assert same(run(Told()), run(passes, epochs=1, steps_per_epoch=15))
+
+
 def test_an_epoch_ends_a_call():
     seen = []
     run(batches()[:5], callbacks=[lambda state, *_: seen.append(int(state.step))])
@@ -478,7 +516,7 @@ def test_numbers_that_are_not_finite_are_named_by_batch_and_row(tmp_path):
 
 
 REFUSED = {
-    "batch size of a list": ([*batches()], {"batch_size": 4}, r"xs|list|rows"),
+    "batch size of a list": ([*batches()], {"batch_size": 4}, r"^fit: data has leading axes"),
     "batch size of a loader": (
         Loader(batches()),
         {"batch_size": 5},
@@ -503,7 +541,11 @@ REFUSED = {
     "no end": (grain_endless().batch(4), {}, r"data have no end, expected steps_per_epoch"),
     "nothing": ([], {}, r"data gave no batch, expected at least one"),
     "an empty pass": (iter([]), {}, r"data gave no batch, expected at least one"),
-    "a function of nothing": (lambda key: None, {"steps_per_epoch": 3}, r"the batch that data ret"),
+    "a function of nothing": (
+        lambda key: None,
+        {"steps_per_epoch": 3},
+        r"^fit: data\(key\) is None",
+    ),
     "steps a call": (batches(), {"steps_per_call": 0}, r"steps_per_call is 0, expected an integer"),
     "steps an epoch": (draw, {"steps_per_epoch": 1.5}, r"steps_per_epoch is 1.5, expected an int"),
 }

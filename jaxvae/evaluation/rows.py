@@ -1,0 +1,200 @@
+"""Rows of data as a model takes them: of arrays, of a stream of batches, or of a pandas frame.
+
+A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from inspect import isgeneratorfunction
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxvae.batching import batch_size as number_of_rows
+from jaxvae.checks import Tree, check_leaves
+from jaxvae.distributions import Masked
+from jaxvae.protocols import Model, likelihood, prior
+from jaxvae.pytrees import value_of
+from jaxvae.training.batches import is_stream, like_first
+
+
+def _check_rows(owner: str, name: str, xs: object) -> None:
+    if is_frame(xs):
+        if not len(xs):  # pyright: ignore[reportArgumentType]
+            raise ValueError(f"{owner}: {name} is a frame without rows, expected at least one")
+    elif not is_stream(xs, None):
+        check_leaves(owner, name, xs)
+
+
+Rows = Annotated[Any, _check_rows]
+"""Rows of data: an array, a pytree of arrays with a common leading axis, or a pandas frame; or an
+iterable of batches of them."""
+
+
+def is_frame(xs: object) -> bool:
+    return type(xs).__name__ == "DataFrame" and hasattr(xs, "columns")
+
+
+def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
+    """Batches of x as the model takes them: of gaps pairs (x, mask)."""
+    masked, like = is_masked(model), event_like(model)
+    like = like[0] if masked else like
+    for where, batch in _batches(owner, "xs", xs, like):
+        rows = _of_frame(owner, batch, like) if is_frame(batch) else batch
+        pair = isinstance(rows, tuple) and len(rows) == 2
+        _check_shapes(f"{owner}: {where}", rows[0] if masked and pair else rows, like)
+        yield _with_mask(rows) if masked and not pair else jax.tree.map(_as_stored, rows)
+
+
+def latents(owner: str, model: Model, zs: Rows) -> Iterator[Any]:
+    """Batches of z."""
+    like = jax.eval_shape(lambda: prior(model).sample(jax.random.key(0)))
+    for _, batch in _batches(owner, "zs", zs, like):
+        yield np.asarray(batch, np.float32) if is_frame(batch) else batch
+
+
+def _batches(owner: str, name: str, xs: Rows, like: Tree) -> Iterator[tuple[str, Any]]:
+    """What a batch is called, and itself: arrays, or a frame."""
+    a_list = isinstance(xs, list) and jax.tree.structure(xs) == jax.tree.structure(like)
+    if is_frame(xs) or a_list or not is_stream(xs, None):
+        if not is_frame(xs):
+            number_of_rows(xs, owner, name)
+        yield name, xs
+        return
+    first, where = {}, ""
+    for i, batch in enumerate(xs() if isgeneratorfunction(xs) else xs):
+        where = f"batch {i} of {name}"
+        if not is_frame(batch):
+            batch, first = like_first(owner, where, batch, first)
+        yield where, batch
+    if not where:
+        raise ValueError(f"{owner}: {name} gave no batch, expected at least one")
+
+
+def of_one_length(batches: Iterable[Tree], most: int) -> Iterator[tuple[Any, int]]:
+    """The same rows in batches of `most`, or of what the first has, and how many count of each.
+
+    The last is filled up, so that all are one program.
+    """
+    size, left = 0, None
+    for batch in batches:
+        size = size or min(most, _length(batch))
+        left = batch if left is None else jax.tree.map(_joined, left, batch)
+        whole = _length(left) // size * size
+        for at in range(0, whole, size):
+            yield _cut(left, at, at + size), size
+        left = _cut(left, whole, None) if whole < _length(left) else None
+    if left is not None:
+        yield jax.tree.map(lambda a: _padded(a, size), left), _length(left)
+
+
+def _length(rows: Tree) -> int:
+    return len(jax.tree.leaves(rows)[0])
+
+
+def _cut(rows: Tree, start: int, end: int | None) -> Any:
+    return jax.tree.map(lambda a: a[start:end], rows)
+
+
+def _joined(a: Any, b: Any) -> np.ndarray:
+    return np.concatenate([a, b])
+
+
+def _padded(rows: Tree, size: int) -> Any:
+    """The last batch as long as the others, so that all are one program."""
+    short = size - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)]) if short else rows
+
+
+def event_like(model: Model) -> Any:
+    """Shapes and dtypes of one x, a pair (x, mask) where p(x|z) is `Masked`; None if undrawable."""
+
+    def draw() -> Any:
+        d = likelihood(model, prior(model).sample(jax.random.key(0)))
+        return d.sample(jax.random.key(0)) if hasattr(d, "sample") else None
+
+    return jax.eval_shape(draw)
+
+
+def _with_mask(xs: Tree) -> Any:
+    """The pair (x, mask) of x with NaN in its gaps."""
+    mask = jax.tree.map(lambda a: ~np.isnan(np.asarray(a, np.float32)), xs)
+    return jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask), mask
+
+
+def _check_shapes(where: str, xs: Tree, like: Tree) -> None:
+    """ValueError where a row is no x of the model, before a network sees it."""
+    if jax.tree.structure(xs) == jax.tree.structure(like):
+        for leaf, one in zip(jax.tree.leaves(xs), jax.tree.leaves(like), strict=True):
+            if jnp.shape(leaf)[1:] != one.shape or not jnp.ndim(leaf):
+                raise ValueError(
+                    f"{where} has rows of shape {jnp.shape(leaf)[1:]}, expected {one.shape}; its "
+                    "leading axis is that of the rows"
+                )
+
+
+def is_masked(model: Model) -> bool:
+    seen: list[bool] = []
+
+    def look() -> None:
+        d = value_of(likelihood(model, prior(model).sample(jax.random.key(0))))
+        seen.append(isinstance(d, Masked))
+
+    jax.eval_shape(look)
+    return seen[0]
+
+
+def _as_stored(a: Tree) -> Any:
+    """float64 of NumPy or pandas as the floats that JAX computes in."""
+    if isinstance(a, np.ndarray) and a.dtype == np.float64:
+        return a.astype(jax.dtypes.canonicalize_dtype(np.float64))
+    return a
+
+
+def _of_frame(owner: str, frame: Any, like: Tree) -> Any:
+    if isinstance(like, dict):
+        if missing := [name for name in like if name not in frame.columns]:
+            raise ValueError(f"{owner}: xs has no column {missing[0]!r}, which the model wants")
+        return {n: _numbers(owner, frame[[n]], s.dtype).reshape(len(frame), *s.shape)
+                for n, s in like.items()}  # fmt: skip
+    values = _numbers(owner, frame, np.float32)
+    if getattr(like, "shape", None) != values.shape[1:]:
+        raise ValueError(
+            f"{owner}: xs has {values.shape[1]} columns, expected {getattr(like, 'shape', like)}, "
+            "the shape of x; choose them: frame[columns]"
+        )
+    return values
+
+
+def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
+    """A frame's values, in floats where there are gaps."""
+    for name, column in frame.items():
+        if column.dtype.kind not in "biuf":
+            raise TypeError(
+                f"{owner}: column {name!r} holds {column.dtype}, expected numbers; code categories "
+                "as integers"
+            )
+    values = frame.to_numpy(np.float64, na_value=np.nan)
+    return values.astype(np.float32 if np.isnan(values).any() else dtype)
+
+
+def beside(frame: Any, results: dict[str, Any]) -> Any:
+    """The frame with results as columns: one of [n], else a column an entry."""
+    names = [*frame.columns]
+    columns: dict[str, Any] = {}
+    for title, values in results.items():
+        columns |= columns_of(title, values, names)
+    return frame.assign(**columns)
+
+
+def columns_of(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
+    join: Callable[[object], str] = lambda name: f"{title} {name}" if title else str(name)  # noqa: E731
+    if isinstance(values, dict):
+        return {join(n): np.reshape(v, (len(v), -1)).sum(-1) for n, v in values.items()}
+    if np.ndim(values) == 1:
+        return {title: values}
+    values = np.reshape(values, (len(values), -1))
+    named = names if len(names) == values.shape[1] and title != "z" else range(values.shape[1])
+    return {join(name): column for name, column in zip(named, values.T, strict=True)}

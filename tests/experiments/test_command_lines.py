@@ -1,0 +1,48 @@
+"""Every script tells what it is for --help, and refuses what it does not know, before any work."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [
+    str(path.relative_to(ROOT))
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
+    if 'if __name__ == "__main__":' in path.read_text()
+]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """The exit code of a script with these arguments, and what it printed."""
+
+    def work(*args, **kwargs):
+        raise AssertionError("the script went to work")
+
+    def run(script: str, *arguments: str):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(jax.random, "key", work)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        return ended.value.code, capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_tells_what_it_is_and_refuses_the_rest(script, run):
+    if "recipes/peers" in script:
+        pytest.importorskip("scvi")
+    code, told = run(script, "--help")
+    assert code == 0
+    first = (ROOT / script).read_text().removeprefix('"""').splitlines()[0]
+    assert first.split()[:4] == told.out.partition("\n\n")[2].split()[:4]
+    code, told = run(script, "--no-such-option", "x")
+    assert code == 2
+    wrong = ("--no-such-option", "Missing argument", "required", "invalid choice")
+    assert any(text in told.err for text in wrong)
+    assert not told.out
