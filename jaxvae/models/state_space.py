@@ -224,10 +224,11 @@ class Padded(NamedTuple):
     q(z_t | z_{t-1}, x) = p(z_t | z_{t-1}) for every t after the last step seen
 
     Events are pairs (x, mask), the mask False where nothing was seen; anything may stand there, NaN
-    included. The steps behind the last one seen have no rate and no distortion, so that every bound
-    and every log-weight is that of the sequence without them. And to hide the end of a sequence is
-    to forecast it: `multiple_imputations` draws p(x_{t+1:T} | x_{1:t}). Gaps before the last step
-    seen are missing entries, in which q stays the encoder's.
+    included. The steps behind the last one seen have no rate and no distortion: every bound and
+    log-weight is that of the sequence without them, and so is its gradient (but for noise of mean 0
+    in the prior's where an estimator holds q, as `sticking_the_landing`). To hide the end of a
+    sequence is to forecast it: `multiple_imputations` draws p(x_{t+1:T} | x_{1:t}). Gaps before the
+    last step seen are missing entries, in which q stays the encoder's.
 
     Args:
       model: of sequences of T steps. `prior` is a `Markov` chain and `encode` returns one, of the
@@ -254,20 +255,24 @@ class Padded(NamedTuple):
     @checked
     def encode(self, event: tuple[Any, Any]) -> Markov:
         check_pair("Padded", "event", event, "(x, mask)")
-        q, p = value_of(posterior(self.model, event)), value_of(self.prior)
-        for name, d in ("encode returned", q), ("prior is", p):
-            if not isinstance(d, Markov):
-                raise TypeError(f"Padded: model.{name} {a_class_of(d)}, expected a Markov chain")
-        to_come = _to_come(event[1], q.length)
-        first = _either(to_come[0], q.first, p.first)
-        step = Partial(_step_of_either, q, p)
-        return Markov(first, step, q.length, (q.context, p.context, to_come[1:]))
+        p = _chain("prior is", self.prior)
+        seen = _seen_from(event[1], p.length)
+        q = _chain("encode returned", posterior(self.model, event))
+        first, step = _either(seen[0], q.first, p.first), Partial(_step_of_either, q, p)
+        return Markov(first, step, q.length, (q.context, p.context, seen[1:]))
 
     def decode(self, z: Tree) -> Masked:
         return Masked(likelihood(self.model, z))
 
 
-def _to_come(mask: Tree, length: int) -> Array:
+def _chain(what: str, d: Distribution) -> Markov:
+    d = value_of(d)
+    if not isinstance(d, Markov):
+        raise TypeError(f"Padded: model.{what} {a_class_of(d)}, expected a Markov chain")
+    return d
+
+
+def _seen_from(mask: Tree, length: int) -> Array:
     """Whether anything is seen at step t or after it, [T]."""
     _check_rows("Padded", "mask", mask, length)
     flat = [jnp.reshape(leaf, (length, -1)).astype(bool) for leaf in jax.tree.leaves(mask)]

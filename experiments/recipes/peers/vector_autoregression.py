@@ -36,7 +36,9 @@ def fit(x: np.ndarray, mask: np.ndarray, lags: int, ridge: float) -> list[tuple]
 
 def pairs(x: np.ndarray, mask: np.ndarray, p: int, *, only: bool) -> tuple[np.ndarray, np.ndarray]:
     """(1, x_{t-1}, ..., x_{t-p}) and x_t: at t = p + 1 only, or from there on."""
-    at = [(i, t) for t in range(p, p + 1 if only else x.shape[1]) for i in np.flatnonzero(mask[:, t])]
+    at = [
+        (i, t) for t in range(p, p + 1 if only else x.shape[1]) for i in np.flatnonzero(mask[:, t])
+    ]
     rows = [np.concatenate([[1.0], *(x[i, t - k] for k in range(1, p + 1))]) for i, t in at]
     return np.array(rows, float), np.array([x[i, t] for i, t in at], float)
 
