@@ -47,20 +47,27 @@ def _padded(
     return x, np.arange(LENGTH) < lengths[:, None]
 
 
-def measured(draws: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Forecasts of n vectors, [draws, n, channels], against what came, [n, channels].
+def measured(draws: np.ndarray, x: np.ndarray, mask: np.ndarray) -> dict[str, dict[str, float]]:
+    """Forecasts of the steps behind the first SEEN, [draws, n, steps, channels], AHEAD of them.
 
-    The share of channels in the central 90 % interval, with the standard error over series; the
-    root of the mean squared error of the mean; the mean continuous ranked probability score.
+    Over series so long: the share of channels in the central 90 % interval with its standard error
+    over series, the root of the mean squared error of the mean, and the mean continuous ranked
+    probability score.
     """
-    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-    inside = ((low <= truth) & (truth <= high)).mean(1)
-    ordered, n = np.sort(draws, 0), len(draws)
-    rank = (2.0 * np.arange(1, n + 1) - n - 1.0) / (n * (n - 1.0))
-    crps = np.abs(draws - truth).mean(0) - np.tensordot(rank, ordered, 1)  # E|X-x| - E|X-X'|/2
-    return {
-        "coverage": float(inside.mean()),
-        "error": float(inside.std(ddof=1) / len(inside) ** 0.5),
-        "RMSE": float(np.sqrt(np.mean((draws.mean(0) - truth) ** 2))),
-        "CRPS": float(crps.mean()),
-    }
+    found = {}
+    for h in AHEAD:
+        there = mask[:, SEEN + h - 1]
+        forecast, truth = draws[:, there, h - 1], x[there, SEEN + h - 1]
+        low, high = np.quantile(forecast, [0.05, 0.95], axis=0)
+        inside = ((low <= truth) & (truth <= high)).mean(1)
+        n = len(draws)
+        rank = (2.0 * np.arange(1, n + 1) - n - 1.0) / (n * (n - 1.0))
+        spread = np.tensordot(rank, np.sort(forecast, 0), 1)  # E|X - X'| / 2
+        found[f"{h} ahead"] = {
+            "series": int(there.sum()),
+            "coverage": float(inside.mean()),
+            "error": float(inside.std(ddof=1) / len(inside) ** 0.5),
+            "RMSE": float(np.sqrt(np.mean((forecast.mean(0) - truth) ** 2))),
+            "CRPS": float(np.mean(np.abs(forecast - truth).mean(0) - spread)),
+        }
+    return found
