@@ -74,3 +74,26 @@ def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
     angle = np.linspace(0.0, 2.0 * np.pi, 100)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     return np.asarray(loc)[:, None] + radius * np.asarray(scale_tril) @ circle
+
+
+@styled
+def forecast_bands(path: Path, panels: dict[str, Any], *, seen: int, rows: int = 1) -> None:
+    """Series that go on after `seen` steps, and where forecasts had them: median and 90 %.
+
+    Args:
+      path: of the picture.
+      panels: title -> (the whole series [t], draws of what comes after `seen` steps [draws, ...]).
+      seen: steps before the forecast.
+      rows: of panels.
+    """
+    picture = figure(8.0, 2.2 * rows)
+    axes = picture.subplots(rows, len(panels) // rows, sharex=True, sharey="row", squeeze=False)
+    for ax, (title, (series, draws)) in zip(axes.flat, panels.items(), strict=True):
+        t = np.arange(seen, len(series))
+        low, middle, high = np.quantile(draws[:, : len(t)], [0.05, 0.5, 0.95], axis=0)
+        ax.fill_between(t + 1, low, high, color=BLUE, alpha=0.25, lw=0, label="90 % of the draws")
+        ax.plot(t + 1, middle, color=BLUE, ls="--", label="their median")
+        ax.plot(np.arange(len(series)) + 1, series, color=BLACK, marker=".", label="the series")
+        ax.set_title(title)
+    axes[0, 0].legend()
+    save(picture, path)

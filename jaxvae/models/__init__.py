@@ -36,6 +36,7 @@ from jaxvae.models.semi_supervised import LabelVAE as LabelVAE
 from jaxvae.models.semi_supervised import labelled as labelled
 from jaxvae.models.semi_supervised import unlabelled as unlabelled
 from jaxvae.models.state_space import Markov as Markov
+from jaxvae.models.state_space import Padded as Padded
 from jaxvae.models.state_space import Smoother as Smoother
 from jaxvae.models.state_space import emissions as emissions
 from jaxvae.models.state_space import stepwise_kl as stepwise_kl

@@ -182,7 +182,7 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, A
     if not isinstance(experts, (tuple, list)) or not experts:
         raise TypeError(f"{owner}: experts is {experts!r:.40}, expected a tuple of distributions")
     names = [*(f"experts[{i}]" for i in range(len(experts))), "prior"]
-    every = [_whole(d) for d in (*experts, prior)]
+    every = [whole(d) for d in (*experts, prior)]
     kind, shape = jax.tree.structure(every[0]), event_shape(every[0])
     for name, d in zip(names, every, strict=True):
         if jax.tree.structure(d) != kind:
@@ -203,7 +203,7 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, A
     return every[:-1], every[-1], jnp.asarray(present).astype(bool)
 
 
-def _whole(d: Distribution) -> Any:
+def whole(d: Distribution) -> Any:
     """A Gaussian with leaves as large as its event, so that it can be stacked with others."""
     d = value_of(d)
     return d.unstack() if isinstance(d, (Normal, StandardNormal)) else d

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxvae.checks import Tree, check_shape
+from jaxvae.checks import Numbers, Tree, check_shape
 from jaxvae.distributions import NegativeBinomial, Normal
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape
@@ -260,13 +260,16 @@ class Rescaled(nnx.Module):
 class SharedScaleHead(nnx.Module):
     """Raw parameters -> `Normal` with one learned sigma, at first `scale`, for all that is seen.
 
+    Or with a sigma for each coordinate or channel, where `scale` is an array of these.
     Rybkin, Daniilidis & Levine 2021, section 3.1.
 
     >>> float(SharedScaleHead(0.5)(jnp.zeros((8, 8, 1))).scale)
     0.5
+    >>> SharedScaleHead(jnp.full(3, 0.5))(jnp.zeros(3)).scale.shape
+    (3,)
     """
 
-    def __init__(self, scale: float = 1.0):
+    def __init__(self, scale: Numbers = 1.0):
         self.log_scale = nnx.Param(jnp.log(jnp.asarray(scale)))
 
     def raw_shape(self, shape: Shape) -> Shape:

@@ -102,17 +102,26 @@ class Recurrent(nnx.Module):
       out_shape: (length, anything) gives a row after each step, any other shape one output, of the
         last state.
       width: of the state, which starts at 0.
+      reverse: from the last step to the first; row t is then of x_t, ..., x_T.
 
     >>> net = Recurrent((5, 3), (4,), width=8, rngs=nnx.Rngs(0))
     >>> net((jnp.ones((5, 3)), jnp.arange(5) < 3)).shape
     (4,)
     """
 
-    def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 64, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        width: int = 64,
+        reverse: bool = False,
+        rngs: nnx.Rngs,
+    ):
         length, features = in_shape
         self.cell = nnx.GRUCell(features, width, rngs=rngs)
         self.last = Readout(length, width, out_shape, rngs=rngs)
-        self.in_shape = in_shape
+        self.in_shape, self.reverse = in_shape, reverse
 
     def __call__(self, x: Sequence) -> Array:
         def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -122,7 +131,7 @@ class Recurrent(nnx.Module):
 
         x, mask = _with_mask("Recurrent", x, self.in_shape)
         start = jnp.zeros(self.cell.hidden_features, x.dtype)
-        h, every = jax.lax.scan(step, start, (x, mask))
+        h, every = jax.lax.scan(step, start, (x, mask), reverse=self.reverse)
         return self.last(every, h)
 
 

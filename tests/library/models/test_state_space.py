@@ -10,7 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
-from jaxvae.models.state_space import Markov, Smoother, emissions, stepwise_kl
+from jaxvae.models.state_space import Markov, Padded, Smoother, emissions, stepwise_kl
 from tests.common import close, draws, is_differentiable, standard_errors_off
 
 T, D = 4, 2
@@ -57,7 +57,11 @@ def test_a_linear_chain_is_one_gaussian(x64):
 
 
 def exact_smoother():
-    """q(z_t | z_{t-1}, x_{t:T}) by conditioning the joint Gaussian of z and x, no recursion."""
+    return Smoother(Partial(summary, exact_matrices(T)), Partial(update), jnp.zeros(D))
+
+
+def exact_matrices(last):
+    """q(z_t | z_{t-1}, x_{t:last}) by conditioning the joint Gaussian of z and x, no recursion."""
     mean, tril = joint_gaussian()
     observe = np.kron(np.eye(T), C)
     both = np.vstack([np.eye(T * D), observe])
@@ -65,18 +69,17 @@ def exact_smoother():
     cov = both @ tril @ tril.T @ both.T
     cov[T * D :, T * D :] += np.kron(np.eye(T), R @ R.T)
     steps = []
-    for t in range(T):
+    for t in range(last):
         at = np.arange(t * D, (t + 1) * D)
         before = np.arange((t - 1) * D, t * D) if t else np.arange(0)
-        given = np.concatenate([before, T * D + np.arange(t, T)])
+        given = np.concatenate([before, T * D + np.arange(t, last)])
         gain = np.linalg.solve(cov[np.ix_(given, given)], cov[np.ix_(given, at)]).T
         left = cov[np.ix_(at, at)] - gain @ cov[np.ix_(given, at)]
-        of_z, of_x = np.zeros((D, D)), np.zeros((D, T))
+        of_z, of_x = np.zeros((D, D)), np.zeros((D, last))
         of_z[:, : len(before)] = gain[:, : len(before)]
         of_x[:, t:] = gain[:, len(before) :]
         steps.append((of_z, of_x, mu[at] - gain @ mu[given], np.linalg.cholesky(left)))
-    matrices = tuple(jnp.asarray(np.stack(parts)) for parts in zip(*steps, strict=True))
-    return Smoother(Partial(summary, matrices), Partial(update), jnp.zeros(D))
+    return tuple(jnp.asarray(np.stack(parts)) for parts in zip(*steps, strict=True))
 
 
 def summary(matrices, x):
@@ -221,6 +224,134 @@ def test_a_chain_of_one_and_a_sequence_cut_short():
     exact = move(0.7, (jnp.zeros(1), jnp.array([3.0]))).log_prob(z[0])
     exact += move(0.7, (z[0], jnp.array([2.0]))).log_prob(z[1])
     assert close(encode(x[:2]).log_prob(z), exact)
+
+
+def to_come(event):
+    """h_t = x_t + ... + x_T of what is seen."""
+    x, mask = event
+    return jnp.cumsum(jnp.where(mask[:, None], x, 0.0)[::-1], axis=0)[::-1]
+
+
+def turn(w, z):
+    return jv.Normal(jnp.sin(w * z), jnp.asarray(0.8))  # leaves not as large as the event
+
+
+def padded(length):
+    """Nothing of it is exact, and every step of q is far from the prior's."""
+    prior = Markov(jv.StandardNormal((D,)), Partial(turn, jnp.array(1.3)), length)
+    encode = Smoother(Partial(to_come), Partial(move, jnp.array(0.7)), jnp.ones(D))
+    decode = Partial(emissions, Partial(lambda w, z: jv.Normal(w * z, 0.6), jnp.array(0.9)))
+    return Padded(jv.VAE(encode, decode, prior))
+
+
+SERIES = np.random.default_rng(2).normal(size=(3, D))
+
+
+def with_padding(length):
+    x = np.concatenate([SERIES, np.full((length - 3, D), np.nan)])
+    return jnp.asarray(x), jnp.arange(length) < 3
+
+
+def test_padding_changes_nothing(x64):
+    """ELBO, its terms and gradient, log-weights, estimate: of three steps, and of seven that hold
+    NaN behind them. A step behind the last has no rate."""
+
+    def everything(length):
+        model, event, key = padded(length), with_padding(length), jax.random.key(0)
+        elbo = partial(jv.elbo, key=key, x=event, kl=stepwise_kl)
+        return (
+            jax.value_and_grad(elbo, has_aux=True)(model),
+            jv.elbo(model, jax.random.clone(key), event),
+            jv.iwae(model, jax.random.clone(key), event, num_samples=5),
+            jv.log_marginal(model, jax.random.clone(key), event, num_samples=20),
+        )
+
+    short, long = jax.jit(lambda: (everything(3), everything(7)))()
+    for a, b in zip(jax.tree.leaves(short), jax.tree.leaves(long), strict=True):
+        assert close(a, b)
+    ((_, terms), gradient), *_ = long
+    assert all(np.all(np.asarray(leaf) != 0.0) for leaf in jax.tree.leaves((terms, gradient)))
+    model = padded(7)
+    q, p = model.encode(with_padding(7)), model.prior
+    z = q.sample(jax.random.key(1))
+    (_, steps), (_, others) = q.given(z).parts, p.given(z).parts
+    rates = jax.vmap(jv.kl_divergence)(steps.parts, others.parts)
+    assert np.array_equal(rates[2:], np.zeros(4))
+    assert np.all(rates[:2] > 0.1)
+
+
+def test_a_mask_that_ends_early_is_a_forecast(x64):
+    """Behind an exact posterior the steps are the prior's: x_3, x_4 given x_1, x_2 in closed form;
+    with nothing seen all is the prior, and in a gap q stays the encoder's."""
+    model = Padded(
+        jv.VAE(Partial(exact_to_the_second), Partial(emissions, Partial(emission)), linear_chain())
+    )
+    mean, tril = joint_gaussian()
+    observe = np.kron(np.eye(T), C)
+    mu, cov = observe @ mean, observe @ tril @ tril.T @ observe.T + np.kron(np.eye(T), R @ R.T)
+    x, seen = np.array([[0.4], [-0.7], [np.nan], [np.nan]]), np.array([1, 1, 0, 0], bool)
+    gain = np.linalg.solve(cov[:2, :2], cov[:2, 2:]).T
+    expected = mu[2:] + gain @ (x[:2, 0] - mu[:2])
+    spread = cov[2:, 2:] - gain @ cov[:2, 2:]
+    impute = partial(jv.evaluation.multiple_imputations, model, num_samples=1, num_draws=1)
+    xs = draws(lambda key: impute(key, (jnp.asarray(x), jnp.asarray(seen)))[0, 2:, 0], 4_000)
+    xs = np.asarray(xs)
+    assert standard_errors_off(xs, expected) < 4
+    products = np.einsum("ni,nj->nij", xs - expected, xs - expected)
+    assert standard_errors_off(products, spread) < 4
+
+    model, (x, _) = padded(7), with_padding(7)
+    nothing = model.encode((x, jnp.zeros(7, bool)))
+    z = nothing.sample(jax.random.key(0))
+    assert close(nothing.log_prob(z), model.prior.log_prob(z))
+    x, gap = jnp.nan_to_num(x), jnp.arange(7) == 3
+    q, raw = model.encode((x, gap)), model.model.encode((x, gap))
+    (first, steps), (raw_first, raw_steps) = q.given(z).parts, raw.given(z).parts
+    assert close(first.loc, raw_first.loc)
+    assert close(steps.parts.loc[:3], raw_steps.parts.loc[:3])
+    assert close(steps.parts.loc[3:], model.prior.given(z).parts[1].parts.loc[3:])
+
+
+def exact_to_the_second(event):
+    """q(z_1|x_1, x_2) and q(z_2|z_1, x_2), whatever stands behind."""
+    x, _ = event
+    of_z, of_x, shift, tril = exact_matrices(2)
+    h = of_x @ x[:2, 0] + shift
+    pad = lambda a: jnp.concatenate([a, jnp.stack([a[-1]] * (T - 2))])
+    return Smoother(
+        Partial(lambda _: (pad(of_z), pad(h), pad(tril))), Partial(update), jnp.zeros(D)
+    )(x)
+
+
+def test_a_padded_model_says_what_is_wrong():
+    model, (x, mask) = padded(7), with_padding(7)
+    x = x.astype(jnp.float32)
+    vae: Any = model.model
+    other = Smoother(Partial(to_come), Partial(heavy_step), jnp.ones(D))
+    no_chain = jv.VAE(Partial(lambda event: jv.StandardNormal((7, D))), vae.decode, vae.prior)
+    for bad, event, error, text in (
+        (model, x, TypeError, r"Padded: event is .*, expected a pair \(x, mask\)"),
+        (model, (x, mask[:5]), ValueError, r"mask has leading axes \[\(5,\)\], expected \(7,\)"),
+        (Padded(no_chain), (x, mask), TypeError, "encode returned a StandardNormal, expected a Ma"),
+        (
+            Padded(vae._replace(prior=jv.StandardNormal((7, D)))),
+            (x, mask),
+            TypeError,
+            "prior is a StandardNormal, expected a Markov chain",
+        ),
+        (
+            Padded(vae._replace(encode=other)),
+            (x, mask),
+            TypeError,
+            "a StudentT and one of the prio",
+        ),
+    ):
+        with pytest.raises(error, match=text):
+            bad.encode(event)
+
+
+def heavy_step(pair):
+    return heavy(pair[0])
 
 
 def test_errors_name_the_argument():
