@@ -21,14 +21,11 @@ import numpyro.distributions as dist
 import optax
 from flax import nnx
 from jax.tree_util import Partial
-from matplotlib.collections import PolyCollection
-from numpyro.diagnostics import effective_sample_size
 from numpyro.handlers import seed, trace
-from numpyro.infer import NUTS
 
 import jaxvae
-from experiments.common.plotting import figure, save, styled
-from experiments.datasets.counties import read
+from experiments.common.samplers import report, timed
+from experiments.datasets.counties import draw, read
 from jaxvae import nn
 
 SIDES = (10, 16)  # of the grids of simulated data
@@ -44,12 +41,12 @@ BETA = 25.0  # at first, so that the large features of f are learned before the 
 WARM_UP, DRAWS = 200, 200  # of NUTS
 EXPECTED = 5.0  # cases an area in the simulated data, where f and the level are 0
 SEEDS = 3
-FOLDER = Path("runs/sampler_prior")
+PICTURE = Path("runs/sampler_prior/counties.png")
 
 
 def covariance(places: Any, ell: Any) -> jax.Array:
     """Matern 5/2, with variance 1, and a little on the diagonal for the sake of float32."""
-    gap = places[:, None] - places
+    gap = places[:, None] - places[None]
     r = jnp.sqrt(5.0 * jnp.maximum((gap**2).sum(-1), 1e-12)) / ell
     return (1.0 + r + r**2 / 3.0) * jnp.exp(-r) + 1e-4 * jnp.eye(len(places))
 
@@ -66,15 +63,15 @@ class Gated(nnx.Module):
     """A dense network of v, with hidden units that ell turns up and down."""
 
     def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
-        self.first = nnx.Linear(n, HIDDEN, rngs=rngs)
-        self.second = nnx.Linear(HIDDEN, HIDDEN, rngs=rngs)
+        self.layers = nnx.List([nnx.Linear(i, HIDDEN, rngs=rngs) for i in (n, HIDDEN)])
         self.last = nnx.Linear(HIDDEN, m, rngs=rngs)
         self.gates = nn.MLP((1,), (2, HIDDEN), hidden=(32,), rngs=rngs)
 
     def __call__(self, v: Any, ell: Any) -> Any:
-        first, second = 1.0 + self.gates(2.5 * jnp.log(ell / 0.4)[None])
-        h = first * jax.nn.silu(self.first(v))
-        return self.last(second * jax.nn.silu(self.second(h)))
+        gates = 1.0 + self.gates(2.5 * jnp.log(ell / 0.4)[None])
+        for layer, gate in zip(self.layers, gates, strict=True):
+            v = gate * jax.nn.silu(layer(v))
+        return self.last(v)
 
 
 def given(encoder: Gated, decoder: Gated, ell: Any) -> jaxvae.VAE:
@@ -124,112 +121,36 @@ def decoded(model: Any, ell: Any) -> jax.Array:
     return model(ell).decode(z).mean()
 
 
-def sampler(field: Callable[[Any], Any]) -> Callable[[Any, Any], dict[str, Any]]:
-    """(key, (expected, cases)) -> draws of a chain, and its seconds without compilation."""
-    kernel, programs = NUTS(partial(areas, field)), []
-
-    def chain(state: Any, data: Any) -> Any:
-        def step(state: Any, _: None) -> Any:
-            state = kernel.sample(state, data, {})
-            return state, kernel.postprocess_fn(data, {})(state.z) | {"steps": state.num_steps}
-
-        return jax.lax.scan(step, state, length=WARM_UP + DRAWS)[1]
-
-    def run(key: Any, data: Any) -> dict[str, Any]:
-        state = kernel.init(key, WARM_UP, None, data, {})
-        programs[:] = programs or [jax.jit(chain).lower(state, data).compile()]
-        start = time.process_time()
-        draws = jax.block_until_ready(programs[0](state, data))
-        seconds = time.process_time() - start
-        return {k: np.asarray(v[WARM_UP:]) for k, v in draws.items()} | {"seconds": seconds}
-
-    return run
-
-
 def compare(name: str, places: jax.Array, data: list[Any], truths: list[Any]) -> list[Any]:
-    """The two samplers in turns on every data set, and a table of means and of each seed's."""
+    """Both priors under NUTS, in turns, on every data set."""
     start = time.process_time()
     model = trained(places)
-    print(
-        f"{name}: {len(places)} areas, trained in {time.process_time() - start:.0f} s", flush=True
-    )
-    samplers = [sampler(partial(process, places)), sampler(partial(decoded, model))]
+    seconds = time.process_time() - start
+    print(f"{name}: {len(places)} areas, trained in {seconds:.0f} s", flush=True)
+    fields = partial(process, places), partial(decoded, model)
+    samplers = [timed(partial(areas, field), WARM_UP, DRAWS) for field in fields]
     keys = jax.random.split(jax.random.key(1), len(data))
     pairs = [[run(key, d) for run in samplers] for key, d in zip(keys, data, strict=True)]
-    table: dict[str, list[float]] = {}
-    for pair, truth in zip(pairs, truths, strict=True):
-        for label, chain in zip(("process", "decoder"), pair, strict=True):
-            risk, each = chain["risk"], lambda of: effective_sample_size(of[None])  # noqa: E731
-            low, high = np.quantile(risk, [0.05, 0.95], axis=0)
-            ess = np.concatenate([each(risk), [each(chain["ell"]), each(chain["sigma"])]])
-            numbers = {
-                "seconds": chain["seconds"],
-                "steps a draw": chain["steps"].mean(),
-                "effective draws, median": np.median(ess),
-                "effective draws a second, median": np.median(ess) / chain["seconds"],
-                "effective draws a second, least": ess.min() / chain["seconds"],
-                "width of the 90 % bands": (high - low).mean(),
-            }
-            if truth is not None:
-                numbers["error to the truth (RMSE)"] = ((risk.mean(0) - truth) ** 2).mean() ** 0.5
-                numbers["truth in the 90 % bands"] = ((low < truth) & (truth < high)).mean()
-            for what, number in numbers.items():
-                table.setdefault(f"{what}, {label}", []).append(float(number))
-        first, second = (chain["risk"] for chain in pair)
-        apart = np.abs(first.mean(0) - second.mean(0)) / first.std(0)
-        table.setdefault("posterior means apart, in standard deviations", []).append(apart.mean())
-        ess = [table[f"effective draws a second, median, {w}"][-1] for w in ("decoder", "process")]
-        table.setdefault("times as many a second", []).append(ess[0] / ess[1])
-    for what, values in table.items():
-        print(f"  {what:50s}{np.mean(values):9.3g}   ({', '.join(f'{v:.3g}' for v in values)})")
+    report(("process", "decoder"), pairs, truths)
     return pairs
 
 
 def main(folder: str = "") -> None:
     for side in SIDES:
-        line = jnp.linspace(0.0, 1.0, side)
+        line, keys = jnp.linspace(0.0, 1.0, side), jax.random.split(jax.random.key(2), SEEDS)
         places = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
-        expected = jnp.full(len(places), EXPECTED)
-        worlds = [
-            trace(seed(partial(areas, partial(process, places)), key)).get_trace(expected)
-            for key in jax.random.split(jax.random.key(2), SEEDS)
-        ]
+        expected, truth = jnp.full(side**2, EXPECTED), partial(areas, partial(process, places))
+        worlds = [trace(seed(truth, key)).get_trace(expected) for key in keys]
         data = [(expected, world["cases"]["value"]) for world in worlds]
         truths = [np.asarray(world["risk"]["value"]) for world in worlds]
         compare(f"grid {side} x {side}", places, data, truths)
     if folder:
-        counties = read(folder)
-        plane = counties.middles * [np.cos(np.radians(35.5)), 1.0]
-        places = jnp.asarray((plane - plane.min(0)) / np.ptp(plane[:, 0]), jnp.float32)
-        expected = jnp.asarray(counties.births * (counties.deaths.sum() / counties.births.sum()))
-        data = (expected, jnp.asarray(counties.deaths))
-        pairs = compare("counties", places, [data] * SEEDS, [None] * SEEDS)
-        draw(
-            FOLDER / "counties.png",
-            counties.outlines,
-            {
-                "deaths / expected": np.asarray(data[1] / data[0]),
-                "Gaussian process": np.mean([np.exp(p[0]["risk"]).mean(0) for p in pairs], axis=0),
-                "decoder": np.mean([np.exp(p[1]["risk"]).mean(0) for p in pairs], axis=0),
-            },
-        )
-
-
-@styled
-def draw(path: Path, outlines: list[list[np.ndarray]], maps: dict[str, np.ndarray]) -> None:
-    picture = figure(5.0, 6.2)
-    for axes, (title, values) in zip(picture.subplots(len(maps)), maps.items(), strict=True):
-        rings = [
-            (ring, value) for rings, value in zip(outlines, values, strict=True) for ring in rings
-        ]
-        shapes = PolyCollection([r for r, _ in rings], array=[v for _, v in rings], cmap="viridis")
-        shapes.set(clim=(0.4, 2.0), edgecolor="white", linewidth=0.3)
-        axes.add_collection(shapes)
-        axes.set(title=title, aspect=1.23, xlim=(-84.5, -75.3), ylim=(33.8, 36.7))
-        axes.set_axis_off()
-        picture.colorbar(shapes, ax=axes, shrink=0.8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(picture, path)
+        _, deaths, expected, places, outlines = read(folder)
+        data = [(jnp.asarray(expected), jnp.asarray(deaths))] * SEEDS
+        pairs = compare("counties", jnp.asarray(places), data, [None] * SEEDS)
+        means = [np.mean([np.exp(pair[i]["risk"]).mean(0) for pair in pairs], 0) for i in (0, 1)]
+        maps = {"deaths / expected": deaths / expected, "relative risk, Gaussian process": means[0]}
+        draw(PICTURE, outlines, maps | {"relative risk, decoder": means[1]})
 
 
 if __name__ == "__main__":
