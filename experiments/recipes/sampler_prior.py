@@ -1,0 +1,157 @@
+"""A prior for a sampler: PriorVAE, a decoder in place of a Gaussian process under NUTS.
+
+    uv run python -m experiments.recipes.sampler_prior [FOLDER]
+
+FOLDER (optional) holds the infant deaths of North Carolina's 100 counties, sids2.dbf and sids2.shp
+(`pip download --no-deps libpysal==4.12.1`, then unzip the wheel: libpysal/examples/sids2).
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+from numpyro.handlers import seed, trace
+
+import jaxvae
+from experiments.common.samplers import report, timed
+from experiments.datasets.counties import draw, read
+from jaxvae import nn
+
+SIDES = (10, 16)  # of the grids of simulated data
+SHORTEST, LONGEST = 0.3, 0.9  # length-scales, of areas that span 1
+LATENT = 30  # coordinates of z
+HIDDEN = 128  # units of a layer
+NOISE = 0.2  # sigma of p(f|z): what is smaller than that in f the decoder need not learn
+TABLE = 64  # length-scales that training draws from
+SCALES, EACH = 8, 16  # length-scales a step, and draws of each
+STEPS = 8000
+LEARNING_RATE = 5e-3  # of Adam, at first
+BETA = 25.0  # at first, so that the large features of f are learned before the small ones
+WARM_UP, DRAWS = 200, 200  # of NUTS
+EXPECTED = 5.0  # cases an area in the simulated data, where f and the level are 0
+SEEDS = 3
+PICTURE = Path("runs/sampler_prior/counties.png")
+
+
+def covariance(places: Any, ell: Any) -> jax.Array:
+    """Matern 5/2, with variance 1, and a little on the diagonal for the sake of float32."""
+    gap = places[:, None] - places[None]
+    r = jnp.sqrt(5.0 * jnp.maximum((gap**2).sum(-1), 1e-12)) / ell
+    return (1.0 + r + r**2 / 3.0) * jnp.exp(-r) + 1e-4 * jnp.eye(len(places))
+
+
+def simulate(ells: jax.Array, factors: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A batch of (f, ell), given Cholesky factors of the covariance at every ell."""
+    key, of_ell = jax.random.split(key)
+    some = jax.random.choice(of_ell, len(ells), (SCALES,), replace=False)
+    eps = jax.random.normal(key, (SCALES, EACH, factors.shape[-1]))
+    return (eps @ factors[some].mT).reshape(-1, factors.shape[-1]), jnp.repeat(ells[some], EACH)
+
+
+class Gated(nnx.Module):
+    """A dense network of v, with hidden units that ell turns up and down."""
+
+    def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
+        self.layers = nnx.List([nnx.Linear(i, HIDDEN, rngs=rngs) for i in (n, HIDDEN)])
+        self.last = nnx.Linear(HIDDEN, m, rngs=rngs)
+        self.gates = nn.MLP((1,), (2, HIDDEN), hidden=(32,), rngs=rngs)
+
+    def __call__(self, v: Any, ell: Any) -> Any:
+        gates = 1.0 + self.gates(2.5 * jnp.log(ell / 0.4)[None])
+        for layer, gate in zip(self.layers, gates, strict=True):
+            v = gate * jax.nn.silu(layer(v))
+        return self.last(v)
+
+
+def given(encoder: Gated, decoder: Gated, ell: Any) -> jaxvae.VAE:
+    return jaxvae.VAE(
+        encode=lambda f: nn.NormalHead()(encoder(f, ell)),
+        decode=lambda z: nn.NormalHead(scale=NOISE)(decoder(z, ell)),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def trained(places: jax.Array, steps: int = STEPS) -> Any:
+    """ell -> VAE of f at these places."""
+    n, rngs = len(places), nnx.Rngs(0)
+    ells = jnp.linspace(SHORTEST, LONGEST, TABLE)
+    factors = jax.lax.map(lambda ell: jnp.linalg.cholesky(covariance(places, ell)), ells)
+    encoder = Gated(n, 2 * LATENT, rngs=rngs)
+    model = Partial(given, encoder, Gated(LATENT, n, rngs=rngs))
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+    state, _ = jaxvae.fit(
+        jaxvae.train_step(jaxvae.conditioned(jaxvae.elbo), optimizer),
+        jaxvae.init_state(model, optimizer),
+        jax.random.key(0),
+        Partial(simulate, ells, factors),
+        epochs=1,
+        steps_per_epoch=steps,
+        beta=optax.exponential_decay(BETA, steps // 2, 1.0 / BETA, end_value=1.0),
+    )
+    return state.model
+
+
+def areas(field: Callable[[Any], Any], expected: Any, cases: Any = None) -> None:
+    """cases ~ Poisson(expected exp(level + sigma f)), where field(ell) draws f."""
+    ell = numpyro.sample("ell", dist.Uniform(SHORTEST, LONGEST))
+    sigma = numpyro.sample("sigma", dist.LogNormal(-0.7, 0.5))
+    level = numpyro.sample("level", dist.Normal(0.0, 1.0))
+    risk = numpyro.deterministic("risk", level + sigma * field(ell))
+    numpyro.sample("cases", dist.Poisson(expected * jnp.exp(risk)), obs=cases)
+
+
+def process(places: jax.Array, ell: Any) -> jax.Array:
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(places)]).to_event(1))
+    return jnp.linalg.cholesky(covariance(places, ell)) @ z
+
+
+def decoded(model: Any, ell: Any) -> jax.Array:
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([LATENT]).to_event(1))
+    return model(ell).decode(z).mean()
+
+
+def compare(name: str, places: jax.Array, data: list[Any], truths: list[Any]) -> list[Any]:
+    """Both priors under NUTS, in turns, on every data set."""
+    start = time.process_time()
+    model = trained(places)
+    seconds = time.process_time() - start
+    print(f"{name}: {len(places)} areas, trained in {seconds:.0f} s", flush=True)
+    fields = partial(process, places), partial(decoded, model)
+    samplers = [timed(partial(areas, field), WARM_UP, DRAWS) for field in fields]
+    keys = jax.random.split(jax.random.key(1), len(data))
+    pairs = [[run(key, d) for run in samplers] for key, d in zip(keys, data, strict=True)]
+    report(("process", "decoder"), pairs, truths)
+    return pairs
+
+
+def main(folder: str = "") -> None:
+    for side in SIDES:
+        line, keys = jnp.linspace(0.0, 1.0, side), jax.random.split(jax.random.key(2), SEEDS)
+        places = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
+        expected, truth = jnp.full(side**2, EXPECTED), partial(areas, partial(process, places))
+        worlds = [trace(seed(truth, key)).get_trace(expected) for key in keys]
+        data = [(expected, world["cases"]["value"]) for world in worlds]
+        truths = [np.asarray(world["risk"]["value"]) for world in worlds]
+        compare(f"grid {side} x {side}", places, data, truths)
+    if folder:
+        _, deaths, expected, places, outlines = read(folder)
+        data = [(jnp.asarray(expected), jnp.asarray(deaths))] * SEEDS
+        pairs = compare("counties", jnp.asarray(places), data, [None] * SEEDS)
+        means = [np.mean([np.exp(pair[i]["risk"]).mean(0) for pair in pairs], 0) for i in (0, 1)]
+        maps = {"deaths / expected": deaths / expected, "relative risk, Gaussian process": means[0]}
+        draw(PICTURE, outlines, maps | {"relative risk, decoder": means[1]})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
