@@ -69,6 +69,23 @@ def image_rows(path: Path, rows: dict[str, Any], *, lines: int = 1) -> None:
     )  # with labels of any length
 
 
+@styled
+def colour_rows(path: Path, rows: dict[str, Any]) -> None:
+    """Images [n, h, w, 3] of each label, values 0..1, one row below the other."""
+    longest = max(len(images) for images in rows.values())
+    picture = figure(1.8 + 0.3 * longest, 0.33 * len(rows))
+    for ax, (label, images) in zip(picture.subplots(len(rows)), rows.items(), strict=True):
+        around = (0, longest - len(images)), (1, 1), (1, 1), (0, 0)
+        padded = np.pad(np.clip(images, 0.0, 1.0), around, constant_values=1.0)
+        ax.imshow(np.concatenate(padded, axis=1), interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.grid(visible=False)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=110)
+
+
 def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
     """The ellipse mu + radius L u, |u| = 1, of a Gaussian in the plane, shape [2, 100]."""
     angle = np.linspace(0.0, 2.0 * np.pi, 100)

@@ -11,7 +11,7 @@ from jax import Array
 from jaxvae.checks import Key, Leaf, Numbers, as_integers, check_scale, check_shape, checked, within
 from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
-from jaxvae.protocols import distribution
+from jaxvae.protocols import MissingMethodError, distribution
 from jaxvae.pytrees import stacked
 
 
@@ -62,7 +62,7 @@ class DiscretizedLogistic:
         noise = self.scale * jax.random.logistic(key, self.shape, jnp.result_type(self.loc))
         if self.coupling is None:
             return self._level(self.loc + noise)
-        k = jnp.zeros(self.shape, jnp.int32)
+        k = self._level(noise)
         for c in range(k.size):  # a channel at a time
             k = k.at[c].set(self._level(self._means(k) + noise)[c])
         return k
@@ -82,9 +82,9 @@ class DiscretizedLogistic:
         return jnp.where(inside, jnp.sum(log_p), -jnp.inf)
 
     def mean(self) -> Array:
-        """E[k] = sum_{k >= 1} P(at least k), in levels 0..L-1; TypeError where channels couple."""
+        """E[k] = sum_{k >= 1} P(at least k), in levels 0..L-1; none where channels couple."""
         if self.coupling is not None:
-            raise TypeError("DiscretizedLogistic: coupled channels have no mean in closed form")
+            raise MissingMethodError("DiscretizedLogistic: coupled channels have no mean")
         dtype = jnp.result_type(self.loc)
         edges = (2.0 * jnp.arange(1, self.levels, dtype=dtype) - 1.0) / (self.levels - 1) - 1.0
         flat = stacked(self, self.shape)
@@ -95,7 +95,7 @@ class DiscretizedLogistic:
 
     def unstack(self) -> Any:
         if self.coupling is not None:
-            raise TypeError("DiscretizedLogistic: coupled channels are not independent")
+            raise MissingMethodError("DiscretizedLogistic: coupled channels are not independent")
         return stacked(self, self.shape)
 
     def _values(self, k: Numbers) -> Array:
@@ -109,7 +109,8 @@ class DiscretizedLogistic:
 
     def _level(self, x: Array) -> Array:
         k = jnp.round(0.5 * (x + 1.0) * (self.levels - 1))
-        return jnp.clip(k, 0, self.levels - 1).astype(jnp.int32)
+        dtype = jnp.uint8 if self.levels <= 256 else jnp.int32  # as stored
+        return jnp.clip(k, 0, self.levels - 1).astype(dtype)
 
 
 def _log1mexp(a: Array) -> Array:

@@ -22,6 +22,7 @@ def export_model(
     model: Model,
     what: Literal["encode", "decode", "score"] = "encode",
     *,
+    x: Tree | None = None,
     batch: Count | None = None,
     num_samples: Count = 100,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
@@ -35,6 +36,8 @@ def export_model(
       what: "encode", xs -> means of q(z|x); "decode", zs -> means of p(x|z); "score", (key, xs) ->
         the importance-weighted bound of log p(x) of every row, nats, key of dtype uint32[2], what
         `jax.random.key_data` gives.
+      x: one example, of which shapes and dtypes count; by default as the model draws. It is needed
+        where p(x|z) can't be drawn from, or its draws are of another dtype than the data.
       batch: the number of rows; by default any, a dimension of the program. Networks that reshape
         a batch to what depends on its size need a number.
       num_samples: of "score".
@@ -60,7 +63,9 @@ def export_model(
     from jax import export
 
     path, pure = Path(path), functional(model)
-    x = event_like(pure)
+    x = event_like(pure) if x is None else jax.eval_shape(lambda: jax.tree.map(jnp.asarray, x))
+    if x is None:
+        raise ValueError("export_model: p(x|z) can't be drawn from, expected x, one example")
     z = jax.eval_shape(lambda: posterior(pure, _zeros(x)).sample(jax.random.key(0)))
     rows = export.symbolic_shape("rows")[0] if batch is None else batch
     of_rows = lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype)  # noqa: E731

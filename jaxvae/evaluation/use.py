@@ -52,6 +52,7 @@ from jaxvae.protocols import (
     log_density,
     log_likelihood,
     mean_of,
+    method_of,
     posterior,
     prior,
     sample_and_log_prob,
@@ -192,7 +193,10 @@ def _posterior_draw(model: Model, key: Key, x: Tree) -> Any:
 
 def _likelihood_mean(model: Model, key: Key, z: Tree) -> Any:
     del key
-    return mean_of(likelihood(model, z))
+    try:
+        return mean_of(likelihood(model, z))
+    except MissingMethodError as error:
+        raise MissingMethodError(f"{error}; or draw: use.decode(model, zs, key=key)") from None
 
 
 def _likelihood_draw(model: Model, key: Key, z: Tree) -> Any:
@@ -257,11 +261,20 @@ def entries_of(d: Any, x: Tree, mask: Tree | None = None) -> Any:
         masks = [None for _ in d.split(d.parts)] if mask is None else d.split(mask)
         parts = zip(d.split(d.parts), d.split(x), masks, strict=True)
         return d.join([entries_of(*part) for part in parts])
-    if event_shape(d) == () or not hasattr(d, "unstack"):
+    parts = None if event_shape(d) == () else _independent(d)
+    if parts is None:
         return log_density(d, x) if mask is None else log_density(Masked(d), (x, mask))
     if mask is not None and jnp.ndim(mask) == 0:  # of a whole pixel
         mask = jnp.broadcast_to(mask, jnp.shape(x)[:1])
-    return jax.vmap(entries_of)(arrays(d.unstack()), x, mask)
+    return jax.vmap(entries_of)(arrays(parts), x, mask)
+
+
+def _independent(d: Any) -> Any:
+    """Its independent parts, stacked; None where they aren't, as channels that are coupled."""
+    try:
+        return method_of(d, "unstack")()
+    except MissingMethodError:
+        return None
 
 
 def _observed(event: tuple[Any, Any]) -> Array:

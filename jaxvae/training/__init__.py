@@ -37,6 +37,7 @@ from jaxvae.training.nonfinite import all_finite as all_finite
 from jaxvae.training.nonfinite import clip_by_finite_norm as clip_by_finite_norm
 from jaxvae.training.nonfinite import skip_nonfinite as skip_nonfinite
 from jaxvae.training.preprocessing import binarize as binarize
+from jaxvae.training.preprocessing import dequantize as dequantize
 from jaxvae.training.preprocessing import preprocessed as preprocessed
 from jaxvae.training.preprocessing import rescale as rescale
 from jaxvae.training.preprocessing import threshold as threshold

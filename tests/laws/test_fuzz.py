@@ -301,6 +301,9 @@ CALLS: dict[str, Call] = {
     "threshold": Call(
         lambda key, x: jv.training.threshold(key, x), {"key": KEY, "x": PIXELS}, ("x",)
     ),
+    "dequantize": Call(
+        lambda key, x: jv.training.dequantize(key, x), {"key": KEY, "x": PIXELS}, ("x",)
+    ),
     "bits_per_dim": Call(jv.distributions.bits_per_dim, {"nats": 3.0, "shape": (2, 3)}, ("nats",)),
     "gaussian_product": Call(jv.models.gaussian_product, {"a": Q, "b": Q}),
     "Normal": made(jv.Normal, Z, loc=Z, scale=jnp.array([1.0, 2.0])),

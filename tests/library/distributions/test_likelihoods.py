@@ -80,6 +80,20 @@ def test_bytes_are_levels():
         assert np.isclose(d.log_prob(x), d.log_prob(x.astype(int)), rtol=1e-6)
 
 
+def test_draws_are_as_the_data_are_stored():
+    """Bytes, which a network behind `Rescaled` takes; of more levels than a byte has, int32."""
+    zeros = jnp.zeros((2, 2, 5, 3))
+    images = jv.distributions.logistic_mixture(jnp.zeros((2, 2, 5)), zeros, zeros + 0.1, zeros)
+    coupled = jv.DiscretizedLogistic(jnp.zeros(3), 1.0, jnp.ones((3, 3)))
+    for d in (jv.DiscretizedLogistic(jnp.zeros(3), 1.0), coupled, images):
+        x = d.sample(jax.random.key(0))
+        assert x.dtype == jnp.uint8
+        assert np.isfinite(d.log_prob(x))
+        assert jv.rescale(None, x).shape == x.shape
+    many = jv.DiscretizedLogistic(jnp.zeros(3), 1.0, levels=1000).sample(jax.random.key(0))
+    assert many.dtype == jnp.int32
+
+
 def test_256_bins_sum_to_one():
     """At every mean and scale, edges included: the mass that others miss."""
     k = jnp.arange(256)[:, None]

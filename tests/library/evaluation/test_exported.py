@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.tree_util import Partial
 
 import jaxvae
 from jaxvae import nn, use
+from jaxvae.distributions import OptimalNormal
 from jaxvae.evaluation import export_model
 from jaxvae.models import ppca
 
@@ -69,6 +71,26 @@ def test_a_fixed_batch_takes_that_batch_alone(tmp_path):
     assert program.platforms == ("cpu", "cuda", "tpu")
     with pytest.raises(ValueError):
         program.call(jnp.ones((5, 1)))
+
+
+def test_a_model_of_bytes_takes_bytes(tmp_path):
+    """Or what x says, where draws are of another dtype, or there are none."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3)).astype(np.uint8)
+    choices = nn.HeadOf(jaxvae.Categorical, (nn.Real("n", 256),))
+    small = partial(nn.make_vae, convolutional=False, hidden=(), latents=2)
+    stored = small(pixels[0], rngs=nnx.Rngs(0))
+    chosen = small(pixels[0], likelihood=choices, rngs=nnx.Rngs(0))
+    undrawn = Partial(lambda w, z: OptimalNormal(w * z, axis=None), jnp.ones(3))
+    for model, xs, x in (
+        (stored, pixels, None),
+        (chosen, pixels, pixels[0]),
+        (LINEAR._replace(decode=undrawn), np.ones((5, 3), np.float32), np.ones(3, np.float32)),
+    ):
+        path = export_model(tmp_path / "m", model, x=x, platforms=("cpu",))
+        program = jax.export.deserialize(bytearray(path.read_bytes()))
+        np.testing.assert_allclose(program.call(xs), use.encode(model, xs), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"^export_model: p\(x\|z\) can't be drawn from, expected"):
+        export_model(tmp_path / "m", LINEAR._replace(decode=undrawn))
 
 
 def test_what_is_refused_is_refused_in_a_line(tmp_path, monkeypatch):

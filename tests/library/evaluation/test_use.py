@@ -44,6 +44,25 @@ def test_the_bound_of_every_row_is_its_own():
     assert scores().observed.tolist() == [3.0] * 7
 
 
+def test_channels_that_are_coupled_are_scored_together_and_drawn():
+    """They have no mean, and no parts: one number an event, and a word on what to do instead."""
+    one = jnp.ones((3, 3))
+    decode = Partial(lambda a, z: jaxvae.DiscretizedLogistic(a[0] * z, 1.0, a), one)
+    encode = Partial(lambda a, x: jaxvae.Normal(jaxvae.rescale(None, x[:1]), a[0, :1]), one)
+    model = jaxvae.VAE(encode, decode, jaxvae.StandardNormal((1,)))
+    xs = use.generate(model, KEY, 4)
+    found = use.score(model, KEY, xs, num_samples=2)
+    np.testing.assert_allclose(found.elbo, -found.rate - found.entries, rtol=1e-4)
+    for call in (
+        lambda: use.decode(model, np.ones((4, 1), np.float32)),
+        lambda: use.reconstruct(model, KEY, xs),
+        lambda: use.generate(model, KEY, 4, mean=True),
+    ):
+        with pytest.raises(MissingMethodError, match=r"no mean; or draw: use.decode\(model, zs, k"):
+            call()
+    assert use.decode(model, use.encode(model, xs), key=KEY).shape == (4, 3)
+
+
 def test_rate_and_entries_make_the_elbo():
     np.testing.assert_allclose(scores().elbo, -scores().rate - scores().entries.sum(1), rtol=1e-4)
 

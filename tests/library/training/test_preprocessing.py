@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from jaxvae import binarize, preprocessed, rescale
 from jaxvae.nn import MLP, Rescaled
-from jaxvae.training import threshold
+from jaxvae.training import dequantize, threshold
 from tests.common import close, draws, standard_errors_off
 
 BYTES = np.array([0, 1, 64, 127, 128, 254, 255], np.uint8)
@@ -38,6 +39,40 @@ def test_threshold_is_one_above_the_middle():
     # x / 255 > 1/2: from 128 on
     assert threshold(jax.random.key(0), BYTES).tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert threshold(jax.random.key(0), jnp.array([8, 9]), max_value=16.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("max_value", [None, 255.0, 16.0, 1.0])
+def test_noise_of_dequantization_stays_inside_its_cell(max_value):
+    """Of all its values at the ends: x can be read off again, and 0 and 1 never come."""
+    levels = int(max_value or 255) + 1
+    x = jnp.tile(jnp.array([0, levels - 1], jnp.uint8), (2**19, 1))
+    y = dequantize(jax.random.key(0), x, max_value=max_value)
+    assert y.shape == x.shape
+    assert y.dtype == jnp.float32
+    assert bool(jnp.all((y > 0) & (y < 1)))
+    assert np.array_equal(jnp.floor(y * levels), x)
+    u = np.asarray(y, np.float64) * levels - np.asarray(x)
+    assert abs(u.mean() - 0.5) < 5 / np.sqrt(12 * u.size)
+    assert abs(u.var() - 1 / 12) < 5 / np.sqrt(180 * u.size)
+
+
+def test_a_density_of_dequantized_bytes_bounds_their_probability(x64):
+    """log P(k), the density's integral over a cell, is at least the mean of log p less log 256."""
+    k = jnp.arange(120, 137, dtype=jnp.uint8)
+    y = jax.vmap(lambda key: dequantize(key, k))(jax.random.split(jax.random.key(0), 4000))
+    for sigma, gap in ((0.1, 1e-3), (0.005, 1.0)):
+        log_p = scipy.stats.norm.logpdf(y, 0.5, sigma).mean(0) - np.log(256)
+        edges = scipy.stats.norm.cdf(np.arange(120, 138) / 256, 0.5, sigma)
+        exact = np.log(np.diff(edges))
+        assert np.all(log_p < exact + 0.01)
+        assert np.all(log_p > exact - gap - 0.01)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_dequantization_asks_for_what_it_is_not_told(jit):
+    run = jax.jit(dequantize) if jit else dequantize
+    with pytest.raises(TypeError, match=r"of float32, expected uint8 .*give max_value"):
+        run(jax.random.key(0), jnp.array([0.0, 1.0]))
 
 
 def rescaled(key, x, **how):

@@ -1,0 +1,128 @@
+"""DOC"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxvae
+from experiments.common.plotting import colour_rows
+from experiments.datasets.photographs import SIDE, codec_bits, patches, read
+from jaxvae import distributions, nn, use
+from jaxvae.evaluation import export_model
+from jaxvae.training import dequantize
+
+SHAPE = (SIDE, SIDE, 3)  # of an image
+LATENT = 32  # coordinates of z
+LEARNING_RATE = 2e-3  # of Adam
+BATCH = 64  # images a step
+EPOCHS = 10
+SAMPLES = 10  # importance samples of log p(x)
+SEEDS = 3
+FOLDER = Path("runs/images")
+CODECS = {"PNG": {"optimize": True}, "WebP": {"lossless": True, "quality": 100, "method": 6}}
+
+real, positive = nn.Real("n"), nn.Positive("n")
+mixture = nn.Real(5), nn.Real(5, "n"), nn.Positive(5, "n"), nn.Real(5, 3)
+DENSITIES = {  # of floats in (0, 1)
+    "normal of sigma 0.1": lambda: nn.NormalHead(0.1),
+    "normal, one sigma": lambda: nn.SharedScaleHead(0.1),
+    "normal, a sigma each": lambda: nn.NormalHead(),
+    "continuous Bernoulli": lambda: nn.HeadOf(jaxvae.ContinuousBernoulli, (real,)),
+}
+PROBABILITIES = {  # of integers 0..255
+    "discretized logistic": lambda: nn.HeadOf(jaxvae.DiscretizedLogistic, (real, positive)),
+    "mixture of five logistics": lambda: nn.HeadOf(distributions.logistic_mixture, mixture),
+}
+
+
+def model_of(likelihood: str, rngs: nnx.Rngs) -> jaxvae.VAE:
+    head = (DENSITIES | PROBABILITIES)[likelihood]()
+    largest = 1.0 if likelihood in DENSITIES else 255.0
+    encoder = partial(nn.Rescaled, nn.ConvEncoder, max_value=largest)
+    return jaxvae.VAE(
+        encode=nn.Conditional(encoder, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
+        decode=nn.Conditional(nn.ConvDecoder, head, (LATENT,), SHAPE, rngs=rngs),
+        prior=jaxvae.StandardNormal((LATENT,)),
+    )
+
+
+def stream(files: list[str], seed: int) -> Any:
+    """Batches without end, shuffled anew in every turn; two threads read ahead."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * BATCH)
+    images = grain.MapDataset.source(files).seed(seed).shuffle().repeat().map(read)
+    return images.to_iter_dataset(options).batch(BATCH)
+
+
+def train(likelihood: str, seed: int, files: list[str]) -> Any:
+    objective = jaxvae.elbo
+    if likelihood in DENSITIES:
+        objective = jaxvae.preprocessed(jaxvae.elbo, dequantize)
+    optimizer = optax.adam(LEARNING_RATE)
+    state, history = jaxvae.fit(
+        jaxvae.train_step(objective, optimizer),
+        jaxvae.init_state(model_of(likelihood, nnx.Rngs(seed)), optimizer),
+        jax.random.key(seed),
+        stream(files, seed),
+        epochs=EPOCHS,
+        steps_per_epoch=len(files) // BATCH,
+        checkpoints=jaxvae.Checkpoints(FOLDER / "checkpoints" / f"{likelihood}, {seed}"),
+    )
+    return state.model, history
+
+
+def bits(likelihood: str, model: Any, key: jax.Array, images: np.ndarray) -> np.ndarray:
+    """An upper bound of -log2 p of every image as stored, per number in it."""
+    noise_key, key = jax.random.split(key)
+    density = likelihood in DENSITIES
+    if density:
+        keys = jax.random.split(noise_key, len(images))
+        images = np.asarray(jax.vmap(dequantize)(keys, images))
+    nats = -use.score(model, key, images, num_samples=SAMPLES).iwae
+    return distributions.bits_per_dim(nats, SHAPE) + 8.0 * density  # a cell has 1/256
+
+
+def main(photographs: str) -> None:
+    files, held_out = patches(Path(photographs), FOLDER / "patches")
+    test = np.stack([read(file) for file in held_out])
+    for codec, how in CODECS.items():
+        each, sheet = codec_bits(test, format=codec, **how)
+        print(f"{codec}: {each:.3f} bits a number in files of their own, {sheet:.3f} in one")
+    results: dict[str, list[list[float]]] = {name: [] for name in DENSITIES | PROBABILITIES}
+    for seed in range(SEEDS):
+        for likelihood in results:
+            model, history = train(likelihood, seed, files)
+            last = history["loss"][-(len(files) // BATCH) :].mean()
+            seen = distributions.bits_per_dim(last, SHAPE) + 8.0 * (likelihood in DENSITIES)
+            found = bits(likelihood, model, jax.random.key(1000 + seed), test).mean()
+            results[likelihood].append([float(found), float(seen)])
+            print(f"{likelihood}, {seed}: {found:.3f} bits a number, {seen:.3f} in training")
+            if seed == 0:
+                nn.save_model(FOLDER / "models" / likelihood, model, about={"bits": float(found)})
+    (FOLDER / "result.json").write_text(json.dumps(results))
+    models = {name: nn.load_model(FOLDER / "models" / name) for name in results}
+    for what in ("encode", "decode", "score"):
+        export_model(FOLDER / f"{what}.stablehlo", models["discretized logistic"], what)
+    rows = {name: drawn(name, model, test[100::240]) for name, model in models.items()}
+    colour_rows(FOLDER / "likelihoods.png", {"held out": test[100::240] / 255} | rows)
+
+
+def drawn(likelihood: str, model: Any, images: np.ndarray) -> np.ndarray:
+    """Means of p(x|z) at q(z|x) of images and at draws of the prior, then draws of these."""
+    density = likelihood in DENSITIES
+    new = jax.random.normal(jax.random.key(0), (len(images), LATENT))
+    zs = np.concatenate([use.encode(model, (images + 0.5) / 256 if density else images), new])
+    keys = jax.random.split(jax.random.key(1), 64)
+    xs = np.stack([use.decode(model, zs, key=key) for key in keys])
+    return np.concatenate([xs.mean(0), xs[0, len(images) :]]) / (1 if density else 255)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
