@@ -8,6 +8,7 @@ import warnings
 from ast import literal_eval
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from inspect import isgeneratorfunction
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from jaxvae.training.sparse import by_rows, compressed
 CALL_BYTES = 2**25  # of a stream's batches, at most so much goes to the device at once
 STATES = ("get_state", "set_state"), ("state_dict", "load_state_dict")
 END = object()
+ARRAY = "an array"
 
 
 class Place(NamedTuple):
@@ -107,7 +109,7 @@ class Stream:
         return (stands > end) - (stands < end)
 
     def resume(self, place: str | None) -> None:
-        self.start, self.places = Place(*literal_eval(place or "")), []
+        self.start, self.places = Place(*as_it_was(literal_eval(place or ""))), []
         self.resumed = True
 
     def begin(self, mesh: Mesh | None) -> None:
@@ -170,7 +172,8 @@ class Stream:
             self.resumable = True  # once
         done, place = next(p for p in reversed(self.places) if p[0] <= step)
         later = step - done
-        place = tuple(place._replace(batch=place.batch + later, skip=place.skip + later))
+        moved = place._replace(batch=place.batch + later, skip=place.skip + later)
+        place = as_literals(tuple(moved))
         try:
             kept = literal_eval(repr(place)) == place
         except (ValueError, SyntaxError):
@@ -178,7 +181,7 @@ class Stream:
         if not kept:
             raise CheckpointError(
                 f"where data stand can't be kept: {str(place[2])[:80]!r}, expected numbers, text, "
-                "bytes, and tuples, lists and dicts of them"
+                "bytes, arrays, and tuples, lists and dicts of them"
             )
         return repr(place)
 
@@ -291,6 +294,33 @@ class Stream:
         if batch is not END:
             batch, self.like = like_first("fit", where, batch, self.like)
         return batch
+
+
+def as_literals(state: Any) -> Any:
+    """A state with what it takes to make its arrays and tensors again, in their place."""
+    if isinstance(state, dict):
+        return {name: as_literals(part) for name, part in state.items()}
+    if type(state) in (tuple, list):
+        return type(state)(map(as_literals, state))
+    library = type(state).__module__.split(".")[0]
+    if library in ("numpy", "torch") and hasattr(state, "__array__"):
+        array = np.asarray(state)
+        if array.dtype.kind in "biuf":
+            return {ARRAY: (library, array.dtype.str, array.shape, array.tobytes())}
+    return state
+
+
+def as_it_was(literals: Any) -> Any:
+    """The state that `as_literals` was given."""
+    if isinstance(literals, dict) and [*literals] == [ARRAY]:
+        library, dtype, shape, data = literals[ARRAY]
+        array = np.frombuffer(data, dtype).reshape(shape).copy()
+        return array if library == "numpy" else import_module(library).from_numpy(array)
+    if isinstance(literals, dict):
+        return {name: as_it_was(part) for name, part in literals.items()}
+    if type(literals) in (tuple, list):
+        return type(literals)(map(as_it_was, literals))
+    return literals
 
 
 class _Items:

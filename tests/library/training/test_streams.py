@@ -1,11 +1,13 @@
 """Data that are no array: lists, loaders, generators, sparse rows and functions of a key."""
 
+import ast
 import random
 import subprocess
 import sys
 import threading
 import time
 from functools import cache, partial
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -24,6 +26,7 @@ from jaxvae.training import (
     read_checkpoint,
     sparse_rows,
 )
+from jaxvae.training.streams import as_it_was, as_literals
 
 grain: Any = pytest.importorskip("grain")
 
@@ -113,6 +116,14 @@ class Shuffled:
         self.rng.bit_generator.state, self.given = state
 
 
+class OfArrays(Shuffled):
+    """The state of its generator holds an array, as that of torchdata's loaders a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.Generator(np.random.MT19937(3))
+
+
 class Stateful:
     """As torchdata's and Hugging Face's: the loader says where its iterator stands, which begins
     with the first batch; until then the state is that of the end of the last pass."""
@@ -192,6 +203,7 @@ SOURCES = {
     "list": (batches, {}),
     "list, epochs of its own": (batches, {"steps_per_epoch": 5}),
     "iterator": (Shuffled, {"steps_per_epoch": 5}),
+    "iterator, its state of arrays": (OfArrays, {"steps_per_epoch": 5}),
     "iterator with an end": (partial(Shuffled, 15), {"epochs": 1}),
     "loader": (Stateful, {}),
     "told the pass": (Told, {}),
@@ -357,6 +369,29 @@ def test_a_state_that_can_not_be_kept_is_known_before_the_first_step(tmp_path):
     with pytest.raises(CheckpointError, match=r"where data stand can't be kept: .*Generator"):
         run(Odd(), tmp_path, steps_per_epoch=5, callbacks=[lambda *_: seen.append(1)])
     assert not seen
+
+
+def test_arrays_and_tensors_of_a_state_are_made_again(monkeypatch):
+    class Tensor:
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(self.array, dtype)
+
+    Tensor.__module__ = "torch"
+    torch: Any = ModuleType("torch")
+    torch.from_numpy = Tensor
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    state = {"a": Tensor(np.arange(3, dtype=np.uint8)), "b": [(np.ones((2, 1)), None, 1.5, b"x")]}
+    found = as_it_was(ast.literal_eval(repr(as_literals(state))))
+    assert isinstance(found["a"], Tensor)
+    np.testing.assert_array_equal(np.asarray(found["a"]), [0, 1, 2])
+    array, *others = found["b"][0]
+    assert array.dtype == np.float64
+    assert array.shape == (2, 1)
+    assert array.flags.writeable
+    assert others == [None, 1.5, b"x"]
 
 
 def test_an_iterator_that_ends_early_is_told_once():
