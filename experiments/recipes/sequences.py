@@ -32,7 +32,7 @@ EPOCHS = 500
 WARM_UP = 20  # epochs until beta is 1
 SAMPLES = 100  # importance samples of log p(x)
 DRAWS = 300  # futures of each series
-SEEDS = 3
+SEEDS = 3  # 0, 1, 2
 FOLDER = Path("runs/sequences")
 
 
@@ -109,11 +109,12 @@ def main(folder: str) -> None:
         result = {"log p a step": float(nats), **measured(draws, *test)}
         print(f"seed {seed}:", json.dumps(result), flush=True)
         (FOLDER / f"{seed}.json").write_text(json.dumps(result))
-        pictured = {
+        panels = {
             f"series {i}, channel {c + 1}": (test[0][i, test[1][i], c], draws[:, i, :, c])
-            for i, c in zip(np.argsort(-test[1].sum(1))[:60:10], (0, 1, 2, 3, 4, 5), strict=True)
+            for c in (0, 2)
+            for i in np.argsort(-test[1].sum(1))[:30:10]
         }
-        forecast_bands(FOLDER / f"forecasts_{seed}.png", pictured, seen=SEEN, rows=2)
+        forecast_bands(FOLDER / f"forecasts_{seed}.png", panels, seen=SEEN, rows=2)
 
 
 @jax.jit
