@@ -87,7 +87,7 @@ def test_the_beginning_of_a_series_is_of_every_length(small):
 
 
 def test_a_forecast_is_of_the_steps_behind_those_seen(small):
-    series = np.float32(RNG.normal(size=(10, 6, 2))), np.ones((10, 6), bool)
+    series = RNG.normal(size=(10, 6, 2)).astype(np.float32), np.ones((10, 6), bool)
     model = sequences.model_of(nnx.Rngs(0))
     draws = sequences.futures(model, jax.random.key(0), series)
     other = series[0].copy()

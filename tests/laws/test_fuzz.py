@@ -619,6 +619,17 @@ CALLS: dict[str, Call] = {
             "x": X,
         },
     ),
+    "Padded": Call(
+        lambda model, key, x, mask: jv.elbo(state_space.Padded(model), key, (x, mask)),
+        {
+            "model": jv.VAE(
+                Partial(lambda event: CHAIN), Partial(state_space.emissions, WALK), CHAIN
+            ),
+            "key": KEY,
+            "x": PATH,
+            "mask": jnp.array([True, True, False]),
+        },
+    ),
     "emissions": Call(
         lambda conditional, z: state_space.emissions(conditional, z).mean(),
         {"conditional": WALK, "z": PATH},

@@ -327,6 +327,8 @@ def test_a_padded_model_says_what_is_wrong():
     model, (x, mask) = padded(7), with_padding(7)
     x = x.astype(jnp.float32)
     vae: Any = model.model
+    bad: Any
+    event: Any
     other = Smoother(Partial(to_come), Partial(heavy_step), jnp.ones(D))
     no_chain = jv.VAE(Partial(lambda event: jv.StandardNormal((7, D))), vae.decode, vae.prior)
     for bad, event, error, text in (
