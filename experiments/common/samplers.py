@@ -36,9 +36,16 @@ def timed(model: Callable[..., None], warm_up: int, draws: int) -> Callable[[Any
     return run
 
 
+def in_turns(models: list[Any], key: Any, data: list[Any], warm_up: int, draws: int) -> list[Any]:
+    """For every data set a chain of each model, one after the other, with the same key."""
+    samplers = [timed(model, warm_up, draws) for model in models]
+    keys = jax.random.split(key, len(data))
+    return [[run(key, given) for run in samplers] for key, given in zip(keys, data, strict=True)]
+
+
 def measured(chain: Chain, truth: Any = None) -> dict[str, float]:
     """What a chain is worth that has draws of risk [n], and of the numbers ell and sigma."""
-    risk = chain["risk"]
+    risk, truth = chain["risk"], None if truth is None else np.asarray(truth)
     low, high = np.quantile(risk, [0.05, 0.95], axis=0)
     every = np.column_stack([risk, chain["ell"], chain["sigma"]])
     ess = np.asarray(effective_sample_size(every[None]))

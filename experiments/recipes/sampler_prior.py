@@ -24,24 +24,23 @@ from jax.tree_util import Partial
 from numpyro.handlers import seed, trace
 
 import jaxvae
-from experiments.common.samplers import report, timed
+from experiments.common.samplers import in_turns, report
 from experiments.datasets.counties import draw, read
 from jaxvae import nn
 
 SIDES = (10, 16)  # of the grids of simulated data
 SHORTEST, LONGEST = 0.3, 0.9  # length-scales, of areas that span 1
-LATENT = 30  # coordinates of z
+LATENT = 40  # coordinates of z
 HIDDEN = 128  # units of a layer
-NOISE = 0.2  # sigma of p(f|z): what is smaller than that in f the decoder need not learn
+NOISE = 0.1  # sigma of p(f|z): what is smaller than that in f the decoder need not learn
 TABLE = 64  # length-scales that training draws from
 SCALES, EACH = 8, 16  # length-scales a step, and draws of each
 STEPS = 8000
 LEARNING_RATE = 5e-3  # of Adam, at first
-BETA = 25.0  # at first, so that the large features of f are learned before the small ones
+BETA = 100.0  # at first, so that the large features of f are learned before the small ones
 WARM_UP, DRAWS = 200, 200  # of NUTS
 EXPECTED = 5.0  # cases an area in the simulated data, where f and the level are 0
 SEEDS = 3
-PICTURE = Path("runs/sampler_prior/counties.png")
 
 
 def covariance(places: Any, ell: Any) -> jax.Array:
@@ -112,25 +111,26 @@ def areas(field: Callable[[Any], Any], expected: Any, cases: Any = None) -> None
 
 
 def process(places: jax.Array, ell: Any) -> jax.Array:
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(places)]).to_event(1))
-    return jnp.linalg.cholesky(covariance(places, ell)) @ z
+    return jnp.linalg.cholesky(covariance(places, ell)) @ normals("z", len(places))
 
 
-def decoded(model: Any, ell: Any) -> jax.Array:
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([LATENT]).to_event(1))
-    return model(ell).decode(z).mean()
+def decoded(model: Any, n: int, ell: Any) -> jax.Array:
+    """f ~ p(f|z, ell), z ~ N(0, I): what the decoder leaves out of f comes back as noise."""
+    f = model(ell).decode(normals("z", LATENT))
+    return f.loc + f.scale * normals("eps", n)
+
+
+def normals(name: str, n: int) -> Any:
+    return numpyro.sample(name, dist.Normal(0.0, 1.0).expand([n]).to_event(1))
 
 
 def compare(name: str, places: jax.Array, data: list[Any], truths: list[Any]) -> list[Any]:
     """Both priors under NUTS, in turns, on every data set."""
-    start = time.process_time()
+    start, n = time.process_time(), len(places)
     model = trained(places)
-    seconds = time.process_time() - start
-    print(f"{name}: {len(places)} areas, trained in {seconds:.0f} s", flush=True)
-    fields = partial(process, places), partial(decoded, model)
-    samplers = [timed(partial(areas, field), WARM_UP, DRAWS) for field in fields]
-    keys = jax.random.split(jax.random.key(1), len(data))
-    pairs = [[run(key, d) for run in samplers] for key, d in zip(keys, data, strict=True)]
+    print(f"{name}: {n} areas, trained in {time.process_time() - start:.0f} s", flush=True)
+    fields = partial(process, places), partial(decoded, model, n)
+    pairs = in_turns([partial(areas, f) for f in fields], jax.random.key(1), data, WARM_UP, DRAWS)
     report(("process", "decoder"), pairs, truths)
     return pairs
 
@@ -142,15 +142,14 @@ def main(folder: str = "") -> None:
         expected, truth = jnp.full(side**2, EXPECTED), partial(areas, partial(process, places))
         worlds = [trace(seed(truth, key)).get_trace(expected) for key in keys]
         data = [(expected, world["cases"]["value"]) for world in worlds]
-        truths = [np.asarray(world["risk"]["value"]) for world in worlds]
-        compare(f"grid {side} x {side}", places, data, truths)
+        compare(f"grid {side} x {side}", places, data, [w["risk"]["value"] for w in worlds])
     if folder:
         _, deaths, expected, places, outlines = read(folder)
         data = [(jnp.asarray(expected), jnp.asarray(deaths))] * SEEDS
         pairs = compare("counties", jnp.asarray(places), data, [None] * SEEDS)
-        means = [np.mean([np.exp(pair[i]["risk"]).mean(0) for pair in pairs], 0) for i in (0, 1)]
-        maps = {"deaths / expected": deaths / expected, "relative risk, Gaussian process": means[0]}
-        draw(PICTURE, outlines, maps | {"relative risk, decoder": means[1]})
+        a, b = (np.mean([np.exp(pair[i]["risk"]).mean(0) for pair in pairs], 0) for i in (0, 1))
+        maps = {"deaths / expected": deaths / expected, "Gaussian process": a, "decoder": b}
+        draw(Path("runs/sampler_prior/counties.png"), outlines, maps)
 
 
 if __name__ == "__main__":
