@@ -36,13 +36,6 @@ def timed(model: Callable[..., None], warm_up: int, draws: int) -> Callable[[Any
     return run
 
 
-def in_turns(models: list[Any], key: Any, data: list[Any], warm_up: int, draws: int) -> list[Any]:
-    """For every data set a chain of each model, one after the other, with the same key."""
-    samplers = [timed(model, warm_up, draws) for model in models]
-    keys = jax.random.split(key, len(data))
-    return [[run(key, given) for run in samplers] for key, given in zip(keys, data, strict=True)]
-
-
 def measured(chain: Chain, truth: Any = None) -> dict[str, float]:
     """What a chain is worth that has draws of risk [n], and of the numbers ell and sigma."""
     risk, truth = chain["risk"], None if truth is None else np.asarray(truth)
@@ -63,13 +56,27 @@ def measured(chain: Chain, truth: Any = None) -> dict[str, float]:
     return {what: float(number) for what, number in found.items()}
 
 
-def report(labels: tuple[str, str], pairs: list[list[Chain]], truths: list[Any]) -> None:
-    """Print a table of the two chains of every seed: means, and each seed's number."""
+def in_turns(
+    models: dict[str, Any], key: Any, data: list[Any], truths: list[Any], warm_up: int, draws: int
+) -> list[list[Chain]]:
+    """A chain of either model for every data set, with the same key; prints means and each number.
+
+    Args:
+      models: two of them, by name.
+      key: a PRNG key.
+      data: the arguments of the models.
+      truths: the risk of each data set, or None.
+      warm_up: steps.
+      draws: steps after them.
+    """
+    samplers = [timed(model, warm_up, draws) for model in models.values()]
+    keys = jax.random.split(key, len(data))
+    pairs = [[run(key, given) for run in samplers] for key, given in zip(keys, data, strict=True)]
     table: dict[str, list[float]] = {}
     for pair, truth in zip(pairs, truths, strict=True):
         numbers = [measured(chain, truth) for chain in pair]
         for what in numbers[0]:
-            for label, of in zip(labels, numbers, strict=True):
+            for label, of in zip(models, numbers, strict=True):
                 table.setdefault(f"{what}, {label}", []).append(of[what])
         first, second = (chain["risk"] for chain in pair)
         apart = np.abs(first.mean(0) - second.mean(0)) / first.std(0)
@@ -78,3 +85,4 @@ def report(labels: tuple[str, str], pairs: list[list[Chain]], truths: list[Any])
         table.setdefault("times as many a second", []).append(b / a)
     for what, values in table.items():
         print(f"  {what:43s}{np.mean(values):9.3g}   ({', '.join(f'{v:.3g}' for v in values)})")
+    return pairs

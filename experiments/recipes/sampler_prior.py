@@ -7,15 +7,13 @@ FOLDER (optional) holds the infant deaths of North Carolina's 100 counties, sids
 """
 
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from time import process_time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
@@ -24,7 +22,7 @@ from jax.tree_util import Partial
 from numpyro.handlers import seed, trace
 
 import jaxvae
-from experiments.common.samplers import in_turns, report
+from experiments.common.samplers import in_turns
 from experiments.datasets.counties import draw, read
 from jaxvae import nn
 
@@ -89,15 +87,13 @@ def trained(places: jax.Array, steps: int = STEPS) -> Any:
     encoder = Gated(n, 2 * LATENT, rngs=rngs)
     model = Partial(given, encoder, Gated(LATENT, n, rngs=rngs))
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+    step = jaxvae.train_step(jaxvae.conditioned(jaxvae.elbo), optimizer)
+    state, draws = jaxvae.init_state(model, optimizer), Partial(simulate, ells, factors)
+    beta, start = optax.exponential_decay(BETA, steps // 2, 1 / BETA, end_value=1.0), process_time()
     state, _ = jaxvae.fit(
-        jaxvae.train_step(jaxvae.conditioned(jaxvae.elbo), optimizer),
-        jaxvae.init_state(model, optimizer),
-        jax.random.key(0),
-        Partial(simulate, ells, factors),
-        epochs=1,
-        steps_per_epoch=steps,
-        beta=optax.exponential_decay(BETA, steps // 2, 1.0 / BETA, end_value=1.0),
+        step, state, jax.random.key(0), draws, epochs=1, steps_per_epoch=steps, beta=beta
     )
+    print(f"{n} areas: trained in {process_time() - start:.0f} s", flush=True)
     return state.model
 
 
@@ -124,15 +120,11 @@ def normals(name: str, n: int) -> Any:
     return numpyro.sample(name, dist.Normal(0.0, 1.0).expand([n]).to_event(1))
 
 
-def compare(name: str, places: jax.Array, data: list[Any], truths: list[Any]) -> list[Any]:
-    """Both priors under NUTS, in turns, on every data set."""
-    start, n = time.process_time(), len(places)
-    model = trained(places)
-    print(f"{name}: {n} areas, trained in {time.process_time() - start:.0f} s", flush=True)
-    fields = partial(process, places), partial(decoded, model, n)
-    pairs = in_turns([partial(areas, f) for f in fields], jax.random.key(1), data, WARM_UP, DRAWS)
-    report(("process", "decoder"), pairs, truths)
-    return pairs
+def both(places: jax.Array) -> dict[str, Any]:
+    """The model of the cases with either prior."""
+    decoder = partial(decoded, trained(places), len(places))
+    fields = {"process": partial(process, places), "decoder": decoder}
+    return {name: partial(areas, field) for name, field in fields.items()}
 
 
 def main(folder: str = "") -> None:
@@ -142,14 +134,14 @@ def main(folder: str = "") -> None:
         expected, truth = jnp.full(side**2, EXPECTED), partial(areas, partial(process, places))
         worlds = [trace(seed(truth, key)).get_trace(expected) for key in keys]
         data = [(expected, world["cases"]["value"]) for world in worlds]
-        compare(f"grid {side} x {side}", places, data, [w["risk"]["value"] for w in worlds])
+        risks = [world["risk"]["value"] for world in worlds]
+        in_turns(both(places), jax.random.key(1), data, risks, WARM_UP, DRAWS)
     if folder:
-        _, deaths, expected, places, outlines = read(folder)
-        data = [(jnp.asarray(expected), jnp.asarray(deaths))] * SEEDS
-        pairs = compare("counties", jnp.asarray(places), data, [None] * SEEDS)
-        a, b = (np.mean([np.exp(pair[i]["risk"]).mean(0) for pair in pairs], 0) for i in (0, 1))
-        maps = {"deaths / expected": deaths / expected, "Gaussian process": a, "decoder": b}
-        draw(Path("runs/sampler_prior/counties.png"), outlines, maps)
+        counties, none = read(folder), [None] * SEEDS
+        data = [(jnp.asarray(counties.expected), jnp.asarray(counties.deaths))] * SEEDS
+        models = both(jnp.asarray(counties.places))
+        pairs = in_turns(models, jax.random.key(1), data, none, WARM_UP, DRAWS)
+        draw("runs/sampler_prior/counties.png", counties, list(models), pairs)
 
 
 if __name__ == "__main__":
