@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from numpyro.diagnostics import effective_sample_size
-from numpyro.infer import NUTS
+from numpyro.infer import NUTS, init_to_median
 
 Chain = dict[str, Any]
 
@@ -15,7 +15,7 @@ Chain = dict[str, Any]
 def timed(model: Callable[..., None], warm_up: int, draws: int) -> Callable[[Any, Any], Chain]:
     """(key, arguments of the model) -> the draws of a chain, every one's gradients ("steps") and
     the seconds of processor time that warm-up and draws took, without compilation."""
-    kernel, programs = NUTS(model), []
+    kernel, programs = NUTS(model, init_strategy=init_to_median), []
 
     def chain(state: Any, data: Any) -> Any:
         def step(state: Any, _: None) -> Any:

@@ -1,9 +1,12 @@
 """A prior for a sampler: PriorVAE, a decoder in place of a Gaussian process under NUTS.
 
-    uv run python -m experiments.recipes.sampler_prior [FOLDER]
+    taskset -c 0 uv run python -m experiments.recipes.sampler_prior [FOLDER]
 
 FOLDER (optional) holds the infant deaths of North Carolina's 100 counties, sids2.dbf and sids2.shp
 (`pip download --no-deps libpysal==4.12.1`, then unzip the wheel: libpysal/examples/sids2).
+Semenova et al. 2022; the decoder is told the length-scale as in their PriorCVAE of 2023.
+
+DOC
 """
 
 import sys
@@ -45,7 +48,7 @@ def covariance(places: Any, ell: Any) -> jax.Array:
     """Matern 5/2, with variance 1, and a little on the diagonal for the sake of float32."""
     gap = places[:, None] - places[None]
     r = jnp.sqrt(5.0 * jnp.maximum((gap**2).sum(-1), 1e-12)) / ell
-    return (1.0 + r + r**2 / 3.0) * jnp.exp(-r) + 1e-4 * jnp.eye(len(places))
+    return (1.0 + r + r**2 / 3.0) * jnp.exp(-r) + 1e-3 * jnp.eye(len(places))
 
 
 def simulate(ells: jax.Array, factors: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
