@@ -4,7 +4,7 @@ import hashlib
 import struct
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.collections import PolyCollection
@@ -84,18 +84,20 @@ def middle(ring: np.ndarray) -> np.ndarray:
 
 
 @styled
-def draw(path: Path, outlines: list[list[np.ndarray]], maps: dict[str, np.ndarray]) -> None:
-    """A map for each title, of a number for each polygon."""
+def draw(path: str, counties: Counties, names: list[str], pairs: Any) -> None:
+    """Maps of the relative risk: as counted, and its mean by the chains of each name."""
+    means = [np.mean([np.exp(c["risk"]).mean(0) for c in of], 0) for of in zip(*pairs, strict=True)]
+    maps = {"deaths / expected": counties.deaths / counties.expected}
+    maps |= {f"posterior mean, {name}": mean for name, mean in zip(names, means, strict=True)}
     picture = figure(5.0, 6.2)
     for axes, (title, values) in zip(picture.subplots(len(maps)), maps.items(), strict=True):
-        rings = [
-            (ring, value) for rings, value in zip(outlines, values, strict=True) for ring in rings
-        ]
-        shapes = PolyCollection([r for r, _ in rings], array=[v for _, v in rings], cmap="viridis")
+        every = zip(counties.outlines, values, strict=True)
+        rings, numbers = zip(*((r, v) for rings, v in every for r in rings), strict=True)
+        shapes = PolyCollection(rings, array=numbers, cmap="viridis")
         shapes.set(clim=(0.4, 2.0), edgecolor="white", linewidth=0.3)
         axes.add_collection(shapes)
         axes.set(title=title, aspect=1.23, xlim=(-84.5, -75.3), ylim=(33.8, 36.7))
         axes.set_axis_off()
         picture.colorbar(shapes, ax=axes, shrink=0.8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(picture, path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save(picture, Path(path))

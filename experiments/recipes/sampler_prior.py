@@ -1,21 +1,25 @@
 """A prior for a sampler: PriorVAE, a decoder in place of a Gaussian process under NUTS.
 
-    uv run python -m experiments.recipes.sampler_prior [FOLDER]
+    taskset -c 0 uv run python -m experiments.recipes.sampler_prior [FOLDER]
 
 FOLDER (optional) holds the infant deaths of North Carolina's 100 counties, sids2.dbf and sids2.shp
 (`pip download --no-deps libpysal==4.12.1`, then unzip the wheel: libpysal/examples/sids2).
+Semenova et al. 2022; the decoder is told the length-scale as in their PriorCVAE of 2023.
+
+Ours, seeds 0, 1, 2 (each its own data and chain) on one busy x86-64 core, the process first: on the
+10 x 10 grid 37.6 and 649 effective draws a second (18.8, 19.3, 13.2 times as many), 90 % bands that
+hold 95 and 93 % of the truth, errors 0.117 and 0.128; on the counties 16.3 and 258 (15.0, 14.8,
+17.7 times), and posterior means 0.67 standard deviations apart. Trained in 11 s.
 """
 
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from time import process_time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
@@ -24,31 +28,30 @@ from jax.tree_util import Partial
 from numpyro.handlers import seed, trace
 
 import jaxvae
-from experiments.common.samplers import report, timed
+from experiments.common.samplers import in_turns
 from experiments.datasets.counties import draw, read
 from jaxvae import nn
 
 SIDES = (10, 16)  # of the grids of simulated data
 SHORTEST, LONGEST = 0.3, 0.9  # length-scales, of areas that span 1
-LATENT = 30  # coordinates of z
+LATENT = 40  # coordinates of z
 HIDDEN = 128  # units of a layer
-NOISE = 0.2  # sigma of p(f|z): what is smaller than that in f the decoder need not learn
+NOISE = 0.1  # sigma of p(f|z): what is smaller than that in f the decoder need not learn
 TABLE = 64  # length-scales that training draws from
 SCALES, EACH = 8, 16  # length-scales a step, and draws of each
 STEPS = 8000
 LEARNING_RATE = 5e-3  # of Adam, at first
-BETA = 25.0  # at first, so that the large features of f are learned before the small ones
+BETA = 100.0  # at first, so that the large features of f are learned before the small ones
 WARM_UP, DRAWS = 200, 200  # of NUTS
 EXPECTED = 5.0  # cases an area in the simulated data, where f and the level are 0
-SEEDS = 3
-PICTURE = Path("runs/sampler_prior/counties.png")
+SEEDS = 3  # data sets of a grid, chains of the counties
 
 
 def covariance(places: Any, ell: Any) -> jax.Array:
     """Matern 5/2, with variance 1, and a little on the diagonal for the sake of float32."""
     gap = places[:, None] - places[None]
     r = jnp.sqrt(5.0 * jnp.maximum((gap**2).sum(-1), 1e-12)) / ell
-    return (1.0 + r + r**2 / 3.0) * jnp.exp(-r) + 1e-4 * jnp.eye(len(places))
+    return (1.0 + r + r**2 / 3.0) * jnp.exp(-r) + 1e-3 * jnp.eye(len(places))
 
 
 def simulate(ells: jax.Array, factors: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -90,15 +93,13 @@ def trained(places: jax.Array, steps: int = STEPS) -> Any:
     encoder = Gated(n, 2 * LATENT, rngs=rngs)
     model = Partial(given, encoder, Gated(LATENT, n, rngs=rngs))
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+    step = jaxvae.train_step(jaxvae.conditioned(jaxvae.elbo), optimizer)
+    state, draws = jaxvae.init_state(model, optimizer), Partial(simulate, ells, factors)
+    beta, start = optax.exponential_decay(BETA, steps // 2, 1 / BETA, end_value=1.0), process_time()
     state, _ = jaxvae.fit(
-        jaxvae.train_step(jaxvae.conditioned(jaxvae.elbo), optimizer),
-        jaxvae.init_state(model, optimizer),
-        jax.random.key(0),
-        Partial(simulate, ells, factors),
-        epochs=1,
-        steps_per_epoch=steps,
-        beta=optax.exponential_decay(BETA, steps // 2, 1.0 / BETA, end_value=1.0),
+        step, state, jax.random.key(0), draws, epochs=1, steps_per_epoch=steps, beta=beta
     )
+    print(f"{n} areas: trained in {process_time() - start:.0f} s", flush=True)
     return state.model
 
 
@@ -112,27 +113,24 @@ def areas(field: Callable[[Any], Any], expected: Any, cases: Any = None) -> None
 
 
 def process(places: jax.Array, ell: Any) -> jax.Array:
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(places)]).to_event(1))
-    return jnp.linalg.cholesky(covariance(places, ell)) @ z
+    return jnp.linalg.cholesky(covariance(places, ell)) @ normals("z", len(places))
 
 
-def decoded(model: Any, ell: Any) -> jax.Array:
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([LATENT]).to_event(1))
-    return model(ell).decode(z).mean()
+def decoded(model: Any, n: int, ell: Any) -> jax.Array:
+    """f ~ p(f|z, ell), z ~ N(0, I): what the decoder leaves out of f comes back as noise."""
+    f = model(ell).decode(normals("z", LATENT))
+    return f.loc + f.scale * normals("eps", n)
 
 
-def compare(name: str, places: jax.Array, data: list[Any], truths: list[Any]) -> list[Any]:
-    """Both priors under NUTS, in turns, on every data set."""
-    start = time.process_time()
-    model = trained(places)
-    seconds = time.process_time() - start
-    print(f"{name}: {len(places)} areas, trained in {seconds:.0f} s", flush=True)
-    fields = partial(process, places), partial(decoded, model)
-    samplers = [timed(partial(areas, field), WARM_UP, DRAWS) for field in fields]
-    keys = jax.random.split(jax.random.key(1), len(data))
-    pairs = [[run(key, d) for run in samplers] for key, d in zip(keys, data, strict=True)]
-    report(("process", "decoder"), pairs, truths)
-    return pairs
+def normals(name: str, n: int) -> Any:
+    return numpyro.sample(name, dist.Normal(0.0, 1.0).expand([n]).to_event(1))
+
+
+def both(places: jax.Array) -> dict[str, Any]:
+    """The model of the cases with either prior."""
+    decoder = partial(decoded, trained(places), len(places))
+    fields = {"process": partial(process, places), "decoder": decoder}
+    return {name: partial(areas, field) for name, field in fields.items()}
 
 
 def main(folder: str = "") -> None:
@@ -142,15 +140,14 @@ def main(folder: str = "") -> None:
         expected, truth = jnp.full(side**2, EXPECTED), partial(areas, partial(process, places))
         worlds = [trace(seed(truth, key)).get_trace(expected) for key in keys]
         data = [(expected, world["cases"]["value"]) for world in worlds]
-        truths = [np.asarray(world["risk"]["value"]) for world in worlds]
-        compare(f"grid {side} x {side}", places, data, truths)
+        risks = [world["risk"]["value"] for world in worlds]
+        in_turns(both(places), jax.random.key(1), data, risks, WARM_UP, DRAWS)
     if folder:
-        _, deaths, expected, places, outlines = read(folder)
-        data = [(jnp.asarray(expected), jnp.asarray(deaths))] * SEEDS
-        pairs = compare("counties", jnp.asarray(places), data, [None] * SEEDS)
-        means = [np.mean([np.exp(pair[i]["risk"]).mean(0) for pair in pairs], 0) for i in (0, 1)]
-        maps = {"deaths / expected": deaths / expected, "relative risk, Gaussian process": means[0]}
-        draw(PICTURE, outlines, maps | {"relative risk, decoder": means[1]})
+        counties, none = read(folder), [None] * SEEDS
+        data = [(jnp.asarray(counties.expected), jnp.asarray(counties.deaths))] * SEEDS
+        models = both(jnp.asarray(counties.places))
+        pairs = in_turns(models, jax.random.key(1), data, none, WARM_UP, DRAWS)
+        draw("runs/sampler_prior/counties.png", counties, list(models), pairs)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from jax.tree_util import Partial
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import initialize_model
 
-from experiments.common.samplers import measured, report, timed
+from experiments.common.samplers import in_turns, measured
 from experiments.datasets import counties
 from experiments.recipes import sampler_prior
 from experiments.recipes.sampler_prior import (
     LATENT,
+    NOISE,
     Gated,
     areas,
     covariance,
@@ -60,21 +61,21 @@ def test_simulated_draws_have_the_covariance_of_their_length_scale(monkeypatch):
         d = np.linalg.norm(PLACES[:, None] - PLACES[None], axis=-1)
         r = 5**0.5 * d / float(ell)
         expected = (1.0 + r + r**2 / 3.0) * np.exp(-r)
-        assert np.abs(found - expected).max() < 5.0 * (2.0 / 20_000) ** 0.5 + 1e-4
+        assert np.abs(found - expected).max() < 5.0 * (2.0 / 20_000) ** 0.5 + 1e-3
 
 
 def test_the_decoder_stands_in_a_model_of_numpyro(as_a_user_has_it):
     model = model_of(PLACES)
     values = {"z": jnp.linspace(-1.0, 1.0, LATENT), "ell": jnp.float32(0.5)}
-    values |= {"sigma": jnp.float32(0.7), "level": jnp.float32(0.1)}
-    world = substitute(seed(partial(areas, partial(decoded, model)), 0), values)
+    values |= {"sigma": jnp.float32(0.7), "level": jnp.float32(0.1), "eps": jnp.arange(9.0)}
+    world = substitute(seed(partial(areas, partial(decoded, model, 9)), 0), values)
     risk = trace(world).get_trace(EXPECTED)["risk"]["value"]
-    field = model(values["ell"]).decode(values["z"]).mean()
+    field = model(values["ell"]).decode(values["z"]).mean() + NOISE * jnp.arange(9.0)
     assert np.allclose(risk, 0.1 + 0.7 * field, atol=1e-6)
 
 
 def test_both_fields_are_one_model_of_the_cases(as_a_user_has_it):
-    for field in (partial(process, PLACES), partial(decoded, model_of(PLACES))):
+    for field in (partial(process, PLACES), partial(decoded, model_of(PLACES), 9)):
         world = trace(seed(partial(areas, field), 0)).get_trace(EXPECTED)
         assert world["risk"]["value"].shape == world["cases"]["value"].shape == (9,)
         assert {"ell", "sigma", "level", "z", "risk", "cases"} <= world.keys()
@@ -85,7 +86,7 @@ def test_a_model_of_numpyro_sees_the_decoder_as_a_pure_function(as_a_user_has_it
     """log p(cases, z, ...) has a gradient in z and in the length-scale."""
     info = initialize_model(
         jax.random.key(0),
-        partial(areas, partial(decoded, model_of(PLACES))),
+        partial(areas, partial(decoded, model_of(PLACES), 9)),
         model_args=(EXPECTED, EXPECTED),
     )
     gradient = jax.jit(jax.grad(info.potential_fn))(info.param_info.z)
@@ -115,17 +116,15 @@ def test_training_learns_to_reconstruct(monkeypatch):
 
 def test_a_chain_finds_a_rate_that_is_known(as_a_user_has_it, capsys):
     """Of many cases the level is their logarithm; the table has a row for each number."""
-    model = partial(areas, lambda ell: jnp.zeros(9))
-    run = timed(model, 50, 100)
-    cases = jnp.full(9, 200.0)
-    chains = [run(jax.random.key(i), (jnp.full(9, 100.0), cases)) for i in range(2)]
+    known, data = partial(areas, lambda ell: jnp.zeros(9)), (jnp.full(9, 100.0), jnp.full(9, 200.0))
+    models = {"one": known, "two": partial(areas, lambda ell: jnp.full(9, 0.1))}
+    [chains] = in_turns(models, jax.random.key(0), [data], [None], 50, 100)
     assert chains[0]["level"].shape == (100,)
     assert not np.allclose(chains[0]["level"], chains[1]["level"])
     # sd 1 / sqrt(1800), and of the mean of 100 dependent draws not more than that
     assert chains[0]["level"].mean() == pytest.approx(np.log(2.0), abs=3.0 / 1800**0.5)
     numbers = measured(chains[0], np.full(9, np.log(2.0)))
     assert numbers["width of the 90 % bands"] == pytest.approx(3.29 / 1800**0.5, rel=0.5)
-    report(("one", "two"), [chains], [None])
     assert "times as many a second" in capsys.readouterr().out
 
 
