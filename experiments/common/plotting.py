@@ -73,7 +73,7 @@ def image_rows(path: Path, rows: dict[str, Any], *, lines: int = 1) -> None:
 def colour_rows(path: Path, rows: dict[str, Any]) -> None:
     """Images [n, h, w, 3] of each label, values 0..1, one row below the other."""
     longest = max(len(images) for images in rows.values())
-    picture = figure(1.8 + 0.3 * longest, 0.33 * len(rows))
+    picture = figure(1.8 + 0.4 * longest, 0.43 * len(rows))
     for ax, (label, images) in zip(picture.subplots(len(rows)), rows.items(), strict=True):
         around = (0, longest - len(images)), (1, 1), (1, 1), (0, 0)
         padded = np.pad(np.clip(images, 0.0, 1.0), around, constant_values=1.0)

@@ -1,4 +1,22 @@
-"""DOC"""
+"""Images in a folder: streamed, trained on, saved, exported; and which likelihood colours want.
+
+    uv run --with grain --with flatbuffers python -m experiments.recipes.images PHOTOGRAPHS
+
+PHOTOGRAPHS is usr/share/backgrounds/mate/nature of Debian's package mate-backgrounds 1.26.0-1
+(`apt-get download mate-backgrounds`, then `dpkg -x`): twelve, a quarter in size, cut into 7,110
+patches of 16x16 pixels to train on and 1,956 of three photographs that are held out.
+
+A convolutional VAE, Kingma & Welling 2014, with one likelihood after the other, in bits a number of
+the same bytes, of which a density has an upper bound by uniform dequantization (Theis et al. 2016).
+Nobody has published numbers for these patches; what compresses them is PNG and WebP, without loss.
+
+Ours, held out, seeds 0, 1, 2 (on two shared cores, where a run took 3 to 12 minutes):
+
+    normal of sigma 0.1     6.35 6.36 6.35      discretized logistic      5.85 5.73 5.73
+    normal, one sigma       6.18 6.15 6.10      mixture of five logistics 6.29 6.44 (two)
+    normal, a sigma each    6.05 6.53 6.31      PNG, a file each patch    4.44
+    continuous Bernoulli    6.82 6.81 6.86      WebP                      3.77
+"""
 
 import json
 import sys
@@ -110,8 +128,10 @@ def main(photographs: str) -> None:
     models = {name: nn.load_model(FOLDER / "models" / name) for name in results}
     for what in ("encode", "decode", "score"):
         export_model(FOLDER / f"{what}.stablehlo", models["discretized logistic"], what)
-    rows = {name: drawn(name, model, test[100::240]) for name, model in models.items()}
-    colour_rows(FOLDER / "likelihoods.png", {"held out": test[100::240] / 255} | rows)
+    order = np.argsort(test.std((1, 2)).mean(-1))  # six of the more varied half
+    varied = order[len(test) // 2 :: max(len(test) // 12, 1)][:6]
+    rows = {name: drawn(name, model, test[varied]) for name, model in models.items()}
+    colour_rows(FOLDER / "likelihoods.png", {"held out": test[varied] / 255} | rows)
 
 
 def drawn(likelihood: str, model: Any, images: np.ndarray) -> np.ndarray:

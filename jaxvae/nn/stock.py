@@ -35,7 +35,8 @@ def make_vae(
       latents: coordinates of z.
       convolutional: whether the networks are; by default where x has three axes.
       likelihood: another head for p(x|z), which other dtypes need.
-      **network: options of both networks: `hidden`, `activation`, `norm`, `dropout`.
+      **network: options of both networks: `hidden`, `activation`, `norm`, `dropout`, and of
+        convolutional ones the encoder's `channels`, which the decoder has in reverse.
 
     Raises:
       TypeError: `x` is of another dtype, and no likelihood is given.
@@ -56,6 +57,8 @@ def make_vae(
     of_images = len(shape) == 3 if convolutional is None else convolutional
     encoder, decoder = (ConvEncoder, ConvDecoder) if of_images else (MLP, MLP)
     encoder = partial(encoder, **network)
+    if "channels" in network:
+        network["channels"] = (*network["channels"],)[::-1]
     encode = partial(Rescaled, encoder) if stored else encoder
     head = likelihood or _likelihood(jnp.result_type(x))
     return VAE(

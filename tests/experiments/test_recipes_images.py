@@ -124,7 +124,9 @@ def test_from_the_folder_to_a_process_without_jaxvae(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, value in {"EPOCHS": 2, "SEEDS": 1, "BATCH": 8, "SAMPLES": 2}.items():
         monkeypatch.setattr(images, name, value)
-    monkeypatch.setattr(images, "DENSITIES", {"normal, one sigma": images.nn.SharedScaleHead})
+    logistic = {name: images.PROBABILITIES[name] for name in ("discretized logistic",)}
+    monkeypatch.setattr(images, "DENSITIES", {"normal, one sigma": nn.SharedScaleHead})
+    monkeypatch.setattr(images, "PROBABILITIES", logistic)
     images.main(str(folder))
     _, held_out = patches(folder, tmp_path / "runs/images/patches")
     xs = np.stack([read(file) for file in held_out])

@@ -33,7 +33,7 @@ def test_parts_follow_the_example(x, encoder, likelihood):
         return bound, p.sample(jax.random.key(1))
 
     bound, draw = jax.eval_shape(made)
-    assert (bound.shape, draw.shape) == ((), x.shape)
+    assert (bound.shape, draw.shape, draw.dtype) == ((), x.shape, x.dtype)
 
 
 def test_what_is_asked_for_is_taken():
@@ -55,6 +55,20 @@ def test_what_is_asked_for_is_taken():
         state, jax.random.key(0), np.ones((2, 4, 4, 1), np.float32)
     )
     assert np.isfinite(metrics["loss"])
+
+
+def test_the_decoder_mirrors_the_channels():
+    """Few at full size, many where the image is small, in either network."""
+    x = np.zeros((8, 8, 3), np.float32)
+
+    def kernels():
+        model: Any = nn.make_vae(x, channels=(2, 5, 7), hidden=(), rngs=nnx.Rngs(0))
+        nets = model.encode.network, model.decode.network
+        return [[layer.kernel.shape[2:] for layer in net.convolutions] for net in nets]
+
+    down, up = kernels()
+    assert down == [(3, 2), (2, 5), (5, 7)]
+    assert up == [(7, 5), (5, 2), (2, 3)]
 
 
 def test_what_it_can_not_choose_is_said():
