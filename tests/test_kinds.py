@@ -354,7 +354,7 @@ def test_no_message_writes_an_article_before_a_name_it_does_not_know():
                 before = getattr(text, "value", "")
                 article = isinstance(before, str) and re.search(r"(^|\s)an?\s$", before, re.I)
                 names = "__name__" in ast.unparse(value)
-                assert not (article and names), f"{path.name}:{node.lineno}"
+                assert not (article and names), f"{path.name}: {ast.unparse(node)}"
 
 
 def test_every_class_that_is_a_kind_says_how_one_is_made():

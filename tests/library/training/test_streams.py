@@ -153,14 +153,14 @@ class Told:
     a state whenever they are iterated in the pass that it is of."""
 
     def __init__(self):
-        self.epoch, self.start = 0, None
+        self.epoch, self.start = 0, {}
         self.now = {"epoch": 0, "at": 0}
 
     def set_epoch(self, epoch):
         self.epoch = epoch
 
     def __iter__(self):
-        goes_on = self.start is not None and self.start["epoch"] == self.epoch
+        goes_on = self.start.get("epoch") == self.epoch
         self.now = dict(self.start) if goes_on else {"epoch": self.epoch, "at": 0}
         order = np.random.default_rng(self.epoch).permutation(22)
         while self.now["at"] < 20:
