@@ -250,7 +250,7 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
                 state, key, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data), **hyper
             )
 
-        return jax.lax.scan(body, state, order)
+        return jax.lax.scan(body, state, jnp.asarray(order))
 
     return steps
 
