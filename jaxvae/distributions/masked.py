@@ -48,6 +48,9 @@ class Masked:
 
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         x, mask = event
+        if jax.tree.structure(x) == jax.tree.structure(mask):
+            for leaf, seen in zip(jax.tree.leaves(x), jax.tree.leaves(mask), strict=True):
+                check_shape("Masked", "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
         return _observed(self.distribution, x, mask)
 
     def mean(self) -> Any:
