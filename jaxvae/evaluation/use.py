@@ -350,7 +350,17 @@ def _rows(owner: str, model: Model, xs: Rows) -> Any:
     if not masked or pair:
         return jax.tree.map(_as_stored, xs)
     mask = jax.tree.map(lambda a: ~np.isnan(np.asarray(a, np.float32)), xs)
-    return jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask), mask
+    xs = jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask)
+    like = event_like(model)[0]
+    if jax.tree.structure(xs) == jax.tree.structure(like):  # floats stood for integers with gaps
+        xs = jax.tree.map(_as_integers, xs, like)
+    return xs, mask
+
+
+def _as_integers(a: np.ndarray, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Whole numbers as integers, where the model wants these."""
+    whole = np.issubdtype(like.dtype, np.integer) and (a == np.round(a)).all()
+    return a.astype(like.dtype) if whole else a
 
 
 def _check_shapes(owner: str, model: Model, xs: Tree) -> None:

@@ -167,9 +167,11 @@ class NormalHead:
 
     Args:
       scale: a fixed sigma, which never trains; None (the default) lets the network give it.
+      floor: the least sigma that the network can give.
     """
 
     scale: float | None = None
+    floor: float = 1e-6
 
     def raw_shape(self, shape: Shape) -> Shape:
         return shape if self.scale is not None else (*shape[:-1], 2 * shape[-1])
@@ -178,7 +180,7 @@ class NormalHead:
         if self.scale is not None:
             return Normal(raw, self.scale)
         loc, raw_scale = jnp.split(raw, 2, axis=-1)
-        return Normal(loc, positive(raw_scale))
+        return Normal(loc, positive(raw_scale, self.floor))
 
 
 @dataclass(frozen=True)

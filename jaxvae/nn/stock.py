@@ -12,11 +12,12 @@ from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real
 from jaxvae.nn.networks import MLP, Conditional, Rescaled, SharedScaleHead
+from jaxvae.nn.tables import Table, TableNetwork
 
 
 @checked
 def make_vae(
-    x: Tree,
+    x: Tree | Table,
     *,
     latents: Count = 16,
     convolutional: bool | None = None,
@@ -45,6 +46,8 @@ def make_vae(
     >>> type(model.encode.network).__name__, type(model.decode(jnp.zeros(2))).__name__
     ('ConvEncoder', 'Normal')
     """
+    if isinstance(x, Table):
+        return _of_table(x, latents, likelihood, rngs, network)
     check_array("make_vae", "x", x)
     shape, stored = jnp.shape(x), jnp.result_type(x) == jnp.uint8
     if convolutional and len(shape) != 3:
@@ -59,6 +62,16 @@ def make_vae(
     return VAE(
         Conditional(encode, NormalHead(), shape, (latents,), rngs=rngs),
         Conditional(partial(decoder, **network), head, (latents,), shape, rngs=rngs),
+        StandardNormal((latents,)),
+    )
+
+
+def _of_table(table: Table, latents: int, number: Head[Any] | None, rngs: Any, options: Any) -> VAE:
+    mlp = partial(MLP, **options)
+    network = lambda _, out, *, rngs: TableNetwork(mlp, table, out, rngs=rngs)  # noqa: E731
+    return VAE(
+        Conditional(network, NormalHead(), (), (latents,), rngs=rngs),
+        Conditional(mlp, table.head(number), (latents,), (), rngs=rngs),
         StandardNormal((latents,)),
     )
 
