@@ -9,7 +9,7 @@ scored = use.score(model, key, table.coded(frame)),  table.decoded(scored)
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from jaxvae.checks import checked
 from jaxvae.distributions import Categorical
 from jaxvae.nn.heads import Head, HeadOf, MaskedHead, NormalHead, ProductHead, Real, Shape
 
-Kind = Literal["number", "category", "ignored"]
 KINDS = ("number", "category", "ignored")
 
 
@@ -39,7 +38,7 @@ class Column(NamedTuple):
     """
 
     name: str
-    kind: Kind
+    kind: str
     shift: float = 0.0
     scale: float = 1.0
     values: tuple[Any, ...] = ()
@@ -75,7 +74,7 @@ class Table:
           ValueError: a column isn't there, or holds no numbers where numbers are expected.
         """
         if missing := [c.name for c in self.seen if c.name not in frame.columns]:
-            raise ValueError(f"Table.coded: the frame has no column {missing[0]!r}")
+            raise ValueError(f"table: the frame has no column {missing[0]!r}")
         return frame.assign(**{column.name: _coded(column, frame) for column in self.seen})
 
     def decoded(self, frame: Any) -> Any:
@@ -109,7 +108,8 @@ class Table:
 
     @classmethod
     def of_json(cls, columns: list[dict[str, Any]]) -> "Table":
-        return cls(tuple(Column(**c | {"values": tuple(c["values"])}) for c in columns))
+        read = [Column(**column) for column in columns]
+        return cls(tuple(column._replace(values=tuple(column.values)) for column in read))
 
     def head(self, number: Head[Any] | None = None) -> MaskedHead:
         """Raw parameters -> p(x|z): `Masked` of a `Product` of `Categorical` and `Normal`.
@@ -158,7 +158,7 @@ class TableNetwork(nnx.Module):
 
 
 @checked
-def infer_table(frame: Any, kinds: Mapping[str, Kind] | None = None) -> Table:
+def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
     """The columns of a pandas frame by what they hold.
 
     Text, pandas categories and booleans are categories, and so are numbers of at most two values;
@@ -207,7 +207,7 @@ def infer_table(frame: Any, kinds: Mapping[str, Kind] | None = None) -> Table:
     return table
 
 
-def _column(series: Any, wanted: Kind | None) -> Column:
+def _column(series: Any, wanted: str | None) -> Column:
     gaps = series.isna().to_numpy()
     there = series[~gaps]
     kind, why = _kind(there) if wanted is None else (wanted, "")
@@ -219,7 +219,7 @@ def _column(series: Any, wanted: Kind | None) -> Column:
     return column._replace(values=_values(there)) if kind == "category" else column
 
 
-def _kind(there: Any) -> tuple[Kind, str]:
+def _kind(there: Any) -> tuple[str, str]:
     """The kind of a column's values, and why it is ignored."""
     distinct, code = there.nunique(), there.dtype.kind
     if not len(there):
