@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxvae.distributions import (
     Bernoulli,
+    Categorical,
     Masked,
     MultivariateNormal,
     Normal,
@@ -118,6 +119,18 @@ def OneHotHead() -> HeadOf[OneHotCategorical]:
     (3, 4)
     """
     return HeadOf(OneHotCategorical, (Real("n"),))
+
+
+def open_categorical(logits: Array) -> Categorical:
+    """Choices among K, and as number K, of probability 1/1000, whatever was never seen.
+
+    >>> d = open_categorical(jnp.zeros((1, 4)))
+    >>> [round(float(p), 5) for p in jnp.exp(d.log_probs[0])]
+    [0.24975, 0.24975, 0.24975, 0.24975, 0.001]
+    """
+    known = jax.nn.log_softmax(logits) + jnp.log1p(-1e-3)
+    unseen = jnp.full_like(known[..., :1], jnp.log(1e-3))
+    return Categorical(jnp.concatenate([known, unseen], axis=-1))
 
 
 @dataclass(frozen=True)

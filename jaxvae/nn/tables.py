@@ -18,8 +18,16 @@ from flax import nnx
 from jax import Array
 
 from jaxvae.checks import checked
-from jaxvae.distributions import Categorical
-from jaxvae.nn.heads import Head, HeadOf, MaskedHead, NormalHead, ProductHead, Real, Shape
+from jaxvae.nn.heads import (
+    Head,
+    HeadOf,
+    MaskedHead,
+    NormalHead,
+    ProductHead,
+    Real,
+    Shape,
+    open_categorical,
+)
 
 KINDS = ("number", "category", "ignored")
 
@@ -127,7 +135,7 @@ class Table:
 
 
 def _category_head(column: Column) -> Head[Any]:
-    return HeadOf(Categorical, (Real("n", len(column.values) + 1),))
+    return HeadOf(open_categorical, (Real("n", len(column.values)),))
 
 
 class TableNetwork(nnx.Module):
