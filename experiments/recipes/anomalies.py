@@ -12,7 +12,17 @@ scikit-learn's isolation forest (as it comes; medians in the gaps of numbers, ca
 a gap all 0) are fitted to all rows, odd ones included, and score the same rows. Rows with more gaps
 have a higher log p(x), which compares nothing; nats an observed entry can be compared.
 
-RESULTS
+Ours, AUROC, mean and standard deviation over seeds 0 to 4, of odd rows, and of rows with one entry
+exchanged for another row's; and how often the largest reason is the column of the exchange:
+
+                       log p(x)       an entry       forest         gaps  exchanged, forest   reason
+    cancer             .968 +- .001   .967 +- .001   .975 +- .007   .489     .664   .605        50%
+    ... by numbers     .979 +- .001   .979 +- .001   .985 +- .001   .489     .699   .666        49%
+    credit             .501 +- .003   .509 +- .004   .704 +- .007   .562     .575   .526        21%
+    soybean            .239 +- .006   .924 +- .012   .880 +- .020   .971     .630   .554        57%
+
+The forest wins on cancer and credit, the number of gaps alone on soybean; exchanged entries the VAE
+finds better, and names. 134 s of processor time, 11 minutes on two busy x86-64 cores.
 """
 
 import json

@@ -186,8 +186,8 @@ def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
     >>> frame = pd.DataFrame({"age": ages, "home": homes, "grade": [1, 5, 3, 2]})
     >>> table = infer_table(frame, kinds={"grade": "category"})
     >>> print(table)
-    age    number    37.3 +- 14.8          1 missing
-    home   category  owner, rent           1 missing
+    age    number    37.3 +- 14.8  1 missing
+    home   category  owner, rent   1 missing
     grade  category  1, 2, 3, 5
     """
     kinds = dict(kinds or {})
