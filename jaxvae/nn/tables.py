@@ -79,8 +79,11 @@ class Table:
         """The frame with its columns as the model sees them, floats with NaN in the gaps.
 
         Raises:
+          TypeError: no frame.
           ValueError: a column isn't there, or holds no numbers where numbers are expected.
         """
+        if not hasattr(frame, "columns"):
+            raise TypeError(f"table: frame is {type(frame).__name__}, expected a pandas frame")
         if missing := [c.name for c in self.seen if c.name not in frame.columns]:
             raise ValueError(f"table: the frame has no column {missing[0]!r}")
         return frame.assign(**{column.name: _coded(column, frame) for column in self.seen})

@@ -196,7 +196,16 @@ def test_what_is_no_table_is_refused_in_a_line(frame, kinds, message):
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_table_makes_no_model():
+    with pytest.raises(TypeError, match=r"x is a data frame, expected nn.infer_table\(x\)"):
+        nn.make_vae(mixed(), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="x is a Table, expected an image"):
+        nn.make_vae(table(), convolutional=True, rngs=nnx.Rngs(0))
+
+
 def test_a_frame_of_other_columns_is_refused():
+    with pytest.raises(TypeError, match="frame is list, expected a pandas frame"):
+        table().coded([1.0])
     with pytest.raises(ValueError, match="no column 'home'"):
         table().coded(mixed().drop(columns="home"))
     with pytest.raises(ValueError, match="'amount' is a number, and holds 'much'"):
