@@ -107,6 +107,8 @@ OTHERWISE = {
         ("model", "refined", "rows"),
         ("loaded", "jaxvae.elbo", "rows"),
         ("model._replace(decode=decode)", "jaxvae.elbo", "rows"),
+        ("built", "jaxvae.elbo", "jax.tree.map(jnp.asarray, table.rows(frame))"),
+        ("by_hand", "jaxvae.elbo", "jax.tree.map(jnp.asarray, short.rows(frame))"),
     ],
     "docs/faults.md": [(name, "jaxvae.elbo", "data") for name in ("model", "trained")],
     "docs/bounds.md": [("discrete", "partial(objective, temperature=0.5)", "rows")],

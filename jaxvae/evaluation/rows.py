@@ -45,7 +45,7 @@ def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
         rows = _of_frame(owner, batch, like) if is_frame(batch) else batch
         pair = isinstance(rows, tuple) and len(rows) == 2
         _check_shapes(f"{owner}: {where}", rows[0] if masked and pair else rows, like)
-        yield _with_mask(rows) if masked and not pair else jax.tree.map(_as_stored, rows)
+        yield _with_mask(rows, like) if masked and not pair else jax.tree.map(_as_stored, rows)
 
 
 def latents(owner: str, model: Model, zs: Rows) -> Iterator[Any]:
@@ -118,10 +118,19 @@ def event_like(model: Model) -> Any:
     return jax.eval_shape(draw)
 
 
-def _with_mask(xs: Tree) -> Any:
+def _with_mask(xs: Tree, like: Tree) -> Any:
     """The pair (x, mask) of x with NaN in its gaps."""
     mask = jax.tree.map(lambda a: ~np.isnan(np.asarray(a, np.float32)), xs)
-    return jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask), mask
+    xs = jax.tree.map(lambda a, m: _as_stored(np.where(m, a, 0)), xs, mask)
+    if jax.tree.structure(xs) == jax.tree.structure(like):  # floats stood for integers with gaps
+        xs = jax.tree.map(_as_integers, xs, like)
+    return xs, mask
+
+
+def _as_integers(a: np.ndarray, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Whole numbers as integers, where the model wants these."""
+    whole = np.issubdtype(like.dtype, np.integer) and (a == np.round(a)).all()
+    return a.astype(like.dtype) if whole else a
 
 
 def _check_shapes(where: str, xs: Tree, like: Tree) -> None:

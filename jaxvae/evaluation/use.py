@@ -241,7 +241,9 @@ def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     total, (log_w, rate) = jax.lax.scan(add, zeros, jnp.arange(num_samples))
     entries = jax.tree.map(lambda t: -t / num_samples, total)
     observed = (
-        _observed(x) if is_masked(model) else jnp.float32(sum(map(jnp.size, jax.tree.leaves(x))))
+        _observed(entries, *x)
+        if is_masked(model)
+        else jnp.float32(sum(map(jnp.size, jax.tree.leaves(x))))
     )
     return log_mean_exp(log_w), jnp.mean(log_w), jnp.mean(rate), entries, observed
 
@@ -277,10 +279,11 @@ def _independent(d: Any) -> Any:
         return None
 
 
-def _observed(event: tuple[Any, Any]) -> Array:
-    """How many entries of x are there; a mask may have fewer axes."""
-    pairs = zip(*map(jax.tree.leaves, event), strict=True)
-    shares = [jnp.mean(mask, dtype=jnp.float32) * jnp.size(x) for x, mask in pairs]
+def _observed(entries: Tree, x: Tree, mask: Tree) -> Array:
+    """How many entries are there; a choice is one, however many axes a mask has."""
+    like = entries if jax.tree.structure(entries) == jax.tree.structure(x) else x
+    pairs = zip(*map(jax.tree.leaves, (like, mask)), strict=True)
+    shares = [jnp.mean(mask, dtype=jnp.float32) * jnp.size(entry) for entry, mask in pairs]
     return jnp.sum(jnp.stack(shares))
 
 

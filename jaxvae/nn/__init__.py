@@ -58,6 +58,10 @@ from jaxvae.nn.sequences import Attention as Attention
 from jaxvae.nn.sequences import Recurrent as Recurrent
 from jaxvae.nn.sequences import Transformer as Transformer
 from jaxvae.nn.stock import make_vae as make_vae
+from jaxvae.nn.tables import Column as Column
+from jaxvae.nn.tables import Table as Table
+from jaxvae.nn.tables import TableNetwork as TableNetwork
+from jaxvae.nn.tables import infer_table as infer_table
 from jaxvae.nn.torch_weights import LogVarianceHead as LogVarianceHead
 from jaxvae.nn.torch_weights import from_torch as from_torch
 from jaxvae.pytrees.libraries import equinox_network as equinox_network

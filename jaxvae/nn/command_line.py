@@ -3,12 +3,14 @@
     jaxvae train table.csv runs/table --epochs 50
     jaxvae score runs/table new.csv --output scores.csv
 
-Data are .npy, .npz, .csv, .parquet and .h5ad files, or folders of images. Exit code 2: the input
+Data are .npy, .npz, .csv, .parquet and .h5ad files, or folders of images. Tables may have text and
+gaps: `train` prints what it took each column for. Exit code 2: the input
 was refused; 1: the run can't go on, or nothing can be saved; 130: interrupted.
 """
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,8 @@ from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
 from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
 from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
 from jaxvae.nn.saved import load_model, model_info, save_model
+from jaxvae.nn.stock import make_vae
+from jaxvae.nn.tables import Table, infer_table
 from jaxvae.training import (
     Callback,
     CheckpointError,
@@ -49,6 +53,7 @@ def train(
     /,
     *,
     columns: tuple[str, ...] = (),
+    kinds: tuple[str, ...] = (),
     network: Literal["mlp", "conv"] = "mlp",
     likelihood: Literal["gaussian", "bernoulli", "poisson"] = "gaussian",
     latent: int = 8,
@@ -68,7 +73,10 @@ def train(
       data: the file or folder.
       run: the folder to make.
       columns: of a table; by default all.
+      kinds: of columns of a table with text or gaps, where they aren't what was inferred:
+        zip=category, or number, or ignored.
       likelihood: p(x|z): gaussian with one learned sigma, bernoulli of 0 and 1, poisson of counts.
+        Of a table with text or gaps the first is a normal, or a categorical, of every column.
       validation: the share of the rows held out.
     """
     for name, value in {
@@ -81,28 +89,35 @@ def train(
             raise DataRefusedError(f"--{name} is {value}, expected an integer of at least 1")
     if not 0 <= validation < 1 or not learning_rate > 0:
         raise DataRefusedError("--validation must be in [0, 1) and --learning-rate above 0")
-    rows = read_rows(data, columns)
-    preparation = _preparation(rows, likelihood, columns)
+    rows = read_rows(data, columns, mixed=likelihood == "gaussian" and network == "mlp")
+    preparation = _preparation(rows, likelihood, columns, kinds)
     xs = _prepared(data, rows, preparation)
-    _check(data, xs, network, likelihood, batch)
+    if not _table(preparation):
+        _check(data, xs, network, likelihood)
     init_key, run_key, split_key, score_key = jax.random.split(jax.random.key(seed), 4)
-    order = np.asarray(jax.random.permutation(split_key, len(xs)))
-    held, kept = np.split(order, [int(validation * len(xs))])
+    order = np.asarray(jax.random.permutation(split_key, len(rows.values)))
+    held, kept = np.split(order, [int(validation * len(order))])
+    at: Callable[[Any], Any] = lambda chosen: jax.tree.map(lambda a: a[chosen], xs)  # noqa: E731
     if len(kept) < batch:
         raise DataRefusedError(f"--batch is {batch} but {len(kept)} rows are left to train on")
-    model = _model(network, likelihood, xs.shape[1:], latent, hidden, nnx.Rngs(init_key))
+    rngs = nnx.Rngs(init_key)
+    if table := _table(preparation):
+        print(table)
+        model = make_vae(table, latents=latent, hidden=(hidden,), rngs=rngs)
+    else:
+        model = _model(network, likelihood, xs.shape[1:], latent, hidden, rngs)
     optimizer = optax.adam(learning_rate)
     config = {"network": network, "likelihood": likelihood, "latent": latent, "hidden": hidden,
               "seed": seed, "learning_rate": learning_rate, "preparation": preparation}  # fmt: skip
     callbacks: list[Callback] = []
     if len(held):  # with more patience than epochs, for the best of all
-        callbacks = [validation_of(elbo, score_key, jnp.asarray(xs[held])),
+        callbacks = [validation_of(elbo, score_key, jax.tree.map(jnp.asarray, at(held))),
                      early_stopping("validation_loss", patience=epochs)]  # fmt: skip
     state, history = fit(
         train_step(elbo, optimizer),
         init_state(model, optimizer),
         run_key,
-        jnp.asarray(xs[kept]),
+        jax.tree.map(jnp.asarray, at(kept)),
         epochs=epochs,
         batch_size=batch,
         callbacks=callbacks,
@@ -146,14 +161,16 @@ def score(
     """
     _check_counts(num_samples=num_samples)
     model, info, rows, xs = _opened(run, data)
-    scores = use.score(model, jax.random.key(seed), xs, num_samples=num_samples)
+    scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
     columns = {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
     names = _preparation_of(info).get("columns") or ()
-    if np.ndim(scores.entries) == 2 and scores.entries.shape[1] == len(names):
+    if isinstance(scores.entries, dict):
+        columns |= {"observed": scores.observed, "per_observed": scores.per_observed}
+        columns |= {f"nats {n}": np.reshape(c, len(c)) for n, c in scores.entries.items()}
+    elif np.ndim(scores.entries) == 2 and scores.entries.shape[1] == len(names):
         columns |= {f"nats {n}": c for n, c in zip(names, scores.entries.T, strict=True)}
-    _say(
-        {"rows": len(xs), "iwae": float(np.mean(scores.iwae)), "elbo": float(np.mean(scores.elbo))}
-    )
+    means = {"iwae": float(np.mean(scores.iwae)), "elbo": float(np.mean(scores.elbo))}
+    _say({"rows": len(scores.iwae)} | means)
     _written(output or Path("scores.csv"), columns, rows.frame)
 
 
@@ -176,7 +193,13 @@ def generate(
     _check_counts(number=number)
     model, info = load_model(run), model_info(run)
     preparation = _preparation_of(info)
+    table = _table(preparation)
+    if table and mean:
+        raise DataRefusedError("--mean has no meaning for a table with categories")
     xs = use.generate(model, jax.random.key(seed), number, mean=mean)
+    if table:
+        _written(output or Path("new.csv"), {}, table.decoded(xs))
+        return
     if preparation:
         xs = xs * np.asarray(preparation["scale"]) + np.asarray(preparation["shift"])
     names = preparation.get("columns")
@@ -211,12 +234,13 @@ def report(
     )
     if data is not None:
         model, _, _, xs = _opened(run, data)
-        scores = use.score(model, jax.random.key(seed), xs, num_samples=num_samples)
-        error = float(np.std(scores.iwae) / np.sqrt(len(xs)))
-        told |= {"rows of data": len(xs), "iwae": float(np.mean(scores.iwae))}
+        scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
+        n = len(scores.iwae)
+        error = float(np.std(scores.iwae) / np.sqrt(n))
+        told |= {"rows of data": n, "iwae": float(np.mean(scores.iwae))}
         told |= {"standard error": error, "elbo of data": float(np.mean(scores.elbo))}
         told |= {"rate": float(np.mean(scores.rate))}
-        told |= {"active units": int(np.sum(active_units(model, jnp.asarray(xs))))}
+        told |= {"active units": int(np.sum(active_units(model, jax.tree.map(jnp.asarray, xs))))}
     _say(told)
 
 
@@ -285,10 +309,26 @@ def _model(network: str, likelihood: str, shape: Any, latent: int, hidden: int, 
     )
 
 
-def _preparation(rows: Rows, likelihood: str, columns: Sequence[str]) -> dict[str, Any]:
-    """(x - shift) / scale is what the model sees: columns standardised, full pixels 1."""
+def _preparation(
+    rows: Rows, likelihood: str, columns: Sequence[str], kinds: Sequence[str]
+) -> dict[str, Any]:
+    """(x - shift) / scale is what the model sees: columns standardised, full pixels 1.
+
+    Of a table with text or gaps it is the `Table`.
+    """
     xs, frame = rows
     names = [*columns] or ([] if frame is None else [*map(str, frame.columns)])
+    if hasattr(xs, "columns"):
+        try:
+            pairs = [kind.partition("=") for kind in kinds]
+            table = infer_table(xs, {name: kind for name, _, kind in pairs})
+        except (TypeError, ValueError) as error:
+            raise DataRefusedError(str(error)) from None
+        return {"columns": [c.name for c in table.seen], "table": table.as_json()}
+    if kinds:
+        raise DataRefusedError(
+            "--kinds is for tables with text or gaps, and here are numbers alone"
+        )
     if likelihood == "gaussian" and xs.ndim == 2:
         scale = xs.std(0, dtype=np.float64)
         shift = xs.mean(0, dtype=np.float64).tolist()
@@ -297,7 +337,23 @@ def _preparation(rows: Rows, likelihood: str, columns: Sequence[str]) -> dict[st
     return {"columns": names, "shift": 0.0, "scale": full}
 
 
-def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> np.ndarray:
+def _table(preparation: Mapping[str, Any]) -> Table | None:
+    return Table.of_json(preparation["table"]) if "table" in preparation else None
+
+
+def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores:
+    """`use.score`, whose warning of different gaps the column `per_observed` answers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "score: rows have")
+        return use.score(model, key, xs, num_samples=num_samples)
+
+
+def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> Any:
+    if table := _table(preparation):
+        try:
+            return table.rows(rows.frame)
+        except ValueError as error:
+            raise DataRefusedError(f"{data}: {error}") from None
     shift, scale = (np.asarray(preparation.get(n, d)) for n, d in (("shift", 0.0), ("scale", 1.0)))
     if shift.ndim and rows.values.shape[1:] != shift.shape:
         raise DataRefusedError(
@@ -308,7 +364,7 @@ def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> np.ndar
     return xs[..., None] if xs.ndim == 3 else xs
 
 
-def _check(data: Path, xs: np.ndarray, network: str, likelihood: str, batch: int) -> None:
+def _check(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
     if network == "conv" and xs.ndim != 4:
         raise DataRefusedError(
             f"{data} has rows of shape {xs.shape[1:]}, --network conv wants images"
@@ -324,12 +380,15 @@ def _preparation_of(info: Mapping[str, Any]) -> dict[str, Any]:
     return about.get("config", {}).get("preparation", {}) if isinstance(about, dict) else {}
 
 
-def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, np.ndarray]:
+def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
     """The model, what is known of it, and the rows as read and as the model sees them."""
     model, info = load_model(run), model_info(run)
     preparation = _preparation_of(info)
-    rows = read_rows(data, tuple(preparation.get("columns") or ()))
+    mixed = "table" in preparation
+    rows = read_rows(data, tuple(preparation.get("columns") or ()), mixed=mixed)
     xs = _prepared(data, rows, preparation)
+    if mixed:
+        return model, info, rows, xs
     like = event_like(model)
     if getattr(like, "shape", None) != xs.shape[1:]:
         raise DataRefusedError(

@@ -15,18 +15,22 @@ class DataRefusedError(Exception):
 
 
 class Rows(NamedTuple):
-    """What a file holds: values [n, ...] as stored, and the frame they came from, if any."""
+    """What a file holds: values [n, ...] as stored, and the frame they came from, if any.
 
-    values: np.ndarray
+    Of a mixed table the values are those columns of the frame.
+    """
+
+    values: Any
     frame: Any = None
 
 
-def read_rows(path: str | Path, columns: tuple[str, ...] = ()) -> Rows:
+def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = False) -> Rows:
     """The rows of a .npy, .npz, .csv, .parquet or .h5ad file, or of a folder of images.
 
     Args:
       path: of the file or folder; of several arrays in a .npz the one named x or the only one.
       columns: of a table, those wanted, in this order; by default all, which must be numbers.
+      mixed: whether a table may have text and gaps.
     """
     path = Path(path)
     if not path.exists():
@@ -40,7 +44,13 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = ()) -> Rows:
     except (OSError, ValueError, KeyError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataRefusedError(f"{path} can't be read: {why}") from None
-    rows = Rows(_numbers(path, rows, columns), rows) if hasattr(rows, "columns") else Rows(rows)
+    if hasattr(rows, "columns"):
+        chosen = _chosen(path, rows, columns)
+        if mixed and not all(map(_is_full, chosen.items())):
+            return Rows(chosen, rows)
+        rows = Rows(_numbers(path, chosen), rows)
+    else:
+        rows = Rows(rows)
     values = rows.values
     if values.dtype.kind not in "biuf" or values.ndim < 2 or not values.size:
         raise DataRefusedError(
@@ -116,24 +126,32 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def _numbers(path: Path, frame: Any, columns: tuple[str, ...]) -> np.ndarray:
-    columns = columns or (*map(str, frame.columns),)
+def _chosen(path: Path, frame: Any, columns: tuple[str, ...]) -> Any:
     for name in columns:
         if name not in frame.columns:
             raise DataRefusedError(
                 f"{path} has no column {name!r}; it has {', '.join(map(str, frame.columns))}"
             )
-        if frame[name].dtype.kind not in "biuf":
+    return frame[[*columns]] if columns else frame
+
+
+def _is_full(column: tuple[str, Any]) -> bool:
+    return column[1].dtype.kind in "biuf" and not column[1].isna().any()
+
+
+def _numbers(path: Path, frame: Any) -> np.ndarray:
+    for name, column in frame.items():
+        if column.dtype.kind not in "biuf":
             raise DataRefusedError(
-                f"{path}: column {name!r} holds {frame[name].dtype}, expected numbers; choose with "
-                "--columns, or code categories as integers"
+                f"{path}: column {name!r} holds {column.dtype}, expected numbers; choose with "
+                "--columns, or --likelihood gaussian --network mlp, which take categories"
             )
-        if missing := int(frame[name].isna().sum()):
+        if missing := int(column.isna().sum()):
             raise DataRefusedError(
                 f"{path}: column {name!r} lacks {missing} of {len(frame)} values; drop such rows, "
-                "or fill them in"
+                "fill them in, or take --likelihood gaussian --network mlp"
             )
-    return frame[[*columns]].to_numpy(np.float64)
+    return frame.to_numpy(np.float64)
 
 
 def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) -> None:

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxvae.distributions import (
     Bernoulli,
+    Categorical,
     Masked,
     MultivariateNormal,
     Normal,
@@ -120,6 +121,18 @@ def OneHotHead() -> HeadOf[OneHotCategorical]:
     return HeadOf(OneHotCategorical, (Real("n"),))
 
 
+def open_categorical(logits: Array) -> Categorical:
+    """Choices among K, and as number K, of probability 1/1000, whatever was never seen.
+
+    >>> d = open_categorical(jnp.zeros((1, 4)))
+    >>> [round(float(p), 5) for p in jnp.exp(d.log_probs[0])]
+    [0.24975, 0.24975, 0.24975, 0.24975, 0.001]
+    """
+    known = jax.nn.log_softmax(logits) + jnp.log1p(-1e-3)
+    unseen = jnp.full_like(known[..., :1], jnp.log(1e-3))
+    return Categorical(jnp.concatenate([known, unseen], axis=-1))
+
+
 @dataclass(frozen=True)
 class ProductHead:
     """Raw parameters -> `Product`: a flat vector cut into the raw parameters of each column.
@@ -167,9 +180,11 @@ class NormalHead:
 
     Args:
       scale: a fixed sigma, which never trains; None (the default) lets the network give it.
+      floor: the least sigma that the network can give.
     """
 
     scale: float | None = None
+    floor: float = 1e-6
 
     def raw_shape(self, shape: Shape) -> Shape:
         return shape if self.scale is not None else (*shape[:-1], 2 * shape[-1])
@@ -178,7 +193,7 @@ class NormalHead:
         if self.scale is not None:
             return Normal(raw, self.scale)
         loc, raw_scale = jnp.split(raw, 2, axis=-1)
-        return Normal(loc, positive(raw_scale))
+        return Normal(loc, positive(raw_scale, self.floor))
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real
 from jaxvae.nn.networks import MLP, Conditional, Rescaled, SharedScaleHead
+from jaxvae.nn.tables import Table, TableNetwork
 
 
 @checked
 def make_vae(
-    x: Tree,
+    x: Tree | Table,
     *,
     latents: Count = 16,
     convolutional: bool | None = None,
@@ -28,13 +29,14 @@ def make_vae(
 
     p(x|z) by the dtype of x: of floats `Normal` with one sigma, learned (`SharedScaleHead`), of
     uint8 `DiscretizedLogistic`, for pixels as stored. The networks are `MLP`s or, of images
-    [height, width, channels], `ConvEncoder` and `ConvDecoder`.
+    [height, width, channels], `ConvEncoder` and `ConvDecoder`. Of a `Table`, `Normal` of numbers
+    and `Categorical` of the others, `Masked`: see `Table.head`.
 
     Args:
-      x: one example, of which shape and dtype count: `xs[0]`.
+      x: one example, of which shape and dtype count: `xs[0]`; or a `Table`, of whose rows.
       latents: coordinates of z.
       convolutional: whether the networks are; by default where x has three axes.
-      likelihood: another head for p(x|z), which other dtypes need.
+      likelihood: another head for p(x|z), which other dtypes need; of a `Table`, for each number.
       **network: options of both networks: `hidden`, `activation`, `norm`, `dropout`, and of
         convolutional ones the encoder's `channels`, which the decoder has in reverse.
 
@@ -46,6 +48,12 @@ def make_vae(
     >>> type(model.encode.network).__name__, type(model.decode(jnp.zeros(2))).__name__
     ('ConvEncoder', 'Normal')
     """
+    if hasattr(x, "columns") and not isinstance(x, Table):
+        raise TypeError("make_vae: x is a data frame, expected nn.infer_table(x), or an array")
+    if isinstance(x, Table):
+        if convolutional:
+            raise ValueError("make_vae: x is a Table, expected an image where convolutional")
+        return _of_table(x, latents, likelihood, rngs, network)
     check_array("make_vae", "x", x)
     shape, stored = jnp.shape(x), jnp.result_type(x) == jnp.uint8
     if 0 in shape:
@@ -64,6 +72,16 @@ def make_vae(
     return VAE(
         Conditional(encode, NormalHead(), shape, (latents,), rngs=rngs),
         Conditional(partial(decoder, **network), head, (latents,), shape, rngs=rngs),
+        StandardNormal((latents,)),
+    )
+
+
+def _of_table(table: Table, latents: int, number: Head[Any] | None, rngs: Any, options: Any) -> VAE:
+    mlp = partial(MLP, **options)
+    network = lambda _, out, *, rngs: TableNetwork(mlp, table, out, rngs=rngs)  # noqa: E731
+    return VAE(
+        Conditional(network, NormalHead(), (), (latents,), rngs=rngs),
+        Conditional(mlp, table.head(number), (latents,), (), rngs=rngs),
         StandardNormal((latents,)),
     )
 

@@ -159,6 +159,19 @@ GAPS = jaxvae.VAE(Partial(seen_posterior), Partial(both), jaxvae.StandardNormal(
 HOLES = np.array([[1.0, np.nan], [1.0, 1.1], [np.nan, -0.4]], np.float32)
 
 
+def test_a_choice_is_one_entry_however_it_is_coded():
+    head = nn.ProductHead((("size", nn.NormalHead(1.0), (2,)), ("kind", nn.OneHotHead(), (4,))))
+    decode = Partial(lambda z: Masked(head(jnp.zeros(6) + z)))
+    model = jaxvae.VAE(
+        Partial(lambda event: jaxvae.Normal(0.0, 1.0)), decode, jaxvae.StandardNormal(())
+    )
+    xs = {"size": np.zeros((2, 2), np.float32), "kind": np.eye(4, dtype=np.float32)[:2]}
+    masks = {"size": np.array([[1, 1], [1, 0]], bool), "kind": np.array([True, False])}
+    with pytest.warns(UserWarning, match="1 to 3 observed entries"):
+        found = use.score(model, KEY, (xs, masks), num_samples=2)
+    assert found.observed.tolist() == [3.0, 1.0]
+
+
 def test_rows_with_different_gaps_are_not_compared_unwarned():
     with pytest.warns(UserWarning, match=r"1 to 2 observed entries.*per_observed"):
         found = use.score(GAPS, KEY, HOLES)

@@ -109,6 +109,41 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert "small.png is (4, 4) and 00.png (8, 8)" in capsys.readouterr().err
 
 
+def test_a_table_with_text_and_gaps(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    frame = table().assign(home=rng.choice(["rent", "owner"], 64), grade=rng.integers(1, 4, 64))
+    frame.loc[[3, 9], "a"] = np.nan
+    frame.loc[5, "home"] = None
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data, out = tmp_path / "t.csv", tmp_path / "run"
+    assert call("train", data, out, "--kinds", "grade=category", "c=ignored", *TRAIN) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[:5]]
+    assert [line[0] for line in shown] == ["a", "b", "c", "home", "grade"]
+    assert [line[1] for line in shown] == ["number", "number", "ignored", "category", "category"]
+    assert call("score", out, data, "--output", tmp_path / "s.csv") == 0
+    found = pd.read_csv(tmp_path / "s.csv")
+    known = nn.Table.of_json(nn.model_info(out)["about"]["config"]["preparation"]["table"])
+    with pytest.warns(UserWarning, match="different gaps|can't be compared"):
+        expected = use.score(nn.load_model(out), jax.random.key(0), known.rows(frame))
+    np.testing.assert_allclose(found["per_observed"], expected.per_observed, rtol=1e-4)
+    np.testing.assert_allclose(found["nats home"], expected.entries["home"][:, 0], rtol=1e-4)
+    assert (found["nats a"] == 0).tolist() == frame.a.isna().tolist()
+    assert found.home.dropna().tolist() == frame.home.dropna().tolist()
+    new = tmp_path / "new.csv"
+    assert call("generate", out, "--number", 50, "--output", new) == 0
+    drawn = pd.read_csv(new)
+    assert [*drawn.columns] == ["a", "b", "home", "grade"]
+    assert set(drawn.home.dropna()) <= {"rent", "owner"}
+    assert abs(drawn.a.mean() - 1000) < 2
+    assert call("encode", out, data, "--output", tmp_path / "z.npy") == 0
+    assert np.load(tmp_path / "z.npy").shape == (64, 2)
+    assert call("report", out, data) == 0
+    capsys.readouterr()
+    frame.assign(b="much").to_csv(data, index=False)
+    assert call("score", out, data) == 2
+    assert "column 'b' is a number, and holds 'much'" in capsys.readouterr().err
+
+
 def test_every_kind_of_file_is_read(tmp_path):
     xs = np.arange(6.0).reshape(3, 2)
     np.save(tmp_path / "a.npy", xs)
@@ -188,6 +223,7 @@ def test_the_model_of_the_best_epoch_is_kept(tmp_path, capsys):
 def bad_files(folder):
     frame = pd.DataFrame({"a": [1.0, np.nan], "b": ["x", "y"]})
     frame.to_csv(folder / "holes.csv", index=False)
+    frame.fillna(0.0)[["a"]].to_csv(folder / "full.csv", index=False)
     np.save(folder / "flat.npy", np.ones(3))
     np.save(folder / "nan.npy", np.array([[1.0], [np.nan]]))
     np.save(folder / "objects.npy", np.array([[{}]]))
@@ -211,8 +247,10 @@ def bad_files(folder):
         (("nan.npy", "r"), "holds no finite number in row 1"),
         (("objects.npy", "r"), "objects.npy can't be read"),
         (("two.npz", "r"), "it has arrays a, b, expected one, or one named x"),
-        (("holes.csv", "r"), "column 'a' lacks 1 of 2 values"),
-        (("holes.csv", "r", "--columns", "b"), "column 'b' holds"),
+        (("holes.csv", "r", "--likelihood", "poisson"), "column 'a' lacks 1 of 2 values"),
+        (("holes.csv", "r", "--columns", "b", "--network", "conv"), "column 'b' holds"),
+        (("holes.csv", "r", "--kinds", "a=real"), "kinds has 'a': 'real', expected columns"),
+        (("full.csv", "r", "--kinds", "a=category"), "--kinds is for tables with text or gaps"),
         (("holes.csv", "r", "--columns", "c"), "has no column 'c'; it has a, b"),
         (("ok.npy", "r", "--latent", "0"), "--latent is 0, expected an integer of at least 1"),
         (("ok.npy", "r", "--validation", "1.0"), "--validation must be in [0, 1)"),

@@ -1,0 +1,302 @@
+"""Data frames: which columns are numbers and which categories, and how a model sees them.
+
+table = infer_table(frame)          printed, it shows what was inferred
+rows = table.rows(frame)            (x, mask), what `Masked` likelihoods are of
+model = make_vae(table, ...)        p(x|z) of every column by its kind
+scored = use.score(model, key, table.coded(frame)),  table.decoded(scored)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jaxvae.checks import checked
+from jaxvae.nn.heads import (
+    Head,
+    HeadOf,
+    MaskedHead,
+    NormalHead,
+    ProductHead,
+    Real,
+    Shape,
+    open_categorical,
+)
+
+KINDS = ("number", "category", "ignored")
+
+
+class Column(NamedTuple):
+    """A column of a frame, and how its values become what a model sees.
+
+    Args:
+      name: of the column.
+      kind: "number", seen as (value - shift) / scale; "category", seen as the place of the value in
+        `values`, or as one more, `len(values)`, if it isn't there; or "ignored".
+      shift, scale: mean and standard deviation of a number.
+      values: of a category, in order.
+      missing: how many rows lacked it.
+      why: what the kind was inferred from.
+    """
+
+    name: str
+    kind: str
+    shift: float = 0.0
+    scale: float = 1.0
+    values: tuple[Any, ...] = ()
+    missing: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a data frame: made by `infer_table`, or of `Column`s by hand.
+
+    A model of it is over dicts, an entry a column that isn't ignored: numbers standardised, floats
+    [1], and categories as integers [1].
+    """
+
+    columns: tuple[Column, ...]
+
+    def __str__(self) -> str:
+        lines = [_shown(column) for column in self.columns]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        padded = [map(str.ljust, cells, widths) for cells in lines]
+        return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+    @property
+    def seen(self) -> tuple[Column, ...]:
+        """The columns that a model sees."""
+        return tuple(column for column in self.columns if column.kind != "ignored")
+
+    def coded(self, frame: Any) -> Any:
+        """The frame with its columns as the model sees them, floats with NaN in the gaps.
+
+        Raises:
+          TypeError: no frame.
+          ValueError: a column isn't there, or holds no numbers where numbers are expected.
+        """
+        if not hasattr(frame, "columns"):
+            raise TypeError(f"table: frame is {type(frame).__name__}, expected a pandas frame")
+        if missing := [c.name for c in self.seen if c.name not in frame.columns]:
+            raise ValueError(f"table: the frame has no column {missing[0]!r}")
+        return frame.assign(**{column.name: _coded(column, frame) for column in self.seen})
+
+    def decoded(self, frame: Any) -> Any:
+        """The inverse of `coded`: numbers in their units, categories by their names.
+
+        Other columns, as scores, stay as they are. A category that wasn't known has no name: a gap.
+
+        Args:
+          frame: or a dict of arrays [n, 1], as `use.generate` gives.
+        """
+        if isinstance(frame, dict):
+            values = {name: np.asarray(x)[:, 0] for name, x in frame.items()}
+            frame = import_module("pandas").DataFrame({c.name: values[c.name] for c in self.seen})
+        there = [column for column in self.seen if column.name in frame.columns]
+        return frame.assign(**{column.name: _decoded(column, frame) for column in there})
+
+    def rows(self, frame: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The frame as pairs (x, mask), to train on: of each column [n, 1]."""
+        coded = self.coded(frame)
+        xs, mask = {}, {}
+        for column in self.seen:
+            values = coded[column.name].to_numpy(np.float64)[:, None]
+            mask[column.name] = ~np.isnan(values)
+            dtype = np.int32 if column.kind == "category" else np.float32
+            xs[column.name] = np.nan_to_num(values).astype(dtype)
+        return xs, mask
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """What JSON holds, and `of_json` reads."""
+        return [column._asdict() | {"values": [*column.values]} for column in self.columns]
+
+    @classmethod
+    def of_json(cls, columns: list[dict[str, Any]]) -> "Table":
+        read = [Column(**column) for column in columns]
+        return cls(tuple(column._replace(values=tuple(column.values)) for column in read))
+
+    def head(self, number: Head[Any] | None = None) -> MaskedHead:
+        """Raw parameters -> p(x|z): `Masked` of a `Product` of `Categorical` and `Normal`.
+
+        Args:
+          number: the head of each number; by default `NormalHead(floor=0.1)`, as values that
+            repeat, an amount of 0 for instance, would else be worth ever more with ever less sigma.
+        """
+        number = number or NormalHead(floor=0.1)
+        heads = [number if c.kind == "number" else _category_head(c) for c in self.seen]
+        names = [c.name for c in self.seen]
+        return MaskedHead(
+            ProductHead(tuple((n, h, (1,)) for n, h in zip(names, heads, strict=True)))
+        )
+
+
+def _category_head(column: Column) -> Head[Any]:
+    return HeadOf(open_categorical, (Real("n", len(column.values)),))
+
+
+class TableNetwork(nnx.Module):
+    """A network behind (x, mask) of a table: numbers, one-hot categories, 0 in gaps, and the mask.
+
+    Args:
+      network: `(in_shape, out_shape, *, rngs) -> module`, of one vector and the output.
+      table: whose rows they are.
+      out_shape: of the output.
+    """
+
+    def __init__(
+        self, network: Callable[..., nnx.Module], table: Table, out_shape: Shape, *, rngs: nnx.Rngs
+    ):
+        self.sizes = tuple(
+            (c.name, len(c.values) + 1 if c.kind == "category" else 0) for c in table.seen
+        )
+        width = sum((size or 1) + 1 for _, size in self.sizes)
+        self.network: Any = network((width,), out_shape, rngs=rngs)
+
+    def __call__(self, event: tuple[dict[str, Array], dict[str, Array]]) -> Array:
+        x, mask = event
+        parts = []
+        for name, size in self.sizes:
+            seen = jax.nn.one_hot(x[name][0], size) if size else x[name]
+            parts += [jnp.where(mask[name], seen, 0.0), mask[name].astype(seen.dtype)]
+        return self.network(jnp.concatenate(parts))
+
+
+@checked
+def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
+    """The columns of a pandas frame by what they hold.
+
+    Text, pandas categories and booleans are categories, and so are numbers of at most two values;
+    other numbers are numbers. Ignored are dates, columns without any value, and text of which most
+    values are there once, as names and identifiers are.
+
+    Args:
+      frame: with one row an example, None and NaN in its gaps.
+      kinds: name -> "number", "category" or "ignored", where it should be another.
+
+    Raises:
+      TypeError: no frame, or a column whose name is no text.
+      ValueError: a kind that isn't one, of a column that isn't there, or that it can't be.
+
+    >>> import pandas as pd
+    >>> ages, homes = [30.0, 58.0, None, 24.0], ["rent", "owner", None, "rent"]
+    >>> frame = pd.DataFrame({"age": ages, "home": homes, "grade": [1, 5, 3, 2]})
+    >>> table = infer_table(frame, kinds={"grade": "category"})
+    >>> print(table)
+    age    number    37.3 +- 14.8  1 missing
+    home   category  owner, rent   1 missing
+    grade  category  1, 2, 3, 5
+    """
+    kinds = dict(kinds or {})
+    if not hasattr(frame, "columns") or not len(frame):
+        raise TypeError(
+            f"infer_table: frame is {type(frame).__name__}, expected a pandas frame with rows"
+        )
+    for name in frame.columns:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"infer_table: a column is named {name!r}, expected text; rename them: "
+                "frame.columns = frame.columns.astype(str)"
+            )
+        if [*frame.columns].count(name) > 1:
+            raise ValueError(f"infer_table: two columns are named {name!r}, expected one")
+    for name, kind in kinds.items():
+        if name not in frame.columns or kind not in KINDS:
+            raise ValueError(
+                f"infer_table: kinds has {name!r}: {kind!r}, expected columns of the frame and "
+                f"one of {', '.join(KINDS)}"
+            )
+    table = Table(tuple(_column(frame[name], kinds.get(name)) for name in frame.columns))
+    if not table.seen:
+        raise ValueError("infer_table: no column is left, as all are ignored; choose their kinds")
+    return table
+
+
+def _column(series: Any, wanted: str | None) -> Column:
+    gaps = series.isna().to_numpy()
+    there = series[~gaps]
+    kind, why = _kind(there) if wanted is None else (wanted, "")
+    column = Column(series.name, kind, missing=int(gaps.sum()), why=why)
+    if kind == "number":
+        numbers = _floats(series.name, there)
+        scale = float(numbers.std()) or 1.0
+        return column._replace(shift=float(numbers.mean()), scale=scale)
+    return column._replace(values=_values(there)) if kind == "category" else column
+
+
+def _kind(there: Any) -> tuple[str, str]:
+    """The kind of a column's values, and why it is ignored."""
+    distinct, code = there.nunique(), there.dtype.kind
+    if not len(there):
+        return "ignored", "no values"
+    if code in "mM":
+        return "ignored", "dates: make numbers of them"
+    if code in "iuf" and distinct > 2:
+        return "number", ""
+    if code in "biuf" or 2 * distinct <= len(there) or distinct <= 2:
+        return "category", ""
+    return "ignored", f"{distinct} different of {len(there)}"
+
+
+def _values(there: Any) -> tuple[Any, ...]:
+    """In the order of an ordered category, else sorted."""
+    present = {*there.tolist()}
+    ordered = getattr(there.dtype, "categories", None)
+    if ordered is not None:
+        return tuple(value for value in ordered.tolist() if value in present)
+    return tuple(sorted(present, key=lambda value: (str(type(value)), value)))
+
+
+def _floats(name: str, there: Any) -> np.ndarray:
+    try:
+        numbers = np.asarray([float(value) for value in there.tolist()])
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"table: column {name!r} is a number, and holds {there.tolist()[0]!r}"
+        ) from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"table: column {name!r} holds infinity, expected numbers or NaN")
+    return numbers
+
+
+def _coded(column: Column, frame: Any) -> np.ndarray:
+    series = frame[column.name]
+    gaps = series.isna().to_numpy()
+    there = series[~gaps]
+    found = np.full(len(series), np.nan)
+    if column.kind == "number":
+        found[~gaps] = (_floats(column.name, there) - column.shift) / column.scale
+        return found
+    places = {value: i for i, value in enumerate(column.values)}
+    found[~gaps] = [places.get(value, len(places)) for value in there.tolist()]
+    if len(there) and not (found[~gaps] < len(places)).any():
+        raise ValueError(
+            f"table: column {column.name!r} holds {there.tolist()[0]!r} and no value that is "
+            f"known, as {column.values[0]!r}"
+        )
+    return found
+
+
+def _decoded(column: Column, frame: Any) -> Any:
+    coded = frame[column.name].to_numpy(np.float64)
+    if column.kind == "number":
+        return coded * column.scale + column.shift
+    names = (*column.values, None)
+    return [None if np.isnan(code) else names[int(code)] for code in coded]
+
+
+def _shown(column: Column) -> tuple[str, str, str, str]:
+    what = {
+        "number": f"{column.shift:.3g} +- {column.scale:.3g}",
+        "category": ", ".join(map(str, column.values)),
+        "ignored": column.why,
+    }[column.kind]
+    if len(what) > 40:
+        what = f"{what[:30]} ... of {len(column.values)}"
+    return column.name, column.kind, what, f"{column.missing} missing" if column.missing else ""

@@ -1,0 +1,212 @@
+"""Tables: kinds are what the columns hold, codes go there and back, and a model takes them."""
+
+import json
+import warnings
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from flax import nnx
+
+import jaxvae
+from jaxvae import nn, use
+from tests.common import close
+
+KEY = jax.random.key(0)
+
+
+def mixed(n=40):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "amount": rng.normal(1e6, 1e4, n),
+            "count": pd.array(rng.integers(0, 9, n), "Int64"),
+            "flag": rng.integers(0, 2, n).astype(float),
+            "grade": pd.Categorical(rng.choice(["low", "high"], n), ["low", "mid", "high"]),
+            "home": rng.choice(["rent", "owner", "other"], n),
+            "yes": rng.random(n) > 0.5,
+            "name": [f"somebody {i}" for i in range(n)],
+            "when": pd.date_range("2026-01-01", periods=n),
+            "nothing": np.nan,
+        }
+    )
+    for i, name in enumerate(("amount", "count", "flag", "grade", "home")):
+        frame.loc[[i, 2 * i + 5], name] = None
+    return frame
+
+
+@cache
+def table():
+    return nn.infer_table(mixed())
+
+
+def test_kinds_are_what_the_columns_hold():
+    kinds = {column.name: column.kind for column in table().columns}
+    assert [*kinds] == [*mixed().columns]
+    assert [*kinds.values()] == ["number"] * 2 + ["category"] * 4 + ["ignored"] * 3
+    amount, count, flag, grade, home, yes = table().seen
+    assert close(amount.shift, mixed().amount.mean()), close(
+        amount.scale, mixed().amount.std(ddof=0)
+    )
+    assert flag.values == (0.0, 1.0)
+    assert grade.values == ("low", "high")  # in their own order
+    assert home.values == ("other", "owner", "rent")
+    assert yes.values == (False, True)
+    assert [c.missing for c in (amount, count, flag, grade, home, yes)] == [2] * 5 + [0]
+    shown = str(table()).splitlines()
+    assert [line.split()[:2] for line in shown] == [[*pair] for pair in kinds.items()]
+    assert shown[0].endswith("2 missing")
+
+
+def test_kinds_can_be_chosen():
+    digits = mixed().assign(grade=pd.Categorical(["10", "9"] * 20))
+    chosen = {"name": "category", "count": "category", "grade": "number", "yes": "ignored"}
+    found = nn.infer_table(digits, chosen)
+    kinds = {column.name: column for column in found.columns}
+    assert {name: kinds[name].kind for name in chosen} == chosen
+    assert (kinds["grade"].shift, kinds["grade"].scale) == (9.5, 0.5)
+    assert len(kinds["name"].values) == 40
+    assert kinds["count"].values == tuple(range(9))
+
+
+def test_a_constant_number_is_0_and_not_nan():
+    found = nn.infer_table(pd.DataFrame({"a": [2.0, 2.0, 2.0]}), {"a": "number"})
+    assert found.rows(pd.DataFrame({"a": [2.0, 3.0]}))[0]["a"].tolist() == [[0.0], [1.0]]
+
+
+def test_codes_go_there_and_back():
+    frame = mixed()
+    coded = table().coded(frame)
+    assert abs(coded.amount.mean()) < 1e-9
+    assert close(coded.amount.std(ddof=0), 1.0)
+    assert set(coded.home.dropna()) == {0.0, 1.0, 2.0}
+    again = table().decoded(coded.assign(score=1.0))
+    assert (again.score == 1).all()
+    for column in table().seen:
+        gone = frame[column.name].isna()
+        assert (again[column.name].isna() == gone).all()
+        left, right = again[column.name][~gone].tolist(), frame[column.name][~gone].tolist()
+        assert left == right if column.kind == "category" else np.allclose(left, right, rtol=1e-12)
+
+
+def test_rows_are_pairs_with_the_mask_of_the_gaps():
+    xs, masks = table().rows(mixed())
+    assert {name: (x.shape, x.dtype.kind) for name, x in xs.items()} == {
+        c.name: ((40, 1), "f" if c.kind == "number" else "i") for c in table().seen
+    }
+    for name, mask in masks.items():
+        assert (~mask[:, 0] == mixed()[name].isna()).all()
+        assert np.isfinite(xs[name]).all()
+
+
+def test_a_value_that_is_new_has_a_place_of_its_own():
+    new = mixed().iloc[30:33].assign(home=["rent", "castle", "owner"])
+    coded = table().coded(new)
+    assert coded.home.tolist() == [2, 3, 1]
+    assert table().decoded(coded).home.fillna("").tolist() == ["rent", "", "owner"]
+    with pytest.raises(ValueError, match="'home' holds 'castle' and no value that is known"):
+        table().coded(new.assign(home="castle"))
+
+
+@cache
+def model():
+    """Trained for a moment, so that nothing in it is at its initial value."""
+    optimizer = optax.adam(1e-2)
+    built = nn.make_vae(table(), latents=2, hidden=(8,), rngs=nnx.Rngs(0))
+    step = jaxvae.train_step(jaxvae.elbo, optimizer)
+    state = jaxvae.init_state(built, optimizer)
+    return jaxvae.fit(step, state, KEY, table().rows(mixed()), epochs=20, batch_size=20)[0].model
+
+
+def test_a_model_of_a_table_is_the_product_of_its_columns():
+    xs, masks = table().rows(mixed())
+    one = jax.tree.map(lambda a: jnp.asarray(a[0]), (xs, masks))  # without an amount
+    d = model().decode(jnp.zeros(2))
+    parts = d.distribution.parts
+    seen = [name for name in parts if masks[name][0, 0]]
+    assert len(seen) == 5
+    assert parts["home"].logits.shape == (1, 4)  # and one for what is new
+    assert close(d.log_prob(one), sum(parts[name].log_prob(one[0][name]) for name in seen))
+    (size,) = table().head().raw_shape(())
+    least = table().head()(jnp.full(size, -50.0)).distribution.parts["amount"].scale
+    assert close(least, 0.1)  # as values that repeat can't be worth infinitely much
+
+
+def test_what_stands_in_a_gap_is_not_looked_at():
+    xs, masks = jax.tree.map(lambda a: jnp.asarray(a[0]), table().rows(mixed()))
+    other = xs | {"amount": jnp.full(1, 7.0)}
+    assert close(model().encode((xs, masks)).mean(), model().encode((other, masks)).mean())
+    seen = masks | {"amount": jnp.ones(1, bool)}
+    assert not close(model().encode((xs, seen)).mean(), model().encode((other, seen)).mean())
+
+
+def test_a_frame_is_used_as_its_rows_are():
+    """Codes with gaps come as floats, and the model wants integers."""
+    frame = mixed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows have different gaps
+        scored = use.score(model(), KEY, table().coded(frame), num_samples=3)
+        found = use.score(model(), KEY, table().rows(frame), num_samples=3)
+    np.testing.assert_allclose(scored.iwae, found.iwae, rtol=1e-5)
+    np.testing.assert_allclose(scored["nats home"], found.entries["home"][:, 0], rtol=1e-5)
+    assert found.observed.tolist() == (6 - frame.isna().sum(axis=1) + 1).tolist()
+    full = table().decoded(use.impute(model(), KEY, table().coded(frame), num_samples=3))
+    known = [column.name for column in table().seen]
+    assert not full[known].isna().any().any()
+    assert full.home[~frame.home.isna()].tolist() == frame.home.dropna().tolist()
+
+
+def test_draws_come_back_as_a_table():
+    new = table().decoded(use.generate(model(), KEY, 30))
+    assert [*new.columns] == [column.name for column in table().seen]
+    assert set(new.grade.dropna()) == {"low", "high"}
+    assert abs(new.amount.mean() - 1e6) < 1e5
+
+
+def test_a_model_of_a_table_is_saved_with_what_reads_it(tmp_path):
+    about = {"table": table().as_json()}
+    nn.save_model(tmp_path / "model", model(), about=about)
+    loaded = nn.load_model(tmp_path / "model")
+    known = nn.model_info(tmp_path / "model")["about"]["table"]
+    assert nn.Table.of_json(json.loads(json.dumps(known))) == table()
+    x = jax.tree.map(lambda a: jnp.asarray(a[1]), table().rows(mixed()))
+    assert close(loaded.encode(x).mean(), model().encode(x).mean())
+
+
+@pytest.mark.parametrize(
+    ("frame", "kinds", "message"),
+    [
+        (np.ones((3, 2)), None, "frame is ndarray, expected a pandas frame"),
+        (pd.DataFrame({3: [1.0]}), None, "a column is named 3, expected text"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), None, "two columns are named 'a'"),
+        (pd.DataFrame({"a": [1.0]}), {"b": "number"}, "kinds has 'b': 'number'"),
+        (pd.DataFrame({"a": [1.0]}), {"a": "real"}, "one of number, category, ignored"),
+        (pd.DataFrame({"a": ["x", "y"]}), {"a": "number"}, "'a' is a number, and holds 'x'"),
+        (pd.DataFrame({"a": [1.0, 2.0, np.inf]}), None, "'a' holds infinity"),
+        (pd.DataFrame({"a": [None, None]}), None, "no column is left"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_a_line(frame, kinds, message):
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        nn.infer_table(frame, kinds)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_table_makes_no_model():
+    with pytest.raises(TypeError, match=r"x is a data frame, expected nn.infer_table\(x\)"):
+        nn.make_vae(mixed(), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="x is a Table, expected an image"):
+        nn.make_vae(table(), convolutional=True, rngs=nnx.Rngs(0))
+
+
+def test_a_frame_of_other_columns_is_refused():
+    with pytest.raises(TypeError, match="frame is list, expected a pandas frame"):
+        table().coded([1.0])
+    with pytest.raises(ValueError, match="no column 'home'"):
+        table().coded(mixed().drop(columns="home"))
+    with pytest.raises(ValueError, match="'amount' is a number, and holds 'much'"):
+        table().coded(mixed().assign(amount="much"))
