@@ -26,7 +26,6 @@ finds better, and names. 134 s of processor time, 11 minutes on two busy x86-64 
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -97,7 +97,7 @@ def scored(table: nn.Table, model: jaxvae.VAE, frame: Any) -> Any:
     return use.score(model, jax.random.key(99), coded, num_samples=SAMPLES)
 
 
-def main(folder: str) -> None:
+def main(folder: tyro.conf.Positional[str]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for name, (read, kinds) in TABLES.items():
@@ -139,4 +139,4 @@ def draw(path: Path, table: nn.Table, frame: Any, scored: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

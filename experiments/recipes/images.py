@@ -19,7 +19,6 @@ Ours, held out, seeds 0, 1, 2 (on two shared cores, where a run took 3 to 12 min
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import grain
 import jax
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 
 import jaxvae
@@ -107,7 +107,7 @@ def bits(likelihood: str, model: Any, key: jax.Array, images: np.ndarray) -> np.
     return distributions.bits_per_dim(nats, SHAPE) + 8.0 * density  # a cell has 1/256
 
 
-def main(photographs: str) -> None:
+def main(photographs: tyro.conf.Positional[str]) -> None:
     files, held_out = patches(Path(photographs), FOLDER / "patches")
     test = np.stack([read(file) for file in held_out])
     for codec, how in CODECS.items():
@@ -145,4 +145,4 @@ def drawn(likelihood: str, model: Any, images: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

@@ -12,7 +12,6 @@ hold 95 and 93 % of the truth, errors 0.117 and 0.128; on the counties 16.3 and 
 17.7 times), with means 0.67 standard deviations apart; on 6 x 6 3.3 times. Trained in 11 s.
 """
 
-import sys
 from functools import partial
 from time import process_time
 from typing import Any
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 from numpyro.handlers import seed, trace
@@ -129,7 +129,7 @@ def both(places: jax.Array) -> dict[str, Any]:
     return {name: partial(areas, field) for name, field in fields.items()}
 
 
-def main(folder: str = "") -> None:
+def main(folder: tyro.conf.Positional[str] = "") -> None:
     for side in SIDES:
         line, keys = jnp.linspace(0.0, 1.0, side), jax.random.split(jax.random.key(2), SEEDS)
         places = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
@@ -147,4 +147,4 @@ def main(folder: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

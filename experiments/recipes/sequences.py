@@ -4,7 +4,6 @@ python -m experiments.recipes.sequences FOLDER
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
@@ -88,7 +88,7 @@ def cut(key: jax.Array, event: Any) -> Any:
     return x, mask & (jnp.arange(LENGTH) < jax.random.randint(key, (), 1, LENGTH + 1))
 
 
-def main(folder: str) -> None:
+def main(folder: tyro.conf.Positional[str]) -> None:
     train, test = read(folder)
     FOLDER.mkdir(parents=True, exist_ok=True)
     steps = EPOCHS * (len(train[0]) // BATCH)
@@ -141,4 +141,4 @@ def futures(model: Any, key: jax.Array, series: Any) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

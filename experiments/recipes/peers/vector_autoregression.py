@@ -9,9 +9,9 @@ in five, held out, and all are then fitted again.
 """
 
 import json
-import sys
 
 import numpy as np
+import tyro
 
 from experiments.datasets.vowels import AHEAD, CHANNELS, SEEN, measured, read
 
@@ -65,7 +65,7 @@ def forecast(steps: list[tuple], rng: np.random.Generator, x: np.ndarray) -> np.
     return np.stack(path[SEEN:], axis=2)
 
 
-def main(folder: str) -> None:
+def main(folder: tyro.conf.Positional[str]) -> None:
     (x, mask), (test, seen) = read(folder)
     held_out = np.random.default_rng(0).random(len(x)) < 0.2
     for lags in (1, 2, 3):
@@ -81,4 +81,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

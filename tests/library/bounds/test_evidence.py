@@ -363,13 +363,17 @@ def test_batched_is_the_mean_over_split_keys(x64):
         np.ones((0, 2)),
         np.array(1.0),
         {"a": np.ones((3, 2)), "b": np.array(1.0)},
-        {},
     ],
 )
 def test_batched_wants_one_leading_axis(xs):
-    # mismatched, empty or missing batch axes are named
+    # mismatched or missing batch axes are named
     with pytest.raises(ValueError, match=r"leading axes.*one common batch axis"):
         batched(elbo)(ladder(), jax.random.key(0), xs)
+
+
+def test_batched_wants_rows():
+    with pytest.raises(TypeError, match="batched: xs is {}, expected an array"):
+        batched(elbo)(ladder(), jax.random.key(0), {})
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_each_level_has_the_mean_of_its_sampled_rate(both):
 
 def test_every_level_reaches_the_image():
     """Drawing one level more moves p(x|z): no level is cut off, and each draws its own noise."""
-    look = jax.jit(lambda t: descend(small(), jax.random.key(0), [None, None], t)[0])
+    model = small()
+    look = jax.jit(lambda t: descend(model, jax.random.key(0), [None, None], t)[0])
     for a, b in pairwise(look((np.arange(3) < n).astype(np.float32)) for n in range(4)):
         assert np.any(np.abs(a - b) > 1e-3)
 
