@@ -447,6 +447,7 @@ def test_fit_gives_the_same_numbers_where_the_length_of_its_loop_is_a_constant(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), on_cpu, elsewhere)
 
 
+@pytest.mark.thorough
 def test_fit_waits_for_no_condition_on_an_accelerator(monkeypatch):
     adam = optax.adam(1e-2)
     step, state = jaxvae.train_step(jaxvae.elbo, adam), jaxvae.init_state(ppca(), adam)

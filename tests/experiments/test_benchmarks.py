@@ -57,6 +57,7 @@ def test_peers_reach_one_loss(workload):
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("workload", "bits"),

@@ -41,6 +41,7 @@ def scored(frame):
         return anomalies.scored(*trained(), frame)
 
 
+@pytest.mark.thorough
 def test_the_entry_that_is_wrong_is_the_reason():
     table, _ = trained()
     wrong = rows().iloc[100:103].copy()

@@ -89,6 +89,7 @@ def test_a_turn_of_the_stream_has_every_file_once_and_can_be_gone_on_from(tmp_pa
         assert np.array_equal(next(again), next(batches))
 
 
+@pytest.mark.thorough
 def test_a_uniform_likelihood_costs_eight_bits():
     """Of densities and of probabilities alike: a cell has 1/256 of the unit interval."""
     shape, prior = images.SHAPE, jaxvae.StandardNormal((2,))

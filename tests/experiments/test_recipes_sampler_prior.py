@@ -64,6 +64,7 @@ def test_simulated_draws_have_the_covariance_of_their_length_scale(monkeypatch):
         assert np.abs(found - expected).max() < 5.0 * (2.0 / 20_000) ** 0.5 + 1e-3
 
 
+@pytest.mark.thorough
 def test_the_decoder_stands_in_a_model_of_numpyro(as_a_user_has_it):
     model = model_of(PLACES)
     values = {"z": jnp.linspace(-1.0, 1.0, LATENT), "ell": jnp.float32(0.5)}
@@ -101,6 +102,7 @@ def test_the_saved_model_gives_the_same_field(tmp_path):
     assert (loaded(ell).decode(z).mean() == model(ell).decode(z).mean()).all()
 
 
+@pytest.mark.thorough
 def test_training_learns_to_reconstruct(monkeypatch):
     """Two hundred steps bring the reconstruction well under the spread of f, which is 1."""
     monkeypatch.setattr(sampler_prior, "TABLE", 8)
@@ -114,6 +116,7 @@ def test_training_learns_to_reconstruct(monkeypatch):
     assert jax.vmap(error, in_axes=1)(f).mean() < 0.25
 
 
+@pytest.mark.thorough
 def test_a_chain_finds_a_rate_that_is_known(as_a_user_has_it, capsys):
     """Of many cases the level is their logarithm; the table has a row for each number."""
     known, data = partial(areas, lambda ell: jnp.zeros(9)), (jnp.full(9, 100.0), jnp.full(9, 200.0))

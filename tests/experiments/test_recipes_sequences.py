@@ -96,6 +96,7 @@ def test_a_forecast_is_of_the_steps_behind_those_seen(small):
     assert np.array_equal(draws, sequences.futures(model, jax.random.key(0), (other, series[1])))
 
 
+@pytest.mark.thorough
 def test_scores_are_those_of_a_known_forecast():
     """Draws of N(0, 1) against N(0, 1): coverage .9, RMSE 1, CRPS 1 / sqrt pi."""
     n, length, channels = 400, vowels.SEEN + 10, vowels.CHANNELS

@@ -338,6 +338,8 @@ COSTLY = {  # programs that take seconds to compile: most laws leave them to `th
 }
 
 
+COMPOSED = {"product", "joint", "inverse autoregressive flow", "adapted"}  # of others, by parts
+
 REJECTING = {"gamma", "dirichlet", "zero-inflated"}  # draw by rejection, as the poisson does
 
 
@@ -356,7 +358,7 @@ def rows(chosen, *later):
 
 everyone = rows(lambda case: True)
 quick = rows(lambda case: True, *COSTLY)
-quickest = rows(lambda case: True, *COSTLY, *REJECTING)
+quickest = rows(lambda case: True, *COSTLY, *REJECTING, *COMPOSED)
 explicit = rows(lambda case: not case.discrete and not case.implicit, *COSTLY)
 discrete = rows(lambda case: case.discrete)
 enumerable = rows(lambda case: hasattr(case.make(), "enumerate_support"))
@@ -438,7 +440,7 @@ def same(a, b):
 
 
 def test_rows_left_for_later_exist():
-    assert set(OBJECTS) > ALIKE | COSTLY | REJECTING
+    assert set(OBJECTS) > ALIKE | COSTLY | REJECTING | COMPOSED
 
 
 def test_every_public_distribution_has_a_row():
@@ -474,6 +476,7 @@ def test_the_support_is_every_event(case, x64):
     assert set(map(bytes, np.asarray(actual, float))) == set(map(bytes, events.astype(float)))
 
 
+@pytest.mark.thorough
 @enumerable
 def test_a_relaxed_sample_tends_to_a_sample(case, x64):
     """At temperature 0 it is an event, with the frequencies of one; above, it has a gradient."""
@@ -683,7 +686,7 @@ def test_gradients_are_finite_differences(case, x64):
 
 
 # gamma's draws are theirs; of the von mises-fisher the gradient is known: see test_spherical.py
-@rows(lambda case: not case.discrete, *COSTLY, *REJECTING)
+@rows(lambda case: not case.discrete, *COSTLY, *REJECTING, *COMPOSED)
 def test_gradients_of_draws_are_unbiased(case, x64):
     """The mean gradient of f(draw) in the parameters is that of the integral of f."""
     leaves, make = with_leaves(case.make())

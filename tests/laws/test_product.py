@@ -455,6 +455,13 @@ MEETINGS = [
 ]
 
 
-@pytest.mark.parametrize("meeting", MEETINGS, ids=lambda meeting: meeting.__name__)
+LONG = (refining_a_ladder, refining_experts, refining_choices, one_component_of_several_samples)
+
+
+@pytest.mark.parametrize(
+    "meeting",
+    [pytest.param(m, marks=pytest.mark.thorough if m in LONG else ()) for m in MEETINGS],
+    ids=lambda meeting: meeting.__name__,
+)
 def test_meeting(meeting, x64):
     meeting()

@@ -166,6 +166,7 @@ ZERO = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", ZERO.values(), ids=ZERO)
 def test_zero_parameters_are_the_identity(make):
     """A flow posterior with zero weights is its base, in density too; its gradients are finite, as

@@ -372,7 +372,7 @@ def test_batched_wants_one_leading_axis(xs):
 
 
 def test_batched_wants_rows():
-    with pytest.raises(TypeError, match="batched: xs is {}, expected an array"):
+    with pytest.raises(TypeError, match=r"batched: xs is \{\}, expected an array"):
         batched(elbo)(ladder(), jax.random.key(0), {})
 
 

@@ -72,6 +72,7 @@ def test_laws(name, x64):
         assert np.all(np.asarray(gradients)[0] >= 0.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_float32_extremes(name):
     """Finite in value and gradient, whatever the spread and the level of the weights."""

@@ -133,6 +133,7 @@ def test_bounds_are_ours(library, role, x64, lenient):
         assert close(a, b)
 
 
+@pytest.mark.thorough
 @libraries
 def test_evaluations_are_ours(library, x64, lenient):
     """log_marginal, reconstruct and generate, all three roles foreign: equal to 1e-10."""
@@ -162,6 +163,7 @@ def test_auto_kl_samples_a_stranger(library, lenient):
         assert auto == sampled
 
 
+@pytest.mark.thorough
 @libraries
 def test_gradients_in_the_parameters(library, x64):
     """d log_prob and d sample in loc and scale, made inside: those of our Normal."""
@@ -245,6 +247,7 @@ def an_event(d):
     return jnp.array([0.0, 1.0]) if isinstance(d, jv.Bernoulli) else jnp.array([0.7, -0.2])
 
 
+@pytest.mark.thorough
 @strangers
 def test_adapted_is_a_distribution_of_one_event(theirs, ours):
     """log_prob is a scalar, summed over the foreign batch; mean a method; one pass one draw."""
@@ -267,6 +270,7 @@ def test_adapted_is_a_distribution_of_one_event(theirs, ours):
     assert close(drawn[1], again[1])
 
 
+@pytest.mark.thorough
 @strangers
 def test_adapted_draws_have_the_moments(theirs, ours):
     """The key arrives: 5,000 draws have the exact mean within four standard errors."""
@@ -275,6 +279,7 @@ def test_adapted_draws_have_the_moments(theirs, ours):
     assert standard_errors_off(z, exact.mean()) < 4
 
 
+@pytest.mark.thorough
 @strangers
 def test_adapted_is_a_pytree(theirs, ours):
     """It goes in and out of jit, is mapped over, and has gradients in its leaves."""

@@ -143,6 +143,7 @@ def test_closed_form_is_the_integral(name, x64):
     assert np.allclose(kl, exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("q_family", "oracle"), [("normal", stats.norm), ("laplace", stats.laplace)]
 )

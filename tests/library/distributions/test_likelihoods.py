@@ -80,6 +80,7 @@ def test_bytes_are_levels():
         assert np.isclose(d.log_prob(x), d.log_prob(x.astype(int)), rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_draws_are_as_the_data_are_stored():
     """Bytes, which a network behind `Rescaled` takes; of more levels than a byte has, int32."""
     zeros = jnp.zeros((2, 2, 5, 3))
@@ -222,6 +223,7 @@ EXTREMES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("f", EXTREMES.values(), ids=EXTREMES)
 def test_extremes_in_float32_are_finite(f):
     """Value and gradient, from one end of what a network gives to the other."""

@@ -52,6 +52,7 @@ def test_the_constant_is_scipys(d):
         assert np.allclose(at_modes(d), exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.thorough
 @dims(3, 50, slow=(5, 11))
 def test_the_length_of_the_mean(d, x64):
     """A_d = I_{d/2} / I_{d/2-1}, its derivative 1 - A^2 - (d - 1)/kappa A, and -d log C/dkappa."""
@@ -69,6 +70,7 @@ def test_the_length_of_the_mean(d, x64):
         assert np.isclose(fall, -a, rtol=1e-10, atol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("d", "kappa", "kl"),
     [
@@ -124,6 +126,7 @@ def exact_slope(d, kappa, w):
     return np.sin(t) * (below if abs(below) < abs(above) else -above)  # together they are 0
 
 
+@pytest.mark.thorough
 @dims(3, 50, slow=(5, 11))
 def test_the_gradient_in_kappa_is_the_analytic_one(d, x64):
     """Of draws, one by one, from kappa 1e-3 to 1e4."""
@@ -138,6 +141,7 @@ def test_the_gradient_in_kappa_is_the_analytic_one(d, x64):
                 assert np.isclose(slope, closed, rtol=1e-4, atol=1e-7 * abs(1 - w)), (kappa, w)
 
 
+@pytest.mark.thorough
 @dims(2, 3, 50, slow=(11,))
 def test_float32_is_finite_and_on_the_sphere(d):
     """Draws, their densities and the gradients of both."""
@@ -154,6 +158,7 @@ def test_float32_is_finite_and_on_the_sphere(d):
     assert np.allclose(lengths, 1.0, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("d", [2, 3, 11])
 def test_power_spherical_at_the_antipode_is_finite(d):
     mu = np.eye(d, dtype="f")[0]
@@ -173,6 +178,7 @@ def test_the_direction_may_have_any_length():
         assert close(*(log_prob(jnp.full(2, s)) for s in (1.0, 7.0)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [jv.distributions.VonMisesFisher, jv.distributions.PowerSpherical])
 def test_no_direction_is_the_first_axis(kind):
     """What an encoder gives to an empty image before it is trained; its gradient is finite."""

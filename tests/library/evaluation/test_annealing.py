@@ -44,6 +44,7 @@ def test_schedule(x64):
     assert np.allclose(sigmoid_schedule(10, steepness=1e-3), t, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("num_temperatures", "num_leapfrog"),
     [
@@ -119,6 +120,7 @@ def test_no_noise_from_the_exact_posterior(x64):
     assert close(run.gap, 0.0)
 
 
+@pytest.mark.thorough
 def test_the_step_size_adapts():
     """From far too small and far too large, to where pilots are accepted at the target rate."""
     betas = np.linspace(0.0, 1.0, 151)
@@ -179,6 +181,7 @@ def test_the_sandwich_closes_on_the_digits():
     assert gaps[0] > 1.0
 
 
+@pytest.mark.thorough
 def test_ais_beats_a_poor_encoder():
     """Where q is far off, AIS from the prior still finds log p(x): the right tool, no better q."""
     poor = FAR._replace(encode=Partial(lambda x: Normal(-2.0, 0.1)))

@@ -147,6 +147,7 @@ def test_columns_of_any_kind(x64):
     assert np.all(rows["kind"].sum(axis=-1) == 1.0)
 
 
+@pytest.mark.thorough
 def test_imputations_share_the_latents_alone(x64):
     """Of two draws for one row: each has its own noise, and its own z among the same K = 3. With
     equal weights these are one z at 1 in 3, which is all that the two have in common."""

@@ -102,6 +102,7 @@ def test_spread_of_one_draw(gradient, spread):
     assert standard_errors_off(centred**2, spread**2) < 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gradient", [score_function, vimco])
 @pytest.mark.parametrize("k", [1, 2])
 def test_discrete_latents_have_the_mean_of_enumeration(k, gradient):
@@ -449,6 +450,7 @@ def test_relaxations_want_events_with_a_gradient(estimator):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("make", "at"), [(one_hot, LOGITS), (coin, jnp.array(0.7))])
 def test_straight_through_is_the_bound_with_the_gradient_of_the_mean(make, at):
     """Value: the bound at the samples. Gradient: d l/dz at the sample times d E[z]."""

@@ -63,6 +63,7 @@ def test_leapfrogs_by_hand(x64):
     assert close(log_det, -np.log(1.7))
 
 
+@pytest.mark.thorough
 def test_small_steps_conserve_energy(x64):
     """To second order: half the step, a quarter of the error."""
     pair = (jnp.array([0.5, -1.0]), jnp.array([0.2, 0.9]))
@@ -115,6 +116,7 @@ def test_the_dynamics_tighten_the_bound():
     assert gradient.log_heat != 0
 
 
+@pytest.mark.thorough
 def test_without_steps_it_is_the_vae(x64):
     """At steps of 0, whatever the heat: what rho costs cancels, draw by draw."""
     model = jax.tree.map(lambda leaf: leaf.astype(float), crude(3, -50.0))

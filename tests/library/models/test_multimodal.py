@@ -216,6 +216,7 @@ def test_the_product_of_exact_experts_is_the_exact_posterior(x64):
             assert close(bound(linear_model(), jax.random.key(seed), (seen, mask))[0], exact)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("join", [mixture_of_experts, mixture_of_products])
 def test_a_mixture_of_modalities_trains(join):
     """A batch where modalities are missing at random, as NaN, has a finite gradient everywhere."""

@@ -190,6 +190,7 @@ def test_straight_to_is_its_value():
         assert np.array_equal(jax.jit(straight_through_value)(e, z), e)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("levels", [(1000, 1000), (257, 3), (2**25,)])
 def test_finite_scalars_in_any_precision_are_levels_there_are(dtype, levels):
@@ -338,6 +339,7 @@ def test_perplexity_counts_codes():
     assert float(of(np.array([6, 6, 12]))) == pytest.approx(2.0 * 2**0.5)  # 3/2 bits
 
 
+@pytest.mark.thorough
 def test_vq_is_a_bound_and_its_model_a_model(x64):
     model, x = small_vqvae(jnp.asarray(RNG.normal(size=(N, K)))), jnp.array([0.7, -1.1])
     objective = jax.jit(vq)
@@ -378,6 +380,7 @@ def test_gradients_of_vq(x64):
     assert close(pulled.quantizer.codes[:, 0], jnp.zeros(K).at[k].add(4.0 * (z - e)))
 
 
+@pytest.mark.thorough
 def test_a_step_with_averages(x64):
     # all but the codes as train_step leaves it; the codes by the vectors before it, whatever the
     # optimiser does to them

@@ -49,6 +49,7 @@ def mixture(logits, labels=jv.Categorical, given=linear):
 EXACT = partial(jv.iwae, num_samples=2)  # every weight is p(x|y)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("labels", "given"),
     [(jv.Categorical, linear), (jv.OneHotCategorical, linear_one_hot)],

@@ -97,6 +97,7 @@ def test_each_level_has_the_mean_of_its_sampled_rate(both):
     assert off(analytic, sampled) < 4
 
 
+@pytest.mark.thorough
 def test_every_level_reaches_the_image():
     """Drawing one level more moves p(x|z): no level is cut off, and each draws its own noise."""
     model = small()

@@ -90,6 +90,7 @@ def bottleneck(network, x):
     return x
 
 
+@pytest.mark.thorough
 def test_a_block_by_hand(x64):
     """N(mu, sigma) of h, sigma = 1 at raw 0; then h + W z, through a cell x + f(x)."""
     block: Any = perturbed(ResidualBlock(6, 2, middle=3, rngs=nnx.Rngs(0)))
@@ -103,6 +104,7 @@ def test_a_block_by_hand(x64):
     assert close(below, merged + bottleneck(block.cell.f, merged))
 
 
+@pytest.mark.thorough
 def test_a_block_starts_free_of_charge():
     block = ResidualBlock(6, 2, middle=3, rngs=nnx.Rngs(0))
     p, q = block.prior(IMAGE), block.posterior((IMAGE, 2.0 * IMAGE))

@@ -228,6 +228,7 @@ def test_a_batch_is_asked_for():
         jax.eval_shape(jv.batched(objective), players, jax.random.key(0), XS[:1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["adversarial_autoencoder", "vae_gan"])
 def test_other_games_need_no_batch(name):
     objective, players = GAMES[name]

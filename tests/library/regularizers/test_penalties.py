@@ -131,6 +131,7 @@ SPECIAL_CASES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SPECIAL_CASES)
 def test_special_cases_recover_the_parent_and_its_gradient(x64, name):
     model, xs = linear()
@@ -260,6 +261,7 @@ def gaussian_kernel_mean(loc, covariance, scale):
     )
 
 
+@pytest.mark.thorough
 def test_mmd_of_two_gaussians_is_the_closed_form(x64):
     loc, scale = np.array([0.7, -0.3]), 1.3
     spread = np.array([[0.8, 0.0], [0.4, 0.5]])
@@ -331,6 +333,7 @@ def test_the_sliced_price_has_a_draw_and_a_direction_of_each_example(x64):
     assert close(-(bound + np.mean(terms.distortion)) / 3.0, np.mean(gaps**2))
 
 
+@pytest.mark.thorough
 def test_the_total_correlation_price_is_the_closed_form_on_gaussians(x64):
     """-1/2 log det R of a Gaussian q(z), told from a batch that is the data set."""
     covariance = np.array([[1.0, 0.8], [0.8, 1.0]])

@@ -64,6 +64,7 @@ def test_without_weights_it_is_the_autoencoder(model):
     assert regularized(model, beta=0.1) < regularized(model) > regularized(model, weight=0.1)
 
 
+@pytest.mark.thorough
 def test_the_parts_add_up_and_the_rate_is_the_standard_normals(model):
     one = partial(rae, penalty=exact_gradient_penalty, beta=0.3, weight=0.7)
     score, terms = one(model, jax.random.key(0), X)

@@ -293,6 +293,7 @@ def test_a_short_last_batch_is_a_step_of_its_own():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.thorough
 def test_batches_of_many_lengths_are_told_once():
     data = [ROWS[:n] for n in (2, 3, 4, 5, 6, 7)]
     with pytest.warns(UserWarning, match=r"compiled for each number; make them alike") as told:
