@@ -301,7 +301,19 @@ def test_batches_of_many_lengths_are_told_once():
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("name", SOURCES)
+LIKE_OTHERS = {
+    "list, epochs of its own",
+    "iterator, its state of arrays",
+    "told the pass, epochs of its own",
+    "Grain without end",
+    "Grain iter",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.thorough if n in LIKE_OTHERS else ()) for n in SOURCES],
+)
 def test_a_run_goes_on_to_the_same_bits(tmp_path, name):
     """Stopped inside an epoch, inside a call and at an epoch's end; nothing is told."""
     make, how = SOURCES[name]
