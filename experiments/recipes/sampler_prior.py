@@ -131,7 +131,7 @@ def both(places: jax.Array) -> dict[str, Any]:
 
 def main(folder: tyro.conf.Positional[str] = "") -> None:
     for side in SIDES:
-        line, keys = jnp.linspace(0.0, 1.0, side), jax.random.split(jax.random.key(2), SEEDS)
+        line, keys = jnp.linspace(0.0, 1.0, side), jax.random.split(jax.random.key(5), SEEDS)
         places = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
         expected, truth = jnp.full(side**2, EXPECTED), partial(areas, partial(process, places))
         worlds = [trace(seed(truth, key)).get_trace(expected) for key in keys]
