@@ -6,10 +6,10 @@ FOLDER (optional) holds the infant deaths of North Carolina's 100 counties, sids
 (`pip download --no-deps libpysal==4.12.1`, then unzip the wheel: libpysal/examples/sids2).
 Semenova et al. 2022; the decoder is told the length-scale as in their PriorCVAE of 2023.
 
-Ours, seeds 0, 1, 2 (each its own data and chain) on one busy x86-64 core, the process first: on the
-10 x 10 grid 37.6 and 649 effective draws a second (18.8, 19.3, 13.2 times as many), 90 % bands that
-hold 95 and 93 % of the truth, errors 0.117 and 0.128; on the counties 16.3 and 258 (15.0, 14.8,
-17.7 times), with means 0.67 standard deviations apart; on 6 x 6 3.3 times. Trained in 11 s.
+Ours, seeds 0, 1, 2 (each its own data and chain, none of them used to choose the settings) on one
+busy x86-64 core, the process first: on the 10 x 10 grid 27.6 and 470 effective draws a second (15,
+19, 18 times as many), 90 % bands that hold 95 and 88 % of the truth, errors 0.124 and 0.133; on the
+counties 17 and 279 (15 to 18 times), with means 0.67 standard deviations apart; on 6 x 6 3.3 times.
 """
 
 from functools import partial

@@ -183,7 +183,7 @@ def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
         if column.dtype.kind not in "biuf":
             raise TypeError(
                 f"{owner}: column {name!r} holds {column.dtype}, expected numbers; code categories "
-                "as integers"
+                "as integers, as nn.infer_table(frame).coded(frame) does"
             )
     values = frame.to_numpy(np.float64, na_value=np.nan)
     return values.astype(np.float32 if np.isnan(values).any() else dtype)
@@ -198,9 +198,19 @@ def beside(frame: Any, results: dict[str, Any]) -> Any:
     return frame.assign(**columns)
 
 
+def nats_of(frame: Any, entries: Tree) -> dict[str, np.ndarray]:
+    """What each entry costs as columns in the order of the frame's: NaN in its gaps."""
+    columns = columns_of("nats", entries, [*frame.columns])
+    for name in frame.columns:
+        if (title := f"nats {name}") in columns:
+            columns[title] = np.where(frame[name].isna(), np.nan, columns[title])
+    return columns
+
+
 def columns_of(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
     join: Callable[[object], str] = lambda name: f"{title} {name}" if title else str(name)  # noqa: E731
-    if isinstance(values, dict):
+    if isinstance(values, dict):  # a tree's leaves are in the order of the alphabet
+        values = {n: values[n] for n in (*names, *values) if n in values}
         return {join(n): np.reshape(v, (len(v), -1)).sum(-1) for n, v in values.items()}
     if np.ndim(values) == 1:
         return {title: values}

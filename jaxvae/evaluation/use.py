@@ -42,6 +42,7 @@ from jaxvae.evaluation.rows import (
     is_frame,
     is_masked,
     latents,
+    nats_of,
     of_one_length,
 )
 from jaxvae.protocols import (
@@ -155,8 +156,8 @@ def score(
         )
     if not is_frame(xs):
         return scores
-    columns = scores._asdict()
-    return beside(xs, {n: columns[n] for n in columns if n != "entries"} | {"nats": scores.entries})
+    columns = {name: column for name, column in scores._asdict().items() if name != "entries"}
+    return xs.assign(**columns, **nats_of(xs, scores.entries))
 
 
 @checked
@@ -173,7 +174,8 @@ def impute(
     if not is_frame(xs):
         return found
     values = columns_of("", found, [*xs.columns])
-    return xs.assign(**{name: values[name] for name in xs.columns if name in values})
+    there = [name for name in xs.columns if name in values]
+    return xs.assign(**{name: xs[name].where(xs[name].notna(), values[name]) for name in there})
 
 
 # Of one row.

@@ -125,7 +125,11 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
 
 
 def as_vae(params: PPCA) -> VAE:
-    """The model as a `VAE` whose encoder is the exact posterior: every bound equals log p(x)."""
+    """The model as a `VAE` whose encoder is the exact posterior.
+
+    Every bound of log-weights equals log p(x), draw by draw, as does `elbo` with `kl=sampled_kl`;
+    with the KL in closed form `elbo` does in the mean.
+    """
     return VAE(
         encode=jax.tree_util.Partial(posterior, params),
         decode=jax.tree_util.Partial(_likelihood, params),

@@ -25,7 +25,7 @@ from flax import nnx
 from jaxvae.bounds import elbo
 from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.evaluation import active_units, export_model, use
-from jaxvae.evaluation.rows import event_like
+from jaxvae.evaluation.rows import event_like, is_masked, nats_of
 from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
@@ -55,7 +55,7 @@ def train(
     columns: tuple[str, ...] = (),
     kinds: tuple[str, ...] = (),
     network: Literal["mlp", "conv"] = "mlp",
-    likelihood: Literal["gaussian", "bernoulli", "poisson"] = "gaussian",
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "logistic"] | None = None,
     latent: int = 8,
     hidden: int = 256,
     epochs: int = 50,
@@ -74,9 +74,10 @@ def train(
       run: the folder to make.
       columns: of a table; by default all.
       kinds: of columns of a table with text or gaps, where they aren't what was inferred:
-        zip=category, or number, or ignored.
-      likelihood: p(x|z): gaussian with one learned sigma, bernoulli of 0 and 1, poisson of counts.
-        Of a table with text or gaps the first is a normal, or a categorical, of every column.
+        zip=category, or number, or log of amounts, or ignored.
+      likelihood: p(x|z): gaussian with one learned sigma, bernoulli of 0 and 1, poisson of counts,
+        logistic of bytes as they are stored. By default logistic of images, else gaussian, which of
+        a table with text or gaps is a normal, or a categorical, of every column.
       validation: the share of the rows held out.
     """
     for name, value in {
@@ -89,9 +90,12 @@ def train(
             raise DataRefusedError(f"--{name} is {value}, expected an integer of at least 1")
     if not 0 <= validation < 1 or not learning_rate > 0:
         raise DataRefusedError("--validation must be in [0, 1) and --learning-rate above 0")
-    rows = read_rows(data, columns, mixed=likelihood == "gaussian" and network == "mlp")
+    mixed = likelihood in (None, "gaussian") and network == "mlp"
+    rows = read_rows(data, columns, mixed=mixed)
+    likelihood = likelihood or ("logistic" if _is_images(rows) else "gaussian")
     preparation = _preparation(rows, likelihood, columns, kinds)
-    xs = _prepared(data, rows, preparation)
+    bytes_ = likelihood == "logistic"
+    xs = _as_images(rows.values) if bytes_ else _prepared(data, rows, preparation)
     if not _table(preparation):
         _check(data, xs, network, likelihood)
     init_key, run_key, split_key, score_key = jax.random.split(jax.random.key(seed), 4)
@@ -104,6 +108,9 @@ def train(
     if table := _table(preparation):
         print(table)
         model = make_vae(table, latents=latent, hidden=(hidden,), rngs=rngs)
+    elif likelihood == "logistic":
+        conv = network == "conv"
+        model = make_vae(xs[0], latents=latent, convolutional=conv, hidden=(hidden,), rngs=rngs)
     else:
         model = _model(network, likelihood, xs.shape[1:], latent, hidden, rngs)
     optimizer = optax.adam(learning_rate)
@@ -113,6 +120,7 @@ def train(
     if len(held):  # with more patience than epochs, for the best of all
         callbacks = [validation_of(elbo, score_key, jax.tree.map(jnp.asarray, at(held))),
                      early_stopping("validation_loss", patience=epochs)]  # fmt: skip
+    _say({"training on": len(kept), "held out": len(held)})
     state, history = fit(
         train_step(elbo, optimizer),
         init_state(model, optimizer),
@@ -131,8 +139,10 @@ def train(
         best = int(np.nanargmax(held_out))
         about |= {"best_epoch": best + 1, "validation_elbo": float(held_out[best])}
     about |= {"elbo": float(elbos[best]), "config": config}
+    if "table" in preparation:
+        about["table"] = preparation["table"]
     save_model(run / "model", state.model, about=about)
-    _say({name: about[name] for name in about if name != "config"} | {"model": str(run / "model")})
+    _say({n: about[n] for n in about if n not in UNSAID} | {"model": str(run / "model")})
 
 
 def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
@@ -144,7 +154,8 @@ def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
     """
     model, _, rows, xs = _opened(run, data)
     zs = use.encode(model, xs)
-    columns = {f"z {i}": z for i, z in enumerate(np.reshape(zs, (len(zs), -1)).T)}
+    columns = _files_of(rows)
+    columns |= {f"z {i}": z for i, z in enumerate(np.reshape(zs, (len(zs), -1)).T)}
     _written(output or Path("latents.csv"), columns, rows.frame)
 
 
@@ -162,16 +173,42 @@ def score(
     _check_counts(num_samples=num_samples)
     model, info, rows, xs = _opened(run, data)
     scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
-    columns = {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
+    columns = _files_of(rows)
+    columns |= {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
     names = _preparation_of(info).get("columns") or ()
     if isinstance(scores.entries, dict):
         columns |= {"observed": scores.observed, "per_observed": scores.per_observed}
-        columns |= {f"nats {n}": np.reshape(c, len(c)) for n, c in scores.entries.items()}
+        columns |= nats_of(rows.frame, scores.entries)
     elif np.ndim(scores.entries) == 2 and scores.entries.shape[1] == len(names):
         columns |= {f"nats {n}": c for n, c in zip(names, scores.entries.T, strict=True)}
     means = {"iwae": float(np.mean(scores.iwae)), "elbo": float(np.mean(scores.elbo))}
     _say({"rows": len(scores.iwae)} | means)
+    if len(np.unique(scores.observed)) > 1:
+        _say({"compare rows by": "per_observed, as they have different gaps"})
     _written(output or Path("scores.csv"), columns, rows.frame)
+
+
+def impute(
+    run: Path, data: Path, /, *, output: Path | None = None, num_samples: int = 100, seed: int = 0
+) -> None:
+    """The rows with E[x_missing|x_observed] in their gaps: means, and categories most probable.
+
+    Args:
+      run: what train made of a table with gaps.
+      output: .csv or .parquet; by default imputed.csv.
+    """
+    _check_counts(num_samples=num_samples)
+    model, info, rows, _ = _opened(run, data)
+    table = _table(_preparation_of(info))
+    if table is None or not is_masked(model):
+        raise DataRefusedError(f"{run} is not of a table with text or gaps, so it fills none")
+    found = use.impute(
+        model, jax.random.key(seed), table.coded(rows.frame), num_samples=num_samples
+    )
+    filled = table.decoded(found)
+    columns = {c.name: rows.frame[c.name].where(rows.frame[c.name].notna(), filled[c.name])
+               for c in table.seen}  # fmt: skip
+    _written(output or Path("imputed.csv"), columns, rows.frame)
 
 
 def generate(
@@ -200,7 +237,7 @@ def generate(
     if table:
         _written(output or Path("new.csv"), {}, table.decoded(xs))
         return
-    if preparation:
+    if preparation and xs.dtype != np.uint8:
         xs = xs * np.asarray(preparation["scale"]) + np.asarray(preparation["shift"])
     names = preparation.get("columns")
     output = output or Path("new.csv" if names else "new.npy")
@@ -228,7 +265,7 @@ def report(
     told: dict[str, Any] = {"numbers": sum(int(np.prod(a["shape"])) for a in arrays)}
     about = info["about"]
     told |= (
-        {k: v for k, v in about.items() if k != "config"}
+        {k: v for k, v in about.items() if k not in UNSAID}
         if isinstance(about, dict)
         else {"about": about}
     )
@@ -262,9 +299,10 @@ def export(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train, "encode": encode, "score": score, "generate": generate, "report": report,
-    "export": export,
+    "train": train, "encode": encode, "score": score, "impute": impute, "generate": generate,
+    "report": report, "export": export,
 }  # fmt: skip
+UNSAID = ("config", "table")  # of what is known of a model, too long for a line
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -316,7 +354,7 @@ def _preparation(
 
     Of a table with text or gaps it is the `Table`.
     """
-    xs, frame = rows
+    xs, frame = rows.values, rows.frame
     names = [*columns] or ([] if frame is None else [*map(str, frame.columns)])
     if hasattr(xs, "columns"):
         try:
@@ -329,6 +367,8 @@ def _preparation(
         raise DataRefusedError(
             "--kinds is for tables with text or gaps, and here are numbers alone"
         )
+    if likelihood == "logistic":
+        return {"columns": names, "shift": 0.0, "scale": 1.0}
     if likelihood == "gaussian" and xs.ndim == 2:
         scale = xs.std(0, dtype=np.float64)
         shift = xs.mean(0, dtype=np.float64).tolist()
@@ -360,8 +400,19 @@ def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> Any:
             f"{data} has rows of shape {rows.values.shape[1:]}, expected {shift.shape}, those that "
             "the model was trained on"
         )
-    xs = ((rows.values - shift) / scale).astype(np.float32)
+    return _as_images(((rows.values - shift) / scale).astype(np.float32))
+
+
+def _as_images(xs: np.ndarray) -> np.ndarray:
     return xs[..., None] if xs.ndim == 3 else xs
+
+
+def _is_images(rows: Rows) -> bool:
+    return rows.values.ndim > 2 and rows.values.dtype == np.uint8
+
+
+def _files_of(rows: Rows) -> dict[str, np.ndarray]:
+    return {"file": np.asarray(rows.files)} if rows.files else {}
 
 
 def _check(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
@@ -369,6 +420,8 @@ def _check(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
         raise DataRefusedError(
             f"{data} has rows of shape {xs.shape[1:]}, --network conv wants images"
         )
+    if likelihood == "logistic" and xs.dtype != np.uint8:
+        raise DataRefusedError(f"{data} holds no bytes; choose --likelihood gaussian")
     if likelihood == "bernoulli" and not np.isin(xs, (0, 1)).all():
         raise DataRefusedError(f"{data} is not binary; choose --likelihood gaussian")
     if likelihood == "poisson" and not ((xs >= 0) & (xs == np.round(xs))).all():
@@ -376,8 +429,11 @@ def _check(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
 
 
 def _preparation_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    about = info["about"]
-    return about.get("config", {}).get("preparation", {}) if isinstance(about, dict) else {}
+    about = info["about"] if isinstance(info["about"], dict) else {}
+    if "table" in about:
+        return {"columns": [c["name"] for c in about["table"] if c["kind"] != "ignored"],
+                "table": about["table"]}  # fmt: skip
+    return about.get("config", {}).get("preparation", {})
 
 
 def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
@@ -386,10 +442,11 @@ def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
     preparation = _preparation_of(info)
     mixed = "table" in preparation
     rows = read_rows(data, tuple(preparation.get("columns") or ()), mixed=mixed)
-    xs = _prepared(data, rows, preparation)
     if mixed:
-        return model, info, rows, xs
+        return model, info, rows, _prepared(data, rows, preparation)
     like = event_like(model)
+    bytes_ = getattr(like, "dtype", None) == np.uint8 and rows.values.dtype == np.uint8
+    xs = _as_images(rows.values) if bytes_ else _prepared(data, rows, preparation)
     if getattr(like, "shape", None) != xs.shape[1:]:
         raise DataRefusedError(
             f"{data} has rows of shape {xs.shape[1:]}, expected {getattr(like, 'shape', like)}"

@@ -15,13 +15,14 @@ class DataRefusedError(Exception):
 
 
 class Rows(NamedTuple):
-    """What a file holds: values [n, ...] as stored, and the frame they came from, if any.
+    """What a file holds: values [n, ...] as stored, and the frame or files they came from, if any.
 
     Of a mixed table the values are those columns of the frame.
     """
 
     values: Any
     frame: Any = None
+    files: tuple[str, ...] = ()
 
 
 def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = False) -> Rows:
@@ -50,7 +51,7 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = 
             return Rows(chosen, rows)
         rows = Rows(_numbers(path, chosen), rows)
     else:
-        rows = Rows(rows)
+        rows = rows if isinstance(rows, Rows) else Rows(rows)
     values = rows.values
     if values.dtype.kind not in "biuf" or values.ndim < 2 or not values.size:
         raise DataRefusedError(
@@ -80,9 +81,10 @@ def _npz(path: Path) -> np.ndarray:
         return file["x" if "x" in names else names[0]]
 
 
-def _images(folder: Path) -> np.ndarray:
+def _images(folder: Path) -> Rows:
+    """Of the folder and of those within it, in the order of their names."""
     pillow = _needs("PIL.Image", "a folder of images")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
     if not files:
         raise ValueError(f"no image in it, expected {', '.join(IMAGES)}")
     images = []
@@ -95,7 +97,7 @@ def _images(folder: Path) -> np.ndarray:
                 f"{file.name} is {images[-1].shape} and {files[0].name} {images[0].shape}, "
                 "expected images of one size and mode"
             )
-    return np.stack(images)
+    return Rows(np.stack(images), files=tuple(str(file.relative_to(folder)) for file in files))
 
 
 def _h5ad(path: Path) -> np.ndarray:
@@ -158,7 +160,8 @@ def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) ->
     """Columns [n], beside those of a frame, as .csv, .parquet or .npz; as one array as .npy."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        np.save(path, np.stack([*columns.values()], axis=1))
+        numbers = [column for column in columns.values() if column.dtype.kind != "U"]
+        np.save(path, np.stack(numbers, axis=1))
     elif suffix == ".npz":
         named: Any = columns
         np.savez(path, **named)

@@ -29,7 +29,8 @@ from jaxvae.nn.heads import (
     open_categorical,
 )
 
-KINDS = ("number", "category", "ignored")
+KINDS = ("number", "log", "category", "ignored")
+NUMBERS = ("number", "log")
 
 
 class Column(NamedTuple):
@@ -37,12 +38,14 @@ class Column(NamedTuple):
 
     Args:
       name: of the column.
-      kind: "number", seen as (value - shift) / scale; "category", seen as the place of the value in
-        `values`, or as one more, `len(values)`, if it isn't there; or "ignored".
-      shift, scale: mean and standard deviation of a number.
+      kind: "number", seen as (value - shift) / scale; "log", so too of the logarithm, for amounts;
+        "category", seen as the place of the value in `values`, or as one more, `len(values)`, if it
+        isn't there; or "ignored".
+      shift, scale: mean and standard deviation of a number, or of its logarithm.
       values: of a category, in order.
       missing: how many rows lacked it.
       why: what the kind was inferred from.
+      whole: whether the numbers were whole, as new ones are then rounded.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Column(NamedTuple):
     values: tuple[Any, ...] = ()
     missing: int = 0
     why: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Table:
         if isinstance(frame, dict):
             values = {name: np.asarray(x)[:, 0] for name, x in frame.items()}
             frame = import_module("pandas").DataFrame({c.name: values[c.name] for c in self.seen})
+            return frame.assign(**{c.name: _rounded(c, _decoded(c, frame)) for c in self.seen})
         there = [column for column in self.seen if column.name in frame.columns]
         return frame.assign(**{column.name: _decoded(column, frame) for column in there})
 
@@ -130,7 +135,7 @@ class Table:
             repeat, an amount of 0 for instance, would else be worth ever more with ever less sigma.
         """
         number = number or NormalHead(floor=0.1)
-        heads = [number if c.kind == "number" else _category_head(c) for c in self.seen]
+        heads = [number if c.kind in NUMBERS else _category_head(c) for c in self.seen]
         names = [c.name for c in self.seen]
         return MaskedHead(
             ProductHead(tuple((n, h, (1,)) for n, h in zip(names, heads, strict=True)))
@@ -178,7 +183,8 @@ def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
 
     Args:
       frame: with one row an example, None and NaN in its gaps.
-      kinds: name -> "number", "category" or "ignored", where it should be another.
+      kinds: name -> "number", "log", "category" or "ignored", where it should be another: "log" of
+        amounts, which are positive and skewed.
 
     Raises:
       TypeError: no frame, or a column whose name is no text.
@@ -223,10 +229,11 @@ def _column(series: Any, wanted: str | None) -> Column:
     there = series[~gaps]
     kind, why = _kind(there) if wanted is None else (wanted, "")
     column = Column(series.name, kind, missing=int(gaps.sum()), why=why)
-    if kind == "number":
+    if kind in NUMBERS:
         numbers = _floats(series.name, there)
-        scale = float(numbers.std()) or 1.0
-        return column._replace(shift=float(numbers.mean()), scale=scale)
+        seen, whole = _seen(column, numbers), bool((numbers == np.round(numbers)).all())
+        scale = float(seen.std()) or 1.0
+        return column._replace(shift=float(seen.mean()), scale=scale, whole=whole)
     return column._replace(values=_values(there)) if kind == "category" else column
 
 
@@ -265,13 +272,25 @@ def _floats(name: str, there: Any) -> np.ndarray:
     return numbers
 
 
+def _seen(column: Column, numbers: np.ndarray) -> np.ndarray:
+    if column.kind == "number":
+        return numbers
+    if (numbers <= 0).any():
+        raise ValueError(
+            f"table: column {column.name!r} is a log and holds {numbers.min():g}, expected "
+            "positive numbers; make it a number"
+        )
+    return np.log(numbers)
+
+
 def _coded(column: Column, frame: Any) -> np.ndarray:
     series = frame[column.name]
     gaps = series.isna().to_numpy()
     there = series[~gaps]
     found = np.full(len(series), np.nan)
-    if column.kind == "number":
-        found[~gaps] = (_floats(column.name, there) - column.shift) / column.scale
+    if column.kind in NUMBERS:
+        seen = _seen(column, _floats(column.name, there))
+        found[~gaps] = (seen - column.shift) / column.scale
         return found
     places = {value: i for i, value in enumerate(column.values)}
     found[~gaps] = [places.get(value, len(places)) for value in there.tolist()]
@@ -285,15 +304,21 @@ def _coded(column: Column, frame: Any) -> np.ndarray:
 
 def _decoded(column: Column, frame: Any) -> Any:
     coded = frame[column.name].to_numpy(np.float64)
-    if column.kind == "number":
-        return coded * column.scale + column.shift
+    if column.kind in NUMBERS:
+        numbers = coded * column.scale + column.shift
+        return np.exp(numbers) if column.kind == "log" else numbers
     names = (*column.values, None)
     return [None if np.isnan(code) else names[int(code)] for code in coded]
+
+
+def _rounded(column: Column, values: Any) -> Any:
+    return np.round(values) if column.kind in NUMBERS and column.whole else values
 
 
 def _shown(column: Column) -> tuple[str, str, str, str]:
     what = {
         "number": f"{column.shift:.3g} +- {column.scale:.3g}",
+        "log": f"exp({column.shift:.3g} +- {column.scale:.3g})",
         "category": ", ".join(map(str, column.values)),
         "ignored": column.why,
     }[column.kind]

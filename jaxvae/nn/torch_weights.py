@@ -66,7 +66,8 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
         module, "encoder.0"; several, ("fc_mu", "fc_log_variance"), become one layer, side by side.
 
     Raises:
-      ValueError: a layer or a module is not named, is unknown, or has another shape.
+      ValueError: a layer or a module is not named, is unknown, or has another shape; or the model
+        has parameters of other layers, which would stay as they are.
 
     >>> from jaxvae.nn import MLP
     >>> state_dict = {"fc.weight": np.ones((2, 3)), "fc.bias": np.array([0.0, 1.0])}
@@ -75,7 +76,7 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     [3.0, 4.0]
     """
     places = _places(model)
-    _check_names(names, places, state_dict)
+    _check_names(names, places, state_dict, _others(model, places))
     used: set[str] = set()
     filled = {
         path: _filled(state_dict, path, place, names[path], used) for path, place in places.items()
@@ -85,9 +86,21 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
             f"from_torch: state_dict has {rest[0]}, which no layer takes; name its module in "
             "names, or leave it out"
         )
-    return jax.tree_util.tree_map_with_path(
+    model = jax.tree_util.tree_map_with_path(
         lambda path, part: filled.get(_name(path), part), model, is_leaf=_is_layer
     )
+    is_module = lambda part: isinstance(part, nnx.Module)  # noqa: E731
+    for module in filter(is_module, jax.tree.leaves(model, is_leaf=is_module)):
+        module.eval()  # as `state.model` is: running statistics, and no dropout
+    return model
+
+
+def _others(model: object, places: Mapping[str, _Place]) -> list[str]:
+    """Paths of parameters that are in no layer that is known."""
+    is_param = lambda part: isinstance(part, nnx.Param)  # noqa: E731
+    flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_param)
+    paths = [_name(path) for path, part in flat if is_param(part)]
+    return [p for p in paths if not any(p.startswith(f"{place}.") or not place for place in places)]
 
 
 def _is_layer(part: object) -> bool:
@@ -114,7 +127,14 @@ def _places(model: object) -> dict[str, _Place]:
     return places
 
 
-def _check_names(names: Names, places: Mapping[str, Any], state_dict: Mapping[str, Any]) -> None:
+def _check_names(
+    names: Names, places: Mapping[str, Any], state_dict: Mapping[str, Any], others: list[str]
+) -> None:
+    if others:
+        raise ValueError(
+            f"from_torch: the model has {others[0]}, a parameter of a layer that from_torch does "
+            f"not know, expected {', '.join(cls.__name__ for cls in LAYERS)}; set others by hand"
+        )
     modules = sorted({name.rpartition(".")[0] for name in state_dict})
     for path, theirs in names.items():
         if path not in places:

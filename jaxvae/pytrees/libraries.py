@@ -193,4 +193,6 @@ class Bound:
         value = getattr(self.module, name)
         if not callable(value):
             return value
+        if "equinox.Module" in kinds(value) and "equinox.BoundMethod" not in kinds(value):
+            return Bound(value, self.call)
         return lambda *args, **kwargs: self.call(value, *args, **kwargs)

@@ -93,9 +93,9 @@ def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
 
 def test_a_folder_of_images(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
-    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "b").mkdir(parents=True)  # folders in it are read too
     for i, image in enumerate(pixels):
-        Image.fromarray(image).save(tmp_path / "images" / f"{i:02}.png")
+        Image.fromarray(image).save(tmp_path / "images" / f"{'b/' if i > 9 else ''}{i:02}.png")
     np.testing.assert_array_equal(read_rows(tmp_path / "images").values, pixels)
     assert call("train", tmp_path / "images", tmp_path / "run", *TRAIN) == 0
     out = tmp_path / "new.npy"
@@ -103,6 +103,15 @@ def test_a_folder_of_images(tmp_path, capsys):
     new = np.load(out)
     assert new.shape == (30, 8, 8, 1)
     assert new.std() > 1  # of 255, not of 1
+    assert call("generate", tmp_path / "run", "--number", 2, "--output", out) == 0
+    assert np.load(out).dtype == np.uint8
+    scores = tmp_path / "s.csv"
+    assert call("score", tmp_path / "run", tmp_path / "images", "--output", scores) == 0
+    found = pd.read_csv(scores)
+    assert found.file.tolist()[9:11] == ["09.png", "b/10.png"]
+    model = nn.load_model(tmp_path / "run")
+    expected = use.score(model, jax.random.key(0), pixels[..., None])  # bytes, as they are stored
+    np.testing.assert_allclose(found.iwae, expected.iwae, rtol=1e-5)
     capsys.readouterr()
     Image.new("L", (4, 4)).save(tmp_path / "images" / "small.png")
     assert call("encode", tmp_path / "run", tmp_path / "images") == 2
@@ -126,8 +135,24 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     with pytest.warns(UserWarning, match="different gaps|can't be compared"):
         expected = use.score(nn.load_model(out), jax.random.key(0), known.rows(frame))
     np.testing.assert_allclose(found["per_observed"], expected.per_observed, rtol=1e-4)
-    np.testing.assert_allclose(found["nats home"], expected.entries["home"][:, 0], rtol=1e-4)
-    assert (found["nats a"] == 0).tolist() == frame.a.isna().tolist()
+    nats = np.where(frame.home.isna(), np.nan, expected.entries["home"][:, 0])
+    np.testing.assert_allclose(found["nats home"], nats, rtol=1e-4)
+    assert found["nats a"].isna().tolist() == frame.a.isna().tolist()
+    assert [c for c in found if c.startswith("nats")] == [
+        "nats a",
+        "nats b",
+        "nats home",
+        "nats grade",
+    ]
+    full = tmp_path / "full.csv"
+    assert call("impute", out, data, "--output", full) == 0
+    filled = pd.read_csv(full)
+    assert not filled[["a", "home"]].isna().any().any()
+    assert filled.a[frame.a.notna()].tolist() == frame.a.dropna().tolist()
+    nn.save_model(tmp_path / "py", nn.load_model(out), about={"table": known.as_json()})
+    again = tmp_path / "again.csv"  # a model that was saved by hand with its table
+    assert call("score", tmp_path / "py", data, "--output", again) == 0
+    pd.testing.assert_frame_equal(found, pd.read_csv(again))
     assert found.home.dropna().tolist() == frame.home.dropna().tolist()
     new = tmp_path / "new.csv"
     assert call("generate", out, "--number", 50, "--output", new) == 0

@@ -73,6 +73,18 @@ def test_kinds_can_be_chosen():
     assert kinds["count"].values == tuple(range(9))
 
 
+def test_amounts_are_seen_by_their_logarithms():
+    frame = pd.DataFrame({"amount": [1.0, 10.0, 100.0], "year": [1999, 2001, 2004]})
+    found = nn.infer_table(frame, {"amount": "log"})
+    coded = found.coded(frame)
+    np.testing.assert_allclose(coded.amount, [-(1.5**0.5), 0.0, 1.5**0.5], atol=1e-12)
+    np.testing.assert_allclose(found.decoded(coded).amount, frame.amount)
+    drawn = found.decoded({n: np.full((1, 1), 0.1) for n in ("amount", "year")})
+    assert drawn.year[0] == 2002  # 2001.5, as years were whole
+    with pytest.raises(ValueError, match="'amount' is a log and holds 0, expected positive"):
+        found.coded(frame.assign(amount=0.0))
+
+
 def test_a_constant_number_is_0_and_not_nan():
     found = nn.infer_table(pd.DataFrame({"a": [2.0, 2.0, 2.0]}), {"a": "number"})
     assert found.rows(pd.DataFrame({"a": [2.0, 3.0]}))[0]["a"].tolist() == [[0.0], [1.0]]
@@ -152,7 +164,8 @@ def test_a_frame_is_used_as_its_rows_are():
         scored = use.score(model(), KEY, table().coded(frame), num_samples=3)
         found = use.score(model(), KEY, table().rows(frame), num_samples=3)
     np.testing.assert_allclose(scored.iwae, found.iwae, rtol=1e-5)
-    np.testing.assert_allclose(scored["nats home"], found.entries["home"][:, 0], rtol=1e-5)
+    nats = np.where(frame.home.isna(), np.nan, found.entries["home"][:, 0])
+    np.testing.assert_allclose(scored["nats home"], nats, rtol=1e-5)
     assert found.observed.tolist() == (6 - frame.isna().sum(axis=1) + 1).tolist()
     full = table().decoded(use.impute(model(), KEY, table().coded(frame), num_samples=3))
     known = [column.name for column in table().seen]
@@ -184,7 +197,7 @@ def test_a_model_of_a_table_is_saved_with_what_reads_it(tmp_path):
         (pd.DataFrame({3: [1.0]}), None, "a column is named 3, expected text"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), None, "two columns are named 'a'"),
         (pd.DataFrame({"a": [1.0]}), {"b": "number"}, "kinds has 'b': 'number'"),
-        (pd.DataFrame({"a": [1.0]}), {"a": "real"}, "one of number, category, ignored"),
+        (pd.DataFrame({"a": [1.0]}), {"a": "real"}, "one of number, log, category, ignored"),
         (pd.DataFrame({"a": ["x", "y"]}), {"a": "number"}, "'a' is a number, and holds 'x'"),
         (pd.DataFrame({"a": [1.0, 2.0, np.inf]}), None, "'a' holds infinity"),
         (pd.DataFrame({"a": [None, None]}), None, "no column is left"),

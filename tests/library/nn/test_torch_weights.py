@@ -211,3 +211,22 @@ def test_what_does_not_fit_is_named_in_a_line(state, names, message):
     with pytest.raises(ValueError, match=f"^from_torch: {message}") as error:
         nn.from_torch(state, NETWORK, names)
     assert "\n" not in str(error.value)
+
+
+def test_a_layer_that_is_not_known_does_not_stay_random():
+    network = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.LayerNorm(2, rngs=nnx.Rngs(0)))
+    weights = {"0.weight": np.ones((2, 2)), "0.bias": np.ones(2)}
+    with pytest.raises(
+        ValueError, match=r"layers\[1\].*a parameter of a layer that from_torch does"
+    ):
+        nn.from_torch(weights, network, {"layers[0]": "0"})
+
+
+def test_what_comes_over_is_in_use():
+    norm = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+    one, half = np.ones(2), np.full(2, 0.5)
+    weights = {"0.weight": one, "0.bias": one, "0.running_mean": half, "0.running_var": one}
+    layer = nn.from_torch(weights, nnx.Sequential(norm), {"layers[0]": "0"})
+    x = np.array([[3.0, 4.0]], np.float32)
+    found = [np.asarray(layer(x)) for _ in range(2)]  # the second as the first: nothing moved
+    np.testing.assert_allclose(found, [x - 0.5 + 1.0] * 2, rtol=1e-4)

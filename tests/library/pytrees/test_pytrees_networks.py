@@ -558,3 +558,21 @@ def test_a_flag_of_linen_by_any_of_its_names():
 
 def test_a_network_says_what_it_holds():
     assert repr(functional(from_nnx())) == "Network(4 arrays that train, 2 of state)"
+
+
+def test_a_network_of_equinox_is_read_as_deep_as_it_is():
+    class Two(eqx.Module):
+        first: eqx.nn.MLP
+        drop: eqx.nn.Dropout
+
+        def __call__(self, x, *, key=None):
+            return self.drop(self.first(x), key=key)
+
+        def twice(self, x):
+            return 2.0 * self.first(x)
+
+    net = functional(Two(eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)), eqx.nn.Dropout(0.5)))
+    assert net.first.layers[0].weight.shape == (4, 3)
+    assert net.drop.p == 0.5
+    x = np.ones(3, np.float32)
+    np.testing.assert_allclose(net.twice(x), 2.0 * net(x), rtol=1e-6)
