@@ -49,8 +49,8 @@ class CollapseWarning:
                 f"fit: at step {step} the rate is {rate[fallen][0]:.2f} nats{points}: the "
                 "posterior has collapsed to the prior; warm beta up from 0, "
                 "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with "
-                "jaxvae.regularizers.free_bits; or p(x|z) is too wide to pay for a code, as a sigma "
-                "that is fixed at 1: learn it, jaxvae.nn.SharedScaleHead()",
+                "jaxvae.regularizers.free_bits; or p(x|z) is too wide to pay for a code, as with "
+                "a sigma of 1: learn it, jaxvae.nn.SharedScaleHead()",
                 stacklevel=6,
             )
         self.most = np.maximum(self.most, rate)
