@@ -111,7 +111,7 @@ def check_instance(owner: str, name: str, value: object, *, of: type, expected: 
 
 def a_class_of(value: object) -> str:
     """For a message: an int, a Normal, an MLP."""
-    return an(type(value).__name__)
+    return an("array" if isinstance(value, jax.Array) else type(value).__name__)
 
 
 def an(name: str) -> str:
@@ -230,7 +230,8 @@ check_integers = partial(check_dtype, of=jnp.integer, expected="integers")
 def check_pair(owner: str, name: str, value: object, of: str) -> None:
     """Raise TypeError unless `value` is a tuple, or a list, of two."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected a pair {of}")
+        how = "; of NaN in gaps (x, ~jnp.isnan(x))" if of == "(x, mask)" else ""
+        raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected a pair {of}{how}")
 
 
 class OutsideSupportError(ValueError):

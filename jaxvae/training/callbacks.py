@@ -225,7 +225,7 @@ def someone_looks() -> bool:
 
 
 def progress() -> Callback:
-    """A callback that shows one line, written over at every look: epoch, means, time left.
+    """A callback that shows one line, written over at every look: epoch, time left, means.
 
     `fit` has one by default where standard error is a terminal, and in a notebook.
     """
@@ -270,16 +270,16 @@ class Progress:
 
 
 def line_of(metrics: Metrics, where: str, left: float | None = None) -> str:
-    """A line for a person: where the run is, the mean of each number, and what is left of it."""
+    """A line for a person: where the run is, what is left of it, and the mean of each number."""
     parts = [where]
+    if left is not None:  # first, as a terminal may be too narrow for all
+        minutes, seconds = divmod(round(left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
     for name, value in means_of(metrics).items():
         if np.ndim(value) == 0:
             parts.append(f"{name} {value:.4g}")
         elif name == "loss":  # of a sweep
             parts.append(f"{name} {np.min(value):.4g} to {np.max(value):.4g}")
-    if left is not None:
-        minutes, seconds = divmod(round(left), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
     return "  ".join(parts)
 
 

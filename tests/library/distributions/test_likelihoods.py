@@ -124,6 +124,7 @@ def test_discretized_logistic_is_a_difference_of_sigmoids(x64):
     assert close(np.exp(jax.jit(jax.vmap(d.log_prob))(np.arange(256)[:, None])), exact)
 
 
+@pytest.mark.thorough
 def test_channels_are_coupled_as_in_pixelcnn(x64):
     """Green's mean moves with red, blue's with both; each channel's bins sum to 1 given those."""
     loc, scale = np.array([0.1, -0.2, 0.3]), np.array([0.2, 0.3, 0.4])

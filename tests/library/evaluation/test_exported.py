@@ -45,6 +45,7 @@ np.savez(f"{folder}/out.npz", encode=load("encode")(xs), decode=load("decode")(z
 """
 
 
+@pytest.mark.thorough
 def test_another_process_without_jaxvae_computes_the_same(tmp_path):
     model = images()
     xs = np.random.default_rng(0).uniform(size=(5, *IMAGE)).round().astype(np.float32)

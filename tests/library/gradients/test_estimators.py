@@ -531,6 +531,7 @@ def test_gumbel_softmax_differentiates_the_relaxed_sample(x64):
     assert close(actual[1], exact[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["jit", "eager"])
 def test_a_relaxed_coin_is_scored_between_its_events(way, x64):
     """log p and log q are linear in z there, though a grey pixel is no datum of a coin."""

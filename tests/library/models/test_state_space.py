@@ -205,6 +205,7 @@ def test_draws_are_differentiable(x64):
     assert is_differentiable(lambda q: jv.sample_and_log_prob(q, jax.random.key(0)), q)
 
 
+@pytest.mark.thorough
 def test_a_chain_of_one_and_a_sequence_cut_short():
     first = jv.Normal(jnp.array([0.3]), jnp.array([0.5]))
     chain = Markov(first, Partial(other, jnp.array(0.2)), 1)

@@ -24,6 +24,7 @@ NETWORKS = {
 NAMES = pytest.mark.parametrize("name", NETWORKS)
 
 
+@pytest.mark.thorough
 @NAMES
 def test_padding_changes_nothing_not_even_nan(name):
     """In values and in gradients; a shorter sequence is the longer one padded."""

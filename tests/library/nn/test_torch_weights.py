@@ -107,6 +107,7 @@ def test_a_dense_vae_has_its_elbo_here():
     same_elbo(model, jnp.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), encode, decode)
 
 
+@pytest.mark.thorough
 def test_a_convolutional_vae_has_its_elbo_here():
     """Three channels and sizes that differ, so that no two axes can be taken for one another."""
     state = weights(

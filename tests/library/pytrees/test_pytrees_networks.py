@@ -451,6 +451,7 @@ RAW = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("objective", "model", "x"), RAW, ids=["pair", "label", "deep", "vq", "semi"]
 )

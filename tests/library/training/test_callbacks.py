@@ -370,7 +370,7 @@ def test_the_line_says_where_it_is_and_what_is_left():
     metrics = {"loss": np.array([1.0, 3.0]), "validation_loss": np.array([np.nan, 5.0])}
     metrics |= {"never": np.full(2, np.nan), "pair": np.ones((2, 2))}
     line = line_of(metrics, "epoch 1.5/4", 75.4)
-    assert line == "epoch 1.5/4  loss 2  validation_loss 5  1:15 left"
+    assert line == "epoch 1.5/4  1:15 left  loss 2  validation_loss 5"
     bar = Progress()
     bar.begin(Run(0, 20, 4.0, None))
     bar.first = (10.0, 4)

@@ -484,6 +484,7 @@ def test_sparse_rows_may_stand_beside_arrays():
     assert same(found, pairs_run({"x": dense, "y": np.arange(22)}, batch_size=4))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8, bool])
 def test_sparse_rows_are_those_of_the_matrix(dtype):
     rng = np.random.default_rng(0)

@@ -160,6 +160,7 @@ def same(a, b):
     return all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_an_interrupted_sweep_goes_on_with_the_next_chunk(tmp_path, at_once):
     """Nine points; what was saved is not made again, and the results are those of one program."""
@@ -279,6 +280,7 @@ def test_a_sweep_under_fit_goes_on_from_its_checkpoint(tmp_path):
         jv.fit(*other, jax.random.key(1), XS, epochs=2, batch_size=10, checkpoints=kept)
 
 
+@pytest.mark.thorough
 def test_a_callback_of_one_run_is_called_at_each_point(tmp_path):
     """Validation of every point; one that measures nothing returns nothing."""
     measure = jv.training.validation(jv.elbo, jax.random.key(2), XS[:5], every=3)
