@@ -39,8 +39,9 @@ class DCI(NamedTuple):
 
     disentanglement: 1 - entropy of R_i. over the factors, mean over latents by their share of R.
     completeness: 1 - entropy of R_.j over the latents, mean over factors.
-    informativeness: how often a factor is predicted from all latents, mean over factors; chance
-      is the share of its commonest value.
+    informativeness: how often a factor is predicted from all latents, mean over factors.
+
+    Chance is the share of a factor's commonest value.
     """
 
     disentanglement: float
