@@ -143,14 +143,14 @@ def made(cls, event, **arguments):
     return Call(lambda **a: cls(**a).log_prob(event), arguments)
 
 
-def game(objective, discriminator, **arguments):
+def game(objective, discriminator, free=(), **arguments):
     """Both players as arguments of their own."""
 
     def play(model, discriminator, key, x, **hyper):
         return objective(adversarial.AdversarialPair(model, discriminator), key, x, **hyper)
 
     good = {"model": MODEL, "discriminator": discriminator, "key": KEY, "x": X}
-    return Call(play, good | arguments)
+    return Call(play, good | arguments, free=free)
 
 
 def with_gaps(function, **arguments):
@@ -554,7 +554,9 @@ CALLS: dict[str, Call] = {
         adversarial.discrimination, {"discriminator": DISCRIMINATOR, "a": Z, "b": -Z}
     ),
     "permute_latents": Call(adversarial.permute_latents, {"zs": PATH}, ("zs",)),
-    "factor_vae": game(jv.batched(adversarial.factor_vae), DISCRIMINATOR, x=XS, gamma=2.0),
+    "factor_vae": game(
+        jv.batched(adversarial.factor_vae), DISCRIMINATOR, free=("x",), x=XS, gamma=2.0
+    ),
     "adversarial_autoencoder": game(adversarial.adversarial_autoencoder, DISCRIMINATOR, beta=1.0),
     "vae_gan": game(jv.regularizers.vae_gan, CRITIC, gamma=1.0),
     "weight_penalty": Call(rae.weight_penalty, {"model": MODEL, "key": KEY, "z": Z}),
