@@ -64,7 +64,8 @@ UNTRACED = r"\.(dci|mutual_information|sweep|points_at_once|warn_if_unfinished|s
 def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
-    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as a user has it
+    allowed = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with allowed[0], allowed[1], jax.debug_key_reuse(False):  # as a user has it
         for block in blocks_of(page):
             exec(compile(block, page, "exec"), namespace)
     assert namespace
@@ -105,6 +106,11 @@ OTHERWISE = {
             "(rows, jax.nn.one_hot(jnp.arange(16) % 10, 10))",
         ),
         ("masked", "jaxvae.elbo", "(rows, jnp.tile(seen, (16, 1, 1, 1)))"),
+        (
+            "series",
+            "jaxvae.elbo",
+            "(jnp.stack(16 * event[:1]), jnp.stack(16 * event[1:]))",
+        ),
         ("model", "refined", "rows"),
         ("loaded", "jaxvae.elbo", "rows"),
         ("model._replace(decode=decode)", "jaxvae.elbo", "rows"),
@@ -178,7 +184,8 @@ def test_what_a_page_trains_trains(page, tmp_path, monkeypatch):
     otherwise = {expression for expression, *_ in OTHERWISE.get(page, [])}
     namespace: dict = {}
     done: set[int] = set()
-    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+    allowed = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with allowed[0], allowed[1], jax.debug_key_reuse(False):
         for block in blocks_of(page):
             exec(compile(block, page, "exec"), namespace)
             new = {name: v for name, v in namespace.items() if id(v) not in done}

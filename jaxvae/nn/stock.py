@@ -56,8 +56,10 @@ def make_vae(
         return _of_table(x, latents, likelihood, rngs, network)
     check_array("make_vae", "x", x)
     shape, stored = jnp.shape(x), jnp.result_type(x) == jnp.uint8
-    if 0 in shape:
-        raise ValueError(f"make_vae: x has shape {shape}, expected one example, not an empty one")
+    if not shape or 0 in shape:
+        raise ValueError(
+            f"make_vae: x has shape {shape}, expected one example, an array of numbers"
+        )
     if convolutional and len(shape) != 3:
         raise ValueError(
             f"make_vae: x has shape {shape}, expected (height, width, channels) where convolutional"
