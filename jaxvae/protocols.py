@@ -306,9 +306,10 @@ def part(model: Any, name: str) -> Any:
     try:
         part = getattr(functional(model), name)  # once: it may encode pseudo-inputs
     except AttributeError as error:
+        of_y = "; a function y -> model takes given=, or jaxvae.conditioned" * callable(model)
         raise TypeError(
             f"model is {a_class_of(model)} without {name}, expected an object with encode, "
-            f"decode and prior such as jaxvae.VAE(encode, decode, prior): {error}"
+            f"decode and prior such as jaxvae.VAE(encode, decode, prior){of_y}: {error}"
         ) from error
     if name != "prior" and not callable(part):
         raise TypeError(

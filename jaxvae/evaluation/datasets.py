@@ -40,7 +40,13 @@ class Evaluation(NamedTuple):
 
 @checked
 def evaluate(
-    model: Model, key: Key, xs: Tree, *, num_samples: Count, batch_size: Count | None = None
+    model: Model | Callable[[Any], Model],
+    key: Key,
+    xs: Tree,
+    *,
+    num_samples: Count,
+    given: Tree | None = None,
+    batch_size: Count | None = None,
 ) -> Evaluation:
     """Mean log p(x) of a data set by importance sampling, its error, and how far to trust it.
 
@@ -49,6 +55,7 @@ def evaluate(
 
     Args:
       num_samples: draws for each row, as `log_marginal` takes them.
+      given: of a conditional model, a function y -> model, the y of each row: log p(x|y).
       batch_size: rows at a time; by default as many as make 400 draws on a CPU, whose caches more
         would leave, and 25,000 elsewhere. No number depends on it.
 
@@ -63,7 +70,11 @@ def evaluate(
     if batch_size is None:
         draws = 400 if jax.default_backend() == "cpu" else 25_000
         batch_size = max(1, draws // min(num_samples, CHUNK))
-    rows = _each(_log_marginal, model, (keys, xs), batch_size, num_samples)
+    if given is None:
+        rows = _each(_log_marginal, model, (keys, xs), batch_size, num_samples)
+    else:
+        size_of((xs, given), "evaluate", "(xs, given)")
+        rows = _each(_log_conditional, model, (keys, xs, given), batch_size, num_samples)
     found = Evaluation(
         value=jnp.mean(rows.value),
         standard_error=jnp.sqrt(jnp.sum(jnp.square(rows.standard_error))) / len(keys),
@@ -114,6 +125,11 @@ def decode_all(
 
 def _log_marginal(num_samples: int, model: Model, row: tuple[Array, Any]) -> LogMarginal:
     return log_marginal(model, *row, num_samples=num_samples)
+
+
+def _log_conditional(num_samples: int, model: Any, row: tuple[Array, Any, Any]) -> LogMarginal:
+    key, x, y = row
+    return log_marginal(model(y), key, x, num_samples=num_samples)
 
 
 def _encoded(of: Callable[[Any], Any], model: Model, x: Tree) -> Any:

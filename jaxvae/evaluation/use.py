@@ -16,11 +16,13 @@ themselves are not kept, so that only the results have to fit into memory.
 A pandas frame is rows by its columns: those of an array in their order, those of a `Product` by its
 names. What comes back then is the frame with the results as columns beside its own. Where the
 likelihood is `Masked`, a plain x is read as the pair (x, mask) with its NaN for gaps.
+
+A conditional model, a function y -> model, is used with `given=`, the y of each row.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +63,9 @@ from jaxvae.protocols import (
 from jaxvae.pytrees import arrays, value_of
 from jaxvae.pytrees.libraries import functional
 
+Used = Model | Callable[[Any], Model]
+"""A model, or with `given=` a conditional one, y -> model."""
+
 
 class Scores(NamedTuple):
     """How likely each of n rows is, in nats.
@@ -84,8 +89,18 @@ class Scores(NamedTuple):
 
 
 @checked
-def encode(model: Model, xs: Rows, *, key: Key | None = None, batch_size: Count = 256) -> Any:
+def encode(
+    model: Used,
+    xs: Rows,
+    *,
+    key: Key | None = None,
+    given: Tree | None = None,
+    batch_size: Count = 256,
+) -> Any:
     """The latents of every row: the mean of q(z|x) or, with a key, a draw of it.
+
+    Args:
+      given: of a conditional model, a function y -> model, the y of each row.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -93,27 +108,45 @@ def encode(model: Model, xs: Rows, *, key: Key | None = None, batch_size: Count 
     (1000, 1)
     """
     one = _posterior_mean if key is None else _posterior_draw
-    zs = _each(one, model, key, events("encode", model, xs), batch_size)
+    rows = events("encode", _first(model, given), xs)
+    zs = _each(one, model, key, rows, batch_size, given)
     return beside(xs, {"z": zs}) if is_frame(xs) else zs
 
 
 @checked
-def decode(model: Model, zs: Rows, *, key: Key | None = None, batch_size: Count = 256) -> Any:
+def decode(
+    model: Used,
+    zs: Rows,
+    *,
+    key: Key | None = None,
+    given: Tree | None = None,
+    batch_size: Count = 256,
+) -> Any:
     """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it."""
     one = _likelihood_mean if key is None else _likelihood_draw
-    return _each(one, model, key, latents("decode", model, zs), batch_size)
+    rows = latents("decode", _first(model, given), zs)
+    return _each(one, model, key, rows, batch_size, given)
 
 
 @checked
-def reconstruct(model: Model, key: Key, xs: Rows, *, batch_size: Count = 256) -> Any:
+def reconstruct(
+    model: Used, key: Key, xs: Rows, *, given: Tree | None = None, batch_size: Count = 256
+) -> Any:
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
-    found = _each(_remembered, model, key, events("reconstruct", model, xs), batch_size)
+    rows = events("reconstruct", _first(model, given), xs)
+    found = _each(_remembered, model, key, rows, batch_size, given)
     return beside(xs, {"reconstructed": found}) if is_frame(xs) else found
 
 
 @checked
 def generate(
-    model: Model, key: Key, n: Count, *, mean: bool = False, batch_size: Count = 256
+    model: Used,
+    key: Key,
+    n: Count,
+    *,
+    mean: bool = False,
+    given: Tree | None = None,
+    batch_size: Count = 256,
 ) -> Any:
     """n new rows: draws of p(x|z), z ~ p(z), or with `mean` the means of these p(x|z).
 
@@ -123,12 +156,18 @@ def generate(
     (1000, 3)
     """
     one = _new_mean if mean else _new_draw
-    return _each(one, model, key, [np.zeros(n, np.float32)], batch_size)
+    return _each(one, model, key, [np.zeros(n, np.float32)], batch_size, given)
 
 
 @checked
 def score(
-    model: Model, key: Key, xs: Rows, *, num_samples: Count = 100, batch_size: Count = 256
+    model: Used,
+    key: Key,
+    xs: Rows,
+    *,
+    num_samples: Count = 100,
+    given: Tree | None = None,
+    batch_size: Count = 256,
 ) -> Any:
     """How likely each row is, in nats, and what makes it unlikely: `Scores`, or a frame with them.
 
@@ -137,6 +176,7 @@ def score(
 
     Args:
       num_samples: K of the importance-weighted bound.
+      given: of a conditional model, a function y -> model, the y of each row.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -145,8 +185,8 @@ def score(
     >>> bool(scores.iwae[0] > scores.iwae[1]), int(np.argmax(scores.entries[1]))
     (True, 2)
     """
-    rows = events("score", model, xs)
-    found = _each(scored, model, key, rows, batch_size, num_samples=num_samples)
+    rows = events("score", _first(model, given), xs)
+    found = _each(scored, model, key, rows, batch_size, given, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
     if len(np.unique(scores.observed)) > 1:
         warnings.warn(
@@ -162,15 +202,21 @@ def score(
 
 @checked
 def impute(
-    model: Model, key: Key, xs: Rows, *, num_samples: Count = 100, batch_size: Count = 256
+    model: Used,
+    key: Key,
+    xs: Rows,
+    *,
+    num_samples: Count = 100,
+    given: Tree | None = None,
+    batch_size: Count = 256,
 ) -> Any:
     """Every row with E[x_missing|x_observed] in its gaps, as `evaluation.impute` of one.
 
     Args:
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
     """
-    rows = events("impute", model, xs)
-    found = _each(_imputed, model, key, rows, batch_size, num_samples=num_samples)
+    rows = events("impute", _first(model, given), xs)
+    found = _each(_imputed, model, key, rows, batch_size, given, num_samples=num_samples)
     if not is_frame(xs):
         return found
     values = columns_of("", found, [*xs.columns])
@@ -292,15 +338,48 @@ def _observed(entries: Tree, x: Tree, mask: Tree) -> Array:
 # Of many.
 
 
+def _first(model: Any, given: Tree | None) -> Any:
+    """The model, or that of the first y."""
+    if given is None:
+        return model
+    return functional(model)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], given))
+
+
+@cache
+def _of_pair(one: Callable[..., Any]) -> Callable[..., Any]:
+    """The same of a conditional model at rows (x, y)."""
+
+    def of_pair(model: Callable[[Any], Model], key: Key, pair: tuple[Any, Any], **how: int) -> Any:
+        x, y = pair
+        return one(model(y), key, x, **how)
+
+    return of_pair
+
+
+def _pairs(batches: Iterable[Any], given: Tree) -> Iterator[Any]:
+    rows, start = number_of_rows(given, "use", "given"), 0
+    for batch in batches:
+        part = slice(start, start + len(jax.tree.leaves(batch)[0]))
+        start = part.stop
+        if start > rows:
+            break
+        yield batch, jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], given)
+    if start != rows:
+        raise ValueError(f"use: given has {rows} rows, expected one of each that there is")
+
+
 def _each(
     one: Callable[..., Any],
-    model: Model,
+    model: Any,
     key: Key | None,
     batches: Iterable[Any],
     size: int,
+    given: Tree | None = None,
     **static: int,
 ) -> Any:
     """one(model, key of the row, row) of every row of the batches, in NumPy."""
+    if given is not None:
+        one, batches = _of_pair(one), _pairs(batches, given)
     leaves, treedef = jax.tree.flatten(functional(model))
     moving = [leaf if _is_array(leaf) else None for leaf in leaves]
     fixed = tuple(None if _is_array(leaf) else leaf for leaf in leaves)

@@ -114,9 +114,19 @@ def sweep(
     return Sweep(axes, every, at_once)
 
 
+def _axis(owner: str, name: str, values: Any) -> Array:
+    try:
+        return jnp.asarray(values)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{owner}: grid[{name!r}] is {values!r}, expected numbers or keys, which the program "
+            "is given; over what it is made of, loop in Python, a sweep each"
+        ) from None
+
+
 def _axes_and_points(owner: str, grid: Grid) -> tuple[dict[str, Array], dict[str, Array]]:
     """The values of each axis, and those of all points, in the order of the axes."""
-    axes = {name: jnp.asarray(values) for name, values in grid.items()}
+    axes = {name: _axis(owner, name, values) for name, values in grid.items()}
     if not axes:
         raise ValueError(f"{owner}: grid is empty, expected at least one name and its values")
     for name, values in axes.items():

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from flax import nnx
 from jax.tree_util import Partial
+from scipy.stats import norm
 
 import jaxvae
-from jaxvae import nn, use
+from jaxvae import evaluation, nn, use
 from jaxvae.distributions import Masked
 from jaxvae.models import ppca
 from jaxvae.protocols import MissingMethodError
@@ -363,3 +364,37 @@ def test_what_is_refused_is_refused_in_a_line():
             call()
         assert "\n" not in str(error.value)
     assert use.encode(MODEL._replace(encode=drawn), XS, key=KEY).shape == (7, 2)
+
+
+# conditional models
+
+
+def of_label(shift, y):
+    """p(x|y) = N(y shift, 2 I), its posterior exact."""
+    encode = lambda x: jaxvae.Normal((x - y * shift) / 2.0, np.sqrt(np.full(2, 0.5, np.float32)))
+    decode = lambda z: jaxvae.Normal(z + y * shift, np.ones(2, np.float32))
+    return jaxvae.VAE(encode, decode, jaxvae.StandardNormal((2,)))
+
+
+def test_a_conditional_model_is_used_with_the_y_of_each_row():
+    rng = np.random.default_rng(0)
+    model = Partial(of_label, jnp.array([3.0, -1.0]))
+    ys = rng.integers(0, 2, 5).astype(np.float32)
+    at = ys[:, None] * np.array([3.0, -1.0], np.float32)
+    xs, key = rng.normal(size=(5, 2)).astype(np.float32) + at, jax.random.key(0)
+    expected = norm.logpdf(xs, at, np.sqrt(2.0)).sum(1)
+    scores = use.score(model, key, xs, given=ys, num_samples=3, batch_size=2)
+    np.testing.assert_allclose(scores.iwae, expected, rtol=1e-5)
+    found = evaluation.evaluate(model, key, xs, given=ys, num_samples=3)
+    np.testing.assert_allclose(found.rows.value, expected, rtol=1e-5)
+    zs = use.encode(model, [xs[:3], xs[3:]], given=ys)  # a stream too
+    np.testing.assert_allclose(zs, (xs - at) / 2.0, rtol=1e-5)
+    means = use.decode(model, 0.0 * zs, given=ys)
+    np.testing.assert_allclose(means, at, atol=1e-6)
+    assert use.generate(model, key, 5, given=ys).shape == (5, 2)
+    assert use.reconstruct(model, key, xs, given=ys).shape == (5, 2)
+    for rows in (3, 6):
+        with pytest.raises(ValueError, match=f"given has {rows} rows"):
+            use.encode(model, xs, given=np.ones(rows, np.float32))
+    with pytest.raises(TypeError, match="given="):
+        use.encode(model, xs)

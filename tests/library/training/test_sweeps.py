@@ -137,10 +137,11 @@ def test_memory_is_that_of_the_points_at_once():
         ({"x": 1.0}, {}, r"grid\['x'\] has shape \(\)"),
         ({"x": [1.0]}, {"x": 2.0}, "in the grid and fixed"),
         ({"x": [1.0]}, {"at_once": 0}, "at_once is 0"),
+        ({"x": ["elbo", "iwae"]}, {}, r"grid\['x'\] is \['elbo', 'iwae'\], expected numbers"),
     ],
 )
 def test_what_is_no_grid_is_an_error(grid, options, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((ValueError, TypeError), match=match):
         jv.sweep(lambda x: x, grid, **options)
 
 
