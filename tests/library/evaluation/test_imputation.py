@@ -225,9 +225,7 @@ def test_what_cannot_be_imputed_is_named():
             num_samples=2,
         )
     no_pair: Any = jnp.asarray(X)
-    with pytest.raises(
-        TypeError, match=r"impute: event is an array, expected a pair \(x, m"
-    ):
+    with pytest.raises(TypeError, match=r"impute: event is an array, expected a pair \(x, m"):
         impute(model, jax.random.key(0), no_pair, num_samples=2)
     with pytest.raises(ValueError, match=r"impute: mask has shape \(1, 4\), expected \(4,\)"):
         impute(model, jax.random.key(0), (event()[0], event()[1][None]), num_samples=2)
