@@ -108,7 +108,7 @@ def encode(
     (1000, 1)
     """
     one = _posterior_mean if key is None else _posterior_draw
-    rows = events("encode", _first(model, given), xs)
+    rows = _paired("encode", events("encode", _first(model, given), xs), given)
     zs = _each(one, model, key, rows, batch_size, given)
     return beside(xs, {"z": zs}) if is_frame(xs) else zs
 
@@ -124,7 +124,7 @@ def decode(
 ) -> Any:
     """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it."""
     one = _likelihood_mean if key is None else _likelihood_draw
-    rows = latents("decode", _first(model, given), zs)
+    rows = _paired("decode", latents("decode", _first(model, given), zs), given)
     return _each(one, model, key, rows, batch_size, given)
 
 
@@ -133,7 +133,7 @@ def reconstruct(
     model: Used, key: Key, xs: Rows, *, given: Tree | None = None, batch_size: Count = 256
 ) -> Any:
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
-    rows = events("reconstruct", _first(model, given), xs)
+    rows = _paired("reconstruct", events("reconstruct", _first(model, given), xs), given)
     found = _each(_remembered, model, key, rows, batch_size, given)
     return beside(xs, {"reconstructed": found}) if is_frame(xs) else found
 
@@ -156,7 +156,8 @@ def generate(
     (1000, 3)
     """
     one = _new_mean if mean else _new_draw
-    return _each(one, model, key, [np.zeros(n, np.float32)], batch_size, given)
+    rows = _paired("generate", [np.zeros(n, np.float32)], given)
+    return _each(one, model, key, rows, batch_size, given)
 
 
 @checked
@@ -185,7 +186,7 @@ def score(
     >>> bool(scores.iwae[0] > scores.iwae[1]), int(np.argmax(scores.entries[1]))
     (True, 2)
     """
-    rows = events("score", _first(model, given), xs)
+    rows = _paired("score", events("score", _first(model, given), xs), given)
     found = _each(scored, model, key, rows, batch_size, given, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
     if len(np.unique(scores.observed)) > 1:
@@ -215,7 +216,7 @@ def impute(
     Args:
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
     """
-    rows = events("impute", _first(model, given), xs)
+    rows = _paired("impute", events("impute", _first(model, given), xs), given)
     found = _each(_imputed, model, key, rows, batch_size, given, num_samples=num_samples)
     if not is_frame(xs):
         return found
@@ -356,8 +357,12 @@ def _of_pair(one: Callable[..., Any]) -> Callable[..., Any]:
     return of_pair
 
 
-def _pairs(batches: Iterable[Any], given: Tree) -> Iterator[Any]:
-    rows, start = number_of_rows(given, "use", "given"), 0
+def _paired(owner: str, batches: Iterable[Any], given: Tree | None) -> Iterator[Any]:
+    """Batches with the y of their rows, where there is one."""
+    if given is None:
+        yield from batches
+        return
+    rows, start = number_of_rows(given, owner, "given"), 0
     for batch in batches:
         part = slice(start, start + len(jax.tree.leaves(batch)[0]))
         start = part.stop
@@ -365,7 +370,7 @@ def _pairs(batches: Iterable[Any], given: Tree) -> Iterator[Any]:
             break
         yield batch, jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], given)
     if start != rows:
-        raise ValueError(f"use: given has {rows} rows, expected one of each that there is")
+        raise ValueError(f"{owner}: given has {rows} rows, expected one for each row of the data")
 
 
 def _each(
@@ -379,7 +384,7 @@ def _each(
 ) -> Any:
     """one(model, key of the row, row) of every row of the batches, in NumPy."""
     if given is not None:
-        one, batches = _of_pair(one), _pairs(batches, given)
+        one = _of_pair(one)
     leaves, treedef = jax.tree.flatten(functional(model))
     moving = [leaf if _is_array(leaf) else None for leaf in leaves]
     fixed = tuple(None if _is_array(leaf) else leaf for leaf in leaves)

@@ -394,7 +394,7 @@ def test_a_conditional_model_is_used_with_the_y_of_each_row():
     assert use.generate(model, key, 5, given=ys).shape == (5, 2)
     assert use.reconstruct(model, key, xs, given=ys).shape == (5, 2)
     for rows in (3, 6):
-        with pytest.raises(ValueError, match=f"given has {rows} rows"):
+        with pytest.raises(ValueError, match=f"encode: given has {rows} rows"):
             use.encode(model, xs, given=np.ones(rows, np.float32))
     with pytest.raises(TypeError, match="given="):
         use.encode(model, xs)
