@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from math import isqrt, prod
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxvae.distributions import (
@@ -24,8 +25,26 @@ from jaxvae.distributions import (
     Product,
 )
 
-Shape = tuple[int, ...]
 D = TypeVar("D", covariant=True)
+
+
+def check_sizes(owner: str, name: str, shape: object) -> None:
+    """Raise ValueError unless `shape` is a tuple of integers of at least one, or empty."""
+    whole = isinstance(shape, tuple) and all(isinstance(n, (int, np.integer)) for n in shape)
+    if not (whole and all(n >= 1 for n in shape)):  # pyright: ignore
+        raise ValueError(
+            f"{owner}: {name} is {shape!r}, expected a tuple of integers >= 1, such as (28, 28, 1)"
+        )
+
+
+Shape = Annotated[tuple[int, ...], check_sizes]
+
+
+def last_axis(owner: str, shape: Shape) -> int:
+    """How many coordinates or channels an event of that shape has; an error if it has no axis."""
+    if not shape:
+        raise ValueError(f"{owner}: an event of shape () has no axis, expected (1,) for one number")
+    return shape[-1]
 
 
 class Head(Protocol[D]):
@@ -96,7 +115,7 @@ class HeadOf(Generic[D]):
     parameters: tuple[Parameter, ...]
 
     def raw_shape(self, shape: Shape) -> Shape:
-        return (*shape[:-1], self._size(shape[-1]))
+        return (*shape[:-1], self._size(last_axis("HeadOf", shape)))
 
     def __call__(self, raw: Array) -> D:
         n = next(n for n in count(1) if self._size(n) >= raw.shape[-1])  # sizes grow with n
@@ -187,7 +206,9 @@ class NormalHead:
     floor: float = 1e-6
 
     def raw_shape(self, shape: Shape) -> Shape:
-        return shape if self.scale is not None else (*shape[:-1], 2 * shape[-1])
+        return (
+            shape if self.scale is not None else (*shape[:-1], 2 * last_axis("NormalHead", shape))
+        )
 
     def __call__(self, raw: Array) -> Normal:
         if self.scale is not None:
@@ -201,7 +222,11 @@ class MultivariateNormalHead:
     """Raw parameters -> `MultivariateNormal`: mu [d], then the lower triangle of L row by row."""
 
     def raw_shape(self, shape: Shape) -> Shape:
-        (d,) = shape
+        d = last_axis("MultivariateNormalHead", shape)
+        if len(shape) > 1:
+            raise ValueError(
+                f"MultivariateNormalHead: an event has shape {shape}, expected one axis, (d,)"
+            )
         return (d + d * (d + 1) // 2,)
 
     def __call__(self, raw: Array) -> MultivariateNormal:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxvae.checks import Numbers, Tree, check_shape
+from jaxvae.checks import Count, Numbers, Tree, check_shape, checked
 from jaxvae.distributions import NegativeBinomial, Normal
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape
@@ -43,6 +43,7 @@ class Conditional(nnx.Module, Generic[D]):
     ((20,), (28, 28, 1))
     """
 
+    @checked
     def __init__(
         self,
         network: Callable[..., nnx.Module],
@@ -152,6 +153,7 @@ class MLP(nnx.Module):
     >>> net = MLP((3,), (2,), norm=nnx.BatchNorm, dropout=0.1, rngs=nnx.Rngs(0))
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
@@ -194,12 +196,13 @@ class ResidualMLP(nnx.Module):
     (2,)
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
         *,
-        width: int = 256,
+        width: Count = 256,
         depth: int = 2,
         activation: Activation = jax.nn.relu,
         norm: Norm | None = nnx.LayerNorm,
@@ -241,6 +244,7 @@ class Rescaled(nnx.Module):
     (2,)
     """
 
+    @checked
     def __init__(
         self,
         network: Callable[..., nnx.Module],

@@ -16,7 +16,7 @@ from jax import Array
 from jaxvae.checks import a_class_of, checked
 from jaxvae.distributions import Normal
 from jaxvae.nn.convolutions import Down, Up
-from jaxvae.nn.heads import Shape
+from jaxvae.nn.heads import Shape, last_axis
 from jaxvae.nn.networks import MLP
 from jaxvae.nn.residual import Convolution
 
@@ -35,7 +35,7 @@ class LogVarianceHead:
     """
 
     def raw_shape(self, shape: Shape) -> Shape:
-        return (*shape[:-1], 2 * shape[-1])
+        return (*shape[:-1], 2 * last_axis("LogVarianceHead", shape))
 
     def __call__(self, raw: Array) -> Normal:
         loc, log_variance = jnp.split(raw, 2, axis=-1)
