@@ -210,6 +210,7 @@ SAME_LAYERS = {
         (normed(linear_64, feature_axes=None),),
         (normed(linear_64, feature_axes=(0, 1)),),
     ],
+    "weight norm, of inputs": [(linear_64,), (partial(nn.WeightNormed, 6, 4),)],
     "weight norm, conv": [(conv_23,), (normed(conv_23),)],
     "weight norm, transposed": [
         (up_33(padding="VALID"),),

@@ -31,6 +31,7 @@ def main() -> None:
         "weight norm": (nn.Sequential(normed(nn.Linear(6, 4))), rows),
         "weight norm, old": (nn.Sequential(utils.weight_norm(nn.Linear(6, 4))), rows),
         "weight norm, one length": (nn.Sequential(normed(nn.Linear(6, 4), dim=None)), rows),
+        "weight norm, of inputs": (nn.Sequential(normed(nn.Linear(6, 4), dim=1)), rows),
         "weight norm, conv": (nn.Sequential(normed(nn.Conv2d(2, 3, 3))), (2, 4, 5)),
         "weight norm, transposed": (nn.Sequential(normed(nn.ConvTranspose2d(2, 3, 3))), image),
         "gru": (nn.ModuleDict({"rnn": nn.GRU(3, 2, num_layers=2, bidirectional=True)}), (5, 3)),
