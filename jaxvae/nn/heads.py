@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from math import isqrt, prod
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
+from jaxvae.checks import check_array
 from jaxvae.distributions import (
     Bernoulli,
     Categorical,
@@ -35,6 +37,13 @@ def check_sizes(owner: str, name: str, shape: object) -> None:
         raise ValueError(
             f"{owner}: {name} is {shape!r}, expected a tuple of integers >= 1, such as (28, 28, 1)"
         )
+
+
+def check_sigmas(owner: str, name: str, scale: Any) -> None:
+    """Raise unless `scale` is a number above 0, or an array of such, where it is concrete."""
+    check_array(owner, name, scale)
+    if not isinstance(scale, Tracer) and not np.all(np.asarray(scale) > 0):
+        raise ValueError(f"{owner}: {name} is {scale}, expected more than 0")
 
 
 Shape = Annotated[tuple[int, ...], check_sizes]
@@ -204,6 +213,11 @@ class NormalHead:
 
     scale: float | None = None
     floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_sigmas("NormalHead", "scale", self.scale)
+        check_sigmas("NormalHead", "floor", self.floor)
 
     def raw_shape(self, shape: Shape) -> Shape:
         return (

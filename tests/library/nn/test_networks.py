@@ -521,6 +521,21 @@ def test_a_shared_sigma_starts_where_it_is_told(x64):
     assert close(head(jnp.asarray(raw)).scale, 0.3 * np.e)
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda: SharedScaleHead(0.0), "SharedScaleHead: scale is 0.0, expected more than 0"),
+        (lambda: SharedScaleHead(jnp.array([0.1, -1.0])), "SharedScaleHead: scale is .* than 0"),
+        (lambda: NormalHead(scale=0.0), "NormalHead: scale is 0.0, expected more than 0"),
+        (lambda: NormalHead(floor=-1.0), "NormalHead: floor is -1.0, expected more than 0"),
+        (lambda: NormalHead(scale=np.nan), "NormalHead: scale is nan, expected more than 0"),
+    ],
+)
+def test_a_sigma_that_is_not_above_0_is_refused(head, message):
+    with pytest.raises(ValueError, match=message):
+        head()
+
+
 def test_a_dispersion_is_that_of_its_coordinate(x64):
     theta, raw, x = np.array([0.3, 2.0]), normal(0, 2), np.array([4.0, 0.0])
     head = SharedDispersionHead((2,))
