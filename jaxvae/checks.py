@@ -30,8 +30,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     A kind is an `Annotated` type with a check, a class marked by `kind`, or `Callable[..., ...]`;
     of `a | None`, None is right too. Defaults are ours and are not looked at. The error names the
     function that the user called: that of a function made by another names its maker. Of a method
-    the fields of its object come first, by the kinds in the class, which is then named; but for
-    `__init__`, which makes them.
+    the fields of its object come first, by the kinds in the class, which is then named.
 
     >>> @checked
     ... def draws(key: Key, *, num_samples: Count) -> Array:
@@ -43,7 +42,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     parameters = inspect.signature(function).parameters
     kinds = {name: [*checks_of(p.annotation)] for name, p in parameters.items()}
     owner = re.sub(r"\.__(call|init)__$", "", function.__qualname__.split(".<locals>")[0])
-    method = "self" in parameters and function.__name__ != "__init__"
+    method = "self" in parameters
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
