@@ -5,7 +5,7 @@
 Riutort-Mayol et al. 2023, "Practical Hilbert space approximate Bayesian Gaussian processes for
 probabilistic programming": sines of a box, weighed by the kernel's spectral density. A box of
 [-2, 2] and 18 sines a side have the covariances of length-scales from 0.3 to 0.9 to 0.03 at worst.
-16 x 16, seed 0: 152 effective draws a second (process 1.1, decoder 189), errors 0.126 (0.125, 0.206).
+16 x 16, seed 0: 152 effective draws a second (process 1.1, decoder 189), RMSE 0.126 (0.125, 0.206).
 The same data, chains and settings as the recipe, whose grids it takes; three models in turn.
 """
 
