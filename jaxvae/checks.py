@@ -5,6 +5,7 @@ facts (shapes, types) are checked, so every check runs at trace time and costs n
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
@@ -40,7 +41,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """
     parameters = inspect.signature(function).parameters
     kinds = {name: [*checks_of(p.annotation)] for name, p in parameters.items()}
-    owner = function.__qualname__.split(".<locals>")[0].removesuffix(".__call__")
+    owner = re.sub(r"\.__(call|init)__$", "", function.__qualname__.split(".<locals>")[0])
     method = "self" in parameters
 
     @wraps(function)

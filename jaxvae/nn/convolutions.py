@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import check_shape, checked
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.networks import MLP, Between, Norm
@@ -99,6 +99,7 @@ class ConvDecoder(nnx.Module):
         return h
 
 
+@checked
 def halvings(size: Shape, times: int) -> list[Shape]:
     """Image sizes from `size` down, each half the last, rounded up.
 

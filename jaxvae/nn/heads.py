@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from math import isqrt, prod
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
+from jaxvae.checks import check_array
 from jaxvae.distributions import (
     Bernoulli,
     Categorical,
@@ -24,8 +27,33 @@ from jaxvae.distributions import (
     Product,
 )
 
-Shape = tuple[int, ...]
 D = TypeVar("D", covariant=True)
+
+
+def check_sizes(owner: str, name: str, shape: object) -> None:
+    """Raise ValueError unless `shape` is a tuple of integers of at least one, or empty."""
+    whole = isinstance(shape, tuple) and all(isinstance(n, (int, np.integer)) for n in shape)
+    if not (whole and all(n >= 1 for n in shape)):  # pyright: ignore
+        raise ValueError(
+            f"{owner}: {name} is {shape!r}, expected a tuple of integers >= 1, such as (28, 28, 1)"
+        )
+
+
+def check_sigmas(owner: str, name: str, scale: Any) -> None:
+    """Raise unless `scale` is a number above 0, or an array of such, where it is concrete."""
+    check_array(owner, name, scale)
+    if not isinstance(scale, Tracer) and not np.all(np.asarray(scale) > 0):
+        raise ValueError(f"{owner}: {name} is {scale}, expected more than 0")
+
+
+Shape = Annotated[tuple[int, ...], check_sizes]
+
+
+def last_axis(owner: str, shape: Shape) -> int:
+    """How many coordinates or channels an event of that shape has; an error if it has no axis."""
+    if not shape:
+        raise ValueError(f"{owner}: an event of shape () has no axis, expected (1,) for one number")
+    return shape[-1]
 
 
 class Head(Protocol[D]):
@@ -96,7 +124,7 @@ class HeadOf(Generic[D]):
     parameters: tuple[Parameter, ...]
 
     def raw_shape(self, shape: Shape) -> Shape:
-        return (*shape[:-1], self._size(shape[-1]))
+        return (*shape[:-1], self._size(last_axis("HeadOf", shape)))
 
     def __call__(self, raw: Array) -> D:
         n = next(n for n in count(1) if self._size(n) >= raw.shape[-1])  # sizes grow with n
@@ -186,8 +214,15 @@ class NormalHead:
     scale: float | None = None
     floor: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_sigmas("NormalHead", "scale", self.scale)
+        check_sigmas("NormalHead", "floor", self.floor)
+
     def raw_shape(self, shape: Shape) -> Shape:
-        return shape if self.scale is not None else (*shape[:-1], 2 * shape[-1])
+        return (
+            shape if self.scale is not None else (*shape[:-1], 2 * last_axis("NormalHead", shape))
+        )
 
     def __call__(self, raw: Array) -> Normal:
         if self.scale is not None:
@@ -201,7 +236,11 @@ class MultivariateNormalHead:
     """Raw parameters -> `MultivariateNormal`: mu [d], then the lower triangle of L row by row."""
 
     def raw_shape(self, shape: Shape) -> Shape:
-        (d,) = shape
+        d = last_axis("MultivariateNormalHead", shape)
+        if len(shape) > 1:
+            raise ValueError(
+                f"MultivariateNormalHead: an event has shape {shape}, expected one axis, (d,)"
+            )
         return (d + d * (d + 1) // 2,)
 
     def __call__(self, raw: Array) -> MultivariateNormal:

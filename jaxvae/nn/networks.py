@@ -13,10 +13,10 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxvae.checks import Numbers, Tree, check_shape
+from jaxvae.checks import Count, Numbers, Tree, check_shape, checked
 from jaxvae.distributions import NegativeBinomial, Normal
 from jaxvae.nn.activations import Activation, by_name
-from jaxvae.nn.heads import D, Head, Shape
+from jaxvae.nn.heads import D, Head, Shape, check_sigmas
 from jaxvae.training.preprocessing import rescale
 
 
@@ -43,6 +43,7 @@ class Conditional(nnx.Module, Generic[D]):
     ((20,), (28, 28, 1))
     """
 
+    @checked
     def __init__(
         self,
         network: Callable[..., nnx.Module],
@@ -152,6 +153,7 @@ class MLP(nnx.Module):
     >>> net = MLP((3,), (2,), norm=nnx.BatchNorm, dropout=0.1, rngs=nnx.Rngs(0))
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
@@ -194,12 +196,13 @@ class ResidualMLP(nnx.Module):
     (2,)
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
         *,
-        width: int = 256,
+        width: Count = 256,
         depth: int = 2,
         activation: Activation = jax.nn.relu,
         norm: Norm | None = nnx.LayerNorm,
@@ -241,6 +244,7 @@ class Rescaled(nnx.Module):
     (2,)
     """
 
+    @checked
     def __init__(
         self,
         network: Callable[..., nnx.Module],
@@ -260,8 +264,13 @@ class Rescaled(nnx.Module):
 class SharedScaleHead(nnx.Module):
     """Raw parameters -> `Normal` with one learned sigma, at first `scale`, for all that is seen.
 
-    Or with a sigma for each coordinate or channel, where `scale` is an array of these.
+    Or with a sigma for each coordinate or channel, where `scale` is an array of these. Start near
+    where it will end, 1 of standardised numbers, 0.1 of pixels in [0, 1]: Adam moves log sigma by
+    its learning rate a step at most, so that from 1 to 0.1 it takes 2,300 steps at 1e-3.
     Rybkin, Daniilidis & Levine 2021, section 3.1.
+
+    Raises:
+      ValueError: `scale` is not above 0.
 
     >>> float(SharedScaleHead(0.5)(jnp.zeros((8, 8, 1))).scale)
     0.5
@@ -270,6 +279,7 @@ class SharedScaleHead(nnx.Module):
     """
 
     def __init__(self, scale: Numbers = 1.0):
+        check_sigmas("SharedScaleHead", "scale", scale)
         self.log_scale = nnx.Param(jnp.log(jnp.asarray(scale)))
 
     def raw_shape(self, shape: Shape) -> Shape:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxvae.checks import check_shape
+from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.networks import MLP
 
@@ -38,14 +38,15 @@ class Transformer(nnx.Module):
     (4,)
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
         *,
         depth: int = 2,
-        width: int = 64,
-        heads: int = 4,
+        width: Count = 64,
+        heads: Count = 4,
         dropout: float = 0.0,
         positions: bool = True,
         rngs: nnx.Rngs,
@@ -109,12 +110,13 @@ class Recurrent(nnx.Module):
     (4,)
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
         *,
-        width: int = 64,
+        width: Count = 64,
         reverse: bool = False,
         rngs: nnx.Rngs,
     ):

@@ -1,8 +1,10 @@
 """From PyTorch: the weights of a state dict in the layers of a model, torch itself not needed."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -14,7 +16,7 @@ from jax import Array
 from jaxvae.checks import a_class_of, checked
 from jaxvae.distributions import Normal
 from jaxvae.nn.convolutions import Down, Up
-from jaxvae.nn.heads import Shape
+from jaxvae.nn.heads import Shape, last_axis
 from jaxvae.nn.networks import MLP
 from jaxvae.nn.residual import Convolution
 
@@ -33,7 +35,7 @@ class LogVarianceHead:
     """
 
     def raw_shape(self, shape: Shape) -> Shape:
-        return (*shape[:-1], 2 * shape[-1])
+        return (*shape[:-1], 2 * last_axis("LogVarianceHead", shape))
 
     def __call__(self, raw: Array) -> Normal:
         loc, log_variance = jnp.split(raw, 2, axis=-1)
@@ -52,18 +54,22 @@ class _Place(NamedTuple):
 def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     """The model with the weights of a PyTorch state dict in its layers.
 
-    Kernels are transposed: of `nn.Linear` into `nnx.Linear`, of `nn.Conv2d` into `nnx.Conv` and
-    `Convolution`, of `nn.Conv2d(n, m, 4, stride=2, padding=1)` into `Down`, of
-    `nn.ConvTranspose2d(n, m, 4, stride=2, padding=1)` into `Up`, where image sizes are even. Rows
-    of pixels are put in order: where an `MLP` reads or writes an image (height, width, channels),
-    PyTorch flattened (channels, height, width). `nn.BatchNorm1d` and `2d` give theirs to
-    `nnx.BatchNorm`, statistics too.
+    Kernels are transposed: of `nn.Linear` into `nnx.Linear`, of `nn.Conv1d`, `2d` and `3d` into
+    `nnx.Conv` and `Convolution`, of `nn.Conv2d(n, m, 4, stride=2, padding=1)` into `Down`, of
+    `nn.ConvTranspose2d` of that kind into `Up`, where image sizes are even, and of any into
+    `nnx.ConvTranspose`. Rows of pixels are put in order: where an `MLP` reads or writes an image
+    (height, width, channels), PyTorch flattened (channels, height, width). Norms of batches, layers
+    and groups keep theirs, statistics too, and so does `nn.Embedding`. A direction of a layer of
+    `nn.GRU` and an `nn.GRUCell` go into `nnx.GRUCell`, as in `Recurrent`, which gets PyTorch's
+    second bias. Weight norms of either spelling are multiplied out, or give their lengths to
+    `nnx.WeightNorm`.
 
     Args:
       state_dict: name -> array or tensor, `module.state_dict()`; its order plays no role.
       model: or a network; its own weights don't matter.
       names: of every layer the path in the model, "encode.network.layers[0]", and the PyTorch
         module, "encoder.0"; several, ("fc_mu", "fc_log_variance"), become one layer, side by side.
+        Of an `nn.GRU` a layer has a name of its own, "rnn.l0", and back "rnn.l0_reverse".
 
     Raises:
       ValueError: a layer or a module is not named, is unknown, or has another shape; or the model
@@ -75,7 +81,7 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     >>> from_torch(state_dict, network, {"layers[0]": "fc"})(jnp.ones(3)).tolist()
     [3.0, 4.0]
     """
-    places = _places(model)
+    places, state_dict = _places(model), _plain(state_dict)
     _check_names(names, places, state_dict, _others(model, places))
     used: set[str] = set()
     filled = {
@@ -95,6 +101,40 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     return model
 
 
+_SPELLINGS = {
+    r"parametrizations\.(\w+)\.original0$": r"\1_g",  # weight norm as it is written since torch 2
+    r"parametrizations\.(\w+)\.original1$": r"\1_v",
+    r"(weight|bias)_(ih|hh)_(l\d+(?:_reverse)?)(_[gv])?$": r"\3.\1_\2\4",
+}
+
+
+def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Every weight norm as the weight it makes, and every layer of a GRU as a module.
+
+    weight_g, weight_v -> weight = g v / |v|,   weight_ih_l0 -> l0.weight_ih
+    """
+    named = {}
+    for name, value in state_dict.items():
+        plain = reduce(lambda name, to: re.sub(*to, name), _SPELLINGS.items(), name)
+        named[plain] = (name, value)
+    found = {}
+    for name, (theirs, value) in named.items():
+        weight, kind = name[:-2], name[-2:]
+        if kind == "_g" and f"{weight}_v" in named:
+            g, v = _numpy(theirs, value), _numpy(*named[f"{weight}_v"])
+            along = (
+                tuple(axis for axis, size in enumerate(g.shape) if size == 1) if g.ndim else None
+            )
+            found[weight] = g * v / np.sqrt(np.sum(v**2, along, keepdims=g.ndim > 0))
+        elif not (kind == "_v" and f"{weight}_g" in named):
+            found[name] = value
+    for name in [name for name in found if name.endswith("weight_hh")]:
+        for bias in ("bias_ih", "bias_hh"):  # of a GRU without any
+            zeros = np.zeros(np.shape(found[name])[:1])
+            found.setdefault(name.replace("weight_hh", bias), zeros)
+    return found
+
+
 def _others(model: object, places: Mapping[str, _Place]) -> list[str]:
     """Paths of parameters that are in no layer that is known."""
     is_param = lambda part: isinstance(part, nnx.Param)  # noqa: E731
@@ -104,7 +144,11 @@ def _others(model: object, places: Mapping[str, _Place]) -> list[str]:
 
 
 def _is_layer(part: object) -> bool:
-    return isinstance(part, tuple(LAYERS))
+    return isinstance(_inside(part), tuple(LAYERS))
+
+
+def _inside(layer: Any) -> Any:
+    return layer.layer_instance if isinstance(layer, nnx.WeightNorm) else layer
 
 
 def _name(path: Any) -> str:
@@ -116,13 +160,14 @@ def _places(model: object) -> dict[str, _Place]:
         flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_kind)
         return {_name(path): part for path, part in flat if is_kind(part)}
 
-    places = {path: _Place(layer) for path, layer in found(_is_layer).items()}
+    layers = found(_is_layer)
+    places = {path: _Place(layer) for path, layer in layers.items() if jax.tree.leaves(layer)}
     for path, mlp in found(lambda part: isinstance(part, MLP)).items():
         inside = f"{path}.layers" if path else "layers"
         first, last = f"{inside}[0]", f"{inside}[{len(mlp.layers) - 1}]"
-        if len(mlp.in_shape) == 3:
+        if len(mlp.in_shape) == 3 and first in places:
             places[first] = places[first]._replace(image_in=tuple(mlp.in_shape))
-        if len(mlp.out_shape) == 3:
+        if len(mlp.out_shape) == 3 and last in places:
             places[last] = places[last]._replace(image_out=tuple(mlp.out_shape))
     return places
 
@@ -133,7 +178,8 @@ def _check_names(
     if others:
         raise ValueError(
             f"from_torch: the model has {others[0]}, a parameter of a layer that from_torch does "
-            f"not know, expected {', '.join(cls.__name__ for cls in LAYERS)}; set others by hand"
+            f"not know, expected {', '.join(cls.__name__ for cls in LAYERS)}; give it the networks "
+            "that it knows, one by one, and set others by hand"
         )
     modules = sorted({name.rpartition(".")[0] for name in state_dict})
     for path, theirs in names.items():
@@ -162,29 +208,37 @@ def _filled(
     """A copy of the layer with the arrays of one module, or of several side by side."""
     modules = (theirs,) if isinstance(theirs, str) else tuple(theirs)
     layer = jax.tree.map(lambda leaf: leaf, place.layer)
-    kind = next(LAYERS[cls] for cls in type(layer).__mro__ if cls in LAYERS)
-    for ours, (suffix, of) in kind.items():
-        variable = getattr(layer, ours, None)
+    inside = _inside(layer)
+    if isinstance(inside, nnx.GRUCell) and inside.dense_h.bias is None:
+        bias = jnp.zeros(3 * inside.hidden_features, inside.param_dtype)
+        inside.dense_h.use_bias, inside.dense_h.bias = True, nnx.Param(bias)
+    kind = next(LAYERS[cls] for cls in type(inside).__mro__ if cls in LAYERS)
+    for ours, (suffixes, of) in kind.items():
+        *outer, name = ours.split(".")
+        holder = reduce(getattr, outer, inside)
+        variable = getattr(holder, name, None)
         if variable is None:
             continue
-        parts = []
-        for name in (f"{module}.{suffix}" for module in modules):
-            if name not in state_dict:
-                raise ValueError(f"from_torch: state_dict has no {name!r}, the {ours} of {path}")
-            used.add(name)
-            parts.append(_numpy(name, state_dict[name]))
+        taken = [[f"{module}.{suffix}" for module in modules] for suffix in suffixes]
+        for there in chain.from_iterable(taken):
+            if there not in state_dict:
+                raise ValueError(f"from_torch: state_dict has no {there!r}, the {ours} of {path}")
+            used.add(there)
+        parts = [[_numpy(there, state_dict[there]) for there in row] for row in taken]
         want = variable.get_value()
         try:
-            array = of(np.concatenate(parts), place)
+            array = of(place._replace(layer=inside), *parts)
         except ValueError:
-            array = parts[0]
+            array = parts[0][0]
         if array.shape != want.shape:
-            shapes = ", ".join(str(part.shape) for part in parts)
+            shapes = ", ".join(str(part.shape) for part in parts[0])
             raise ValueError(
-                f"from_torch: {modules[0]}.{suffix} has shape {shapes}, expected a {ours} of "
-                f"shape {want.shape}, as {path} has"
+                f"from_torch: {taken[0][0]} has shape {shapes}, expected a {ours} of shape "
+                f"{want.shape}, as {path} has"
             )
-        setattr(layer, ours, type(variable)(jnp.asarray(array, want.dtype)))
+        setattr(holder, name, type(variable)(jnp.asarray(array, want.dtype)))
+    if isinstance(layer, nnx.WeightNorm):
+        _set_lengths(path, layer)
     return layer
 
 
@@ -198,10 +252,39 @@ def _numpy(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"from_torch: {name} is {a_class_of(value)}, expected an array") from None
 
 
-def _dense(weight: np.ndarray, place: _Place) -> np.ndarray:
+def _set_lengths(path: str, layer: nnx.WeightNorm) -> None:
+    """Its scales, so that it computes with the kernel as it is."""
+    if layer.scales is None:
+        raise ValueError(
+            f"from_torch: {path} is a WeightNorm with use_scale=False, which no weights of PyTorch "
+            "fit; build it with scales"
+        )
+    lengths = {}
+    for name in layer.scales:
+        inside: Any = layer.layer_instance
+        kernel = reduce(getattr, name, inside).get_value()
+        kept = {axis % kernel.ndim for axis in np.atleast_1d(layer.feature_axes)}
+        along = tuple(axis for axis in range(kernel.ndim) if axis not in kept)
+        lengths[name] = jnp.sqrt(jnp.sum(kernel**2, along))
+    layer.scales = jax.tree.map(lambda _, length: length, layer.scales, lengths)
+
+
+# of PyTorch's arrays, one of each module that is to be side by side with others, an array here
+
+
+def _as_it_is(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
+    del place
+    return np.concatenate(parts)
+
+
+def _dense(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
     """[out, in] -> [in, out]; pixels (c, h, w) -> (h, w, c)."""
-    kernel = _pixels(weight.T, place.image_in)
+    kernel = _pixels(np.concatenate(parts).T, place.image_in)
     return _pixels(kernel.T, place.image_out).T
+
+
+def _bias(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
+    return _pixels(np.concatenate(parts), place.image_out)
 
 
 def _pixels(rows: np.ndarray, image: Shape | None) -> np.ndarray:
@@ -213,31 +296,65 @@ def _pixels(rows: np.ndarray, image: Shape | None) -> np.ndarray:
     return ordered.reshape(rows.shape)
 
 
-def _as_it_is(array: np.ndarray, place: _Place) -> np.ndarray:
+def _convolution(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
+    """[out, in, *size] -> [*size, in, out]."""
     del place
-    return array
+    return np.moveaxis(np.concatenate(parts), (1, 0), (-2, -1))
 
 
-def _bias(bias: np.ndarray, place: _Place) -> np.ndarray:
-    return _pixels(bias, place.image_out)
-
-
-def _kernel(weight: np.ndarray, place: _Place, axes: Shape) -> np.ndarray:
+def _up(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
+    """[in, out, *size] -> [*size, in, out]."""
     del place
-    return weight.transpose(axes)
+    return np.moveaxis(np.concatenate(parts, axis=1), (0, 1), (-2, -1))
 
 
-_CONV = {"kernel": ("weight", partial(_kernel, axes=(2, 3, 1, 0))), "bias": ("bias", _as_it_is)}
-LAYERS: dict[type, dict[str, tuple[str, Any]]] = {
-    nnx.Linear: {"kernel": ("weight", _dense), "bias": ("bias", _bias)},
-    nnx.Conv: _CONV,
-    Convolution: _CONV,
-    Down: _CONV,
-    Up: {"kernel": ("weight", partial(_kernel, axes=(2, 3, 0, 1))), "bias": ("bias", _as_it_is)},
+def _transposed(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
+    """As `_up`, and turned round, which JAX itself does where it transposes the kernel."""
+    kernel = _up(place, parts)
+    if place.layer.transpose_kernel:
+        return np.swapaxes(kernel, -2, -1)
+    return np.flip(kernel, tuple(range(kernel.ndim - 2)))
+
+
+def _input_bias(place: _Place, ih: list[np.ndarray], hh: list[np.ndarray]) -> np.ndarray:
+    """Of the gates r and z both biases, which are added; of n the input's alone."""
+    del place
+    (of_input,), (of_state,) = ih, hh
+    return of_input + np.where(_of_n(of_state), 0.0, of_state)
+
+
+def _state_bias(place: _Place, hh: list[np.ndarray]) -> np.ndarray:
+    """What r multiplies in n = tanh(W x + b + r (U h + c)): c."""
+    del place
+    (of_state,) = hh
+    return np.where(_of_n(of_state), of_state, 0.0)
+
+
+def _of_n(bias: np.ndarray) -> np.ndarray:
+    return np.arange(len(bias)) >= 2 * len(bias) // 3
+
+
+_CONVOLUTION = {"kernel": (("weight",), _convolution), "bias": (("bias",), _as_it_is)}
+_NORM = {"scale": (("weight",), _as_it_is), "bias": (("bias",), _as_it_is)}
+LAYERS: dict[type, dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]]] = {
+    nnx.Linear: {"kernel": (("weight",), _dense), "bias": (("bias",), _bias)},
+    nnx.Conv: _CONVOLUTION,
+    Convolution: _CONVOLUTION,
+    Down: _CONVOLUTION,
+    Up: {"kernel": (("weight",), _up), "bias": (("bias",), _as_it_is)},
+    nnx.ConvTranspose: {"kernel": (("weight",), _transposed), "bias": (("bias",), _as_it_is)},
+    nnx.Embed: {"embedding": (("weight",), _as_it_is)},
     nnx.BatchNorm: {
-        "scale": ("weight", _as_it_is),
-        "bias": ("bias", _as_it_is),
-        "mean": ("running_mean", _as_it_is),
-        "var": ("running_var", _as_it_is),
+        **_NORM,
+        "mean": (("running_mean",), _as_it_is),
+        "var": (("running_var",), _as_it_is),
+    },
+    nnx.LayerNorm: _NORM,
+    nnx.GroupNorm: _NORM,
+    nnx.GRUCell: {
+        "dense_i.kernel": (("weight_ih",), _dense),
+        "dense_i.bias": (("bias_ih", "bias_hh"), _input_bias),
+        "dense_h.kernel": (("weight_hh",), _dense),
+        "dense_h.bias": (("bias_hh",), _state_bias),
     },
 }

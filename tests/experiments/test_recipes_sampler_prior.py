@@ -15,6 +15,7 @@ from numpyro.infer.util import initialize_model
 from experiments.common.samplers import in_turns, measured
 from experiments.datasets import counties
 from experiments.recipes import sampler_prior
+from experiments.recipes.peers.hilbert_space import SINES, basis
 from experiments.recipes.sampler_prior import (
     LATENT,
     NOISE,
@@ -62,6 +63,16 @@ def test_simulated_draws_have_the_covariance_of_their_length_scale(monkeypatch):
         r = 5**0.5 * d / float(ell)
         expected = (1.0 + r + r**2 / 3.0) * np.exp(-r)
         assert np.abs(found - expected).max() < 5.0 * (2.0 / 20_000) ** 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("ell", [0.3, 0.9])
+def test_the_peers_basis_has_the_covariance_of_the_process(as_a_user_has_it, ell):
+    """f is linear in its normals, so that its covariance is that of the slopes."""
+    field = lambda beta: substitute(basis, {"beta": beta})(PLACES, ell)
+    slopes = jax.jacobian(field)(jnp.zeros(SINES**2))
+    exact = covariance(PLACES, ell) - 1e-3 * jnp.eye(9)
+    assert np.abs(slopes @ slopes.T - exact).max() < 0.035
+    assert np.abs(slopes @ slopes.T - covariance(PLACES, 0.6)).max() > 0.1
 
 
 @pytest.mark.thorough

@@ -1,5 +1,7 @@
 """Every step of the story in its small form, and the identities that its numbers must obey."""
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -197,11 +199,16 @@ def test_main_writes_the_story(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_page_runs_and_shows_every_picture():
+    """And every block prints what is shown under it."""
     text = PAGE.read_text()
     namespace: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, flags=re.DOTALL)
     with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # as a user has it
-        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-            exec(compile(block, "docs/story.md", "exec"), namespace)
+        for block, printed in blocks:
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(block, "docs/story.md", "exec"), namespace)
+            assert out.getvalue() == printed
+    assert sum(bool(printed) for _, printed in blocks) == 4
     shown = re.findall(r"\(figures/story/(\w+)\.png\)", text)
     assert shown == [step.__name__.rpartition(".")[2] for step in __main__.STEPS]
     for name in shown:

@@ -18,6 +18,7 @@ from scipy.stats import nbinom, norm
 from jaxvae import (
     VAE,
     Bernoulli,
+    Laplace,
     LowRankNormal,
     MultivariateNormal,
     Normal,
@@ -42,10 +43,12 @@ from jaxvae.nn import (
     Positive,
     ProductHead,
     Real,
+    Recurrent,
     Rescaled,
     ResidualMLP,
     SharedDispersionHead,
     SharedScaleHead,
+    Transformer,
     Up,
     WeightNormed,
     positive,
@@ -518,6 +521,21 @@ def test_a_shared_sigma_starts_where_it_is_told(x64):
     assert close(head(jnp.asarray(raw)).scale, 0.3 * np.e)
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda: SharedScaleHead(0.0), "SharedScaleHead: scale is 0.0, expected more than 0"),
+        (lambda: SharedScaleHead(jnp.array([0.1, -1.0])), "SharedScaleHead: scale is .* than 0"),
+        (lambda: NormalHead(scale=0.0), "NormalHead: scale is 0.0, expected more than 0"),
+        (lambda: NormalHead(floor=-1.0), "NormalHead: floor is -1.0, expected more than 0"),
+        (lambda: NormalHead(scale=np.nan), "NormalHead: scale is nan, expected more than 0"),
+    ],
+)
+def test_a_sigma_that_is_not_above_0_is_refused(head, message):
+    with pytest.raises(ValueError, match=message):
+        head()
+
+
 def test_a_dispersion_is_that_of_its_coordinate(x64):
     theta, raw, x = np.array([0.3, 2.0]), normal(0, 2), np.array([4.0, 0.0])
     head = SharedDispersionHead((2,))
@@ -675,3 +693,40 @@ def test_the_columns_of_a_weight_norm_have_their_lengths():
     kernel = np.asarray(made.layer_instance.kernel[...])
     expected = kernel / np.linalg.norm(kernel, axis=0) * np.asarray(lengths)
     assert np.allclose(layer(jnp.eye(5)), expected, atol=1e-5)
+
+
+SHAPES = [
+    (lambda shape, **k: MLP(shape, (2,), **k), "MLP: in_shape"),
+    (lambda shape, **k: MLP((2,), shape, **k), "MLP: out_shape"),
+    (lambda shape, **k: ResidualMLP(shape, (2,), **k), "ResidualMLP: in_shape"),
+    (lambda shape, **k: Conditional(MLP, BernoulliHead(), (2,), shape, **k), "Cond.*: event_shape"),
+    (lambda shape, **k: Recurrent(shape, (2,), **k), "Recurrent: in_shape"),
+    (lambda shape, **k: Transformer(shape, (2,), **k), "Transformer: in_shape"),
+]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (-1, 3), 3, (2.5, 3), [2, 3], "ab"])
+@pytest.mark.parametrize(("make", "name"), SHAPES)
+def test_a_shape_that_no_network_can_have_is_named(make, name, shape):
+    with pytest.raises(ValueError, match=rf"^{name} is .*, expected a tuple of integers >= 1"):
+        make(shape, rngs=rngs())
+
+
+@pytest.mark.parametrize("network", [MLP, ResidualMLP])
+def test_one_number_is_an_input_and_an_output(network):
+    """Of shape (), without an axis, in NumPy's sense: as an axis of one."""
+    x = jnp.array(0.3)
+    assert network((), (), rngs=rngs())(x).shape == ()
+    assert network((), (2,), rngs=rngs())(x) == pytest.approx(
+        network((1,), (2,), rngs=rngs())(x[None])
+    )
+
+
+@pytest.mark.parametrize(
+    "head", [NormalHead(), MultivariateNormalHead(), HeadOf(Laplace, (Real("n"), Positive("n")))]
+)
+def test_a_head_that_needs_an_axis_says_so(head):
+    with pytest.raises(
+        ValueError, match=r"Head.*an event of shape \(\) has no axis, expected \(1,\)"
+    ):
+        Conditional(MLP, head, (2,), (), rngs=rngs())

@@ -70,19 +70,30 @@ def test_attention_is_numpys():
     np.testing.assert_allclose(net(h, MASK), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_recurrent_is_numpys():
-    net: Any = nn.Recurrent((5, 3), (5, 2), width=4, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("mask", [None, MASK, np.array([True, False, True, True, False])])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_recurrent_is_numpys(reverse, mask):
+    """Row t is of x_1, ..., x_t, or of x_T, ..., x_t; one output is of the step that comes last.
+
+    Where it is padded the state stays, at 0 where nothing was seen yet.
+    """
+    each: Any = nn.Recurrent((5, 3), (5, 2), width=4, reverse=reverse, rngs=nnx.Rngs(0))
+    one: Any = nn.Recurrent((5, 3), (2,), width=4, reverse=reverse, rngs=nnx.Rngs(0))
     w, u, b = (
         np.float64(leaf[...])
-        for leaf in (net.cell.dense_i.kernel, net.cell.dense_h.kernel, net.cell.dense_i.bias)
+        for leaf in (each.cell.dense_i.kernel, each.cell.dense_h.kernel, each.cell.dense_i.bias)
     )
-    h, rows = np.zeros(4), []
-    for x in X:
-        (a, c, d), (e, f, g) = np.split(x @ w + b, 3), np.split(h @ u, 3)
-        r, z = 1 / (1 + np.exp(-a - e)), 1 / (1 + np.exp(-c - f))
-        h = (1 - z) * np.tanh(d + r * g) + z * h
-        rows.append(h @ np.float64(net.last.dense.kernel[...]) + net.last.dense.bias[...])
-    np.testing.assert_allclose(net(X), rows, rtol=1e-4, atol=1e-5)
+    h, rows = np.zeros(4), np.empty((5, 4))
+    for t in reversed(range(5)) if reverse else range(5):
+        if mask is None or mask[t]:
+            (a, c, d), (e, f, g) = np.split(X[t] @ w + b, 3), np.split(h @ u, 3)
+            r, z = 1 / (1 + np.exp(-a - e)), 1 / (1 + np.exp(-c - f))
+            h = (1 - z) * np.tanh(d + r * g) + z * h
+        rows[t] = h
+    x = X if mask is None else (X, mask)
+    kernel = np.float64(each.last.dense.kernel[...])
+    np.testing.assert_allclose(each(x), rows @ kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one(x), h @ kernel, rtol=1e-4, atol=1e-5)
 
 
 def sequence_vae(dropout):

@@ -1,6 +1,11 @@
-"""Weights from PyTorch: its forward pass, written in NumPy, gives the ELBO of the model here."""
+"""Weights from PyTorch: its forward pass, written in NumPy, gives the ELBO of the model here.
 
+And its single layers, as PyTorch itself ran them (`torch_layers.py`), give the same.
+"""
+
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -156,6 +161,147 @@ def test_a_batch_norm_brings_its_statistics():
     np.testing.assert_allclose(norm(jnp.asarray(xs)), expected, rtol=1e-5, atol=1e-6)
 
 
+LAYERS = json.loads((Path(__file__).parent / "torch_layers.json").read_text())  # by PyTorch itself
+PADDED = ((1, 2), (1, 2))  # k - 1 - padding, and output_padding at the end
+
+
+def layers(*made):
+    return nnx.Sequential(*[make(rngs=nnx.Rngs(0)) for make in made])
+
+
+def normed(make, **options):
+    return lambda rngs: nnx.WeightNorm(make(rngs=rngs), rngs=rngs, **options)
+
+
+def transposed(*args, **options):
+    return partial(nnx.ConvTranspose, *args, **options)
+
+
+linear_64, conv_23 = partial(nnx.Linear, 6, 4), partial(nnx.Conv, 2, 3, (3, 3), padding="VALID")
+up_33 = partial(transposed, 2, 3, (3, 3))
+SAME_LAYERS = {
+    "linear, norms": [
+        (
+            partial(nnx.Linear, 6, 8),
+            partial(nnx.LayerNorm, 8, epsilon=1e-5),
+            partial(nnx.Linear, 8, 8),
+            partial(nnx.GroupNorm, 8, 2, epsilon=1e-5),
+        )
+    ],
+    "no affine": [(partial(nnx.LayerNorm, 6, epsilon=1e-5, use_bias=False, use_scale=False),)],
+    "embedding": [(partial(nnx.Embed, 5, 3),)],
+    "conv": [(partial(nnx.Conv, 2, 3, (3, 2), strides=2, padding=1),)],
+    "conv 1d": [(partial(nnx.Conv, 2, 3, (3,), padding="VALID"),)],
+    "transposed": [
+        (up_33(strides=(2, 2), padding=PADDED),),
+        (up_33(strides=(2, 2), padding=PADDED, transpose_kernel=True),),
+    ],
+    "transposed, same": [
+        (transposed(2, 3, (4, 4), strides=(2, 2)),),
+        (lambda rngs: nn.Up(2, 3, (6, 8), rngs=rngs),),
+    ],
+    "transposed, not square": [(transposed(2, 3, (2, 3), padding="VALID"),)],
+    "transposed 1d": [(transposed(2, 3, (4,), strides=(3,), padding="VALID"),)],
+    "weight norm": [(linear_64,), (partial(nn.WeightNormed, 6, 4),)],
+    "weight norm, old": [(linear_64,), (partial(nn.WeightNormed, 6, 4),)],
+    "weight norm, one length": [
+        (linear_64,),
+        (partial(nn.WeightNormed, 6, 4),),
+        (normed(linear_64, feature_axes=None),),
+        (normed(linear_64, feature_axes=(0, 1)),),
+    ],
+    "weight norm, of inputs": [(linear_64,), (partial(nn.WeightNormed, 6, 4),)],
+    "weight norm, conv": [(conv_23,), (normed(conv_23),)],
+    "weight norm, transposed": [
+        (up_33(padding="VALID"),),
+        (normed(up_33(padding="VALID")),),
+        (normed(up_33(padding="VALID", transpose_kernel=True)),),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [(name, made) for name, all_ in SAME_LAYERS.items() for made in all_]
+)
+def test_a_layer_gives_what_pytorch_gives(name, made):
+    state, x, y = LAYERS[name].values()
+    network = layers(*made)
+    names = {f"layers[{i}]": str(i) for i in range(len(made)) if f"{i}.bias" in state}
+    names |= {"layers[0]": "0"} if state else {}
+    network = nn.from_torch(arrays(state), network, names)
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    if "conv" in name or "transposed" in name:
+        x, y = jnp.moveaxis(x, 0, -1), jnp.moveaxis(y, 0, -1)
+    for _ in range(2):  # a weight norm writes its kernel, which must stay what it is
+        np.testing.assert_allclose(network(x), y, rtol=1e-5, atol=1e-5)
+
+
+def arrays(state):
+    return {name: np.asarray(value, np.float32) for name, value in state.items()}
+
+
+def test_a_gru_of_two_layers_and_directions_is_four_recurrent_networks(tmp_path):
+    """With both biases, of which flax's cell has one; and what came over can be saved."""
+    make: Any = partial(nn.Recurrent, width=2, rngs=nnx.Rngs(0))
+    nets = [[make((5, n), (5, 2), reverse=r) for r in (False, True)] for n in (3, 4)]
+    names, state = {}, {"eye.weight": np.eye(2), "eye.bias": np.zeros(2)}
+    for layer, direction in np.ndindex(2, 2):
+        path, module = f"[{layer}][{direction}]", f"rnn.l{layer}" + "_reverse" * direction
+        names |= {f"{path}.cell": module, f"{path}.last.dense": "eye"}
+    nets = nn.from_torch(arrays(LAYERS["gru"]["state"]) | state, nets, names)
+
+    def both(nets):
+        h = jnp.float32(LAYERS["gru"]["x"])
+        for layer in nets:
+            h = jnp.concatenate([net(h) for net in layer], axis=-1)
+        return h
+
+    np.testing.assert_allclose(jax.jit(both)(nets), LAYERS["gru"]["y"], rtol=1e-5, atol=1e-6)
+    again, x = nn.load_model(nn.save_model(tmp_path / "net", nets[0][1])), jnp.ones((5, 3))
+    np.testing.assert_array_equal(again(x), nets[0][1](x))
+
+
+def test_a_gru_cell_and_a_gru_without_biases():
+    for name, module in {"gru cell": "rnn", "gru, no bias": "rnn.l0"}.items():
+        state, x, y = LAYERS[name].values()
+        cell: Any = nnx.GRUCell(3, 2, rngs=nnx.Rngs(0))
+        (cell,) = nn.from_torch(arrays(state), [cell], {"[0]": module})
+        h = jnp.zeros(2)
+        for row in np.atleast_2d(np.float32(x)):
+            h = cell(h, row)[0]
+        np.testing.assert_allclose(h, np.atleast_2d(y)[-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [partial(nn.Up, size=(6, 8)), transposed(kernel_size=(4, 4))])
+def test_transposed_layers_stand_side_by_side(make):
+    """Along their outputs, which are PyTorch's second axis here."""
+    weight, bias = RNG.normal(size=(2, 6, 4, 4)), RNG.normal(size=6)
+    x = jnp.asarray(RNG.normal(size=(3, 4, 2)), jnp.float32)
+    found = []
+    for cuts in ({"a": slice(6)}, {"a": slice(2), "b": slice(2, 6)}):
+        state = {f"{name}.weight": weight[:, cut] for name, cut in cuts.items()}
+        state |= {f"{name}.bias": bias[cut] for name, cut in cuts.items()}
+        (layer,) = nn.from_torch(state, [make(2, 6, rngs=nnx.Rngs(0))], {"[0]": tuple(cuts)})
+        found.append(layer(x))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("dense", [nnx.Linear, nn.WeightNormed])
+def test_pixels_are_put_in_order_whatever_the_layer(dense):
+    image, state = (2, 3, 2), weights(a__weight=(4, 12), a__bias=(4,))
+    network = nn.MLP(image, (4,), hidden=(), dense=dense, rngs=nnx.Rngs(0))
+    x = RNG.normal(size=image).astype(np.float32)
+    expected = linear(state, "a", x.transpose(2, 0, 1).ravel())
+    found = nn.from_torch(state, network, {"layers[0]": "a"})(jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_norm_without_scales_is_refused():
+    network = layers(normed(linear_64, use_scale=False))
+    with pytest.raises(ValueError, match=r"^from_torch: layers\[0\] is a WeightNorm with use_sc"):
+        nn.from_torch(arrays(LAYERS["weight norm"]["state"]), network, {"layers[0]": "0"})
+
+
 class Tensor:
     """What a tensor on a GPU does."""
 
@@ -215,7 +361,7 @@ def test_what_does_not_fit_is_named_in_a_line(state, names, message):
 
 
 def test_a_layer_that_is_not_known_does_not_stay_random():
-    network = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.LayerNorm(2, rngs=nnx.Rngs(0)))
+    network = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.RMSNorm(2, rngs=nnx.Rngs(0)))
     weights = {"0.weight": np.ones((2, 2)), "0.bias": np.ones(2)}
     with pytest.raises(
         ValueError, match=r"layers\[1\].*a parameter of a layer that from_torch does"
