@@ -225,6 +225,17 @@ def sweep_step(
             found[0], Points(state.opt_state.values, found[1]), state.step + 1
         ), found[2]
 
+    def at_point(state: TrainState, key: Key, at: tuple[int, ...]) -> tuple[Step, TrainState, Key]:
+        """Step, state and key of one point alone."""
+        of_point = {name: jnp.asarray(v)[at] for name, v in state.opt_state.values.items()}
+        model, opt_state = jax.tree.map(
+            lambda leaf: leaf[at], (state.model, state.opt_state.opt_state)
+        )
+        one = TrainState(model, opt_state, state.step)
+        i = int(np.ravel_multi_index(at, sizes))
+        return make(**with_keys(of_point))[0], one, jax.random.fold_in(key, i)
+
+    vars(step)["at_point"] = at_point  # for who explains a loss that is not finite
     model, opt_state = shaped(jax.jit(partial(at_each, begin))(points))
     return step, TrainState(model, Points(shaped(points), opt_state), jnp.zeros((), jnp.int32))
 
