@@ -290,6 +290,12 @@ def check_log_prob(owner: str, value: Any) -> None:
 
 def check_count(owner: str, name: str, value: object) -> None:
     """Raise ValueError unless `value` is a Python integer of at least one."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"{owner}: {name} is traced, expected a Python integer, as it fixes a shape; bind it, "
+            f"functools.partial(..., {name}=3), or name it in static_argnames of jax.jit; over "
+            "many values loop in Python, a sweep each"
+        )
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer of at least 1")
     if value >= 2**31:

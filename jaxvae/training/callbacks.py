@@ -25,6 +25,7 @@ from jaxvae.batching import batched
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import load_checkpoint
+from jaxvae.training.objectives import check_hyper
 from jaxvae.training.steps import Metrics, TrainState
 
 
@@ -86,6 +87,9 @@ def validation(
       num_samples: how often each row is measured, under noise of its own.
       batch_size: rows at once.
 
+    Raises:
+      TypeError: the objective needs a hyper-parameter that is not bound.
+
     >>> import optax
     >>> from jaxvae import elbo, fit, init_state, train_step
     >>> from jaxvae.models import ppca
@@ -98,6 +102,7 @@ def validation(
     >>> np.isnan(history["validation_loss"]).tolist()  # three steps an epoch
     [True, True, False, True, True, False]
     """
+    check_hyper("validation", objective, ())
     rows = size_of(xs, "validation")
     size = min(batch_size, rows)
     lifted = batched(objective)

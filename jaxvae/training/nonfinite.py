@@ -203,8 +203,8 @@ def first_bad_row(
     """Which example of step i's batch has no finite bound, and why: it is scored again."""
     rows, key = call.rows[i], call.key
     step, hyper = _bound(step, call.hyper(i))
-    if point and hasattr(step, "at_point"):
-        step, state, key = step.at_point(state, key, point)
+    if point and (at_point := getattr(step, "at_point", None)):
+        step, state, key = at_point(state, key, point)
         step, hyper = _bound(step, hyper)
     if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
         return ""

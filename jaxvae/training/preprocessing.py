@@ -125,4 +125,5 @@ def preprocessed(
         transform_key, objective_key = jax.random.split(key)
         return objective(model, objective_key, transform(transform_key, x), *args, **hyper)
 
+    vars(transformed_objective)["__wrapped__"] = objective  # for who asks what it takes
     return transformed_objective

@@ -1,7 +1,8 @@
 """A sweep: one run at every point of a grid of seeds and hyper-parameters, as one program."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -72,6 +73,8 @@ def sweep(
         merely closes over is compiled into the program as a constant.
 
     Raises:
+      TypeError: `run` must know a value of the grid while it is compiled, as a number of samples;
+        the line names it.
       CheckpointError: the folder can't be written, or holds a sweep of other points, other fixed
         arguments or another `run`; the message names the first difference.
 
@@ -102,14 +105,15 @@ def sweep(
             raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
     sizes = tuple(len(values) for values in axes.values())
     devices = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
-    if at_once is None:
-        point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
-        at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
-    call = partial(_at_points, run, at_once=at_once, mesh=mesh)
-    if folder is None:
-        every = call(points, fixed)
-    else:
-        every = _chunk_by_chunk(run, call, points, fixed, Path(folder), at_once * devices)
+    with _names_what_is_static("sweep", run, axes, fixed):
+        if at_once is None:
+            point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
+            at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
+        call = partial(_at_points, run, at_once=at_once, mesh=mesh)
+        if folder is None:
+            every = call(points, fixed)
+        else:
+            every = _chunk_by_chunk(run, call, points, fixed, Path(folder), at_once * devices)
     every = jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), every)
     return Sweep(axes, every, at_once)
 
@@ -138,6 +142,34 @@ def _axes_and_points(owner: str, grid: Grid) -> tuple[dict[str, Array], dict[str
     sizes = tuple(len(values) for values in axes.values())
     index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
     return axes, {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
+
+
+@contextmanager
+def _names_what_is_static(
+    owner: str, run: Callable[..., Any], axes: dict[str, Array], fixed: dict[str, Any]
+) -> Iterator[None]:
+    """Where `run` can't be traced, a line with the names of the grid whose values it must know."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError) as error:
+        point = {name: v[0] if is_key(v) or v.ndim > 1 else v[0].item() for name, v in axes.items()}
+
+        def can_trace(*names: str) -> bool:
+            known = {name: v for name, v in point.items() if name not in names}
+            try:
+                jax.eval_shape(partial(run, **known), **{n: axes[n][0] for n in names}, **fixed)
+            except Exception:
+                return False
+            return True
+
+        static = [name for name in axes if not can_trace(name)]
+        if not static or not can_trace():
+            raise
+        raise TypeError(
+            f"{owner}: grid has {' and '.join(map(repr, static))}, which run must know while it is "
+            "compiled, as a number that fixes a shape, or a choice; expected what it computes "
+            "with; loop over it in Python, a sweep each"
+        ) from error
 
 
 class Points(NamedTuple):
@@ -236,7 +268,8 @@ def sweep_step(
         return make(**with_keys(of_point))[0], one, jax.random.fold_in(key, i)
 
     vars(step)["at_point"] = at_point  # for who explains a loss that is not finite
-    model, opt_state = shaped(jax.jit(partial(at_each, begin))(points))
+    with _names_what_is_static("sweep_step", lambda **point: make(**point)[1], axes, {}):
+        model, opt_state = shaped(jax.jit(partial(at_each, begin))(points))
     return step, TrainState(model, Points(shaped(points), opt_state), jnp.zeros((), jnp.int32))
 
 

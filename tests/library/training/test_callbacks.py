@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import Checkpoints, elbo, fit, init_state, train_step
+from jaxvae import Checkpoints, elbo, fit, init_state, renyi, train_step
 from jaxvae.bounds import autoencoder
 from jaxvae.models import ppca
 from jaxvae.training import (
@@ -124,6 +124,13 @@ def test_more_samples_of_noise_are_measured_at_each_row():
     found = measure(state, {"loss": np.zeros(1)}, 0.0, jax.random.key(9))
     assert found is not None
     assert 0 < abs(found["validation_loss"]) < 4 / np.sqrt(2000)
+
+
+def test_validation_of_an_objective_that_lacks_a_hyper_parameter_is_told_at_once():
+    told = r"validation: renyi needs num_samples and alpha; bind them, functools.partial\(renyi, "
+    with pytest.raises(TypeError, match=told):
+        validation(renyi, jax.random.key(0), np.ones((4, 3)))
+    validation(partial(renyi, num_samples=2, alpha=0.5), jax.random.key(0), np.ones((4, 3)))
 
 
 def test_validation_every_so_many_steps():

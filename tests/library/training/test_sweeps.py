@@ -16,6 +16,8 @@ import jaxvae as jv
 from jaxvae.models import ppca
 from jaxvae.training import each_point, sweep_step
 
+SGD = optax.sgd(0.1)
+LINEAR = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
 XS = jax.random.normal(jax.random.key(9), (20, 3))
 
 
@@ -53,6 +55,37 @@ def test_it_is_the_run_at_every_point(at_once):
         assert np.allclose(found.results["loss"][i, j, k], expected, rtol=1e-5)
     last = found.results["loss"][..., -1]  # the first step's knows no learning rate yet
     assert len(np.unique(last)) == last.size
+
+
+@pytest.mark.parametrize(
+    "static",
+    [
+        lambda n, x: x * int(n),
+        lambda n, x: jnp.zeros(n) + x,
+        lambda n, x: sum(x for _ in range(n)),
+        lambda n, x: x if n > 1 else -x,
+        lambda n, x: jv.iwae(LINEAR, jax.random.key(0), jnp.ones(3) * x, num_samples=n)[0],
+    ],
+)
+def test_what_run_must_know_while_it_is_compiled_is_named(static):
+    """A count, a shape, a choice; what is traced in the same grid is not named."""
+    told = "sweep: grid has 'n', which run must know while it is compiled, .* a sweep each"
+    with pytest.raises(TypeError, match=told):
+        jv.sweep(static, {"x": [1.0, 2.0], "n": [2, 3]})
+
+    def make(n, x):
+        return jv.train_step(jv.elbo, SGD), jv.init_state({"w": jnp.mean(static(n, x))}, SGD)
+
+    with pytest.raises(TypeError, match=f"sweep_step: {told[7:]}"):
+        sweep_step(make, {"x": [1.0, 2.0], "n": [2, 3]})
+
+
+def test_another_error_of_run_is_left_alone():
+    def fails(x):
+        raise ValueError("of its own")
+
+    with pytest.raises(ValueError, match="of its own"):
+        jv.sweep(fails, {"x": [1.0, 2.0]})
 
 
 def test_it_is_one_program_for_all_points_and_for_the_next_sweep():
