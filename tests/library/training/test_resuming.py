@@ -208,12 +208,12 @@ def test_another_run_does_not_go_on(tmp_path):
 def test_a_computation_is_one_text_whatever_was_traced_before(one):
     """JAX keeps the first trace of equal arguments, and an int64 of NumPy's equals an int."""
 
-    @partial(jax.jit, static_argnames="axis")
-    def spread(x, axis):
-        return jax.lax.broadcast_in_dim(x, (2, 3), (axis,))
+    @partial(jax.jit, static_argnames="axes")
+    def spread(x, axes):
+        return jax.lax.broadcast_in_dim(x, (2, 3), axes)
 
-    spread.trace(jnp.ones(3), axis=one)
-    text = computation(lambda x: spread(x, axis=1), jnp.ones(3))
+    jax.make_jaxpr(lambda x: spread(x, axes=(one,)))(jnp.ones(3))
+    text = computation(lambda x: spread(x, axes=(1,)), jnp.ones(3))
     assert "broadcast_dimensions=(1,) shape=(2, 3)" in text
 
 
