@@ -81,7 +81,7 @@ class Stream:
         self.told = ""
         self.iterator = self._open()
         self.start = Place(state=self._state())
-        self.places = [(begun, self.start)]
+        self.places = [(begun, [self.start])]  # of the batches of each call
         self.resumable, self.resumed = self.start.state is not None, False
         batch = self._next(self.start)
         if batch is END:
@@ -141,14 +141,14 @@ class Stream:
             )
         if found is None:
             self.end = done
-            self.places = [*self.places[-2:], (done, self.last)]
+            self.places = [*self.places[-2:], (done, [self.last])]
             if self.told:
                 warnings.warn(self.told, stacklevel=5)
             return None
-        place, batches, count = found
+        places, batches, count = found
         self._count_shapes(mine[1])
-        self.places = [*self.places[-2:], (done, place)]
-        numbers = place.batch + jnp.arange(self.size, dtype=jnp.int32)
+        self.places = [*self.places[-2:], (done, places)]
+        numbers = places[0].batch + jnp.arange(self.size, dtype=jnp.int32)
         return Steps(shard_batches(self.mesh, batches), numbers, count)
 
     def _count_shapes(self, rows: int) -> None:
@@ -170,8 +170,9 @@ class Stream:
                 stacklevel=7,
             )
             self.resumable = True  # once
-        done, place = next(p for p in reversed(self.places) if p[0] <= step)
-        later = step - done
+        done, places = next(p for p in reversed(self.places) if p[0] <= step)
+        place = places[min(step - done, len(places) - 1)]
+        later = max(step - done - len(places) + 1, 0)  # behind the last that was read
         moved = place._replace(batch=place.batch + later, skip=place.skip + later)
         place = as_literals(tuple(moved))
         try:
@@ -189,25 +190,27 @@ class Stream:
         if self.ahead is not None:
             self.ahead.close()
 
-    def _calls(self) -> Iterator[tuple[Place, Tree, int]]:
-        """Of each call the first batch's place, the batches as arrays [size, rows, ...], and how
-        many they are: of one epoch and one number of rows."""
-        first, batches, rows, count = self.start, None, 0, 0
+    def _calls(self) -> Iterator[tuple[list[Place], Tree, int]]:
+        """Of each call the batches' places, the batches as arrays [size, rows, ...], and how many
+        they are: of one epoch and one number of rows."""
+        places: list[Place] = []
+        batches, rows, count = None, 0, 0
         for place, batch in self._batches():
-            if count and (place.epoch, size_of(batch)) != (first.epoch, rows):
-                yield first, batches, count
+            if count and (place.epoch, size_of(batch)) != (places[0].epoch, rows):
+                yield places, batches, count
                 count = 0
             if not count:
-                first, rows = place, size_of(batch)
+                places, rows = [], size_of(batch)
                 batches = jax.tree.map(self._empty, batch)
             for every, leaf in zip(jax.tree.leaves(batches), jax.tree.leaves(batch), strict=True):
                 every[count] = leaf
+            places.append(place)
             count += 1
             if count == self.size:
-                yield first, batches, count
+                yield places, batches, count
                 count = 0
         if count:
-            yield first, batches, count
+            yield places, batches, count
 
     def _empty(self, leaf: np.ndarray) -> np.ndarray:
         return np.zeros((self.size, *leaf.shape), leaf.dtype)
