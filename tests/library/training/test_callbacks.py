@@ -31,7 +31,7 @@ from jaxvae.training import (
     validation,
     wandb,
 )
-from jaxvae.training.callbacks import Progress, Run, line_of
+from jaxvae.training.showing import Line, line_of
 from tests.common import same
 
 OPTIMIZER = optax.adam(1e-2)
@@ -340,7 +340,7 @@ def slow_clock():
 
 
 def shown(monkeypatch, capsys, *, tty, **settings):
-    monkeypatch.setattr("jaxvae.training.callbacks.time.monotonic", slow_clock())
+    monkeypatch.setattr("jaxvae.training.showing.time.monotonic", slow_clock())
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
     run(**settings)
     out, err = capsys.readouterr()
@@ -368,7 +368,7 @@ def test_a_line_is_shown_in_a_terminal_alone(monkeypatch, capsys):
 
 
 def test_a_short_run_shows_nothing(monkeypatch, capsys):
-    monkeypatch.setattr("jaxvae.training.callbacks.time.monotonic", lambda: 5.0)
+    monkeypatch.setattr("jaxvae.training.showing.time.monotonic", lambda: 5.0)
     run(progress=True)
     assert capsys.readouterr().err == ""
 
@@ -378,10 +378,9 @@ def test_the_line_says_where_it_is_and_what_is_left():
     metrics |= {"never": np.full(2, np.nan), "pair": np.ones((2, 2))}
     line = line_of(metrics, "epoch 1.5/4", 75.4)
     assert line == "epoch 1.5/4  1:15 left  loss 2  validation_loss 5"
-    bar = Progress()
-    bar.begin(Run(0, 20, 4.0, None))
+    bar = Line(20)
     bar.first = (10.0, 4)
-    assert bar._left(14.0, 12) == 4.0  # eight steps took four seconds; eight are left
+    assert bar.left(14.0, 12) == 4.0  # eight steps took four seconds; eight are left
 
 
 def test_pictures_are_drawn_while_it_learns(tmp_path):
