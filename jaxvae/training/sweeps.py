@@ -24,6 +24,7 @@ from jaxvae.training.checkpoints.identity import Identity, checksums, computatio
 from jaxvae.training.devices import AutoMesh
 from jaxvae.training.grids import Grid, axes_and_points, names_what_is_static
 from jaxvae.training.monitoring import warn_of_collapse
+from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
 from jaxvae.training.showing import Line, line_of, someone_looks
 
 
@@ -101,7 +102,7 @@ def sweep(
             raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
     sizes = tuple(len(values) for values in axes.values())
     devices = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
-    with names_what_is_static("sweep", run, axes, fixed):
+    with names_what_is_static("sweep", run, axes, fixed), bytes_taken() as taken:
         if at_once is None:
             point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
             at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
@@ -113,6 +114,8 @@ def sweep(
             where = None if folder is None else Path(folder)
             every = _chunk_by_chunk(run, call, points, fixed, where, at_once * devices, shown)
     every = jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), every)
+    if taken and jax.process_count() == 1:
+        warn_if_dark("sweep", fixed)
     warn_of_collapse("sweep", every, sizes)
     return Sweep(axes, every, at_once)
 
