@@ -36,8 +36,11 @@ SGD = optax.sgd(0.1)
 
 def mean_of_input(transform):
     """A step that trains on the transformed input's mean."""
-    objective = preprocessed(lambda model, key, x: (model * jnp.mean(x), ()), transform)
-    return train_step(objective, SGD)
+
+    def objective(model: Any, key: Any, x: Any) -> Any:
+        return model * jnp.mean(x), ()
+
+    return train_step(preprocessed(objective, transform), SGD)
 
 
 def swept(step, state, key, xs):
