@@ -15,12 +15,11 @@ from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.devices import AutoMesh, placed
 from jaxvae.training.nonfinite import all_finite, diagnose
-from jaxvae.training.planning import Call, plan_of
+from jaxvae.training.planning import Call, plan_of, source_of
 from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
 from jaxvae.training.schedules import warn_if_unfinished
 from jaxvae.training.sources import Rows
 from jaxvae.training.steps import M, Metrics, Step, TrainState
-from jaxvae.training.streams import source_of
 from jaxvae.training.watching import Watch
 
 

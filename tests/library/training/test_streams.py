@@ -26,7 +26,7 @@ from jaxvae.training import (
     read_checkpoint,
     sparse_rows,
 )
-from jaxvae.training.streams import as_it_was, as_literals
+from jaxvae.training.places import as_it_was, as_literals
 
 grain: Any = pytest.importorskip("grain")
 
