@@ -19,32 +19,28 @@ def check_hyper(owner: str, objective: Callable[..., Any], given: Iterable[str])
         every = signature(objective).parameters.values()
     except (TypeError, ValueError):  # compiled, and says nothing
         return
-    by_place = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    example = [p.name for p in every if p.kind in by_place][:3]
-    hyper = {p.name: p for p in every if p.name not in example}
-    kinds = {p.kind for p in every}
-    name = name_of(objective)
-    for unknown in [n for n in given if n not in hyper]:
-        if Parameter.VAR_KEYWORD not in kinds:
-            takes = ", ".join(hyper) or "no hyper-parameter"
-            instead = (
-                "; to warm up, train with jaxvae.elbo under beta and go on from its state, or "
-                "weigh the rate inside the log-weights, as docs/new_method.md does"
-            )
-            raise TypeError(
-                f"{owner}: {name} takes no {unknown}, expected {takes}"
-                f"{instead * (unknown == 'beta' and 'num_samples' in hyper)}"
-            )
+    name, kinds = name_of(objective), {p.kind for p in every}
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    of_example = [p.name for p in every if p.kind in places][:3]
     variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    missing = [
-        n for n, p in hyper.items()
-        if p.default is Parameter.empty and p.kind not in variadic and n not in given
-    ]  # fmt: skip
-    if missing and Parameter.VAR_POSITIONAL not in kinds:
-        bound = ", ".join(f"{n}=..." for n in missing)
+    hyper = {p.name: p for p in every if p.kind not in variadic and p.name not in of_example}
+    unknown = [n for n in given if n not in hyper]
+    if unknown and Parameter.VAR_KEYWORD not in kinds:
+        warm_up = (
+            "; to warm up, train with jaxvae.elbo under beta and go on from its state, or weigh "
+            "the rate inside the log-weights, as docs/new_method.md does"
+        )
         raise TypeError(
-            f"{owner}: {name} needs {' and '.join(missing)}; bind "
-            f"{'it' if len(missing) == 1 else 'them'}, functools.partial({name}, {bound})"
+            f"{owner}: {name} takes no {unknown[0]}, expected "
+            f"{', '.join(hyper) or 'no hyper-parameter'}"
+            f"{warm_up * (unknown[0] == 'beta' and 'num_samples' in hyper)}"
+        )
+    needed = [n for n, p in hyper.items() if p.default is Parameter.empty and n not in given]
+    if needed and Parameter.VAR_POSITIONAL not in kinds:
+        raise TypeError(
+            f"{owner}: {name} needs {' and '.join(needed)}; bind "
+            f"{'it' if len(needed) == 1 else 'them'}, "
+            f"functools.partial({name}, {', '.join(f'{n}=...' for n in needed)})"
         )
 
 
