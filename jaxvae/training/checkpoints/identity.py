@@ -175,7 +175,7 @@ class Identity(NamedTuple):
         if why := _first_other(info["start"], self.start):
             return why
         text = zlib.decompress(np.asarray(leaves["['computation']"]).tobytes()).decode()
-        if found := first_other_line(text, self.step):
+        if found := first_other_line(NUMPY.sub(r"\1", text), self.step):
             there, here = (line if len(line) < 90 else line[:90] + "..." for line in found)
             return (
                 "objective, optimiser or network compute something else, first where it is "
