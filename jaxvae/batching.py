@@ -93,6 +93,7 @@ def conditioned(
         x, y = xy
         return objective(model(y), key, x, *args, **hyper)
 
+    vars(conditional_objective)["__wrapped__"] = objective  # for who asks what it takes
     return conditional_objective
 
 

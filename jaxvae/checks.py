@@ -7,6 +7,7 @@ facts (shapes, types) are checked, so every check runs at trace time and costs n
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
 
@@ -22,6 +23,7 @@ C = TypeVar("C", bound=type)
 Check = Callable[[str, str, Any], object]
 """(the function called, the argument's name, its value): raises unless the value is of the kind."""
 _CLASSES: dict[Any, Check] = {}
+_LISTENING: list[str] | None = None  # to what `within` finds
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -243,13 +245,39 @@ def within(owner: str, event: Any, inside: Any, expected: str, name: str = "even
     """Whether the whole event is in the support; ValueError naming the first number that is not.
 
     Values are looked at where they are concrete. Under `jit` or `vmap` they are not, and a
-    log_prob puts -inf where this is False, as the density is 0 there: no loss stays finite.
+    log_prob puts -inf where this is False, as the density is 0 there: no loss stays finite. Who
+    then asks why makes the call again under `told_outside`.
     """
-    if not isinstance(inside, Tracer) and not np.all(inside):
-        index = tuple(map(int, np.argwhere(~np.asarray(inside))[0]))
-        value = np.asarray(event)[index]
-        raise OutsideSupportError(f"{owner}: {name} holds {value} at {index}, expected {expected}")
+    tell = partial(_tell, owner, name, expected)
+    if not isinstance(inside, Tracer):
+        tell(event, inside)
+    elif _LISTENING is not None:
+        jax.debug.callback(tell, event, inside)
     return jnp.all(inside)
+
+
+def _tell(owner: str, name: str, expected: str, event: Any, inside: Any) -> None:
+    """Of the first number outside: an error, or a line where somebody listens."""
+    if np.all(inside):
+        return
+    index = tuple(map(int, np.argwhere(~np.asarray(inside))[0]))
+    value = " ".join(str(np.asarray(event)[index]).split())
+    line = f"{owner}: {name} holds {value}{f' at {index}' * bool(index)}, expected {expected}"
+    if _LISTENING is None:
+        raise OutsideSupportError(line)
+    _LISTENING.append(line)
+
+
+@contextmanager
+def told_outside() -> Iterator[list[str]]:
+    """What `within` finds outside a support, traced events included, as lines and not as errors."""
+    global _LISTENING
+    _LISTENING = lines = []
+    try:
+        yield lines
+        jax.effects_barrier()
+    finally:
+        _LISTENING = None
 
 
 def check_log_prob(owner: str, value: Any) -> None:
@@ -263,6 +291,12 @@ def check_log_prob(owner: str, value: Any) -> None:
 
 def check_count(owner: str, name: str, value: object) -> None:
     """Raise ValueError unless `value` is a Python integer of at least one."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"{owner}: {name} is traced, expected a Python integer, as it fixes a shape; bind it, "
+            f"functools.partial(..., {name}=3), or name it in static_argnames of jax.jit; over "
+            "many values loop in Python, a sweep each"
+        )
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer of at least 1")
     if value >= 2**31:

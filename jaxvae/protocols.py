@@ -20,6 +20,7 @@ object first, whoever wrote it:
     filler, in the support        Masked                              a draw
     reparameterized               estimators, before they use a path  True
     check_event(name, what, x)    bounds, before they score x         the shapes of a draw
+    support(x), booleans          bounds: log p = -inf outside        log_prob decides
 
 An error names the method to add; docs/new_method.md shows how. The functions here are how the rest
 of the library calls distributions and models.
@@ -27,13 +28,22 @@ of the library calls distributions and models.
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import ismethod
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree, a_class_of, check_leaves, check_log_prob, check_shape, kind
+from jaxvae.checks import (
+    Tree,
+    a_class_of,
+    check_leaves,
+    check_log_prob,
+    check_shape,
+    kind,
+    within,
+)
 from jaxvae.pytrees import T, pytree
 from jaxvae.pytrees.libraries import functional
 
@@ -123,7 +133,22 @@ def log_density(d: Distribution, event: Tree) -> Array:
     """log d(event), a scalar in nats; ValueError, naming d's class, if it is none."""
     log_p = d.log_prob(event)
     check_log_prob(type(d).__name__, log_p)
-    return log_p
+    return _in_support(d, event, log_p)
+
+
+def _in_support(d: Distribution, event: Tree, log_p: Array) -> Array:
+    """log d(event), which is -inf where `d.support(event)` is False; see `checks.within`.
+
+    It holds booleans of each leaf of the event. numpyro's, an object, is left to numpyro.
+    """
+    support = getattr(d, "support", None)
+    if not ismethod(support):
+        return log_p
+    owner = type(d).__name__
+    expected = f"what {owner}.support is True for"
+    found = zip(jax.tree.leaves(event), jax.tree.leaves(support(event)), strict=True)
+    inside = [within(f"{owner}.log_prob", x, inside, expected) for x, inside in found]
+    return jnp.where(jnp.all(jnp.stack(inside)), log_p, -jnp.inf)
 
 
 def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
@@ -136,7 +161,7 @@ def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
     check_event(name, d, what, event)
     log_p = d.log_prob(event)
     check_log_prob(name, log_p)
-    return log_p
+    return _in_support(d, event, log_p)
 
 
 def log_prior_of(p: Distribution, z: Tree) -> Array:

@@ -19,7 +19,8 @@ def _counts(owner: str, x: Tree, dtype: DTypeLike) -> tuple[Array, Array]:
     """x as floats, 0 in place of what is no count, and whether all are."""
     counts = jnp.asarray(x).astype(dtype)
     valid = (counts >= 0) & (counts == jnp.floor(counts)) & jnp.isfinite(counts)
-    return jnp.where(valid, counts, 0.0), within(owner, x, valid, "whole numbers of at least 0")
+    expected = "whole numbers of at least 0: raw counts, not scaled ones nor their logarithms"
+    return jnp.where(valid, counts, 0.0), within(owner, x, valid, expected)
 
 
 @distribution

@@ -11,8 +11,6 @@ from jaxvae.training.callbacks import Callback as Callback
 from jaxvae.training.callbacks import Run as Run
 from jaxvae.training.callbacks import Stop as Stop
 from jaxvae.training.callbacks import early_stopping as early_stopping
-from jaxvae.training.callbacks import pictures as pictures
-from jaxvae.training.callbacks import progress as progress
 from jaxvae.training.callbacks import validation as validation
 from jaxvae.training.checkpoints import CheckpointError as CheckpointError
 from jaxvae.training.checkpoints import Checkpoints as Checkpoints
@@ -44,6 +42,8 @@ from jaxvae.training.preprocessing import threshold as threshold
 from jaxvae.training.schedules import cyclical as cyclical
 from jaxvae.training.schedules import sigmoid_annealing as sigmoid_annealing
 from jaxvae.training.schedules import warn_if_unfinished as warn_if_unfinished
+from jaxvae.training.showing import pictures as pictures
+from jaxvae.training.showing import progress as progress
 from jaxvae.training.sparse import SparseRows as SparseRows
 from jaxvae.training.sparse import sparse_rows as sparse_rows
 from jaxvae.training.steps import Metrics as Metrics
@@ -54,9 +54,9 @@ from jaxvae.training.steps import init_state as init_state
 from jaxvae.training.steps import scan_steps as scan_steps
 from jaxvae.training.steps import train_epoch as train_epoch
 from jaxvae.training.steps import train_step as train_step
-from jaxvae.training.sweeps import Points as Points
+from jaxvae.training.sweep_steps import Points as Points
+from jaxvae.training.sweep_steps import each_point as each_point
+from jaxvae.training.sweep_steps import sweep_step as sweep_step
 from jaxvae.training.sweeps import Sweep as Sweep
-from jaxvae.training.sweeps import each_point as each_point
 from jaxvae.training.sweeps import points_at_once as points_at_once
 from jaxvae.training.sweeps import sweep as sweep
-from jaxvae.training.sweeps import sweep_step as sweep_step

@@ -1,4 +1,4 @@
-"""What looks at a run of `fit`: validation, early stopping, a line of progress, pictures.
+"""What looks at a run of `fit`: what a callback is; validation and early stopping.
 
 A callback is a function of `(state, metrics, epoch, key)`, called after every call of the compiled
 program: the state, the metrics of the steps since the last look, how many passes over the data were
@@ -7,9 +7,6 @@ it returns by name become metrics. One with a memory may have two methods more, 
 the first step and `end(state)` after the last, which may return another state for `fit` to return.
 """
 
-import shutil
-import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +22,7 @@ from jaxvae.batching import batched
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import load_checkpoint
+from jaxvae.training.objectives import check_hyper
 from jaxvae.training.steps import Metrics, TrainState
 
 
@@ -86,6 +84,9 @@ def validation(
       num_samples: how often each row is measured, under noise of its own.
       batch_size: rows at once.
 
+    Raises:
+      TypeError: the objective needs a hyper-parameter that is not bound.
+
     >>> import optax
     >>> from jaxvae import elbo, fit, init_state, train_step
     >>> from jaxvae.models import ppca
@@ -98,6 +99,7 @@ def validation(
     >>> np.isnan(history["validation_loss"]).tolist()  # three steps an epoch
     [True, True, False, True, True, False]
     """
+    check_hyper("validation", objective, ())
     rows = size_of(xs, "validation")
     size = min(batch_size, rows)
     lifted = batched(objective)
@@ -216,115 +218,3 @@ class _EarlyStopping:
                 stacklevel=3,
             )
         return self.state
-
-
-def someone_looks() -> bool:
-    """Whether standard error is a terminal, or this a notebook: where a line is seen."""
-    shell = sys.modules.get("IPython")
-    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
-
-
-def progress() -> Callback:
-    """A callback that shows one line, written over at every look: epoch, time left, means.
-
-    `fit` has one by default where standard error is a terminal, and in a notebook.
-    """
-    return Progress()
-
-
-class Progress:
-    """See `progress`; runs of less than a second show nothing."""
-
-    def begin(self, run: Run) -> None:
-        self.run, self.width = run, 0
-        self.began = self.shown = time.monotonic()
-        self.first: tuple[float, int] | None = None
-
-    def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
-        del key
-        now, step = time.monotonic(), int(state.step)
-        last = step >= self.run.end
-        if now - self.began > 1.0 and (last or now - self.shown > 0.1):
-            self.shown = now
-            where = (
-                f"epoch {epoch:.4g}/{self.run.epochs:.4g}" if np.isfinite(epoch) else f"step {step}"
-            )
-            self._show(line_of(metrics, where, self._left(now, step)))
-        if self.first is None:  # the call that compiled is not the pace
-            self.first = now, step
-
-    def _left(self, now: float, step: int) -> float | None:
-        if self.first is None or step <= self.first[1] or not np.isfinite(self.run.end):
-            return None
-        return (now - self.first[0]) / (step - self.first[1]) * (self.run.end - step)
-
-    def _show(self, line: str) -> None:
-        columns = shutil.get_terminal_size().columns - 1
-        print(f"\r{line[:columns]:<{self.width}}", end="", file=sys.stderr, flush=True)
-        self.width = len(line[:columns])
-
-    def end(self, state: TrainState) -> None:
-        del state
-        if self.width:
-            print(file=sys.stderr, flush=True)
-
-
-def line_of(metrics: Metrics, where: str, left: float | None = None) -> str:
-    """A line for a person: where the run is, what is left of it, and the mean of each number."""
-    parts = [where]
-    if left is not None:  # first, as a terminal may be too narrow for all
-        minutes, seconds = divmod(round(left), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    for name, value in means_of(metrics).items():
-        if np.ndim(value) == 0:
-            parts.append(f"{name} {value:.4g}")
-        elif name == "loss":  # of a sweep
-            parts.append(f"{name} {np.min(value):.4g} to {np.max(value):.4g}")
-    return "  ".join(parts)
-
-
-def means_of(metrics: Metrics) -> dict[str, Any]:
-    """The mean over the steps of each metric where it is finite; one without is left out."""
-    found = {}
-    for name, values in metrics.items():
-        measured = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
-        if len(measured):
-            found[name] = np.mean(measured, axis=0)
-    return found
-
-
-@checked
-def pictures(
-    folder: str | Path, draw: Callable[[Any, Array], Any], *, every: Count | None = None
-) -> Callback:
-    """A callback that draws the model while it learns: folder/step_0000000100.png and so on.
-
-    Args:
-      folder: made where it is missing.
-      draw: `(model, key) -> picture`: a figure of matplotlib, or an image of uint8, or of floats in
-        [0, 1], of shape [H, W] or [H, W, 3], saved with Pillow.
-      every: at least so many steps lie between two pictures; one at every look by default.
-    """
-
-    def save(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
-        del epoch
-        if not is_due(every, int(state.step), len(metrics["loss"])):
-            return
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_picture(Path(folder) / f"step_{int(state.step):010d}.png", draw(state.model, key))
-
-    return save
-
-
-def write_picture(path: Path, picture: Any) -> None:
-    """A figure or an image, as a PNG."""
-    if hasattr(picture, "savefig"):
-        return picture.savefig(path)
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError("pictures: an image is saved with Pillow; pip install pillow") from None
-    image = np.asarray(picture)
-    if image.dtype.kind == "f":
-        image = np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
-    Image.fromarray(image).save(path)

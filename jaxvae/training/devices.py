@@ -7,36 +7,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import a_class_of
+from jaxvae.checks import Tree, a_class_of, checked
 from jaxvae.pytrees import is_key
-
-
-def shard_rows(mesh: Mesh, rows: Any) -> Any:
-    """The rows that each process holds, as one array of all of them over the mesh's first axis.
-
-    Args:
-      mesh: the devices of all processes.
-      rows: this process's, a pytree of arrays with as many in every process; devices that hold
-        them hold equally many.
-
-    Returns:
-      The global arrays, rows of process 0 first.
-
-    Raises:
-      ValueError: the rows can't be split evenly over this process's devices.
-
-    >>> mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> shard_rows(mesh, jax.numpy.zeros((6, 2))).shape
-    (6, 2)
-    """
-    here = len(mesh.local_devices)
-    if (number := size_of(rows, "shard_rows", "rows")) % here:
-        raise ValueError(
-            f"shard_rows: {number} rows on {here} devices of this process, expected a multiple; "
-            f"leave out the last {number % here}"
-        )
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
 def placed(mesh: Mesh | None, tree: Any) -> Any:
@@ -112,3 +84,33 @@ def check_mesh(owner: str, name: str, mesh: Mesh) -> None:
 
 AutoMesh = Annotated[Mesh, check_mesh]
 """A mesh whose first axis XLA may propagate."""
+
+
+@checked
+def shard_rows(mesh: AutoMesh, rows: Tree) -> Any:
+    """The rows that each process holds, as one array of all of them over the mesh's first axis.
+
+    Args:
+      mesh: the devices of all processes.
+      rows: this process's, a pytree of arrays with as many in every process; devices that hold
+        them hold equally many.
+
+    Returns:
+      The global arrays, rows of process 0 first.
+
+    Raises:
+      TypeError: it is no mesh, or there are no arrays.
+      ValueError: the rows can't be split evenly over this process's devices.
+
+    >>> mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> shard_rows(mesh, jax.numpy.zeros((6, 2))).shape
+    (6, 2)
+    """
+    here = len(mesh.local_devices)
+    if (number := size_of(rows, "shard_rows", "rows")) % here:
+        raise ValueError(
+            f"shard_rows: {number} rows on {here} devices of this process, expected a multiple; "
+            f"leave out the last {number % here}"
+        )
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)

@@ -15,11 +15,11 @@ from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.devices import AutoMesh, placed
 from jaxvae.training.nonfinite import all_finite, diagnose
-from jaxvae.training.planning import Call, plan_of
+from jaxvae.training.planning import Call, plan_of, source_of
+from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
 from jaxvae.training.schedules import warn_if_unfinished
 from jaxvae.training.sources import Rows
 from jaxvae.training.steps import M, Metrics, Step, TrainState
-from jaxvae.training.streams import source_of
 from jaxvae.training.watching import Watch
 
 
@@ -113,7 +113,8 @@ def fit(
     if begun == 0 and source.num_steps and (epochs > 1 or checkpoints is not None):
         for name, values in plan.schedules.items():  # of a single epoch, a loop may go on
             warn_if_unfinished(name, hyper[name], values)
-    with Watch(callbacks, checkpoints, key, begun, source, progress) as watch:
+    watched = Watch(callbacks, checkpoints, key, begun, source, progress)
+    with bytes_taken() as taken, watched as watch:
         state = watch.restore(state, partial(plan.identity, step, state, key))
         state, key = placed(mesh, (state, key))
         source.begin(mesh)
@@ -124,6 +125,9 @@ def fit(
             given = partial(source.draw, data, key, call.rows)
             run = partial(_first_steps, step, data=data, draw=source.draw, mesh=mesh, layout=layout)
             new, every, finite = run(state, _known(count, source.size), call)
+            if taken and jax.process_count() == 1:
+                taken.clear()  # once
+                warn_if_dark("fit", (data, given(0)))
             source.fetch(done + count)  # on their way while these steps are made
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
             history, patience = [*watch.parts, metrics], source.per_epoch or source.size

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from jaxvae.checks import checked
-from jaxvae.training.callbacks import Callback, Run, means_of
+from jaxvae.training.callbacks import Callback, Run
+from jaxvae.training.showing import means_of
 from jaxvae.training.steps import Metrics, TrainState
 
 Numbers = dict[str, float]

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import Key, OutsideSupportError, Positive, Tree, checked
+from jaxvae.checks import Key, Positive, Tree, checked, told_outside
 from jaxvae.pytrees import paths
 from jaxvae.training.planning import Call
 from jaxvae.training.steps import Metrics, Step, TrainState
@@ -179,7 +179,11 @@ def _first_bad_step(
         culprit = f"the state it begins with, at {begins[0]},"
     elif good == first:
         culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
-        why = first_bad_row(step, before, given, call, good)
+        point = ()
+        if np.ndim(loss := metrics["loss"][good]):  # a number at each of many points
+            point = tuple(map(int, np.argwhere(~np.isfinite(loss))[0]))
+            culprit += f" at point {point}"
+        why = first_bad_row(step, before, given, call, good, point)
     else:
         culprit = f"the update of {_not_finite(run(spoiled, call)[0])[0]}"
     means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
@@ -189,31 +193,45 @@ def _first_bad_step(
 
 
 def first_bad_row(
-    step: Step, state: TrainState, given: Callable[[int], Tree], call: Call, i: int
+    step: Step,
+    state: TrainState,
+    given: Callable[[int], Tree],
+    call: Call,
+    i: int,
+    point: tuple[int, ...] = (),
 ) -> str:
-    """Which example of step i's batch has no finite bound, and why: it is scored again alone."""
-    rows, hyper = call.rows[i], call.hyper(i)
-    while isinstance(step, partial):
-        step, hyper = step.func, step.keywords | hyper
+    """Which example of step i's batch has no finite bound, and why: it is scored again."""
+    rows, key = call.rows[i], call.key
+    step, hyper = _bound(step, call.hyper(i))
+    if point and (at_point := getattr(step, "at_point", None)):
+        step, state, key = at_point(state, key, point)
+        step, hyper = _bound(step, hyper)
     if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
         return ""
     xs = given(i)
-    keys = jax.random.split(jax.random.fold_in(call.key, state.step), size_of(xs))
-    one = partial(objective, state.model, **hyper)
+    keys = jax.random.split(jax.random.fold_in(key, state.step), size_of(xs))
+
+    def bounds(key: Array, x: Tree) -> Array:
+        return objective(state.model, key, x, **hyper)[0]
+
+    scored = jax.vmap(bounds, axis_name="batch")
     again = jax.random.clone(keys)
-    bounds = jax.vmap(lambda k, x: one(k, x)[0], axis_name="batch")(again, xs)
-    if not (bad := np.flatnonzero(~np.isfinite(bounds))).size:
+    if not (bad := np.flatnonzero(~np.isfinite(scored(again, xs)))).size:
         return ""
     row = int(bad[0])
-    try:
-        one(keys[row], jax.tree.map(lambda leaf: leaf[row], xs))
-        why = ""
-    except OutsideSupportError as error:
-        why = f": {error}"
-    except (ValueError, NameError):  # an objective of whole batches, which names their axis
-        why = ""
+    twice = np.array([row, row])  # one row alone has nothing that a batch's objective compares
+    with told_outside() as lines:
+        scored(jax.random.clone(keys)[twice], jax.tree.map(lambda leaf: leaf[twice], xs))
+    why = f": {lines[0]}" if lines else ""
     name = f"{int(rows[row])} of the data" if rows.ndim else f"{row} of batch {int(rows)}"
     return f"; first at row {name}{why}"
+
+
+def _bound(step: Any, hyper: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The step that partials were made of, and all its hyper-parameters."""
+    while isinstance(step, partial):
+        step, hyper = step.func, step.keywords | hyper
+    return step, hyper
 
 
 def _not_finite(tree: Tree) -> list[str]:

@@ -1,5 +1,6 @@
-"""Which steps a call of `fit` makes, and what each of them is given."""
+"""Which steps a call of `fit` makes, and what each of them is given, from which source."""
 
+from inspect import isgeneratorfunction
 from typing import Any, NamedTuple
 
 import jax
@@ -7,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import Key, Tree, check_leaves
+from jaxvae.training.batches import is_stream
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.schedules import at_steps
-from jaxvae.training.sources import Source, sliced
+from jaxvae.training.sources import Draws, Rows, Source, sliced
+from jaxvae.training.sparse import by_rows, compressed
 from jaxvae.training.steps import Metrics, Step, TrainState
+from jaxvae.training.streams import Stream
 
 FORESEEN = 10_000  # steps at which schedules are compared where the number of steps is not known
 
@@ -86,3 +91,37 @@ def plan_of(source: Source, begun: int, hyper: Metrics) -> Plan:
     end = begun + (source.num_steps or FORESEEN)
     schedules = {name: at_steps(h, begun, end) for name, h in functions.items()}
     return Plan(source, begun, numbers, functions, schedules)
+
+
+def source_of(
+    data: Any,
+    begun: int,
+    epochs: int,
+    batch_size: int | None,
+    steps_per_epoch: int | None,
+    size: int | None,
+) -> Source:
+    """What gives the batches of a run that begins at a step; arguments as `fit`'s."""
+    if callable(data) and not isgeneratorfunction(data) and not hasattr(data, "__iter__"):
+        if steps_per_epoch is None:
+            raise ValueError(
+                "fit: data is a function, of a key, and has no end: steps_per_epoch is None, "
+                "expected how many of its batches are an epoch"
+            )
+        batch = jax.eval_shape(data, jax.random.key(0))
+        rows = size_of(batch, "fit", "data(key)")
+        if batch_size not in (None, rows):
+            raise ValueError(
+                f"fit: batch_size is {batch_size} and data returned {rows} rows, "
+                "expected the same; leave batch_size out"
+            )
+        return Draws(data, begun, epochs, steps_per_epoch, size)
+    if is_stream(data, batch_size):
+        return Stream(data, begun, epochs, batch_size, steps_per_epoch, size)
+    check_leaves("fit", "data", by_rows(compressed(data)))
+    if batch_size is None or steps_per_epoch is not None:
+        raise ValueError(
+            f"fit: data are arrays, batch_size is {batch_size} and steps_per_epoch "
+            f"{steps_per_epoch}, expected batch_size alone: an epoch is a pass over the rows"
+        )
+    return Rows(data, begun, epochs, batch_size, size)

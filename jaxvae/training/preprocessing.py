@@ -4,7 +4,10 @@ Data stay on the device as they are stored (uint8); a transform is a function `(
 example that `preprocessed` puts in front of an objective.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
@@ -14,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxvae.checks import Key, Numbers, Scalar, Tree, checked, within
 
+_TAKEN: ContextVar[list[Any] | None] = ContextVar("bytes taken for 0 to 255", default=None)
 M = TypeVar("M")
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -26,7 +30,8 @@ def rescale(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> 
     Args:
       x: one example, any shape, values in 0..max_value.
       max_value: the largest value stored, 1.0 for binary data or floats in [0, 1]; by default 255
-        for uint8 and 1 for bool. Any other dtype doesn't tell, so it must be given.
+        for uint8 and 1 for bool. Any other dtype doesn't tell, so it must be given. `fit` and
+        `sweep` warn of data that are far below that 255.
 
     Raises:
       ValueError: if a value of x is not in 0..max_value; under `jit` and `vmap` none is looked at.
@@ -57,7 +62,33 @@ def _full(owner: str, dtype: DTypeLike) -> float:
             f"{owner}: x is an array of {dtype}, expected uint8 (0 to 255) or bool where max_value "
             "is not given; for floats in [0, 1] give max_value=1.0"
         )
-    return 255.0 if dtype == jnp.uint8 else 1.0
+    if dtype != jnp.uint8:
+        return 1.0
+    if (told := _TAKEN.get()) is not None:
+        told.append(dtype)
+    return 255.0
+
+
+@contextmanager
+def bytes_taken() -> Iterator[list[Any]]:
+    """A list that has entries once something was traced that takes bytes for 0 to 255."""
+    token = _TAKEN.set(taken := [])
+    try:
+        yield taken
+    finally:
+        _TAKEN.reset(token)
+
+
+def warn_if_dark(owner: str, data: Tree) -> None:
+    """Warn of bytes that are taken for 0 to 255 and go to less than half of that."""
+    found = [leaf for leaf in jax.tree.leaves(data) if getattr(leaf, "dtype", None) == jnp.uint8]
+    if found and (largest := max(int(jnp.max(leaf)) for leaf in found)) < 128:
+        warnings.warn(
+            f"{owner}: the largest value of data is {largest}, which is taken for {largest} of "
+            f"255, as max_value is not given; functools.partial(jaxvae.binarize, "
+            f"max_value={largest}.0), and so of rescale, threshold and dequantize",
+            stacklevel=4,
+        )
 
 
 @checked
@@ -125,4 +156,5 @@ def preprocessed(
         transform_key, objective_key = jax.random.split(key)
         return objective(model, objective_key, transform(transform_key, x), *args, **hyper)
 
+    vars(transformed_objective)["__wrapped__"] = objective  # for who asks what it takes
     return transformed_objective

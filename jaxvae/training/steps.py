@@ -34,6 +34,7 @@ from jaxvae.pytrees.networks import (
     with_state,
     without_state,
 )
+from jaxvae.training.objectives import check_hyper
 from jaxvae.training.optimizers import Optimizer, update
 from jaxvae.training.trainable import check_trainable
 
@@ -127,8 +128,9 @@ def train_step(
       norm by `optax.chain(optax.snapshot("norm", optax.tree.norm), optimizer)` for instance.
 
     Raises:
-      TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key, or where the
-        optimiser asks for more than the loss.
+      TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key, where the
+        objective takes no such hyper-parameter or needs another, or where the optimiser asks for
+        more than the loss.
       ValueError: by the step, where a hyper-parameter bears the name of another metric.
 
     >>> from jaxvae import elbo
@@ -160,6 +162,7 @@ def train_step(
     def step(
         state: TrainState[M], key: Key, xs: Tree, *_: P.args, **given: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
+        check_hyper("train_step", objective, given)
         params: Any = without_state(state.model)
         kept = statistics(state.model)
         hyper: Metrics = {n: h(state.step) if callable(h) else h for n, h in given.items()}

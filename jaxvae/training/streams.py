@@ -1,16 +1,15 @@
 """Batches of a stream: what can be iterated, where it stands, and its batches on their way.
 
 A thread makes the batches of the next call of `fit`, which go to the device while those of this one
-are trained on. `source_of` chooses between a stream and the sources of `sources`.
+are trained on.
 """
 
 import warnings
 from ast import literal_eval
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from importlib import import_module
 from inspect import isgeneratorfunction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,32 +18,17 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxvae.batching import batch_size as size_of
-from jaxvae.checks import Key, Tree, check_leaves
+from jaxvae.checks import Key, Tree
 from jaxvae.pytrees import paths
 from jaxvae.training.ahead import Ahead
-from jaxvae.training.batches import is_stream, like_first
+from jaxvae.training.batches import like_first
 from jaxvae.training.checkpoints.files import CheckpointError, describe
 from jaxvae.training.devices import of_every_process, shard_batches
-from jaxvae.training.sources import Draws, Rows, Source, Steps
-from jaxvae.training.sparse import by_rows, compressed
+from jaxvae.training.places import Items, Place, as_it_was, as_literals, memory
+from jaxvae.training.sources import Steps
 
 CALL_BYTES = 2**25  # of a stream's batches, at most so much goes to the device at once
-STATES = ("get_state", "set_state"), ("state_dict", "load_state_dict")
 END = object()
-ARRAY = "an array"
-
-
-class Place(NamedTuple):
-    """Where a stream stands: before a batch of an epoch, `skip` behind where it had a state.
-
-    `passes` are those that were made, whatever an epoch is.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    state: Any = None
-    skip: int = 0
-    passes: int = 0
 
 
 class Stream:
@@ -81,7 +65,7 @@ class Stream:
         self.told = ""
         self.iterator = self._open()
         self.start = Place(state=self._state())
-        self.places = [(begun, self.start)]
+        self.places = [(begun, [self.start])]  # of the batches of each call
         self.resumable, self.resumed = self.start.state is not None, False
         batch = self._next(self.start)
         if batch is END:
@@ -141,14 +125,14 @@ class Stream:
             )
         if found is None:
             self.end = done
-            self.places = [*self.places[-2:], (done, self.last)]
+            self.places = [*self.places[-2:], (done, [self.last])]
             if self.told:
                 warnings.warn(self.told, stacklevel=5)
             return None
-        place, batches, count = found
+        places, batches, count = found
         self._count_shapes(mine[1])
-        self.places = [*self.places[-2:], (done, place)]
-        numbers = place.batch + jnp.arange(self.size, dtype=jnp.int32)
+        self.places = [*self.places[-2:], (done, places)]
+        numbers = places[0].batch + jnp.arange(self.size, dtype=jnp.int32)
         return Steps(shard_batches(self.mesh, batches), numbers, count)
 
     def _count_shapes(self, rows: int) -> None:
@@ -170,8 +154,9 @@ class Stream:
                 stacklevel=7,
             )
             self.resumable = True  # once
-        done, place = next(p for p in reversed(self.places) if p[0] <= step)
-        later = step - done
+        done, places = next(p for p in reversed(self.places) if p[0] <= step)
+        place = places[min(step - done, len(places) - 1)]
+        later = max(step - done - len(places) + 1, 0)  # behind the last that was read
         moved = place._replace(batch=place.batch + later, skip=place.skip + later)
         place = as_literals(tuple(moved))
         try:
@@ -189,25 +174,27 @@ class Stream:
         if self.ahead is not None:
             self.ahead.close()
 
-    def _calls(self) -> Iterator[tuple[Place, Tree, int]]:
-        """Of each call the first batch's place, the batches as arrays [size, rows, ...], and how
-        many they are: of one epoch and one number of rows."""
-        first, batches, rows, count = self.start, None, 0, 0
+    def _calls(self) -> Iterator[tuple[list[Place], Tree, int]]:
+        """Of each call the batches' places, the batches as arrays [size, rows, ...], and how many
+        they are: of one epoch and one number of rows."""
+        places: list[Place] = []
+        batches, rows, count = None, 0, 0
         for place, batch in self._batches():
-            if count and (place.epoch, size_of(batch)) != (first.epoch, rows):
-                yield first, batches, count
+            if count and (place.epoch, size_of(batch)) != (places[0].epoch, rows):
+                yield places, batches, count
                 count = 0
             if not count:
-                first, rows = place, size_of(batch)
+                places, rows = [], size_of(batch)
                 batches = jax.tree.map(self._empty, batch)
             for every, leaf in zip(jax.tree.leaves(batches), jax.tree.leaves(batch), strict=True):
                 every[count] = leaf
+            places.append(place)
             count += 1
             if count == self.size:
-                yield first, batches, count
+                yield places, batches, count
                 count = 0
         if count:
-            yield first, batches, count
+            yield places, batches, count
 
     def _empty(self, leaf: np.ndarray) -> np.ndarray:
         return np.zeros((self.size, *leaf.shape), leaf.dtype)
@@ -250,8 +237,8 @@ class Stream:
             if place.passes and hasattr(self.data, "set_epoch"):
                 self.iterator, self.peeked = self._open(place.passes), []
             return Place(place.epoch, passes=place.passes)
-        remembers = _memory(self.iterator)
-        _, set_state = remembers or _memory(self.data) or (None, None)
+        remembers = memory(self.iterator)
+        _, set_state = remembers or memory(self.data) or (None, None)
         if set_state is None:
             raise CheckpointError(
                 "data can't be set to where they stood, expected those of the run"
@@ -274,11 +261,11 @@ class Stream:
         if hasattr(self.data, "set_epoch"):
             self.data.set_epoch(passes)
         if isinstance(self.data, list):
-            return _Items(self.data)
+            return Items(self.data)
         return iter(self.data() if isgeneratorfunction(self.data) else self.data)
 
     def _state(self) -> Any:
-        get_state, _ = _memory(self.iterator) or _memory(self.data) or (lambda: None, None)
+        get_state, _ = memory(self.iterator) or memory(self.data) or (lambda: None, None)
         return get_state()
 
     def _next(self, place: Place) -> Any:
@@ -296,89 +283,6 @@ class Stream:
         return batch
 
 
-def as_literals(state: Any) -> Any:
-    """A state with what it takes to make its arrays and tensors again, in their place."""
-    if isinstance(state, dict):
-        return {name: as_literals(part) for name, part in state.items()}
-    if type(state) in (tuple, list):
-        return type(state)(map(as_literals, state))
-    library = type(state).__module__.split(".")[0]
-    if library in ("numpy", "torch") and hasattr(state, "__array__"):
-        array = np.asarray(state)
-        if array.dtype.kind in "biuf":
-            return {ARRAY: (library, array.dtype.str, array.shape, array.tobytes())}
-    return state
-
-
-def as_it_was(literals: Any) -> Any:
-    """The state that `as_literals` was given."""
-    if isinstance(literals, dict) and [*literals] == [ARRAY]:
-        library, dtype, shape, data = literals[ARRAY]
-        array = np.frombuffer(data, dtype).reshape(shape).copy()
-        return array if library == "numpy" else import_module(library).from_numpy(array)
-    if isinstance(literals, dict):
-        return {name: as_it_was(part) for name, part in literals.items()}
-    if type(literals) in (tuple, list):
-        return type(literals)(map(as_it_was, literals))
-    return literals
-
-
-class _Items:
-    """The items of a list; an index says where it stands."""
-
-    def __init__(self, items: list[Any]):
-        self.items, self.index = items, 0
-
-    def __iter__(self) -> "_Items":
-        return self
-
-    def __next__(self) -> Any:
-        if self.index >= len(self.items):
-            raise StopIteration
-        self.index += 1
-        return self.items[self.index - 1]
-
-    def get_state(self) -> int:
-        return self.index
-
-    def set_state(self, index: int) -> None:
-        self.index = index
-
-
-def source_of(
-    data: Any,
-    begun: int,
-    epochs: int,
-    batch_size: int | None,
-    steps_per_epoch: int | None,
-    size: int | None,
-) -> Source:
-    """What gives the batches of a run that begins at a step; arguments as `fit`'s."""
-    if callable(data) and not isgeneratorfunction(data) and not hasattr(data, "__iter__"):
-        if steps_per_epoch is None:
-            raise ValueError(
-                "fit: data is a function, of a key, and has no end: steps_per_epoch is None, "
-                "expected how many of its batches are an epoch"
-            )
-        batch = jax.eval_shape(data, jax.random.key(0))
-        rows = size_of(batch, "fit", "data(key)")
-        if batch_size not in (None, rows):
-            raise ValueError(
-                f"fit: batch_size is {batch_size} and data returned {rows} rows, "
-                "expected the same; leave batch_size out"
-            )
-        return Draws(data, begun, epochs, steps_per_epoch, size)
-    if is_stream(data, batch_size):
-        return Stream(data, begun, epochs, batch_size, steps_per_epoch, size)
-    check_leaves("fit", "data", by_rows(compressed(data)))
-    if batch_size is None or steps_per_epoch is not None:
-        raise ValueError(
-            f"fit: data are arrays, batch_size is {batch_size} and steps_per_epoch "
-            f"{steps_per_epoch}, expected batch_size alone: an epoch is a pass over the rows"
-        )
-    return Rows(data, begun, epochs, batch_size, size)
-
-
 def _length(data: Tree) -> int | None:
     """Batches a pass, where it is known; an error where there is no end."""
     try:
@@ -390,11 +294,3 @@ def _length(data: Tree) -> int | None:
             "fit: data have no end, expected steps_per_epoch: how many batches are an epoch"
         )
     return length
-
-
-def _memory(thing: Any) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
-    """How it tells where it stands, and goes there; None where it can't."""
-    for names in STATES:
-        if all(hasattr(thing, name) for name in names):
-            return getattr(thing, names[0]), getattr(thing, names[1])
-    return None

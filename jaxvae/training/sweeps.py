@@ -5,17 +5,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import Count, Key, Tree, check_instance, checked
-from jaxvae.pytrees import is_key
-from jaxvae.training.callbacks import Callback
+from jaxvae.checks import Count, Tree, checked
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -25,9 +22,10 @@ from jaxvae.training.checkpoints.files import (
 )
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.devices import AutoMesh
-from jaxvae.training.steps import Metrics, Step, TrainState
-
-Grid = Annotated[Mapping[str, Any], partial(check_instance, of=Mapping, expected="name -> values")]
+from jaxvae.training.grids import Grid, axes_and_points, names_what_is_static
+from jaxvae.training.monitoring import warn_of_collapse
+from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
+from jaxvae.training.showing import Line, line_of, someone_looks
 
 
 class Sweep(NamedTuple):
@@ -72,6 +70,8 @@ def sweep(
         merely closes over is compiled into the program as a constant.
 
     Raises:
+      TypeError: `run` must know a value of the grid while it is compiled, as a number of samples;
+        the line names it.
       CheckpointError: the folder can't be written, or holds a sweep of other points, other fixed
         arguments or another `run`; the message names the first difference.
 
@@ -96,165 +96,28 @@ def sweep(
     >>> list(found.axes), found.results.shape  # the last axis: steps
     (['key', 'beta', 'learning_rate'], (4, 2, 3, 2))
     """
-    axes, points = _axes_and_points("sweep", grid)
+    axes, points = axes_and_points("sweep", grid)
     for name in axes:
         if name in fixed:
             raise ValueError(f"sweep: {name!r} is in the grid and fixed, expected it in one")
     sizes = tuple(len(values) for values in axes.values())
     devices = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
-    if at_once is None:
-        point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
-        at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
-    call = partial(_at_points, run, at_once=at_once, mesh=mesh)
-    if folder is None:
-        every = call(points, fixed)
-    else:
-        every = _chunk_by_chunk(run, call, points, fixed, Path(folder), at_once * devices)
+    with names_what_is_static("sweep", run, axes, fixed), bytes_taken() as taken:
+        if at_once is None:
+            point = jax.eval_shape(lambda: {name: v[0] for name, v in axes.items()})
+            at_once = points_at_once(run, point | fixed, -(-prod(sizes) // devices))
+        call = partial(_at_points, run, at_once=at_once, mesh=mesh)
+        shown = someone_looks() and jax.process_count() == 1
+        if folder is None and not shown:
+            every = call(points, fixed)
+        else:
+            where = None if folder is None else Path(folder)
+            every = _chunk_by_chunk(run, call, points, fixed, where, at_once * devices, shown)
     every = jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]), every)
+    if taken and jax.process_count() == 1:
+        warn_if_dark("sweep", fixed)
+    warn_of_collapse("sweep", every, sizes)
     return Sweep(axes, every, at_once)
-
-
-def _axis(owner: str, name: str, values: Any) -> Array:
-    try:
-        return jnp.asarray(values)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{owner}: grid[{name!r}] is {values!r}, expected numbers or keys, which the program "
-            "is given; over what it is made of, loop in Python, a sweep each"
-        ) from None
-
-
-def _axes_and_points(owner: str, grid: Grid) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The values of each axis, and those of all points, in the order of the axes."""
-    axes = {name: _axis(owner, name, values) for name, values in grid.items()}
-    if not axes:
-        raise ValueError(f"{owner}: grid is empty, expected at least one name and its values")
-    for name, values in axes.items():
-        if not values.ndim or not len(values):
-            raise ValueError(
-                f"{owner}: grid[{name!r}] has shape {values.shape}, expected a leading axis of "
-                "at least one value; pass what is the same at every point as a keyword"
-            )
-    sizes = tuple(len(values) for values in axes.values())
-    index = jnp.unravel_index(jnp.arange(prod(sizes)), sizes)
-    return axes, {name: v[i] for (name, v), i in zip(axes.items(), index, strict=True)}
-
-
-class Points(NamedTuple):
-    """What a sweep under `fit` has in its optimiser's state.
-
-    Args:
-      values: name -> the value at each point, [*sizes, ...]; of keys their data.
-      opt_state: the optimiser's, leaves [*sizes, ...].
-    """
-
-    values: dict[str, Array]
-    opt_state: Any
-
-
-@checked
-def sweep_step(
-    make: Callable[..., tuple[Step, TrainState]], grid: Grid, *, at_once: Count | None = None
-) -> tuple[Step, TrainState[Any]]:
-    """A sweep for `fit`: one step of the runs at all points of a grid, and the state they begin in.
-
-    `fit(*sweep_step(make, grid), key, data, ...)` takes all that it takes for one run: callbacks,
-    checkpoints, a line of progress, devices. The model's leaves are [len(axis 1), len(axis 2), ...,
-    ...], metrics [steps, len(axis 1), ...]. All points see the same batches; point i, in the order
-    of the axes, draws from `fold_in(key, i)`, so that no point depends on those behind it.
-
-    Args:
-      make: `make(**point) -> (step, state)`, pure: as `train_step` and `init_state` make them, with
-        `functools.partial` for hyper-parameters.
-      grid: name -> values, their leading axis swept: keys, numbers or arrays.
-      at_once: points to vmap together; all by default.
-
-    >>> import optax
-    >>> from jaxvae import elbo, fit, init_state, train_step
-    >>> from jaxvae.models import ppca
-    >>> def make(key, beta, learning_rate):
-    ...     weight = jax.random.normal(key, (3, 1))
-    ...     model = ppca.as_vae(ppca.PPCA(weight, jnp.zeros(3), jnp.array(0.5)))
-    ...     optimizer = optax.adam(learning_rate)
-    ...     return partial(train_step(elbo, optimizer), beta=beta), init_state(model, optimizer)
-    >>> keys = jax.random.split(jax.random.key(0), 2)
-    >>> step, state = sweep_step(
-    ...     make, {"key": keys, "beta": [0.5, 1.0, 4.0], "learning_rate": [1e-3, 1e-2]}
-    ... )
-    >>> _, history = fit(step, state, jax.random.key(1), jnp.ones((20, 3)), epochs=2, batch_size=10)
-    >>> history["loss"].shape  # steps, then the axes
-    (4, 2, 3, 2)
-    """
-    axes, points = _axes_and_points("sweep_step", grid)
-    sizes = tuple(len(values) for values in axes.values())
-    flat = partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[len(sizes) :]))
-    shaped = partial(jax.tree.map, lambda leaf: leaf.reshape(*sizes, *leaf.shape[1:]))
-
-    def at_each(one: Callable[..., Any], *rows: Any) -> Any:
-        def call(row: Any) -> Any:
-            return one(*row)
-
-        return (
-            jax.vmap(call)(rows) if at_once is None else jax.lax.map(call, rows, batch_size=at_once)
-        )
-
-    impls = {name: jax.random.key_impl(v) for name, v in points.items() if is_key(v)}
-    points = {n: jax.random.key_data(v) if n in impls else v for n, v in points.items()}
-
-    def with_keys(point: dict[str, Array]) -> dict[str, Array]:
-        keys = {n: jax.random.wrap_key_data(point[n], impl=impl) for n, impl in impls.items()}
-        return point | keys
-
-    def begin(point: dict[str, Array]) -> tuple[Any, Any]:
-        state = make(**with_keys(point))[1]
-        return state.model, state.opt_state
-
-    @checked
-    def step(state: TrainState, key: Key, xs: Tree, **hyper: Any) -> tuple[TrainState, Metrics]:
-        def one(i: Array, point: Any, model: Any, opt_state: Any) -> Any:
-            of_point = TrainState(model, opt_state, state.step)
-            new, metrics = make(**with_keys(point))[0](
-                of_point, jax.random.fold_in(key, i), xs, **hyper
-            )
-            return new.model, new.opt_state, metrics
-
-        values, opt_states = flat(state.opt_state)
-        number = jnp.arange(prod(sizes))
-        found = shaped(at_each(one, number, values, flat(state.model), opt_states))
-        return TrainState(
-            found[0], Points(state.opt_state.values, found[1]), state.step + 1
-        ), found[2]
-
-    model, opt_state = shaped(jax.jit(partial(at_each, begin))(points))
-    return step, TrainState(model, Points(shaped(points), opt_state), jnp.zeros((), jnp.int32))
-
-
-@checked
-def each_point(callback: Callback) -> Callback:
-    """A callback for `fit` of a `sweep_step`: that of one run, called at every point.
-
-    What it returns by name is stacked to [len(axis 1), len(axis 2), ...]:
-    `each_point(validation(...))`. It is a function of its arguments, without `begin` or `end`.
-    """
-
-    def call(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> Any:
-        sizes = metrics["loss"].shape[1:]
-        found = []
-        for i, at in enumerate(np.ndindex(*sizes)):
-            model, opt_state = jax.tree.map(
-                lambda leaf, at=at: leaf[at], (state.model, state.opt_state.opt_state)
-            )
-            of_point = {
-                n: m[:, *at] for n, m in metrics.items() if m.shape[1 : 1 + len(sizes)] == sizes
-            }
-            one = TrainState(model, opt_state, state.step)
-            found.append(callback(one, of_point, epoch, jax.random.fold_in(key, i)))
-        if found[0] is None:
-            return None
-        every = jax.tree.map(lambda *leaves: np.stack(leaves), *map(dict, found))
-        return {name: leaf.reshape(*sizes, *leaf.shape[1:]) for name, leaf in every.items()}
-
-    return call
 
 
 @partial(jax.jit, static_argnames=("run", "at_once", "mesh"))
@@ -290,24 +153,44 @@ def _chunk_by_chunk(
     call: Callable[..., Any],
     points: dict[str, Array],
     fixed: Tree,
-    folder: Path,
+    folder: Path | None,
     size: int,
+    shown: bool,
 ) -> Any:
-    """`call(points, fixed)`, every chunk of it read from the folder, or made and saved there."""
+    """`call(points, fixed)` in chunks, a line of progress behind each, kept in a folder if any."""
+    num_points = len(next(iter(points.values())))
+    kept = None if folder is None else _kept(run, call, points, fixed, folder)
+    chunks, line = [], Line(num_points)
+    for start in range(0, num_points, size):
+        chunk = _rows(points, start, start + size)
+        chunks.append(call(chunk, fixed) if kept is None else kept(chunk, start))
+        if shown:
+            done = min(start + size, num_points)
+            jax.block_until_ready(chunks)
+            line.show(done, partial(line_of, {}, f"point {done}/{num_points}"))
+    line.close()
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_points], *chunks)
+
+
+def _kept(
+    run: Callable[..., Any],
+    call: Callable[..., Any],
+    points: dict[str, Array],
+    fixed: Tree,
+    folder: Path,
+) -> Callable[..., Any]:
+    """`call(chunk, fixed)` of a chunk and its first point, read from the folder or saved there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error.strerror}") from None
     point = jax.eval_shape(lambda: {name: v[0] for name, v in points.items()})
     step = computation(run, **point, **fixed)
-    num_points = len(next(iter(points.values())))
-    chunks = []
-    for start in range(0, num_points, size):
-        chunk = _rows(points, start, start + size)
+
+    def kept(chunk: dict[str, Array], start: int) -> Any:
         given = checksums("grid", chunk) | checksums("fixed", fixed)
         identity = Identity(given=given, schedules={}, start={}, step=step)
         path = folder / f"points_{start:06d}.ckpt"
-        found = None
         if path.exists():
             try:
                 leaves, info = read_checkpoint(path)
@@ -317,14 +200,14 @@ def _chunk_by_chunk(
                         "with, or choose another folder"
                     )
                 like = jax.eval_shape(call, chunk, fixed)
-                found = restore(path, leaves, like, below="['results']")
+                return restore(path, leaves, like, below="['results']")
             except CorruptCheckpointError as damage:
-                warnings.warn(f"{damage}; its points are run again", stacklevel=3)
-        if found is None:
-            found = call(chunk, fixed)
-            save_checkpoint(path, {"results": found, **identity.arrays}, info=identity.info)
-        chunks.append(found)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_points], *chunks)
+                warnings.warn(f"{damage}; its points are run again", stacklevel=4)
+        found = call(chunk, fixed)
+        save_checkpoint(path, {"results": found, **identity.arrays}, info=identity.info)
+        return found
+
+    return kept
 
 
 @checked

@@ -10,12 +10,13 @@ import numpy as np
 from jax import Array
 
 from jaxvae.checks import a_class_of, check_array, check_function
-from jaxvae.training.callbacks import Callback, Progress, Run, Stop, someone_looks
+from jaxvae.training.callbacks import Callback, Run, Stop
 from jaxvae.training.checkpoints.identity import Identity
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
 from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
+from jaxvae.training.showing import Progress, someone_looks
 from jaxvae.training.sources import Source
 from jaxvae.training.steps import Metrics, TrainState
 

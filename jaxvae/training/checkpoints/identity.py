@@ -16,6 +16,8 @@ from jaxvae.pytrees import is_key, paths
 from jaxvae.training.checkpoints.files import first_difference, version_of
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# JAX keeps a trace for equal arguments, so what was traced before decides between 1 and int64(1)
+NUMPY = re.compile(r"\bnp\.\w+\(([-+.\w]+)\)")
 
 
 def checksums(name: str, tree: Tree) -> dict[str, str]:
@@ -104,12 +106,13 @@ def _lines(closed: ClosedJaxpr) -> Iterator[str]:
 
 
 def _show(value: Any) -> str:
-    """One text for one value, in whatever process: no addresses, and arrays by their bytes."""
+    """One text for one value, in whatever process: no addresses, no class of a number, and arrays
+    by their bytes."""
     if isinstance(value, (int, float)):
         return str(np.asarray(value))
     if hasattr(value, "dtype") and hasattr(value, "shape") and not is_key(value):
         return _checksum(value) if value.shape else str(np.asarray(value))
-    return ADDRESS.sub("", getattr(value, "__name__", repr(value)))
+    return NUMPY.sub(r"\1", ADDRESS.sub("", getattr(value, "__name__", repr(value))))
 
 
 def first_other_line(there: str, here: str) -> tuple[str, str] | None:
@@ -172,7 +175,7 @@ class Identity(NamedTuple):
         if why := _first_other(info["start"], self.start):
             return why
         text = zlib.decompress(np.asarray(leaves["['computation']"]).tobytes()).decode()
-        if found := first_other_line(text, self.step):
+        if found := first_other_line(NUMPY.sub(r"\1", text), self.step):
             there, here = (line if len(line) < 90 else line[:90] + "..." for line in found)
             return (
                 "objective, optimiser or network compute something else, first where it is "

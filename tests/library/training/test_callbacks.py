@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae import Checkpoints, elbo, fit, init_state, train_step
+from jaxvae import Checkpoints, elbo, fit, init_state, renyi, train_step
 from jaxvae.bounds import autoencoder
 from jaxvae.models import ppca
 from jaxvae.training import (
@@ -31,7 +31,7 @@ from jaxvae.training import (
     validation,
     wandb,
 )
-from jaxvae.training.callbacks import Progress, Run, line_of
+from jaxvae.training.showing import Line, line_of
 from tests.common import same
 
 OPTIMIZER = optax.adam(1e-2)
@@ -124,6 +124,13 @@ def test_more_samples_of_noise_are_measured_at_each_row():
     found = measure(state, {"loss": np.zeros(1)}, 0.0, jax.random.key(9))
     assert found is not None
     assert 0 < abs(found["validation_loss"]) < 4 / np.sqrt(2000)
+
+
+def test_validation_of_an_objective_that_lacks_a_hyper_parameter_is_told_at_once():
+    told = r"validation: renyi needs num_samples and alpha; bind them, functools.partial\(renyi, "
+    with pytest.raises(TypeError, match=told):
+        validation(renyi, jax.random.key(0), np.ones((4, 3)))
+    validation(partial(renyi, num_samples=2, alpha=0.5), jax.random.key(0), np.ones((4, 3)))
 
 
 def test_validation_every_so_many_steps():
@@ -333,7 +340,7 @@ def slow_clock():
 
 
 def shown(monkeypatch, capsys, *, tty, **settings):
-    monkeypatch.setattr("jaxvae.training.callbacks.time.monotonic", slow_clock())
+    monkeypatch.setattr("jaxvae.training.showing.time.monotonic", slow_clock())
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
     run(**settings)
     out, err = capsys.readouterr()
@@ -361,7 +368,7 @@ def test_a_line_is_shown_in_a_terminal_alone(monkeypatch, capsys):
 
 
 def test_a_short_run_shows_nothing(monkeypatch, capsys):
-    monkeypatch.setattr("jaxvae.training.callbacks.time.monotonic", lambda: 5.0)
+    monkeypatch.setattr("jaxvae.training.showing.time.monotonic", lambda: 5.0)
     run(progress=True)
     assert capsys.readouterr().err == ""
 
@@ -371,10 +378,9 @@ def test_the_line_says_where_it_is_and_what_is_left():
     metrics |= {"never": np.full(2, np.nan), "pair": np.ones((2, 2))}
     line = line_of(metrics, "epoch 1.5/4", 75.4)
     assert line == "epoch 1.5/4  1:15 left  loss 2  validation_loss 5"
-    bar = Progress()
-    bar.begin(Run(0, 20, 4.0, None))
+    bar = Line(20)
     bar.first = (10.0, 4)
-    assert bar._left(14.0, 12) == 4.0  # eight steps took four seconds; eight are left
+    assert bar.left(14.0, 12) == 4.0  # eight steps took four seconds; eight are left
 
 
 def test_pictures_are_drawn_while_it_learns(tmp_path):

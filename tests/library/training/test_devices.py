@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from jaxvae.training import read_checkpoint
+from jaxvae.training import read_checkpoint, shard_rows
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 
 COMMON = """
@@ -349,3 +350,11 @@ def test_two_processes_read_their_own_part_of_a_stream(tmp_path):
         assert found["agree"]
         assert found["resumed"]
         assert "next calls have [1, 0] batches of [8, 0] rows" in found["uneven"]
+
+
+def test_rows_are_shared_over_a_mesh_alone():
+    with pytest.raises(TypeError, match=r"^shard_rows: mesh is an int, expected a mesh of devices"):
+        shard_rows(3, np.ones((6, 2)))  # pyright: ignore
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(TypeError, match=r"^shard_rows: rows is a str, expected an array"):
+        shard_rows(mesh, "rows")

@@ -59,8 +59,28 @@ def test_a_rate_that_has_not_risen_yet_is_none_that_fell():
 def test_of_many_points_those_that_fell_are_counted():
     fallen = np.r_[np.full(20, 3.0), np.zeros(30)]
     assert told_of(
-        np.stack([fallen, np.full(50, 3.0), fallen], axis=1), points=" at 2 of 3 points"
+        np.stack([fallen, np.full(50, 3.0), fallen], axis=1), points=r" at 2 of 3 points, [0], [2]"
     ) == [40]
+
+
+def test_of_many_points_each_is_told_when_it_falls():
+    fallen = np.r_[np.full(20, 3.0), np.zeros(40)]
+    later = np.r_[np.full(40, 3.0), np.zeros(20)]
+    watch = CollapseWarning()
+    watch.begin(Run(0, 60, 6.0, None))
+    told = []
+    for start in range(0, 60, 10):
+        part = np.stack([later, fallen, np.full(60, 3.0), fallen], axis=1).reshape(60, 2, 2)
+        part = part[start : start + 10]
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            state = TrainState(None, None, jnp.int32(start + 10))
+            watch(state, {"rate": part}, (start + 10) / 10, jax.random.key(0))
+        told += [str(w.message).split(": the posterior")[0] for w in found]
+    assert told == [
+        "fit: at step 40 the rate is 0.00 nats at 2 of 4 points, [0, 1], [1, 1]",
+        "fit: at step 60 the rate is 0.00 nats at 1 of 4 points, [0, 0]",
+    ]
 
 
 def test_what_pays_no_rate_is_not_told_of():

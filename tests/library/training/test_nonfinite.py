@@ -1,5 +1,6 @@
 """Numbers that go wrong: where a run stops, what it says, and what it keeps."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,21 +15,26 @@ from jaxvae import (
     VAE,
     Bernoulli,
     Checkpoints,
+    Independent,
+    Masked,
     Normal,
     Poisson,
     StandardNormal,
     elbo,
     fit,
     init_state,
+    pytree,
     train_step,
 )
 from jaxvae.bounds.evidence import Terms
+from jaxvae.distributions import ZeroInflated
 from jaxvae.training import (
     NonFiniteError,
     clip_by_finite_norm,
     load_checkpoint,
     newest_checkpoint,
     skip_nonfinite,
+    sweep_step,
 )
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from jaxvae.training.nonfinite import all_finite
@@ -266,6 +272,88 @@ def test_data_outside_the_support_are_told_with_their_row(decode, value, message
     step = lift(train_step(elbo, SGD))
     with pytest.raises(NonFiniteError, match=f"; first at row 7 of the data: {message}"):
         fit(step, init_state(model, SGD), jax.random.key(0), data, epochs=2, batch_size=12)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """Numbers of at least 1/2, whose log_prob is finite below as well."""
+
+    rate: Any
+
+    def sample(self, key):
+        return 0.5 + jax.random.exponential(key, jnp.shape(self.rate)) / self.rate
+
+    def log_prob(self, x):
+        return jnp.sum(jnp.log(self.rate) - self.rate * (x - 0.5))
+
+    def unstack(self):
+        return self
+
+    def support(self, x):
+        return x >= 0.5
+
+
+WHOLE = "Poisson.log_prob: event holds 0.25, expected whole numbers of at least 0: raw counts"
+OWN = "Halves.log_prob: event holds 0.25{}, expected what Halves.support is True for"
+
+
+def counts(z):
+    return Poisson(jnp.exp(z))
+
+
+def outside_row_7(decode, objective=elbo):
+    """A step, a state, and data of which entry 1 of row 7 is outside the support."""
+    encode = Partial(lambda w, x: Normal(w * jax.tree.leaves(x)[0], jnp.ones(2)), jnp.ones(2))
+    model = VAE(encode, Partial(decode), StandardNormal((2,)))
+    data = np.ones((12, 2), np.float32)
+    data[7, 1] = 0.25
+    return train_step(objective, SGD), init_state(model, SGD), data
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        (lambda z: Independent(ZeroInflated(counts(z), z)), WHOLE),
+        (lambda z: Halves(jnp.exp(z)), OWN.format(r" at \(1,\)")),
+        (lambda z: Independent(Halves(jnp.exp(z))), OWN.format("")),
+    ],
+)
+def test_what_is_scored_part_by_part_is_told_too(decode, message):
+    """Under the vmap of an `Independent` no value is concrete; and a likelihood of one's own."""
+    step, state, data = outside_row_7(decode)
+    with pytest.raises(NonFiniteError, match=f"; first at row 7 of the data: {message}"):
+        fit(step, state, jax.random.key(0), data, epochs=1, batch_size=12)
+
+
+@pytest.mark.parametrize("decode", [counts, lambda z: Halves(jnp.exp(z))])
+def test_masked_data_outside_the_support_are_told_and_gaps_are_not(decode):
+    step, state, data = outside_row_7(lambda z: Masked(decode(z)))
+    seen = np.ones((12, 2), bool)
+    run = partial(fit, step, state, jax.random.key(0), epochs=1, batch_size=12)
+    with pytest.raises(NonFiniteError, match=r"row 7 of the data: .*event holds 0.25, expected"):
+        run((data, seen))
+    seen[7, 1] = False
+    _, history = run((data, seen))
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_point_of_a_sweep_is_told_with_its_row():
+    """The point whose loss is not finite, and the row that spoils it there."""
+
+    def objective(model, key, x, *, limit):
+        x = jnp.sum(x)
+        return jnp.where(x < limit, jnp.nan, 0.0) + model[0] * x, ()
+
+    def make(key, limit):
+        step = train_step(objective, SGD)
+        return partial(step, limit=limit), init_state(jnp.ones(1), SGD)
+
+    keys = jax.random.split(jax.random.key(1), 2)
+    step, state = sweep_step(make, {"key": keys, "limit": [0.0, 1.5]})
+    told = r"loss at point \(0, 1\) not finite .*; first at row 7 of the data$"
+    with pytest.raises(NonFiniteError, match=told):
+        fit(step, state, jax.random.key(0), outside_row_7(counts)[2], epochs=1, batch_size=12)
 
 
 def test_an_objective_of_whole_batches_is_told_with_its_row():

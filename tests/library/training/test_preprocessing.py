@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from flax import nnx
 
-from jaxvae import binarize, preprocessed, rescale
+from jaxvae import binarize, fit, init_state, preprocessed, rescale, sweep, train_step
 from jaxvae.nn import MLP, Rescaled
 from jaxvae.training import dequantize, threshold
 from tests.common import close, draws, standard_errors_off
@@ -26,6 +27,54 @@ def test_both_ends_are_exact(transform, max_value):
     y = transform(jax.random.key(0), x, max_value=float(max_value))
     assert y.dtype == jnp.float32
     assert np.array_equal(y, np.array([[0.0, 1.0]] * 50))
+
+
+LEVELS = np.random.default_rng(0).integers(0, 17, (20, 4)).astype(np.uint8)
+LEVELS[0] = 16
+SGD = optax.sgd(0.1)
+
+
+def mean_of_input(transform):
+    """A step that trains on the transformed input's mean."""
+
+    def objective(model: Any, key: Any, x: Any) -> Any:
+        return model * jnp.mean(x), ()
+
+    return train_step(preprocessed(objective, transform), SGD)
+
+
+def swept(step, state, key, xs):
+    run = lambda key, xs: step(state, key, xs)[1]["loss"]
+    return sweep(run, {"key": jax.random.split(key, 2)}, xs=jnp.asarray(xs))
+
+
+HALVES, STEPS = [LEVELS[:10], LEVELS[10:]], {"epochs": 2, "steps_per_epoch": 2}
+ROADS = [
+    *((t, partial(fit, data=LEVELS, epochs=2, batch_size=5)) for t in (rescale, threshold)),
+    (dequantize, partial(fit, data=HALVES, epochs=2, steps_per_call=1)),
+    (binarize, partial(fit, data=lambda key: jnp.asarray(LEVELS), **STEPS)),
+    (binarize, partial(swept, xs=LEVELS)),
+]
+
+
+@pytest.mark.parametrize(("transform", "road"), ROADS)
+def test_levels_that_are_dark_as_bytes_are_told_once(transform, road):
+    """0..16 taken for 0..255: nothing but the numbers would be wrong."""
+    step, state = mean_of_input(transform), init_state(jnp.ones(()), SGD)
+    owner = "sweep" if road.func is swept else "fit"
+    told = f"^{owner}: the largest value of data is 16, which is taken for 16 of 255, .*=16.0"
+    with pytest.warns(UserWarning, match=told) as warned:
+        road(step, state, jax.random.key(0))
+    assert [w.filename for w in warned] == [__file__]
+
+
+def test_bytes_and_levels_with_their_largest_value_are_not_told():
+    """No warning is an error here: all are."""
+    run = partial(fit, key=jax.random.key(0), epochs=1, batch_size=5)
+    state = init_state(jnp.ones(()), SGD)
+    run(mean_of_input(partial(binarize, max_value=16.0)), state, data=LEVELS)
+    run(mean_of_input(rescale), state, data=15 * LEVELS)
+    run(mean_of_input(lambda key, x: x.astype(float)), state, data=LEVELS)  # no pixels: categories
 
 
 def test_rescale_is_division():

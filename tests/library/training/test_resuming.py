@@ -22,6 +22,7 @@ from filelock import FileLock
 from jaxvae import Checkpoints, elbo, fit, init_state, train_step
 from jaxvae.models import ppca
 from jaxvae.training import CheckpointError, best_checkpoint, load_checkpoint, read_checkpoint
+from jaxvae.training.checkpoints.identity import computation
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from jaxvae.training.checkpoints.stop_signals import stop_signals
 
@@ -201,6 +202,19 @@ def test_another_run_does_not_go_on(tmp_path):
     schedule = optax.linear_schedule(0.0, 0.5, 10)
     with pytest.raises(CheckpointError, match=r"beta is 0\.5 there and a schedule here"):
         again(beta=schedule)
+
+
+@pytest.mark.parametrize("one", [1, np.int64(1)])
+def test_a_computation_is_one_text_whatever_was_traced_before(one):
+    """JAX keeps the first trace of equal arguments, and an int64 of NumPy's equals an int."""
+
+    @partial(jax.jit, static_argnames="axes")
+    def spread(x, axes):
+        return jax.lax.broadcast_in_dim(x, (2, 3), axes)
+
+    jax.make_jaxpr(lambda x: spread(x, axes=(one,)))(jnp.ones(3))
+    text = computation(lambda x: spread(x, axes=(1,)), jnp.ones(3))
+    assert "broadcast_dimensions=(1,) shape=(2, 3)" in text
 
 
 def test_another_computation_data_or_first_state_does_not_go_on(tmp_path):

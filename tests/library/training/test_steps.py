@@ -21,6 +21,7 @@ from jaxvae import (
     StandardNormal,
     batched,
     binarize,
+    conditioned,
     elbo,
     evaluation,
     fit,
@@ -94,6 +95,39 @@ def watch():
 
 
 # a step
+
+
+@pytest.mark.parametrize(
+    ("objective", "hyper", "told"),
+    [
+        (elbo, {"betta": 2.0}, "elbo takes no betta, expected beta, kl, gradient$"),
+        (preprocessed(elbo, binarize), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
+        (conditioned(elbo), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
+        (
+            partial(iwae, num_samples=2),
+            {"beta": optax.linear_schedule(0.0, 1.0, 5)},
+            "iwae takes no beta, expected num_samples, gradient; to warm up, train with "
+            "jaxvae.elbo under beta and go on from its state, or weigh the rate inside",
+        ),
+        (iwae, {}, r"iwae needs num_samples; bind it, functools.partial\(iwae, num_samples=...\)"),
+        (look, {"beta": 1.0}, "look takes no beta, expected no hyper-parameter"),
+    ],
+)
+def test_a_hyper_parameter_that_the_objective_does_not_take_is_told(objective, hyper, told):
+    """With those that it takes, also where something was put around it."""
+    with pytest.raises(TypeError, match=f"^train_step: {told}"):
+        train_step(objective, OPTIMIZER)(start(), jax.random.key(0), data(), **hyper)
+
+
+def test_a_count_that_is_traced_is_told():
+    """In a jit of one's own, and as a hyper-parameter of `fit`."""
+    told = "^iwae: num_samples is traced, expected a Python integer, as it fixes a shape; bind it"
+    model, key = linear_vae(jax.random.key(0)), jax.random.key(0)
+    with pytest.raises(ValueError, match=told):
+        jax.eval_shape(lambda k: iwae(model, key, data()[0], num_samples=k), 3)
+    with pytest.raises(ValueError, match=told):
+        fit(train_step(iwae, OPTIMIZER), start(), key, data(), epochs=1, batch_size=5,
+            num_samples=3)  # fmt: skip
 
 
 def test_a_step_descends_the_mean_loss():

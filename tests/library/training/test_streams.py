@@ -26,7 +26,7 @@ from jaxvae.training import (
     read_checkpoint,
     sparse_rows,
 )
-from jaxvae.training.streams import as_it_was, as_literals
+from jaxvae.training.places import as_it_was, as_literals
 
 grain: Any = pytest.importorskip("grain")
 
@@ -324,6 +324,28 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, name):
             run(make(), folder, stop_at=stop_at, **how)
         assert same(whole, run(make(), folder, **how))
         assert same(whole, run(make(), folder, **how))  # and once it is done, does nothing
+
+
+class Spoiled(list):
+    """Batches, of which the one that is read as number `at`, over all passes, holds no numbers."""
+
+    def __init__(self, items, at=None):
+        super().__init__(items)
+        self.at, self.reads = at, 0
+
+    def __getitem__(self, i):
+        self.reads += 1
+        return super().__getitem__(i) * (np.float32(np.nan) if self.reads - 1 == self.at else 1)
+
+
+@pytest.mark.parametrize("at", [3, 5, 7, 11])
+def test_a_call_of_two_passes_that_ends_inside_goes_on_to_the_same_bits(tmp_path, at):
+    """At a number that is not finite, before the end of a pass and behind it; data were mended."""
+    five, how = batches()[:5], {"steps_per_epoch": 8, "steps_per_call": 8, "epochs": 2}
+    whole = run(Spoiled(five), **how)
+    with pytest.raises(NonFiniteError):
+        run(Spoiled(five, at), tmp_path, **how)
+    assert same(whole, run(Spoiled(five), tmp_path, **how))
 
 
 def test_more_epochs_go_on_and_fewer_are_answered_with_fewer(tmp_path):

@@ -1,6 +1,7 @@
 """A sweep is the run itself at every point of a grid."""
 
 import json
+import sys
 from functools import partial
 from operator import itemgetter
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ import jaxvae as jv
 from jaxvae.models import ppca
 from jaxvae.training import each_point, sweep_step
 
+SGD = optax.sgd(0.1)
+LINEAR = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
 XS = jax.random.normal(jax.random.key(9), (20, 3))
 
 
@@ -55,6 +58,37 @@ def test_it_is_the_run_at_every_point(at_once):
     assert len(np.unique(last)) == last.size
 
 
+@pytest.mark.parametrize(
+    "static",
+    [
+        lambda n, x: x * int(n),
+        lambda n, x: jnp.zeros(n) + x,
+        lambda n, x: sum(x for _ in range(n)),
+        lambda n, x: x if n > 1 else -x,
+        lambda n, x: jv.iwae(LINEAR, jax.random.key(0), jnp.ones(3) * x, num_samples=n)[0],
+    ],
+)
+def test_what_run_must_know_while_it_is_compiled_is_named(static):
+    """A count, a shape, a choice; what is traced in the same grid is not named."""
+    told = "sweep: grid has 'n', which run must know while it is compiled, .* a sweep each"
+    with pytest.raises(TypeError, match=told):
+        jv.sweep(static, {"x": [1.0, 2.0], "n": [2, 3]})
+
+    def make(n, x):
+        return jv.train_step(jv.elbo, SGD), jv.init_state({"w": jnp.mean(static(n, x))}, SGD)
+
+    with pytest.raises(TypeError, match=f"sweep_step: {told[7:]}"):
+        sweep_step(make, {"x": [1.0, 2.0], "n": [2, 3]})
+
+
+def test_another_error_of_run_is_left_alone():
+    def fails(x):
+        raise ValueError("of its own")
+
+    with pytest.raises(ValueError, match="of its own"):
+        jv.sweep(fails, {"x": [1.0, 2.0]})
+
+
 def test_it_is_one_program_for_all_points_and_for_the_next_sweep():
     traces = []
 
@@ -66,6 +100,51 @@ def test_it_is_one_program_for_all_points_and_for_the_next_sweep():
         keys = jax.random.split(jax.random.key(0), 3)
         jv.sweep(counted, {"key": keys, "scale": scale})
     assert traces == [()]
+
+
+def rates_of(end, seed, steps=30):
+    """The metrics of a run whose rate goes from 3 nats down to `end`."""
+    return {"rate": jnp.where(jnp.arange(steps) < 15, 3.0, end) + 0.0 * seed}
+
+
+def test_points_that_have_collapsed_are_told_in_a_line():
+    """Wherever the rates are in the results, [epochs, steps] too; a rate that is paid is not."""
+    told = r"^sweep: at the end the rate is 0.00 nats at 2 of 4 points, \[1, 0\], \[1, 1\]: the"
+    values = {"end": [1.0, 0.001], "seed": [1.0, 2.0]}
+    for shaped in (lambda rate: rate, lambda rate: rate.reshape(3, 10)):
+        run = lambda end, seed, f=shaped: (seed, jax.tree.map(f, rates_of(end, seed)))
+        with pytest.warns(UserWarning, match=told) as warned:
+            jv.sweep(run, values)
+        assert [w.filename for w in warned] == [__file__]
+
+
+def test_points_that_have_not_collapsed_are_not_told():
+    """No warning is an error here: all are. A short run's, one number's, and that of no code."""
+    jv.sweep(rates_of, {"end": [1.0, 0.5], "seed": [1.0]})
+    jv.sweep(partial(rates_of, steps=10), {"end": [0.0], "seed": [1.0]})
+    jv.sweep(lambda end: {"rate": end}, {"end": [0.0, 0.001]})
+    jv.sweep(lambda end: {"rate": jnp.full(30, end)}, {"end": [0.0]})
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_line_of_progress_is_shown_in_a_terminal_alone(monkeypatch, capsys, tmp_path, folder):
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("jaxvae.training.showing.time.monotonic", lambda: float(next(ticks)))
+    kept = {"folder": tmp_path} if folder else {}
+
+    def look(tty):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
+        found = jv.sweep(lambda a: 2.0 * a, {"a": jnp.arange(7.0)}, at_once=3, **kept)
+        assert found.results.tolist() == (2.0 * np.arange(7.0)).tolist()
+        return capsys.readouterr().err
+
+    lines = look(tty=True).split("\r")
+    assert [line.split("  ")[0].strip() for line in lines[1:]] == [
+        f"point {n}/7" for n in (3, 6, 7)
+    ]
+    assert lines[-1].endswith("\n")
+    assert "0:00 left" in lines[-1]
+    assert look(tty=False) == ""
 
 
 def test_it_says_how_it_ran():
