@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from jaxvae.checks import Numbers, Tree, checked
 from jaxvae.distributions.discrete import combinations
@@ -113,6 +114,10 @@ class Product:
         return jax.tree.unflatten(self._structure, parts)
 
 
+Part = TypeAliasType("Part", Annotated[Any, check_density])
+"""A density: what has a `log_prob`."""
+
+
 @pytree
 @dataclass(frozen=True, eq=False)
 class Joint:
@@ -132,7 +137,7 @@ class Joint:
     -1.83788
     """
 
-    first: Annotated[Any, check_density]
+    first: Part
     then: Callable[[Any], Any]
 
     @property
