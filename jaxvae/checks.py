@@ -191,6 +191,28 @@ def an(name: str) -> str:
     return f"{'an' if name[0] in vowels else 'a'} {name}"
 
 
+def written(tree: Any, path: tuple[Any, ...]) -> str:
+    """A path in a tree as it is written in Python, which `jax.tree_util.keystr` alone doesn't know
+    of a `Partial`: `.encode.args[0].weight`.
+    """
+    text = ""
+    for key in path:
+        named = key
+        if isinstance(key, jax.tree_util.FlattenedIndexKey):  # of a class that names no children
+            partial = isinstance(tree, jax.tree_util.Partial)
+            named = jax.tree_util.SequenceKey(key.key)
+            if partial:
+                named = jax.tree_util.GetAttrKey(("args", "keywords")[key.key])
+        text += jax.tree_util.keystr((named,))
+        tree = _children(tree)[key]
+    return text
+
+
+def _children(tree: Any) -> dict[Any, Any]:
+    below = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda part: part is not tree)
+    return {path[0]: child for path, child in below}
+
+
 def check_array(owner: str, name: str, value: Any) -> None:
     """Raise TypeError unless `value` is an array of real numbers, or a number."""
     dtype = getattr(value, "dtype", None)
@@ -212,7 +234,7 @@ def check_leaves(owner: str, name: str, tree: Any) -> None:
         raise TypeError(f"{owner}: {name} is {tree!r}, expected an array or a pytree of arrays")
     for path, leaf in leaves:
         if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
-            check_array(owner, name + jax.tree_util.keystr(path), leaf)
+            check_array(owner, name + written(tree, path), leaf)
 
 
 def check_key(owner: str, name: str, key: Any, axes: int = 0) -> None:

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree, a_class_of, check_leaves, check_log_prob, check_shape, kind
+from jaxvae.checks import Tree, a_class_of, check_leaves, check_log_prob, check_shape, kind, written
 from jaxvae.pytrees import T, pytree
 from jaxvae.pytrees.libraries import functional
 
@@ -176,7 +176,7 @@ def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
         for (path, leaf), like in zip(paths, jax.tree.leaves(draw), strict=True):
             if jnp.shape(leaf) != like.shape:
                 raise ValueError(
-                    f"model: {what}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, "
+                    f"model: {what}{written(event, path)} has shape {jnp.shape(leaf)}, "
                     f"expected {like.shape} as draws of {name} have; functions here take one "
                     "example: use jax.vmap for a batch"
                 )

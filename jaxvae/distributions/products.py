@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import TypeAliasType
 
-from jaxvae.checks import Numbers, Tree, checked
+from jaxvae.checks import Numbers, Tree, checked, written
 from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
     check_density,
@@ -90,7 +90,7 @@ class Product:
         """As `protocols.check_event`, part by part."""
         paths, _ = jax.tree_util.tree_flatten_with_path(self.parts, self._is_part)
         for (path, d), part in zip(paths, self.split(event), strict=True):
-            check_event(name, d, what + jax.tree_util.keystr(path), part)
+            check_event(name, d, what + written(self.parts, path), part)
 
     def split(self, x: Tree) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure."""

@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 import jaxvae
 from jaxvae import nn
+from jaxvae.models import ppca
 from jaxvae.nn import saved
 from jaxvae.nn.descriptions import NotDescribedError, describe, rebuild
 from jaxvae.pytrees import paths
@@ -139,6 +140,16 @@ def test_the_card_says_what_it_is(tmp_path):
         assert part in card, part
     (tmp_path / "digits" / "README.md").write_text("Mine.")  # it may be edited
     nn.load_model(tmp_path / "digits")
+
+
+def test_the_card_names_arrays_as_they_are_written(tmp_path):
+    model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    folder = nn.save_model(tmp_path / "linear", model)
+    assert "| `.encode.args[0].weight` | float32 | [3, 1] |" in (folder / "README.md").read_text()
+    assert same(nn.load_model(folder), model)
+    wrong = ppca.as_vae(ppca.PPCA(jnp.ones((4, 1)), jnp.zeros(4), jnp.array(0.5)))
+    with pytest.raises(CheckpointError, match=r"at \.encode\.args\[0\]\.weight it holds"):
+        nn.load_model(folder, like=wrong)
 
 
 @pytest.mark.parametrize("name", [saved.MANIFEST, saved.WEIGHTS, saved.SUMS])
