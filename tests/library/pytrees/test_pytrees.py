@@ -516,8 +516,10 @@ class Unnamed:
 
 
 def test_a_path_is_written_as_python_reads_it():
-    function = Partial(max, jv.Normal(np.zeros(2), np.ones(2)), (3.0,), scale={"a": np.ones(1)})
-    rest = Unnamed(4.0, Unnamed(5.0)), [jv.StandardNormal((2,)), 6.0]
+    function: Any = Partial(
+        max, jv.Normal(np.zeros(2), np.ones(2)), (3.0,), scale={"a": np.ones(1)}
+    )
+    rest: Any = Unnamed(4.0, Unnamed(5.0)), [jv.StandardNormal((2,)), 6.0]
     tree = {"model": jv.VAE(function, *rest)}
     found = paths(tree)
     assert [*found][:2] == ["['model'].encode.args[0].loc", "['model'].encode.args[0].scale"]
