@@ -196,7 +196,7 @@ def rewritten(folder, **changes):
     manifest = json.loads((folder / saved.MANIFEST).read_text()) | changes
     (folder / saved.MANIFEST).write_text(json.dumps(manifest))
     lines = [
-        f"{saved._sum((folder / name).read_bytes())}  {name}\n"
+        f"{saved.checksum((folder / name).read_bytes())}  {name}\n"
         for name in (saved.MANIFEST, saved.WEIGHTS)
     ]
     (folder / saved.SUMS).write_text("".join(lines))
@@ -204,8 +204,8 @@ def rewritten(folder, **changes):
 
 FOREIGN = (
     {"Partial": {"name": "os:system"}, "args": ["touch ran"], "keywords": {}},
-    {"Partial": {"name": "jaxvae.nn.saved:os.system"}, "args": ["touch ran"], "keywords": {}},
-    {"Partial": {"name": "jaxvae.nn.saved:shutil.rmtree"}, "args": ["."], "keywords": {}},
+    {"Partial": {"name": "jaxvae.nn.model_folders:os.system"}, "args": ["touch ran"], "keywords": {}},
+    {"Partial": {"name": "jaxvae.nn.model_folders:shutil.rmtree"}, "args": ["."], "keywords": {}},
     {"Partial": {"name": "jaxvae.training:save_checkpoint"}, "args": ["ran"], "keywords": {}},
     {"Partial": {"name": "jax.numpy:save"}, "args": ["ran"], "keywords": {}},
     {"Partial": {"name": "flax.core:nothing"}, "args": [], "keywords": {}},
