@@ -25,15 +25,24 @@ from flax import nnx
 from jaxvae.bounds import elbo
 from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.evaluation import active_units, export_model, use
-from jaxvae.evaluation.rows import event_like, is_masked, nats_of
+from jaxvae.evaluation.rows import is_masked, nats_of
 from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
 from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
 from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
+from jaxvae.nn.preparation import (
+    as_images,
+    check_rows,
+    is_images,
+    kept_preparation,
+    opened,
+    preparation_of,
+    prepared,
+    table_of,
+)
 from jaxvae.nn.saved import load_model, model_info, save_model
 from jaxvae.nn.stock import make_vae
-from jaxvae.nn.tables import Table, infer_table
 from jaxvae.training import (
     Callback,
     CheckpointError,
@@ -92,12 +101,12 @@ def train(
         raise DataRefusedError("--validation must be in [0, 1) and --learning-rate above 0")
     mixed = likelihood in (None, "gaussian") and network == "mlp"
     rows = read_rows(data, columns, mixed=mixed)
-    likelihood = likelihood or ("logistic" if _is_images(rows) else "gaussian")
-    preparation = _preparation(rows, likelihood, columns, kinds)
+    likelihood = likelihood or ("logistic" if is_images(rows) else "gaussian")
+    preparation = preparation_of(rows, likelihood, columns, kinds)
     bytes_ = likelihood == "logistic"
-    xs = _as_images(rows.values) if bytes_ else _prepared(data, rows, preparation)
-    if not _table(preparation):
-        _check(data, xs, network, likelihood)
+    xs = as_images(rows.values) if bytes_ else prepared(data, rows, preparation)
+    if not table_of(preparation):
+        check_rows(data, xs, network, likelihood)
     init_key, run_key, split_key, score_key = jax.random.split(jax.random.key(seed), 4)
     order = np.asarray(jax.random.permutation(split_key, len(rows.values)))
     held, kept = np.split(order, [int(validation * len(order))])
@@ -105,7 +114,7 @@ def train(
     if len(kept) < batch:
         raise DataRefusedError(f"--batch is {batch} but {len(kept)} rows are left to train on")
     rngs = nnx.Rngs(init_key)
-    if table := _table(preparation):
+    if table := table_of(preparation):
         print(table)
         model = make_vae(table, latents=latent, hidden=(hidden,), rngs=rngs)
     elif likelihood == "logistic":
@@ -152,7 +161,7 @@ def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
       run: what train made, or save_model.
       output: .csv, .parquet, .npz or .npy; by default latents.csv.
     """
-    model, _, rows, xs = _opened(run, data)
+    model, _, rows, xs = opened(run, data)
     zs = use.encode(model, xs)
     columns = _files_of(rows)
     columns |= {f"z {i}": z for i, z in enumerate(np.reshape(zs, (len(zs), -1)).T)}
@@ -171,11 +180,11 @@ def score(
       output: .csv, .parquet, .npz or .npy; by default scores.csv.
     """
     _check_counts(num_samples=num_samples)
-    model, info, rows, xs = _opened(run, data)
+    model, info, rows, xs = opened(run, data)
     scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
     columns = _files_of(rows)
     columns |= {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
-    names = _preparation_of(info).get("columns") or ()
+    names = kept_preparation(info).get("columns") or ()
     if isinstance(scores.entries, dict):
         columns |= {"observed": scores.observed, "per_observed": scores.per_observed}
         columns |= nats_of(rows.frame, scores.entries)
@@ -198,8 +207,8 @@ def impute(
       output: .csv or .parquet; by default imputed.csv.
     """
     _check_counts(num_samples=num_samples)
-    model, info, rows, _ = _opened(run, data)
-    table = _table(_preparation_of(info))
+    model, info, rows, _ = opened(run, data)
+    table = table_of(kept_preparation(info))
     if table is None or not is_masked(model):
         raise DataRefusedError(f"{run} is not of a table with text or gaps, so it fills none")
     found = use.impute(
@@ -229,8 +238,8 @@ def generate(
     """
     _check_counts(number=number)
     model, info = load_model(run), model_info(run)
-    preparation = _preparation_of(info)
-    table = _table(preparation)
+    preparation = kept_preparation(info)
+    table = table_of(preparation)
     if table and mean:
         raise DataRefusedError("--mean has no meaning for a table with categories")
     xs = use.generate(model, jax.random.key(seed), number, mean=mean)
@@ -270,7 +279,7 @@ def report(
         else {"about": about}
     )
     if data is not None:
-        model, _, _, xs = _opened(run, data)
+        model, _, _, xs = opened(run, data)
         scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
         n = len(scores.iwae)
         error = float(np.std(scores.iwae) / np.sqrt(n))
@@ -347,40 +356,6 @@ def _model(network: str, likelihood: str, shape: Any, latent: int, hidden: int, 
     )
 
 
-def _preparation(
-    rows: Rows, likelihood: str, columns: Sequence[str], kinds: Sequence[str]
-) -> dict[str, Any]:
-    """(x - shift) / scale is what the model sees: columns standardised, full pixels 1.
-
-    Of a table with text or gaps it is the `Table`.
-    """
-    xs, frame = rows.values, rows.frame
-    names = [*columns] or ([] if frame is None else [*map(str, frame.columns)])
-    if hasattr(xs, "columns"):
-        try:
-            pairs = [kind.partition("=") for kind in kinds]
-            table = infer_table(xs, {name: kind for name, _, kind in pairs})
-        except (TypeError, ValueError) as error:
-            raise DataRefusedError(str(error)) from None
-        return {"columns": [c.name for c in table.seen], "table": table.as_json()}
-    if kinds:
-        raise DataRefusedError(
-            "--kinds is for tables with text or gaps, and here are numbers alone"
-        )
-    if likelihood == "logistic":
-        return {"columns": names, "shift": 0.0, "scale": 1.0}
-    if likelihood == "gaussian" and xs.ndim == 2:
-        scale = xs.std(0, dtype=np.float64)
-        shift = xs.mean(0, dtype=np.float64).tolist()
-        return {"columns": names, "shift": shift, "scale": np.where(scale > 0, scale, 1.0).tolist()}
-    full = 255.0 if xs.dtype == np.uint8 and likelihood != "poisson" and xs.max() > 1 else 1.0
-    return {"columns": names, "shift": 0.0, "scale": full}
-
-
-def _table(preparation: Mapping[str, Any]) -> Table | None:
-    return Table.of_json(preparation["table"]) if "table" in preparation else None
-
-
 def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores:
     """`use.score`, whose warning of different gaps the column `per_observed` answers."""
     with warnings.catch_warnings():
@@ -388,70 +363,8 @@ def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores
         return use.score(model, key, xs, num_samples=num_samples)
 
 
-def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> Any:
-    if table := _table(preparation):
-        try:
-            return table.rows(rows.frame)
-        except ValueError as error:
-            raise DataRefusedError(f"{data}: {error}") from None
-    shift, scale = (np.asarray(preparation.get(n, d)) for n, d in (("shift", 0.0), ("scale", 1.0)))
-    if shift.ndim and rows.values.shape[1:] != shift.shape:
-        raise DataRefusedError(
-            f"{data} has rows of shape {rows.values.shape[1:]}, expected {shift.shape}, those that "
-            "the model was trained on"
-        )
-    return _as_images(((rows.values - shift) / scale).astype(np.float32))
-
-
-def _as_images(xs: np.ndarray) -> np.ndarray:
-    return xs[..., None] if xs.ndim == 3 else xs
-
-
-def _is_images(rows: Rows) -> bool:
-    return rows.values.ndim > 2 and rows.values.dtype == np.uint8
-
-
 def _files_of(rows: Rows) -> dict[str, np.ndarray]:
     return {"file": np.asarray(rows.files)} if rows.files else {}
-
-
-def _check(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
-    if network == "conv" and xs.ndim != 4:
-        raise DataRefusedError(
-            f"{data} has rows of shape {xs.shape[1:]}, --network conv wants images"
-        )
-    if likelihood == "logistic" and xs.dtype != np.uint8:
-        raise DataRefusedError(f"{data} holds no bytes; choose --likelihood gaussian")
-    if likelihood == "bernoulli" and not np.isin(xs, (0, 1)).all():
-        raise DataRefusedError(f"{data} is not binary; choose --likelihood gaussian")
-    if likelihood == "poisson" and not ((xs >= 0) & (xs == np.round(xs))).all():
-        raise DataRefusedError(f"{data} holds no counts; choose --likelihood gaussian")
-
-
-def _preparation_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    about = info["about"] if isinstance(info["about"], dict) else {}
-    if "table" in about:
-        return {"columns": [c["name"] for c in about["table"] if c["kind"] != "ignored"],
-                "table": about["table"]}  # fmt: skip
-    return about.get("config", {}).get("preparation", {})
-
-
-def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
-    """The model, what is known of it, and the rows as read and as the model sees them."""
-    model, info = load_model(run), model_info(run)
-    preparation = _preparation_of(info)
-    mixed = "table" in preparation
-    rows = read_rows(data, tuple(preparation.get("columns") or ()), mixed=mixed)
-    if mixed:
-        return model, info, rows, _prepared(data, rows, preparation)
-    like = event_like(model)
-    bytes_ = getattr(like, "dtype", None) == np.uint8 and rows.values.dtype == np.uint8
-    xs = _as_images(rows.values) if bytes_ else _prepared(data, rows, preparation)
-    if getattr(like, "shape", None) != xs.shape[1:]:
-        raise DataRefusedError(
-            f"{data} has rows of shape {xs.shape[1:]}, expected {getattr(like, 'shape', like)}"
-        )
-    return model, info, rows, xs
 
 
 def _written(path: Path, columns: dict[str, np.ndarray], frame: Any) -> None:
