@@ -14,6 +14,14 @@ class DataRefusedError(Exception):
     """A file that can't be read, or not be trained on; the message says why."""
 
 
+def check_counts(**values: int) -> None:
+    """Of a command, by the names of its options."""
+    for name, value in values.items():
+        if value < 1:
+            flag = name.replace("_", "-")
+            raise DataRefusedError(f"--{flag} is {value}, expected an integer of at least 1")
+
+
 class Rows(NamedTuple):
     """What a file holds: values [n, ...] as stored, and the frame or files they came from, if any.
 
@@ -65,7 +73,7 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = 
     return rows
 
 
-def _needs(package: str, what: str) -> Any:
+def needed(package: str, what: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
@@ -83,7 +91,7 @@ def _npz(path: Path) -> np.ndarray:
 
 def _images(folder: Path) -> Rows:
     """Of the folder and of those within it, in the order of their names."""
-    pillow = _needs("PIL.Image", "a folder of images")
+    pillow = needed("PIL.Image", "a folder of images")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
     if not files:
         raise ValueError(f"no image in it, expected {', '.join(IMAGES)}")
@@ -102,7 +110,7 @@ def _images(folder: Path) -> Rows:
 
 def _h5ad(path: Path) -> np.ndarray:
     """X of an annotated matrix, dense or by compressed rows or columns."""
-    with _needs("h5py", path.name).File(path) as file:
+    with needed("h5py", path.name).File(path) as file:
         if (x := file.get("X")) is None:
             raise ValueError("it has no X")
         if hasattr(x, "dtype"):
@@ -122,8 +130,8 @@ def _h5ad(path: Path) -> np.ndarray:
 READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": np.load,
     ".npz": _npz,
-    ".csv": lambda path: _needs("pandas", "a table").read_csv(path),
-    ".parquet": lambda path: _needs("pandas", "a table").read_parquet(path),
+    ".csv": lambda path: needed("pandas", "a table").read_csv(path),
+    ".parquet": lambda path: needed("pandas", "a table").read_parquet(path),
     ".h5ad": _h5ad,
 }
 
@@ -166,7 +174,7 @@ def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) ->
         named: Any = columns
         np.savez(path, **named)
     elif suffix in (".csv", ".parquet"):
-        pandas = _needs("pandas", suffix)
+        pandas = needed("pandas", suffix)
         table = pandas.DataFrame(columns) if frame is None else frame.assign(**columns)
         table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
     else:

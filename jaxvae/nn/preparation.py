@@ -1,7 +1,7 @@
 """How a file becomes rows that a model sees, the same in every command.
 
-What `train` did to the data, its preparation, is JSON in the model's folder: columns, and of numbers
-a shift and a scale, of a table with text or gaps the `Table`.
+What `train` did to the data, its preparation, is JSON in the model's folder: columns, and a shift
+and a scale of numbers or, of a table with text or gaps, the `Table`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,6 +76,13 @@ def prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> Any:
             "the model was trained on"
         )
     return as_images(((rows.values - shift) / scale).astype(np.float32))
+
+
+def in_units(preparation: Mapping[str, Any], xs: np.ndarray) -> np.ndarray:
+    """What a model gave in the units of the file; bytes are as they are stored."""
+    if not preparation or xs.dtype == np.uint8:
+        return xs
+    return xs * np.asarray(preparation["scale"]) + np.asarray(preparation["shift"])
 
 
 def as_images(xs: np.ndarray) -> np.ndarray:
