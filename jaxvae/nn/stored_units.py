@@ -45,9 +45,12 @@ class Coded(NamedTuple):
     table: Table
 
     def seen(self, x: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        mask = {column.name: ~jnp.isnan(x[column.name]) for column in self.table.seen}
-        return {c.name: _seen(c, jnp.where(mask[c.name], x[c.name], 1.0)) for c in self.table.seen
-                }, mask  # fmt: skip
+        seen, mask = {}, {}
+        for column in self.table.seen:
+            name, there = column.name, ~jnp.isnan(x[column.name])
+            value = _seen(column, jnp.where(there, x[name], 1.0))
+            seen[name], mask[name] = jnp.where(there, value, jnp.zeros_like(value)), there
+        return seen, mask
 
     def stored(self, x: dict[str, Array]) -> dict[str, Array]:
         return {column.name: _stored(column, x[column.name]) for column in self.table.seen}

@@ -17,6 +17,7 @@ import jaxvae
 from jaxvae import nn, use
 from jaxvae.nn.command_line import main
 from jaxvae.nn.data_files import DataRefusedError, read_rows
+from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 
 TRAIN = ("--epochs", "1", "--latent", "2", "--hidden", "4", "--batch", "16")
 
@@ -35,6 +36,10 @@ def run(tmp_path_factory):
     data, out = str(folder / "t.csv"), str(folder / "run")
     assert main(["train", data, out, "--columns", "a", "b", *TRAIN]) == 0
     return folder
+
+
+def program(path):
+    return jax.export.deserialize(bytearray(path.read_bytes())).call
 
 
 def call(*args):
@@ -68,10 +73,9 @@ def test_latents_draws_reports_and_exports(run, capsys):
     assert drawn.shape == (50, 2)
     assert abs(drawn[:, 0].mean() - 1000) < 2 < drawn[:, 1].std()  # in the table's units
     assert call("export", run / "run", "--what", "decode", "--output", run / "d") == 0
-    program = jax.export.deserialize(bytearray((run / "d").read_bytes()))
-    np.testing.assert_allclose(
-        program.call(zs), use.decode(nn.load_model(run / "run"), zs), rtol=1e-4
-    )
+    xs = table()[["a", "b"]].to_numpy()
+    means = use.decode(nn.load_model(run / "run"), zs) * xs.std(0) + xs.mean(0)
+    np.testing.assert_allclose(program(run / "d")(zs), means, rtol=1e-4)
     capsys.readouterr()
     assert call("report", run / "run", run / "t.csv") == 0
     told = capsys.readouterr().out
@@ -79,10 +83,35 @@ def test_latents_draws_reports_and_exports(run, capsys):
         assert part in told
 
 
+def test_what_is_exported_takes_the_columns_of_the_file(run, capsys):
+    model, xs = nn.load_model(run / "run"), table()[["a", "b"]].to_numpy(np.float32)
+    assert call("export", run / "run", "--output", run / "e") == 0
+    zs = use.encode(model, standardised())
+    np.testing.assert_allclose(program(run / "e")(xs), zs, rtol=1e-3, atol=1e-4)
+    told = capsys.readouterr().out
+    assert 'takes  "float32[rows, 2], in the units of the data"' in told
+    assert 'columns  "a, b"' in told
+    units = Scaled(xs.mean(0), xs.std(0))
+    found = use.score(of_stored(model, units), jax.random.key(0), xs, num_samples=2)
+    expected = use.score(model, jax.random.key(0), standardised(), num_samples=2)
+    np.testing.assert_allclose(found.iwae, expected.iwae, rtol=1e-3)
+
+
+def test_reconstructions_are_in_the_units_of_the_file(run):
+    assert call("reconstruct", run / "run", run / "t.csv", "--output", run / "r.csv") == 0
+    found, xs = pd.read_csv(run / "r.csv"), table()[["a", "b"]].to_numpy()
+    assert [*found] == ["a", "b", "c", "name", "reconstructed a", "reconstructed b"]
+    means = use.reconstruct(nn.load_model(run / "run"), jax.random.key(0), standardised())
+    expected = means * xs.std(0) + xs.mean(0)
+    np.testing.assert_allclose(found.iloc[:, -2:].to_numpy(), expected, rtol=1e-4, atol=1e-3)
+
+
 def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     same = ["train", run / "t.csv", run / "run", "--columns", "a", "b"]
     assert call(*same, *TRAIN) == 0
+    assert "this run is finished, at step 3: nothing is left to do\n" in capsys.readouterr().out
     assert call(*same, *TRAIN, "--epochs", 2) == 0
+    assert "going on from step 3 of 6\n" in capsys.readouterr().out
     assert nn.model_info(run / "run")["about"]["epochs"] == 2
     capsys.readouterr()
     assert call(*same, *TRAIN, "--hidden", 5) == 1
@@ -105,11 +134,18 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert new.std() > 1  # of 255, not of 1
     assert call("generate", tmp_path / "run", "--number", 2, "--output", out) == 0
     assert np.load(out).dtype == np.uint8
+    model = nn.load_model(tmp_path / "run")
+    folder = tmp_path / "remembered"
+    assert call("reconstruct", tmp_path / "run", tmp_path / "images", "--output", folder) == 0
+    means = use.reconstruct(model, jax.random.key(0), pixels[..., None])
+    image = np.asarray(Image.open(folder / "b" / "10.png"))
+    np.testing.assert_array_equal(image, np.round(means[10, ..., 0]))
+    assert call("reconstruct", tmp_path / "run", tmp_path / "images", "--output", out) == 0
+    np.testing.assert_allclose(np.load(out), means, rtol=1e-5)
     scores = tmp_path / "s.csv"
     assert call("score", tmp_path / "run", tmp_path / "images", "--output", scores) == 0
     found = pd.read_csv(scores)
     assert found.file.tolist()[9:11] == ["09.png", "b/10.png"]
-    model = nn.load_model(tmp_path / "run")
     expected = use.score(model, jax.random.key(0), pixels[..., None])  # bytes, as they are stored
     np.testing.assert_allclose(found.iwae, expected.iwae, rtol=1e-5)
     capsys.readouterr()
@@ -149,6 +185,22 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     filled = pd.read_csv(full)
     assert filled[["a", "home"]].notna().to_numpy().all()
     assert filled.a[frame.a.notna()].tolist() == frame.a.dropna().tolist()
+    remembered = tmp_path / "remembered.csv"
+    assert call("reconstruct", out, data, "--output", remembered) == 0
+    means = pd.read_csv(remembered)
+    assert [*means][-4:] == [f"reconstructed {name}" for name in ("a", "b", "home", "grade")]
+    assert set(means["reconstructed home"]) <= {"rent", "owner"}
+    assert abs(means["reconstructed a"].mean() - 1000) < 2
+    model, stored = nn.load_model(out), of_stored(nn.load_model(out), Coded(known))
+    homes = {"owner": 0, "rent": 1}
+    numbered = frame.assign(home=frame.home.map(homes), grade=frame.grade - 1)
+    raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in known.seen}
+    zs = use.encode(model, known.rows(frame))
+    np.testing.assert_allclose(use.encode(stored, raw), zs, rtol=1e-3, atol=1e-4)
+    again = use.reconstruct(stored, jax.random.key(0), raw)
+    np.testing.assert_allclose(again["a"][:, 0], means["reconstructed a"], rtol=1e-4)
+    codes = means["reconstructed home"].map(homes)
+    assert again["home"][:, 0].tolist() == codes.tolist()
     nn.save_model(tmp_path / "py", nn.load_model(out), about={"table": known.as_json()})
     again = tmp_path / "again.csv"  # a model that was saved by hand with its table
     assert call("score", tmp_path / "py", data, "--output", again) == 0

@@ -202,10 +202,11 @@ def rewritten(folder, **changes):
     (folder / saved.SUMS).write_text("".join(lines))
 
 
+FOLDERS = "jaxvae.nn.model_folders"  # which imports both
 FOREIGN = (
     {"Partial": {"name": "os:system"}, "args": ["touch ran"], "keywords": {}},
-    {"Partial": {"name": "jaxvae.nn.model_folders:os.system"}, "args": ["touch ran"], "keywords": {}},
-    {"Partial": {"name": "jaxvae.nn.model_folders:shutil.rmtree"}, "args": ["."], "keywords": {}},
+    {"Partial": {"name": f"{FOLDERS}:os.system"}, "args": ["touch ran"], "keywords": {}},
+    {"Partial": {"name": f"{FOLDERS}:shutil.rmtree"}, "args": ["."], "keywords": {}},
     {"Partial": {"name": "jaxvae.training:save_checkpoint"}, "args": ["ran"], "keywords": {}},
     {"Partial": {"name": "jax.numpy:save"}, "args": ["ran"], "keywords": {}},
     {"Partial": {"name": "flax.core:nothing"}, "args": [], "keywords": {}},
