@@ -192,7 +192,7 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert set(means["reconstructed home"]) <= {"rent", "owner"}
     assert abs(means["reconstructed a"].mean() - 1000) < 2
     model, stored = nn.load_model(out), of_stored(nn.load_model(out), Coded(known))
-    homes = {"owner": 0, "rent": 1}
+    homes = {"owner": 0, "rent": 1}.get
     numbered = frame.assign(home=frame.home.map(homes), grade=frame.grade - 1)
     raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in known.seen}
     zs = use.encode(model, known.rows(frame))

@@ -230,7 +230,7 @@ def test_the_columns_of_a_file_become_what_a_model_sees_in_a_program_too():
     frame = pd.DataFrame({"n": [3.0, None, 5.0, 9.0], "pay": [1.0, 20.0, 3.0, None],
                           "home": ["x", "y", None, "x"], "id": list("abcd")})  # fmt: skip
     table = nn.infer_table(frame, {"pay": "log"})
-    numbered = frame.assign(home=frame.home.map({"x": 0, "y": 1}))
+    numbered = frame.assign(home=frame.home.map({"x": 0, "y": 1}.get))
     raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in table.seen}
     assert [*raw] == ["n", "pay", "home"]
     x, mask = jax.jit(jax.vmap(Coded(table).seen))(raw)
@@ -241,5 +241,5 @@ def test_the_columns_of_a_file_become_what_a_model_sees_in_a_program_too():
     again = Coded(table).stored(x)
     for name, there in mask.items():
         np.testing.assert_allclose(again[name][there], raw[name][there], rtol=1e-5)
-    seen = Coded(of_coded(table)).seen({name: jnp.asarray(v) for name, v in x.items()})[0]
+    seen = Coded(of_coded(table)).seen({name: jnp.asarray(v, float) for name, v in x.items()})[0]
     np.testing.assert_array_equal(seen["pay"], x["pay"])
