@@ -10,7 +10,7 @@ was refused; 1: the run can't go on, or nothing can be saved; 130: interrupted.
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,15 @@ from jaxvae.nn.command_output import TABLES, check_output, say, write_columns, w
 from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts
 from jaxvae.nn.exported_input import exported_input
 from jaxvae.nn.file_training import UNSAID, train
-from jaxvae.nn.preparation import in_units, kept_preparation, opened, table_of
-from jaxvae.nn.saved import load_model, model_info
+from jaxvae.nn.preparation import (
+    are_images,
+    in_units,
+    kept_preparation,
+    model_of,
+    opened,
+    table_of,
+)
+from jaxvae.nn.saved import model_info
 from jaxvae.nn.stored_units import Coded, of_coded, of_stored
 from jaxvae.protocols import MissingMethodError
 from jaxvae.training import CheckpointError, NonFiniteError
@@ -120,11 +127,12 @@ def generate(
     check_counts(number=number)
     preparation = kept_preparation(model_info(run))
     names, table = preparation.get("columns") or (), table_of(preparation)
-    kinds = (".csv", ".parquet") if table else (*TABLES, "")
-    output = check_output(output or Path("new.csv" if names else "new.npy"), *kinds)
     if table and mean:
         raise DataRefusedError("--mean has no meaning for a table with categories")
-    xs = use.generate(load_model(run), jax.random.key(seed), number, mean=mean)
+    model = model_of(run)
+    output = output or Path("new.csv" if names else "new.npy")
+    output = check_output(output, *_kinds(model, preparation))
+    xs = use.generate(model, jax.random.key(seed), number, mean=mean)
     if table:
         write_columns(output, {}, table.decoded(xs))
     else:
@@ -143,11 +151,9 @@ def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: i
     """
     preparation = kept_preparation(model_info(run))
     names, table = preparation.get("columns") or (), table_of(preparation)
-    kinds = (".csv", ".parquet") if table else TABLES if names else (*TABLES, "")
-    output = check_output(
-        output or Path("reconstructed.csv" if names else "reconstructed.npy"), *kinds
-    )
     model, _, rows, xs = opened(run, data)
+    output = output or Path("reconstructed.csv" if names else "reconstructed.npy")
+    output = check_output(output, *_kinds(model, preparation))
     key = jax.random.key(seed)
     if table:
         coded, codes = table.coded(rows.frame), of_coded(table)
@@ -213,7 +219,7 @@ def export(
     """
     output = output or Path(f"{what}.stablehlo")
     output = check_output(output, output.suffix)
-    model, takes, x = exported_input(load_model(run), kept_preparation(model_info(run)), what)
+    model, takes, x = exported_input(model_of(run), kept_preparation(model_info(run)), what)
     path = export_model(output, model, what, x=x)
     say({"written": str(path)} | takes)
 
@@ -239,9 +245,18 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        command = [*(sys.argv[1:] if args is None else args)][:1]
+        goes_on = "; the same command goes on" if command == ["train"] else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
+
+
+def _kinds(model: Any, preparation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The endings of the files that rows of a model can be written to; of a folder it is empty."""
+    if "table" in preparation:
+        return (".csv", ".parquet")
+    return (*TABLES, "") if are_images(model, preparation) else TABLES
 
 
 def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -20,6 +21,8 @@ def check_counts(**values: int) -> None:
         if value < 1:
             flag = name.replace("_", "-")
             raise DataRefusedError(f"--{flag} is {value}, expected an integer of at least 1")
+        if value >= 2**31:
+            raise DataRefusedError(f"--{name} is {value}, expected less than 2^31")
 
 
 class Rows(NamedTuple):
@@ -50,10 +53,14 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = 
         raise DataRefusedError(f"{path} is none of {kinds}, and no folder of images")
     try:
         rows = reader(path)
-    except (OSError, ValueError, KeyError) as error:
+    except DataRefusedError:
+        raise
+    except Exception as error:  # whatever a library makes of a broken file
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataRefusedError(f"{path} can't be read: {why}") from None
     if hasattr(rows, "columns"):
+        if not len(rows):
+            raise DataRefusedError(f"{path} has the names of columns and no rows")
         chosen = _chosen(path, rows, columns)
         if mixed and not all(map(_is_full, chosen.items())):
             return Rows(chosen, rows)
@@ -69,6 +76,11 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = 
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise DataRefusedError(
             f"{path} holds no finite number in row {row}; drop such rows, or fill them in"
+        )
+    if (large := np.abs(values) > np.finfo(np.float32).max).any():
+        row = int(np.argwhere(large)[0][0])
+        raise DataRefusedError(
+            f"{path} holds {values[large][0]:g} in row {row}, expected numbers that float32 holds"
         )
     return rows
 
@@ -97,15 +109,23 @@ def _images(folder: Path) -> Rows:
         raise ValueError(f"no image in it, expected {', '.join(IMAGES)}")
     images = []
     for file in files:
-        with pillow.open(file) as image:
-            grey = image.mode in ("1", "L", "I;16")
-            images.append(np.asarray(image.convert("L" if grey else "RGB")))
+        images.append(_image(pillow, file))
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"{file.name} is {images[-1].shape} and {files[0].name} {images[0].shape}, "
                 "expected images of one size and mode"
             )
     return Rows(np.stack(images), files=tuple(str(file.relative_to(folder)) for file in files))
+
+
+def _image(pillow: Any, file: Path) -> np.ndarray:
+    try:
+        with pillow.open(file) as image:
+            grey = image.mode in ("1", "L", "I;16")
+            return np.asarray(image.convert("L" if grey else "RGB"))
+    except Exception as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataRefusedError(f"{file} can't be read: {why}") from None
 
 
 def _h5ad(path: Path) -> np.ndarray:
@@ -171,8 +191,10 @@ def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) ->
         numbers = [column for column in columns.values() if column.dtype.kind != "U"]
         np.save(path, np.stack(numbers, axis=1))
     elif suffix == ".npz":
-        named: Any = columns
-        np.savez(path, **named)
+        with ZipFile(path, "w") as archive:  # np.savez takes no array named file
+            for name, column in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asarray(column), allow_pickle=False)
     elif suffix in (".csv", ".parquet"):
         pandas = needed("pandas", suffix)
         table = pandas.DataFrame(columns) if frame is None else frame.assign(**columns)

@@ -4,16 +4,18 @@ What `train` did to the data, its preparation, is JSON in the model's folder: co
 and a scale of numbers or, of a table with text or gaps, the `Table`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxvae.checks import a_class_of
 from jaxvae.evaluation.rows import event_like
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows
 from jaxvae.nn.saved import load_model, model_info
-from jaxvae.nn.tables import Table, infer_table
+from jaxvae.nn.tables import Column, Table, infer_table
 
 
 def check_rows(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
@@ -44,6 +46,8 @@ def preparation_of(
             table = infer_table(xs, {name: kind for name, _, kind in pairs})
         except (TypeError, ValueError) as error:
             raise DataRefusedError(str(error)) from None
+        for column in table.seen:
+            _check_kept(column)
         return {"columns": [c.name for c in table.seen], "table": table.as_json()}
     if kinds:
         raise DataRefusedError(
@@ -59,12 +63,27 @@ def preparation_of(
     return {"columns": names, "shift": 0.0, "scale": full}
 
 
+def _check_kept(column: Column) -> None:
+    """That JSON will hold its categories, known before a model is trained."""
+    for value in column.values:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise DataRefusedError(
+                f"column {column.name!r} is a category and holds {value!r}, expected text and "
+                f"finite numbers; --kinds {column.name}=ignored leaves it out"
+            ) from None
+
+
 def table_of(preparation: Mapping[str, Any]) -> Table | None:
     return Table.of_json(preparation["table"]) if "table" in preparation else None
 
 
 def prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> Any:
     if table := table_of(preparation):
+        if rows.frame is None:
+            names = ", ".join(column.name for column in table.seen)
+            raise DataRefusedError(f"{data} is no table, expected one with the columns {names}")
         try:
             return table.rows(rows.frame)
         except ValueError as error:
@@ -101,9 +120,27 @@ def kept_preparation(info: Mapping[str, Any]) -> dict[str, Any]:
     return about.get("config", {}).get("preparation", {})
 
 
+def model_of(run: Path) -> Any:
+    model = load_model(run)
+    if missing := [part for part in ("encode", "decode", "prior") if not hasattr(model, part)]:
+        raise DataRefusedError(
+            f"{run} holds {a_class_of(model)} without {missing[0]}, expected a model, with encode, "
+            "decode and prior"
+        )
+    return model
+
+
+def are_images(model: Any, preparation: Mapping[str, Any]) -> bool:
+    """Whether what the model draws, in the units of the data, are images of bytes."""
+    like = event_like(model)
+    shape, dtype = getattr(like, "shape", ()), getattr(like, "dtype", None)
+    stored = dtype == np.uint8 or np.all(preparation.get("scale") == 255)
+    return bool(len(shape) == 3 and shape[-1] in (1, 3) and stored)
+
+
 def opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
     """The model, what is known of it, and the rows as read and as the model sees them."""
-    model, info = load_model(run), model_info(run)
+    model, info = model_of(run), model_info(run)
     preparation = kept_preparation(info)
     mixed = "table" in preparation
     rows = read_rows(data, tuple(preparation.get("columns") or ()), mixed=mixed)
