@@ -18,11 +18,11 @@ class DataRefusedError(Exception):
 def check_counts(**values: int) -> None:
     """Of a command, by the names of its options."""
     for name, value in values.items():
+        flag = name.replace("_", "-")
         if value < 1:
-            flag = name.replace("_", "-")
             raise DataRefusedError(f"--{flag} is {value}, expected an integer of at least 1")
         if value >= 2**31:
-            raise DataRefusedError(f"--{name} is {value}, expected less than 2^31")
+            raise DataRefusedError(f"--{flag} is {value}, expected less than 2^31")
 
 
 class Rows(NamedTuple):
@@ -158,6 +158,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def _chosen(path: Path, frame: Any, columns: tuple[str, ...]) -> Any:
     for name in columns:
+        if columns.count(name) > 1:
+            raise DataRefusedError(f"--columns has {name!r} twice, expected it once")
         if name not in frame.columns:
             raise DataRefusedError(
                 f"{path} has no column {name!r}; it has {', '.join(map(str, frame.columns))}"

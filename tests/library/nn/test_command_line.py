@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+from flax import nnx
 from PIL import Image
 
 import jaxvae
 from jaxvae import nn, use
+from jaxvae.nn import command_output
 from jaxvae.nn.command_line import main
+from jaxvae.nn.command_output import write_columns
 from jaxvae.nn.data_files import DataRefusedError, read_rows
 from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 
@@ -310,6 +313,15 @@ def bad_files(folder):
     (folder / "x.parquet").write_text("x")
     (folder / "x.h5ad").write_text("x")
     (folder / "empty").mkdir()
+    for suffix in ("npy", "npz", "csv", "parquet", "h5ad"):
+        (folder / f"none.{suffix}").touch()
+    (folder / "header.csv").write_text("a,b\n")
+    pd.DataFrame({"a": [1.0, np.inf], "b": ["x", "y"]}).to_csv(folder / "inf.csv", index=False)
+    np.save(folder / "large.npy", np.array([[1.0], [1e300]]))
+    (folder / "images").mkdir()
+    Image.new("L", (8, 8)).save(folder / "images" / "a.png")
+    (folder / "images" / "b.png").write_bytes(b"half an image")
+    nn.save_model(folder / "saved", {"a": np.ones(3)})
     return folder
 
 
@@ -320,6 +332,17 @@ def bad_files(folder):
         (("x.txt", "r"), "x.txt is none of .csv, .h5ad, .npy, .npz, .parquet"),
         (("x.parquet", "r"), "x.parquet can't be read"),
         (("empty", "r"), "no image in it"),
+        *(
+            ((f"none.{suffix}", "r"), f"none.{suffix} can't be read: ")
+            for suffix in ("npy", "npz", "csv", "parquet", "h5ad")
+        ),
+        (("header.csv", "r"), "header.csv has the names of columns and no rows"),
+        (("inf.csv", "r"), "column 'a' is a category and holds inf, expected text and finite"),
+        (("large.npy", "r"), "large.npy holds 1e+300 in row 1, expected numbers that float32"),
+        (("images", "r"), "images/b.png can't be read: "),
+        (("ok.npy", "saved"), "saved is a saved model; give the run a folder of its own"),
+        (("full.csv", "r", "--columns", "a", "a"), "--columns has 'a' twice"),
+        (("ok.npy", "r", "--batch", str(2**31)), "--batch is 2147483648, expected less than 2^31"),
         (("flat.npy", "r"), "holds float64[3], expected rows of numbers"),
         (("nan.npy", "r"), "holds no finite number in row 1"),
         (("objects.npy", "r"), "objects.npy can't be read"),
@@ -349,6 +372,7 @@ def test_bad_input_gets_a_line(args, message, tmp_path, monkeypatch, capsys):
 
 def test_a_wrong_run_or_output_gets_a_line(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(bad_files(tmp_path))
+    there = {path.name for path in Path().iterdir()}
     for args, code, message in (
         (("encode", "absent", "ok.npy"), 1, "absent isn't there; expected what save_model"),
         (
@@ -359,11 +383,18 @@ def test_a_wrong_run_or_output_gets_a_line(run, tmp_path, monkeypatch, capsys):
         (("score", run / "run", "ok.npy", "--num-samples", 0), 2, "--num-samples is 0"),
         (("generate", run / "run", "--number", 0), 2, "--number is 0"),
         (("encode", run / "run", "two.npz"), 2, "two.npz can't be read"),
+        (("generate", "saved"), 2, "saved holds a dict without encode, expected a model"),
+        (("export", "saved"), 2, "saved holds a dict without encode, expected a model"),
+        (("encode", "saved", "ok.npy"), 2, "saved holds a dict without encode, expected a model"),
+        (("generate", run / "run", "--output", "n"), 2, "--output n: expected .csv, .parquet"),
+        (("score", run / "run", "ok.npy", "--output", "a/s.csv"), 2, "a isn't there; make it"),
+        (("reconstruct", run / "run", "ok.npy", "--output", "empty"), 2, "--output empty: expec"),
     ):
         assert call(*args) == code
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+    assert {path.name for path in Path().iterdir()} == there
     np.save("wide.npy", np.ones((4, 5)))
     assert call("encode", run / "run", "wide.npy") == 2
     assert "rows of shape (5,), expected (2,)" in capsys.readouterr().err
@@ -384,3 +415,34 @@ def test_the_configuration_is_kept(run):
     assert json.dumps(about)
     with pytest.raises(DataRefusedError):
         partial(read_rows, run / "absent")()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
+def test_an_output_is_whole_or_not_there(suffix, tmp_path, monkeypatch):
+    """And one that was there before stays as it was."""
+    path, columns = tmp_path / f"out{suffix}", {"file": np.array(["x", "y"]), "iwae": np.ones(2)}
+    write_columns(path, columns)
+    if suffix == ".npz":  # np.savez takes no array of that name
+        assert np.load(path)["file"].tolist() == ["x", "y"]
+    before = path.read_bytes()
+
+    def broken(path, *_):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_output, "write_rows", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write_columns(path, columns)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_table_is_asked_for_where_the_model_is_of_one(tmp_path, capsys):
+    frame = pd.DataFrame({"a": [1.0, 2.0, np.nan] * 8, "home": ["x", "y", None] * 8})
+    table = nn.infer_table(frame)
+    model = nn.make_vae(table, latents=1, hidden=(2,), rngs=nnx.Rngs(0))
+    nn.save_model(tmp_path / "m", model, about={"table": table.as_json()})
+    np.save(tmp_path / "x.npy", np.ones((4, 2)))
+    assert call("encode", tmp_path / "m", tmp_path / "x.npy") == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {tmp_path}/x.npy is no table, expected one with the columns a, home\n"
