@@ -82,6 +82,7 @@ def save_model(
       CheckpointError: the folder can't be written, or the builder makes another model.
       ImportError: safetensors is missing.
 
+    >>> import tempfile
     >>> from flax import nnx
     >>> from jaxvae import VAE, StandardNormal, nn
     >>> make = lambda *shapes: nn.Conditional(nn.MLP, nn.NormalHead(), *shapes, rngs=nnx.Rngs(0))
