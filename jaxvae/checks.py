@@ -6,16 +6,29 @@ facts (shapes, types) are checked, so every check runs at trace time and costs n
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial, wraps
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from typing_extensions import TypeAliasType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +54,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     Traceback (most recent call last):
     ValueError: draws: num_samples is 0, expected an integer of at least 1
     """
-    parameters = inspect.signature(function).parameters
+    signature = inspect.signature(function)
+    parameters = signature.parameters
     kinds = {name: [*checks_of(p.annotation)] for name, p in parameters.items()}
     owner = re.sub(r"\.__(call|init)__$", "", function.__qualname__.split(".<locals>")[0])
     method = "self" in parameters
@@ -55,7 +69,61 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 check(owner, name, value)
         return function(*args, **kwargs)
 
+    vars(call)["__signature__"] = signature.replace(
+        parameters=[
+            _Parameter(name, p.kind, default=p.default, annotation=p.annotation)
+            for name, p in parameters.items()
+        ],
+        return_annotation=_Spoken(signature.return_annotation),
+    )
     return call
+
+
+class _Parameter(inspect.Parameter):
+    """A parameter that `help` shows as it is written, with kinds and functions by their names."""
+
+    def __str__(self) -> str:
+        default, annotation = map(_Spoken, (self.default, self.annotation))
+        return str(inspect.Parameter(self.name, self.kind, default=default, annotation=annotation))
+
+
+class _Spoken:
+    """A type or a default that is printed as it is written; nothing at all stays itself."""
+
+    def __new__(cls, of: Any) -> Any:
+        return of if of is inspect.Parameter.empty else super().__new__(cls)
+
+    def __init__(self, of: Any):
+        self.of = of
+
+    def __repr__(self) -> str:
+        return spoken(self.of)
+
+
+def spoken(of: Any) -> str:
+    """A type or a function as it is written where it is used, by the name it has in jaxvae.
+
+    >>> spoken(Callable[..., Array] | None), spoken(Key), spoken(checked)
+    ('Callable[..., Array] | None', 'Key', 'checked')
+    """
+    parts = get_args(of)
+    for name, module in [*sys.modules.items()] if parts else ():
+        names = vars(module).items() if name.split(".")[0] == "jaxvae" else ()
+        if alias := next((n for n, value in names if value is of), None):
+            return alias
+    if isinstance(of, list):
+        return f"[{', '.join(map(spoken, of))}]"
+    if get_origin(of) is Annotated:
+        return spoken(parts[0])
+    if get_origin(of) in (Union, UnionType):
+        return " | ".join(map(spoken, parts))
+    if parts and get_origin(of) is not Literal:
+        return f"{spoken(get_origin(of))}[{', '.join(map(spoken, parts))}]"
+    if of in (..., type(None)):
+        return "..." if of is ... else "None"
+    literal = get_origin(of) is Literal
+    name = None if literal else getattr(of, "__name__", None)
+    return name.rpartition(".")[2] if name else repr(of).removeprefix("typing.")
 
 
 def check_fields(owner: str, name: str, value: Any) -> None:
@@ -73,6 +141,8 @@ def _field_kinds(cls: type) -> dict[str, list[Check]]:
 
 def checks_of(annotation: Any) -> Iterator[Check]:
     """What `checked` runs for it."""
+    while isinstance(annotation, TypeAliasType):
+        annotation = annotation.__value__
     of, parts = get_origin(annotation) or annotation, get_args(annotation)
     if type(None) in parts:
         yield from (partial(_unless_none, check) for part in parts for check in checks_of(part))
@@ -124,6 +194,28 @@ def an(name: str) -> str:
     return f"{'an' if name[0] in vowels else 'a'} {name}"
 
 
+def written(tree: Any, path: tuple[Any, ...]) -> str:
+    """A path in a tree as it is written in Python, which `jax.tree_util.keystr` alone doesn't know
+    of a `Partial`: `.encode.args[0].weight`.
+    """
+    text = ""
+    for key in path:
+        named = key
+        if isinstance(key, jax.tree_util.FlattenedIndexKey):  # of a class that names no children
+            partial = isinstance(tree, jax.tree_util.Partial)
+            named = jax.tree_util.SequenceKey(key.key)
+            if partial:
+                named = jax.tree_util.GetAttrKey(("args", "keywords")[key.key])
+        text += jax.tree_util.keystr((named,))
+        tree = _children(tree)[key]
+    return text
+
+
+def _children(tree: Any) -> dict[Any, Any]:
+    below = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda part: part is not tree)
+    return {path[0]: child for path, child in below}
+
+
 def check_array(owner: str, name: str, value: Any) -> None:
     """Raise TypeError unless `value` is an array of real numbers, or a number."""
     dtype = getattr(value, "dtype", None)
@@ -145,7 +237,7 @@ def check_leaves(owner: str, name: str, tree: Any) -> None:
         raise TypeError(f"{owner}: {name} is {tree!r}, expected an array or a pytree of arrays")
     for path, leaf in leaves:
         if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
-            check_array(owner, name + jax.tree_util.keystr(path), leaf)
+            check_array(owner, name + written(tree, path), leaf)
 
 
 def check_key(owner: str, name: str, key: Any, axes: int = 0) -> None:
@@ -326,21 +418,23 @@ def check_keys(owner: str, name: str, keys: Any) -> None:
 
 
 Real = Array | np.ndarray | np.floating | np.integer | float
-Tree = Annotated[Any, check_leaves]
+Tree = TypeAliasType("Tree", Annotated[Any, check_leaves])
 """One example, a batch, latents: an array, or a pytree of arrays with a leaf at least."""
-Key = Annotated[Array, check_key]
+Key = TypeAliasType("Key", Annotated[Array, check_key])
 """One PRNG key; `jax.vmap` takes more."""
-Keys = Annotated[Array, check_keys]
+Keys = TypeAliasType("Keys", Annotated[Array, check_keys])
 """A key a sample, shape [K]."""
-Count = Annotated[int, check_count]
+Count = TypeAliasType("Count", Annotated[int, check_count])
 """A Python integer of at least one: a number of samples, of steps, of rows."""
-Scalar = Annotated[Array | np.floating | np.integer | float, check_scalar]
+Scalar = TypeAliasType("Scalar", Annotated[Array | np.floating | np.integer | float, check_scalar])
 """One real number, traced or not."""
-Positive = Annotated[Array | np.floating | np.integer | float, check_positive]
+Positive = TypeAliasType(
+    "Positive", Annotated[Array | np.floating | np.integer | float, check_positive]
+)
 """One real number above 0."""
-Nats = Annotated[Array, check_scalar]
+Nats = TypeAliasType("Nats", Annotated[Array, check_scalar])
 """A scalar array: a log-probability, a bound."""
-Numbers = Annotated[Real, check_array]
+Numbers = TypeAliasType("Numbers", Annotated[Real, check_array])
 """An array of real numbers, or one number."""
 if TYPE_CHECKING:
 
@@ -352,9 +446,9 @@ if TYPE_CHECKING:
 
 else:
     Leaf = Numbers
-Floats = Annotated[Array | np.ndarray, check_floats]
+Floats = TypeAliasType("Floats", Annotated[Array | np.ndarray, check_floats])
 """An array of floats."""
-Integers = Annotated[Array | np.ndarray, check_integers]
+Integers = TypeAliasType("Integers", Annotated[Array | np.ndarray, check_integers])
 """An array of integers."""
-Partition = Annotated[Real, check_partition]
+Partition = TypeAliasType("Partition", Annotated[Real, check_partition])
 """Temperatures 0 = beta_0 < ... < beta_J = 1, shape [J + 1]."""

@@ -43,6 +43,7 @@ from jaxvae.checks import (
     check_shape,
     kind,
     within,
+    written,
 )
 from jaxvae.pytrees import T, pytree
 from jaxvae.pytrees.libraries import functional
@@ -201,7 +202,7 @@ def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
         for (path, leaf), like in zip(paths, jax.tree.leaves(draw), strict=True):
             if jnp.shape(leaf) != like.shape:
                 raise ValueError(
-                    f"model: {what}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, "
+                    f"model: {what}{written(event, path)} has shape {jnp.shape(leaf)}, "
                     f"expected {like.shape} as draws of {name} have; functions here take one "
                     "example: use jax.vmap for a batch"
                 )

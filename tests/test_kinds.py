@@ -27,6 +27,7 @@ import pytest
 
 import jaxvae
 from jaxvae import checks
+from jaxvae.bounds import kl as bounds_kl
 from jaxvae.checks import (
     Count,
     Floats,
@@ -392,6 +393,27 @@ def test_a_kind_in_a_public_signature_is_checked():
         and any([*checks_of(p.annotation)] for p in inspect.signature(function).parameters.values())
     }
     assert not unchecked
+
+
+def test_help_shows_a_signature_as_it_is_written():
+    assert str(inspect.signature(jaxvae.elbo)) == (
+        "(model: Model, key: Key, x: Tree, *, beta: Scalar = 1.0, kl: KL = auto_kl, "
+        "gradient: Estimator = pathwise) -> tuple[Array, Terms]"
+    )
+    classes = [c for c in vars(jaxvae).values() if inspect.isclass(c)]
+    for thing in (*(function for _, function in public()), *classes):
+        shown = str(inspect.signature(thing))
+        assert not re.search("<function| at 0x|Annotated|TypeAliasType", shown), shown
+        assert len(shown) < 400, shown
+
+
+def test_each_parameter_is_shown_so_alone():
+    """As IPython puts one in a line; and of a partial function and a method too."""
+    bound = inspect.signature(partial(jaxvae.elbo, beta=0.5)).parameters
+    assert str(bound["gradient"]) == "gradient: Estimator = pathwise"
+    assert str(inspect.signature(Draw(1.0))) == "(x: Tree) -> Any"
+    given = inspect.signature(jaxvae.elbo).parameters["kl"]
+    assert (given.default, given.annotation) == (jaxvae.auto_kl, bounds_kl.KL)
 
 
 def test_defaults_are_of_their_kind():

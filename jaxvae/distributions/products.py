@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import TypeAliasType
 
-from jaxvae.checks import Numbers, Tree, checked
+from jaxvae.checks import Numbers, Tree, checked, written
 from jaxvae.distributions.discrete import combinations
 from jaxvae.protocols import (
     check_density,
@@ -89,7 +90,7 @@ class Product:
         """As `protocols.check_event`, part by part."""
         paths, _ = jax.tree_util.tree_flatten_with_path(self.parts, self._is_part)
         for (path, d), part in zip(paths, self.split(event), strict=True):
-            check_event(name, d, what + jax.tree_util.keystr(path), part)
+            check_event(name, d, what + written(self.parts, path), part)
 
     def split(self, x: Tree) -> list[Any]:
         """What belongs to each part, of an event or another tree of that structure."""
@@ -113,6 +114,10 @@ class Product:
         return jax.tree.unflatten(self._structure, parts)
 
 
+Part = TypeAliasType("Part", Annotated[Any, check_density])
+"""A density: what has a `log_prob`."""
+
+
 @pytree
 @dataclass(frozen=True, eq=False)
 class Joint:
@@ -132,7 +137,7 @@ class Joint:
     -1.83788
     """
 
-    first: Annotated[Any, check_density]
+    first: Part
     then: Callable[[Any], Any]
 
     @property

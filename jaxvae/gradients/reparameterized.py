@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Keys, Tree, a_class_of, checked
+from jaxvae.checks import Key, Keys, Tree, a_class_of, checked, written
 from jaxvae.protocols import (
     Distribution,
     has_path,
@@ -138,7 +138,7 @@ def hold(name: str, tree: Any) -> Any:
             return jax.lax.stop_gradient(leaf)
         except TypeError:
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} is {a_class_of(leaf)}, expected a pytree "
+                f"{name}{written(tree, path)} is {a_class_of(leaf)}, expected a pytree "
                 "of arrays, to be held still; wrap a plain function and its parameters "
                 "in jax.tree_util.Partial, register a class with jax.tree_util.register_dataclass"
             ) from None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
+from typing_extensions import TypeAliasType
 
 from jaxvae.checks import (
     Numbers,
@@ -40,7 +41,7 @@ def check_steps(owner: str, name: str, steps: Any) -> None:
         raise ValueError(f"{owner}: {name} is a number, expected an array [K, *shape of z]")
 
 
-Steps = Annotated[Array, check_steps]
+Steps = TypeAliasType("Steps", Annotated[Array, check_steps])
 """[K, *shape of z]."""
 Pair = Annotated[tuple[Array, Array], partial(check_pair, of="(z, rho)")]
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
+from typing_extensions import TypeAliasType
 
 from jaxvae.checks import Tree, a_class_of, check_function, checked
 from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
@@ -110,7 +111,7 @@ def _check_functions(owner: str, name: str, functions: object) -> None:
         check_function(owner, f"{name}[{i}]", function)
 
 
-Functions = Annotated[Sequence[Callable[[Any], Any]], _check_functions]
+Functions = TypeAliasType("Functions", Annotated[Sequence[Callable[[Any], Any]], _check_functions])
 
 
 class Multimodal(NamedTuple):

@@ -8,141 +8,34 @@ gaps: `train` prints what it took each column for. Exit code 2: the input
 was refused; 1: the run can't go on, or nothing can be saved; 130: interrupted.
 """
 
-import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 
-from jaxvae.bounds import elbo
-from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.evaluation import active_units, export_model, use
-from jaxvae.evaluation.rows import event_like, is_masked, nats_of
-from jaxvae.model import VAE
-from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
-from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows, write_rows
-from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
-from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
-from jaxvae.nn.saved import load_model, model_info, save_model
-from jaxvae.nn.stock import make_vae
-from jaxvae.nn.tables import Table, infer_table
-from jaxvae.training import (
-    Callback,
-    CheckpointError,
-    Checkpoints,
-    NonFiniteError,
-    early_stopping,
-    fit,
-    init_state,
-    train_step,
+from jaxvae.evaluation.rows import is_masked, nats_of
+from jaxvae.nn.command_output import TABLES, check_output, say, write_columns, write_events
+from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts
+from jaxvae.nn.exported_input import exported_input
+from jaxvae.nn.file_training import UNSAID, train
+from jaxvae.nn.preparation import (
+    are_images,
+    in_units,
+    kept_preparation,
+    model_of,
+    opened,
+    table_of,
 )
-from jaxvae.training import validation as validation_of
-
-
-def train(
-    data: Path,
-    run: Path,
-    /,
-    *,
-    columns: tuple[str, ...] = (),
-    kinds: tuple[str, ...] = (),
-    network: Literal["mlp", "conv"] = "mlp",
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "logistic"] | None = None,
-    latent: int = 8,
-    hidden: int = 256,
-    epochs: int = 50,
-    batch: int = 64,
-    learning_rate: float = 1e-3,
-    validation: float = 0.1,
-    seed: int = 0,
-) -> None:
-    """Train a VAE and save it in a folder. The same command goes on after whatever has ended it.
-
-    What is saved is the model of the epoch that was best on the rows held out; without any, the
-    last.
-
-    Args:
-      data: the file or folder.
-      run: the folder to make.
-      columns: of a table; by default all.
-      kinds: of columns of a table with text or gaps, where they aren't what was inferred:
-        zip=category, or number, or log of amounts, or ignored.
-      likelihood: p(x|z): gaussian with one learned sigma, bernoulli of 0 and 1, poisson of counts,
-        logistic of bytes as they are stored. By default logistic of images, else gaussian, which of
-        a table with text or gaps is a normal, or a categorical, of every column.
-      validation: the share of the rows held out.
-    """
-    for name, value in {
-        "latent": latent,
-        "hidden": hidden,
-        "epochs": epochs,
-        "batch": batch,
-    }.items():
-        if value < 1:
-            raise DataRefusedError(f"--{name} is {value}, expected an integer of at least 1")
-    if not 0 <= validation < 1 or not learning_rate > 0:
-        raise DataRefusedError("--validation must be in [0, 1) and --learning-rate above 0")
-    mixed = likelihood in (None, "gaussian") and network == "mlp"
-    rows = read_rows(data, columns, mixed=mixed)
-    likelihood = likelihood or ("logistic" if _is_images(rows) else "gaussian")
-    preparation = _preparation(rows, likelihood, columns, kinds)
-    bytes_ = likelihood == "logistic"
-    xs = _as_images(rows.values) if bytes_ else _prepared(data, rows, preparation)
-    if not _table(preparation):
-        _check(data, xs, network, likelihood)
-    init_key, run_key, split_key, score_key = jax.random.split(jax.random.key(seed), 4)
-    order = np.asarray(jax.random.permutation(split_key, len(rows.values)))
-    held, kept = np.split(order, [int(validation * len(order))])
-    at: Callable[[Any], Any] = lambda chosen: jax.tree.map(lambda a: a[chosen], xs)  # noqa: E731
-    if len(kept) < batch:
-        raise DataRefusedError(f"--batch is {batch} but {len(kept)} rows are left to train on")
-    rngs = nnx.Rngs(init_key)
-    if table := _table(preparation):
-        print(table)
-        model = make_vae(table, latents=latent, hidden=(hidden,), rngs=rngs)
-    elif likelihood == "logistic":
-        conv = network == "conv"
-        model = make_vae(xs[0], latents=latent, convolutional=conv, hidden=(hidden,), rngs=rngs)
-    else:
-        model = _model(network, likelihood, xs.shape[1:], latent, hidden, rngs)
-    optimizer = optax.adam(learning_rate)
-    config = {"network": network, "likelihood": likelihood, "latent": latent, "hidden": hidden,
-              "seed": seed, "learning_rate": learning_rate, "preparation": preparation}  # fmt: skip
-    callbacks: list[Callback] = []
-    if len(held):  # with more patience than epochs, for the best of all
-        callbacks = [validation_of(elbo, score_key, jax.tree.map(jnp.asarray, at(held))),
-                     early_stopping("validation_loss", patience=epochs)]  # fmt: skip
-    _say({"training on": len(kept), "held out": len(held)})
-    state, history = fit(
-        train_step(elbo, optimizer),
-        init_state(model, optimizer),
-        run_key,
-        jax.tree.map(jnp.asarray, at(kept)),
-        epochs=epochs,
-        batch_size=batch,
-        callbacks=callbacks,
-        checkpoints=Checkpoints(run / "checkpoints", config=config),
-    )
-    by_epoch = {name: m.reshape(-1, len(kept) // batch) for name, m in history.items()}
-    elbos, best = -by_epoch["loss"].mean(1), epochs - 1
-    about: dict[str, Any] = {"data": data.name, "rows": len(kept), "epochs": epochs}
-    if len(held):
-        held_out = -by_epoch["validation_loss"][:, -1]
-        best = int(np.nanargmax(held_out))
-        about |= {"best_epoch": best + 1, "validation_elbo": float(held_out[best])}
-    about |= {"elbo": float(elbos[best]), "config": config}
-    if "table" in preparation:
-        about["table"] = preparation["table"]
-    save_model(run / "model", state.model, about=about)
-    _say({n: about[n] for n in about if n not in UNSAID} | {"model": str(run / "model")})
+from jaxvae.nn.saved import model_info
+from jaxvae.nn.stored_units import Coded, of_coded, of_stored
+from jaxvae.protocols import MissingMethodError
+from jaxvae.training import CheckpointError, NonFiniteError
 
 
 def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
@@ -152,11 +45,12 @@ def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
       run: what train made, or save_model.
       output: .csv, .parquet, .npz or .npy; by default latents.csv.
     """
-    model, _, rows, xs = _opened(run, data)
+    output = check_output(output or Path("latents.csv"), *TABLES)
+    model, _, rows, xs = opened(run, data)
     zs = use.encode(model, xs)
     columns = _files_of(rows)
     columns |= {f"z {i}": z for i, z in enumerate(np.reshape(zs, (len(zs), -1)).T)}
-    _written(output or Path("latents.csv"), columns, rows.frame)
+    write_columns(output, columns, rows.frame)
 
 
 def score(
@@ -170,22 +64,23 @@ def score(
       run: what train made, or save_model.
       output: .csv, .parquet, .npz or .npy; by default scores.csv.
     """
-    _check_counts(num_samples=num_samples)
-    model, info, rows, xs = _opened(run, data)
+    check_counts(num_samples=num_samples)
+    output = check_output(output or Path("scores.csv"), *TABLES)
+    model, info, rows, xs = opened(run, data)
     scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
     columns = _files_of(rows)
     columns |= {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
-    names = _preparation_of(info).get("columns") or ()
+    names = kept_preparation(info).get("columns") or ()
     if isinstance(scores.entries, dict):
         columns |= {"observed": scores.observed, "per_observed": scores.per_observed}
         columns |= nats_of(rows.frame, scores.entries)
     elif np.ndim(scores.entries) == 2 and scores.entries.shape[1] == len(names):
         columns |= {f"nats {n}": c for n, c in zip(names, scores.entries.T, strict=True)}
     means = {"iwae": float(np.mean(scores.iwae)), "elbo": float(np.mean(scores.elbo))}
-    _say({"rows": len(scores.iwae)} | means)
+    say({"rows": len(scores.iwae)} | means)
     if len(np.unique(scores.observed)) > 1:
-        _say({"compare rows by": "per_observed, as they have different gaps"})
-    _written(output or Path("scores.csv"), columns, rows.frame)
+        say({"compare rows by": "per_observed, as they have different gaps"})
+    write_columns(output, columns, rows.frame)
 
 
 def impute(
@@ -197,9 +92,10 @@ def impute(
       run: what train made of a table with gaps.
       output: .csv or .parquet; by default imputed.csv.
     """
-    _check_counts(num_samples=num_samples)
-    model, info, rows, _ = _opened(run, data)
-    table = _table(_preparation_of(info))
+    check_counts(num_samples=num_samples)
+    output = check_output(output or Path("imputed.csv"), ".csv", ".parquet")
+    model, info, rows, _ = opened(run, data)
+    table = table_of(kept_preparation(info))
     if table is None or not is_masked(model):
         raise DataRefusedError(f"{run} is not of a table with text or gaps, so it fills none")
     found = use.impute(
@@ -208,7 +104,7 @@ def impute(
     filled = table.decoded(found)
     columns = {c.name: rows.frame[c.name].where(rows.frame[c.name].notna(), filled[c.name])
                for c in table.seen}  # fmt: skip
-    _written(output or Path("imputed.csv"), columns, rows.frame)
+    write_columns(output, columns, rows.frame)
 
 
 def generate(
@@ -224,30 +120,55 @@ def generate(
 
     Args:
       run: what train made, or save_model.
-      output: .npy, .csv, .parquet or .npz; by default new.csv of a table, else new.npy.
+      output: .npy, .csv, .parquet or .npz, or of images a folder to make, of PNG; by default
+        new.csv of a table, else new.npy.
       mean: means of p(x|z) in place of draws.
     """
-    _check_counts(number=number)
-    model, info = load_model(run), model_info(run)
-    preparation = _preparation_of(info)
-    table = _table(preparation)
+    check_counts(number=number)
+    preparation = kept_preparation(model_info(run))
+    names, table = preparation.get("columns") or (), table_of(preparation)
     if table and mean:
         raise DataRefusedError("--mean has no meaning for a table with categories")
+    model = model_of(run)
+    output = output or Path("new.csv" if names else "new.npy")
+    output = check_output(output, *_kinds(model, preparation))
     xs = use.generate(model, jax.random.key(seed), number, mean=mean)
     if table:
-        _written(output or Path("new.csv"), {}, table.decoded(xs))
-        return
-    if preparation and xs.dtype != np.uint8:
-        xs = xs * np.asarray(preparation["scale"]) + np.asarray(preparation["shift"])
-    names = preparation.get("columns")
-    output = output or Path("new.csv" if names else "new.npy")
-    if output.suffix == ".npy":
-        np.save(output, xs)
-        _say({"written": str(output), "shape": list(xs.shape)})
+        write_columns(output, {}, table.decoded(xs))
     else:
-        flat = np.reshape(xs, (len(xs), -1))
-        names = names if names and len(names) == flat.shape[1] else range(flat.shape[1])
-        _written(output, {str(n): c for n, c in zip(names, flat.T, strict=True)}, None)
+        write_events(output, in_units(preparation, xs), names)
+
+
+def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: int = 0) -> None:
+    """What the model remembers of every row: means of p(x|z), z ~ q(z|x), in the units of the data.
+
+    Of a table they are columns beside its own, of categories the most probable ones.
+
+    Args:
+      run: what train made, or save_model.
+      output: .csv, .parquet, .npz or .npy, or of images a folder to make, of PNG; by default
+        reconstructed.csv of a table, else reconstructed.npy.
+    """
+    preparation = kept_preparation(model_info(run))
+    names, table = preparation.get("columns") or (), table_of(preparation)
+    model, _, rows, xs = opened(run, data)
+    output = output or Path("reconstructed.csv" if names else "reconstructed.npy")
+    output = check_output(output, *_kinds(model, preparation))
+    key = jax.random.key(seed)
+    if table:
+        coded, codes = table.coded(rows.frame), of_coded(table)
+        xs = {c.name: coded[c.name].to_numpy(np.float32)[:, None] for c in table.seen}
+        means = use.reconstruct(of_stored(model, Coded(codes)), key, xs)
+        named = coded.assign(**{name: mean[:, 0] for name, mean in means.items()})
+        found = {c.name: table.decoded(named)[c.name] for c in table.seen}
+    else:
+        found = in_units(preparation, use.reconstruct(model, key, xs))
+        if not names:
+            write_events(output, found, (), rows.files)
+            return
+        found = dict(zip(names, found.T, strict=True))
+    columns = {f"reconstructed {name}": np.asarray(column) for name, column in found.items()}
+    write_columns(output, columns, rows.frame)
 
 
 def report(
@@ -259,7 +180,7 @@ def report(
       run: what train made, or save_model.
       data: rows to measure it on.
     """
-    _check_counts(num_samples=num_samples)
+    check_counts(num_samples=num_samples)
     info = model_info(run)
     arrays = info["arrays"].values()
     told: dict[str, Any] = {"numbers": sum(int(np.prod(a["shape"])) for a in arrays)}
@@ -270,7 +191,7 @@ def report(
         else {"about": about}
     )
     if data is not None:
-        model, _, _, xs = _opened(run, data)
+        model, _, _, xs = opened(run, data)
         scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
         n = len(scores.iwae)
         error = float(np.std(scores.iwae) / np.sqrt(n))
@@ -278,7 +199,7 @@ def report(
         told |= {"standard error": error, "elbo of data": float(np.mean(scores.elbo))}
         told |= {"rate": float(np.mean(scores.rate))}
         told |= {"active units": int(np.sum(active_units(model, jax.tree.map(jnp.asarray, xs))))}
-    _say(told)
+    say(told)
 
 
 def export(
@@ -290,19 +211,23 @@ def export(
 ) -> None:
     """A function of the model as one file of StableHLO, which jax alone runs.
 
+    It takes rows as the data have them, in their units, and gives means so; what that is, it says.
+
     Args:
       run: what train made, or save_model.
       output: by default encode.stablehlo, or what it is.
     """
-    path = export_model(output or Path(f"{what}.stablehlo"), load_model(run), what)
-    _say({"written": str(path)})
+    output = output or Path(f"{what}.stablehlo")
+    output = check_output(output, output.suffix)
+    model, takes, x = exported_input(model_of(run), kept_preparation(model_info(run)), what)
+    path = export_model(output, model, what, x=x)
+    say({"written": str(path)} | takes)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train, "encode": encode, "score": score, "impute": impute, "generate": generate,
-    "report": report, "export": export,
+    "reconstruct": reconstruct, "report": report, "export": export,
 }  # fmt: skip
-UNSAID = ("config", "table")  # of what is known of a model, too long for a line
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -316,69 +241,22 @@ def main(args: Sequence[str] | None = None) -> int:
     except DataRefusedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (CheckpointError, NonFiniteError, ImportError, OSError) as error:
+    except (CheckpointError, NonFiniteError, MissingMethodError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        command = [*(sys.argv[1:] if args is None else args)][:1]
+        goes_on = "; the same command goes on" if command == ["train"] else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
 
 
-def _check_counts(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            flag = name.replace("_", "-")
-            raise DataRefusedError(f"--{flag} is {value}, expected an integer of at least 1")
-
-
-def _model(network: str, likelihood: str, shape: Any, latent: int, hidden: int, rngs: Any) -> VAE:
-    pair = {"mlp": (MLP, MLP), "conv": (ConvEncoder, ConvDecoder)}[network]
-    encoder, decoder = (partial(each, hidden=(hidden,)) for each in pair)
-    heads: dict[str, Callable[[], Any]] = {
-        "gaussian": lambda: SharedScaleHead(0.5),
-        "bernoulli": BernoulliHead,
-        "poisson": lambda: HeadOf(Poisson, (Positive("n"),)),
-    }
-    return VAE(
-        Conditional(encoder, NormalHead(), shape, (latent,), rngs=rngs),
-        Conditional(decoder, heads[likelihood](), (latent,), shape, rngs=rngs),
-        StandardNormal((latent,)),
-    )
-
-
-def _preparation(
-    rows: Rows, likelihood: str, columns: Sequence[str], kinds: Sequence[str]
-) -> dict[str, Any]:
-    """(x - shift) / scale is what the model sees: columns standardised, full pixels 1.
-
-    Of a table with text or gaps it is the `Table`.
-    """
-    xs, frame = rows.values, rows.frame
-    names = [*columns] or ([] if frame is None else [*map(str, frame.columns)])
-    if hasattr(xs, "columns"):
-        try:
-            pairs = [kind.partition("=") for kind in kinds]
-            table = infer_table(xs, {name: kind for name, _, kind in pairs})
-        except (TypeError, ValueError) as error:
-            raise DataRefusedError(str(error)) from None
-        return {"columns": [c.name for c in table.seen], "table": table.as_json()}
-    if kinds:
-        raise DataRefusedError(
-            "--kinds is for tables with text or gaps, and here are numbers alone"
-        )
-    if likelihood == "logistic":
-        return {"columns": names, "shift": 0.0, "scale": 1.0}
-    if likelihood == "gaussian" and xs.ndim == 2:
-        scale = xs.std(0, dtype=np.float64)
-        shift = xs.mean(0, dtype=np.float64).tolist()
-        return {"columns": names, "shift": shift, "scale": np.where(scale > 0, scale, 1.0).tolist()}
-    full = 255.0 if xs.dtype == np.uint8 and likelihood != "poisson" and xs.max() > 1 else 1.0
-    return {"columns": names, "shift": 0.0, "scale": full}
-
-
-def _table(preparation: Mapping[str, Any]) -> Table | None:
-    return Table.of_json(preparation["table"]) if "table" in preparation else None
+def _kinds(model: Any, preparation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The endings of the files that rows of a model can be written to; of a folder it is empty."""
+    if "table" in preparation:
+        return (".csv", ".parquet")
+    return (*TABLES, "") if are_images(model, preparation) else TABLES
 
 
 def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores:
@@ -388,81 +266,8 @@ def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores
         return use.score(model, key, xs, num_samples=num_samples)
 
 
-def _prepared(data: Path, rows: Rows, preparation: Mapping[str, Any]) -> Any:
-    if table := _table(preparation):
-        try:
-            return table.rows(rows.frame)
-        except ValueError as error:
-            raise DataRefusedError(f"{data}: {error}") from None
-    shift, scale = (np.asarray(preparation.get(n, d)) for n, d in (("shift", 0.0), ("scale", 1.0)))
-    if shift.ndim and rows.values.shape[1:] != shift.shape:
-        raise DataRefusedError(
-            f"{data} has rows of shape {rows.values.shape[1:]}, expected {shift.shape}, those that "
-            "the model was trained on"
-        )
-    return _as_images(((rows.values - shift) / scale).astype(np.float32))
-
-
-def _as_images(xs: np.ndarray) -> np.ndarray:
-    return xs[..., None] if xs.ndim == 3 else xs
-
-
-def _is_images(rows: Rows) -> bool:
-    return rows.values.ndim > 2 and rows.values.dtype == np.uint8
-
-
 def _files_of(rows: Rows) -> dict[str, np.ndarray]:
     return {"file": np.asarray(rows.files)} if rows.files else {}
-
-
-def _check(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
-    if network == "conv" and xs.ndim != 4:
-        raise DataRefusedError(
-            f"{data} has rows of shape {xs.shape[1:]}, --network conv wants images"
-        )
-    if likelihood == "logistic" and xs.dtype != np.uint8:
-        raise DataRefusedError(f"{data} holds no bytes; choose --likelihood gaussian")
-    if likelihood == "bernoulli" and not np.isin(xs, (0, 1)).all():
-        raise DataRefusedError(f"{data} is not binary; choose --likelihood gaussian")
-    if likelihood == "poisson" and not ((xs >= 0) & (xs == np.round(xs))).all():
-        raise DataRefusedError(f"{data} holds no counts; choose --likelihood gaussian")
-
-
-def _preparation_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    about = info["about"] if isinstance(info["about"], dict) else {}
-    if "table" in about:
-        return {"columns": [c["name"] for c in about["table"] if c["kind"] != "ignored"],
-                "table": about["table"]}  # fmt: skip
-    return about.get("config", {}).get("preparation", {})
-
-
-def _opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
-    """The model, what is known of it, and the rows as read and as the model sees them."""
-    model, info = load_model(run), model_info(run)
-    preparation = _preparation_of(info)
-    mixed = "table" in preparation
-    rows = read_rows(data, tuple(preparation.get("columns") or ()), mixed=mixed)
-    if mixed:
-        return model, info, rows, _prepared(data, rows, preparation)
-    like = event_like(model)
-    bytes_ = getattr(like, "dtype", None) == np.uint8 and rows.values.dtype == np.uint8
-    xs = _as_images(rows.values) if bytes_ else _prepared(data, rows, preparation)
-    if getattr(like, "shape", None) != xs.shape[1:]:
-        raise DataRefusedError(
-            f"{data} has rows of shape {xs.shape[1:]}, expected {getattr(like, 'shape', like)}"
-        )
-    return model, info, rows, xs
-
-
-def _written(path: Path, columns: dict[str, np.ndarray], frame: Any) -> None:
-    write_rows(path, columns, frame)
-    _say({"written": str(path), "columns": len(columns)})
-
-
-def _say(told: Mapping[str, Any]) -> None:
-    for name, value in told.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
-        print(f"{name:>16}  {shown}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -12,6 +13,16 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 class DataRefusedError(Exception):
     """A file that can't be read, or not be trained on; the message says why."""
+
+
+def check_counts(**values: int) -> None:
+    """Of a command, by the names of its options."""
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if value < 1:
+            raise DataRefusedError(f"--{flag} is {value}, expected an integer of at least 1")
+        if value >= 2**31:
+            raise DataRefusedError(f"--{flag} is {value}, expected less than 2^31")
 
 
 class Rows(NamedTuple):
@@ -42,10 +53,14 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = 
         raise DataRefusedError(f"{path} is none of {kinds}, and no folder of images")
     try:
         rows = reader(path)
-    except (OSError, ValueError, KeyError) as error:
+    except DataRefusedError:
+        raise
+    except Exception as error:  # whatever a library makes of a broken file
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataRefusedError(f"{path} can't be read: {why}") from None
     if hasattr(rows, "columns"):
+        if not len(rows):
+            raise DataRefusedError(f"{path} has the names of columns and no rows")
         chosen = _chosen(path, rows, columns)
         if mixed and not all(map(_is_full, chosen.items())):
             return Rows(chosen, rows)
@@ -62,10 +77,15 @@ def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = 
         raise DataRefusedError(
             f"{path} holds no finite number in row {row}; drop such rows, or fill them in"
         )
+    if (large := np.abs(values) > np.finfo(np.float32).max).any():
+        row = int(np.argwhere(large)[0][0])
+        raise DataRefusedError(
+            f"{path} holds {values[large][0]:g} in row {row}, expected numbers that float32 holds"
+        )
     return rows
 
 
-def _needs(package: str, what: str) -> Any:
+def needed(package: str, what: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
@@ -83,15 +103,13 @@ def _npz(path: Path) -> np.ndarray:
 
 def _images(folder: Path) -> Rows:
     """Of the folder and of those within it, in the order of their names."""
-    pillow = _needs("PIL.Image", "a folder of images")
+    pillow = needed("PIL.Image", "a folder of images")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
     if not files:
         raise ValueError(f"no image in it, expected {', '.join(IMAGES)}")
     images = []
     for file in files:
-        with pillow.open(file) as image:
-            grey = image.mode in ("1", "L", "I;16")
-            images.append(np.asarray(image.convert("L" if grey else "RGB")))
+        images.append(_image(pillow, file))
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"{file.name} is {images[-1].shape} and {files[0].name} {images[0].shape}, "
@@ -100,9 +118,19 @@ def _images(folder: Path) -> Rows:
     return Rows(np.stack(images), files=tuple(str(file.relative_to(folder)) for file in files))
 
 
+def _image(pillow: Any, file: Path) -> np.ndarray:
+    try:
+        with pillow.open(file) as image:
+            grey = image.mode in ("1", "L", "I;16")
+            return np.asarray(image.convert("L" if grey else "RGB"))
+    except Exception as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataRefusedError(f"{file} can't be read: {why}") from None
+
+
 def _h5ad(path: Path) -> np.ndarray:
     """X of an annotated matrix, dense or by compressed rows or columns."""
-    with _needs("h5py", path.name).File(path) as file:
+    with needed("h5py", path.name).File(path) as file:
         if (x := file.get("X")) is None:
             raise ValueError("it has no X")
         if hasattr(x, "dtype"):
@@ -122,14 +150,16 @@ def _h5ad(path: Path) -> np.ndarray:
 READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": np.load,
     ".npz": _npz,
-    ".csv": lambda path: _needs("pandas", "a table").read_csv(path),
-    ".parquet": lambda path: _needs("pandas", "a table").read_parquet(path),
+    ".csv": lambda path: needed("pandas", "a table").read_csv(path),
+    ".parquet": lambda path: needed("pandas", "a table").read_parquet(path),
     ".h5ad": _h5ad,
 }
 
 
 def _chosen(path: Path, frame: Any, columns: tuple[str, ...]) -> Any:
     for name in columns:
+        if columns.count(name) > 1:
+            raise DataRefusedError(f"--columns has {name!r} twice, expected it once")
         if name not in frame.columns:
             raise DataRefusedError(
                 f"{path} has no column {name!r}; it has {', '.join(map(str, frame.columns))}"
@@ -163,10 +193,12 @@ def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) ->
         numbers = [column for column in columns.values() if column.dtype.kind != "U"]
         np.save(path, np.stack(numbers, axis=1))
     elif suffix == ".npz":
-        named: Any = columns
-        np.savez(path, **named)
+        with ZipFile(path, "w") as archive:  # np.savez takes no array named file
+            for name, column in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asarray(column), allow_pickle=False)
     elif suffix in (".csv", ".parquet"):
-        pandas = _needs("pandas", suffix)
+        pandas = needed("pandas", suffix)
         table = pandas.DataFrame(columns) if frame is None else frame.assign(**columns)
         table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
     else:

@@ -20,7 +20,7 @@ from flax.core import FrozenDict
 
 from jaxvae.checks import a_class_of
 from jaxvae.nn.activations import Named, by_name
-from jaxvae.pytrees import Constant
+from jaxvae.pytrees import Constant, paths
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import Network
 
@@ -54,12 +54,9 @@ def describe(model: object) -> tuple[Any, dict[str, Any]]:
     {'class': 'jaxvae:StandardNormal', 'fields': {'shape': {'tuple': [2]}}}
     """
     constants: dict[str, Any] = {}
-    marked = jax.tree_util.tree_map_with_path(_marked, model)
-    return _described(marked, "model", constants), constants
-
-
-def _marked(path: Any, leaf: object) -> Any:
-    return _Leaf(jax.tree_util.keystr(path)) if _is_array(leaf) else leaf
+    marked = [_Leaf(path) if _is_array(leaf) else leaf for path, leaf in paths(model).items()]
+    whole = jax.tree.unflatten(jax.tree.structure(model), marked)
+    return _described(whole, "model", constants), constants
 
 
 def rebuild(description: Description, arrays: Mapping[str, Any], trusted: Trusted = ()) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxvae.checks import a_class_of, checked
+from jaxvae.checks import a_class_of, checked, written
 from jaxvae.distributions import Normal
 from jaxvae.nn.convolutions import Down, Up
 from jaxvae.nn.heads import Shape, last_axis
@@ -93,7 +93,7 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
             "names, or leave it out"
         )
     model = jax.tree_util.tree_map_with_path(
-        lambda path, part: filled.get(_name(path), part), model, is_leaf=_is_layer
+        lambda path, part: filled.get(_name(model, path), part), model, is_leaf=_is_layer
     )
     is_module = lambda part: isinstance(part, nnx.Module)  # noqa: E731
     for module in filter(is_module, jax.tree.leaves(model, is_leaf=is_module)):
@@ -139,7 +139,7 @@ def _others(model: object, places: Mapping[str, _Place]) -> list[str]:
     """Paths of parameters that are in no layer that is known."""
     is_param = lambda part: isinstance(part, nnx.Param)  # noqa: E731
     flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_param)
-    paths = [_name(path) for path, part in flat if is_param(part)]
+    paths = [_name(model, path) for path, part in flat if is_param(part)]
     return [p for p in paths if not any(p.startswith(f"{place}.") or not place for place in places)]
 
 
@@ -151,14 +151,14 @@ def _inside(layer: Any) -> Any:
     return layer.layer_instance if isinstance(layer, nnx.WeightNorm) else layer
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path).removeprefix(".")
+def _name(model: object, path: Any) -> str:
+    return written(model, path).removeprefix(".")
 
 
 def _places(model: object) -> dict[str, _Place]:
     def found(is_kind: Callable[[Any], bool]) -> dict[str, Any]:
         flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_kind)
-        return {_name(path): part for path, part in flat if is_kind(part)}
+        return {_name(model, path): part for path, part in flat if is_kind(part)}
 
     layers = found(_is_layer)
     places = {path: _Place(layer) for path, layer in layers.items() if jax.tree.leaves(layer)}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, written
 
 T = TypeVar("T")
 
@@ -192,8 +192,12 @@ def value_of(d: Any) -> Any:
 
 
 def paths(tree: Tree) -> dict[str, Any]:
-    """Path -> leaf, in the order of `jax.tree.leaves`."""
-    return {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
+    """Path -> leaf, in the order of `jax.tree.leaves`; a path as it is written in Python.
+
+    >>> [*paths({"a": [1.0], "f": jax.tree_util.Partial(max, 2.0, key=3.0)})]
+    ["['a'][0]", "['f'].args[0]", "['f'].keywords['key']"]
+    """
+    return {written(tree, p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def is_key(leaf: object) -> bool:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Tree, a_class_of
+from jaxvae.checks import Tree, a_class_of, written
 from jaxvae.pytrees.networks import BATCH, Network, Structure
 
 M = TypeVar("M")
@@ -70,7 +70,7 @@ def equinox_network(module: Any, state: Any = None) -> Network:
 
 def network(bind: Callable[..., Any], tree: Tree, roles: list[str]) -> Network:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    own = [jax.tree_util.keystr(path) for path, _ in flat]
+    own = [written(tree, path) for path, _ in flat]
     paths = [own[first] for first in _firsts(tree)]
     found = [*zip(roles, paths, (leaf for _, leaf in flat), strict=True)]
     return Network(

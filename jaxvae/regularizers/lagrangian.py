@@ -5,11 +5,15 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from jaxvae.bounds.evidence import elbo
 from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.gradients.reparameterized import Estimator, pathwise
+
+Number = TypeAliasType("Number", Annotated[Array, check_scalar])
+"""A scalar array."""
 
 
 @kind("a Constrained; make one, jaxvae.regularizers.Constrained(model, jnp.zeros(()))")
@@ -30,7 +34,7 @@ class Constrained(NamedTuple):
     """
 
     model: Any
-    log_multiplier: Annotated[Array, check_scalar]
+    log_multiplier: Number
 
     @property
     def encode(self) -> Any:

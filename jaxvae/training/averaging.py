@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvae.checks import Scalar, Tree, check_array, checked
+from jaxvae.checks import Scalar, Tree, check_array, checked, written
 from jaxvae.pytrees.networks import statistics, with_state
 from jaxvae.training.steps import M, TrainState
 
@@ -63,7 +63,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
 
     def init(params: Tree) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            check_array("average_parameters", f"params{jax.tree_util.keystr(path)}", leaf)
+            check_array("average_parameters", f"params{written(params, path)}", leaf)
         return ParameterAverage(jax.tree.map(jnp.asarray, params))
 
     def update(updates: Tree, state: Tree, params: Tree = None) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree, a_class_of, an
+from jaxvae.checks import Tree, a_class_of, an, written
 from jaxvae.pytrees.libraries import kinds
 from jaxvae.pytrees.networks import without_state
 
@@ -22,8 +22,9 @@ ARRAYS = (jax.Array, np.ndarray)
 def check_trainable(owner: str, model: object) -> None:
     """Raise TypeError unless every leaf of `model` is an array of floats that an optimiser may move
     and every array of floats that it holds is a leaf, or part of a `Constant`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(without_state(model), is_leaf=_is_state):
-        where = f"{owner}: model{jax.tree_util.keystr(path)}"
+    trained = without_state(model)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained, is_leaf=_is_state):
+        where = f"{owner}: model{written(trained, path)}"
         if _is_state(leaf) or any(getattr(key, "key", None) == "batch_stats" for key in path):
             raise TypeError(
                 f"{where} is state that a network keeps ({type(leaf).__name__}), expected "

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from jaxvae.checks import (
     Floats,
@@ -63,7 +64,7 @@ def check_levels(owner: str, name: str, levels: object) -> None:
         raise ValueError(f"{owner}: {name} is {levels!r}, expected {good}")
 
 
-Levels = Annotated[tuple[int, ...], check_levels]
+Levels = TypeAliasType("Levels", Annotated[tuple[int, ...], check_levels])
 """How many each coordinate has, at least 2."""
 
 
@@ -101,6 +102,10 @@ class Codebook(NamedTuple):
         return jnp.asarray(self.codes)[index]
 
 
+Books = TypeAliasType("Books", Annotated[Any, partial(check_codebook, axes=1)])
+"""A `Codebook` with leaves of one more axis, a book after another."""
+
+
 class ResidualCodebooks(NamedTuple):
     """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
 
@@ -115,7 +120,7 @@ class ResidualCodebooks(NamedTuple):
     ([1, 1], [5.0])
     """
 
-    codebooks: Annotated[Any, partial(check_codebook, axes=1)]
+    codebooks: Books
 
     @checked
     def __call__(self, z: Floats) -> Quantized:

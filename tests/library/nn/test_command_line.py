@@ -11,12 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+from flax import nnx
 from PIL import Image
 
 import jaxvae
 from jaxvae import nn, use
+from jaxvae.nn import command_output
 from jaxvae.nn.command_line import main
+from jaxvae.nn.command_output import write_columns
 from jaxvae.nn.data_files import DataRefusedError, read_rows
+from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 
 TRAIN = ("--epochs", "1", "--latent", "2", "--hidden", "4", "--batch", "16")
 
@@ -35,6 +39,10 @@ def run(tmp_path_factory):
     data, out = str(folder / "t.csv"), str(folder / "run")
     assert main(["train", data, out, "--columns", "a", "b", *TRAIN]) == 0
     return folder
+
+
+def program(path):
+    return jax.export.deserialize(bytearray(path.read_bytes())).call
 
 
 def call(*args):
@@ -68,10 +76,9 @@ def test_latents_draws_reports_and_exports(run, capsys):
     assert drawn.shape == (50, 2)
     assert abs(drawn[:, 0].mean() - 1000) < 2 < drawn[:, 1].std()  # in the table's units
     assert call("export", run / "run", "--what", "decode", "--output", run / "d") == 0
-    program = jax.export.deserialize(bytearray((run / "d").read_bytes()))
-    np.testing.assert_allclose(
-        program.call(zs), use.decode(nn.load_model(run / "run"), zs), rtol=1e-4
-    )
+    xs = table()[["a", "b"]].to_numpy()
+    means = use.decode(nn.load_model(run / "run"), zs) * xs.std(0) + xs.mean(0)
+    np.testing.assert_allclose(program(run / "d")(zs), means, rtol=1e-4)
     capsys.readouterr()
     assert call("report", run / "run", run / "t.csv") == 0
     told = capsys.readouterr().out
@@ -79,10 +86,35 @@ def test_latents_draws_reports_and_exports(run, capsys):
         assert part in told
 
 
+def test_what_is_exported_takes_the_columns_of_the_file(run, capsys):
+    model, xs = nn.load_model(run / "run"), table()[["a", "b"]].to_numpy(np.float32)
+    assert call("export", run / "run", "--output", run / "e") == 0
+    zs = use.encode(model, standardised())
+    np.testing.assert_allclose(program(run / "e")(xs), zs, rtol=1e-3, atol=1e-4)
+    told = capsys.readouterr().out
+    assert 'takes  "float32[rows, 2], in the units of the data"' in told
+    assert 'columns  "a, b"' in told
+    units = Scaled(xs.mean(0), xs.std(0))
+    found = use.score(of_stored(model, units), jax.random.key(0), xs, num_samples=2)
+    expected = use.score(model, jax.random.key(0), standardised(), num_samples=2)
+    np.testing.assert_allclose(found.iwae, expected.iwae, rtol=1e-3)
+
+
+def test_reconstructions_are_in_the_units_of_the_file(run):
+    assert call("reconstruct", run / "run", run / "t.csv", "--output", run / "r.csv") == 0
+    found, xs = pd.read_csv(run / "r.csv"), table()[["a", "b"]].to_numpy()
+    assert [*found] == ["a", "b", "c", "name", "reconstructed a", "reconstructed b"]
+    means = use.reconstruct(nn.load_model(run / "run"), jax.random.key(0), standardised())
+    expected = means * xs.std(0) + xs.mean(0)
+    np.testing.assert_allclose(found.iloc[:, -2:].to_numpy(), expected, rtol=1e-4, atol=1e-3)
+
+
 def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     same = ["train", run / "t.csv", run / "run", "--columns", "a", "b"]
     assert call(*same, *TRAIN) == 0
+    assert "this run is finished, at step 3: nothing is left to do\n" in capsys.readouterr().out
     assert call(*same, *TRAIN, "--epochs", 2) == 0
+    assert "going on from step 3 of 6\n" in capsys.readouterr().out
     assert nn.model_info(run / "run")["about"]["epochs"] == 2
     capsys.readouterr()
     assert call(*same, *TRAIN, "--hidden", 5) == 1
@@ -105,11 +137,18 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert new.std() > 1  # of 255, not of 1
     assert call("generate", tmp_path / "run", "--number", 2, "--output", out) == 0
     assert np.load(out).dtype == np.uint8
+    model = nn.load_model(tmp_path / "run")
+    folder = tmp_path / "remembered"
+    assert call("reconstruct", tmp_path / "run", tmp_path / "images", "--output", folder) == 0
+    means = use.reconstruct(model, jax.random.key(0), pixels[..., None])
+    image = np.asarray(Image.open(folder / "b" / "10.png"))
+    np.testing.assert_array_equal(image, np.round(means[10, ..., 0]))
+    assert call("reconstruct", tmp_path / "run", tmp_path / "images", "--output", out) == 0
+    np.testing.assert_allclose(np.load(out), means, rtol=1e-5)
     scores = tmp_path / "s.csv"
     assert call("score", tmp_path / "run", tmp_path / "images", "--output", scores) == 0
     found = pd.read_csv(scores)
     assert found.file.tolist()[9:11] == ["09.png", "b/10.png"]
-    model = nn.load_model(tmp_path / "run")
     expected = use.score(model, jax.random.key(0), pixels[..., None])  # bytes, as they are stored
     np.testing.assert_allclose(found.iwae, expected.iwae, rtol=1e-5)
     capsys.readouterr()
@@ -149,6 +188,22 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     filled = pd.read_csv(full)
     assert filled[["a", "home"]].notna().to_numpy().all()
     assert filled.a[frame.a.notna()].tolist() == frame.a.dropna().tolist()
+    remembered = tmp_path / "remembered.csv"
+    assert call("reconstruct", out, data, "--output", remembered) == 0
+    means = pd.read_csv(remembered)
+    assert [*means][-4:] == [f"reconstructed {name}" for name in ("a", "b", "home", "grade")]
+    assert set(means["reconstructed home"]) <= {"rent", "owner"}
+    assert abs(means["reconstructed a"].to_numpy().mean() - 1000) < 2
+    model, stored = nn.load_model(out), of_stored(nn.load_model(out), Coded(known))
+    homes = {"owner": 0, "rent": 1}.get
+    numbered = frame.assign(home=frame.home.map(homes), grade=frame.grade - 1)
+    raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in known.seen}
+    zs = use.encode(model, known.rows(frame))
+    np.testing.assert_allclose(use.encode(stored, raw), zs, rtol=1e-3, atol=1e-4)
+    again = use.reconstruct(stored, jax.random.key(0), raw)
+    np.testing.assert_allclose(again["a"][:, 0], means["reconstructed a"], rtol=1e-4)
+    codes = means["reconstructed home"].map(homes)
+    assert again["home"][:, 0].tolist() == codes.tolist()
     nn.save_model(tmp_path / "py", nn.load_model(out), about={"table": known.as_json()})
     again = tmp_path / "again.csv"  # a model that was saved by hand with its table
     assert call("score", tmp_path / "py", data, "--output", again) == 0
@@ -258,6 +313,15 @@ def bad_files(folder):
     (folder / "x.parquet").write_text("x")
     (folder / "x.h5ad").write_text("x")
     (folder / "empty").mkdir()
+    for suffix in ("npy", "npz", "csv", "parquet", "h5ad"):
+        (folder / f"none.{suffix}").touch()
+    (folder / "header.csv").write_text("a,b\n")
+    pd.DataFrame({"a": [1.0, np.inf], "b": ["x", "y"]}).to_csv(folder / "inf.csv", index=False)
+    np.save(folder / "large.npy", np.array([[1.0], [1e300]]))
+    (folder / "images").mkdir()
+    Image.new("L", (8, 8)).save(folder / "images" / "a.png")
+    (folder / "images" / "b.png").write_bytes(b"half an image")
+    nn.save_model(folder / "saved", {"a": np.ones(3)})
     return folder
 
 
@@ -268,6 +332,17 @@ def bad_files(folder):
         (("x.txt", "r"), "x.txt is none of .csv, .h5ad, .npy, .npz, .parquet"),
         (("x.parquet", "r"), "x.parquet can't be read"),
         (("empty", "r"), "no image in it"),
+        *(
+            ((f"none.{suffix}", "r"), f"none.{suffix} can't be read: ")
+            for suffix in ("npy", "npz", "csv", "parquet", "h5ad")
+        ),
+        (("header.csv", "r"), "header.csv has the names of columns and no rows"),
+        (("inf.csv", "r"), "column 'a' is a category and holds inf, expected text and finite"),
+        (("large.npy", "r"), "large.npy holds 1e+300 in row 1, expected numbers that float32"),
+        (("images", "r"), "images/b.png can't be read: "),
+        (("ok.npy", "saved"), "saved is a saved model; give the run a folder of its own"),
+        (("full.csv", "r", "--columns", "a", "a"), "--columns has 'a' twice"),
+        (("ok.npy", "r", "--batch", str(2**31)), "--batch is 2147483648, expected less than 2^31"),
         (("flat.npy", "r"), "holds float64[3], expected rows of numbers"),
         (("nan.npy", "r"), "holds no finite number in row 1"),
         (("objects.npy", "r"), "objects.npy can't be read"),
@@ -297,6 +372,7 @@ def test_bad_input_gets_a_line(args, message, tmp_path, monkeypatch, capsys):
 
 def test_a_wrong_run_or_output_gets_a_line(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(bad_files(tmp_path))
+    there = {path.name for path in Path().iterdir()}
     for args, code, message in (
         (("encode", "absent", "ok.npy"), 1, "absent isn't there; expected what save_model"),
         (
@@ -307,11 +383,18 @@ def test_a_wrong_run_or_output_gets_a_line(run, tmp_path, monkeypatch, capsys):
         (("score", run / "run", "ok.npy", "--num-samples", 0), 2, "--num-samples is 0"),
         (("generate", run / "run", "--number", 0), 2, "--number is 0"),
         (("encode", run / "run", "two.npz"), 2, "two.npz can't be read"),
+        (("generate", "saved"), 2, "saved holds a dict without encode, expected a model"),
+        (("export", "saved"), 2, "saved holds a dict without encode, expected a model"),
+        (("encode", "saved", "ok.npy"), 2, "saved holds a dict without encode, expected a model"),
+        (("generate", run / "run", "--output", "n"), 2, "--output n: expected .csv, .parquet"),
+        (("score", run / "run", "ok.npy", "--output", "a/s.csv"), 2, "a isn't there; make it"),
+        (("reconstruct", run / "run", "ok.npy", "--output", "empty"), 2, "--output empty: expec"),
     ):
         assert call(*args) == code
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+    assert {path.name for path in Path().iterdir()} == there
     np.save("wide.npy", np.ones((4, 5)))
     assert call("encode", run / "run", "wide.npy") == 2
     assert "rows of shape (5,), expected (2,)" in capsys.readouterr().err
@@ -332,3 +415,34 @@ def test_the_configuration_is_kept(run):
     assert json.dumps(about)
     with pytest.raises(DataRefusedError):
         partial(read_rows, run / "absent")()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
+def test_an_output_is_whole_or_not_there(suffix, tmp_path, monkeypatch):
+    """And one that was there before stays as it was."""
+    path, columns = tmp_path / f"out{suffix}", {"file": np.array(["x", "y"]), "iwae": np.ones(2)}
+    write_columns(path, columns)
+    if suffix == ".npz":  # np.savez takes no array of that name
+        assert np.load(path)["file"].tolist() == ["x", "y"]
+    before = path.read_bytes()
+
+    def broken(path, *_):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_output, "write_rows", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write_columns(path, columns)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_table_is_asked_for_where_the_model_is_of_one(tmp_path, capsys):
+    frame = pd.DataFrame({"a": [1.0, 2.0, np.nan] * 8, "home": ["x", "y", None] * 8})
+    table = nn.infer_table(frame)
+    model = nn.make_vae(table, latents=1, hidden=(2,), rngs=nnx.Rngs(0))
+    nn.save_model(tmp_path / "m", model, about={"table": table.as_json()})
+    np.save(tmp_path / "x.npy", np.ones((4, 2)))
+    assert call("encode", tmp_path / "m", tmp_path / "x.npy") == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {tmp_path}/x.npy is no table, expected one with the columns a, home\n"

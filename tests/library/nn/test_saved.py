@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 import jaxvae
 from jaxvae import nn
+from jaxvae.models import ppca
 from jaxvae.nn import saved
 from jaxvae.nn.descriptions import NotDescribedError, describe, rebuild
 from jaxvae.pytrees import paths
@@ -141,6 +142,16 @@ def test_the_card_says_what_it_is(tmp_path):
     nn.load_model(tmp_path / "digits")
 
 
+def test_the_card_names_arrays_as_they_are_written(tmp_path):
+    model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    folder = nn.save_model(tmp_path / "linear", model)
+    assert "| `.encode.args[0].weight` | float32 | [3, 1] |" in (folder / "README.md").read_text()
+    assert same(nn.load_model(folder), model)
+    wrong = ppca.as_vae(ppca.PPCA(jnp.ones((4, 1)), jnp.zeros(4), jnp.array(0.5)))
+    with pytest.raises(CheckpointError, match=r"at \.encode\.args\[0\]\.weight it holds"):
+        nn.load_model(folder, like=wrong)
+
+
 @pytest.mark.parametrize("name", [saved.MANIFEST, saved.WEIGHTS, saved.SUMS])
 @pytest.mark.parametrize("how", ["first byte", "a byte", "last byte", "cut", "longer", "gone"])
 def test_no_byte_changes_unnoticed(name, how, tmp_path):
@@ -185,16 +196,17 @@ def rewritten(folder, **changes):
     manifest = json.loads((folder / saved.MANIFEST).read_text()) | changes
     (folder / saved.MANIFEST).write_text(json.dumps(manifest))
     lines = [
-        f"{saved._sum((folder / name).read_bytes())}  {name}\n"
+        f"{saved.checksum((folder / name).read_bytes())}  {name}\n"
         for name in (saved.MANIFEST, saved.WEIGHTS)
     ]
     (folder / saved.SUMS).write_text("".join(lines))
 
 
+FOLDERS = "jaxvae.nn.model_folders"  # which imports both
 FOREIGN = (
     {"Partial": {"name": "os:system"}, "args": ["touch ran"], "keywords": {}},
-    {"Partial": {"name": "jaxvae.nn.saved:os.system"}, "args": ["touch ran"], "keywords": {}},
-    {"Partial": {"name": "jaxvae.nn.saved:shutil.rmtree"}, "args": ["."], "keywords": {}},
+    {"Partial": {"name": f"{FOLDERS}:os.system"}, "args": ["touch ran"], "keywords": {}},
+    {"Partial": {"name": f"{FOLDERS}:shutil.rmtree"}, "args": ["."], "keywords": {}},
     {"Partial": {"name": "jaxvae.training:save_checkpoint"}, "args": ["ran"], "keywords": {}},
     {"Partial": {"name": "jax.numpy:save"}, "args": ["ran"], "keywords": {}},
     {"Partial": {"name": "flax.core:nothing"}, "args": [], "keywords": {}},

@@ -14,6 +14,7 @@ from flax import nnx
 
 import jaxvae
 from jaxvae import nn, use
+from jaxvae.nn.stored_units import Coded, of_coded
 from tests.common import close
 
 KEY = jax.random.key(0)
@@ -223,3 +224,22 @@ def test_a_frame_of_other_columns_is_refused():
         table().coded(mixed().drop(columns="home"))
     with pytest.raises(ValueError, match="'amount' is a number, and holds 'much'"):
         table().coded(mixed().assign(amount="much"))
+
+
+def test_the_columns_of_a_file_become_what_a_model_sees_in_a_program_too():
+    frame = pd.DataFrame({"n": [3.0, None, 5.0, 9.0], "pay": [1.0, 20.0, 3.0, None],
+                          "home": ["x", "y", None, "x"], "id": list("abcd")})  # fmt: skip
+    table = nn.infer_table(frame, {"pay": "log"})
+    numbered = frame.assign(home=frame.home.map({"x": 0, "y": 1}.get))
+    raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in table.seen}
+    assert [*raw] == ["n", "pay", "home"]
+    x, mask = jax.jit(jax.vmap(Coded(table).seen))(raw)
+    for found, expected in zip((x, mask), table.rows(frame), strict=True):
+        for name in raw:
+            assert found[name].dtype == expected[name].dtype
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    again = Coded(table).stored(x)
+    for name, there in mask.items():
+        np.testing.assert_allclose(again[name][there], raw[name][there], rtol=1e-5)
+    seen = Coded(of_coded(table)).seen({name: jnp.asarray(v, float) for name, v in x.items()})[0]
+    np.testing.assert_array_equal(seen["pay"], x["pay"])

@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae.nn import MLP, BernoulliHead, Conditional, NormalHead
 from jaxvae.protocols import mean_of
+from jaxvae.pytrees import paths
 from tests.common import close
 
 
@@ -494,3 +495,36 @@ def test_double_precision_is_kept(x64):
     third = jnp.array([1.0 / 3.0])
     assert jv.Constant(third).value.dtype == jnp.float64
     assert jv.Constant(third).value[0] == 1.0 / 3.0
+
+
+@jax.tree_util.register_pytree_node_class
+class Unnamed:
+    """Of a class that gives its children no names; they are numbered."""
+
+    def __init__(self, *children):
+        self.children = children
+
+    def __getitem__(self, i):
+        return self.children[i]
+
+    def tree_flatten(self):
+        return self.children, None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_a_path_is_written_as_python_reads_it():
+    function: Any = Partial(
+        max, jv.Normal(np.zeros(2), np.ones(2)), (3.0,), scale={"a": np.ones(1)}
+    )
+    rest: Any = Unnamed(4.0, Unnamed(5.0)), [jv.StandardNormal((2,)), 6.0]
+    tree = {"model": jv.VAE(function, *rest)}
+    found = paths(tree)
+    assert [*found][:2] == ["['model'].encode.args[0].loc", "['model'].encode.args[0].scale"]
+    assert "['model'].encode.keywords['scale']['a']" in found
+    for path, leaf in found.items():
+        read = eval(f"tree{path}", {"tree": tree})
+        assert read is leaf, path
+    assert [*map(id, found.values())] == [*map(id, jax.tree.leaves(tree))]

@@ -1,0 +1,77 @@
+"""What a command prints and writes: lines for people, columns, arrays and images.
+
+A file or folder is written beside its place and renamed, so that it is there whole or not at all.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvae.nn.data_files import DataRefusedError, needed, write_rows
+
+TABLES = (".csv", ".parquet", ".npz", ".npy")
+
+
+def say(told: Mapping[str, Any]) -> None:
+    for name, value in told.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
+        print(f"{name:>16}  {shown}")
+
+
+def check_output(path: Path, *kinds: str) -> Path:
+    """The path, before any work is done; refused where nothing can be written to it."""
+    if path.suffix.lower() not in kinds:
+        names = [kind or "a folder, of images" for kind in kinds]
+        raise DataRefusedError(f"--output {path}: expected {', '.join(names[:-1])} or {names[-1]}")
+    if not path.parent.is_dir():
+        raise DataRefusedError(f"--output {path}: {path.parent} isn't there; make it first")
+    if path.is_dir() and (path.suffix or any(path.iterdir())):
+        raise DataRefusedError(f"--output {path}: there is a folder, with files in it or as a file")
+    return path
+
+
+def written(path: Path, write: Callable[[Path], object], **told: Any) -> None:
+    """Write a file or a folder, whole or not at all, and say so."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        write(part)
+        if path.is_dir():
+            path.rmdir()
+        part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+    say({"written": str(path)} | told)
+
+
+def write_columns(path: Path, columns: dict[str, np.ndarray], frame: Any = None) -> None:
+    written(path, lambda part: write_rows(part, columns, frame), columns=len(columns))
+
+
+def write_events(
+    path: Path, xs: np.ndarray, names: Sequence[str], files: Sequence[str] = ()
+) -> None:
+    """Rows of numbers: as one array, as columns, or of bytes of images as PNG in a folder."""
+    if path.suffix == ".npy":
+        written(path, lambda part: np.save(part, xs), shape=[*xs.shape])
+    elif path.suffix:
+        flat = np.reshape(xs, (len(xs), -1))
+        named = names if len(names) == flat.shape[1] else [*map(str, range(flat.shape[1]))]
+        write_columns(path, dict(zip(named, flat.T, strict=True)))
+    else:
+        images = np.clip(np.round(xs), 0, 255).astype(np.uint8)
+        files = files or [f"{i:06}.png" for i in range(len(xs))]
+        written(path, lambda part: _write_images(part, images, files), images=len(images))
+
+
+def _write_images(folder: Path, images: np.ndarray, files: Sequence[str]) -> None:
+    pillow = needed("PIL.Image", "a folder of images")
+    for image, name in zip(images, files, strict=True):
+        file = (folder / name).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)
