@@ -184,11 +184,12 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
     True
     """
 
-    objective, rows = (elbo, xs) if given is None else (conditioned(elbo), (xs, given))
+    objective: Any = batched(elbo if given is None else conditioned(elbo))
+    rows = xs if given is None else (xs, given)
 
     def point(model: Any) -> Terms:
         again = jax.random.clone(key)  # the same draws on purpose
-        _, terms = batched(objective)(model, again, rows)
+        _, terms = objective(model, again, rows)
         return jax.tree.map(jnp.mean, terms)
 
     return jax.lax.map(point, models)

@@ -102,7 +102,8 @@ def test_rows_have_each_its_y():
 
 
 def test_a_conditional_model_without_its_y_is_refused_with_what_to_do():
-    at, ys = Partial(given_label, jnp.ones(2)), np.ones(5, np.float32)
+    at: Any = Partial(given_label, jnp.ones(2))
+    ys = np.ones(5, np.float32)
     for call in (active_units, rate_per_latent, encode_all):
         with pytest.raises(
             TypeError, match=r"of a function y -> model give model\(y\), given= bes"

@@ -18,6 +18,7 @@ from scipy.stats import norm
 
 import jaxvae
 from jaxvae import evaluation, nn, use
+from jaxvae.checks import OutsideSupportError
 from jaxvae.distributions import Masked
 from jaxvae.models import ppca
 from jaxvae.protocols import MissingMethodError
@@ -250,7 +251,7 @@ def test_nan_that_a_mask_says_was_seen_is_refused_with_its_row(xs):
         ValueError, match=rf"^log_marginal: x{part} holds nan at \({'' if table else '0,'}\)"
     ):
         jaxvae.log_marginal(model, KEY, one, num_samples=2)
-    with pytest.raises(jaxvae.checks.OutsideSupportError, match=rf"^Masked: x{part} holds nan"):
+    with pytest.raises(OutsideSupportError, match=rf"^Masked: x{part} holds nan"):
         jaxvae.elbo(model, KEY, one)
     hidden = jax.tree.map(lambda a: a[0], (xs, mask))
     assert np.isfinite(jaxvae.elbo(model, KEY, hidden)[0])
