@@ -184,7 +184,7 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
     True
     """
 
-    objective: Any = batched(elbo if given is None else conditioned(elbo))
+    objective: Any = batched(elbo) if given is None else batched(conditioned(elbo))
     rows = xs if given is None else (xs, given)
 
     def point(model: Any) -> Terms:
