@@ -11,6 +11,7 @@ object first, whoever wrote it:
     kl_to(p), or None             kl_divergence, auto_kl, free bits   the library's, or sampled
     unstack()                     Masked, free bits, decompositions   an error
     tempered(t)                   tempered                            the library's, or an error
+    after(z, t, steps)            use.forecast                        an error
     covariance()                  dip_2_penalty                       an error
     enumerate_support()           enumeration                         an error
     sample_relaxed(key, t)        gumbel_softmax                      an error
@@ -332,7 +333,8 @@ def part(model: Any, name: str) -> Any:
     try:
         part = getattr(functional(model), name)  # once: it may encode pseudo-inputs
     except AttributeError as error:
-        of_y = "; a function y -> model takes given=, or jaxvae.conditioned" * callable(model)
+        of_y = "; of a function y -> model give model(y), given= beside rows, or " * callable(model)
+        of_y += "jaxvae.conditioned(objective)" * callable(model)
         raise TypeError(
             f"model is {a_class_of(model)} without {name}, expected an object with encode, "
             f"decode and prior such as jaxvae.VAE(encode, decode, prior){of_y}: {error}"

@@ -20,7 +20,7 @@ import jaxvae
 from experiments.common.evaluate import each
 from experiments.common.plotting import forecast_bands
 from experiments.datasets.vowels import CHANNELS, LENGTH, SEEN, measured, read
-from jaxvae import models, nn
+from jaxvae import models, nn, use
 
 LATENT = 24  # coordinates of z_t, two a channel: where it is, and where it comes from
 AFTER = 3  # steps behind x_t that q(z_t) sees
@@ -105,7 +105,7 @@ def main(folder: tyro.conf.Positional[str]) -> None:
             beta=optax.linear_schedule(0.1, 1.0, WARM_UP * (steps // EPOCHS)),
         )
         nats = log_p(state.model, jax.random.key(1000 + seed), test).sum() / test[1].sum()
-        draws = np.asarray(futures(state.model, jax.random.key(2000 + seed), test))
+        draws = futures(state.model, jax.random.key(2000 + seed), test)
         result = {"log p a step": float(nats), **measured(draws, *test)}
         print(f"seed {seed}:", json.dumps(result), flush=True)
         (FOLDER / f"{seed}.json").write_text(json.dumps(result))
@@ -123,21 +123,12 @@ def log_p(model: Any, key: jax.Array, series: Any) -> jax.Array:
     return each(one, key, series, batch_size=10).value
 
 
-@jax.jit
-def futures(model: Any, key: jax.Array, series: Any) -> jax.Array:
+def futures(model: Any, key: jax.Array, series: Any) -> np.ndarray:
     """Steps behind the first SEEN, which alone are seen: [draws, n, LENGTH - SEEN, CHANNELS]."""
-
-    def one(key: jax.Array, event: Any) -> jax.Array:
-        x, mask = event
-        beginning = x, mask & (jnp.arange(LENGTH) < SEEN)
-
-        def draw(key: jax.Array) -> jax.Array:
-            z_key, x_key = jax.random.split(key)
-            return jaxvae.reconstruct(model, z_key, beginning).sample(x_key)[0][SEEN:]
-
-        return jax.vmap(draw)(jax.random.split(key, DRAWS))
-
-    return each(one, key, series, batch_size=10).swapaxes(0, 1)
+    x, mask = series
+    beginning = x, mask & (np.arange(LENGTH) < SEEN)
+    steps = LENGTH - SEEN
+    return use.forecast(model, key, beginning, steps=steps, num_samples=DRAWS).swapaxes(0, 1)
 
 
 if __name__ == "__main__":

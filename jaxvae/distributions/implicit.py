@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
+
+from jaxvae.distributions.triangular import solve_lower
 
 
 def increasing_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
@@ -54,6 +55,6 @@ def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
 
     def solve(linear: Callable[[Array], Array], y: Array) -> Array:
         jacobian = jax.jacobian(linear)(jnp.zeros_like(y)).reshape(y.size, y.size)
-        return solve_triangular(jacobian, y.reshape(-1), lower=True).reshape(y.shape)
+        return solve_lower(jacobian, y.reshape(-1)).reshape(y.shape)
 
     return jax.lax.custom_root(lambda z: transform(z) - quantile, z, lambda _, z: z, solve)

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import erf
 
 from jaxvae.checks import Numbers, check_scalar, check_scale, check_shape, checked
@@ -27,6 +26,7 @@ from jaxvae.distributions.spherical import (
     VonMisesFisher,
     log_area,
 )
+from jaxvae.distributions.triangular import solve_lower
 from jaxvae.protocols import Distribution, event_shape
 from jaxvae.pytrees import value_of
 
@@ -182,8 +182,8 @@ def _kl_to_standard_normal(loc: Array, tril: Array) -> Array:
 
 def _kl_multivariate_normal(loc_q: Array, tril_q: Array, loc_p: Array, tril_p: Array) -> Array:
     # 1/2 (|L_p^-1 L_q|_F^2 + |L_p^-1 (mu_q - mu_p)|^2 - d) + log|L_p| - log|L_q|
-    ratio = solve_triangular(tril_p, tril_q, lower=True)
-    shift = solve_triangular(tril_p, loc_q - loc_p, lower=True)
+    ratio = solve_lower(tril_p, tril_q)
+    shift = solve_lower(tril_p, loc_q - loc_p)
     log_det = jnp.sum(jnp.log(jnp.diagonal(tril_q)) - jnp.log(jnp.diagonal(tril_p)))
     return 0.5 * (jnp.sum(ratio**2) + jnp.sum(shift**2) - loc_q.size) - log_det
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 
 from jaxvae.checks import Leaf, Tree, check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
+from jaxvae.distributions.triangular import solve_lower
 from jaxvae.protocols import distribution
 
 
@@ -43,7 +43,7 @@ class MultivariateNormal:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Tree) -> Array:
-        return self._log_density(solve_triangular(self.scale_tril, z - self.loc, lower=True))
+        return self._log_density(solve_lower(self.scale_tril, z - self.loc))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         eps = jax.random.normal(key, self.shape, jnp.result_type(self.loc, self.scale_tril))
@@ -133,6 +133,6 @@ class LowRankNormal:
     def _log_density(self, e: Array) -> Array:
         y = e / self.scale
         along = (self.factor / self.scale[:, None]).T @ y
-        along = solve_triangular(self._capacitance(), along, lower=True)
+        along = solve_lower(self._capacitance(), along)
         square = jnp.sum(jnp.square(y)) - jnp.sum(jnp.square(along))
         return -0.5 * (square + self.log_det() + y.size * LOG_2PI)

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.evaluation.marginal import CHUNK, LogMarginal, log_marginal
+from jaxvae.evaluation.rows import model_at, or_else, paired
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.monitoring import NEGLIGIBLE
@@ -66,15 +66,12 @@ def evaluate(
     >>> bool(jnp.isclose(found.value, exact, atol=1e-4)), found.rows.value.shape
     (True, (5,))
     """
-    keys = jax.random.split(key, size_of(xs, "evaluate"))
+    rows = paired("evaluate", model, xs, given)
+    keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
     if batch_size is None:
         draws = 400 if jax.default_backend() == "cpu" else 25_000
         batch_size = max(1, draws // min(num_samples, CHUNK))
-    if given is None:
-        rows = _each(_log_marginal, model, (keys, xs), batch_size, num_samples)
-    else:
-        size_of((xs, given), "evaluate", "(xs, given)")
-        rows = _each(_log_conditional, model, (keys, xs, given), batch_size, num_samples)
+    rows = _each(_log_marginal, model, (keys, rows), batch_size, num_samples)
     found = Evaluation(
         value=jnp.mean(rows.value),
         standard_error=jnp.sqrt(jnp.sum(jnp.square(rows.standard_error))) / len(keys),
@@ -94,12 +91,18 @@ def evaluate(
 
 @checked
 def encode_all(
-    model: Model, xs: Tree, *, of: Callable[[Any], Any] = mean_of, batch_size: Count = 250
+    model: Model | Callable[[Any], Model],
+    xs: Tree,
+    *,
+    of: Callable[[Any], Any] = mean_of,
+    given: Tree | None = None,
+    batch_size: Count = 250,
 ) -> Any:
     """Of every q(z|x) its mean, stacked: the latents of a data set, [n, ...].
 
     Args:
       of: q(z|x) -> what is wanted of it, arrays; `lambda q: q` is the distributions, stacked.
+      given: of a conditional model, a function y -> model, the y of each row.
       batch_size: rows at a time.
 
     >>> from jaxvae.models import ppca
@@ -107,37 +110,42 @@ def encode_all(
     >>> encode_all(model, jnp.ones((5, 3))).shape
     (5, 1)
     """
-    size_of(xs, "encode_all")
-    return _each(_encoded, model, xs, batch_size, of)
+    rows = paired("encode_all", model, xs, given)
+    with or_else("encode_all: use.encode(model, xs, key=key) draws z"):
+        return _each(_encoded, model, rows, batch_size, of)
 
 
 @checked
 def decode_all(
-    model: Model, zs: Tree, *, of: Callable[[Any], Any] = mean_of, batch_size: Count = 250
+    model: Model | Callable[[Any], Model],
+    zs: Tree,
+    *,
+    of: Callable[[Any], Any] = mean_of,
+    given: Tree | None = None,
+    batch_size: Count = 250,
 ) -> Any:
     """Of every p(x|z) its mean, stacked: what the latents zs are of, [n, ...].
 
     `decode_all(model, encode_all(model, xs))` are reconstructions. Arguments as `encode_all`'s.
     """
-    size_of(zs, "decode_all", "zs")
-    return _each(_decoded, model, zs, batch_size, of)
+    rows = paired("decode_all", model, zs, given, "zs")
+    with or_else("decode_all: use.decode(model, zs, key=key) draws x"):
+        return _each(_decoded, model, rows, batch_size, of)
 
 
-def _log_marginal(num_samples: int, model: Model, row: tuple[Array, Any]) -> LogMarginal:
-    return log_marginal(model, *row, num_samples=num_samples)
+def _log_marginal(num_samples: int, model: Any, row: tuple[Array, Any]) -> LogMarginal:
+    key, (x, y) = row
+    return log_marginal(model_at(model, y), key, x, num_samples=num_samples)
 
 
-def _log_conditional(num_samples: int, model: Any, row: tuple[Array, Any, Any]) -> LogMarginal:
-    key, x, y = row
-    return log_marginal(model(y), key, x, num_samples=num_samples)
+def _encoded(of: Callable[[Any], Any], model: Any, row: tuple[Any, Any]) -> Any:
+    x, y = row
+    return of(posterior(model_at(model, y), x))
 
 
-def _encoded(of: Callable[[Any], Any], model: Model, x: Tree) -> Any:
-    return of(posterior(model, x))
-
-
-def _decoded(of: Callable[[Any], Any], model: Model, z: Tree) -> Any:
-    return of(likelihood(model, z))
+def _decoded(of: Callable[[Any], Any], model: Any, row: tuple[Any, Any]) -> Any:
+    z, y = row
+    return of(likelihood(model_at(model, y), z))
 
 
 def _each(one: Callable[..., Any], model: Tree, rows: Tree, batch_size: int, option: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxvae.batching import batch_size
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.independent import factors
+from jaxvae.evaluation.rows import check_values
 from jaxvae.protocols import (
     Distribution,
     Model,
@@ -114,7 +115,14 @@ def rate_decomposition(
     >>> round(information, 3), abs(correlation) < 1e-3  # log 2: a bit, in one latent
     (0.693, True)
     """
+    if callable(model) and not hasattr(model, "encode"):
+        raise TypeError(
+            "rate_decomposition: model is a function y -> model, expected a model, as q(z) is that "
+            "of all rows and p(z) is one; where that depends on no y give VAE(lambda xy: "
+            "model(xy[1]).encode(xy[0]), decode, prior) and the rows (xs, ys)"
+        )
     m = batch_size(xs, "rate_decomposition")
+    check_values("rate_decomposition", "xs", model, xs)
     n = m if dataset_size is None else dataset_size
     qs = jax.vmap(lambda x: marginals(posterior(model, x)))(xs)  # [M, d]
     p = factors(prior(model))

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.batching import batch_size, batched
+from jaxvae.batching import batched, conditioned
 from jaxvae.bounds.evidence import Terms, elbo
 from jaxvae.checks import Count, Key, Scalar, Tree, check_count, checked
 from jaxvae.distributions.independent import factors
 from jaxvae.distributions.kl import kl_divergence
+from jaxvae.evaluation.rows import model_at, paired
 from jaxvae.protocols import (
     Distribution,
     MissingMethodError,
@@ -27,9 +28,10 @@ from jaxvae.training.steps import Metrics, TrainState
 
 @checked
 def active_units(
-    model: Model,
+    model: Model | Callable[[Any], Model],
     xs: Tree,
     *,
+    given: Tree | None = None,
     threshold: Scalar = 0.01,
     key: Key | None = None,
     num_samples: Count = 100,
@@ -43,44 +45,53 @@ def active_units(
     Burda, Grosse & Salakhutdinov 2016, section 5.2.
 
     Args:
+      given: of a conditional model, a function y -> model, the y of each row.
       threshold: least variance of an active unit.
       key: a PRNG key, where the posterior has no `mean()`.
       num_samples: draws for each example, at least 2, where it has none.
     """
-    batch_size(xs, "active_units")
-    return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, xs, key, num_samples))
+    rows = paired("active_units", model, xs, given)
+    return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, rows, key, num_samples))
 
 
-def _variance_of_mean(model: Model, xs: Tree, key: Key | None, num_samples: Count) -> Any:
+def _posterior(model: Any, row: tuple[Any, Any]) -> Any:
+    x, y = row
+    return posterior(model_at(model, y), x)
+
+
+def _variance_of_mean(model: Any, rows: Tree, key: Key | None, num_samples: Count) -> Any:
     """Var_x(E_q[z|x]), in the structure and shape of z."""
     try:
-        means = jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
+        means = jax.vmap(lambda row: mean_of(_posterior(model, row)))(rows)
         return jax.tree.map(lambda m: jnp.var(m, axis=0), means)
     except MissingMethodError as error:
         if key is None:
             raise TypeError(
-                f"active_units: {error}, or give active_units a key, to take it from draws"
+                f"active_units: give it a key, which takes it from draws; {error}"
             ) from None
     check_count("active_units", "num_samples - 1", num_samples - 1)
 
-    def moments(key: Key, x: Tree) -> tuple[Any, Any]:
-        z = jax.vmap(posterior(model, x).sample)(jax.random.split(key, num_samples))
+    def moments(key: Key, row: Any) -> tuple[Any, Any]:
+        z = jax.vmap(_posterior(model, row).sample)(jax.random.split(key, num_samples))
         noise = jax.tree.map(lambda z: jnp.var(z, axis=0, ddof=1) / num_samples, z)
         return jax.tree.map(lambda z: jnp.mean(z, axis=0), z), noise
 
-    n = batch_size(xs)
-    rows = (jax.random.split(key, n), xs)
-    means, noise = jax.lax.map(lambda row: moments(*row), rows, batch_size=100)
+    n = len(jax.tree.leaves(rows)[0])
+    keys = jax.random.split(key, n)
+    means, noise = jax.lax.map(lambda row: moments(*row), (keys, rows), batch_size=100)
     return jax.tree.map(
         lambda m, v: jnp.var(m, axis=0) - (n - 1) / n * jnp.mean(v, axis=0), means, noise
     )
 
 
 @checked
-def rate_per_latent(model: Model, xs: Tree) -> Array:
+def rate_per_latent(
+    model: Model | Callable[[Any], Model], xs: Tree, *, given: Tree | None = None
+) -> Array:
     """The rate of each latent, the mean over the data of KL(q(z_i|x) || p(z_i)): 0 where collapsed.
 
     In nats and the shape of z; posterior and prior factorise and have a KL in closed form.
+    Of a conditional model, a function y -> model, `given` is the y of each row.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, jnp.ones(2))
@@ -88,13 +99,22 @@ def rate_per_latent(model: Model, xs: Tree) -> Array:
     >>> rate_per_latent(model, jnp.array([-2.0, 2.0])).tolist()
     [2.0, 0.0]
     """
-    batch_size(xs, "rate_per_latent")
-    p = prior(model)
-    return jnp.mean(jax.vmap(lambda x: latent_kls(posterior(model, x), p))(xs), axis=0)
+    rows = paired("rate_per_latent", model, xs, given)
+
+    def rates(row: tuple[Any, Any]) -> Array:
+        return latent_kls(_posterior(model, row), prior(model_at(model, row[1])))
+
+    return jnp.mean(jax.vmap(rates)(rows), axis=0)
 
 
 @checked
-def collapse_panel(xs: Tree, *, every: Count | None = None, threshold: Scalar = 0.01) -> Callback:
+def collapse_panel(
+    xs: Tree,
+    *,
+    given: Tree | None = None,
+    every: Count | None = None,
+    threshold: Scalar = 0.01,
+) -> Callback:
     """A callback of `fit` that shows a collapse while it happens, latent by latent.
 
     It returns `active_units`, how many latents the model uses, and `rate_per_latent`, in nats and
@@ -102,23 +122,25 @@ def collapse_panel(xs: Tree, *, every: Count | None = None, threshold: Scalar = 
 
     Args:
       xs: rows to measure at, a few hundred held out.
+      given: of a conditional model, a function y -> model, the y of each row.
       every: at least so many steps lie between two measurements; at every look by default.
       threshold: least variance of an active unit.
     """
 
     @jax.jit
-    def measure(model: Any, key: Array, xs: Any) -> dict[str, Array]:
-        active = jax.tree.leaves(active_units(model, xs, threshold=threshold, key=key))
+    def measure(model: Any, key: Array, xs: Any, given: Any) -> dict[str, Array]:
+        used = active_units(model, xs, given=given, threshold=threshold, key=key)
+        active = jax.tree.leaves(used)
         found = {"active_units": sum(map(jnp.sum, active), jnp.int32(0))}
         try:
-            return found | {"rate_per_latent": rate_per_latent(model, xs)}
+            return found | {"rate_per_latent": rate_per_latent(model, xs, given=given)}
         except (MissingMethodError, NotImplementedError):
             return found
 
     def panel(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> Any:
         del epoch
         if is_due(every, int(state.step), len(metrics["loss"])):
-            return jax.device_get(measure(state.model, key, xs))
+            return jax.device_get(measure(state.model, key, xs, given))
         return None
 
     return panel
@@ -139,7 +161,7 @@ def latent_kls(
 
 
 @checked
-def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
+def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | None = None) -> Terms:
     """Rate against distortion along a sweep over beta: what each nat of code buys.
 
     `Terms` of the means over the examples `xs`, in nats, each [B], one for each model.
@@ -148,6 +170,7 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     Args:
       models: models stacked along the leading axis of their leaves, as a run under `jax.vmap` or
         `jax.lax.map` over betas returns them.
+      given: of conditional models, functions y -> model, the y of each row.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import VAE, Normal, StandardNormal
@@ -161,8 +184,12 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree) -> Terms:
     True
     """
 
-    def point(model: Model) -> Terms:
-        _, terms = batched(elbo)(model, jax.random.clone(key), xs)  # the same draws on purpose
+    objective: Any = batched(elbo) if given is None else batched(conditioned(elbo))
+    rows = xs if given is None else (xs, given)
+
+    def point(model: Any) -> Terms:
+        again = jax.random.clone(key)  # the same draws on purpose
+        _, terms = objective(model, again, rows)
         return jax.tree.map(jnp.mean, terms)
 
     return jax.lax.map(point, models)

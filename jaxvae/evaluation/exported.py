@@ -1,5 +1,6 @@
 """A trained model as one file that JAX alone runs: StableHLO with the weights inside."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from jax.errors import InconclusiveDimensionOperation
 
 from jaxvae.checks import Count, Tree, checked
 from jaxvae.evaluation import use
-from jaxvae.evaluation.rows import event_like
+from jaxvae.evaluation.rows import event_like, model_at
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
 
@@ -19,10 +20,11 @@ from jaxvae.pytrees.libraries import functional
 @checked
 def export_model(
     path: str | Path,
-    model: Model,
+    model: Model | Callable[[Any], Model],
     what: Literal["encode", "decode", "score"] = "encode",
     *,
     x: Tree | None = None,
+    given: Tree | None = None,
     batch: Count | None = None,
     num_samples: Count = 100,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
@@ -38,6 +40,9 @@ def export_model(
         `jax.random.key_data` gives.
       x: one example, of which shapes and dtypes count; by default as the model draws. It is needed
         where p(x|z) can't be drawn from, or its draws are of another dtype than the data.
+      given: of a conditional model, a function y -> model, one y, of which shapes and dtypes count.
+        The y of each row are then the last argument: `call(xs, ys)`, `call(zs, ys)`,
+        `call(key, xs, ys)`.
       batch: the number of rows; by default any, a dimension of the program. Networks that reshape
         a batch to what depends on its size need a number.
       num_samples: of "score".
@@ -63,13 +68,16 @@ def export_model(
     from jax import export
 
     path, pure = Path(path), functional(model)
-    x = event_like(pure) if x is None else jax.eval_shape(lambda: jax.tree.map(jnp.asarray, x))
+    y = _like(given)
+    one = model_at(pure, None if y is None else _zeros(y))
+    x = event_like(one) if x is None else _like(x)
     if x is None:
         raise ValueError("export_model: p(x|z) can't be drawn from, expected x, one example")
-    z = jax.eval_shape(lambda: posterior(pure, _zeros(x)).sample(jax.random.key(0)))
+    z = jax.eval_shape(lambda: posterior(one, _zeros(x)).sample(jax.random.key(0)))
     rows = export.symbolic_shape("rows")[0] if batch is None else batch
     of_rows = lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype)  # noqa: E731
     arguments = [jax.tree.map(of_rows, z if what == "decode" else x)]
+    arguments += [] if y is None else [jax.tree.map(of_rows, y)]
     if what == "score":
         arguments.insert(0, jax.ShapeDtypeStruct((2,), jnp.uint32))
     program = jax.jit(partial(FUNCTIONS[what], pure, num_samples))
@@ -86,25 +94,34 @@ def export_model(
     return path
 
 
-def _encode(model: Model, num_samples: int, xs: Tree) -> Any:
+def _encode(model: Any, num_samples: int, xs: Tree, ys: Tree | None = None) -> Any:
     del num_samples
-    return jax.vmap(lambda x: mean_of(posterior(model, x)))(xs)
+    return jax.vmap(lambda x, y: mean_of(posterior(model_at(model, y), x)))(xs, ys)
 
 
-def _decode(model: Model, num_samples: int, zs: Tree) -> Any:
+def _decode(model: Any, num_samples: int, zs: Tree, ys: Tree | None = None) -> Any:
     del num_samples
-    return jax.vmap(lambda z: mean_of(likelihood(model, z)))(zs)
+    return jax.vmap(lambda z, y: mean_of(likelihood(model_at(model, y), z)))(zs, ys)
 
 
-def _score(model: Model, num_samples: int, words: Array, xs: Tree) -> Array:
+def _score(model: Any, num_samples: int, words: Array, xs: Tree, ys: Tree | None = None) -> Array:
     """As `use.score`: row i draws with fold_in(key, i)."""
     key = jax.random.wrap_key_data(words)
     numbers = jnp.arange(jax.tree.leaves(xs)[0].shape[0])
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
-    return jax.vmap(lambda k, x: use.scored(model, k, x, num_samples)[0])(keys, xs)
+
+    def one(key: Array, x: Tree, y: Tree | None) -> Array:
+        return use.scored(model_at(model, y), key, x, num_samples)[0]
+
+    return jax.vmap(one)(keys, xs, ys)
 
 
 FUNCTIONS = {"encode": _encode, "decode": _decode, "score": _score}
+
+
+def _like(one: Tree | None) -> Any:
+    """Shapes and dtypes."""
+    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, one))
 
 
 def _zeros(like: Tree) -> Any:

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.batching import batch_size
 from jaxvae.bounds.importance_weights import importance_term
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.distributions.interop import default_promotion
+from jaxvae.evaluation.rows import check_values, model_at, paired
 from jaxvae.protocols import (
     Model,
     likelihood,
@@ -71,6 +71,7 @@ def log_marginal(
     >>> bool(jnp.isclose(estimate.value, ppca.log_marginal(linear, x), atol=1e-4))
     True
     """
+    check_values("log_marginal", "x", model, x)
     q, term = posterior(model, x), importance_term(model, x)
 
     def log_w(key: Key) -> Array:
@@ -137,11 +138,14 @@ def pareto_k(log_w: Array) -> Array:
 
 
 @checked
-def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
+def optimal_scale(
+    model: Model | Callable[[Any], Model], key: Key, xs: Tree, *, given: Tree | None = None
+) -> Array:
     """The best sigma of a Gaussian likelihood that all pixels of all examples share.
 
     sigma^2 = mean over examples and pixels of (x - E[x|z])^2, z ~ q(z|x): the maximiser of
     sum_n E_q[log N(x_n; mu(z), sigma^2 I)], which `OptimalNormal` trains at. E[x|z] is an array.
+    Of a conditional model, a function y -> model, `given` is the y of each row.
     Rybkin, Daniilidis & Levine 2021, equation 6.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
@@ -151,13 +155,16 @@ def optimal_scale(model: Model, key: Key, xs: Tree) -> Array:
     3.0
     """
 
-    def squared_error(key: Key, x: Tree) -> Array:
-        z = posterior(model, x).sample(key)
-        x_mean = mean_of(likelihood(model, z))
+    rows = paired("optimal_scale", model, xs, given)
+
+    def squared_error(key: Key, row: tuple[Any, Any]) -> Array:
+        x, at = row[0], model_at(model, row[1])
+        z = posterior(at, x).sample(key)
+        x_mean = mean_of(likelihood(at, z))
         check_shape("optimal_scale", "x", x, jnp.shape(x_mean))
         return jnp.mean(jnp.square(x - x_mean))
 
-    keys = jax.random.split(key, batch_size(xs, "optimal_scale"))
+    keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
     return jnp.sqrt(
-        jnp.mean(jax.lax.map(lambda kx: squared_error(*kx), (keys, xs), batch_size=100))
+        jnp.mean(jax.lax.map(lambda row: squared_error(*row), (keys, rows), batch_size=100))
     )

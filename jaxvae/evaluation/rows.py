@@ -4,19 +4,23 @@ A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from inspect import isgeneratorfunction
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Tree, check_leaves
 from jaxvae.distributions import Masked
-from jaxvae.protocols import Model, likelihood, prior
+from jaxvae.distributions.masked import check_observed
+from jaxvae.protocols import MissingMethodError, Model, likelihood, prior
 from jaxvae.pytrees import value_of
+from jaxvae.pytrees.libraries import functional
 from jaxvae.training.batches import is_stream, like_first
 
 
@@ -33,6 +37,63 @@ Rows = Annotated[Any, _check_rows]
 iterable of batches of them."""
 
 
+def model_at(model: Any, y: Tree | None) -> Any:
+    """The model, or of a conditional one, y -> model, that at y: None is an empty tree of rows."""
+    return model if y is None else functional(model)(y)
+
+
+def first_model(model: Any, given: Tree | None) -> Any:
+    """The model, or that of the first y."""
+    return model_at(model, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], given))
+
+
+def paired(owner: str, model: Any, xs: Tree, given: Tree | None, name: str = "xs") -> Any:
+    """Rows (x, y) for `model_at(model, y)`, having looked at what is concrete of them."""
+    number_of_rows(xs, owner, name)
+    if given is not None:
+        number_of_rows((xs, given), owner, f"({name}, given)")
+    if name == "xs":
+        check_values(owner, name, first_model(model, given), xs)
+    return xs, given
+
+
+@contextmanager
+def or_else(what_to_do: str) -> Iterator[None]:
+    """A distribution without a mean or the like is an error that begins with what to do."""
+    try:
+        yield
+    except MissingMethodError as error:
+        raise MissingMethodError(f"{what_to_do}; {error}") from None
+
+
+def check_values(owner: str, name: str, model: Model, xs: Tree) -> None:
+    """ValueError where concrete x, rows or one, can't be meant.
+
+    It has NaN in what its mask says was seen, or bytes above 1 for a model that draws floats.
+    """
+    if isinstance(xs, tuple) and len(xs) == 2 and is_masked(model):
+        check_observed(owner, name, *xs)
+    if any(map(_holds_bytes, jax.tree.leaves(xs))):
+        check_bytes(owner, name, xs, event_like(model))
+
+
+def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
+    if jax.tree.structure(xs) == jax.tree.structure(like):
+        for leaf, one in zip(jax.tree.leaves(xs), jax.tree.leaves(like), strict=True):
+            if _holds_bytes(leaf) and jnp.issubdtype(one.dtype, jnp.floating):
+                raise ValueError(
+                    f"{owner}: {name} holds bytes up to {np.max(leaf)}, expected {one.dtype} as "
+                    f"the model draws; scale them as in training, e.g. {name} / 255, or give "
+                    f"{name}.astype(float) where it was trained on 0 to 255"
+                )
+
+
+def _holds_bytes(leaf: Tree) -> bool:
+    """Of more than zeros and ones."""
+    stored = getattr(leaf, "dtype", None) == np.uint8 and not isinstance(leaf, Tracer)
+    return stored and bool(np.size(leaf)) and np.max(leaf) > 1
+
+
 def is_frame(xs: object) -> bool:
     return type(xs).__name__ == "DataFrame" and hasattr(xs, "columns")
 
@@ -44,7 +105,11 @@ def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
     for where, batch in _batches(owner, "xs", xs, like):
         rows = _of_frame(owner, batch, like) if is_frame(batch) else batch
         pair = isinstance(rows, tuple) and len(rows) == 2
-        _check_shapes(f"{owner}: {where}", rows[0] if masked and pair else rows, like)
+        x = rows[0] if masked and pair else rows
+        _check_shapes(f"{owner}: {where}", x, like)
+        check_bytes(owner, where, x, like)
+        if masked and pair:
+            check_observed(owner, where, *rows)
         yield _with_mask(rows, like) if masked and not pair else jax.tree.map(_as_stored, rows)
 
 

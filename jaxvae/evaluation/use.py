@@ -4,6 +4,7 @@
     score                  how likely each row is, and which of its entries make it unlikely
     generate, reconstruct  new rows, and what the model remembers of given ones
     impute                 what stands in the gaps
+    forecast               what comes after the end of each series
 
 `from jaxvae import use`, then `use.encode(model, xs)`. Rows go through one compiled program,
 `batch_size` at a time, and come back as NumPy arrays; row i draws with `fold_in(key, i)`, whatever
@@ -22,7 +23,7 @@ A conditional model, a function y -> model, is used with `given=`, the y of each
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,11 +42,14 @@ from jaxvae.evaluation.rows import (
     beside,
     columns_of,
     events,
+    first_model,
     is_frame,
     is_masked,
     latents,
+    model_at,
     nats_of,
     of_one_length,
+    or_else,
 )
 from jaxvae.protocols import (
     MissingMethodError,
@@ -108,8 +112,8 @@ def encode(
     (1000, 1)
     """
     one = _posterior_mean if key is None else _posterior_draw
-    rows = _paired("encode", events("encode", _first(model, given), xs), given)
-    zs = _each(one, model, key, rows, batch_size, given)
+    rows = _paired("encode", events("encode", first_model(model, given), xs), given)
+    zs = _each(one, model, key, rows, batch_size)
     return beside(xs, {"z": zs}) if is_frame(xs) else zs
 
 
@@ -124,8 +128,8 @@ def decode(
 ) -> Any:
     """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it."""
     one = _likelihood_mean if key is None else _likelihood_draw
-    rows = _paired("decode", latents("decode", _first(model, given), zs), given)
-    return _each(one, model, key, rows, batch_size, given)
+    rows = _paired("decode", latents("decode", first_model(model, given), zs), given)
+    return _each(one, model, key, rows, batch_size)
 
 
 @checked
@@ -133,8 +137,8 @@ def reconstruct(
     model: Used, key: Key, xs: Rows, *, given: Tree | None = None, batch_size: Count = 256
 ) -> Any:
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
-    rows = _paired("reconstruct", events("reconstruct", _first(model, given), xs), given)
-    found = _each(_remembered, model, key, rows, batch_size, given)
+    rows = _paired("reconstruct", events("reconstruct", first_model(model, given), xs), given)
+    found = _each(_remembered, model, key, rows, batch_size)
     return beside(xs, {"reconstructed": found}) if is_frame(xs) else found
 
 
@@ -150,6 +154,8 @@ def generate(
 ) -> Any:
     """n new rows: draws of p(x|z), z ~ p(z), or with `mean` the means of these p(x|z).
 
+    The z of a key are the same in both.
+
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> generate(model, jax.random.key(0), 1000).shape
@@ -157,7 +163,7 @@ def generate(
     """
     one = _new_mean if mean else _new_draw
     rows = _paired("generate", [np.zeros(n, np.float32)], given)
-    return _each(one, model, key, rows, batch_size, given)
+    return _each(one, model, key, rows, batch_size)
 
 
 @checked
@@ -186,8 +192,8 @@ def score(
     >>> bool(scores.iwae[0] > scores.iwae[1]), int(np.argmax(scores.entries[1]))
     (True, 2)
     """
-    rows = _paired("score", events("score", _first(model, given), xs), given)
-    found = _each(scored, model, key, rows, batch_size, given, num_samples=num_samples)
+    rows = _paired("score", events("score", first_model(model, given), xs), given)
+    found = _each(scored, model, key, rows, batch_size, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
     if len(np.unique(scores.observed)) > 1:
         warnings.warn(
@@ -216,8 +222,8 @@ def impute(
     Args:
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
     """
-    rows = _paired("impute", events("impute", _first(model, given), xs), given)
-    found = _each(_imputed, model, key, rows, batch_size, given, num_samples=num_samples)
+    rows = _paired("impute", events("impute", first_model(model, given), xs), given)
+    found = _each(_imputed, model, key, rows, batch_size, num_samples=num_samples)
     if not is_frame(xs):
         return found
     values = columns_of("", found, [*xs.columns])
@@ -225,15 +231,57 @@ def impute(
     return xs.assign(**{name: xs[name].where(xs[name].notna(), values[name]) for name in there})
 
 
+@checked
+def forecast(
+    model: Used,
+    key: Key,
+    xs: Rows,
+    *,
+    steps: Count,
+    num_samples: Count = 100,
+    quantiles: tuple[float, ...] | None = None,
+    given: Tree | None = None,
+    batch_size: Count = 256,
+) -> Any:
+    """The next `steps` steps of every series, behind the last one seen of it: draws or quantiles.
+
+    z_{1:t} ~ q(z|x_{1:t}), then z_{t+1:t+steps} ~ p(z|z_t), then x ~ p(x|z): [n, num_samples,
+    steps, ...]. Of a chain of latents as `models.Markov`; where the likelihood is `Masked`, t is
+    where the row's mask ends, and else the length. It may go beyond the padded length, as a
+    decoder like `models.emissions` takes any. The draws have equal weights: q is trusted.
+
+    Args:
+      quantiles: of the draws, in their place: (0.05, 0.95) is an interval of 90 %,
+        [n, 2, steps, ...].
+      given: of a conditional model, a function y -> model, the y of each row.
+
+    Raises:
+      ValueError: of a row nothing is seen, or the chain has a context, which does not go so far.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import VAE, Normal
+    >>> from jaxvae.models import Markov, emissions
+    >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 4)
+    >>> see = Partial(lambda x: Normal(x, 0.01))
+    >>> model = VAE(see, Partial(emissions, lambda z: Normal(z, 0.1)), walk)
+    >>> forecast(model, jax.random.key(0), np.ones((5, 4)), steps=6, quantiles=(0.05, 0.95)).shape
+    (5, 2, 6)
+    """
+    if quantiles is not None and not all(0 <= q <= 1 for q in quantiles):
+        raise ValueError(f"forecast: quantiles are {quantiles}, expected numbers in 0..1")
+    first = first_model(model, given)
+    series = _with_ends(first, events("forecast", first, xs), steps)
+    how = {"steps": steps, "num_samples": num_samples, "quantiles": quantiles}
+    return _each(_ahead, model, key, _paired("forecast", series, given), batch_size, **how)
+
+
 # Of one row.
 
 
 def _posterior_mean(model: Model, key: Key, x: Tree) -> Any:
     del key
-    try:
+    with or_else("encode: give it a key, use.encode(model, xs, key=key), and it draws z"):
         return mean_of(posterior(model, x))
-    except MissingMethodError as error:
-        raise MissingMethodError(f"encode: {error}, or give encode a key, to draw") from None
 
 
 def _posterior_draw(model: Model, key: Key, x: Tree) -> Any:
@@ -242,10 +290,8 @@ def _posterior_draw(model: Model, key: Key, x: Tree) -> Any:
 
 def _likelihood_mean(model: Model, key: Key, z: Tree) -> Any:
     del key
-    try:
+    with or_else("decode: give it a key, use.decode(model, zs, key=key), and it draws x"):
         return mean_of(likelihood(model, z))
-    except MissingMethodError as error:
-        raise MissingMethodError(f"{error}; or draw: use.decode(model, zs, key=key)") from None
 
 
 def _likelihood_draw(model: Model, key: Key, z: Tree) -> Any:
@@ -254,12 +300,17 @@ def _likelihood_draw(model: Model, key: Key, z: Tree) -> Any:
 
 
 def _remembered(model: Model, key: Key, x: Tree) -> Any:
-    return _likelihood_mean(model, key, posterior(model, x).sample(key))
+    z = posterior(model, x).sample(key)
+    with or_else("reconstruct: draw, use.decode(model, use.encode(model, xs, key=k), key=l)"):
+        return mean_of(likelihood(model, z))
 
 
 def _new_mean(model: Model, key: Key, x: Tree) -> Any:
     del x
-    return _likelihood_mean(model, key, prior(model).sample(key))
+    z_key, _ = jax.random.split(key)  # the z of _new_draw
+    z = prior(model).sample(z_key)
+    with or_else("generate: leave out mean=True, and it draws x"):
+        return mean_of(likelihood(model, z))
 
 
 def _new_draw(model: Model, key: Key, x: Tree) -> Any:
@@ -270,6 +321,36 @@ def _new_draw(model: Model, key: Key, x: Tree) -> Any:
 
 def _imputed(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     return imputation.impute(model, key, x, num_samples=num_samples)
+
+
+def _ahead(
+    model: Model,
+    key: Key,
+    series: tuple[Any, Array],
+    steps: int,
+    num_samples: int,
+    quantiles: tuple[float, ...] | None,
+) -> Any:
+    x, t = series
+    q, after = posterior(model, x), method_of(prior(model), "after", "forecast")
+
+    def draw(k: Array) -> Any:
+        z_key, ahead_key, x_key = jax.random.split(jax.random.fold_in(key, k), 3)
+        z = q.sample(z_key)
+        ahead = after(z, t, steps).sample(ahead_key)
+        # the whole chain, as a decoder may look back; what is behind t + steps is not looked at
+        z = jax.tree.map(
+            lambda a, b: jax.lax.dynamic_update_slice_in_dim(jnp.concatenate([a, b]), b, t, 0),
+            z,
+            ahead,
+        )
+        x = _likelihood_draw(model, x_key, z)
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, t, steps), x)
+
+    xs = jax.lax.map(draw, jnp.arange(num_samples))
+    if quantiles is None:
+        return xs
+    return jax.tree.map(lambda a: jnp.quantile(a.astype(float), jnp.array(quantiles), axis=0), xs)
 
 
 def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
@@ -339,28 +420,35 @@ def _observed(entries: Tree, x: Tree, mask: Tree) -> Array:
 # Of many.
 
 
-def _first(model: Any, given: Tree | None) -> Any:
-    """The model, or that of the first y."""
-    if given is None:
-        return model
-    return functional(model)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], given))
+def _with_ends(model: Model, batches: Iterable[Any], steps: int) -> Iterator[Any]:
+    """Batches of (x, t), t the last step seen of each row."""
+    masked, chain, start = is_masked(model), value_of(prior(model)), 0
+    for x in batches:
+        ends = _ends(x[1] if masked else jax.tree.map(np.ones_like, x))
+        if not ends.all():
+            row = start + int(np.argmin(ends))
+            raise ValueError(f"forecast: row {row} has no step seen, expected one at least")
+        if getattr(chain, "context", None) is not None and (ends + steps > chain.length).any():
+            raise ValueError(
+                f"forecast: steps is {steps}, expected at most {chain.length - ends.max()} behind "
+                f"{ends.max()} steps seen, as the prior's context has {chain.length} steps"
+            )
+        start += len(ends)
+        yield x, ends
 
 
-@cache
-def _of_pair(one: Callable[..., Any]) -> Callable[..., Any]:
-    """The same of a conditional model at rows (x, y)."""
-
-    def of_pair(model: Callable[[Any], Model], key: Key, pair: tuple[Any, Any], **how: int) -> Any:
-        x, y = pair
-        return one(model(y), key, x, **how)
-
-    return of_pair
+def _ends(masks: Tree) -> np.ndarray:
+    """How many steps until the last one seen, [n], of masks [n, T, ...]."""
+    flat = [np.asarray(m, bool).reshape(*m.shape[:2], -1).any(-1) for m in jax.tree.leaves(masks)]
+    seen = np.any(flat, axis=0)
+    return np.where(seen, np.arange(1, seen.shape[1] + 1), 0).max(1).astype(np.int32)
 
 
 def _paired(owner: str, batches: Iterable[Any], given: Tree | None) -> Iterator[Any]:
-    """Batches with the y of their rows, where there is one."""
+    """Batches of rows (x, y) for `model_at(model, y)`."""
     if given is None:
-        yield from batches
+        for batch in batches:
+            yield batch, None
         return
     rows, start = number_of_rows(given, owner, "given"), 0
     for batch in batches:
@@ -379,12 +467,9 @@ def _each(
     key: Key | None,
     batches: Iterable[Any],
     size: int,
-    given: Tree | None = None,
-    **static: int,
+    **static: Any,
 ) -> Any:
-    """one(model, key of the row, row) of every row of the batches, in NumPy."""
-    if given is not None:
-        one = _of_pair(one)
+    """one(model, key of the row, x) of every row (x, y) of the batches, in NumPy."""
     leaves, treedef = jax.tree.flatten(functional(model))
     moving = [leaf if _is_array(leaf) else None for leaf in leaves]
     fixed = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
@@ -415,7 +500,8 @@ def _batch(
     model = jax.tree.unflatten(treedef, leaves)
     numbers = start + jnp.arange(number_of_rows(rows))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
-    return jax.vmap(lambda k, x: one(model, k, x, **dict(static)))(keys, rows)
+    of_row = lambda k, x, y: one(model_at(model, y), k, x, **dict(static))  # noqa: E731
+    return jax.vmap(of_row)(keys, *rows)
 
 
 def _is_array(leaf: object) -> bool:

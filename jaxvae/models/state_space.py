@@ -11,12 +11,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Count, Key, Scalar, Tree, a_class_of, check_leaves, check_pair, checked
 from jaxvae.distributions import Independent, Masked, Product
-from jaxvae.evaluation.latent_space import tempered, tempered_given
+from jaxvae.evaluation.latent_space import Index, tempered, tempered_given
 from jaxvae.models.multimodal import whole
 from jaxvae.protocols import (
     Distribution,
@@ -40,7 +41,7 @@ D = TypeVar("D", bound=Distribution)
 class Markov(Generic[D]):
     """p(z_1, ..., z_T) = p(z_1) prod_{t>1} p(z_t | z_{t-1}, c_t): events have a leading axis of T.
 
-    A forecast is another chain: `Markov(transition(z_T), transition, n)`.
+    A forecast is another chain, `after`; `use.forecast` makes it of data.
     Krishnan, Shalit & Sontag 2017, equation 1.
 
     Args:
@@ -102,6 +103,33 @@ class Markov(Generic[D]):
         z = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         return z, log_first + jnp.sum(log_p)
 
+    @checked
+    def after(self, z: Tree, t: Index, steps: Count) -> "Markov":
+        """p(z_{t+1}, ..., z_{t+steps} | z_t), z_t the t-th state of z; a context has to go so far.
+
+        >>> from jax.tree_util import Partial
+        >>> from jaxvae import Normal
+        >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z + 1.0, 1.0)), 3)
+        >>> ahead = walk.after(jnp.array([5.0, 7.0, 9.0]), 2, 4)
+        >>> float(ahead.first.loc), ahead.length
+        (8.0, 4)
+        """
+        known, length = 1 if isinstance(t, Tracer) else t, _length("Markov", "z", z)
+        if not 1 <= known <= length:
+            raise ValueError(f"Markov: t is {t}, expected 1 to {length}, the states of z")
+        at = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t - 1, 0, False), z)
+        if self.context is None:
+            return Markov(self._step(at, None), self.transition, steps)
+        self._check()
+        if steps > self.length - known:
+            raise ValueError(
+                f"Markov: steps is {steps}, expected at most {self.length - known} behind step "
+                f"{known}, as the context is of {self.length} steps"
+            )
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, t - 1, steps)  # noqa: E731
+        first, rest = _first_and_rest(jax.tree.map(cut, self.context))
+        return Markov(self._step(at, first), self.transition, steps, rest)
+
     def tempered(self, temperature: Scalar) -> "Markov":
         """Every step tempered, given the one before it."""
         first = tempered(self.first, temperature)
@@ -129,6 +157,10 @@ class Markov(Generic[D]):
     def _check(self) -> None:
         if self.context is not None:
             _check_rows("Markov", "context", self.context, self.length - 1)
+
+
+def _first_and_rest(tree: Tree) -> tuple[Any, Any]:
+    return jax.tree.map(lambda leaf: leaf[0], tree), jax.tree.map(lambda leaf: leaf[1:], tree)
 
 
 def _check_rows(owner: str, name: str, tree: Tree, rows: int) -> None:
@@ -168,9 +200,7 @@ def stepwise_kl(q: Distribution, p: Distribution, z: Tree, log_q: Array) -> Arra
     q, p = value_of(q), value_of(p)
     if not (isinstance(q, Markov) and isinstance(p, Markov)):
         return auto_kl(q, p, z, log_q)
-    given_q, given_p = q.given(z), p.given(z)
-    first, rest = jax.tree.map(lambda leaf: leaf[0], z), jax.tree.map(lambda leaf: leaf[1:], z)
-    return auto_kl(given_q, given_p, (first, rest), log_q)
+    return auto_kl(q.given(z), p.given(z), _first_and_rest(z), log_q)
 
 
 class Smoother(NamedTuple, Generic[D]):
@@ -202,7 +232,7 @@ class Smoother(NamedTuple, Generic[D]):
     def __call__(self, x: Tree) -> Markov[D]:
         h = self.summary(x)
         length = _length("Smoother", "summary(x)", h)
-        first, rest = jax.tree.map(lambda leaf: leaf[0], h), jax.tree.map(lambda leaf: leaf[1:], h)
+        first, rest = _first_and_rest(h)
         return Markov(self.step((self.start, first)), self.step, length, rest)
 
 

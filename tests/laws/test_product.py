@@ -149,7 +149,9 @@ def units_of_a_flow_posterior():
     model = jv.VAE(encode, Partial(unit), standard())
     xs = jax.random.normal(key(), (300,))
     threshold = 0.4 * STRETCH[1] ** 2 / 20
-    with pytest.raises(TypeError, match=r"Transformed has no mean; .* give active_units a key"):
+    with pytest.raises(
+        TypeError, match=r"active_units: give it a key, .*; Transformed has no mean"
+    ):
         active_units(model, xs)
     how = {"threshold": threshold, "key": key(1), "num_samples": 20}
     assert active_units(model, xs, **how).tolist() == [True, False]

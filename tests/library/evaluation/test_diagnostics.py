@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.tree_util import Partial
 from scipy.special import logsumexp
@@ -23,15 +24,20 @@ from jaxvae import (
     Transformed,
     batched,
     elbo,
+    init_state,
     kl_divergence,
     sample_and_log_prob,
 )
 from jaxvae.bijectors import Affine
 from jaxvae.evaluation import (
     active_units,
+    collapse_panel,
+    decode_all,
+    encode_all,
     full_batch,
     minibatch_stratified,
     minibatch_weighted,
+    optimal_scale,
     rate_decomposition,
     rate_distortion_curve,
     rate_per_latent,
@@ -58,6 +64,61 @@ def test_active_units():
     at = model()._replace(encode=Partial(lambda x: Normal(slopes * x, jnp.full(4, 3.0))))
     assert active_units(at, xs).tolist() == [True, True, False, False]
     assert active_units(at, xs, threshold=0.5).tolist() == [True, False, False, False]
+
+
+# conditional models: what the mean over rows is of model(y) at each of them
+
+
+def given_label(slope, y):
+    """q(z|x, y) = N(y slope x, .5), p(z|y) = N(y, 1), p(x|z, y) = N(z + y, 1): all use y."""
+    encode = lambda x: Normal(y * slope * x, jnp.full(2, 0.5))
+    decode = lambda z: Normal(z + y, jnp.ones(2))
+    return VAE(encode, decode, Normal(jnp.full(2, y), jnp.ones(2)))
+
+
+def test_rows_have_each_its_y():
+    slope, ys = np.array([1.0, 0.01], np.float32), np.array([1.0, -2.0, 0.5, 0.0, 3.0], np.float32)
+    at, xs = Partial(given_label, jnp.asarray(slope)), XS.astype(np.float32)
+    means = ys[:, None] * slope * xs
+    assert (
+        active_units(at, xs, given=ys).tolist() == (means.var(0) > 0.01).tolist() == [True, False]
+    )
+    np.testing.assert_allclose(encode_all(at, xs, given=ys), means, rtol=1e-6)
+    np.testing.assert_allclose(decode_all(at, xs, given=ys), xs + ys[:, None], rtol=1e-6)
+    kls = np.log(2.0) + 0.5 * (0.25 + (means - ys[:, None]) ** 2) - 0.5
+    np.testing.assert_allclose(rate_per_latent(at, xs, given=ys), kls.mean(0), rtol=1e-5)
+    curve = rate_distortion_curve(
+        jax.tree.map(lambda leaf: leaf[None], at), jax.random.key(0), xs, given=ys
+    )
+    np.testing.assert_allclose(curve.rate, [kls.sum(1).mean()], rtol=1e-5)
+    keys = jax.random.split(KEY(), 5)
+    zs = [at(y).encode(x).sample(k) for k, x, y in zip(keys, xs, ys, strict=True)]
+    sigma = np.sqrt(np.mean((xs - np.stack(zs) - ys[:, None]) ** 2))
+    np.testing.assert_allclose(optimal_scale(at, KEY(), xs, given=ys), sigma, rtol=1e-5)
+    panel, state = collapse_panel(xs, given=ys), init_state(at, optax.sgd(0.1))
+    shown: Any = panel(state, {"loss": np.zeros(1)}, 1.0, KEY())
+    assert shown["active_units"] == 1
+    np.testing.assert_allclose(shown["rate_per_latent"], kls.mean(0), rtol=1e-5)
+
+
+def test_a_conditional_model_without_its_y_is_refused_with_what_to_do():
+    at: Any = Partial(given_label, jnp.ones(2))
+    ys = np.ones(5, np.float32)
+    for call in (active_units, rate_per_latent, encode_all):
+        with pytest.raises(
+            TypeError, match=r"of a function y -> model give model\(y\), given= bes"
+        ):
+            call(at, XS)
+        with pytest.raises(ValueError, match=rf"^{call.__name__}: \(xs, given\) has leading axes"):
+            call(at, XS, given=ys[:3])
+    refused = (
+        r"^rate_decomposition: model is a function y -> model, .*model\(xy\[1\]\).encode\(xy\[0\]"
+    )
+    with pytest.raises(TypeError, match=refused):
+        rate_decomposition(at, KEY(), XS)
+    # what it says to do where p(z) is one
+    one = VAE(lambda xy: at(xy[1]).encode(xy[0]), at(0.0).decode, StandardNormal((2,)))
+    rate_decomposition(one, KEY(), (jnp.asarray(XS, jnp.float32), ys))
 
 
 # the rate of each latent

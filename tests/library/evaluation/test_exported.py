@@ -42,7 +42,39 @@ xs, zs = np.load(f"{folder}/xs.npy"), np.load(f"{folder}/zs.npy")
 key = jax.random.key_data(jax.random.key(0))
 np.savez(f"{folder}/out.npz", encode=load("encode")(xs), decode=load("decode")(zs),
          few=load("encode")(xs[:2]), score=load("score")(key, xs))
+rows, ys = np.load(f"{folder}/rows.npy"), np.load(f"{folder}/ys.npy")
+zs = load("encode_given")(rows, ys)
+np.savez(f"{folder}/given.npz", encode=zs, decode=load("decode_given")(zs, ys),
+         score=load("score_given")(key, rows, ys), few=load("encode_given")(rows[:2], ys[:2]))
 """
+
+
+def of_label(shift, y):
+    encode = lambda x: jaxvae.Normal((x - y * shift) / 2.0, jnp.full(2, 0.6))
+    decode = lambda z: jaxvae.Normal(z + y * shift, jnp.ones(2))
+    return jaxvae.VAE(encode, decode, jaxvae.StandardNormal((2,)))
+
+
+CONDITIONAL = Partial(of_label, jnp.array([3.0, -1.0]))
+YS = np.array([0.0, 2.0, 1.0], np.float32)
+ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def export_conditional(folder):
+    for what in ("encode", "decode", "score"):
+        path = folder / f"{what}_given"
+        export_model(path, CONDITIONAL, what, given=YS[0], num_samples=2, platforms=("cpu",))
+
+
+def used():
+    zs = use.encode(CONDITIONAL, ROWS, given=YS)
+    scores = use.score(CONDITIONAL, jax.random.key(0), ROWS, given=YS, num_samples=2)
+    return {
+        "encode": zs,
+        "decode": use.decode(CONDITIONAL, zs, given=YS),
+        "score": scores.iwae,
+        "few": zs[:2],
+    }
 
 
 @pytest.mark.thorough
@@ -52,6 +84,9 @@ def test_another_process_without_jaxvae_computes_the_same(tmp_path):
     zs = use.encode(model, xs)
     np.save(tmp_path / "xs.npy", xs)
     np.save(tmp_path / "zs.npy", zs)
+    np.save(tmp_path / "rows.npy", ROWS)
+    np.save(tmp_path / "ys.npy", YS)
+    export_conditional(tmp_path)
     for what in ("encode", "decode", "score"):
         export_model(tmp_path / what, model, what, num_samples=2, platforms=("cpu",))
     subprocess.run([sys.executable, "-c", ALONE, tmp_path], check=True)
@@ -62,7 +97,23 @@ def test_another_process_without_jaxvae_computes_the_same(tmp_path):
     np.testing.assert_allclose(out["decode"], use.decode(model, zs), rtol=1e-4, atol=1e-5)
     scores = use.score(model, jax.random.key(0), xs, num_samples=2)
     np.testing.assert_allclose(out["score"], scores.iwae, rtol=1e-4)
+    with np.load(tmp_path / "given.npz") as file:
+        for name, expected in used().items():
+            np.testing.assert_allclose(file[name], expected, rtol=1e-5)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_conditional_model_takes_the_y_of_each_row_last(tmp_path):
+    export_conditional(tmp_path)
+    expected = used()
+    words = jax.random.key_data(jax.random.key(0))
+    arguments = {"encode": (ROWS,), "decode": (expected["encode"],), "score": (words, ROWS)}
+    for what, given in arguments.items():
+        data = bytearray((tmp_path / f"{what}_given").read_bytes())
+        found = jax.export.deserialize(data).call(*given, YS)
+        np.testing.assert_allclose(found, expected[what], rtol=1e-5)
+    with pytest.raises(TypeError, match="given="):
+        export_model(tmp_path / "m", CONDITIONAL)
 
 
 def test_a_fixed_batch_takes_that_batch_alone(tmp_path):

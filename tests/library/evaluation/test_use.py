@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 from flax import nnx
@@ -17,6 +18,7 @@ from scipy.stats import norm
 
 import jaxvae
 from jaxvae import evaluation, nn, use
+from jaxvae.checks import OutsideSupportError
 from jaxvae.distributions import Masked
 from jaxvae.models import ppca
 from jaxvae.protocols import MissingMethodError
@@ -54,13 +56,16 @@ def test_channels_that_are_coupled_are_scored_together_and_drawn():
     xs = use.generate(model, KEY, 4)
     found = use.score(model, KEY, xs, num_samples=2)
     np.testing.assert_allclose(found.elbo, -found.rate - found.entries, rtol=1e-4)
-    for call in (
-        lambda: use.decode(model, np.ones((4, 1), np.float32)),
-        lambda: use.reconstruct(model, KEY, xs),
-        lambda: use.generate(model, KEY, 4, mean=True),
+    zs = np.ones((4, 1), np.float32)
+    for call, first in (
+        (lambda: use.decode(model, zs), r"decode: give it a key, use.decode\(model, zs, key=key\)"),
+        (lambda: use.reconstruct(model, KEY, xs), r"reconstruct: draw, use.decode\(model, use.enc"),
+        (lambda: use.generate(model, KEY, 4, mean=True), "generate: leave out mean=True, and it"),
+        (lambda: evaluation.decode_all(model, zs), r"decode_all: use.decode\(model, zs, key=key\)"),
     ):
-        with pytest.raises(MissingMethodError, match=r"no mean; or draw: use.decode\(model, zs, k"):
+        with pytest.raises(MissingMethodError, match=f"^{first}.*; Disc.* no mean") as error:
             call()
+        assert "\n" not in str(error.value).split("\n---")[0]
     assert use.decode(model, use.encode(model, xs), key=KEY).shape == (4, 3)
 
 
@@ -103,8 +108,12 @@ def test_rows_are_what_one_example_is():
     key = jax.random.fold_in(KEY, 5)
     expected = jaxvae.reconstruct(MODEL, key, XS[5]).mean()
     np.testing.assert_allclose(use.reconstruct(MODEL, KEY, XS)[5], expected, rtol=1e-5)
-    new = jaxvae.generate(MODEL, jax.random.fold_in(KEY, 1)).mean()
-    np.testing.assert_allclose(use.generate(MODEL, KEY, 2, mean=True)[1], new, rtol=1e-5)
+    z_key, x_key = jax.random.split(jax.random.fold_in(KEY, 1))
+    new = jaxvae.generate(MODEL, z_key)  # one z of a key, for the mean and for the draw
+    np.testing.assert_allclose(use.generate(MODEL, KEY, 2, mean=True)[1], new.mean(), rtol=1e-5)
+    np.testing.assert_allclose(use.generate(MODEL, KEY, 2)[1], new.sample(x_key), rtol=1e-5)
+    drawn = use.decode(MODEL, use.encode(MODEL, XS, key=KEY))
+    np.testing.assert_allclose(use.reconstruct(MODEL, KEY, XS), drawn, rtol=1e-5)
 
 
 def test_draws_are_of_the_model():
@@ -208,6 +217,87 @@ def test_entries_of_pixels_tables_and_wholes():
     np.testing.assert_allclose(entries["b"], [-np.log(4)], rtol=1e-6)
     whole = jaxvae.MultivariateNormal(jnp.zeros(3), jnp.eye(3))
     assert close(use.entries_of(whole, jnp.ones(3)), 3 * one)
+
+
+@pytest.mark.parametrize("xs", [HOLES, {"a": HOLES[:, 0], "b": HOLES[:, 1:]}])
+def test_nan_that_a_mask_says_was_seen_is_refused_with_its_row(xs):
+    """Before the work, in every function of rows and in one event."""
+    seen = ~np.isnan(HOLES) | (np.arange(3) == 2)[:, None]
+    table = isinstance(xs, dict)
+    mask = {"a": seen[:, 0], "b": seen[:, 1:]} if table else seen
+    part, at = (r"\['a'\]", r"\(2,\)") if table else ("", r"\(2, 0\)")
+    decode = both
+    if table:
+        two = {"a": jaxvae.Normal(0.0, 1.0), "b": jaxvae.Normal(jnp.zeros(1), 1.0)}
+        decode = lambda z: Masked(jaxvae.Product(two))
+    normal = Partial(lambda event: jaxvae.Normal(0.0, 1.0))
+    model = jaxvae.VAE(normal, Partial(decode), jaxvae.StandardNormal(()))
+    pair = (xs, mask)
+    for call in (
+        lambda: use.score(model, KEY, pair),
+        lambda: use.impute(model, KEY, pair),
+        lambda: evaluation.evaluate(model, KEY, pair, num_samples=2),
+        lambda: evaluation.encode_all(model, pair),
+        lambda: evaluation.active_units(model, pair),
+        lambda: evaluation.rate_per_latent(model, pair),
+        lambda: evaluation.rate_decomposition(model, KEY, pair),
+    ):
+        with pytest.raises(ValueError, match=f"xs{part} holds nan at {at}, expected a number wher"):
+            call()
+    with pytest.raises(ValueError, match=f"^score: batch 1 of xs{part} holds nan"):
+        use.score(model, KEY, [jax.tree.map(lambda a: a[:1], pair), pair])
+    one = jax.tree.map(lambda a: a[2], pair)
+    with pytest.raises(
+        ValueError, match=rf"^log_marginal: x{part} holds nan at \({'' if table else '0,'}\)"
+    ):
+        jaxvae.log_marginal(model, KEY, one, num_samples=2)
+    with pytest.raises(OutsideSupportError, match=rf"^Masked: x{part} holds nan"):
+        jaxvae.elbo(model, KEY, one)
+    hidden = jax.tree.map(lambda a: a[0], (xs, mask))
+    assert np.isfinite(jaxvae.elbo(model, KEY, hidden)[0])
+
+
+def test_fit_says_that_a_nan_was_marked_as_seen():
+    pair = (
+        np.where(np.eye(4, 2, dtype=bool), np.nan, 1.0).astype(np.float32),
+        np.ones((4, 2), bool),
+    )
+    optimizer = optax.sgd(0.1)
+    model = GAPS._replace(encode=Partial(lambda s, event: jaxvae.Normal(s, 1.0), jnp.ones(())))
+    with pytest.raises(
+        ArithmeticError, match=r"row \d of the data: Masked: x holds nan at \(\d,\)"
+    ):
+        jaxvae.fit(
+            jaxvae.train_step(jaxvae.elbo, optimizer),
+            jaxvae.init_state(model, optimizer),
+            KEY,
+            pair,
+            epochs=1,
+            batch_size=4,
+        )
+
+
+def test_bytes_for_a_model_of_floats_are_refused():
+    """As 0 to 255 for what was trained on [0, 1]; zeros and ones are right, and so are floats."""
+    pixels = np.array([[0, 200, 3], [1, 1, 1]], np.uint8)
+    refused = (
+        "holds bytes up to 200, expected float32 as the model draws; scale them as in tr.*/ 255"
+    )
+    for call in (
+        lambda: use.encode(MODEL, pixels),
+        lambda: use.score(MODEL, KEY, [pixels, pixels[1:]]),
+        lambda: evaluation.evaluate(MODEL, KEY, pixels, num_samples=2),
+        lambda: evaluation.active_units(MODEL, jnp.asarray(pixels)),
+        lambda: jaxvae.log_marginal(MODEL, KEY, pixels[0], num_samples=2),
+    ):
+        with pytest.raises(ValueError, match=refused) as error:
+            call()
+        assert "\n" not in str(error.value)
+    floats = pixels.astype(np.float32)
+    assert use.encode(MODEL, floats).shape == (2, 2)
+    with jax.numpy_dtype_promotion("standard"):  # as a user has it
+        ones = use.encode(MODEL, pixels[1:])
+    np.testing.assert_allclose(ones, use.encode(MODEL, floats[1:]), rtol=1e-5)
 
 
 # Streams: the numbers of the whole array, in its order.
@@ -356,7 +446,11 @@ def test_what_is_refused_is_refused_in_a_line():
             r"xs has rows of shape \(2,\), expected",
         ),
         (lambda: use.encode(MODEL, XS, batch_size=0), ValueError, "encode: batch_size is 0"),
-        (lambda: use.encode(MODEL._replace(encode=drawn), XS), MissingMethodError, "give encode a"),
+        (
+            lambda: use.encode(MODEL._replace(encode=drawn), XS),
+            MissingMethodError,
+            "^encode: give it a",
+        ),
         (lambda: use.generate(MODEL, KEY, 0), ValueError, "generate: n is 0"),
     ]
     for call, kind, message in refused:
