@@ -139,9 +139,9 @@ class Up(nnx.Module):
         return fastest_up(x, self.kernel[...], self.size) + self.bias[...].reshape(1, 1, -1)
 
 
-# The form that is fastest where it runs: `lax.conv` but on a CPU, where oneDNN has it if it is at
-# hand, and else products. Of images with few channels products are the faster. Forward and back,
-# batch 64, oneDNN against products: TABLE
+# On a CPU: oneDNN where it is at hand, and else products; but of few channels products are faster.
+# Forward and back of 64 images of 28x28 or 32x32, the time of products over oneDNN's: down to 32
+# channels 0.5 from 3, 0.9 from 4 and 8, 2.1 from 16; up from 32 0.3 to 1, 1.4 to 3, 1.8 to 4.
 _FEW_DOWN, _FEW_UP = 8, 3
 
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -45,7 +46,7 @@ def convolve(x: Array, kernel: Array, *, stride: int) -> Array:
     ]
 
 
-def convolve_transposed(y: Array, kernel: Array, size: tuple[int, int], *, stride: int) -> Array:
+def convolve_transposed(y: Array, kernel: Array, size: tuple[int, ...], *, stride: int) -> Array:
     """Transposed convolution: y [ceil(h/s), ceil(w/s), n], kernel [k, l, n, m] -> [h, w, m]."""
     back = kernel.swapaxes(2, 3)
     shapes = (*size, kernel.shape[3]), back.shape, y.shape
@@ -83,7 +84,7 @@ def _result(first: Any, second: Any, *, wanted: int, shapes: Any, window: Window
     del window
     count = (second if wanted == X else first).shape[:1]
     shape = {Y: (*count, *shapes[2]), X: (*count, *shapes[0]), K: shapes[1]}[wanted]
-    return jax.core.ShapedArray(shape, first.dtype)
+    return ShapedArray(shape, first.dtype)
 
 
 def _called(first: Array, second: Array, *, wanted: int, shapes: Any, window: Window) -> Array:
@@ -133,16 +134,14 @@ ad.defbilinear(primitive, partial(_gradient, 0), partial(_gradient, 1))
 
 def _batched(given: Any, axes: Any, *, wanted: int, **static: Any) -> tuple[Array, int]:
     """Images of one kernel are more images; whatever else is batched, one after another."""
-    i = OTHERS[wanted].index(X if wanted == Y else Y) if wanted != K else 0
+    i = int(wanted == X)  # which of the two are the images
     if wanted != K and axes[1 - i] is None:
-        images = jax.numpy.moveaxis(given[i], axes[i], 0)
+        images = jnp.moveaxis(given[i], axes[i], 0)
         folded = [*given]
         folded[i] = images.reshape(-1, *images.shape[2:])
         out = _convolve(*folded, wanted=wanted, **static)
         return out.reshape(*images.shape[:2], *out.shape[1:]), 0
-    rows = [
-        x if d is None else jax.numpy.moveaxis(x, d, 0) for x, d in zip(given, axes, strict=True)
-    ]
+    rows = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(given, axes, strict=True)]
 
     def one(batched: list[Array]) -> Array:
         left = iter(batched)
@@ -160,7 +159,7 @@ batching.primitive_batchers[primitive] = _batched
 
 @cache
 def ready() -> bool:
-    """Whether the handler is registered: if oneDNN is installed, it is compiled at the first call."""
+    """Whether the handler is registered; where oneDNN is installed, the first call compiles it."""
     try:
         library, header = (_installed(*pair) for pair in zip(PACKAGES, FILES, strict=True))
     except importlib.metadata.PackageNotFoundError:
@@ -190,7 +189,7 @@ def _installed(package: str, name: str) -> Path:
 
 def _compiled(library: Path, include: Path) -> Path:
     """The handler for this jaxlib and this oneDNN, from ~/.cache/jaxvae or compiled into it."""
-    versions = (jaxlib.__version__, *map(importlib.metadata.version, PACKAGES))
+    versions = [importlib.metadata.version(name) for name in ("jaxlib", *PACKAGES)]
     name = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
     path = Path.home() / ".cache" / "jaxvae" / f"onednn-{name}.so"
     if not path.exists():
