@@ -20,51 +20,74 @@ namespace {
 enum Wanted : int64_t { Y = 0, X = 1, K = 2 };
 
 struct Made {
-  dnnl::primitive convolution;
-  memory x, k, y, own_k, scratchpad;  // own_k: the kernel in the order that the primitive wants
+  dnnl::primitive primitive;
+  memory x, k, y, own_k;  // own_k: the kernel in the order that the primitive wants, or k itself
+  std::unordered_map<int, memory> arguments;
 };
 
-Made make(int64_t wanted, const dnnl::engine& cpu, const memory::desc& x, const memory::desc& k,
-          const memory::desc& y, const memory::dims& stride, const memory::dims& before,
-          const memory::dims& after) {
+// of 1x1 kernels and stride 1: y = x k, x = y k^T, k = x^T y, a row for each pixel
+Made product(int64_t wanted, const dnnl::engine& cpu, const memory::desc& x, const memory::desc& k,
+             const memory::desc& y) {
+  const auto d = x.get_dims();
+  const int64_t rows = d[0] * d[2] * d[3], n = d[1], m = y.get_dims()[1];
+  auto matrix = [&](int64_t i, int64_t j, tag order = tag::ab) {
+    return memory::desc({i, j}, x.get_data_type(), order);
+  };
+  auto of = [&](const memory::desc& a, const memory::desc& b, const memory::desc& c) {
+    return dnnl::matmul(dnnl::matmul::primitive_desc(cpu, a, b, c));
+  };
+  Made made{{}, memory(x, cpu, nullptr), memory(k, cpu, nullptr), memory(y, cpu, nullptr)};
+  made.own_k = made.k;
+  if (wanted == Y) {
+    made.primitive = of(matrix(rows, n), matrix(n, m), matrix(rows, m));
+    made.arguments = {{DNNL_ARG_SRC, made.x}, {DNNL_ARG_WEIGHTS, made.k}, {DNNL_ARG_DST, made.y}};
+  } else if (wanted == X) {
+    made.primitive = of(matrix(rows, m), matrix(m, n, tag::ba), matrix(rows, n));
+    made.arguments = {{DNNL_ARG_SRC, made.y}, {DNNL_ARG_WEIGHTS, made.k}, {DNNL_ARG_DST, made.x}};
+  } else {
+    made.primitive = of(matrix(n, rows, tag::ba), matrix(rows, m), matrix(n, m));
+    made.arguments = {{DNNL_ARG_SRC, made.x}, {DNNL_ARG_WEIGHTS, made.y}, {DNNL_ARG_DST, made.k}};
+  }
+  return made;
+}
+
+Made convolution(int64_t wanted, const dnnl::engine& cpu, const memory::desc& x,
+                 const memory::desc& k, const memory::desc& y, const memory::dims& stride,
+                 const memory::dims& before, const memory::dims& after) {
   using namespace dnnl;
   const auto direct = algorithm::convolution_direct;
   const memory::desc any(k.get_dims(), k.get_data_type(), tag::any);
-  primitive_attr attr;
-  attr.set_scratchpad_mode(scratchpad_mode::user);
   convolution_forward::primitive_desc forward(cpu, prop_kind::forward_training, direct, x, any, y,
-                                              stride, before, after, attr);
-  Made made;
-  auto keep = [&](const primitive& p, const memory::desc& own_k, const memory::desc& scratchpad) {
-    made = {p, memory(x, cpu, nullptr), memory(k, cpu, nullptr), memory(y, cpu, nullptr),
-            memory(own_k, cpu), memory(scratchpad, cpu)};
-  };
+                                              stride, before, after);
+  Made made{{}, memory(x, cpu, nullptr), memory(k, cpu, nullptr), memory(y, cpu, nullptr)};
   if (wanted == Y) {
-    keep(convolution_forward(forward), forward.weights_desc(), forward.scratchpad_desc());
+    made.primitive = convolution_forward(forward);
+    made.own_k = memory(forward.weights_desc(), cpu);
+    made.arguments = {{DNNL_ARG_SRC, made.x}, {DNNL_ARG_WEIGHTS, made.own_k},
+                      {DNNL_ARG_DST, made.y}};
   } else if (wanted == X) {
-    convolution_backward_data::primitive_desc d(cpu, direct, x, any, y, stride, before, after,
-                                                forward, attr);
-    keep(convolution_backward_data(d), d.weights_desc(), d.scratchpad_desc());
+    convolution_backward_data::primitive_desc back(cpu, direct, x, any, y, stride, before, after,
+                                                   forward);
+    made.primitive = convolution_backward_data(back);
+    made.own_k = memory(back.weights_desc(), cpu);
+    made.arguments = {{DNNL_ARG_DIFF_SRC, made.x}, {DNNL_ARG_WEIGHTS, made.own_k},
+                      {DNNL_ARG_DIFF_DST, made.y}};
   } else {
-    convolution_backward_weights::primitive_desc d(cpu, direct, x, any, y, stride, before, after,
-                                                   forward, attr);
-    keep(convolution_backward_weights(d), d.diff_weights_desc(), d.scratchpad_desc());
+    convolution_backward_weights::primitive_desc back(cpu, direct, x, any, y, stride, before,
+                                                      after, forward);
+    made.primitive = convolution_backward_weights(back);
+    made.own_k = memory(back.diff_weights_desc(), cpu);
+    made.arguments = {{DNNL_ARG_SRC, made.x}, {DNNL_ARG_DIFF_WEIGHTS, made.own_k},
+                      {DNNL_ARG_DIFF_DST, made.y}};
   }
   return made;
 }
 
 void run(int64_t wanted, dnnl::stream& stream, Made& m) {
-  std::unordered_map<int, memory> args{{DNNL_ARG_SCRATCHPAD, m.scratchpad}};
-  if (wanted != K) dnnl::reorder(m.k, m.own_k).execute(stream, m.k, m.own_k);
-  if (wanted == Y) {
-    args.insert({{DNNL_ARG_SRC, m.x}, {DNNL_ARG_WEIGHTS, m.own_k}, {DNNL_ARG_DST, m.y}});
-  } else if (wanted == X) {
-    args.insert({{DNNL_ARG_DIFF_SRC, m.x}, {DNNL_ARG_WEIGHTS, m.own_k}, {DNNL_ARG_DIFF_DST, m.y}});
-  } else {
-    args.insert({{DNNL_ARG_SRC, m.x}, {DNNL_ARG_DIFF_WEIGHTS, m.own_k}, {DNNL_ARG_DIFF_DST, m.y}});
-  }
-  m.convolution.execute(stream, args);
-  if (wanted == K) dnnl::reorder(m.own_k, m.k).execute(stream, m.own_k, m.k);
+  const bool own = m.own_k.get() != m.k.get();
+  if (own && wanted != K) dnnl::reorder(m.k, m.own_k).execute(stream, m.k, m.own_k);
+  m.primitive.execute(stream, m.arguments);
+  if (own && wanted == K) dnnl::reorder(m.own_k, m.k).execute(stream, m.own_k, m.k);
   stream.wait();
 }
 
@@ -99,8 +122,11 @@ ffi::Error convolve(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi
       };
       const auto d = k.dimensions();
       const memory::desc kernel({d[3], d[2], d[0], d[1]}, type, tag::hwio);
-      Made made = make(wanted, cpu, image(x), kernel, image(y), {window[0], window[1]},
-                       {window[2], window[3]}, {window[4], window[5]});
+      const bool dense = d[0] == 1 && d[1] == 1 && window[0] == 1 && window[1] == 1;
+      Made made = dense ? product(wanted, cpu, image(x), kernel, image(y))
+                        : convolution(wanted, cpu, image(x), kernel, image(y),
+                                      {window[0], window[1]}, {window[2], window[3]},
+                                      {window[4], window[5]});
       found = all.emplace(std::move(shape), std::move(made)).first;
     }
     Made& m = found->second;
