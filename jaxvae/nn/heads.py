@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from typing_extensions import TypeAliasType
 from jax.core import Tracer
 
 from jaxvae.checks import check_array
@@ -46,7 +47,7 @@ def check_sigmas(owner: str, name: str, scale: Any) -> None:
         raise ValueError(f"{owner}: {name} is {scale}, expected more than 0")
 
 
-Shape = Annotated[tuple[int, ...], check_sizes]
+Shape = TypeAliasType("Shape", Annotated[tuple[int, ...], check_sizes])
 
 
 def last_axis(owner: str, shape: Shape) -> int:

@@ -9,6 +9,7 @@ import pytest
 from experiments.benchmarks import __main__ as benchmarks
 from experiments.benchmarks import growth
 from experiments.benchmarks import measure as measuring
+from experiments.benchmarks import trace as tracing
 from experiments.benchmarks.peers import matmuls
 from experiments.benchmarks.workloads import WORKLOADS, pixels
 
@@ -163,3 +164,14 @@ def test_growth_is_measured(axis, tmp_path, monkeypatch):
         assert small["gigaflops"] < large["gigaflops"] < 4 * small["gigaflops"]
         assert small["megabytes"] < large["megabytes"] < 4 * small["megabytes"]
     assert (tmp_path / "benchmarks" / "growth.png").stat().st_size > 5_000
+
+
+def test_a_step_is_taken_apart_by_its_trace(monkeypatch):
+    # what the profiler and XLA call things may change: every kind is to be found in a small step
+    monkeypatch.setattr(tracing, "STEPS", 2)
+    whole, each, primitive_of = tracing.trace(WORKLOADS["W1"]._replace(hidden=(64,), batch=8))
+    kinds = {tracing.kind(op, primitive_of.get(op, "")) for op in each}
+    assert whole > 0
+    assert min(each.values()) >= 0
+    assert {"matrix products", "copies"} <= kinds
+    assert tracing.kind("ffi_call.3", "") == "convolutions, oneDNN"

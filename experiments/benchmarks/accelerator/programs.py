@@ -4,8 +4,8 @@ A program is `run(state, key, data, order, ...) -> (state, metrics)`, so many st
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
@@ -20,6 +20,7 @@ from experiments.benchmarks.accelerator import counts, sizes
 from experiments.benchmarks.measure import device_megabytes
 from experiments.benchmarks.peers.ours import make_model, objective
 from experiments.benchmarks.workloads import Workload
+from jaxvae.nn import onednn
 
 
 class Program(NamedTuple):
@@ -44,9 +45,14 @@ class Program(NamedTuple):
     forms: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-def as_on(backend: str) -> AbstractContextManager[Any]:
+@contextmanager
+def as_on(backend: str) -> Iterator[None]:
     """The library's forms of another backend: products for a CPU, `lax.conv` elsewhere."""
-    return mock.patch.object(jax, "default_backend", return_value=backend)
+    with (
+        mock.patch.object(jax, "default_backend", return_value=backend),
+        mock.patch.object(onednn, "serves", return_value=False),
+    ):
+        yield
 
 
 def build(name: str) -> Program:

@@ -1,0 +1,213 @@
+"""Convolutions by oneDNN, Intel's library that PyTorch runs on a CPU: the optional extra `onednn`.
+
+A convolution is the trilinear form T(x, k, y) = <conv(x, k), y> of images x, a kernel k and images
+y. Its gradient by y is the convolution, its gradients by x and by k are those that training needs,
+and the gradients of these three are the same three again: so one primitive with one batching rule
+has every derivative, under `jit`, `grad`, `vmap` and `scan`.
+
+The handler, onednn.cc, is compiled once for a jaxlib by the machine's C++ compiler and kept in
+~/.cache/jaxvae. Exported programs (`jax.export`) hold `lax.conv` instead, as another process
+has no handler.
+"""
+
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+TARGET = "jaxvae_convolve"
+PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
+SOURCE = Path(__file__).with_suffix(".cc")
+Y, X, K = range(3)  # what is wanted of (x, k, y), given the other two in this order
+Window = tuple[int, int, int, int, int, int]  # stride, padding before, padding after
+
+
+def convolve(x: Array, kernel: Array, *, stride: int) -> Array:
+    """Convolution, padded "SAME": x [h, w, n], kernel [k, l, n, m] -> [ceil(h/s), ceil(w/s), m]."""
+    shape = (*(-(-size // stride) for size in x.shape[:2]), kernel.shape[3])
+    shapes = x.shape, kernel.shape, shape
+    return _convolve(x[None], kernel, wanted=Y, shapes=shapes, window=_window(*shapes[:2], stride))[
+        0
+    ]
+
+
+def convolve_transposed(y: Array, kernel: Array, size: tuple[int, ...], *, stride: int) -> Array:
+    """Transposed convolution: y [ceil(h/s), ceil(w/s), n], kernel [k, l, n, m] -> [h, w, m]."""
+    back = kernel.swapaxes(2, 3)
+    shapes = (*size, kernel.shape[3]), back.shape, y.shape
+    return _convolve(back, y[None], wanted=X, shapes=shapes, window=_window(*shapes[:2], stride))[0]
+
+
+def serves(*arrays: Array) -> bool:
+    """Whether oneDNN is at hand for them: all float32, on the one CPU device there is."""
+    return all(x.dtype == np.float32 for x in arrays) and jax.device_count() == 1 and ready()
+
+
+def _window(x: tuple[int, ...], kernel: tuple[int, ...], stride: int) -> Window:
+    total = [
+        max(0, (-(-n // stride) - 1) * stride + k - n)
+        for n, k in zip(x[:2], kernel[:2], strict=True)
+    ]
+    before = [n // 2 for n in total]
+    after = [n - b for n, b in zip(total, before, strict=True)]
+    return (stride, stride, before[0], before[1], after[0], after[1])
+
+
+# The primitive: two of x [N, h, w, n], kernel [k, l, n, m] and y [N, h', w', m] to the third.
+# `shapes` are those of one example.
+
+primitive = Primitive("onednn_convolution")
+OTHERS = {Y: (X, K), X: (K, Y), K: (X, Y)}
+
+
+def _convolve(first: Array, second: Array, **static: Any) -> Array:
+    return primitive.bind(first, second, **static)
+
+
+@primitive.def_abstract_eval
+def _result(first: Any, second: Any, *, wanted: int, shapes: Any, window: Window) -> Any:
+    del window
+    count = (second if wanted == X else first).shape[:1]
+    shape = {Y: (*count, *shapes[2]), X: (*count, *shapes[0]), K: shapes[1]}[wanted]
+    return ShapedArray(shape, first.dtype)
+
+
+def _called(first: Array, second: Array, *, wanted: int, shapes: Any, window: Window) -> Array:
+    out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
+    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(out.shape, out.dtype))
+    return call(first, second, wanted=np.int64(wanted), window=np.array(window, np.int64))
+
+
+def _plain(first: Array, second: Array, *, wanted: int, shapes: Any, window: Window) -> Array:
+    """The same by `lax.conv` and its transposes."""
+    stride, before, after = window[:2], window[2:4], window[4:]
+
+    def conv(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, stride, list(zip(before, after, strict=True)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    if wanted == Y:
+        return conv(first, second)
+    out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
+    given = (lambda x: conv(x, first)) if wanted == X else partial(conv, first)
+    return jax.linear_transpose(given, jax.ShapeDtypeStruct(out.shape, out.dtype))(second)[0]
+
+
+def _lowered(context: Any, *operands: Any, **static: Any) -> Any:
+    leaves = context.module_context.lowering_parameters.for_export
+    return mlir.lower_fun(_plain if leaves else _called, multiple_results=False)(
+        context, *operands, **static
+    )
+
+
+primitive.def_impl(jax.jit(_called, static_argnames=("wanted", "shapes", "window")))
+mlir.register_lowering(primitive, mlir.lower_fun(_plain, multiple_results=False))
+mlir.register_lowering(primitive, _lowered, platform="cpu")
+
+
+def _gradient(i: int, cotangent: Array, *given: Array, wanted: int, **static: Any) -> Array:
+    """By the i-th of the two given, whose place the cotangent, an array like `wanted`, takes."""
+    by = OTHERS[wanted][i]
+    held = {wanted: cotangent, OTHERS[wanted][1 - i]: given[1 - i]}
+    return _convolve(*(held[name] for name in OTHERS[by]), wanted=by, **static)
+
+
+ad.defbilinear(primitive, partial(_gradient, 0), partial(_gradient, 1))
+
+
+def _batched(given: Any, axes: Any, *, wanted: int, **static: Any) -> tuple[Array, int]:
+    """Images of one kernel are more images; whatever else is batched, one after another."""
+    i = int(wanted == X)  # which of the two are the images
+    if wanted != K and axes[1 - i] is None:
+        images = jnp.moveaxis(given[i], axes[i], 0)
+        folded = [*given]
+        folded[i] = images.reshape(-1, *images.shape[2:])
+        out = _convolve(*folded, wanted=wanted, **static)
+        return out.reshape(*images.shape[:2], *out.shape[1:]), 0
+    rows = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(given, axes, strict=True)]
+
+    def one(batched: list[Array]) -> Array:
+        left = iter(batched)
+        both = [x if d is None else next(left) for x, d in zip(rows, axes, strict=True)]
+        return _convolve(*both, wanted=wanted, **static)
+
+    return jax.lax.map(one, [x for x, d in zip(rows, axes, strict=True) if d is not None]), 0
+
+
+batching.primitive_batchers[primitive] = _batched
+
+
+# The handler
+
+
+@cache
+def ready() -> bool:
+    """Whether the handler is registered; where oneDNN is installed, the first call compiles it."""
+    try:
+        library, header = (_installed(*pair) for pair in zip(PACKAGES, FILES, strict=True))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    try:
+        ctypes.CDLL(str(library))
+        handler = ctypes.CDLL(str(_compiled(library, header.parents[2])))
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        warnings.warn(
+            f"oneDNN is installed but its convolutions can't be built, so that slower products are "
+            f"used: {why}",
+            stacklevel=2,
+        )
+        return False
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler.JaxvaeConvolve), platform="cpu")
+    return True
+
+
+FILES = "libdnnl.so.3", "oneapi/dnnl/dnnl.hpp"
+
+
+def _installed(package: str, name: str) -> Path:
+    (found,) = (f for f in importlib.metadata.files(package) or () if str(f).endswith(name))
+    return Path(str(found.locate())).resolve()
+
+
+def _compiled(library: Path, include: Path) -> Path:
+    """The handler for this jaxlib and this oneDNN, from ~/.cache/jaxvae or compiled into it."""
+    versions = [importlib.metadata.version(name) for name in ("jaxlib", *PACKAGES)]
+    name = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
+    path = Path.home() / ".cache" / "jaxvae" / f"onednn-{name}.so"
+    if not path.exists():
+        compiler = os.environ.get("CXX") or next(
+            filter(shutil.which, ("c++", "g++", "clang++")), None
+        )
+        if compiler is None:
+            raise OSError("no C++ compiler (c++, g++, clang++) was found; install one or set CXX")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            subprocess.run(
+                [
+                    compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-w",
+                    f"-I{jax.ffi.include_dir()}", f"-I{include}", str(SOURCE),
+                    "-o", str(made), f"-L{library.parent}", f"-l:{library.name}",
+                ],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            made.replace(path)
+    return path

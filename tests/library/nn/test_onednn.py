@@ -1,0 +1,156 @@
+"""Convolutions by oneDNN against `lax.conv`, whose place they take: values and derivatives."""
+
+import importlib.metadata
+import subprocess
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import export
+
+from jaxvae.nn import onednn
+from jaxvae.nn.convolutions import Down, Up, convolution_down, convolution_up
+from jaxvae.nn.residual import Convolution, convolution
+
+here = pytest.mark.skipif(not onednn.ready(), reason="needs the extra `onednn` and a C++ compiler")
+
+down = partial(onednn.convolve, stride=2)
+FORMS = {  # ours, lax's, shape of the input, shape of the kernel; odd sides, few and odd channels
+    "down": (down, convolution_down, (7, 6, 3), (4, 4, 3, 5)),
+    "down, 16 channels": (down, convolution_down, (8, 8, 16), (4, 4, 16, 8)),
+    "up": (
+        lambda x, k: onednn.convolve_transposed(x, k, (7, 5), stride=2),
+        lambda x, k: convolution_up(x, k, (7, 5)),
+        (4, 3, 5),
+        (4, 4, 5, 3),
+    ),
+    "3x3": (partial(onednn.convolve, stride=1), convolution, (5, 4, 6), (3, 3, 6, 2)),
+    "1x1": (partial(onednn.convolve, stride=1), convolution, (5, 4, 6), (1, 1, 6, 2)),
+}
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def alike(a, b) -> bool:
+    """To float32's rounding, beside the largest value."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.max(np.abs(x - y)) <= 3e-6 * np.max(np.abs(y)) for x, y in leaves)
+
+
+@here
+@pytest.mark.parametrize("form", FORMS)
+def test_values_and_derivatives_are_those_of_lax(form):
+    """Of a batch in one call and one by one, of kernels in a row, and the second derivatives."""
+    ours, theirs, *shapes = FORMS[form]
+    x, kernel = normal(0, 3, *shapes[0]), normal(1, *shapes[1])
+    kernels = normal(2, 2, *shapes[1])
+
+    def everything(conv):
+        def loss(x, kernel):
+            return jnp.sum(jnp.cos(0.1 * conv(x, kernel)))
+
+        def mean(x, kernel):
+            return jnp.mean(jax.vmap(loss, (0, None))(x, kernel))
+
+        both = (0, 1)
+        gradient = jax.grad(mean, both)
+        return (
+            jax.value_and_grad(mean, both)(x, kernel),
+            jax.vmap(jax.grad(loss, both), (0, None))(x, kernel),
+            jax.vmap(jax.grad(mean, both), (None, 0))(x, kernels),
+            jax.vmap(jax.vmap(conv, (0, None)), (None, 0), 1)(x, kernels),
+            jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.cos(kernel))),
+            jax.lax.scan(lambda k, x: (k + 0.1 * jax.grad(loss, 1)(x, k), conv(x, k)), kernel, x),
+        )
+
+    assert alike(
+        jax.jit(everything, static_argnums=0)(ours), jax.jit(everything, static_argnums=0)(theirs)
+    )
+    assert alike(ours(x[0], kernel), theirs(x[0], kernel))  # and eagerly
+
+
+@here
+def test_an_exported_program_needs_no_handler():
+    ours, theirs, *shapes = FORMS["up"]
+    x, kernel = normal(0, *shapes[0]), normal(1, *shapes[1])
+
+    def loss(conv, x, kernel):
+        return jnp.sum(jnp.cos(0.1 * conv(x, kernel)))
+
+    program = export.export(jax.jit(jax.value_and_grad(partial(loss, ours), (0, 1))))(x, kernel)
+    assert onednn.TARGET not in program.mlir_module()
+    expected = jax.value_and_grad(partial(loss, theirs), (0, 1))(x, kernel)
+    assert alike(program.call(x, kernel), expected)
+
+
+def taken(layer, x) -> bool:
+    return "onednn" in str(jax.make_jaxpr(lambda x: layer(x))(x))
+
+
+@here
+def test_layers_take_it_where_it_is_faster(monkeypatch):
+    """From 8 channels down, to 3 up, of 3x3 kernels; in float32, on a single CPU device."""
+    rngs = nnx.Rngs(0)
+    wide, thin = Down(8, 4, rngs=rngs), Down(3, 4, rngs=rngs)
+    x = jnp.ones((6, 6, 8))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert taken(wide, x)
+    assert not taken(thin, x[..., :3])
+    assert taken(Up(8, 3, (12, 12), rngs=rngs), x)
+    assert not taken(Up(8, 1, (12, 12), rngs=rngs), x)
+    assert taken(Convolution(8, 4, size=3, rngs=rngs), x)
+    assert not taken(Convolution(8, 4, size=1, rngs=rngs), x)
+    with jax.numpy_dtype_promotion("standard"):
+        assert not taken(wide, x.astype(jnp.bfloat16))
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert not taken(wide, x)
+
+
+@pytest.fixture
+def afresh(monkeypatch):
+    """`ready` as a new process asks it, and nothing registered for the others."""
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: None)
+    onednn.ready.cache_clear()
+    yield
+    onednn.ready.cache_clear()
+
+
+def test_without_the_extra_it_is_not_there(afresh, monkeypatch):
+    def missing(package: str):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    assert not onednn.ready()
+
+
+@here
+def test_what_cannot_be_built_is_said_and_not_used(afresh, monkeypatch, tmp_path):
+    monkeypatch.setattr(onednn.Path, "home", lambda: tmp_path)  # nothing is kept there
+    monkeypatch.setenv("CXX", "false")
+    with pytest.warns(UserWarning, match="oneDNN is installed but its convolutions can't be built"):
+        assert not onednn.ready()
+    assert not list(tmp_path.rglob("*.so"))
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(onednn.shutil, "which", lambda _: None)
+    onednn.ready.cache_clear()
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        assert not onednn.ready()
+
+
+@here
+@pytest.mark.thorough
+def test_it_is_compiled_once(afresh, monkeypatch, tmp_path):
+    calls = []
+    run = subprocess.run
+    monkeypatch.setattr(onednn.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: calls.append(a) or run(*a, **k))
+    for _ in range(2):
+        assert onednn.ready()
+        onednn.ready.cache_clear()
+    assert len(calls) == 1
+    assert [p.suffix for p in (tmp_path / ".cache" / "jaxvae").iterdir()] == [".so"]
