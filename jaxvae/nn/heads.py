@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from typing_extensions import TypeAliasType
 from jax.core import Tracer
+from typing_extensions import TypeAliasType
 
 from jaxvae.checks import check_array
 from jaxvae.distributions import (
