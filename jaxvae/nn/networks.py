@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxvae.checks import Count, Numbers, Tree, check_shape, checked
 from jaxvae.distributions import NegativeBinomial, Normal
+from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape, check_sigmas
 from jaxvae.training.preprocessing import rescale
@@ -138,6 +139,11 @@ class Between(nnx.Module):
         return h if self.dropout is None else self.dropout(h)
 
 
+def Linear(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """flax's dense layer, whose products in bfloat16 are oneDNN's where that is at hand."""
+    return nnx.Linear(n, m, dot_general=onednn.dot_general, rngs=rngs)
+
+
 class MLP(nnx.Module):
     """Dense layers with an activation between them; input and output may have any shape.
 
@@ -163,7 +169,7 @@ class MLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = None,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = nnx.Linear,
+        dense: Callable[..., Any] = Linear,
         rngs: nnx.Rngs,
     ):
         sizes = [prod(in_shape), *hidden, prod(out_shape)]
@@ -207,7 +213,7 @@ class ResidualMLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = nnx.LayerNorm,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = nnx.Linear,
+        dense: Callable[..., Any] = Linear,
         rngs: nnx.Rngs,
     ):
         between = partial(Between, width, norm=norm, dropout=dropout, rngs=rngs)

@@ -13,6 +13,7 @@ from jax import export
 
 from jaxvae.nn import onednn
 from jaxvae.nn.convolutions import Down, Up, convolution_down, convolution_up
+from jaxvae.nn.networks import MLP
 from jaxvae.nn.residual import Convolution, convolution
 
 here = pytest.mark.skipif(not onednn.ready(), reason="needs the extra `onednn` and a C++ compiler")
@@ -109,6 +110,29 @@ def test_layers_take_it_where_it_is_faster(monkeypatch):
         assert not taken(wide, x.astype(jnp.bfloat16))
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     assert not taken(wide, x)
+
+
+@here
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+def test_dense_layers_take_it_in_bfloat16(monkeypatch):
+    """As near to the exact product as XLA's, with sums in float32; float32 stays XLA's."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    net = MLP((300,), (5,), hidden=(), rngs=nnx.Rngs(0))
+    half = partial(jax.tree.map, lambda leaf: leaf.astype(jnp.bfloat16))
+    x = normal(0, 3, 300)
+    assert taken(half(net), half(x[0]))
+    assert not taken(net, x[0])
+
+    def loss(net, x):
+        return jnp.sum(jax.vmap(net)(x).astype(jnp.float32) ** 2)
+
+    ours = jax.jit(jax.grad(loss))(half(net), half(x))
+    monkeypatch.setattr(onednn, "serves", lambda *_, **__: False)
+    theirs = jax.grad(lambda net, x: loss(net, x))(half(net), half(x))
+    exact = jax.grad(loss)(*jax.tree.map(lambda a: a.astype(jnp.float32), (half(net), half(x))))
+    for a, b, c in zip(*map(jax.tree.leaves, (ours, theirs, exact)), strict=True):
+        size = np.max(np.abs(c))
+        assert np.max(np.abs(a - c)) <= max(2 * np.max(np.abs(b - c)), 2**-8 * size)
 
 
 @pytest.fixture
