@@ -27,6 +27,9 @@ class ConvEncoder(nnx.Module):
       activation: applied after every layer but the last.
       norm: before every activation, over the channels: nnx.BatchNorm, `GroupNorm`.
       dropout: the share that is dropped after every activation, in training.
+
+    Raises:
+      ValueError: in_shape has no height, width and channels.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ConvEncoder(nnx.Module):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        check_image("ConvEncoder", "in_shape", in_shape)
         sizes = [in_shape[-1], *channels]
         self.convolutions = nnx.List([Down(n, m, rngs=rngs) for n, m in pairwise(sizes)])
         smallest = (*halvings(in_shape[:2], len(channels))[-1], channels[-1])
@@ -78,6 +82,7 @@ class ConvDecoder(nnx.Module):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        check_image("ConvDecoder", "out_shape", out_shape)
         sizes = [*channels, out_shape[-1]]
         *grown, smallest = halvings(out_shape[:2], len(channels))
         between: Any = {"norm": norm, "dropout": dropout, "rngs": rngs}
@@ -98,6 +103,14 @@ class ConvDecoder(nnx.Module):
         for convolution, between in zip(self.convolutions, self.between, strict=True):
             h = convolution(between(self.activation, h))
         return h
+
+
+def check_image(owner: str, name: str, shape: Shape) -> None:
+    if len(shape) != 3:
+        raise ValueError(
+            f"{owner}: {name} is {shape}, expected (height, width, channels); grey images have 1 "
+            "channel, xs[..., None]"
+        )
 
 
 @checked

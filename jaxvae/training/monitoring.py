@@ -87,6 +87,6 @@ def _warn(
         "posterior has collapsed to the prior; warm beta up from 0, "
         "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with "
         "jaxvae.regularizers.free_bits; or p(x|z) is too wide to pay for a code, as with "
-        "a sigma of 1: learn it, jaxvae.nn.SharedScaleHead()",
+        "a sigma of 1: learn it, jaxvae.nn.SharedScaleHead(0.1)",
         stacklevel=stacklevel,
     )

@@ -74,6 +74,7 @@ EXPERTS = (Q, jv.Normal(Z, jnp.ones(2)))
 STEPS = jnp.full((2, 2), 0.1)
 WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
 CHAIN = state_space.Markov(Q, WALK, 3)
+SERIES = jv.VAE(Partial(lambda event: CHAIN), Partial(state_space.emissions, WALK), CHAIN)
 PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
 CRITIC = jv.regularizers.Critic(
     nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1))
@@ -427,6 +428,18 @@ CALLS: dict[str, Call] = {
         {"model": MODEL, "key": KEY, "xs": XS, "num_samples": 2, "batch_size": 3},
         ("xs",),
     ),
+    "use.forecast": Call(
+        jv.use.forecast,
+        {
+            "model": SERIES,
+            "key": KEY,
+            "xs": jnp.stack([PATH, PATH]),
+            "steps": 2,
+            "num_samples": 3,
+            "batch_size": 2,
+        },
+        ("model", "steps", "num_samples"),
+    ),
     "use.stream": Call(
         lambda model, xs, **given: jv.use.score(model, KEY, [xs, xs], num_samples=2, **given),
         {"model": MODEL, "xs": XS, "batch_size": 3},
@@ -624,9 +637,7 @@ CALLS: dict[str, Call] = {
     "Padded": Call(
         lambda model, key, x, mask: jv.elbo(state_space.Padded(model), key, (x, mask)),
         {
-            "model": jv.VAE(
-                Partial(lambda event: CHAIN), Partial(state_space.emissions, WALK), CHAIN
-            ),
+            "model": SERIES,
             "key": KEY,
             "x": PATH,
             "mask": jnp.array([True, True, False]),

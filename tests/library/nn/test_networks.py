@@ -294,6 +294,14 @@ def test_up_wants_the_size_it_was_made_for():
         jax.eval_shape(up, np.zeros((5, 3, 3), np.float32))
 
 
+def test_convolutional_networks_want_images():
+    # "not enough values to unpack", before
+    with pytest.raises(ValueError, match=r"ConvEncoder: in_shape is \(8, 8\), expected \(height"):
+        ConvEncoder((8, 8), (2,), rngs=rngs())
+    with pytest.raises(ValueError, match=r"ConvDecoder: out_shape is \(8, 8\), expected"):
+        ConvDecoder((2,), (8, 8), rngs=rngs())
+
+
 def test_initial_scale():
     # unit variance in, within a factor 3 of it out: nothing vanishes or explodes with depth
     @jax.jit
