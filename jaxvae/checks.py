@@ -360,6 +360,11 @@ def _tell(owner: str, name: str, expected: str, event: Any, inside: Any) -> None
     _LISTENING.append(line)
 
 
+def somebody_listens() -> bool:
+    """Whether what is traced now is traced under `told_outside`."""
+    return _LISTENING is not None
+
+
 @contextmanager
 def told_outside() -> Iterator[list[str]]:
     """What `within` finds outside a support, traced events included, as lines and not as errors."""

@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import Numbers, Tree, a_class_of, check_shape, within
+from jaxvae.checks import Numbers, Tree, a_class_of, check_shape, somebody_listens, within
 from jaxvae.distributions.products import Product
 from jaxvae.protocols import Distribution, check_event, log_density, mean_of, method_of
 from jaxvae.pytrees import arrays, pytree, value_of
@@ -70,19 +69,20 @@ class Masked:
 
 
 def check_observed(owner: str, name: str, x: Tree, mask: Tree) -> None:
-    """OutsideSupportError where concrete x, one event or rows of them, has NaN in what was seen."""
+    """OutsideSupportError where x, concrete, one event or rows, has NaN in what was seen."""
     if jax.tree.structure(x) != jax.tree.structure(mask):
         return
     named = jax.tree_util.tree_leaves_with_path(x)
     for (path, leaf), seen in zip(named, jax.tree.leaves(mask), strict=True):
         floats = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        traced = isinstance(leaf, Tracer) or isinstance(seen, Tracer)
-        if floats and not traced and jnp.shape(leaf)[: jnp.ndim(seen)] == jnp.shape(seen):
-            there = np.asarray(seen, bool).reshape(
-                np.shape(seen) + (1,) * (np.ndim(leaf) - np.ndim(seen))
+        told = not (isinstance(leaf, Tracer) or isinstance(seen, Tracer)) or somebody_listens()
+        if floats and told and jnp.shape(leaf)[: jnp.ndim(seen)] == jnp.shape(seen):
+            there = jnp.asarray(seen, bool).reshape(
+                jnp.shape(seen) + (1,) * (jnp.ndim(leaf) - jnp.ndim(seen))
             )
             where = name + jax.tree_util.keystr(path)
-            within(owner, leaf, ~(np.isnan(leaf) & there), "a number where its mask is True", where)
+            inside = ~(jnp.isnan(leaf) & there)
+            within(owner, leaf, inside, "a number where its mask is True", where)
 
 
 def _observed(d: Distribution, x: Tree, mask: Any) -> Array:

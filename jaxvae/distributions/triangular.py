@@ -13,7 +13,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
 
     On a CPU it is substitution, a row after the other. LAPACK's solves of a batch wait for threads
     of the pool that they themselves run in: as many at once as there are cores, in a long program,
-    and none ever ends (jaxlib 0.10.2).
+    and none ever ends (jax 0.10.2).
 
     >>> solve_lower(jnp.array([[2.0, 0.0], [1.0, 4.0]]), jnp.array([2.0, 9.0])).tolist()
     [1.0, 2.0]
@@ -37,4 +37,4 @@ def _substitute(lower: Array, b: Array) -> Array:
     def row(i: Array, y: Array) -> Array:
         return y.at[i].set((b[i] - lower[i] @ y) / lower[i, i])
 
-    return jax.lax.fori_loop(0, len(b), row, jnp.zeros_like(b))
+    return jax.lax.fori_loop(0, len(b), row, jnp.zeros_like(b)) if len(b) else b

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from math import isqrt, prod
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax import Array
 from jax.core import Tracer
 from typing_extensions import TypeAliasType
 
-from jaxvae.checks import check_array
+from jaxvae.checks import Numbers, check_array
 from jaxvae.distributions import (
     Bernoulli,
     Categorical,
@@ -40,11 +40,16 @@ def check_sizes(owner: str, name: str, shape: object) -> None:
         )
 
 
-def check_sigmas(owner: str, name: str, scale: Any) -> None:
-    """Raise unless `scale` is a number above 0, or an array of such, where it is concrete."""
+def check_sigmas(owner: str, name: str, scale: Numbers, *, zero: bool = False) -> None:
+    """Raise unless `scale` is above 0, or may be 0, a number or all of an array where concrete."""
     check_array(owner, name, scale)
-    if not isinstance(scale, Tracer) and not np.all(np.asarray(scale) > 0):
-        raise ValueError(f"{owner}: {name} is {scale}, expected more than 0")
+    if isinstance(scale, Tracer):
+        return
+    sigmas = np.asarray(scale)
+    if not np.all(sigmas >= 0 if zero else sigmas > 0):
+        raise ValueError(
+            f"{owner}: {name} is {scale}, expected {'at least' if zero else 'more than'} 0"
+        )
 
 
 Shape = TypeAliasType("Shape", Annotated[tuple[int, ...], check_sizes])
@@ -208,7 +213,8 @@ class NormalHead:
     """Raw parameters -> `Normal`: the last axis holds mu and, unless fixed, the raw sigma.
 
     Args:
-      scale: a fixed sigma, which never trains; None (the default) lets the network give it.
+      scale: a fixed sigma, which never trains, 0 of a deterministic encoder; None (the default)
+        lets the network give it.
       floor: the least sigma that the network can give.
     """
 
@@ -217,7 +223,7 @@ class NormalHead:
 
     def __post_init__(self) -> None:
         if self.scale is not None:
-            check_sigmas("NormalHead", "scale", self.scale)
+            check_sigmas("NormalHead", "scale", self.scale, zero=True)
         check_sigmas("NormalHead", "floor", self.floor)
 
     def raw_shape(self, shape: Shape) -> Shape:

@@ -5,7 +5,7 @@ y. Its gradient by y is the convolution, its gradients by x and by k are those t
 and the gradients of these three are the same three again: so one primitive with one batching rule
 has every derivative, under `jit`, `grad`, `vmap` and `scan`.
 
-The handler, onednn.cc, is compiled once for a jaxlib by the machine's C++ compiler and kept in
+The handler, onednn.cc, is compiled once for a JAX by the machine's C++ compiler and kept in
 ~/.cache/jaxvae. Exported programs (`jax.export`) hold `lax.conv` instead, as another process
 has no handler.
 """
@@ -13,7 +13,6 @@ has no handler.
 import ctypes
 import hashlib
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -30,12 +29,16 @@ from jax import Array
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.lax import DotDimensionNumbers
+from jax.typing import DTypeLike
 
 TARGET = "jaxvae_convolve"
 PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 SOURCE = Path(__file__).with_suffix(".cc")
 Y, X, K = range(3)  # what is wanted of (x, k, y), given the other two in this order
 Window = tuple[int, int, int, int, int, int]  # stride, padding before, padding after
+Shaped = Array | ShapedArray
+Shapes = tuple[tuple[int, ...], ...]  # of x, k and y of one example
 
 
 def convolve(x: Array, kernel: Array, *, stride: int) -> Array:
@@ -54,7 +57,9 @@ def convolve_transposed(y: Array, kernel: Array, size: tuple[int, ...], *, strid
     return _convolve(back, y[None], wanted=X, shapes=shapes, window=_window(*shapes[:2], stride))[0]
 
 
-def dot_general(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) -> Array:
+def dot_general(
+    x: Array, kernel: Array, dimension_numbers: DotDimensionNumbers, **options: Any
+) -> Array:
     """`lax.dot_general` of a dense layer, x [n] and kernel [n, m], and in bfloat16 oneDNN's.
 
     XLA's products of bfloat16 are slower than those of float32 on a CPU; these are faster.
@@ -64,7 +69,7 @@ def dot_general(x: Array, kernel: Array, dimension_numbers: Any, **options: Any)
     return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
 
 
-def serves(*arrays: Array, dtype: Any = jnp.float32) -> bool:
+def serves(*arrays: Array, dtype: DTypeLike = jnp.float32) -> bool:
     """Whether oneDNN is at hand for them: all of that dtype, on the one CPU device there is."""
     local = jax.default_backend() == "cpu" and jax.device_count() == 1
     return all(x.dtype == dtype for x in arrays) and local and ready()
@@ -88,7 +93,6 @@ def _window(x: tuple[int, ...], kernel: tuple[int, ...], stride: int) -> Window:
 
 
 # The primitive: two of x [N, h, w, n], kernel [k, l, n, m] and y [N, h', w', m] to the third.
-# `shapes` are those of one example.
 
 primitive = Primitive("onednn_convolution")
 OTHERS = {Y: (X, K), X: (K, Y), K: (X, Y)}
@@ -99,20 +103,20 @@ def _convolve(first: Array, second: Array, **static: Any) -> Array:
 
 
 @primitive.def_abstract_eval
-def _result(first: Any, second: Any, *, wanted: int, shapes: Any, window: Window) -> Any:
+def _result(first: Shaped, second: Shaped, *, wanted: int, shapes: Shapes, window: Window) -> Any:
     del window
     count = (second if wanted == X else first).shape[:1]
     shape = {Y: (*count, *shapes[2]), X: (*count, *shapes[0]), K: shapes[1]}[wanted]
     return ShapedArray(shape, first.dtype)
 
 
-def _called(first: Array, second: Array, *, wanted: int, shapes: Any, window: Window) -> Array:
+def _called(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window) -> Array:
     out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(out.shape, out.dtype))
     return call(first, second, wanted=np.int64(wanted), window=np.array(window, np.int64))
 
 
-def _plain(first: Array, second: Array, *, wanted: int, shapes: Any, window: Window) -> Array:
+def _plain(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window) -> Array:
     """The same by `lax.conv` and its transposes."""
     stride, before, after = window[:2], window[2:4], window[4:]
 
@@ -207,16 +211,16 @@ def _installed(package: str, name: str) -> Path:
 
 
 def _compiled(library: Path, include: Path) -> Path:
-    """The handler for this jaxlib and this oneDNN, from ~/.cache/jaxvae or compiled into it."""
-    versions = [importlib.metadata.version(name) for name in ("jaxlib", *PACKAGES)]
-    name = hashlib.sha256(SOURCE.read_bytes() + repr(versions).encode()).hexdigest()[:16]
+    """The handler for this JAX and this oneDNN, from ~/.cache/jaxvae or compiled into it."""
+    interface = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    versions = repr([importlib.metadata.version(name) for name in PACKAGES]).encode()
+    made_of = SOURCE.read_bytes() + interface.read_bytes() + versions
+    name = hashlib.sha256(made_of).hexdigest()[:16]
     path = Path.home() / ".cache" / "jaxvae" / f"onednn-{name}.so"
     if not path.exists():
-        compiler = os.environ.get("CXX") or next(
-            filter(shutil.which, ("c++", "g++", "clang++")), None
-        )
+        compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
         if compiler is None:
-            raise OSError("no C++ compiler (c++, g++, clang++) was found; install one or set CXX")
+            raise OSError("no C++ compiler (c++, g++, clang++) was found; install one")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name

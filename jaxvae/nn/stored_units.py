@@ -17,7 +17,7 @@ from jaxvae.checks import Key, Numbers, Tree
 from jaxvae.distributions import Categorical, Masked
 from jaxvae.model import VAE
 from jaxvae.nn.tables import NUMBERS, Column, Table
-from jaxvae.protocols import likelihood, mean_of, posterior
+from jaxvae.protocols import Distribution, Model, likelihood, mean_of, posterior
 
 
 class Scaled(NamedTuple):
@@ -32,7 +32,7 @@ class Scaled(NamedTuple):
     def stored(self, x: Array) -> Array:
         return x * self.scale + self.shift
 
-    def mean(self, d: Any) -> Any:
+    def mean(self, d: Distribution) -> Any:
         return mean_of(d)
 
 
@@ -55,7 +55,7 @@ class Coded(NamedTuple):
     def stored(self, x: dict[str, Array]) -> dict[str, Array]:
         return {column.name: _stored(column, x[column.name]) for column in self.table.seen}
 
-    def mean(self, d: Any) -> Any:
+    def mean(self, d: Distribution) -> Any:
         product = d.distribution if isinstance(d, Masked) else d
         return product.join([_mean_or_label(part) for part in product.split(product.parts)])
 
@@ -82,16 +82,16 @@ class _Stored:
         return self.units.stored(self.units.mean(self.distribution))
 
 
-def of_stored(model: Any, units: Units) -> VAE:
+def of_stored(model: Model, units: Units) -> VAE:
     """The model of rows as they are stored."""
     return VAE(Partial(_encode, model, units), Partial(_decode, model, units), model.prior)
 
 
-def _encode(model: Any, units: Units, x: Tree) -> Any:
+def _encode(model: Model, units: Units, x: Tree) -> Any:
     return posterior(model, units.seen(x))
 
 
-def _decode(model: Any, units: Units, z: Tree) -> Any:
+def _decode(model: Model, units: Units, z: Tree) -> Any:
     return _Stored(likelihood(model, z), units)
 
 
@@ -114,5 +114,5 @@ def _stored(column: Column, x: Array) -> Array:
     return jnp.exp(x) if column.kind == "log" else x
 
 
-def _mean_or_label(d: Any) -> Any:
+def _mean_or_label(d: Distribution) -> Any:
     return jnp.argmax(d.log_probs, axis=-1) if isinstance(d, Categorical) else mean_of(d)

@@ -247,8 +247,9 @@ def test_nan_that_a_mask_says_was_seen_is_refused_with_its_row(xs):
     with pytest.raises(ValueError, match=f"^score: batch 1 of xs{part} holds nan"):
         use.score(model, KEY, [jax.tree.map(lambda a: a[:1], pair), pair])
     one = jax.tree.map(lambda a: a[2], pair)
+    place = "" if table else r" at \(0,\)"
     with pytest.raises(
-        ValueError, match=rf"^log_marginal: x{part} holds nan at \({'' if table else '0,'}\)"
+        ValueError, match=f"^log_marginal: x{part} holds nan{place}, expected a num"
     ):
         jaxvae.log_marginal(model, KEY, one, num_samples=2)
     with pytest.raises(OutsideSupportError, match=rf"^Masked: x{part} holds nan"):
