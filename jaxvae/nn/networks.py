@@ -76,6 +76,9 @@ def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree)
     params = nnx.state(network, nnx.Param)
     inside = jax.tree.map(lambda leaf: leaf, network)  # a copy, whose statistics stay in float32
     nnx.update(inside, jax.tree.map(cast, params))
+    for _, layer in nnx.iter_modules(inside):
+        if isinstance(layer, nnx.Linear) and layer.dot_general is jax.lax.dot_general:
+            layer.dot_general = onednn.dot_general
     y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
     nnx.update(network, nnx.state(inside, nnx.BatchStat))
     return y
@@ -139,11 +142,6 @@ class Between(nnx.Module):
         return h if self.dropout is None else self.dropout(h)
 
 
-def Linear(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """flax's dense layer, whose products in bfloat16 are oneDNN's where that is at hand."""
-    return nnx.Linear(n, m, dot_general=onednn.dot_general, rngs=rngs)
-
-
 class MLP(nnx.Module):
     """Dense layers with an activation between them; input and output may have any shape.
 
@@ -169,7 +167,7 @@ class MLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = None,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = Linear,
+        dense: Callable[..., Any] = nnx.Linear,
         rngs: nnx.Rngs,
     ):
         sizes = [prod(in_shape), *hidden, prod(out_shape)]
@@ -213,7 +211,7 @@ class ResidualMLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = nnx.LayerNorm,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = Linear,
+        dense: Callable[..., Any] = nnx.Linear,
         rngs: nnx.Rngs,
     ):
         between = partial(Between, width, norm=norm, dropout=dropout, rngs=rngs)

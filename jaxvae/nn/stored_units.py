@@ -55,7 +55,7 @@ class Coded(NamedTuple):
     def stored(self, x: dict[str, Array]) -> dict[str, Array]:
         return {column.name: _stored(column, x[column.name]) for column in self.table.seen}
 
-    def mean(self, d: Distribution) -> Any:
+    def mean(self, d: Any) -> Any:
         product = d.distribution if isinstance(d, Masked) else d
         return product.join([_mean_or_label(part) for part in product.split(product.parts)])
 

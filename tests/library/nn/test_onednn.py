@@ -13,7 +13,8 @@ from jax import export
 
 from jaxvae.nn import onednn
 from jaxvae.nn.convolutions import Down, Up, convolution_down, convolution_up
-from jaxvae.nn.networks import MLP
+from jaxvae.nn.heads import NormalHead
+from jaxvae.nn.networks import MLP, Conditional
 from jaxvae.nn.residual import Convolution, convolution
 
 here = pytest.mark.skipif(not onednn.ready(), reason="needs the extra `onednn` and a C++ compiler")
@@ -117,21 +118,20 @@ def test_layers_take_it_where_it_is_faster(monkeypatch):
 def test_dense_layers_take_it_in_bfloat16(monkeypatch):
     """As near to the exact product as XLA's, with sums in float32; float32 stays XLA's."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    net = MLP((300,), (5,), hidden=(), rngs=nnx.Rngs(0))
-    half = partial(jax.tree.map, lambda leaf: leaf.astype(jnp.bfloat16))
-    x = normal(0, 3, 300)
-    assert taken(half(net), half(x[0]))
-    assert not taken(net, x[0])
+    head, rngs = NormalHead(1.0), nnx.Rngs(0)
+    net = Conditional(MLP, head, (300,), (5,), dtype=jnp.bfloat16, rngs=rngs)
+    plain = Conditional(MLP, head, (300,), (5,), rngs=nnx.Rngs(0))
+    xs = normal(0, 3, 300)
+    assert taken(lambda x: net(x).mean(), xs[0])
+    assert not taken(lambda x: plain(x).mean(), xs[0])
 
-    def loss(net, x):
-        return jnp.sum(jax.vmap(net)(x).astype(jnp.float32) ** 2)
+    def loss(net):
+        return jnp.sum(jax.vmap(lambda x: net(x).mean() ** 2)(xs))
 
-    ours = jax.jit(jax.grad(loss))(half(net), half(x))
+    ours = jax.jit(jax.grad(loss))(net)
     monkeypatch.setattr(onednn, "serves", lambda *_, **__: False)
-    theirs = jax.grad(lambda net, x: loss(net, x))(half(net), half(x))
-    exact = jax.grad(loss)(*jax.tree.map(lambda a: a.astype(jnp.float32), (half(net), half(x))))
-    for leaves in zip(*map(jax.tree.leaves, (ours, theirs, exact)), strict=True):
-        a, b, c = (np.asarray(leaf, np.float32) for leaf in leaves)
+    theirs, exact = jax.grad(lambda net: loss(net))(net), jax.grad(loss)(plain)
+    for a, b, c in zip(*map(jax.tree.leaves, (ours, theirs, exact)), strict=True):
         assert np.max(np.abs(a - c)) <= max(2 * np.max(np.abs(b - c)), 2**-8 * np.max(np.abs(c)))
 
 
