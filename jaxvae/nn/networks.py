@@ -17,6 +17,7 @@ from jaxvae.checks import Numbers, Tree, check_shape
 from jaxvae.distributions import NegativeBinomial, Normal
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape
+from jaxvae.nn.initializers import Linear
 from jaxvae.training.preprocessing import rescale
 
 
@@ -122,7 +123,7 @@ def WeightNormed(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.WeightNorm:
     >>> jnp.linalg.norm(columns, axis=0).round(3).tolist()
     [1.0, 1.0]
     """
-    return nnx.WeightNorm(nnx.Linear(n, m, rngs=rngs), rngs=rngs)
+    return nnx.WeightNorm(Linear(n, m, rngs=rngs), rngs=rngs)
 
 
 class Between(nnx.Module):
@@ -161,7 +162,7 @@ class MLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = None,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = nnx.Linear,
+        dense: Callable[..., Any] = Linear,
         rngs: nnx.Rngs,
     ):
         sizes = [prod(in_shape), *hidden, prod(out_shape)]
@@ -204,7 +205,7 @@ class ResidualMLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = nnx.LayerNorm,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = nnx.Linear,
+        dense: Callable[..., Any] = Linear,
         rngs: nnx.Rngs,
     ):
         between = partial(Between, width, norm=norm, dropout=dropout, rngs=rngs)
