@@ -31,7 +31,6 @@ from flax import nnx
 from rich.console import Console
 
 import jaxvae
-from experiments.common import figures
 from experiments.common.config import (
     FREE,
     Config,
@@ -46,7 +45,6 @@ from experiments.common.config import (
 )
 from experiments.common.data import DataError, Dataset, load, load_file
 from experiments.common.evaluate import (
-    drawn,
     evaluate,
     inputs,
     largest_log_scale,
@@ -111,7 +109,7 @@ def train(c: Config) -> Path:
     if c.on_nonfinite == "skip":
         step = jaxvae.training.skip_nonfinite(step)
     state = jaxvae.init_state(make_model(c, data.shape, nnx.Rngs(init_key)), optimizer)
-    images, held_out = jnp.asarray(data.train.images), jnp.asarray(data.validation.images)
+    images, held_out = jnp.asarray(data.train.images), data.validation.images
 
     def validate(model: Any) -> dict[str, float]:
         if not held_out.size:
@@ -154,8 +152,7 @@ def train(c: Config) -> Path:
         ) from None
     nn.save_model(folder / "model", state.model, about={"config": config})
     skipped = int(np.sum(history["skipped"])) if "skipped" in history else None
-    report(c, folder, data, state.model, eval_key, transform, skipped)
-    figures.learning_curves(folder / "learning_curves.png", progress.lines)
+    report(c, folder, data, state.model, eval_key, transform, skipped, progress.lines)
     return folder
 
 
@@ -167,17 +164,17 @@ def report(
     key: jax.Array,
     transform: Any,
     skipped: int | None,
+    lines: list[dict[str, float]],
 ) -> None:
     """Measure the model on the test set, print the table, then draw: no picture loses a number."""
     elbo_key, subset_key, marginal_key, input_key, picture_key = jax.random.split(key, 5)
-    images = jnp.asarray(data.test.images)
-    rows = drawn(subset_key, np.arange(len(images)), c.eval_images)
+    images = data.test.images
+    rows = np.asarray(jax.random.permutation(subset_key, len(images)))[: c.eval_images]
     xs = inputs(input_key, images, transform)
     keys = elbo_key, marginal_key
+    active = np.asarray(jax.jit(jaxvae.evaluation.active_units)(model, xs))
     result = measure(model, keys, images, rows, transform, c.eval_samples) | {
-        "active_units": int(jnp.sum(jaxvae.evaluation.active_units(model, xs)))
-        if len(xs) > 1
-        else None,
+        "active_units": int(np.sum(active)) if len(xs) > 1 else None,
         "latent": c.latent,
     }
     if skipped is not None:
@@ -185,9 +182,12 @@ def report(
     write_json(folder / "result.json", result)
     print_table(data.name, result)
 
+    from experiments.common import figures  # matplotlib takes a second, and the table none of it
+
     few, many = jax.random.split(picture_key)
-    means = jaxvae.evaluation.encode_all(model, xs)
-    figures.reconstructions(folder / "reconstructions.png", model, few, xs[rows[:40]])
+    means = np.asarray(jaxvae.evaluation.encode_all(model, xs, batch_size=100))
+    figures.learning_curves(folder / "learning_curves.png", lines)
+    figures.reconstructions(folder / "reconstructions.png", model, few, np.asarray(xs)[rows[:40]])
     figures.samples(folder / "samples.png", model, many)
     figures.latent_map(folder / "latent_map.png", means, data.test.labels)
     order = np.argsort(-np.var(means, axis=0))

@@ -97,3 +97,15 @@ def _equal(a, b):
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
     return a.dtype == b.dtype and np.array_equal(a, b)
+
+
+def programs_compiled(function) -> int:
+    """How many programs XLA was asked for during `function()`."""
+    durations = []
+    listener = lambda event, duration_secs, **_: durations.append(event)
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        function()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    return durations.count("/jax/core/compile/backend_compile_duration")

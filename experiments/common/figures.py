@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.common.evaluate import generated, reconstructed
 from experiments.common.plotting import BLUE, RED, figure, save, styled
-from jaxvae import generate, reconstruct
-from jaxvae.protocols import mean_of
+from jaxvae.evaluation import decode_all
 
 
 def in_colour(images: Any) -> np.ndarray:
@@ -67,11 +66,10 @@ def learning_curves(path: Path, lines: list[dict[str, float]]) -> None:
 
 
 @styled
-def reconstructions(path: Path, model: Any, key: jax.Array, xs: jax.Array) -> None:
+def reconstructions(path: Path, model: Any, key: jax.Array, xs: Any) -> None:
     """Test images beside the means of their reconstructions."""
-    keys = jax.random.split(key, len(xs))
-    means = jax.vmap(lambda k, x: mean_of(reconstruct(model, k, x)))(keys, xs)
-    pairs = np.concatenate([in_colour(xs), in_colour(means)], axis=2)  # side by side
+    means = in_colour(reconstructed(model, key, xs))
+    pairs = np.concatenate([in_colour(xs), means], axis=2)  # side by side
     picture = figure(6.4, 0.41 * len(xs) / 8 + 0.4)
     axis = picture.subplots()
     show(axis, pairs, columns=8)
@@ -82,11 +80,9 @@ def reconstructions(path: Path, model: Any, key: jax.Array, xs: jax.Array) -> No
 @styled
 def samples(path: Path, model: Any, key: jax.Array, count: int = 100) -> None:
     """Means of p(x|z) at draws z ~ p(z)."""
-    keys = jax.random.split(key, count)
-    means = jax.vmap(lambda k: mean_of(generate(model, k)))(keys)
     picture = figure(4.6, 4.9)
     axis = picture.subplots()
-    show(axis, means, columns=10)
+    show(axis, generated(model, key, count), columns=10)
     axis.set_title("decoded draws of the prior")
     save(picture, path)
 
@@ -125,11 +121,10 @@ def latent_map(path: Path, means: Any, labels: Any) -> None:
 @styled
 def traversals(path: Path, model: Any, z: Any, order: Any, count: int = 8) -> None:
     """One latent at a time moved from -3 to 3 while the others stay at z; most active first."""
-    steps = jnp.linspace(-3, 3, 11)
-    rows = jnp.asarray(order)[:count]
-    grid = jax.vmap(lambda i: jax.vmap(lambda value: z.at[i].set(value))(steps))(rows)
-    means = jax.vmap(jax.vmap(lambda z: mean_of(model.decode(z))))(grid)
-    images = in_colour(means.reshape(-1, *means.shape[2:]))
+    steps, rows = np.linspace(-3, 3, 11), np.asarray(order)[:count]
+    grid = np.tile(np.asarray(z), (len(rows), len(steps), 1))
+    grid[np.arange(len(rows)), :, rows] = steps
+    images = in_colour(decode_all(model, grid.reshape(-1, grid.shape[-1])))
     picture = figure(5.2, 0.45 * len(rows) + 0.9)
     axis = picture.subplots()
     show(axis, images, columns=len(steps))

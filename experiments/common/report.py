@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -14,8 +14,8 @@ from experiments.common.evaluate import evaluate, log_marginals
 def measure(
     model: Any,
     keys: tuple[jax.Array, jax.Array],
-    images: jax.Array,
-    rows: jax.Array,
+    images: np.ndarray,
+    rows: np.ndarray,
     transform: Any,
     num_samples: int,
 ) -> dict[str, Any]:
@@ -26,20 +26,22 @@ def measure(
     """
     elbo_key, marginal_key = keys
     elbo, rate, distortion = evaluate(model, elbo_key, images, transform)
-    marginal = log_marginals(model, marginal_key, images[rows], transform, num_samples)
-    error = jnp.sqrt(jnp.sum(marginal.standard_error**2)) / len(rows)
+    marginal = jax.device_get(
+        log_marginals(model, marginal_key, images[rows], transform, num_samples)
+    )
+    error = np.sqrt(np.sum(marginal.standard_error**2)) / len(rows)
     return {
         "test_images": len(images),
         "elbo": float(elbo),
         "rate": float(rate),
         "distortion": float(distortion),
-        "log_marginal": float(jnp.mean(marginal.value)),
+        "log_marginal": float(np.mean(marginal.value)),
         "log_marginal_standard_error": float(error),
         "log_marginal_images": len(rows),
         "log_marginal_samples": num_samples,
-        "ess_median": float(jnp.median(marginal.ess)),
-        "ess_least": float(jnp.min(marginal.ess)),
-        "log_marginal_reliable": float(jnp.mean(marginal.reliable)),
+        "ess_median": float(np.median(marginal.ess)),
+        "ess_least": float(np.min(marginal.ess)),
+        "log_marginal_reliable": float(np.mean(marginal.reliable)),
     }
 
 

@@ -13,6 +13,7 @@ from jaxvae.checks import check_shape, checked
 from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Shape
+from jaxvae.nn.initializers import fan_in_normal
 from jaxvae.nn.networks import MLP, Between, Norm
 
 
@@ -130,7 +131,7 @@ class Down(nnx.Module):
     """4x4 convolution of stride 2, padded "SAME": [h, w, n] -> [ceil(h/2), ceil(w/2), m]."""
 
     def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (4, 4, n, m)))
+        self.kernel = nnx.Param(fan_in_normal(rngs.params(), (4, 4, n, m)))
         self.bias = nnx.Param(jnp.zeros(m))
 
     def __call__(self, x: Array) -> Array:
@@ -142,8 +143,7 @@ class Up(nnx.Module):
 
     def __init__(self, n: int, m: int, size: Shape, *, rngs: nnx.Rngs):
         # an output pixel hears 2x2 inputs, so its fan-in is 4 n
-        init = nnx.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
-        self.kernel = nnx.Param(init(rngs.params(), (4, 4, n, m)))
+        self.kernel = nnx.Param(fan_in_normal(rngs.params(), (4, 4, n, m), scale=4.0))
         self.bias = nnx.Param(jnp.zeros(m))
         self.size = size
 

@@ -22,6 +22,7 @@ from jaxvae.checks import check_shape
 from jaxvae.distributions import Transformed
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Head, Shape
+from jaxvae.nn.initializers import Linear
 from jaxvae.nn.networks import MLP
 
 AFFINE = AffineTransformer()
@@ -57,11 +58,11 @@ class MaskedMLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         sizes = [dim, *hidden]
-        self.layers = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in pairwise(sizes)])
+        self.layers = nnx.List([Linear(n, m, rngs=rngs) for n, m in pairwise(sizes)])
         self.contexts = nnx.List(
-            [nnx.Linear(context, m, use_bias=False, rngs=rngs) for m in hidden if context]
+            [Linear(context, m, use_bias=False, rngs=rngs) for m in hidden if context]
         )
-        self.last = nnx.Linear(sizes[-1], dim * size, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.last = Linear(sizes[-1], dim * size, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.dim, self.size, self.hidden = dim, size, tuple(hidden)
         self.context, self.activation = context, by_name(activation)
 

@@ -18,6 +18,7 @@ from jaxvae.distributions import NegativeBinomial, Normal
 from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape, check_sigmas
+from jaxvae.nn.initializers import Linear
 from jaxvae.training.preprocessing import rescale
 
 
@@ -127,7 +128,7 @@ def WeightNormed(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.WeightNorm:
     >>> jnp.linalg.norm(columns, axis=0).round(3).tolist()
     [1.0, 1.0]
     """
-    return nnx.WeightNorm(nnx.Linear(n, m, rngs=rngs), rngs=rngs)
+    return nnx.WeightNorm(Linear(n, m, rngs=rngs), rngs=rngs)
 
 
 class Between(nnx.Module):
@@ -167,7 +168,7 @@ class MLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = None,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = nnx.Linear,
+        dense: Callable[..., Any] = Linear,
         rngs: nnx.Rngs,
     ):
         sizes = [prod(in_shape), *hidden, prod(out_shape)]
@@ -211,7 +212,7 @@ class ResidualMLP(nnx.Module):
         activation: Activation = jax.nn.relu,
         norm: Norm | None = nnx.LayerNorm,
         dropout: float = 0.0,
-        dense: Callable[..., Any] = nnx.Linear,
+        dense: Callable[..., Any] = Linear,
         rngs: nnx.Rngs,
     ):
         between = partial(Between, width, norm=norm, dropout=dropout, rngs=rngs)

@@ -16,6 +16,7 @@ from jaxvae.checks import check_array, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.nn import onednn
 from jaxvae.nn.heads import positive
+from jaxvae.nn.initializers import fan_in_normal
 
 
 class Convolution(nnx.Module):
@@ -30,8 +31,7 @@ class Convolution(nnx.Module):
     """
 
     def __init__(self, n: int, m: int, *, size: int = 1, scale: float = 1.0, rngs: nnx.Rngs):
-        init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(scale * init(rngs.params(), (size, size, n, m)))
+        self.kernel = nnx.Param(scale * fan_in_normal(rngs.params(), (size, size, n, m)))
         self.bias = nnx.Param(jnp.zeros(m))
 
     def __call__(self, x: Array) -> Array:

@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.heads import Shape
+from jaxvae.nn.initializers import Linear, fan_in_normal
 from jaxvae.nn.networks import MLP
 
 Sequence = Array | tuple[Array, Array]
@@ -52,7 +53,7 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         length, features = in_shape
-        self.first = nnx.Linear(features, width, rngs=rngs)
+        self.first = Linear(features, width, rngs=rngs)
         self.positions = nnx.Embed(length, width, rngs=rngs) if positions else None
         blocks = [Attention(width, heads=heads, dropout=dropout, rngs=rngs) for _ in range(depth)]
         self.blocks, self.norm = nnx.List(blocks), nnx.LayerNorm(width, rngs=rngs)
@@ -82,7 +83,13 @@ class Attention(nnx.Module):
     def __init__(self, width: int, *, heads: int = 4, dropout: float = 0.0, rngs: nnx.Rngs):
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
         self.attention = nnx.MultiHeadAttention(
-            heads, width, dropout_rate=dropout, decode=False, keep_rngs=dropout > 0, rngs=rngs
+            heads,
+            width,
+            dropout_rate=dropout,
+            decode=False,
+            keep_rngs=dropout > 0,
+            kernel_init=fan_in_normal,
+            rngs=rngs,
         )
         self.f = MLP((width,), (width,), hidden=(4 * width,), activation=jax.nn.gelu, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
@@ -121,7 +128,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs,
     ):
         length, features = in_shape
-        self.cell = nnx.GRUCell(features, width, rngs=rngs)
+        self.cell = nnx.GRUCell(features, width, kernel_init=fan_in_normal, rngs=rngs)
         self.last = Readout(length, width, out_shape, rngs=rngs)
         self.in_shape, self.reverse = in_shape, reverse
 
@@ -143,7 +150,7 @@ class Readout(nnx.Module):
     def __init__(self, length: int, width: int, out_shape: Shape, *, rngs: nnx.Rngs):
         self.of_each = len(out_shape) == 2 and out_shape[0] == length
         size = out_shape[1] if self.of_each else prod(out_shape)
-        self.dense, self.out_shape = nnx.Linear(width, size, rngs=rngs), out_shape
+        self.dense, self.out_shape = Linear(width, size, rngs=rngs), out_shape
 
     def __call__(self, every: Array, summary: Array) -> Array:
         return self.dense(every if self.of_each else summary).reshape(self.out_shape)

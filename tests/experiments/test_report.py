@@ -1,6 +1,7 @@
 """What the main job measures and reports, by hand: no number that it prints is another's."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,8 +24,8 @@ from experiments.common.evaluate import (
     log_marginals,
     reconstructed,
 )
-from jaxvae import VAE, LogMarginal, MultivariateNormal, Normal, StandardNormal
-from tests.common import close
+from jaxvae import VAE, LogMarginal, MultivariateNormal, Normal, StandardNormal, elbo, preprocessed
+from tests.common import close, programs_compiled
 
 XS = np.array([[0.3, -1.2], [2.0, 0.5], [-0.7, 1.1]])
 
@@ -50,6 +51,20 @@ def test_an_evaluation_is_the_mean_over_images(x64):
     distortion = -np.mean(np.sum(norm.logpdf(xs, 0.1), axis=1))
     found = evaluate(careless(), jax.random.key(0), jnp.asarray(XS), noisy)
     assert close(found, [-(rate + distortion), rate, distortion])
+
+
+def test_any_number_of_images_is_one_program():
+    """And an image has the same key among few as among many."""
+    model, key = careless(), jax.random.key
+    xs = np.asarray(jax.random.normal(jax.random.key(1), (230, 2)))
+    objective = preprocessed(elbo, noisy)
+    bounds, _ = jax.jit(jax.vmap(partial(objective, model)))(jax.random.split(key(0), 230), xs)
+    found = {}
+    measure = lambda n: found.update({n: evaluate(model, key(0), xs[:n], noisy)})
+    measure(130)
+    assert programs_compiled(lambda: measure(230)) == 0
+    for n, of in found.items():
+        assert close(of.elbo, np.mean(bounds[:n]))
 
 
 def test_log_p_is_of_each_image_as_its_key_makes_it(x64):
@@ -105,7 +120,7 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
     of_all = Evaluation(jnp.array(-12.5), jnp.array(4.25), jnp.array(8.25))
     monkeypatch.setattr(report, "evaluate", lambda *_: of_all)
     monkeypatch.setattr(report, "log_marginals", log_marginals)
-    for picture in ("reconstructions", "samples", "latent_map", "traversals"):
+    for picture in ("learning_curves", "reconstructions", "samples", "latent_map", "traversals"):
         monkeypatch.setattr(figures, picture, lambda *_: None)
     model = VAE(  # of three latents one that varies by 0.1^2 (20^2 - 1) / 12, and one by little
         encode=Partial(lambda x: Normal(jnp.array([0.1, 0.001, 0.0]) * x.ravel(), jnp.ones(3))),
@@ -114,7 +129,7 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
     )
     data: Any = SimpleNamespace(name="numbers", test=SimpleNamespace(images=images, labels=None))
     c = Config(latent=3, eval_images=4, eval_samples=60)
-    train.report(c, tmp_path, data, model, jax.random.key(0), lambda _, x: x, 2)
+    train.report(c, tmp_path, data, model, jax.random.key(0), lambda _, x: x, 2, [])
     result = json.loads((tmp_path / "result.json").read_text())
     assert result == {
         "test_images": 20,

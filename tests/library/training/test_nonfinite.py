@@ -37,7 +37,7 @@ from jaxvae.training import (
     sweep_step,
 )
 from jaxvae.training.checkpoints.resuming import checkpoint_files
-from jaxvae.training.nonfinite import all_finite
+from jaxvae.training.nonfinite import SMALL, all_finite
 
 SGD = optax.sgd(0.1)
 
@@ -53,6 +53,7 @@ def bound(model, key, x):
 STEP = train_step(bound, SGD)  # one for all, as what is compiled of it is kept with it
 COMPILED = jax.jit(STEP)
 SKIPPING = skip_nonfinite(STEP)
+LOOK = jax.jit(all_finite)
 ONES = np.ones(12, np.float32)
 
 
@@ -365,6 +366,21 @@ def test_an_objective_of_whole_batches_is_told_with_its_row():
     with pytest.raises(NonFiniteError, match=r"first at row 7 of the data$"):
         fit(train_step(objective, SGD), init_state(jnp.ones(1), SGD), jax.random.key(0), data,
             epochs=1, batch_size=12)  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_every_float_is_looked_at_and_small_arrays_in_one_sum(bad):
+    sizes = [(), (3,), (2, 5), (SMALL + 1,), (600, 500)]
+    for dtypes in [jnp.float32] * 5, [jnp.float32, jnp.bfloat16, jnp.float16, "int32", "float32"]:
+        tree = [jnp.ones(size, dtype) for size, dtype in zip(sizes, dtypes, strict=True)]
+        assert LOOK(tree)
+        for i, (leaf, dtype) in enumerate(zip(tree, dtypes, strict=True)):
+            if dtype != "int32":
+                spoiled = leaf.at[(-1,) * leaf.ndim].set(bad)
+                assert not LOOK([*tree[:i], spoiled, *tree[i + 1 :]])
+    many = [jnp.ones(n) for n in range(1, 20)]
+    sums = LOOK.lower([*many, jnp.ones(SMALL + 1)]).as_text().count("applies stablehlo.add")
+    assert sums == 2  # of the small ones, and of the large one
 
 
 @pytest.mark.thorough
