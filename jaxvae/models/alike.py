@@ -33,18 +33,12 @@ def turns_at_once(count: int) -> int:
     return 1 if jax.default_backend() == "cpu" else min(count, 8)
 
 
-def check_stack(owner: str, name: str, each: Any) -> None:
-    """Raise ValueError unless all leaves share a leading axis, and none is a running statistic."""
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(each)}
-    if len(sizes) != 1 or sizes & {(), (0,)}:
+def check_rows(owner: str, name: str, tree: Any, n: int) -> None:
+    """Raise ValueError unless every leaf has a leading axis of n."""
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if sizes != {(n,)}:
         raise ValueError(
-            f"{owner}: {name} has leading axes {sorted(sizes)}, expected one of n >= 1; "
-            "jax.vmap(make)(jax.random.split(key, n)) stacks n modules"
-        )
-    if any(network.state for network in networks(each)):
-        raise ValueError(
-            f"{owner}: {name} holds running statistics, as of a batch norm, expected a norm of one "
-            "example, such as nnx.LayerNorm"
+            f"{owner}: {name} has leading axes {sorted(sizes)}, expected ({n},), of n alike"
         )
 
 
@@ -109,12 +103,18 @@ class Alike:
 
     def scan(self, f: Callable[..., Any], carry: Any, *inputs: Any) -> Any:
         """`jax.lax.scan` of (carry, module, *inputs) -> (carry, output), from the first on."""
-        check_stack("Alike", "each", self.each)
         n, body = len(self), lambda carry, given: f(carry, *given)
+        if any(network.state for network in networks(self.each)):
+            raise ValueError(
+                "Alike: each holds running statistics, as of a batch norm, expected a norm of one "
+                "example, such as nnx.LayerNorm"
+            )
+        each = of_each(self.each, n)
+        check_rows("Alike", "each", each, n)
         return jax.lax.scan(
             jax.checkpoint(body, prevent_cse=False) if self.remat else body,
             carry,
-            (of_each(self.each, n), *inputs),
+            (each, *inputs),
             unroll=turns_at_once(n),
         )
 
@@ -176,6 +176,7 @@ class Descent:
         def level(h: Any, block: Any, z: Any) -> Any:
             return block.merge((h, z)), f(self._at(block, h), z)
 
+        check_rows("Descent", "event", z, len(self.levels))
         return self.levels.scan(level, self.h, z)[1]
 
     def _at(self, block: Any, h: Any) -> Any:
