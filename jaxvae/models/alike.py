@@ -17,7 +17,7 @@ from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_fields, checked
 from jaxvae.evaluation.latent_space import tempered
 from jaxvae.gradients.reparameterized import require_path_of_gradient
-from jaxvae.models.hierarchical import TopDown
+from jaxvae.models.hierarchical import Block, TopDown
 from jaxvae.protocols import log_density, log_prob_of, sample_and_log_prob, traced_has_path
 from jaxvae.pytrees import pytree
 from jaxvae.pytrees.libraries import functional
@@ -33,7 +33,7 @@ def turns_at_once(count: int) -> int:
     return 1 if jax.default_backend() == "cpu" else min(count, 8)
 
 
-def check_rows(owner: str, name: str, tree: Any, n: int) -> None:
+def check_rows(owner: str, name: str, tree: Tree, n: int) -> None:
     """Raise ValueError unless every leaf has a leading axis of n."""
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if sizes != {(n,)}:
@@ -60,7 +60,6 @@ class Alike:
     >>> twice = Alike(Partial(lambda a, x: a * x, jnp.array([2.0, 3.0])))
     >>> len(twice), float(twice(1.0))
     (2, 6.0)
-    >>> from jaxvae.models import Block
     >>> add = Partial(lambda pair: pair[0] + pair[1])
     >>> of = Partial(lambda scale, h: Normal(h, scale), jnp.ones((2, 3)))
     >>> of_both = Partial(lambda scale, pair: Normal(add(pair), scale), jnp.ones((2, 3)))
@@ -90,20 +89,21 @@ class Alike:
         return self._last(self.scan(lambda h, block, z: (block.merge((h, z)), None), h, z)[0])
 
     def descend(
-        self, h: Tree, key: Key, features: Any, temperatures: Any
+        self, h: Tree, key: Key, features: Tree | None, temperatures: Array | None
     ) -> tuple[Any, Array, Array]:
         """As `_level`, of all in turn."""
 
-        def level(carry: Any, block: Any, temperature: Any) -> Any:
-            h, key, kl = _level(block, *carry, features, temperature)
+        def level(carry: Tree, block: Block, temperature: Array | None) -> Any:
+            h, key = carry
+            h, key, kl = _level(block, h, key, features, temperature)
             return (h, key), kl
 
         (h, key), kls = self.scan(level, (h, key), temperatures)
         return self._last(h), key, kls
 
-    def scan(self, f: Callable[..., Any], carry: Any, *inputs: Any) -> Any:
+    def scan(self, f: Callable[..., Any], carry: Tree, *inputs: Tree) -> Any:
         """`jax.lax.scan` of (carry, module, *inputs) -> (carry, output), from the first on."""
-        n, body = len(self), lambda carry, given: f(carry, *given)
+        n = len(self)
         if any(network.state for network in networks(self.each)):
             raise ValueError(
                 "Alike: each holds running statistics, as of a batch norm, expected a norm of one "
@@ -111,6 +111,10 @@ class Alike:
             )
         each = of_each(self.each, n)
         check_rows("Alike", "each", each, n)
+
+        def body(carry: Tree, given: tuple[Any, ...]) -> Any:
+            return f(carry, *given)
+
         return jax.lax.scan(
             jax.checkpoint(body, prevent_cse=False) if self.remat else body,
             carry,
@@ -118,7 +122,7 @@ class Alike:
             unroll=turns_at_once(n),
         )
 
-    def _last(self, h: Any) -> Any:
+    def _last(self, h: Tree) -> Any:
         return h if self.then is None else self.then(h)
 
 
@@ -149,7 +153,7 @@ class Descent:
 
     @checked
     def sample_and_log_prob(self, key: Key) -> tuple[Any, Array]:
-        def level(carry: Any, block: Any) -> Any:
+        def level(carry: Tree, block: Block) -> Any:
             h, key = carry
             here, key = jax.random.split(key)
             z, log_p = sample_and_log_prob(self._at(block, h), here)
@@ -165,27 +169,27 @@ class Descent:
     def levels_at(self, z: Tree) -> list[tuple[Any, Any]]:
         """Each level's distribution given the sample above, and its part of z."""
         stack = self._scan(z, lambda d, _: d)
-        at = lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: E731
-        return [(at(stack, i), at(z, i)) for i in range(len(self.levels))]
+        pairs = [(stack, z)] * len(self.levels)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], pair) for i, pair in enumerate(pairs)]
 
     def tempered(self, temperature: Scalar) -> "Descent":
         """Every level tempered, given those above it."""
         return replace(self, temperature=temperature)
 
     def _scan(self, z: Tree, f: Callable[[Any, Any], Any]) -> Any:
-        def level(h: Any, block: Any, z: Any) -> Any:
+        def level(h: Tree, block: Block, z: Tree) -> Any:
             return block.merge((h, z)), f(self._at(block, h), z)
 
         check_rows("Descent", "event", z, len(self.levels))
         return self.levels.scan(level, self.h, z)[1]
 
-    def _at(self, block: Any, h: Any) -> Any:
+    def _at(self, block: Block, h: Tree) -> Any:
         d = block.prior(h) if self.features is None else block.posterior((h, self.features))
         return d if self.temperature is None else tempered(d, self.temperature)
 
 
 def descend(
-    model: TopDown, key: Key, evidence: Sequence[Any], temperatures: Any = None
+    model: TopDown, key: Key, evidence: Sequence[Any], temperatures: Array | None = None
 ) -> tuple[Any, Array]:
     """The way down, drawing every level once.
 
@@ -212,15 +216,15 @@ def descend(
 
 
 def _level(
-    block: Any, h: Any, key: Key, features: Any, temperature: Any
+    block: Block, h: Tree, key: Key, features: Tree | None, temperature: Array | None
 ) -> tuple[Any, Array, Array]:
     """h of the level below, the key of the rest, and the level's rate in nats."""
     here, key = jax.random.split(key)
     p = block.prior(h)
     if features is None:
         q = p
-    elif hasattr(block, "moved"):  # a posterior made of the prior, which is then asked once
-        q = block.moved(p, h, features)
+    elif moved := getattr(block, "moved", None):  # made of the prior, which is then asked once
+        q = moved(p, h, features)
     else:
         q = block.posterior((h, features))
     z, log_q = sample_and_log_prob(q if temperature is None else tempered(q, temperature), here)
@@ -228,13 +232,13 @@ def _level(
     return block.merge((h, z)), key, rate
 
 
-def top_down(model: Any) -> TopDown:
+def top_down(model: Tree) -> TopDown:
     """The `TopDown` that a model is, by its `top_down()` or itself."""
     model = functional(model)
     return model.top_down() if hasattr(model, "top_down") else model
 
 
-def check_top_down(owner: str, name: str, model: Any) -> None:
+def check_top_down(owner: str, name: str, model: object) -> None:
     """Raise TypeError unless `model` is a `TopDown`, or is one by way of `top_down()`."""
     if not (isinstance(model, TopDown) or hasattr(model, "top_down")):
         raise TypeError(

@@ -144,6 +144,7 @@ def deep_hierarchy(
     return DeepHierarchy(tuple(stages), jnp.zeros((*sizes[-1], width)), likelihood)
 
 
+@checked
 def alike(make: Callable[..., Any], count: Count, *, rngs: nnx.Rngs, remat: bool = False) -> Alike:
     """`count` modules, or blocks of modules, of keys of their own, that compile as one.
 
@@ -155,6 +156,5 @@ def alike(make: Callable[..., Any], count: Count, *, rngs: nnx.Rngs, remat: bool
     >>> len(layers), layers(jnp.ones((7, 7, 4))).shape
     (3, (7, 7, 4))
     """
-    check_count("alike", "count", count)
     keys = jax.random.split(rngs.params(), count)
     return Alike(jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(keys), remat=remat)

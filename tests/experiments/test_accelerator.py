@@ -497,4 +497,4 @@ def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
 @pytest.mark.parametrize(("count", "at_once"), [(1, 1), (4, 4), (30, 8)])
 def test_levels_are_written_out_on_an_accelerator_up_to_eight(monkeypatch, count, at_once):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert deep.turns_at_once(count) == at_once
+    assert alike.turns_at_once(count) == at_once

@@ -134,7 +134,7 @@ def test_refusals():
     bad: Any
     for bad, error in (
         ({"model": None}, "model is a NoneType"),
-        ({"model": jv.VAE(None, None, None)}, "model is a VAE"),
+        ({"model": jv.StandardNormal((2,))}, "model is a StandardNormal"),
         ({"key": None}, "key is a NoneType"),
         ({"x": jnp.zeros((4, 4))}, "x has shape"),
         ({"x": jnp.zeros((4, 4, 2))}, "x has shape"),
