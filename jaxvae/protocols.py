@@ -18,6 +18,7 @@ object first, whoever wrote it:
     log_prob_relaxed(z)           what a relaxed draw is scored with  log_prob
     cdf(z), beside unstack()      Mixture                             draws have no derivative
     times(q)                      product_of_experts, Ladder          the library's, or an error
+    levels_at(z)                  the rates of `Descent`'s levels     the rate of the whole
     filler, in the support        Masked                              a draw
     reparameterized               estimators, before they use a path  True
     check_event(name, what, x)    bounds, before they score x         the shapes of a draw

@@ -39,7 +39,8 @@ from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, log_marginals
 from experiments.common.plotting import image_rows
-from jaxvae.nn.deep import DeepHierarchy, deep_elbo, deep_hierarchy, descend, features
+from jaxvae.models.alike import deep_elbo, descend
+from jaxvae.nn.deep import DeepHierarchy, deep_hierarchy
 
 
 class Setting(NamedTuple):
@@ -145,9 +146,11 @@ def terms(model: DeepHierarchy, key: jax.Array, images: jax.Array) -> Any:
 def pictures(model: DeepHierarchy, xs: Any, temperatures: jax.Array) -> jax.Array:
     """Means of p(x'|z) for twenty z, of q(z|x), or of p(z) where xs is None; always those z."""
 
+    deep = model.top_down()
+
     def one(key: jax.Array, x: Any) -> jax.Array:
-        evidence = [None] * len(model.stages) if x is None else features(model.stages, x)
-        return model.likelihood(descend(model, key, evidence, temperatures)[0]).mean()
+        evidence = [None] * len(deep.blocks) if x is None else deep.up(x)
+        return deep.likelihood(descend(deep, key, evidence, temperatures)[0]).mean()
 
     return jax.vmap(one)(jax.random.split(jax.random.key(7), 20), xs)
 

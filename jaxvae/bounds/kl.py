@@ -76,6 +76,9 @@ def levels(q: Distribution, p: Distribution, z: Tree) -> list[tuple[Any, Any, An
     if isinstance(q, Joint) and isinstance(p, Joint):
         a, b = z
         return levels(q.first, p.first, a) + levels(q.then(a), p.then(a), b)
+    of_q, of_p = (getattr(d, "levels_at", None) for d in (q, p))
+    if of_q and of_p:
+        return [(q_l, p_l, z_l) for (q_l, z_l), (p_l, _) in zip(of_q(z), of_p(z), strict=True)]
     return [(q, p, z)]
 
 

@@ -5,6 +5,10 @@ objective of their own.
 """
 
 from jaxvae.models import ppca as ppca
+from jaxvae.models.alike import Alike as Alike
+from jaxvae.models.alike import DeepTerms as DeepTerms
+from jaxvae.models.alike import Descent as Descent
+from jaxvae.models.alike import deep_elbo as deep_elbo
 from jaxvae.models.hamiltonian import HamiltonianVAE as HamiltonianVAE
 from jaxvae.models.hamiltonian import Leapfrog as Leapfrog
 from jaxvae.models.hierarchical import Block as Block

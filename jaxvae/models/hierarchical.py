@@ -156,9 +156,10 @@ class TopDown(NamedTuple):
     Child 2021, section 3 and figure 3.
 
     Args:
-      up: x -> a tuple of L features, for the levels from the top down.
+      up: x -> a tuple of features, one for each of `blocks`.
       start: h at the top, a learned array.
-      blocks: L `Block`s from the top down.
+      blocks: `Block`s from the top down, or what has their three fields: levels that are alike
+        are one `Alike`, and a compiled one.
       likelihood: h after the last level -> p(x | z).
 
     >>> import jax
@@ -173,7 +174,7 @@ class TopDown(NamedTuple):
 
     up: Callable[[Any], Sequence[Any]]
     start: Any
-    blocks: Sequence[Block]
+    blocks: Sequence[Any]
     likelihood: Callable[[Any], Any]
 
     @property

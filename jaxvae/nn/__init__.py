@@ -18,8 +18,7 @@ from jaxvae.nn.convolutions import Down as Down
 from jaxvae.nn.convolutions import Up as Up
 from jaxvae.nn.convolutions import halvings as halvings
 from jaxvae.nn.deep import DeepHierarchy as DeepHierarchy
-from jaxvae.nn.deep import DeepTerms as DeepTerms
-from jaxvae.nn.deep import deep_elbo as deep_elbo
+from jaxvae.nn.deep import alike as alike
 from jaxvae.nn.deep import deep_hierarchy as deep_hierarchy
 from jaxvae.nn.flows import AutoregressiveFlow as AutoregressiveFlow
 from jaxvae.nn.flows import CouplingFlow as CouplingFlow

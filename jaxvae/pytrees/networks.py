@@ -284,6 +284,18 @@ def in_training(model: M, key: Array) -> M:
     return _each(lambda i, network: network._replace(key=jax.random.fold_in(noise, i)), model)
 
 
+def of_each(stack: M, count: int) -> M:
+    """A stack of `count` models, for a loop: each network has a key of its own in each."""
+
+    def apart(_: int, network: Network) -> Network:
+        if network.key is None:
+            return network
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        return network._replace(key=fold(network.key, jnp.arange(count)))
+
+    return _each(apart, stack)
+
+
 def statistics(model: Tree) -> list[Any]:
     """The state of each of its networks."""
     return [network.state for network in networks(model)]

@@ -37,6 +37,7 @@ from experiments.benchmarks.accelerator.stages import (
 from experiments.benchmarks.measure import PEERS, timed
 from experiments.benchmarks.peers import flax_loop
 from experiments.benchmarks.peers.ours import make_model
+from jaxvae.models import alike
 from jaxvae.nn import deep
 from jaxvae.training import fitting
 from jaxvae.training.planning import Call
@@ -477,7 +478,7 @@ def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
     model = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), model)
 
     def bound(model):
-        return deep.deep_elbo(model, jax.random.key(1), x)[0]
+        return alike.deep_elbo(model, jax.random.key(1), x)[0]
 
     def found():
         of = jax.value_and_grad(bound) if slope else bound
@@ -486,7 +487,7 @@ def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
 
     looped, picks_levels = found()
     assert picks_levels
-    monkeypatch.setattr(deep, "turns_at_once", lambda count: count)
+    monkeypatch.setattr(alike, "turns_at_once", lambda count: count)
     written_out, picks_levels = found()
     assert not picks_levels
     for a, b in zip(*map(jax.tree.leaves, (looped, written_out)), strict=True):
@@ -496,4 +497,4 @@ def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
 @pytest.mark.parametrize(("count", "at_once"), [(1, 1), (4, 4), (30, 8)])
 def test_levels_are_written_out_on_an_accelerator_up_to_eight(monkeypatch, count, at_once):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert deep.turns_at_once(count) == at_once
+    assert alike.turns_at_once(count) == at_once

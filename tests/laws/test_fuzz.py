@@ -766,7 +766,7 @@ CALLS: dict[str, Call] = {
         for name in ("factor_vae_score", "beta_vae_score")
     },
     "deep_elbo": Call(
-        traced(jv.batched(nn.deep_elbo)),
+        traced(jv.batched(jv.models.deep_elbo)),
         {"model": DEEP, "key": KEY, "xs": jnp.zeros((2, 4, 4, 1)), "beta": 1.0, "free_nats": 0.1},
     ),
 }

@@ -26,9 +26,9 @@ def make_model(w: Workload, key: jax.Array) -> Any:
     if w.network == "top-down":
         (width,) = w.hidden
         return jaxvae.models.TopDown(
-            up=Features(conditional(encoder, Raw(), w.shape, (width,)), w.levels),
+            up=Features(conditional(encoder, Raw(), w.shape, (width,))),
             start=jnp.zeros(width),
-            blocks=[make_block(w, width, rngs) for _ in range(w.levels)],
+            blocks=[nn.alike(partial(make_block, w, width), w.levels, rngs=rngs)],
             likelihood=conditional(decoder, likelihood, (width,), w.shape),
         )
     return jaxvae.VAE(
@@ -55,13 +55,13 @@ class Raw:
 
 
 class Features(nnx.Module):
-    """What all levels hear of x."""
+    """What all levels hear of x, which are alike."""
 
-    def __init__(self, network: Any, levels: int):
-        self.network, self.levels = network, levels
+    def __init__(self, network: Any):
+        self.network = network
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        return (self.network(x),) * self.levels
+        return (self.network(x),)
 
 
 class Joined(nnx.Module):
@@ -75,7 +75,7 @@ class Joined(nnx.Module):
         return pair[0] + out if self.residual else out
 
 
-def make_block(w: Workload, width: int, rngs: nnx.Rngs) -> jaxvae.models.Block:
+def make_block(w: Workload, width: int, *, rngs: nnx.Rngs) -> jaxvae.models.Block:
     conditional = partial(
         nn.Conditional, partial(nn.MLP, hidden=w.hidden), dtype=precision(w), rngs=rngs
     )
@@ -90,6 +90,8 @@ def make_block(w: Workload, width: int, rngs: nnx.Rngs) -> jaxvae.models.Block:
 
 
 def objective(w: Workload) -> Any:
+    if w.network == "top-down":
+        return jaxvae.models.deep_elbo
     if w.num_samples == 1:
         return jaxvae.elbo
     return partial(jaxvae.iwae, num_samples=w.num_samples)

@@ -428,7 +428,7 @@ RAW = [
         jv.models.LabelVAE(CLASSIFY, GIVEN, jv.OneHotCategorical(jnp.zeros(4))),
         XS[0],
     ),
-    (nn.deep_elbo, DEEP._replace(likelihood=LIKELIHOOD), np.ones((4, 4, 1), np.float32)),
+    (jv.models.deep_elbo, DEEP._replace(likelihood=LIKELIHOOD), np.ones((4, 4, 1), np.float32)),
     (
         jv.models.vq,
         jv.models.VQVAE(

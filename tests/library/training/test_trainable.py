@@ -183,5 +183,5 @@ def test_a_head_with_parameters_trains_in_a_deep_hierarchy():
     head = nn.SharedScaleHead(0.5)
     model = nn.deep_hierarchy((2, 2, 1), levels=(1,), width=2, head=head, rngs=nnx.Rngs(0))
     assert len(jax.tree.leaves(model.likelihood)) == 1
-    _, changed = moved(model, nn.deep_elbo, jnp.ones((3, 2, 2, 1)))
+    _, changed = moved(model, jv.models.deep_elbo, jnp.ones((3, 2, 2, 1)))
     assert changed.likelihood.log_scale.get_value()
