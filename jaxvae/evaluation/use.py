@@ -36,6 +36,7 @@ from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.distributions import Masked, Product
 from jaxvae.evaluation import imputation
+from jaxvae.evaluation.chunks import chunked
 from jaxvae.evaluation.rows import (
     Rows,
     beside,
@@ -415,7 +416,7 @@ def _batch(
     model = jax.tree.unflatten(treedef, leaves)
     numbers = start + jnp.arange(number_of_rows(rows))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
-    return jax.vmap(lambda k, x: one(model, k, x, **dict(static)))(keys, rows)
+    return chunked(lambda kx: one(model, *kx, **dict(static)), (keys, rows))
 
 
 def _is_array(leaf: object) -> bool:
