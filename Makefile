@@ -1,4 +1,4 @@
-.PHONY: test thorough slow lint format docs story soak
+.PHONY: test thorough slow lint format docs bench story soak
 
 test:            ## under five minutes
 	uv run pytest
@@ -21,6 +21,9 @@ format:
 
 docs:            ## docs/_build/index.html
 	uv run --group docs sphinx-build -W -q docs docs/_build
+
+bench:           ## under five minutes: the speed of what was changed, beside the commit BASE=... before it
+	uv run python -m experiments.benchmarks.change $(if $(BASE),--base $(BASE))
 
 story:           ## the theory, each step run
 	uv run python -m experiments.story

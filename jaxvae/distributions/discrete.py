@@ -66,7 +66,7 @@ class Bernoulli:
     def log_prob_relaxed(self, z: Tree) -> Array:
         """The formula at a relaxed draw, in [0, 1]: log p is linear between its events."""
         z, l = in_a_row(z, self.logits)
-        return jnp.sum(log_bernoulli(z, l))
+        return log_bernoulli(z, l)
 
     def mean(self) -> Array:
         return jax.nn.sigmoid(self.logits)

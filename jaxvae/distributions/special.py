@@ -81,7 +81,7 @@ def weighted(w: Any, l: Any) -> Array:
 
 @jax.custom_jvp
 def log_bernoulli(x: Numbers, l: Numbers) -> Any:
-    """x l - softplus(l), the log-probability of x = 0 or 1 at the logit l.
+    """sum_i x_i l_i - softplus(l_i), the log-probability of x_i = 0 or 1 at the logits l.
 
     At an infinite logit, what is certain has 0 and what is impossible the most negative float;
     between x = 0 and 1 it is the linear extension.
@@ -90,14 +90,28 @@ def log_bernoulli(x: Numbers, l: Numbers) -> Any:
     (-0.69315, 0.0)
     """
     l = finite(l)
-    return x * l - softplus(l)
+    return jnp.sum(x * l - jnp.maximum(l, 0.0)) - sum_log1p(jnp.exp(-jnp.abs(l)))
 
 
 log_bernoulli.defjvps(
-    lambda tangent, _, x, l: tangent * finite(l),
+    lambda tangent, _, x, l: jnp.sum(tangent * finite(l)),
     # of tangent * (x - sigmoid) XLA computes one copy for the weights and one for the bias
-    lambda tangent, _, x, l: tangent * x - tangent * jax.nn.sigmoid(l),
+    lambda tangent, _, x, l: jnp.sum(tangent * x - tangent * jax.nn.sigmoid(l)),
 )
+
+
+def sum_log1p(e: Array) -> Array:
+    """sum_i log(1 + e_i) of 0 <= e_i <= 1: one logarithm for eight, as these cost most.
+
+    prod_i (1 + e_i) = 1 + q, where one more makes of q (1 + q) (1 + e) - 1 = q + e + q e, without
+    cancellation: the smallest e keep their digits.
+
+    >>> float(sum_log1p(jnp.array([0.0, 1e-9, 0.0])))
+    9.999999717180685e-10
+    """
+    eights = jnp.pad(jnp.ravel(e), (0, -jnp.size(e) % 8)).reshape(8, -1)
+    zero = jnp.zeros((), eights.dtype)
+    return jnp.sum(jnp.log1p(jax.lax.reduce(eights, zero, lambda q, e: q + e + q * e, (0,))))
 
 
 def finite(l: Numbers) -> Array:

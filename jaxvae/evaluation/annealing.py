@@ -9,6 +9,7 @@ has mean p(x). The same walk from a draw of the posterior down to p_0 has mean 1
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +71,14 @@ class BDMC(NamedTuple):
     gap: Array
     x: Any
     z: Any
+
+
+class At(NamedTuple):
+    """Where a chain is: z, log p(x, z) / p_0(z), and the gradient of that."""
+
+    z: Array
+    slope: Array
+    gradient: Array
 
 
 @checked
@@ -186,31 +195,44 @@ def _chains(
     one = jax.eval_shape(p_0.sample, jax.random.key(0))
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one))
 
-    def log_f(beta: Scalar, z: Array) -> tuple[Array, Array]:
-        """log f_beta, and its derivative in beta."""
+    def log_p_0(z: Array) -> Array:
+        return log_density(p_0, unravel(z))
+
+    def slope(z: Array) -> Array:
+        """Of log f_beta = log p_0 + beta slope."""
         z = unravel(z)
-        log_p_0 = log_density(p_0, z)
-        slope = log_likelihood(model, x, z) + log_prior(model, z) - log_p_0
-        return log_p_0 + beta * slope, slope
+        return log_likelihood(model, x, z) + log_prior(model, z) - log_density(p_0, z)
+
+    def at(z: Array) -> At:
+        return At(z, *jax.value_and_grad(slope)(z))
 
     def starts(key: Key) -> Any:
         return jax.vmap(p_0.sample)(jax.random.split(key, num_chains + num_pilots))
 
     transition = hmc.build_kernel()
 
-    def move(key: Key, z: Array, beta: Array, step_size: Scalar) -> tuple[Any, Any]:
+    def move(key: Key, here: At, beta: Array, step_size: Scalar) -> tuple[At, Any]:
         jitter_key, key = jax.random.split(key)
-        step: Any = step_size * jax.random.uniform(jitter_key, (), z.dtype, 0.5, 1.0)
+        step: Any = step_size * jax.random.uniform(jitter_key, (), here.z.dtype, 0.5, 1.0)
 
-        def log_density(z: Array) -> Array:
-            return log_f(beta, z)[0]
+        def log_f(z: Array) -> Array:
+            return log_p_0(z) + beta * slope(z)
 
-        state = hmc.init(z, log_density)
-        state, info = transition(key, state, log_density, step, jnp.ones_like(z), num_leapfrog)
-        return state.position, info.acceptance_rate
-
-    def slopes(z: Array) -> Array:
-        return jax.vmap(lambda z: log_f(0.0, z)[1])(z)
+        value, gradient = jax.value_and_grad(log_p_0)(here.z)
+        state: Any = hmc.HMCState(
+            here.z, value + beta * here.slope, gradient + beta * here.gradient
+        )
+        ones = jnp.ones_like(here.z)
+        state, info = transition(key, state, log_f, step, ones, num_leapfrog)
+        # f has been computed there, so that the decoder need not run again
+        value, gradient = jax.value_and_grad(log_p_0)(state.position)
+        there = At(
+            state.position,
+            (state.logdensity - value) / beta,
+            (state.logdensity_grad - gradient) / beta,
+        )
+        here = jax.tree.map(partial(jnp.where, info.is_accepted), there, here)
+        return here, info.acceptance_rate
 
     def walk(key: Key, starts: Tree, betas: Array) -> AIS:
         z = jax.vmap(lambda z: ravel_pytree(z)[0])(starts)
@@ -218,16 +240,17 @@ def _chains(
         increments = jnp.diff(betas)
 
         def anneal(carry: Any, t: Array) -> Any:
-            z, log_w, log_step_size = carry
+            here, log_w, log_step_size = carry
             used = jnp.exp(log_step_size)
-            keys = jax.random.split(jax.random.fold_in(key, t), len(z))
-            z, acceptance = jax.vmap(move, (0, 0, None, None))(keys, z, betas[t], used)
-            log_w = log_w + increments[t] * slopes(z)
+            keys = jax.random.split(jax.random.fold_in(key, t), len(log_w))
+            here, acceptance = jax.vmap(move, (0, 0, None, None))(keys, here, betas[t], used)
+            log_w = log_w + increments[t] * here.slope
             pilots, weighed = jnp.mean(acceptance[:num_pilots]), jnp.mean(acceptance[num_pilots:])
             log_step_size = log_step_size + ADAPTATION * (pilots - TARGET_ACCEPTANCE)
-            return (z, log_w, log_step_size), (weighed, used)
+            return (here, log_w, log_step_size), (weighed, used)
 
-        start = (z, increments[0] * slopes(z), jnp.log(jnp.asarray(step_size, z.dtype)))
+        here = jax.vmap(at)(z)
+        start = (here, increments[0] * here.slope, jnp.log(jnp.asarray(step_size, z.dtype)))
         times = jnp.arange(1, len(increments))
         (_, log_w, _), (acceptance, used) = jax.lax.scan(anneal, start, times)
         log_w = log_w[num_pilots:]

@@ -12,7 +12,8 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.evaluation.marginal import CHUNK, LogMarginal, log_marginal
+from jaxvae.evaluation.chunks import FEWEST, chunked
+from jaxvae.evaluation.marginal import LogMarginal, log_marginal
 from jaxvae.evaluation.rows import model_at, or_else, paired
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
@@ -56,8 +57,8 @@ def evaluate(
     Args:
       num_samples: draws for each row, as `log_marginal` takes them.
       given: of a conditional model, a function y -> model, the y of each row: log p(x|y).
-      batch_size: rows at a time; by default as many as make 400 draws on a CPU, whose caches more
-        would leave, and 25,000 elsewhere. No number depends on it.
+      batch_size: rows at a time; by default as many as fit into the caches, or on an accelerator
+        into its memory. No number depends on it.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5))
@@ -68,10 +69,7 @@ def evaluate(
     """
     rows = paired("evaluate", model, xs, given)
     keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
-    if batch_size is None:
-        draws = 400 if jax.default_backend() == "cpu" else 25_000
-        batch_size = max(1, draws // min(num_samples, CHUNK))
-    rows = _each(_log_marginal, model, (keys, rows), batch_size, num_samples)
+    rows = _each(_log_marginal, model, (keys, rows), batch_size, num_samples, fewest=1)
     found = Evaluation(
         value=jnp.mean(rows.value),
         standard_error=jnp.sqrt(jnp.sum(jnp.square(rows.standard_error))) / len(keys),
@@ -96,14 +94,14 @@ def encode_all(
     *,
     of: Callable[[Any], Any] = mean_of,
     given: Tree | None = None,
-    batch_size: Count = 250,
+    batch_size: Count | None = None,
 ) -> Any:
     """Of every q(z|x) its mean, stacked: the latents of a data set, [n, ...].
 
     Args:
       of: q(z|x) -> what is wanted of it, arrays; `lambda q: q` is the distributions, stacked.
       given: of a conditional model, a function y -> model, the y of each row.
-      batch_size: rows at a time.
+      batch_size: rows at a time; by default as many as fit into the caches.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
@@ -122,7 +120,7 @@ def decode_all(
     *,
     of: Callable[[Any], Any] = mean_of,
     given: Tree | None = None,
-    batch_size: Count = 250,
+    batch_size: Count | None = None,
 ) -> Any:
     """Of every p(x|z) its mean, stacked: what the latents zs are of, [n, ...].
 
@@ -148,15 +146,22 @@ def _decoded(of: Callable[[Any], Any], model: Any, row: tuple[Any, Any]) -> Any:
     return of(likelihood(model_at(model, y), z))
 
 
-def _each(one: Callable[..., Any], model: Tree, rows: Tree, batch_size: int, option: Any) -> Any:
+def _each(
+    one: Callable[..., Any],
+    model: Tree,
+    rows: Tree,
+    batch_size: int | None,
+    option: Any,
+    fewest: int = FEWEST,
+) -> Any:
     """`one(option, model, row)` of every row, one program for all models of a structure."""
     leaves, structure = jax.tree.flatten(functional(model))
     arrays = [leaf if hasattr(leaf, "dtype") else None for leaf in leaves]
     others = tuple(None if hasattr(leaf, "dtype") else leaf for leaf in leaves)
-    return _mapped(arrays, rows, one, option, structure, others, batch_size)
+    return _mapped(arrays, rows, one, option, structure, others, batch_size, fewest)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
 def _mapped(
     arrays: list[Any],
     rows: Tree,
@@ -164,8 +169,9 @@ def _mapped(
     option: Any,
     structure: Any,
     others: tuple[Any, ...],
-    batch_size: int,
+    batch_size: int | None,
+    fewest: int,
 ) -> Any:
     leaves = [b if a is None else a for a, b in zip(arrays, others, strict=True)]
     model = structure.unflatten(leaves)
-    return jax.lax.map(partial(one, option, model), rows, batch_size=batch_size)
+    return chunked(partial(one, option, model), rows, batch_size, fewest)

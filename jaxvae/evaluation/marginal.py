@@ -13,6 +13,7 @@ from jaxvae.bounds.kl import auto_kl
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.distributions.interop import default_promotion
+from jaxvae.evaluation.chunks import at_once, chunked
 from jaxvae.evaluation.rows import check_values, model_at, paired
 from jaxvae.protocols import (
     Model,
@@ -24,7 +25,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
 )
 
-CHUNK = 250  # samples at a time
+CHUNK = 250  # samples at a time, at most
 
 
 class LogMarginal(NamedTuple):
@@ -54,13 +55,13 @@ class LogMarginal(NamedTuple):
 
 @checked
 def log_marginal(
-    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = CHUNK
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count | None = None
 ) -> LogMarginal:
     """log p(x) by importance sampling from q: log 1/N sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x).
 
     The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
-    memory is that of a chunk and of N scalars, and the chunk does not change the result. `evaluate`
-    is for a data set.
+    memory is that of a chunk and of N scalars, and the chunk does not change the result: by default
+    250, or as many as fit into the caches. `evaluate` is for a data set.
     Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
     k-hat: Vehtari et al. 2024.
 
@@ -84,7 +85,7 @@ def log_marginal(
 
 @checked
 def prior_sampling(
-    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count = CHUNK
+    model: Model, key: Key, x: Tree, *, num_samples: Count, chunk: Count | None = None
 ) -> LogMarginal:
     """The naive estimate log 1/N sum_i p(x|z_i), z_i ~ p(z): right in the limit, never near.
 
@@ -100,10 +101,14 @@ def prior_sampling(
 
 
 def _estimate(
-    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count, rate: Array
+    draw: Callable[[Array], Array], key: Key, num_samples: Count, chunk: Count | None, rate: Array
 ) -> LogMarginal:
+    def log_weight(k: Array) -> Array:
+        return draw(jax.random.fold_in(key, k))
+
     samples = jnp.arange(num_samples)
-    log_w = jax.lax.map(lambda k: draw(jax.random.fold_in(key, k)), samples, batch_size=chunk)
+    size = chunk or min(CHUNK, at_once(log_weight, samples))
+    log_w = jax.lax.map(log_weight, samples, batch_size=size)
     standard_error, ess = spread(log_w)
     k = pareto_k(log_w)
     bar = min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else -jnp.inf
@@ -165,6 +170,4 @@ def optimal_scale(
         return jnp.mean(jnp.square(x - x_mean))
 
     keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
-    return jnp.sqrt(
-        jnp.mean(jax.lax.map(lambda row: squared_error(*row), (keys, rows), batch_size=100))
-    )
+    return jnp.sqrt(jnp.mean(chunked(lambda row: squared_error(*row), (keys, rows))))

@@ -37,6 +37,7 @@ from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.distributions import Masked, Product
 from jaxvae.evaluation import imputation
+from jaxvae.evaluation.chunks import chunked
 from jaxvae.evaluation.rows import (
     Rows,
     beside,
@@ -500,8 +501,12 @@ def _batch(
     model = jax.tree.unflatten(treedef, leaves)
     numbers = start + jnp.arange(number_of_rows(rows))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
-    of_row = lambda k, x, y: one(model_at(model, y), k, x, **dict(static))  # noqa: E731
-    return jax.vmap(of_row)(keys, *rows)
+
+    def of_row(row: tuple[Any, ...]) -> Any:
+        key, x, y = row
+        return one(model_at(model, y), key, x, **dict(static))
+
+    return chunked(of_row, (keys, *rows))
 
 
 def _is_array(leaf: object) -> bool:

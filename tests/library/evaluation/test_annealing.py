@@ -121,6 +121,27 @@ def test_no_noise_from_the_exact_posterior(x64):
 
 
 @pytest.mark.thorough
+def test_the_decoder_runs_once_a_leapfrog_step():
+    """And once for the start: what the last step found, the weight and the next step are told."""
+    calls = []
+
+    def decode(z):
+        jax.debug.callback(lambda _: calls.append(1), z)
+        return Normal(z, jnp.ones_like(z))
+
+    ais(
+        LADDER._replace(decode=Partial(decode)),
+        jax.random.key(0),
+        X,
+        betas=sigmoid_schedule(5),
+        num_chains=2,
+        num_leapfrog=3,
+        num_pilots=1,
+    )
+    jax.effects_barrier()
+    assert len(calls) == 3 * (1 + 4 * 3)  # of three chains
+
+
 def test_the_step_size_adapts():
     """From far too small and far too large, to where pilots are accepted at the target rate."""
     betas = np.linspace(0.0, 1.0, 151)
