@@ -453,11 +453,11 @@ def identity(key, x):
 def test_the_error_of_log_p_is_that_of_another_draw():
     """log p(x) measured 60 times from other keys: its spread is the error that each one states."""
     model = make_model(Config(latent=2, hidden=8), (4, 4, 1), nnx.Rngs(0))
-    images = jax.random.uniform(jax.random.key(1), (50, 4, 4, 1))
+    images = np.asarray(jax.random.uniform(jax.random.key(1), (50, 4, 4, 1)))
 
     def once(key):
         elbo_key, key = jax.random.split(key)
-        found = measure(model, (elbo_key, key), images, jnp.arange(50), identity, 200)
+        found = measure(model, (elbo_key, key), images, np.arange(50), identity, 200)
         return found["log_marginal"], found["log_marginal_standard_error"]
 
     means, errors = np.array([once(key) for key in jax.random.split(jax.random.key(2), 60)]).T
