@@ -55,6 +55,7 @@ def cells(printed):
 
 def test_the_tree_is_measured_beside_the_commit_before(checkout, capsys):
     """What is not committed beside HEAD, and once it is, HEAD beside HEAD~1; nothing is left."""
+    printed = ""
     for _ in range(2):
         speed(1_250.0)
         change.main(["--workloads", "W1", "--minutes", "0"])
