@@ -9,7 +9,6 @@ has mean p(x). The same walk from a draw of the posterior down to p_0 has mean 1
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -231,8 +230,7 @@ def _chains(
             (state.logdensity - value) / beta,
             (state.logdensity_grad - gradient) / beta,
         )
-        here = jax.tree.map(partial(jnp.where, info.is_accepted), there, here)
-        return here, info.acceptance_rate
+        return there, info.acceptance_rate
 
     def walk(key: Key, starts: Tree, betas: Array) -> AIS:
         z = jax.vmap(lambda z: ravel_pytree(z)[0])(starts)

@@ -89,10 +89,10 @@ def test_products_are_those_of_the_network():
 
 
 def test_products_of_ais_are_counted_whole():
-    """49 transitions of 11 gradients of 20 chains, and 50 values, which are half of one."""
+    """A gradient at the start of 20 chains and ten in each of 49 transitions; no value besides."""
     w = WORKLOADS["E2"]
     decoder = 20 * 400 + 400 * 784
-    by_hand = 2.0 * 20 * decoder * (49 * 11 * 2 + 50)
+    by_hand = 2.0 * 20 * decoder * 2 * (1 + 49 * 10)
     assert matmuls.flops(w) * matmuls.turns(w) == pytest.approx(by_hand)
 
 

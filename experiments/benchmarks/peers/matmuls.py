@@ -46,9 +46,7 @@ def turns(w: Workload) -> int:
     """How often all products are made between two looks."""
     if w.job != "ais":
         return w.chunk * w.seeds
-    transitions = TEMPERATURES - 1
-    values = TEMPERATURES // 2  # one a temperature, half a gradient's products each
-    return w.chunk * (transitions * (LEAPFROG + 1) + values)
+    return w.chunk * ((TEMPERATURES - 1) * LEAPFROG + 1)  # the first is at the start
 
 
 def flops(w: Workload) -> float:
