@@ -175,6 +175,16 @@ def test_each_level_drops_its_own():
     assert len({row.tobytes() for row in np.asarray(found)}) == L
 
 
+def test_made_in_a_program_or_outside_they_are_the_same():
+    def make():
+        return nn.alike(with_dropout, 2, rngs=nnx.Rngs(0))
+
+    inside, outside = jax.tree.leaves(jax.jit(make)().each), jax.tree.leaves(make().each)
+    for a, b in zip(inside, outside, strict=True):
+        assert a.shape == b.shape
+        assert jnp.issubdtype(a.dtype, jax.dtypes.prng_key) or close(a, b)
+
+
 def test_refusals():
     def norm(*, rngs):
         return nn.MLP((D,), (D,), norm=nnx.BatchNorm, rngs=rngs)
