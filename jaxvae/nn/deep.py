@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 
-from jaxvae.checks import Count, Tree, check_count, check_shape, checked, kind
+from jaxvae.checks import Count, Key, Tree, check_count, check_shape, checked, kind
 from jaxvae.models.alike import Alike
 from jaxvae.models.hierarchical import TopDown
 from jaxvae.nn.convolutions import Down, Up, halvings
@@ -157,4 +158,16 @@ def alike(make: Callable[..., Any], count: Count, *, rngs: nnx.Rngs, remat: bool
     (3, (7, 7, 4))
     """
     keys = jax.random.split(rngs.params(), count)
-    return Alike(jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(keys), remat=remat)
+
+    def one(key: Key) -> Any:
+        return make(rngs=nnx.Rngs(key))
+
+    if isinstance(keys, Tracer):
+        return Alike(jax.vmap(one)(keys), remat=remat)
+    # not mapped, as each operation would be compiled for stacks, too
+    return Alike(_stacked(*map(one, keys)), remat=remat)
+
+
+@jax.jit
+def _stacked(*modules: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *modules)

@@ -359,6 +359,22 @@ def top_down(rngs):
     return Row((jnp.zeros(D), blocks), build, {})
 
 
+def level(*, rngs):
+    return jv.models.Block(conditional(rngs, D), Concatenated(rngs), Merge(rngs))
+
+
+def one_feature(x):
+    return (x[0],)
+
+
+def alike(rngs):
+    def build(parts, decode):
+        start, blocks = parts
+        return jv.models.TopDown(Partial(one_feature), start, blocks, decode)
+
+    return Row((jnp.zeros(D), [nn.alike(level, 2, rngs=rngs)]), build, {})
+
+
 SPHERE = jv.distributions.SphericalUniform(D)
 CHOICES = nn.HeadOf(jv.OneHotCategorical, (REAL,))
 SPECIAL: dict[str, Callable[[nnx.Rngs], Row]] = {
@@ -380,6 +396,7 @@ SPECIAL: dict[str, Callable[[nnx.Rngs], Row]] = {
     "bottom-up": two_layers(bottom_up=True),
     "ladder": ladder,
     "shared features": top_down,
+    "levels alike": alike,
 }
 
 REDUCTIONS = (

@@ -68,18 +68,37 @@ def models():
     )
 
 
-def bound_and_gradient(model):
-    of = lambda model: deep_elbo(model, key(), X, beta=0.7)
-    return jax.value_and_grad(of, has_aux=True)(model)
+def by_hand(model):
+    h, at, kls = model.start, key(), []
+    for block, features in zip(model.blocks, model.up(X), strict=True):
+        here, at = jax.random.split(at)
+        p, q = block.prior(h), block.posterior((h, features))
+        h = block.merge((h, q.sample(here)))
+        kls.append(jv.kl_divergence(q, p))
+    distortion, levels = -model.likelihood(h).log_prob(X), jnp.stack(kls)
+    rate = jnp.sum(levels)
+    return -(distortion + 0.7 * rate), jv.models.DeepTerms(distortion, rate, levels)
+
+
+def in_one_way(model):
+    return deep_elbo(model, key(), X, beta=0.7)
+
+
+def bound_and_gradient(bound, model):
+    return jax.value_and_grad(bound, has_aux=True)(model)
 
 
 def test_value_and_gradient_are_those_of_the_levels_one_by_one():
-    (found, gradient), (again, slope), (exact, expected) = jax.jit(
-        lambda *models: [bound_and_gradient(model) for model in models]
-    )(*models())
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected.blocks)
+    alike, again, apart = models()
+    pairs = (by_hand, apart), (in_one_way, apart), (in_one_way, alike), (in_one_way, again)
+    results = jax.jit(
+        lambda models: [bound_and_gradient(f, m) for (f, _), m in zip(pairs, models, strict=True)]
+    )
+    (exact, expected), (looped, slope), *scanned = results([model for _, model in pairs])
     assert np.all(exact[1].levels > 1e-3)
-    for value, at in ((found, gradient), (again, slope)):
+    assert all(jax.tree.leaves(jax.tree.map(close, (looped, slope), (exact, expected))))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected.blocks)
+    for value, at in scanned:
         assert all(jax.tree.leaves(jax.tree.map(close, value, exact)))
         assert all(jax.tree.leaves(jax.tree.map(close, at.blocks[0].each, stacked)))
         assert close(at.start, expected.start)
@@ -87,7 +106,8 @@ def test_value_and_gradient_are_those_of_the_levels_one_by_one():
 
 def test_remat_computes_the_inside_again():
     counts = [
-        str(jax.make_jaxpr(bound_and_gradient)(model)).count(" tanh ") for model in models()[:2]
+        str(jax.make_jaxpr(partial(bound_and_gradient, in_one_way))(model)).count(" tanh ")
+        for model in models()[:2]
     ]
     assert counts[1] > counts[0]
 
@@ -173,6 +193,16 @@ def test_each_level_drops_its_own():
     network = in_training(functional(Alike(same)), key())
     _, found = jax.jit(lambda n: n.scan(lambda x, layer: (x, layer(x)), jnp.asarray(X)))(network)
     assert len({row.tobytes() for row in np.asarray(found)}) == L
+
+
+def test_made_in_a_program_or_outside_they_are_the_same():
+    def make():
+        return nn.alike(with_dropout, 2, rngs=nnx.Rngs(0))
+
+    inside, outside = jax.tree.leaves(jax.jit(make)().each), jax.tree.leaves(make().each)
+    for a, b in zip(inside, outside, strict=True):
+        assert a.shape == b.shape
+        assert jnp.issubdtype(a.dtype, jax.dtypes.prng_key) or close(a, b)
 
 
 def test_refusals():
