@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from functools import cache, partial
 from pathlib import Path
@@ -157,10 +158,17 @@ batching.primitive_batchers[primitive] = _batched
 
 # The handler
 
+ONE_AT_A_TIME = threading.Lock()
+
+
+def ready() -> bool:
+    """Whether the handler is registered: if oneDNN is there, it is compiled at the first call."""
+    with ONE_AT_A_TIME:  # threads may trace at the same time
+        return _registered()
+
 
 @cache
-def ready() -> bool:
-    """Whether the handler is registered: if oneDNN is installed, it is compiled at the first call."""
+def _registered() -> bool:
     try:
         library, header = (_installed(*pair) for pair in zip(PACKAGES, FILES, strict=True))
     except importlib.metadata.PackageNotFoundError:
