@@ -18,6 +18,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from experiments.common.config import (
 )
 from experiments.common.data import DataError, Dataset, load, load_file
 from experiments.common.evaluate import (
+    compile_measures,
     evaluate,
     inputs,
     largest_log_scale,
@@ -128,8 +130,10 @@ def train(c: Config) -> Path:
         batch=c.batch,
         validate=validate,
     )
+    measures = data.test.images, transform, min(c.eval_images, len(data.test.images))
     try:
-        with progress:
+        with ThreadPoolExecutor(1) as other_core, progress:
+            other_core.submit(compile_measures, state.model, *measures, c.eval_samples)
             state, history = jaxvae.fit(
                 step,
                 state,

@@ -49,6 +49,7 @@ def drawn(key: Array, xs: Any, n: int) -> Any:
 
 HUNDRED = 100  # images at a time
 ROWS = np.arange(HUNDRED, dtype=np.int32)
+FEWEST = 1000  # keys; the first of them do not depend on how many there are
 
 
 def evaluate(model: Any, key: Array, images: Any, transform: Any) -> Evaluation:
@@ -63,7 +64,7 @@ def evaluate(model: Any, key: Array, images: Any, transform: Any) -> Evaluation:
       transform: `(key, image) -> x`, such as `jaxvae.rescale`.
     """
     images, n = np.asarray(images), len(images)
-    size = max(1000, n)  # keys: the first of them do not depend on how many there are
+    size = max(FEWEST, n)
     found = []
     for start in range(0, n, HUNDRED):
         rows = images[np.minimum(start + ROWS, n - 1)]
@@ -96,6 +97,21 @@ def log_marginals(
 
     # an image at a time: its samples already fill the cores, and more at once would leave the cache
     return each(one, key, images)
+
+
+def compile_measures(
+    model: Any, images: Any, transform: Any, num_rows: int, num_samples: int
+) -> None:
+    """Compile what `evaluate(model, _, images, transform)` and log p(x) of so many rows run.
+
+    It can be done by a thread while the model is trained, which leaves a core free. The programs
+    are those of every model of that structure.
+    """
+    key = jax.random.key(0)
+    rows = lambda n: jax.ShapeDtypeStruct((n, *images.shape[1:]), images.dtype)  # noqa: E731
+    size = max(FEWEST, len(images))
+    _evaluated.lower(model, key, rows(HUNDRED), 0, transform, size).compile()
+    log_marginals.lower(model, key, rows(num_rows), transform, num_samples).compile()
 
 
 @partial(jax.jit, static_argnames="transform")

@@ -6,6 +6,7 @@ compiled loop.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -147,15 +148,21 @@ class Rows(_Counted):
         epoch, inside = divmod(done - self.begun, self.per_epoch)
         epoch += -(-self.begun // self.per_epoch)  # a shuffle that no step before has drawn from
         if epoch != self.shuffled[0]:  # once an epoch, whatever the calls
-            self.shuffled = epoch, epoch_order(key, epoch, self.num_examples, self.batch_size)
+            self.shuffled = epoch, _shuffled(key, epoch, self.num_examples, self.batch_size)
         order = self.shuffled[1]
         count = min(self.size, len(order) - inside)
-        return Steps(self.data, sliced(order, inside, self.size), count)
+        if inside or self.size != len(order):
+            order = sliced(order, inside, self.size)
+        return Steps(self.data, order, count)
 
 
-def sliced(values: Array, start: int, size: int) -> Array:
+_shuffled = jax.jit(epoch_order, static_argnums=(2, 3))  # one program in place of ten
+
+
+@partial(jax.jit, static_argnums=2)
+def sliced(values: Array, start: Any, size: int) -> Array:
     """Those of a call that starts there; beyond the last is the last, never visited."""
-    return values.at[jnp.arange(start, start + size)].get(mode="clip")
+    return values.at[start + jnp.arange(size)].get(mode="clip")
 
 
 class Draws(_Counted):

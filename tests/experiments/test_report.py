@@ -1,6 +1,7 @@
 """What the main job measures and reports, by hand: no number that it prints is another's."""
 
 import json
+import threading
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.common import figures, report
 from experiments.common.config import Config
 from experiments.common.evaluate import (
     Evaluation,
+    compile_measures,
     evaluate,
     generated,
     inputs,
@@ -65,6 +67,21 @@ def test_any_number_of_images_is_one_program():
     assert programs_compiled(lambda: measure(230)) == 0
     for n, of in found.items():
         assert close(of.elbo, np.mean(bounds[:n]))
+
+
+def test_what_another_thread_compiled_is_not_compiled_again():
+    model, xs = careless(), np.ones((30, 2), np.float32)
+    other = threading.Thread(target=compile_measures, args=(model, xs, noisy, 7, 20))
+    other.start()
+    other.join()
+    key, *keys = jax.random.split(jax.random.key(0), 3)
+    jax.random.clone(key)  # which is a program too
+
+    def measure():
+        evaluate(model, keys[0], xs, noisy)
+        log_marginals(model, keys[1], xs[:7], noisy, 20)
+
+    assert programs_compiled(measure) == 0
 
 
 def test_log_p_is_of_each_image_as_its_key_makes_it(x64):

@@ -34,6 +34,7 @@ from jaxvae import (
 )
 from jaxvae.models import ppca
 from jaxvae.training import epoch_order, scan_steps
+from jaxvae.training.sources import Rows
 from tests.common import close
 
 OPTIMIZER = optax.adam(1e-2)
@@ -645,3 +646,16 @@ def test_integers_do_not_train(leaf):
     # jax.grad would refuse them at the first step; the leaf is named at once
     with pytest.raises(TypeError, match=r"model\['steps'\] is an array of (int|bool).*Constant"):
         init_state({"w": jnp.ones(3), "steps": leaf}, OPTIMIZER)
+
+
+@pytest.mark.parametrize("size", [None, 2, 3, 7])
+def test_a_call_begins_where_the_last_one_ended(size):
+    """Wherever in the epoch; and every call has as many rows, so that all are one program."""
+    source = Rows(np.arange(13), begun=0, epochs=2, batch_size=3, size=size)
+    for done in range(8):
+        epoch, inside = divmod(done, 4)
+        order = epoch_order(jax.random.key(0), epoch, 13, 3)
+        steps: Any = source.steps(jax.random.key(0), done)
+        assert steps.made == min(size or 4, 4 - inside)
+        assert steps.rows.shape == (size or 4, 3)
+        assert np.array_equal(steps.rows[: steps.made], order[inside : inside + steps.made])
