@@ -42,29 +42,35 @@ def ais(model: Any, x: torch.Tensor, num_chains: int) -> torch.Tensor:
     s = torch.sigmoid(4.0 * torch.linspace(-1.0, 1.0, TEMPERATURES + 1))
     betas = (s - s[0]) / (s[-1] - s[0])
 
-    def density(z: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log f_beta up to a constant, and its gradient."""
+    def likelihood(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p(x|z) and its gradient: once a leapfrog step, as ours."""
         z = z.detach().requires_grad_()
-        value = beta * log_likelihood(model, x, z) - 0.5 * torch.sum(z**2, -1)
+        value = log_likelihood(model, x, z)
         return value.detach(), torch.autograd.grad(value.sum(), z)[0]
 
+    def energy(beta: torch.Tensor, z: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+        return beta * log_p - 0.5 * torch.sum(z**2, -1)
+
     z = torch.randn(len(x), PILOTS + num_chains, model.decoder[0].in_features)
-    log_w = betas[1] * log_likelihood(model, x, z)
+    log_p, slope = likelihood(z)
+    log_w = betas[1] * log_p
     log_step = torch.full((len(x), 1), np.log(0.3))
     for beta, following in pairwise(betas[1:]):
         step = torch.exp(log_step)[..., None] * (0.5 + 0.5 * torch.rand(*z.shape[:2], 1))
-        momentum = torch.randn_like(z)
-        value, slope = density(z, beta)
-        start = value - 0.5 * torch.sum(momentum**2, -1)
-        moved, p = z, momentum + 0.5 * step * slope
+        p = torch.randn_like(z)
+        start = energy(beta, z, log_p) - 0.5 * torch.sum(p**2, -1)
+        moved, there, uphill = z, log_p, slope
+        p = p + 0.5 * step * (beta * uphill - moved)
         for i in range(LEAPFROG):
             moved = moved + step * p
-            value, slope = density(moved, beta)
-            p = p + (1.0 if i < LEAPFROG - 1 else 0.5) * step * slope
-        log_ratio = value - 0.5 * torch.sum(p**2, -1) - start
+            there, uphill = likelihood(moved)
+            p = p + (1.0 if i < LEAPFROG - 1 else 0.5) * step * (beta * uphill - moved)
+        log_ratio = energy(beta, moved, there) - 0.5 * torch.sum(p**2, -1) - start
         acceptance = torch.exp(torch.clamp(log_ratio, max=0.0))
-        z = torch.where((torch.rand_like(acceptance) < acceptance)[..., None], moved, z)
-        with torch.no_grad():
-            log_w = log_w + (following - beta) * log_likelihood(model, x, z)
+        accepted = torch.rand_like(acceptance) < acceptance
+        log_p = torch.where(accepted, there, log_p)
+        z = torch.where(accepted[..., None], moved, z)
+        slope = torch.where(accepted[..., None], uphill, slope)
+        log_w = log_w + (following - beta) * log_p
         log_step = log_step + 0.3 * (acceptance[:, :PILOTS].mean(1, keepdim=True) - 0.8)
     return torch.logsumexp(log_w[:, PILOTS:], dim=1) - np.log(num_chains)
