@@ -73,7 +73,13 @@ class Alike:
     remat: bool = field(default=False, metadata={"static": True})
 
     def __len__(self) -> int:
-        return len(jax.tree.leaves(self.each)[0])
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.each)]
+        if not shapes or () in shapes[:1]:
+            raise ValueError(
+                f"Alike: each is {a_class_of(self.each)} without leaves that are stacked, expected "
+                "modules along a leading axis, as jaxvae.nn.alike makes them"
+            )
+        return shapes[0][0]
 
     def __call__(self, x: Tree) -> Any:
         return self._last(self.scan(lambda x, module: (module(x), None), x)[0])

@@ -212,6 +212,9 @@ def test_refusals():
     of = Partial(lambda a, x: a[0] + x, (np.ones(2), np.ones(3)))
     with pytest.raises(ValueError, match="each has leading axes"):
         Alike(of)(jnp.ones(D))
+    for nothing in ((), jnp.sin, jnp.ones(())):
+        with pytest.raises(ValueError, match=r"each is .* without leaves that are stacked"):
+            Alike(Partial(nothing) if callable(nothing) else nothing)(jnp.ones(D))
     with pytest.raises(ValueError, match="count is 0"):
         nn.alike(norm, 0, rngs=nnx.Rngs(0))
     normed = jax.eval_shape(lambda: nn.alike(norm, 2, rngs=nnx.Rngs(0)))
