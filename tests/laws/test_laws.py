@@ -129,6 +129,20 @@ def moved(z):
     return jv.Normal(0.5 * z, jnp.full_like(z, 0.7))
 
 
+def wide(scale, h):
+    return jv.Normal(h, scale)
+
+
+def levels():
+    """z_1 ~ N(h, 0.5^2), z_2 ~ N(h + z_1, 0.7^2)."""
+    block = jv.models.Block(
+        prior=Partial(wide, jnp.array([0.5, 0.7])),
+        posterior=Partial(wide, jnp.ones(2)),  # of no use to the prior
+        merge=Partial(sum),
+    )
+    return jv.models.Alike(block).prior(jnp.array(0.3))
+
+
 OBJECTS = {
     "standard normal": Case(lambda: jv.StandardNormal((2,))),
     "standard normal, scalar": Case(lambda: jv.StandardNormal(())),
@@ -262,6 +276,7 @@ OBJECTS = {
     ),
     "joint": Case(lambda: Flat(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)))),
     "markov": Case(lambda: Flat(jv.models.Markov(jv.Normal(0.3, 0.5), Partial(moved), 2))),
+    "levels alike": Case(lambda: Flat(levels())),
     "bottom-up": Case(
         lambda: Flat(
             jv.Transformed(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)), jv.bijectors.Reverse())
