@@ -259,7 +259,8 @@ def test_a_program_is_timed_and_counted():
     encoder, decoder = 784 * 8 + 8 * 4, 2 * 8 + 8 * 784
     assert found["parameters"] == encoder + 8 + 4 + decoder + 8 + 784
     products = 4 * 2 * (2 * 784 * 8 + 3 * 8 * 4 + 3 * decoder)
-    assert products < found["operations"] < 2 * products
+    beside = 4 * 100 * 784  # of 4 images: densities and their slopes, a hundred at most a pixel
+    assert products < found["operations"] < products + beside
 
 
 @pytest.mark.usefixtures("tiny")
