@@ -52,7 +52,8 @@ def evaluate(
     """Mean log p(x) of a data set by importance sampling, its error, and how far to trust it.
 
     It warns where every posterior is the prior, which makes the estimate exact and the latents
-    idle, and of rows to which the likelihood gives no probability. Compiled once for a model's structure and shapes; under `jax.jit` nothing is warned of.
+    idle, and of rows to which the likelihood gives no probability. Compiled once for a model's
+    structure and shapes; under `jax.jit` nothing is warned of.
 
     Args:
       num_samples: draws for each row, as `log_marginal` takes them.

@@ -99,10 +99,8 @@ def warn_of_outside(owner: str, log_p: Tree) -> None:
     """Warn, for the caller's caller, of rows whose log p(x) is -inf, where that is concrete."""
     if isinstance(log_p, Tracer) or not (outside := np.flatnonzero(np.isneginf(log_p))).size:
         return
-    many = len(outside)
-    rows = f"{many} rows of {len(log_p)}, first at row {outside[0]}"
     warnings.warn(
-        f"{owner}: log p(x) is -inf at {rows if many > 1 else f'row {outside[0]} of {len(log_p)}'}, "
+        f"{owner}: log p(x) is -inf at {len(outside)} of {len(log_p)} rows, first at {outside[0]}, "
         "which the likelihood gives no probability, as the scale or dtype of xs is not that of "
         "training, or a value is out of range; mend these rows or leave them out",
         stacklevel=4,

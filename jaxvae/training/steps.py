@@ -199,6 +199,7 @@ def train_step(
         metrics |= {name: jnp.asarray(h) for name, h in hyper.items()}
         return TrainState(model, opt_state, state.step + 1), metrics
 
+    vars(trained)["__wrapped__"] = objective  # for who asks what it takes
     vars(step)["objective"] = trained  # for who explains a loss that is not finite
     return step
 

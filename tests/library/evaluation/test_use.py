@@ -55,7 +55,7 @@ def test_rows_outside_the_support_are_told(owner):
     model = jaxvae.VAE(encode, decode, jaxvae.StandardNormal((2,)))
     xs = np.ones((5, 2), np.float32)
     xs[[2, 4], 1] = 0.5, -1.0
-    told = f"^{owner}: log p.x. is -inf at 2 rows of 5, first at row 2, which the likelihood"
+    told = f"^{owner}: log p.x. is -inf at 2 of 5 rows, first at 2, which the likelihood"
     with pytest.warns(UserWarning, match=told) as warned:
         found = (
             use.score(model, KEY, xs, num_samples=2).iwae

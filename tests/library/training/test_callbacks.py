@@ -146,6 +146,40 @@ def test_validation_of_an_objective_that_lacks_a_hyper_parameter_is_told_at_once
     validation(partial(renyi, num_samples=2, alpha=0.5), jax.random.key(0), np.ones((4, 3)))
 
 
+def mixed(model, key, x, *, mix):
+    return mix * model, None
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [
+        (partial(elbo, betta=1.0), "elbo takes no betta, expected beta, kl and gradient$"),
+        (
+            partial(mixed, mix=optax.linear_schedule(0.0, 1.0, 5)),
+            r"mixed has mix bound to a schedule, expected a number; give the schedule to the run, "
+            r"jaxvae.fit\(..., mix=schedule\), and bind its end value",
+        ),
+    ],
+)
+def test_validation_of_what_is_bound_wrongly_is_told_at_once(objective, told):
+    with pytest.raises(TypeError, match=f"^validation: {told}"):
+        validation(objective, jax.random.key(0), np.ones((4, 3)))
+    validation(partial(mixed, mix=jnp.tanh), jax.random.key(0), np.ones((4, 3)))  # may be meant
+
+
+@pytest.mark.parametrize(
+    ("hyper", "told"),
+    [
+        ({"callback": []}, "elbo takes no callback; did you mean callbacks?"),
+        ({"beta": None}, "beta is None, expected"),
+        ({"beta": "1"}, "beta is a str, expected"),
+    ],
+)
+def test_fit_says_what_is_not_a_hyper_parameter(hyper, told):
+    with pytest.raises(TypeError, match=rf"^fit: {told}"):
+        run(**hyper)
+
+
 def test_validation_of_a_row_outside_the_support_is_told_once():
     """With the row and what is wrong with it; early stopping then says that nothing was finite."""
     encode = Partial(lambda w, x: Normal(w * x[:2], jnp.ones(2)), jnp.ones(2))
@@ -154,7 +188,7 @@ def test_validation_of_a_row_outside_the_support_is_told_once():
     held_out[3, 1] = 0.5
     look = validation(elbo, jax.random.key(1), held_out, batch_size=2)
     stop = early_stopping("validation_loss", patience=3)
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is inf at step|was never finite") as warned:
         fit(
             STEP, init_state(model, OPTIMIZER), jax.random.key(0), np.ones((4, 4), np.float32),
             epochs=2, batch_size=4, callbacks=[look, stop],

@@ -101,13 +101,24 @@ def watch():
 @pytest.mark.parametrize(
     ("objective", "hyper", "told"),
     [
-        (elbo, {"betta": 2.0}, "elbo takes no betta, expected beta, kl, gradient$"),
+        (elbo, {"betta": 2.0}, "elbo takes no betta, expected beta, kl and gradient$"),
         (preprocessed(elbo, binarize), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
+        (partial(elbo, betta=2.0), {}, "elbo takes no betta, expected beta, kl and gradient$"),
+        (
+            preprocessed(partial(elbo, beta=2.0), binarize),
+            {"betta": 2.0},
+            "elbo takes no betta, expected kl and gradient$",
+        ),
+        (
+            partial(elbo, beta=optax.linear_schedule(0.0, 1.0, 5)),
+            {},
+            r"elbo has beta bound to a schedule, expected a number; .* jaxvae.fit\(..., beta=sch",
+        ),
         (conditioned(elbo), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
         (
             partial(iwae, num_samples=2),
             {"beta": optax.linear_schedule(0.0, 1.0, 5)},
-            "iwae takes no beta, expected num_samples, gradient; to warm up, train with "
+            "iwae takes no beta, expected gradient; to warm up, train with "
             "jaxvae.elbo under beta and go on from its state, or weigh the rate inside",
         ),
         (iwae, {}, r"iwae needs num_samples; bind it, functools.partial\(iwae, num_samples=...\)"),
