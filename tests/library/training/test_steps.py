@@ -98,6 +98,12 @@ def watch():
 # a step
 
 
+def test_rows_without_a_y_are_told():
+    step, told = train_step(conditioned(elbo), OPTIMIZER), "data is an array, expected a pair"
+    with pytest.raises(TypeError, match=rf"^conditioned: {told} \(xs, ys\)"):
+        step(start(), jax.random.key(0), data())
+
+
 @pytest.mark.parametrize(
     ("objective", "hyper", "told"),
     [
