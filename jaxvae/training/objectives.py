@@ -1,10 +1,17 @@
 """Objectives, as a step calls them: which hyper-parameters they take."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature, unwrap
 from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from jaxvae.pytrees import is_key
 
 PLACES = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -106,6 +113,41 @@ def check_spelling(
             raise TypeError(
                 f"{owner}: {name_of(objective)} takes no {name}; did you mean {near[0]}?"
             )
+
+
+@contextmanager
+def names_what_is_static(
+    owner: str, objective: Callable[..., Any], run: Callable[..., Any], hyper: Mapping[str, Any]
+) -> Iterator[None]:
+    """Where `run(**hyper)` can't be traced, a line with the hyper-parameter that it must know.
+
+    It is traced again with a number, one, for what is traced: which of them must it know?
+    """
+    try:
+        yield
+    except TypeError as error:
+        ones = {n: np.ones((), h.dtype).item() for n, h in hyper.items() if _is_traced_number(h)}
+
+        def can_trace(*names: str) -> bool:
+            try:
+                jax.eval_shape(lambda: run(**hyper | {n: ones[n] for n in ones if n not in names}))
+            except Exception:
+                return False
+            return True
+
+        static = [name for name in ones if not can_trace(name)]
+        if not static or not can_trace():
+            raise
+        name, called = static[0], name_of(objective)
+        raise TypeError(
+            f"{owner}: {name} is traced, expected a Python number, as {called} fixes a shape by "
+            f"it, or a choice; bind it, functools.partial({called}, {name}=...); over many values "
+            "loop in Python, a run each"
+        ) from error
+
+
+def _is_traced_number(value: object) -> bool:
+    return isinstance(value, Tracer) and not is_key(value) and not value.ndim
 
 
 def listed(names: Iterable[str]) -> str:
