@@ -1,6 +1,6 @@
 """Objectives, as a step calls them: which hyper-parameters they take."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -117,7 +117,7 @@ def check_spelling(
 
 @contextmanager
 def names_what_is_static(
-    owner: str, objective: Callable[..., Any], run: Callable[..., Any], hyper: Mapping[str, Any]
+    owner: str, objective: Callable[..., Any], run: Callable[..., Any], hyper: dict[str, Any]
 ) -> Iterator[None]:
     """Where `run(**hyper)` can't be traced, a line with the hyper-parameter that it must know.
 

@@ -153,7 +153,7 @@ def mixed(model, key, x, *, mix):
 @pytest.mark.parametrize(
     ("objective", "told"),
     [
-        (partial(elbo, betta=1.0), "elbo takes no betta, expected beta, kl and gradient$"),
+        (partial(elbo, **{"betta": 1.0}), "elbo takes no betta, expected beta, kl and gradient$"),
         (
             partial(mixed, mix=optax.linear_schedule(0.0, 1.0, 5)),
             r"mixed has mix bound to a schedule, expected a number; give the schedule to the run, "

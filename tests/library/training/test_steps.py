@@ -134,14 +134,18 @@ def test_rows_without_a_y_are_told():
     [
         (elbo, {"betta": 2.0}, "elbo takes no betta, expected beta, kl and gradient$"),
         (preprocessed(elbo, binarize), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
-        (partial(elbo, betta=2.0), {}, "elbo takes no betta, expected beta, kl and gradient$"),
+        (
+            partial(elbo, **{"betta": 2.0}),
+            {},
+            "elbo takes no betta, expected beta, kl and gradient$",
+        ),
         (
             preprocessed(partial(elbo, beta=2.0), binarize),
             {"betta": 2.0},
             "elbo takes no betta, expected kl and gradient$",
         ),
         (
-            partial(elbo, beta=optax.linear_schedule(0.0, 1.0, 5)),
+            partial(elbo, **{"beta": optax.linear_schedule(0.0, 1.0, 5)}),
             {},
             r"elbo has beta bound to a schedule, expected a number; .* jaxvae.fit\(..., beta=sch",
         ),
