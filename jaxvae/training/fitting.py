@@ -109,8 +109,7 @@ def fit(
     >>> int(state.step), history["loss"].shape
     (6, (6,))
     """
-    if (objective := getattr(step, "objective", None)) is not None:
-        check_spelling("fit", objective, hyper, signature(fit).parameters)
+    check_spelling("fit", step, hyper, signature(fit).parameters)
     begun = int(state.step)
     source = source_of(data, begun, epochs, batch_size, steps_per_epoch, steps_per_call)
     plan = plan_of(source, begun, hyper)

@@ -99,10 +99,11 @@ def _is_schedule(value: Any, parameter: Parameter) -> bool:
         return False
 
 
-def check_spelling(
-    owner: str, objective: Callable[..., Any], given: Iterable[str], names: Iterable[str]
-) -> None:
-    """Raise TypeError where what the objective doesn't take is nearly one of the owner's names."""
+def check_spelling(owner: str, step: Any, given: Iterable[str], names: Iterable[str]) -> None:
+    """Raise TypeError where what its objective doesn't take is nearly one of the owner's names."""
+    while isinstance(step, partial):
+        step = step.func
+    objective = getattr(step, "objective", step)
     try:
         hyper, _, kinds, _ = _parameters(objective)
     except (TypeError, ValueError):

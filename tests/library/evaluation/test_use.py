@@ -53,14 +53,14 @@ def test_rows_outside_the_support_are_told(owner):
     encode = Partial(lambda w, x: jaxvae.Normal(w * x, jnp.ones(2)), jnp.ones(2))
     decode = Partial(lambda z: jaxvae.Poisson(jnp.exp(z)))
     model = jaxvae.VAE(encode, decode, jaxvae.StandardNormal((2,)))
-    xs = np.ones((5, 2), np.float32)
+    key, xs = jax.random.key(3), np.ones((5, 2), np.float32)
     xs[[2, 4], 1] = 0.5, -1.0
     told = f"^{owner}: log p.x. is -inf at 2 of 5 rows, first at 2, which the likelihood"
     with pytest.warns(UserWarning, match=told) as warned:
         found = (
-            use.score(model, KEY, xs, num_samples=2).iwae
+            use.score(model, key, xs, num_samples=2).iwae
             if owner == "score"
-            else evaluation.evaluate(model, KEY, xs, num_samples=2).rows.value
+            else evaluation.evaluate(model, key, xs, num_samples=2).rows.value
         )
     assert np.isneginf(found).tolist() == [False, False, True, False, True]
     assert [w.filename for w in warned] == [__file__]
