@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Tree, check_leaves, checked
+from jaxvae.checks import Key, Tree, check_leaves, check_pair, checked
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import BATCH
 
@@ -90,6 +90,7 @@ def conditioned(
     def conditional_objective(
         model: Callable[[Any], M], key: Key, xy: tuple[Any, Any], *args: P.args, **hyper: P.kwargs
     ) -> R:
+        check_pair("conditioned", "data", xy, "(xs, ys)")
         x, y = xy
         return objective(model(y), key, x, *args, **hyper)
 

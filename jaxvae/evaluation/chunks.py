@@ -35,11 +35,22 @@ def at_once(one: Callable[[Any], Any], rows: Tree, fewest: int = FEWEST) -> int:
     >>> at_once(jnp.sum, rows), at_once(lambda row: jnp.sum(jnp.full(10**9, row[0])), rows)
     (25000, 8)
     """
-    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((ROWS, *a.shape[1:]), a.dtype), rows)
-    arrays = _arrays(jax.make_jaxpr(jax.vmap(one))(many).jaxpr)
+    arrays = _arrays(_program(one, rows))
     largest = max(a.size // ROWS * a.dtype.itemsize for a in arrays if a.size % ROWS == 0)
     fit = room() // (8 * max(largest, 1))
     return min(number_of_rows(rows), max(fewest, min(MOST, fit)))
+
+
+def _program(one: Callable[[Any], Any], rows: Tree) -> Jaxpr:
+    """What `ROWS` rows at once compute; an error tells of the shapes of one row, or of all."""
+    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((ROWS, *a.shape[1:]), a.dtype), rows)
+    try:
+        return jax.make_jaxpr(jax.vmap(one))(many).jaxpr
+    except Exception as error:
+        failed = error
+    jax.eval_shape(one, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), rows))
+    jax.eval_shape(jax.vmap(one), rows)
+    raise failed
 
 
 def _arrays(jaxpr: Jaxpr) -> Iterator[Any]:

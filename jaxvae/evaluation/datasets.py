@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.evaluation.chunks import FEWEST, chunked
 from jaxvae.evaluation.marginal import LogMarginal, log_marginal
-from jaxvae.evaluation.rows import model_at, or_else, paired
+from jaxvae.evaluation.rows import model_at, or_else, paired, warn_of_outside
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.monitoring import NEGLIGIBLE
@@ -52,7 +52,8 @@ def evaluate(
     """Mean log p(x) of a data set by importance sampling, its error, and how far to trust it.
 
     It warns where every posterior is the prior, which makes the estimate exact and the latents
-    idle. Compiled once for a model's structure and shapes; under `jax.jit` nothing is warned of.
+    idle, and of rows to which the likelihood gives no probability. Compiled once for a model's
+    structure and shapes; under `jax.jit` nothing is warned of.
 
     Args:
       num_samples: draws for each row, as `log_marginal` takes them.
@@ -77,6 +78,7 @@ def evaluate(
         rate=jnp.mean(rows.rate),
         rows=rows,
     )
+    warn_of_outside("evaluate", rows.value)
     if not isinstance(found.rate, Tracer) and np.mean(np.abs(rows.rate)) < NEGLIGIBLE:
         warnings.warn(
             f"evaluate: the rate is {abs(float(found.rate)):.2f} nats: every posterior is the "

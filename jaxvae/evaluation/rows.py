@@ -3,6 +3,7 @@
 A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from inspect import isgeneratorfunction
@@ -92,6 +93,18 @@ def _holds_bytes(leaf: Tree) -> bool:
     """Of more than zeros and ones."""
     stored = getattr(leaf, "dtype", None) == np.uint8 and not isinstance(leaf, Tracer)
     return stored and bool(np.size(leaf)) and np.max(leaf) > 1
+
+
+def warn_of_outside(owner: str, log_p: Tree) -> None:
+    """Warn, for the caller's caller, of rows whose log p(x) is -inf, where that is concrete."""
+    if isinstance(log_p, Tracer) or not (outside := np.flatnonzero(np.isneginf(log_p))).size:
+        return
+    warnings.warn(
+        f"{owner}: log p(x) is -inf at {len(outside)} of {len(log_p)} rows, first at {outside[0]}, "
+        "which the likelihood gives no probability, as the scale or dtype of xs is not that of "
+        "training, or a value is out of range; mend these rows or leave them out",
+        stacklevel=4,
+    )
 
 
 def is_frame(xs: object) -> bool:

@@ -51,6 +51,7 @@ from jaxvae.evaluation.rows import (
     nats_of,
     of_one_length,
     or_else,
+    warn_of_outside,
 )
 from jaxvae.protocols import (
     MissingMethodError,
@@ -180,7 +181,8 @@ def score(
     """How likely each row is, in nats, and what makes it unlikely: `Scores`, or a frame with them.
 
     It warns where rows have different gaps: log p of three observed entries is no worse than log p
-    of two because it is lower. `per_observed` is there for that.
+    of two because it is lower. `per_observed` is there for that. It warns too of rows to which the
+    likelihood gives no probability, whose log p(x) is -inf.
 
     Args:
       num_samples: K of the importance-weighted bound.
@@ -196,6 +198,7 @@ def score(
     rows = _paired("score", events("score", first_model(model, given), xs), given)
     found = _each(scored, model, key, rows, batch_size, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
+    warn_of_outside("score", scores.iwae)
     if len(np.unique(scores.observed)) > 1:
         warnings.warn(
             f"score: rows have {scores.observed.min():g} to {scores.observed.max():g} observed "

@@ -19,7 +19,7 @@ from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape, check_sigmas
 from jaxvae.nn.initializers import Linear
-from jaxvae.training.preprocessing import rescale
+from jaxvae.training.preprocessing import stored
 
 
 class Conditional(nnx.Module, Generic[D]):
@@ -263,7 +263,8 @@ class Rescaled(nnx.Module):
         self.max_value = max_value
 
     def __call__(self, x: Tree) -> Array:
-        return self.network(2.0 * rescale(None, x, max_value=self.max_value) - 1.0)
+        y, max_value = stored(x, self.max_value, "nn.Rescaled")
+        return self.network(2.0 * y / max_value - 1.0)
 
 
 class SharedScaleHead(nnx.Module):

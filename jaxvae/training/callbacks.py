@@ -22,6 +22,7 @@ from jaxvae.batching import batched
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import load_checkpoint
+from jaxvae.training.nonfinite import not_finite_at
 from jaxvae.training.objectives import check_hyper
 from jaxvae.training.steps import Metrics, TrainState
 
@@ -73,7 +74,8 @@ def validation(
     """A callback that measures an objective on rows held out, with the same noise at every look.
 
     It returns `validation_loss`, minus the mean bound in nats, and the means of the bound's terms,
-    as `validation_rate`. The model is the one in use: its networks drop nothing out.
+    as `validation_rate`. The model is the one in use: its networks drop nothing out. Once it warns
+    of a loss that is not finite, with the row and what is wrong with it.
 
     Args:
       objective: of one example, `(model, key, x) -> (bound, aux)`; bind hyper-parameters with
@@ -102,7 +104,7 @@ def validation(
     check_hyper("validation", objective, ())
     rows = size_of(xs, "validation")
     size = min(batch_size, rows)
-    lifted = batched(objective)
+    lifted, told = batched(objective), False
 
     @jax.jit
     def means(model: Any, key: Array, xs: Any) -> tuple[Array, Any]:
@@ -114,10 +116,20 @@ def validation(
         keys = jax.random.split(key, num_samples)
         return jax.tree.map(jnp.mean, jax.lax.map(one, keys))
 
+    def first_bad_row(model: Any, start: int, xs: Any) -> str:
+        for sample in jax.random.split(jax.random.fold_in(key, start), num_samples):
+            keys = jax.random.split(sample, size_of(xs))
+            found = not_finite_at(lambda key, x: objective(model, key, x)[0], keys, xs)
+            if found is not None:
+                row, why = found
+                return f"; first at row {start + row} of xs{why}"
+        return ""
+
     def validate(state: TrainState, metrics: Metrics, epoch: float, _: Array) -> Metrics | None:
         del epoch
         if not is_due(every, int(state.step), len(metrics["loss"])):
             return None
+        nonlocal told
         parts, weights = [], []
         for start in range(0, rows, size):
             batch = jax.tree.map(lambda leaf, i=start: leaf[i : i + size], xs)
@@ -125,6 +137,15 @@ def validation(
             weights.append(size_of(batch) / rows)
         parts = jax.device_get(parts)
         bound, terms = jax.tree.map(lambda *means: np.dot(weights, means), *parts)
+        if not (told or np.isfinite(bound)):
+            told = True
+            start = size * int(np.argmin(np.isfinite([part for part, _ in parts])))
+            batch = jax.tree.map(lambda leaf: leaf[start : start + size], xs)
+            why = first_bad_row(state.model, start, batch)
+            warnings.warn(
+                f"validation: {name}_loss is {-bound:g} at step {int(state.step)}{why}",
+                stacklevel=6,
+            )
         return {f"{name}_{term}": value for term, value in {"loss": -bound, **terms}.items()}
 
     return validate
@@ -150,7 +171,7 @@ class _EarlyStopping:
 
     def _forget(self) -> None:
         self.best, self.since, self.state = np.inf, 0, None
-        self.measured = False
+        self.measured = self.named = False
 
     def begin(self, run: Run) -> None:
         self._forget()
@@ -159,6 +180,7 @@ class _EarlyStopping:
 
     def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
         del epoch, key
+        self.named |= self.metric in metrics
         values = metrics.get(self.metric, np.empty(0))
         steps = int(state.step) - len(values) + 1 + np.flatnonzero(np.isfinite(values))
         values = values[np.isfinite(values)]
@@ -212,9 +234,10 @@ class _EarlyStopping:
 
     def end(self, state: TrainState) -> TrainState | None:
         if not self.measured and int(state.step) >= self.run.end:
-            warnings.warn(
-                f"early_stopping: {self.metric!r} was never measured; name a metric that a "
-                "callback before this one returns",
-                stacklevel=3,
+            never = (
+                "finite, so that the last state is returned"
+                if self.named
+                else "measured; name a metric that a callback before this one returns"
             )
+            warnings.warn(f"early_stopping: {self.metric!r} was never {never}", stacklevel=3)
         return self.state

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.devices import AutoMesh, placed
 from jaxvae.training.nonfinite import all_finite, diagnose
+from jaxvae.training.objectives import check_spelling
 from jaxvae.training.planning import Call, plan_of, source_of
 from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
 from jaxvae.training.schedules import warn_if_unfinished
@@ -107,6 +109,7 @@ def fit(
     >>> int(state.step), history["loss"].shape
     (6, (6,))
     """
+    check_spelling("fit", step, hyper, signature(fit).parameters)
     begun = int(state.step)
     source = source_of(data, begun, epochs, batch_size, steps_per_epoch, steps_per_call)
     plan = plan_of(source, begun, hyper)

@@ -220,17 +220,26 @@ def first_bad_row(
     def bounds(key: Array, x: Tree) -> Array:
         return objective(state.model, key, x, **hyper)[0]
 
+    if (found := not_finite_at(bounds, keys, xs)) is None:
+        return ""
+    row, why = found
+    name = f"{int(rows[row])} of the data" if rows.ndim else f"{row} of batch {int(rows)}"
+    return f"; first at row {name}{why}"
+
+
+def not_finite_at(
+    bounds: Callable[[Array, Tree], Array], keys: Array, xs: Tree
+) -> tuple[int, str] | None:
+    """The first row with no finite bound under its key, and why; None where all have one."""
     scored = jax.vmap(bounds, axis_name="batch")
     again = jax.random.clone(keys)
     if not (bad := np.flatnonzero(~np.isfinite(scored(again, xs)))).size:
-        return ""
+        return None
     row = int(bad[0])
     twice = np.array([row, row])  # one row alone has nothing that a batch's objective compares
     with told_outside() as lines:
         scored(jax.random.clone(keys)[twice], jax.tree.map(lambda leaf: leaf[twice], xs))
-    why = f": {lines[0]}" if lines else ""
-    name = f"{int(rows[row])} of the data" if rows.ndim else f"{row} of batch {int(rows)}"
-    return f"; first at row {name}{why}"
+    return row, f": {lines[0]}" if lines else ""
 
 
 def _bound(step: Any, hyper: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -1,13 +1,26 @@
 """Objectives, as a step calls them: which hyper-parameters they take."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature, unwrap
 from typing import Any
 
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from jaxvae.pytrees import is_key
+
+PLACES = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
 
 def check_hyper(owner: str, objective: Callable[..., Any], given: Iterable[str]) -> None:
     """Raise TypeError unless `objective(model, key, x, **hyper)` takes these and needs no others.
+
+    What `functools.partial` binds is held against the same.
 
     >>> from jaxvae import elbo, iwae
     >>> check_hyper("here", elbo, ["beta"])
@@ -16,32 +29,136 @@ def check_hyper(owner: str, objective: Callable[..., Any], given: Iterable[str])
     TypeError: here: iwae needs num_samples; bind it, functools.partial(iwae, num_samples=...)
     """
     try:
-        every = signature(objective).parameters.values()
+        hyper, bound, kinds, of_example = _parameters(objective)
     except (TypeError, ValueError):  # compiled, and says nothing
         return
-    name, kinds = name_of(objective), {p.kind for p in every}
-    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    of_example = [p.name for p in every if p.kind in places][:3]
-    variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    hyper = {p.name: p for p in every if p.kind not in variadic and p.name not in of_example}
+    name = name_of(objective)
     unknown = [n for n in given if n not in hyper]
+    unknown += [n for n in bound if n not in hyper and n not in of_example]
     if unknown and Parameter.VAR_KEYWORD not in kinds:
         warm_up = (
             "; to warm up, train with jaxvae.elbo under beta and go on from its state, or weigh "
             "the rate inside the log-weights, as docs/new_method.md does"
         )
+        free = [n for n in hyper if n not in bound]
         raise TypeError(
             f"{owner}: {name} takes no {unknown[0]}, expected "
-            f"{', '.join(hyper) or 'no hyper-parameter'}"
+            f"{listed(free) if free else 'no hyper-parameter'}"
             f"{warm_up * (unknown[0] == 'beta' and 'num_samples' in hyper)}"
         )
-    needed = [n for n, p in hyper.items() if p.default is Parameter.empty and n not in given]
+    for n, value in bound.items():
+        if n in hyper and n not in given and _is_schedule(value, hyper[n]):
+            raise TypeError(
+                f"{owner}: {name} has {n} bound to a schedule, expected a number; give the "
+                f"schedule to the run, jaxvae.fit(..., {n}=schedule), and bind its end value "
+                f"elsewhere, functools.partial({name}, {n}=...)"
+            )
+    needed = [
+        n
+        for n, p in hyper.items()
+        if p.default is Parameter.empty and n not in given and n not in bound
+    ]
     if needed and Parameter.VAR_POSITIONAL not in kinds:
         raise TypeError(
-            f"{owner}: {name} needs {' and '.join(needed)}; bind "
+            f"{owner}: {name} needs {listed(needed)}; bind "
             f"{'it' if len(needed) == 1 else 'them'}, "
             f"functools.partial({name}, {', '.join(f'{n}=...' for n in needed)})"
         )
+
+
+def _parameters(
+    objective: Any,
+) -> tuple[dict[str, Parameter], dict[str, Any], set[Any], list[str]]:
+    """Hyper-parameters, what is bound of them, every parameter's kind, and those of an example."""
+    bound: dict[str, Any] = {}
+    places = 3
+    while not hasattr(objective, "__signature__"):
+        if isinstance(objective, partial):  # whose own signature refuses an unknown name in silence
+            bound = objective.keywords | bound
+            places += len(objective.args)
+            objective = objective.func
+        elif hasattr(objective, "__wrapped__"):
+            objective = objective.__wrapped__
+        else:
+            break
+    every = signature(objective).parameters.values()
+    of_example = [p.name for p in every if p.kind in PLACES][:places]
+    hyper = {p.name: p for p in every if p.kind not in VARIADIC and p.name not in of_example}
+    return hyper, bound, {p.kind for p in every}, of_example
+
+
+def _is_schedule(value: Any, parameter: Parameter) -> bool:
+    """Whether a number is wanted and a function of the step was given; others may be meant."""
+    if not callable(value):
+        return False
+    if isinstance(parameter.default, (int, float)):
+        return True
+    try:
+        return [*signature(value).parameters] in (["count"], ["step"])  # as optax's and ours
+    except (TypeError, ValueError):
+        return False
+
+
+def check_spelling(owner: str, step: Any, given: Iterable[str], names: Iterable[str]) -> None:
+    """Raise TypeError where what its objective doesn't take is nearly one of the owner's names."""
+    while isinstance(step, partial):
+        step = step.func
+    objective = getattr(step, "objective", step)
+    try:
+        hyper, _, kinds, _ = _parameters(objective)
+    except (TypeError, ValueError):
+        return
+    for name in given:
+        near = get_close_matches(name, names, n=1)
+        if near and name not in hyper and Parameter.VAR_KEYWORD not in kinds:
+            raise TypeError(
+                f"{owner}: {name_of(objective)} takes no {name}; did you mean {near[0]}?"
+            )
+
+
+@contextmanager
+def names_what_is_static(
+    owner: str, objective: Callable[..., Any], run: Callable[..., Any], hyper: dict[str, Any]
+) -> Iterator[None]:
+    """Where `run(**hyper)` can't be traced, a line with the hyper-parameter that it must know.
+
+    It is traced again with a number, one, for what is traced: which of them must it know?
+    """
+    try:
+        yield
+    except TypeError as error:
+        ones = {n: np.ones((), h.dtype).item() for n, h in hyper.items() if _is_traced_number(h)}
+
+        def can_trace(*names: str) -> bool:
+            try:
+                jax.eval_shape(lambda: run(**hyper | {n: ones[n] for n in ones if n not in names}))
+            except Exception:
+                return False
+            return True
+
+        static = [name for name in ones if not can_trace(name)]
+        if not static or not can_trace():
+            raise
+        name, called = static[0], name_of(objective)
+        raise TypeError(
+            f"{owner}: {name} is traced, expected a Python number, as {called} fixes a shape by "
+            f"it, or a choice; bind it, functools.partial({called}, {name}=...); over many values "
+            "loop in Python, a run each"
+        ) from error
+
+
+def _is_traced_number(value: object) -> bool:
+    return isinstance(value, Tracer) and not is_key(value) and not value.ndim
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as they are spoken: a, b and c.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def name_of(objective: Any) -> str:

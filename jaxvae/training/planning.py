@@ -86,7 +86,7 @@ def plan_of(source: Source, begun: int, hyper: Metrics) -> Plan:
     numbers = {name: h for name, h in hyper.items() if not callable(h)}
     for name, h in hyper.items():
         value = h(jnp.int32(begun)) if callable(h) else h
-        if jax.tree.leaves(value):
+        if value is None or jax.tree.leaves(value):
             check_leaves("fit", f"{name}({begun})" if callable(h) else name, value)
     end = begun + (source.num_steps or FORESEEN)
     schedules = {name: at_steps(h, begun, end) for name, h in functions.items()}

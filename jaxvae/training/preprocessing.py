@@ -40,13 +40,14 @@ def rescale(key: Key | None, x: Numbers, *, max_value: Scalar | None = None) -> 
     [0.0, 1.0]
     """
     del key
-    y, max_value = _stored(x, max_value)
+    y, max_value = stored(x, max_value)
     return y / max_value
 
 
-def _stored(x: Numbers, max_value: Scalar | None) -> tuple[Array, Scalar]:
+def stored(
+    x: Numbers, max_value: Scalar | None, owner: str = "preprocessing"
+) -> tuple[Array, Scalar]:
     """x as floats and its largest value, if x is in 0..max_value."""
-    owner = "preprocessing"
     if max_value is None:
         max_value = _full(owner, jnp.result_type(x))
     y = jnp.asarray(x).astype(float)
@@ -133,7 +134,7 @@ def dequantize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Arra
     >>> jnp.floor(256 * y).tolist(), bool(y[-1] < 1)
     ([0.0, 7.0, 255.0], True)
     """
-    y, max_value = _stored(x, max_value)
+    y, max_value = stored(x, max_value)
     u = jax.random.bits(key, y.shape, jnp.uint16) >> 1
     return (y + (u.astype(y.dtype) + 0.5) / 2**15) / (max_value + 1)  # of bytes: exact in float32
 

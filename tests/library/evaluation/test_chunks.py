@@ -81,3 +81,13 @@ def test_the_caches_are_those_that_linux_tells(tmp_path, monkeypatch):
     assert chunks.caches(tmp_path / "index2") == chunks.UNTOLD
     (tmp_path / "index1" / "size").write_text("large\n")
     assert chunks.caches.__wrapped__(tmp_path) == chunks.UNTOLD
+
+
+def test_an_error_tells_of_the_shapes_of_one_row():
+    """And never of how many rows are traced to know arrays by."""
+    with pytest.raises(TypeError) as raised:
+        jax.jit(lambda rows: chunks.chunked(lambda row: jnp.concatenate([row, row[0]]), rows))(
+            np.zeros((90, 4), np.float32)
+        )
+    assert str(chunks.ROWS) not in str(raised.value)
+    assert "(4,), ()" in str(raised.value)

@@ -47,6 +47,25 @@ def test_the_bound_of_every_row_is_its_own():
     assert scores().observed.tolist() == [3.0] * 7
 
 
+@pytest.mark.parametrize("owner", ["score", "evaluate"])
+def test_rows_outside_the_support_are_told(owner):
+    """How many there are, and the first; their log p(x) stays -inf."""
+    encode = Partial(lambda w, x: jaxvae.Normal(w * x, jnp.ones(2)), jnp.ones(2))
+    decode = Partial(lambda z: jaxvae.Poisson(jnp.exp(z)))
+    model = jaxvae.VAE(encode, decode, jaxvae.StandardNormal((2,)))
+    key, xs = jax.random.key(3), np.ones((5, 2), np.float32)
+    xs[[2, 4], 1] = 0.5, -1.0
+    told = f"^{owner}: log p.x. is -inf at 2 of 5 rows, first at 2, which the likelihood"
+    with pytest.warns(UserWarning, match=told) as warned:
+        found = (
+            use.score(model, key, xs, num_samples=2).iwae
+            if owner == "score"
+            else evaluation.evaluate(model, key, xs, num_samples=2).rows.value
+        )
+    assert np.isneginf(found).tolist() == [False, False, True, False, True]
+    assert [w.filename for w in warned] == [__file__]
+
+
 def test_channels_that_are_coupled_are_scored_together_and_drawn():
     """They have no mean, and no parts: one number an event, and a word on what to do instead."""
     one = jnp.ones((3, 3))

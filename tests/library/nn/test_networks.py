@@ -511,6 +511,7 @@ def test_columns_are_cut_one_after_the_other(x64):
 
 
 def test_data_as_stored_are_rescaled_to_minus_one_and_one(x64):
+    """And a value that is larger is told with who was given the largest."""
     make = partial(Rescaled, partial(MLP, hidden=()), max_value=16.0)
     shapes = jax.eval_shape(lambda: make((3,), (2,), rngs=rngs()))
     network: Any = jax.tree.map(lambda leaf: normal(0, *leaf.shape), shapes)
@@ -518,6 +519,8 @@ def test_data_as_stored_are_rescaled_to_minus_one_and_one(x64):
     assert close(
         jax.jit(network)(x), np.array([-1.0, 0.5, 1.0]) @ layer.kernel[...] + layer.bias[...]
     )
+    with pytest.raises(ValueError, match=r"^nn.Rescaled: x holds 17 at \(0,\), .* 0..16.0, or ano"):
+        network(np.array([17, 12, 16], np.uint8))
 
 
 def test_a_shared_sigma_starts_where_it_is_told(x64):

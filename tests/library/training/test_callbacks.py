@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from csv import DictReader
 from functools import cache, partial
@@ -13,8 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.tree_util import Partial
 
-from jaxvae import Checkpoints, elbo, fit, init_state, renyi, train_step
+from jaxvae import (
+    VAE,
+    Checkpoints,
+    Normal,
+    Poisson,
+    StandardNormal,
+    elbo,
+    fit,
+    init_state,
+    renyi,
+    train_step,
+)
 from jaxvae.bounds import autoencoder
 from jaxvae.models import ppca
 from jaxvae.training import (
@@ -131,6 +144,66 @@ def test_validation_of_an_objective_that_lacks_a_hyper_parameter_is_told_at_once
     with pytest.raises(TypeError, match=told):
         validation(renyi, jax.random.key(0), np.ones((4, 3)))
     validation(partial(renyi, num_samples=2, alpha=0.5), jax.random.key(0), np.ones((4, 3)))
+
+
+def mixed(model, key, x, *, mix):
+    return mix * model, None
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [
+        (partial(elbo, **{"betta": 1.0}), "elbo takes no betta, expected beta, kl and gradient$"),
+        (
+            partial(mixed, mix=optax.linear_schedule(0.0, 1.0, 5)),
+            r"mixed has mix bound to a schedule, expected a number; give the schedule to the run, "
+            r"jaxvae.fit\(..., mix=schedule\), and bind its end value",
+        ),
+    ],
+)
+def test_validation_of_what_is_bound_wrongly_is_told_at_once(objective, told):
+    with pytest.raises(TypeError, match=f"^validation: {told}"):
+        validation(objective, jax.random.key(0), np.ones((4, 3)))
+    validation(partial(mixed, mix=jnp.tanh), jax.random.key(0), np.ones((4, 3)))  # may be meant
+
+
+@pytest.mark.parametrize(
+    ("hyper", "told"),
+    [
+        ({"callback": []}, "elbo takes no callback; did you mean callbacks?"),
+        ({"beta": None}, "beta is None, expected"),
+        ({"beta": "1"}, "beta is a str, expected"),
+    ],
+)
+def test_fit_says_what_is_not_a_hyper_parameter(hyper, told):
+    with pytest.raises(TypeError, match=rf"^fit: {told}"):
+        run(**hyper)
+
+
+def test_fit_sees_a_misspelling_through_what_a_step_has_bound():
+    step = partial(STEP, beta=optax.linear_schedule(0.0, 1.0, 5))
+    with pytest.raises(TypeError, match=r"^fit: elbo takes no epoch; did you mean epochs\?$"):
+        fit(step, start(), jax.random.key(1), XS, epochs=1, batch_size=4, epoch=3)
+
+
+def test_validation_of_a_row_outside_the_support_is_told_once():
+    """With the row and what is wrong with it; early stopping then says that nothing was finite."""
+    encode = Partial(lambda w, x: Normal(w * x[:2], jnp.ones(2)), jnp.ones(2))
+    model = VAE(encode, Partial(lambda z: Poisson(jnp.exp(jnp.repeat(z, 2)))), StandardNormal((2,)))
+    held_out = np.ones((5, 4), np.float32)
+    held_out[3, 1] = 0.5
+    look = validation(elbo, jax.random.key(1), held_out, batch_size=2)
+    stop = early_stopping("validation_loss", patience=3)
+    with pytest.warns(UserWarning, match="is inf at step|was never finite") as warned:
+        fit(
+            STEP, init_state(model, OPTIMIZER), jax.random.key(0), np.ones((4, 4), np.float32),
+            epochs=2, batch_size=4, callbacks=[look, stop],
+        )  # fmt: skip
+    first, second = [str(w.message) for w in warned]
+    told = r"validation: validation_loss is inf at step 1; first at row 3 of xs: Poisson.*holds 0.5"
+    assert re.match(told, first), first
+    assert second.startswith("early_stopping: 'validation_loss' was never finite")
+    assert warned[0].filename == __file__
 
 
 def test_validation_every_so_many_steps():

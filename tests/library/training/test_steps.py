@@ -98,16 +98,62 @@ def watch():
 # a step
 
 
+def drawn(model, key, x, *, num_samples, scale=1.0):
+    """An objective of one's own, of as many draws."""
+    return scale * jnp.mean(jax.random.normal(key, (num_samples,))) + 0.0 * model, None
+
+
+def chosen(model, key, x, *, sharp):
+    return model if sharp > 1 else -model, None
+
+
+@pytest.mark.parametrize(
+    ("objective", "hyper", "name"),
+    [(drawn, {"num_samples": 5, "scale": 2.0}, "num_samples"), (chosen, {"sharp": 0.5}, "sharp")],
+)
+def test_what_an_objective_must_know_while_it_is_traced_is_named(objective, hyper, name):
+    """As a shape or a choice; bound to it, it is known."""
+    state, xs = init_state(jnp.array(1.0), OPTIMIZER), np.ones((4, 1), np.float32)
+    run = partial(fit, state=state, key=jax.random.key(0), data=xs, epochs=1, batch_size=2)
+    who = objective.__name__
+    told = f"^train_step: {name} is traced, expected a Python number, as {who} fixes a shape .*"
+    with pytest.raises(TypeError, match=rf"{told}partial\({who}, {name}=...\)"):
+        run(train_step(objective, OPTIMIZER), **hyper)
+    bound = partial(objective, **{name: hyper.pop(name)})
+    run(train_step(bound, OPTIMIZER), **hyper)
+
+
+def test_rows_without_a_y_are_told():
+    step, told = train_step(conditioned(elbo), OPTIMIZER), "data is an array, expected a pair"
+    with pytest.raises(TypeError, match=rf"^conditioned: {told} \(xs, ys\)"):
+        step(start(), jax.random.key(0), data())
+
+
 @pytest.mark.parametrize(
     ("objective", "hyper", "told"),
     [
-        (elbo, {"betta": 2.0}, "elbo takes no betta, expected beta, kl, gradient$"),
+        (elbo, {"betta": 2.0}, "elbo takes no betta, expected beta, kl and gradient$"),
         (preprocessed(elbo, binarize), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
+        (
+            partial(elbo, **{"betta": 2.0}),
+            {},
+            "elbo takes no betta, expected beta, kl and gradient$",
+        ),
+        (
+            preprocessed(partial(elbo, beta=2.0), binarize),
+            {"betta": 2.0},
+            "elbo takes no betta, expected kl and gradient$",
+        ),
+        (
+            partial(elbo, **{"beta": optax.linear_schedule(0.0, 1.0, 5)}),
+            {},
+            r"elbo has beta bound to a schedule, expected a number; .* jaxvae.fit\(..., beta=sch",
+        ),
         (conditioned(elbo), {"betta": 2.0}, "elbo takes no betta, expected beta, kl"),
         (
             partial(iwae, num_samples=2),
             {"beta": optax.linear_schedule(0.0, 1.0, 5)},
-            "iwae takes no beta, expected num_samples, gradient; to warm up, train with "
+            "iwae takes no beta, expected gradient; to warm up, train with "
             "jaxvae.elbo under beta and go on from its state, or weigh the rate inside",
         ),
         (iwae, {}, r"iwae needs num_samples; bind it, functools.partial\(iwae, num_samples=...\)"),
