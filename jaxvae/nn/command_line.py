@@ -27,12 +27,12 @@ from jaxvae.nn.file_training import UNSAID, train
 from jaxvae.nn.preparation import (
     are_images,
     in_units,
+    info_of,
     kept_preparation,
     model_of,
     opened,
     table_of,
 )
-from jaxvae.nn.saved import model_info
 from jaxvae.nn.stored_units import Coded, of_coded, of_stored
 from jaxvae.protocols import MissingMethodError
 from jaxvae.training import CheckpointError, NonFiniteError
@@ -125,7 +125,7 @@ def generate(
       mean: means of p(x|z) in place of draws.
     """
     check_counts(number=number)
-    preparation = kept_preparation(model_info(run))
+    preparation = kept_preparation(info_of(run))
     names, table = preparation.get("columns") or (), table_of(preparation)
     if table and mean:
         raise DataRefusedError("--mean has no meaning for a table with categories")
@@ -149,7 +149,7 @@ def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: i
       output: .csv, .parquet, .npz or .npy, or of images a folder to make, of PNG; by default
         reconstructed.csv of a table, else reconstructed.npy.
     """
-    preparation = kept_preparation(model_info(run))
+    preparation = kept_preparation(info_of(run))
     names, table = preparation.get("columns") or (), table_of(preparation)
     model, _, rows, xs = opened(run, data)
     output = output or Path("reconstructed.csv" if names else "reconstructed.npy")
@@ -181,7 +181,7 @@ def report(
       data: rows to measure it on.
     """
     check_counts(num_samples=num_samples)
-    info = model_info(run)
+    info = info_of(run)
     arrays = info["arrays"].values()
     told: dict[str, Any] = {"numbers": sum(int(np.prod(a["shape"])) for a in arrays)}
     about = info["about"]
@@ -219,7 +219,7 @@ def export(
     """
     output = output or Path(f"{what}.stablehlo")
     output = check_output(output, output.suffix)
-    model, takes, x = exported_input(model_of(run), kept_preparation(model_info(run)), what)
+    model, takes, x = exported_input(model_of(run), kept_preparation(info_of(run)), what)
     path = export_model(output, model, what, x=x)
     say({"written": str(path)} | takes)
 

@@ -30,6 +30,7 @@ from jaxvae.nn.preparation import (
 )
 from jaxvae.nn.saved import save_model
 from jaxvae.nn.stock import make_vae
+from jaxvae.nn.tables import LONG_TAIL
 from jaxvae.training import (
     Callback,
     Checkpoints,
@@ -113,6 +114,8 @@ def train(
     rngs = nnx.Rngs(init_key)
     if table := table_of(preparation):
         print(table)
+        if tails := [f"{c.name}=log" for c in table.seen if c.why == LONG_TAIL]:
+            print(f"long tails, which a logarithm takes away: --kinds {' '.join(tails)}?")
         model = make_vae(table, latents=latent, hidden=(hidden,), rngs=rngs)
     elif likelihood == "logistic":
         conv = network == "conv"

@@ -123,6 +123,19 @@ def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_run_that_has_not_ended_says_how_it_goes_on(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step_0000000003.ckpt").touch()
+    table().to_csv(tmp_path / "t.csv")
+    for command in ("encode", "score", "reconstruct", "generate", "report", "export"):
+        data = (tmp_path / "t.csv",) if command in ("encode", "score", "reconstruct") else ()
+        assert call(command, tmp_path / "run", *data) == 1
+        error = capsys.readouterr().err
+        assert "training hasn't ended" in error
+        assert f"`jaxvae train FILE {tmp_path}/run` with its options, goes on\n" in error
+        assert error.count("\n") == 1
+
+
 def test_a_folder_of_images(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
     (tmp_path / "images" / "b").mkdir(parents=True)  # folders in it are read too
@@ -162,10 +175,13 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     frame = table().assign(home=rng.choice(["rent", "owner"], 64), grade=rng.integers(1, 4, 64))
     frame.loc[[3, 9], "a"] = np.nan
     frame.loc[5, "home"] = None
+    frame["b"] = np.exp(rng.normal(10.0, 2.0, 64))
     frame.to_csv(tmp_path / "t.csv", index=False)
     data, out = tmp_path / "t.csv", tmp_path / "run"
     assert call("train", data, out, "--kinds", "grade=category", "c=ignored", *TRAIN) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()[:5]]
+    told = capsys.readouterr().out
+    assert "--kinds b=log?\n" in told
+    shown = [line.split() for line in told.splitlines()[:5]]
     assert [line[0] for line in shown] == ["a", "b", "c", "home", "grade"]
     assert [line[1] for line in shown] == ["number", "number", "ignored", "category", "category"]
     assert call("score", out, data, "--output", tmp_path / "s.csv") == 0
