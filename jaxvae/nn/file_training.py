@@ -150,7 +150,7 @@ def train(
         about |= {"best_epoch": best + 1, "validation_elbo": float(held_out[best])}
     about |= {"elbo": float(elbos[best]), "config": config}
     if "table" in preparation:
-        about["table"] = preparation["table"]
+        about |= {"table": preparation["table"], "config": config | {"preparation": {}}}
     save_model(run / "model", state.model, about=about)
     say({n: about[n] for n in about if n not in UNSAID} | {"model": str(run / "model")})
 

@@ -93,7 +93,7 @@ def test_what_is_exported_takes_the_columns_of_the_file(run, capsys):
     np.testing.assert_allclose(program(run / "e")(xs), zs, rtol=1e-3, atol=1e-4)
     told = capsys.readouterr().out
     assert 'takes  "float32[rows, 2], in the units of the data"' in told
-    assert 'columns  "a, b"' in told
+    assert 'order of columns  "a, b"' in told
     units = Scaled(xs.mean(0), xs.std(0))
     found = use.score(of_stored(model, units), jax.random.key(0), xs, num_samples=2)
     expected = use.score(model, jax.random.key(0), standardised(), num_samples=2)
@@ -172,7 +172,7 @@ def test_a_folder_of_images(tmp_path, capsys):
 
 def test_a_table_with_text_and_gaps(tmp_path, capsys):
     rng = np.random.default_rng(1)
-    frame = table().assign(home=rng.choice(["rent", "owner"], 64), grade=rng.integers(1, 4, 64))
+    frame = table().assign(home=rng.choice(["rent", "São Paulo"], 64), grade=rng.integers(1, 4, 64))
     frame.loc[[3, 9], "a"] = np.nan
     frame.loc[5, "home"] = None
     frame["b"] = np.exp(rng.normal(10.0, 2.0, 64))
@@ -186,12 +186,22 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert [line[1] for line in shown] == ["number", "number", "ignored", "category", "category"]
     assert call("score", out, data, "--output", tmp_path / "s.csv") == 0
     found = pd.read_csv(tmp_path / "s.csv")
-    known = nn.Table.of_json(nn.model_info(out)["about"]["config"]["preparation"]["table"])
+    known = nn.Table.of_json(nn.model_info(out)["about"]["table"])
     with pytest.warns(UserWarning, match="different gaps|can't be compared"):
         expected = use.score(nn.load_model(out), jax.random.key(0), known.rows(frame))
     np.testing.assert_allclose(found["per_observed"], expected.per_observed, rtol=1e-4)
     nats = np.where(frame.home.isna(), np.nan, expected.entries["home"][:, 0])
     np.testing.assert_allclose(found["nats home"], nats, rtol=1e-4)
+    costs = found[[f"nats {column.name}" for column in known.seen]]
+    more = costs - costs.mean()
+    reasons = np.where(more.max(axis=1) > 0, more.idxmax(axis=1), "nats ")
+    assert ("nats " + found.because.fillna("")).tolist() == reasons.tolist()
+    assert found.because.nunique() > 1
+    assert f"columns  {found.shape[1]}\n" in capsys.readouterr().out
+    card = (out / "model" / "README.md").read_text()
+    assert card.count("São Paulo") == 1
+    assert card.count('"values"') == 5
+    assert f"nn.load_model('{out.as_posix()}/model')" in card
     assert found["nats a"].isna().tolist() == frame.a.isna().tolist()
     assert [c for c in found if c.startswith("nats")] == [
         "nats a",
@@ -208,10 +218,10 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert call("reconstruct", out, data, "--output", remembered) == 0
     means = pd.read_csv(remembered)
     assert [*means][-4:] == [f"reconstructed {name}" for name in ("a", "b", "home", "grade")]
-    assert set(means["reconstructed home"]) <= {"rent", "owner"}
+    assert set(means["reconstructed home"]) <= {"rent", "São Paulo"}
     assert abs(means["reconstructed a"].to_numpy().mean() - 1000) < 2
     model, stored = nn.load_model(out), of_stored(nn.load_model(out), Coded(known))
-    homes = {"owner": 0, "rent": 1}.get
+    homes = {"São Paulo": 0, "rent": 1}.get
     numbered = frame.assign(home=frame.home.map(homes), grade=frame.grade - 1)
     raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in known.seen}
     zs = use.encode(model, known.rows(frame))
@@ -229,10 +239,12 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert call("generate", out, "--number", 50, "--output", new) == 0
     drawn = pd.read_csv(new)
     assert [*drawn.columns] == ["a", "b", "home", "grade"]
-    assert set(drawn.home.dropna()) <= {"rent", "owner"}
+    assert set(drawn.home.dropna()) <= {"rent", "São Paulo"}
+    assert "columns  4\n" in capsys.readouterr().out
     assert abs(drawn.a.mean() - 1000) < 2
     assert call("encode", out, data, "--output", tmp_path / "z.npy") == 0
     assert np.load(tmp_path / "z.npy").shape == (64, 2)
+    assert "columns  2\n" in capsys.readouterr().out
     assert call("report", out, data) == 0
     capsys.readouterr()
     frame.assign(b="much").to_csv(data, index=False)
