@@ -53,7 +53,7 @@ def preparation_of(
         return {"columns": [c.name for c in table.seen], "table": table.as_json()}
     if kinds:
         raise DataRefusedError(
-            "--kinds is for tables with text or gaps, and here are numbers alone"
+            "--kinds is for tables, with --likelihood gaussian and --network mlp"
         )
     if likelihood == "logistic":
         return {"columns": names, "shift": 0.0, "scale": 1.0}

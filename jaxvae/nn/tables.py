@@ -235,7 +235,7 @@ def _column(series: Any, wanted: str | None) -> Column:
         seen, numbers = _seen(column, numbers)[~gaps], numbers[~gaps]
         whole = bool((numbers == np.round(numbers)).all())
         scale = float(seen.std()) or 1.0
-        why = LONG_TAIL if wanted is None and _has_long_tail(numbers) else ""
+        why = LONG_TAIL if wanted is None and has_long_tail(numbers) else ""
         return column._replace(shift=float(seen.mean()), scale=scale, whole=whole, why=why)
     return column._replace(values=_values(there)) if kind == "category" else column
 
@@ -294,7 +294,7 @@ def _seen(column: Column, numbers: np.ndarray) -> np.ndarray:
     return np.log(numbers)
 
 
-def _has_long_tail(numbers: np.ndarray) -> bool:
+def has_long_tail(numbers: np.ndarray) -> bool:
     """Whether they are positive and skewed, and their logarithms aren't."""
     if not (numbers > 0).all() or _skewness(numbers) < 2:  # that of an exponential
         return False

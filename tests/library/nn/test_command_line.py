@@ -21,6 +21,8 @@ from jaxvae.nn import command_output
 from jaxvae.nn.command_line import main
 from jaxvae.nn.command_output import write_columns
 from jaxvae.nn.data_files import DataRefusedError, read_rows
+from jaxvae.nn.file_training import long_tailed
+from jaxvae.nn.preparation import preparation_of
 from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 
 TRAIN = ("--epochs", "1", "--latent", "2", "--hidden", "4", "--batch", "16")
@@ -254,6 +256,24 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert "column 'b' is a number, and holds 'much'" in capsys.readouterr().err
 
 
+def test_a_table_of_numbers_may_have_a_logarithm(tmp_path, capsys):
+    pay = np.exp(np.random.default_rng(1).normal(10.0, 2.0, 64))
+    data, out = tmp_path / "t.csv", tmp_path / "run"
+    table().assign(pay=pay).to_csv(data, index=False)
+    rows = read_rows(data)
+    assert long_tailed(rows, preparation_of(rows, "gaussian", (), ())) == ["pay"]
+    chosen = ("--columns", "a", "pay")
+    assert call("train", data, out, *chosen, "--kinds", "pay=log", *TRAIN) == 0
+    kinds = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[:2]]
+    assert kinds == [["a", "number"], ["pay", "log"]]
+    assert call("encode", out, data, "--output", tmp_path / "z.npy") == 0
+    table().assign(pay=np.append(pay[1:], 0.0)).to_csv(data, index=False)
+    assert call("encode", out, data, "--output", tmp_path / "z.npy") == 2
+    error = capsys.readouterr().err
+    assert "holds 0 in row 63, expected positive numbers; leave it empty, or train again" in error
+    assert error.endswith("(--kinds pay=number)\n")
+
+
 def test_every_kind_of_file_is_read(tmp_path):
     xs = np.arange(6.0).reshape(3, 2)
     np.save(tmp_path / "a.npy", xs)
@@ -380,7 +400,8 @@ def bad_files(folder):
         (("holes.csv", "r", "--likelihood", "poisson"), "column 'a' lacks 1 of 2 values"),
         (("holes.csv", "r", "--columns", "b", "--network", "conv"), "column 'b' holds"),
         (("holes.csv", "r", "--kinds", "a=real"), "kinds has 'a': 'real', expected columns"),
-        (("full.csv", "r", "--kinds", "a=category"), "--kinds is for tables with text or gaps"),
+        (("ok.npy", "r", "--kinds", "a=log"), "--kinds is for tables, with --likelihood gaussian"),
+        (("full.csv", "r", "--kinds", "a=log"), "column 'a' is a log and holds 0 in row 1"),
         (("holes.csv", "r", "--columns", "c"), "has no column 'c'; it has a, b"),
         (("ok.npy", "r", "--latent", "0"), "--latent is 0, expected an integer of at least 1"),
         (("ok.npy", "r", "--validation", "1.0"), "--validation must be in [0, 1)"),
