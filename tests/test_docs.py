@@ -51,6 +51,7 @@ UNTRACED = r"\.(dci|mutual_information|sweep|points_at_once|warn_if_unfinished|s
     "page",
     [
         "docs/devices.md",
+        "docs/recipes/sequences.md",
         # what these two show has tests of its own
         pytest.param("docs/guide.md", marks=pytest.mark.slow),
         pytest.param("docs/bounds.md", marks=pytest.mark.slow),
@@ -398,3 +399,17 @@ def local(value):
     if isinstance(value, partial):
         return any(map(local, (value.func, *value.args, *value.keywords.values())))
     return isfunction(value) and "<locals>" in value.__qualname__
+
+
+def test_a_recipe_shows_the_code_that_made_its_numbers():
+    """The functions to copy are those of the script, but for types."""
+
+    def bodies(source: str) -> dict[str, list[str]]:
+        found = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)]
+        return {n.name: [ast.unparse(line) for line in n.body] for n in found}
+
+    [shown] = blocks_of("docs/recipes/sequences.md")
+    script = (ROOT / "experiments/recipes/sequences.py").read_text()
+    made = bodies(script)
+    for name, body in bodies(shown).items():
+        assert body == made[name], name

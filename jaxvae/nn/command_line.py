@@ -27,12 +27,12 @@ from jaxvae.nn.file_training import UNSAID, train
 from jaxvae.nn.preparation import (
     are_images,
     in_units,
+    info_of,
     kept_preparation,
     model_of,
     opened,
     table_of,
 )
-from jaxvae.nn.saved import model_info
 from jaxvae.nn.stored_units import Coded, of_coded, of_stored
 from jaxvae.protocols import MissingMethodError
 from jaxvae.training import CheckpointError, NonFiniteError
@@ -56,9 +56,12 @@ def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
 def score(
     run: Path, data: Path, /, *, output: Path | None = None, num_samples: int = 100, seed: int = 0
 ) -> None:
-    """How likely each row is, in nats, and what each of its columns adds to that.
+    """How likely each row is, in nats, and what each of its columns costs.
 
-    Of standardised columns, as the model sees them.
+    iwae and elbo are lower bounds of log p(x), the higher the likelier, of columns standardised as
+    the model sees them; per_observed is iwae an entry. `nats NAME` is -log p of a column given z,
+    the higher the odder, and the rate is what z costs. `because` names the column that costs most
+    beyond its mean over the file.
 
     Args:
       run: what train made, or save_model.
@@ -70,12 +73,13 @@ def score(
     scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
     columns = _files_of(rows)
     columns |= {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
-    names = kept_preparation(info).get("columns") or ()
+    names, nats = kept_preparation(info).get("columns") or (), {}
     if isinstance(scores.entries, dict):
         columns |= {"observed": scores.observed, "per_observed": scores.per_observed}
-        columns |= nats_of(rows.frame, scores.entries)
+        nats = nats_of(rows.frame, scores.entries)
     elif np.ndim(scores.entries) == 2 and scores.entries.shape[1] == len(names):
-        columns |= {f"nats {n}": c for n, c in zip(names, scores.entries.T, strict=True)}
+        nats = {f"nats {n}": c for n, c in zip(names, scores.entries.T, strict=True)}
+    columns |= {"because": _because(nats)} | nats if nats else {}
     means = {"iwae": float(np.mean(scores.iwae)), "elbo": float(np.mean(scores.elbo))}
     say({"rows": len(scores.iwae)} | means)
     if len(np.unique(scores.observed)) > 1:
@@ -125,7 +129,7 @@ def generate(
       mean: means of p(x|z) in place of draws.
     """
     check_counts(number=number)
-    preparation = kept_preparation(model_info(run))
+    preparation = kept_preparation(info_of(run))
     names, table = preparation.get("columns") or (), table_of(preparation)
     if table and mean:
         raise DataRefusedError("--mean has no meaning for a table with categories")
@@ -149,7 +153,7 @@ def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: i
       output: .csv, .parquet, .npz or .npy, or of images a folder to make, of PNG; by default
         reconstructed.csv of a table, else reconstructed.npy.
     """
-    preparation = kept_preparation(model_info(run))
+    preparation = kept_preparation(info_of(run))
     names, table = preparation.get("columns") or (), table_of(preparation)
     model, _, rows, xs = opened(run, data)
     output = output or Path("reconstructed.csv" if names else "reconstructed.npy")
@@ -181,7 +185,7 @@ def report(
       data: rows to measure it on.
     """
     check_counts(num_samples=num_samples)
-    info = model_info(run)
+    info = info_of(run)
     arrays = info["arrays"].values()
     told: dict[str, Any] = {"numbers": sum(int(np.prod(a["shape"])) for a in arrays)}
     about = info["about"]
@@ -219,7 +223,7 @@ def export(
     """
     output = output or Path(f"{what}.stablehlo")
     output = check_output(output, output.suffix)
-    model, takes, x = exported_input(model_of(run), kept_preparation(model_info(run)), what)
+    model, takes, x = exported_input(model_of(run), kept_preparation(info_of(run)), what)
     path = export_model(output, model, what, x=x)
     say({"written": str(path)} | takes)
 
@@ -264,6 +268,16 @@ def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "score: rows have")
         return use.score(model, key, xs, num_samples=num_samples)
+
+
+def _because(nats: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The column of each row that costs most beyond its mean; none where nothing does."""
+    costs = np.stack([*nats.values()], axis=1)
+    seen = ~np.isnan(costs)
+    means = np.sum(costs, axis=0, where=seen) / np.maximum(seen.sum(axis=0), 1)
+    more = np.where(seen, costs - means, -np.inf)
+    names = np.asarray([title.removeprefix("nats ") for title in nats])
+    return np.where(more.max(axis=1) > 0, names[more.argmax(axis=1)], "")
 
 
 def _files_of(rows: Rows) -> dict[str, np.ndarray]:

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxvae.nn.data_files import DataRefusedError, needed, write_rows
+from jaxvae.nn.data_files import DataRefusedError, needed, write_rows, written_columns
 
 TABLES = (".csv", ".parquet", ".npz", ".npy")
 
 
 def say(told: Mapping[str, Any]) -> None:
     for name, value in told.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
-        print(f"{name:>16}  {shown}")
+        shown = (
+            f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+        )
+        line = f"{name:>16}  {shown}"
+        print(line.encode(errors="backslashreplace").decode())  # of names of files that aren't text
 
 
 def check_output(path: Path, *kinds: str) -> Path:
@@ -50,7 +53,8 @@ def written(path: Path, write: Callable[[Path], object], **told: Any) -> None:
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray], frame: Any = None) -> None:
-    written(path, lambda part: write_rows(part, columns, frame), columns=len(columns))
+    number = written_columns(path, columns, frame)
+    written(path, lambda part: write_rows(part, columns, frame), columns=number)
 
 
 def write_events(

@@ -186,12 +186,23 @@ def _numbers(path: Path, frame: Any) -> np.ndarray:
     return frame.to_numpy(np.float64)
 
 
+def written_columns(path: Path, columns: dict[str, np.ndarray], frame: Any = None) -> int:
+    """How many columns `write_rows` puts into the file."""
+    if path.suffix.lower() == ".npy":
+        return len(_numeric(columns))
+    beside = () if frame is None or path.suffix.lower() == ".npz" else frame.columns
+    return len({*beside, *columns})
+
+
+def _numeric(columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [column for column in columns.values() if column.dtype.kind != "U"]
+
+
 def write_rows(path: Path, columns: dict[str, np.ndarray], frame: Any = None) -> None:
     """Columns [n], beside those of a frame, as .csv, .parquet or .npz; as one array as .npy."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        numbers = [column for column in columns.values() if column.dtype.kind != "U"]
-        np.save(path, np.stack(numbers, axis=1))
+        np.save(path, np.stack(_numeric(columns), axis=1))
     elif suffix == ".npz":
         with ZipFile(path, "w") as archive:  # np.savez takes no array named file
             for name, column in columns.items():

@@ -37,7 +37,7 @@ def exported_input(
         "decode": ("latents", means),
         "score": (f"a key, uint32[2], and {rows}", nats),
     }[what]
-    told = {"takes": takes, "gives": gives} | ({"columns": names} if names else {})
+    told = {"takes": takes, "gives": gives} | ({"order of columns": names} if names else {})
     return model, told | (_categories(table) if table else {}), x
 
 

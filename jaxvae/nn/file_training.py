@@ -16,7 +16,7 @@ from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.model import VAE
 from jaxvae.nn.command_output import say
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
-from jaxvae.nn.data_files import DataRefusedError, check_counts, read_rows
+from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts, read_rows
 from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
 from jaxvae.nn.model_folders import is_saved, refuse_other
 from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
@@ -30,6 +30,7 @@ from jaxvae.nn.preparation import (
 )
 from jaxvae.nn.saved import save_model
 from jaxvae.nn.stock import make_vae
+from jaxvae.nn.tables import LONG_TAIL, has_long_tail
 from jaxvae.training import (
     Callback,
     Checkpoints,
@@ -83,7 +84,7 @@ def train(
       data: the file or folder.
       run: the folder to make.
       columns: of a table; by default all.
-      kinds: of columns of a table with text or gaps, where they aren't what was inferred:
+      kinds: of columns of a table, where they aren't what was inferred:
         zip=category, or number, or log of amounts, or ignored.
       likelihood: p(x|z): gaussian with one learned sigma, bernoulli of 0 and 1, poisson of counts,
         logistic of bytes as they are stored. By default logistic of images, else gaussian, which of
@@ -98,6 +99,8 @@ def train(
         raise DataRefusedError("--validation must be in [0, 1) and --learning-rate above 0")
     mixed = likelihood in (None, "gaussian") and network == "mlp"
     rows = read_rows(data, columns, mixed=mixed)
+    if kinds and mixed and rows.frame is not None:
+        rows = Rows(rows.frame[[*columns]] if columns else rows.frame, rows.frame)
     likelihood = likelihood or ("logistic" if is_images(rows) else "gaussian")
     preparation = preparation_of(rows, likelihood, columns, kinds)
     bytes_ = likelihood == "logistic"
@@ -127,6 +130,8 @@ def train(
         callbacks = [validation_of(elbo, score_key, jax.tree.map(jnp.asarray, at(held))),
                      early_stopping("validation_loss", patience=epochs)]  # fmt: skip
     callbacks.append(GoesOn())
+    if mixed and (tails := [f"{name}=log" for name in long_tailed(rows, preparation)]):
+        print(f"long tails, which a logarithm takes away: --kinds {' '.join(tails)}?")
     say({"training on": len(kept), "held out": len(held)})
     state, history = fit(
         train_step(elbo, optimizer),
@@ -147,9 +152,17 @@ def train(
         about |= {"best_epoch": best + 1, "validation_elbo": float(held_out[best])}
     about |= {"elbo": float(elbos[best]), "config": config}
     if "table" in preparation:
-        about["table"] = preparation["table"]
+        about |= {"table": preparation["table"], "config": config | {"preparation": {}}}
     save_model(run / "model", state.model, about=about)
     say({n: about[n] for n in about if n not in UNSAID} | {"model": str(run / "model")})
+
+
+def long_tailed(rows: Rows, preparation: dict[str, Any]) -> list[str]:
+    """Columns whose logarithms may be the better numbers, but those whose kind was chosen."""
+    if table := table_of(preparation):
+        return [column.name for column in table.seen if column.why == LONG_TAIL]
+    columns = zip(preparation["columns"], rows.values.T, strict=False)
+    return [name for name, values in columns if has_long_tail(values)]
 
 
 def _model(network: str, likelihood: str, shape: Any, latent: int, hidden: int, rngs: Any) -> VAE:

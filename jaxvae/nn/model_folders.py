@@ -55,7 +55,7 @@ def root(name: str) -> str:
 
 def roots(description: Tree) -> tuple[str, ...]:
     """The packages that a description names."""
-    text = json.dumps(description)
+    text = json.dumps(description, ensure_ascii=False)
     return tuple({root(n) for n in re.findall(r'"(?:name|class|activation)": "([^"]+)"', text)})
 
 
@@ -155,7 +155,9 @@ def card(folder: Path, model: Tree, manifest: Mapping[str, Any]) -> str:
     arrays = manifest["arrays"]
     number = sum(int(np.prod(a["shape"], dtype=np.int64)) for a in arrays.values())
     about = manifest["about"]
-    told = about if isinstance(about, str) else json.dumps(about, indent=2) if about else ""
+    told = about or ""
+    if not isinstance(told, str):
+        told = json.dumps(told, indent=2, ensure_ascii=False)
     if manifest["builder"]:
         given = ", ".join(f"{k}={v!r}" for k, v in manifest["arguments"].items())
         how = f'trust="{root(manifest["builder"])}"'
@@ -173,7 +175,7 @@ def card(folder: Path, model: Tree, manifest: Mapping[str, Any]) -> str:
         [f"# {folder.name}", "", f"A{a_class_of(model)[1:]} of {number:,} numbers.",
          *(["", told] if told else []),
          "", "```python", "from jaxvae import nn", "",
-         f"model = nn.load_model({', '.join(filter(None, [repr(folder.name), how]))})", "```",
+         f"model = nn.load_model({', '.join(filter(None, [repr(folder.as_posix()), how]))})", "```",
          "", f"{built} Written with {versions}.", "",
          "| array | dtype | shape |", "|---|---|---|", *lines, ""]
     )  # fmt: skip

@@ -14,8 +14,10 @@ import numpy as np
 from jaxvae.checks import a_class_of
 from jaxvae.evaluation.rows import event_like
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows
+from jaxvae.nn.model_folders import is_saved
 from jaxvae.nn.saved import load_model, model_info
 from jaxvae.nn.tables import Column, Table, infer_table
+from jaxvae.training import CheckpointError, checkpoint_files
 
 
 def check_rows(data: Path, xs: np.ndarray, network: str, likelihood: str) -> None:
@@ -51,7 +53,7 @@ def preparation_of(
         return {"columns": [c.name for c in table.seen], "table": table.as_json()}
     if kinds:
         raise DataRefusedError(
-            "--kinds is for tables with text or gaps, and here are numbers alone"
+            "--kinds is for tables, with --likelihood gaussian and --network mlp"
         )
     if likelihood == "logistic":
         return {"columns": names, "shift": 0.0, "scale": 1.0}
@@ -120,7 +122,13 @@ def kept_preparation(info: Mapping[str, Any]) -> dict[str, Any]:
     return about.get("config", {}).get("preparation", {})
 
 
+def info_of(run: Path) -> dict[str, Any]:
+    _check_ended(run)
+    return model_info(run)
+
+
 def model_of(run: Path) -> Any:
+    _check_ended(run)
     model = load_model(run)
     if missing := [part for part in ("encode", "decode", "prior") if not hasattr(model, part)]:
         raise DataRefusedError(
@@ -128,6 +136,14 @@ def model_of(run: Path) -> Any:
             "decode and prior"
         )
     return model
+
+
+def _check_ended(run: Path) -> None:
+    if not is_saved(run) and not is_saved(run / "model") and checkpoint_files(run / "checkpoints"):
+        raise CheckpointError(
+            f"{run} has no model yet, as its training hasn't ended; the command that began it, "
+            f"`jaxvae train FILE {run}` with its options, goes on"
+        )
 
 
 def are_images(model: Any, preparation: Mapping[str, Any]) -> bool:
@@ -140,7 +156,7 @@ def are_images(model: Any, preparation: Mapping[str, Any]) -> bool:
 
 def opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
     """The model, what is known of it, and the rows as read and as the model sees them."""
-    model, info = model_of(run), model_info(run)
+    model, info = model_of(run), info_of(run)
     preparation = kept_preparation(info)
     mixed = "table" in preparation
     rows = read_rows(data, tuple(preparation.get("columns") or ()), mixed=mixed)

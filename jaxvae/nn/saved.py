@@ -129,9 +129,8 @@ def save_model(
         raise TypeError(f"save_model: about or arguments is not what JSON holds: {error}") from None
     files = {MANIFEST: text, WEIGHTS: safetensors.save(arrays)}
     sums = "".join(f"{checksum(data)}  {name}\n" for name, data in files.items())
-    write_folder(
-        folder, files | {CARD: card(folder, model, manifest).encode(), SUMS: sums.encode()}
-    )
+    told = card(folder, model, manifest).encode(errors="backslashreplace")
+    write_folder(folder, files | {CARD: told, SUMS: sums.encode()})
     return folder
 
 

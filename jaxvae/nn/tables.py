@@ -31,6 +31,7 @@ from jaxvae.nn.heads import (
 
 KINDS = ("number", "log", "category", "ignored")
 NUMBERS = ("number", "log")
+LONG_TAIL = "long tail: log?"  # why a number may be a log
 
 
 class Column(NamedTuple):
@@ -44,7 +45,7 @@ class Column(NamedTuple):
       shift, scale: mean and standard deviation of a number, or of its logarithm.
       values: of a category, in order.
       missing: how many rows lacked it.
-      why: what the kind was inferred from.
+      why: what the kind was inferred from, or why it may be another.
       whole: whether the numbers were whole, as new ones are then rounded.
     """
 
@@ -230,10 +231,12 @@ def _column(series: Any, wanted: str | None) -> Column:
     kind, why = _kind(there) if wanted is None else (wanted, "")
     column = Column(series.name, kind, missing=int(gaps.sum()), why=why)
     if kind in NUMBERS:
-        numbers = _floats(series.name, there)
-        seen, whole = _seen(column, numbers), bool((numbers == np.round(numbers)).all())
+        numbers = _floats(series)
+        seen, numbers = _seen(column, numbers)[~gaps], numbers[~gaps]
+        whole = bool((numbers == np.round(numbers)).all())
         scale = float(seen.std()) or 1.0
-        return column._replace(shift=float(seen.mean()), scale=scale, whole=whole)
+        why = LONG_TAIL if wanted is None and has_long_tail(numbers) else ""
+        return column._replace(shift=float(seen.mean()), scale=scale, whole=whole, why=why)
     return column._replace(values=_values(there)) if kind == "category" else column
 
 
@@ -260,38 +263,56 @@ def _values(there: Any) -> tuple[Any, ...]:
     return tuple(sorted(present, key=lambda value: (str(type(value)), value)))
 
 
-def _floats(name: str, there: Any) -> np.ndarray:
-    try:
-        numbers = np.asarray([float(value) for value in there.tolist()])
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"table: column {name!r} is a number, and holds {there.tolist()[0]!r}"
-        ) from None
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"table: column {name!r} holds infinity, expected numbers or NaN")
+def _floats(series: Any) -> np.ndarray:
+    """The numbers of a column, with NaN in its gaps."""
+    numbers, values = np.full(len(series), np.nan), series.tolist()
+    for row in np.flatnonzero(series.notna().to_numpy()):
+        value = values[row]
+        try:
+            numbers[row] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"table: column {series.name!r} is a number, and holds {value!r} in row {row}"
+            ) from None
+        if not np.isfinite(numbers[row]):
+            raise ValueError(
+                f"table: column {series.name!r} holds infinity in row {row}, expected numbers or "
+                "NaN"
+            )
     return numbers
 
 
 def _seen(column: Column, numbers: np.ndarray) -> np.ndarray:
     if column.kind == "number":
         return numbers
-    if (numbers <= 0).any():
+    if (wrong := np.flatnonzero(numbers <= 0)).size:
         raise ValueError(
-            f"table: column {column.name!r} is a log and holds {numbers.min():g}, expected "
-            "positive numbers; make it a number"
+            f"table: column {column.name!r} is a log and holds {numbers[wrong[0]]:g} in row "
+            f"{wrong[0]}, expected positive numbers; leave it empty, or train again with it as a "
+            f"number (--kinds {column.name}=number)"
         )
     return np.log(numbers)
 
 
+def has_long_tail(numbers: np.ndarray) -> bool:
+    """Whether they are positive and skewed, and their logarithms aren't."""
+    if not (numbers > 0).all() or _skewness(numbers) < 2:  # that of an exponential
+        return False
+    return abs(_skewness(np.log(numbers))) < 1
+
+
+def _skewness(numbers: np.ndarray) -> float:
+    off = numbers - numbers.mean()
+    return float(np.mean(off**3) / (np.mean(off**2) ** 1.5 or 1.0))
+
+
 def _coded(column: Column, frame: Any) -> np.ndarray:
     series = frame[column.name]
+    if column.kind in NUMBERS:
+        return (_seen(column, _floats(series)) - column.shift) / column.scale
     gaps = series.isna().to_numpy()
     there = series[~gaps]
     found = np.full(len(series), np.nan)
-    if column.kind in NUMBERS:
-        seen = _seen(column, _floats(column.name, there))
-        found[~gaps] = (seen - column.shift) / column.scale
-        return found
     places = {value: i for i, value in enumerate(column.values)}
     found[~gaps] = [places.get(value, len(places)) for value in there.tolist()]
     if len(there) and not (found[~gaps] < len(places)).any():
@@ -315,7 +336,7 @@ def _rounded(column: Column, values: Any) -> Any:
     return np.round(values) if column.kind in NUMBERS and column.whole else values
 
 
-def _shown(column: Column) -> tuple[str, str, str, str]:
+def _shown(column: Column) -> tuple[str, str, str, str, str]:
     what = {
         "number": f"{column.shift:.3g} +- {column.scale:.3g}",
         "log": f"exp({column.shift:.3g} +- {column.scale:.3g})",
@@ -324,4 +345,5 @@ def _shown(column: Column) -> tuple[str, str, str, str]:
     }[column.kind]
     if len(what) > 40:
         what = f"{what[:30]} ... of {len(column.values)}"
-    return column.name, column.kind, what, f"{column.missing} missing" if column.missing else ""
+    missing = f"{column.missing} missing" if column.missing else ""
+    return column.name, column.kind, what, missing, "" if column.kind == "ignored" else column.why

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from jaxvae.nn import command_output
 from jaxvae.nn.command_line import main
 from jaxvae.nn.command_output import write_columns
 from jaxvae.nn.data_files import DataRefusedError, read_rows
+from jaxvae.nn.file_training import long_tailed
+from jaxvae.nn.preparation import preparation_of
 from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 
 TRAIN = ("--epochs", "1", "--latent", "2", "--hidden", "4", "--batch", "16")
@@ -93,7 +96,7 @@ def test_what_is_exported_takes_the_columns_of_the_file(run, capsys):
     np.testing.assert_allclose(program(run / "e")(xs), zs, rtol=1e-3, atol=1e-4)
     told = capsys.readouterr().out
     assert 'takes  "float32[rows, 2], in the units of the data"' in told
-    assert 'columns  "a, b"' in told
+    assert 'order of columns  "a, b"' in told
     units = Scaled(xs.mean(0), xs.std(0))
     found = use.score(of_stored(model, units), jax.random.key(0), xs, num_samples=2)
     expected = use.score(model, jax.random.key(0), standardised(), num_samples=2)
@@ -121,6 +124,19 @@ def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_run_that_has_not_ended_says_how_it_goes_on(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step_0000000003.ckpt").touch()
+    table().to_csv(tmp_path / "t.csv")
+    for command in ("encode", "score", "reconstruct", "generate", "report", "export"):
+        data = (tmp_path / "t.csv",) if command in ("encode", "score", "reconstruct") else ()
+        assert call(command, tmp_path / "run", *data) == 1
+        error = capsys.readouterr().err
+        assert "training hasn't ended" in error
+        assert f"`jaxvae train FILE {tmp_path}/run` with its options, goes on\n" in error
+        assert error.count("\n") == 1
 
 
 def test_a_folder_of_images(tmp_path, capsys):
@@ -159,23 +175,37 @@ def test_a_folder_of_images(tmp_path, capsys):
 
 def test_a_table_with_text_and_gaps(tmp_path, capsys):
     rng = np.random.default_rng(1)
-    frame = table().assign(home=rng.choice(["rent", "owner"], 64), grade=rng.integers(1, 4, 64))
+    frame = table().assign(home=rng.choice(["rent", "São Paulo"], 64), grade=rng.integers(1, 4, 64))
     frame.loc[[3, 9], "a"] = np.nan
     frame.loc[5, "home"] = None
+    frame["b"] = np.exp(rng.normal(10.0, 2.0, 64))
     frame.to_csv(tmp_path / "t.csv", index=False)
     data, out = tmp_path / "t.csv", tmp_path / "run"
     assert call("train", data, out, "--kinds", "grade=category", "c=ignored", *TRAIN) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()[:5]]
+    told = capsys.readouterr().out
+    assert "--kinds b=log?\n" in told
+    shown = [line.split() for line in told.splitlines()[:5]]
     assert [line[0] for line in shown] == ["a", "b", "c", "home", "grade"]
     assert [line[1] for line in shown] == ["number", "number", "ignored", "category", "category"]
     assert call("score", out, data, "--output", tmp_path / "s.csv") == 0
     found = pd.read_csv(tmp_path / "s.csv")
-    known = nn.Table.of_json(nn.model_info(out)["about"]["config"]["preparation"]["table"])
+    known = nn.Table.of_json(nn.model_info(out)["about"]["table"])
     with pytest.warns(UserWarning, match="different gaps|can't be compared"):
         expected = use.score(nn.load_model(out), jax.random.key(0), known.rows(frame))
     np.testing.assert_allclose(found["per_observed"], expected.per_observed, rtol=1e-4)
     nats = np.where(frame.home.isna(), np.nan, expected.entries["home"][:, 0])
     np.testing.assert_allclose(found["nats home"], nats, rtol=1e-4)
+    names = np.asarray([column.name for column in known.seen])
+    costs = found[[f"nats {name}" for name in names]].to_numpy()
+    more = costs - np.nanmean(costs, axis=0)
+    reasons = np.where(np.nanmax(more, axis=1) > 0, names[np.nanargmax(more, axis=1)], "")
+    assert found.because.fillna("").tolist() == reasons.tolist()
+    assert found.because.nunique() > 1
+    assert f"columns  {found.shape[1]}\n" in capsys.readouterr().out
+    card = (out / "model" / "README.md").read_text()
+    assert card.count("São Paulo") == 1
+    assert card.count('"values"') == 5
+    assert f"nn.load_model('{out.as_posix()}/model')" in card
     assert found["nats a"].isna().tolist() == frame.a.isna().tolist()
     assert [c for c in found if c.startswith("nats")] == [
         "nats a",
@@ -192,10 +222,10 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert call("reconstruct", out, data, "--output", remembered) == 0
     means = pd.read_csv(remembered)
     assert [*means][-4:] == [f"reconstructed {name}" for name in ("a", "b", "home", "grade")]
-    assert set(means["reconstructed home"]) <= {"rent", "owner"}
+    assert set(means["reconstructed home"]) <= {"rent", "São Paulo"}
     assert abs(means["reconstructed a"].to_numpy().mean() - 1000) < 2
     model, stored = nn.load_model(out), of_stored(nn.load_model(out), Coded(known))
-    homes = {"owner": 0, "rent": 1}.get
+    homes = {"São Paulo": 0, "rent": 1}.get
     numbered = frame.assign(home=frame.home.map(homes), grade=frame.grade - 1)
     raw = {c.name: numbered[c.name].to_numpy(np.float32)[:, None] for c in known.seen}
     zs = use.encode(model, known.rows(frame))
@@ -213,15 +243,35 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     assert call("generate", out, "--number", 50, "--output", new) == 0
     drawn = pd.read_csv(new)
     assert [*drawn.columns] == ["a", "b", "home", "grade"]
-    assert set(drawn.home.dropna()) <= {"rent", "owner"}
+    assert set(drawn.home.dropna()) <= {"rent", "São Paulo"}
+    assert "columns  4\n" in capsys.readouterr().out
     assert abs(drawn.a.mean() - 1000) < 2
     assert call("encode", out, data, "--output", tmp_path / "z.npy") == 0
     assert np.load(tmp_path / "z.npy").shape == (64, 2)
+    assert "columns  2\n" in capsys.readouterr().out
     assert call("report", out, data) == 0
     capsys.readouterr()
     frame.assign(b="much").to_csv(data, index=False)
     assert call("score", out, data) == 2
     assert "column 'b' is a number, and holds 'much'" in capsys.readouterr().err
+
+
+def test_a_table_of_numbers_may_have_a_logarithm(tmp_path, capsys):
+    pay = np.exp(np.random.default_rng(1).normal(10.0, 2.0, 64))
+    data, out = tmp_path / "t.csv", tmp_path / "run"
+    table().assign(pay=pay).to_csv(data, index=False)
+    rows = read_rows(data)
+    assert long_tailed(rows, preparation_of(rows, "gaussian", (), ())) == ["pay"]
+    chosen = ("--columns", "a", "pay")
+    assert call("train", data, out, *chosen, "--kinds", "pay=log", *TRAIN) == 0
+    kinds = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[:2]]
+    assert kinds == [["a", "number"], ["pay", "log"]]
+    assert call("encode", out, data, "--output", tmp_path / "z.npy") == 0
+    table().assign(pay=np.append(pay[1:], 0.0)).to_csv(data, index=False)
+    assert call("encode", out, data, "--output", tmp_path / "z.npy") == 2
+    error = capsys.readouterr().err
+    assert "holds 0 in row 63, expected positive numbers; leave it empty, or train again" in error
+    assert error.endswith("(--kinds pay=number)\n")
 
 
 def test_every_kind_of_file_is_read(tmp_path):
@@ -350,7 +400,8 @@ def bad_files(folder):
         (("holes.csv", "r", "--likelihood", "poisson"), "column 'a' lacks 1 of 2 values"),
         (("holes.csv", "r", "--columns", "b", "--network", "conv"), "column 'b' holds"),
         (("holes.csv", "r", "--kinds", "a=real"), "kinds has 'a': 'real', expected columns"),
-        (("full.csv", "r", "--kinds", "a=category"), "--kinds is for tables with text or gaps"),
+        (("ok.npy", "r", "--kinds", "a=log"), "--kinds is for tables, with --likelihood gaussian"),
+        (("full.csv", "r", "--kinds", "a=log"), "column 'a' is a log and holds 0 in row 1"),
         (("holes.csv", "r", "--columns", "c"), "has no column 'c'; it has a, b"),
         (("ok.npy", "r", "--latent", "0"), "--latent is 0, expected an integer of at least 1"),
         (("ok.npy", "r", "--validation", "1.0"), "--validation must be in [0, 1)"),
@@ -398,6 +449,22 @@ def test_a_wrong_run_or_output_gets_a_line(run, tmp_path, monkeypatch, capsys):
     np.save("wide.npy", np.ones((4, 5)))
     assert call("encode", run / "run", "wide.npy") == 2
     assert "rows of shape (5,), expected (2,)" in capsys.readouterr().err
+
+
+def test_an_interrupt_of_the_imports_gets_a_line():
+    script = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'jax':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from jaxvae_command import main\n"
+        "sys.exit(main())"
+    )
+    folder = Path(jaxvae.__file__).parent.parent
+    out = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert (out.returncode, out.stderr) == (130, "interrupted\n")
 
 
 def test_nothing_of_the_experiments_is_imported():

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -133,13 +134,15 @@ def test_a_process_that_never_saw_the_script_computes_the_same(tmp_path):
     np.testing.assert_allclose(float(out.stdout), expected, rtol=1e-5)
 
 
-def test_the_card_says_what_it_is(tmp_path):
-    nn.save_model(tmp_path / "digits", models()["dense"], about="Ones and twos.")
-    card = (tmp_path / "digits" / "README.md").read_text()
-    for part in ("# digits", "A VAE of", "Ones and twos.", "nn.load_model('digits')", "[3, 4]"):
+def test_the_card_says_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nn.save_model("runs/digits", models()["dense"], about={"de": "Wörter", "file": "\udcff.csv"})
+    card = Path("runs/digits/README.md").read_text()
+    load = "nn.load_model('runs/digits')"  # from where it was saved
+    for part in ("# digits", "A VAE of", '"Wörter"', "\\udcff.csv", load, "[3, 4]"):
         assert part in card, part
-    (tmp_path / "digits" / "README.md").write_text("Mine.")  # it may be edited
-    nn.load_model(tmp_path / "digits")
+    Path("runs/digits/README.md").write_text("Mine.")  # it may be edited
+    nn.load_model("runs/digits")
 
 
 def test_the_card_names_arrays_as_they_are_written(tmp_path):

@@ -82,8 +82,21 @@ def test_amounts_are_seen_by_their_logarithms():
     np.testing.assert_allclose(found.decoded(coded).amount, frame.amount)
     drawn = found.decoded({n: np.full((1, 1), 0.1) for n in ("amount", "year")})
     assert drawn.year[0] == 2002  # 2001.5, as years were whole
-    with pytest.raises(ValueError, match="'amount' is a log and holds 0, expected positive"):
-        found.coded(frame.assign(amount=0.0))
+    with pytest.raises(ValueError, match=r"'amount' is a log and holds 0 in row 2, .* leave it"):
+        found.coded(frame.assign(amount=[1.0, None, 0.0]))
+    with pytest.raises(ValueError, match="'year' is a number, and holds '2OO1' in row 1"):
+        found.coded(frame.assign(year=[None, "2OO1", "late"]))
+
+
+def test_a_long_tail_gets_a_hint():
+    rng = np.random.default_rng(0)
+    pay = np.append(np.exp(rng.normal(10.0, 1.5, 200)), np.nan)
+    frame = pd.DataFrame({"pay": pay, "debt": pay - 1e4, "age": rng.uniform(1, 90, 201)})
+    *_, pay, debt, age = str(nn.infer_table(frame)).splitlines()
+    assert pay.endswith("  1 missing  long tail: log?")
+    assert not [line for line in (debt, age) if "tail" in line]
+    for kind in ("number", "log"):  # what was chosen isn't asked about
+        assert "tail" not in str(nn.infer_table(frame, {"pay": kind}))
 
 
 def test_a_constant_number_is_0_and_not_nan():
@@ -200,7 +213,7 @@ def test_a_model_of_a_table_is_saved_with_what_reads_it(tmp_path):
         (pd.DataFrame({"a": [1.0]}), {"b": "number"}, "kinds has 'b': 'number'"),
         (pd.DataFrame({"a": [1.0]}), {"a": "real"}, "one of number, log, category, ignored"),
         (pd.DataFrame({"a": ["x", "y"]}), {"a": "number"}, "'a' is a number, and holds 'x'"),
-        (pd.DataFrame({"a": [1.0, 2.0, np.inf]}), None, "'a' holds infinity"),
+        (pd.DataFrame({"a": [1.0, 2.0, np.inf]}), None, "'a' holds infinity in row 2"),
         (pd.DataFrame({"a": [None, None]}), None, "no column is left"),
     ],
 )
