@@ -8,6 +8,7 @@ from csv import DictReader
 from functools import cache, partial
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -181,7 +182,7 @@ def test_fit_says_what_is_not_a_hyper_parameter(hyper, told):
 
 
 def test_fit_sees_a_misspelling_through_what_a_step_has_bound():
-    step = partial(STEP, beta=optax.linear_schedule(0.0, 1.0, 5))
+    step: Any = partial(STEP, beta=optax.linear_schedule(0.0, 1.0, 5))
     with pytest.raises(TypeError, match=r"^fit: elbo takes no epoch; did you mean epochs\?$"):
         fit(step, start(), jax.random.key(1), XS, epochs=1, batch_size=4, epoch=3)
 
