@@ -196,7 +196,7 @@ def test_a_table_with_text_and_gaps(tmp_path, capsys):
     np.testing.assert_allclose(found["nats home"], nats, rtol=1e-4)
     costs = found[[f"nats {column.name}" for column in known.seen]]
     more = costs - costs.mean()
-    reasons = np.where(more.max(axis=1) > 0, more.idxmax(axis=1), "nats ")
+    reasons = np.where(more.max(axis=1) > 0, np.asarray(more.idxmax(axis=1)), "nats ")
     assert ("nats " + found.because.fillna("")).tolist() == reasons.tolist()
     assert found.because.nunique() > 1
     assert f"columns  {found.shape[1]}\n" in capsys.readouterr().out
