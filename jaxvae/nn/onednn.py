@@ -30,7 +30,6 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.lax import DotDimensionNumbers
-from jax.typing import DTypeLike
 
 TARGET = "jaxvae_convolve"
 PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
@@ -64,15 +63,19 @@ def dot_general(
 
     XLA's products of bfloat16 are slower than those of float32 on a CPU; these are faster.
     """
-    if x.ndim == 1 and serves(x, kernel, dtype=jnp.bfloat16) and has_bfloat16():
+    if x.ndim == 1 and x.dtype == jnp.bfloat16 and serves(x, kernel):
         return convolve(x[None, None], kernel[None, None], stride=1)[0, 0]
     return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
 
 
-def serves(*arrays: Array, dtype: DTypeLike = jnp.float32) -> bool:
-    """Whether oneDNN is at hand for them: all of that dtype, on the one CPU device there is."""
-    local = jax.default_backend() == "cpu" and jax.device_count() == 1
-    return all(x.dtype == dtype for x in arrays) and local and ready()
+def serves(*arrays: Array) -> bool:
+    """Whether oneDNN is at hand for them, on the one CPU device there is.
+
+    All are float32, or all bfloat16 if the CPU multiplies that.
+    """
+    (dtype,) = dtypes if len(dtypes := {x.dtype for x in arrays}) == 1 else (None,)
+    known = dtype == jnp.float32 or (dtype == jnp.bfloat16 and has_bfloat16())
+    return known and jax.default_backend() == "cpu" and jax.device_count() == 1 and ready()
 
 
 @cache

@@ -135,6 +135,29 @@ def test_dense_layers_take_it_in_bfloat16(monkeypatch):
         assert np.max(np.abs(a - c)) <= max(2 * np.max(np.abs(b - c)), 2**-8 * np.max(np.abs(c)))
 
 
+@here
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+@pytest.mark.parametrize("form", ["down, 16 channels", "up", "3x3"])
+def test_convolutions_of_bfloat16_are_those_of_lax(form):
+    """In value and both gradients as near to float32's as XLA's are."""
+    ours, theirs, *shapes = FORMS[form]
+    x, kernel = normal(0, 3, *shapes[0]), normal(1, *shapes[1])
+
+    def slopes(conv, *given):
+        def loss(x, kernel):
+            y = jax.vmap(conv, (0, None))(x, kernel).astype(jnp.float32)
+            return jnp.sum(jnp.square(y)), y
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(*given)
+
+    half = [a.astype(jnp.bfloat16) for a in (x, kernel)]
+    leaves = map(jax.tree.leaves, (slopes(ours, *half), slopes(theirs, *half)))
+    for a, b in zip(*leaves, strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert np.max(np.abs(a - b)) <= 2**-6 * np.max(np.abs(b))
+    assert taken(lambda x: ours(x, half[1]), half[0][0])
+
+
 @pytest.fixture
 def afresh(monkeypatch):
     """`ready` as a new process asks it, and nothing registered for the others."""
