@@ -44,8 +44,14 @@ def alike(a, b) -> bool:
     return all(np.max(np.abs(x - y)) <= 3e-6 * np.max(np.abs(y)) for x, y in leaves)
 
 
+FEW = [
+    form if form in ("down", "up") else pytest.param(form, marks=pytest.mark.thorough)
+    for form in FORMS
+]
+
+
 @here
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FEW)
 def test_values_and_derivatives_are_those_of_lax(form):
     """Of a batch in one call and one by one, of kernels in a row, and the second derivatives."""
     ours, theirs, *shapes = FORMS[form]
@@ -137,6 +143,7 @@ def test_dense_layers_take_it_in_bfloat16(monkeypatch):
 
 @here
 @pytest.mark.skipif(not onednn.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["down, 16 channels", "up", "3x3"])
 def test_convolutions_of_bfloat16_are_those_of_lax(form):
     """In value and both gradients as near to float32's as XLA's are."""
