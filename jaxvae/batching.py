@@ -132,6 +132,14 @@ def gather(tree: R) -> R:
     return jax.lax.all_gather(tree, BATCH)
 
 
+def check_rows(owner: str, name: str, tree: Tree, rows: int) -> None:
+    """Raise ValueError unless every leaf has a leading axis of so many rows."""
+    check_leaves(owner, name, tree)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if sizes != {(rows,)}:
+        raise ValueError(f"{owner}: {name} has leading axes {sorted(sizes)}, expected ({rows},)")
+
+
 def batch_size(xs: Tree, owner: str = "batched", name: str = "xs") -> int:
     """The length of the leading axis that all leaves share; an error names whose argument it is."""
     for part in jax.tree.leaves(xs, is_leaf=lambda part: isinstance(part, list)):

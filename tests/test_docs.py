@@ -22,7 +22,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from jaxvae import nn, pytrees, train_step
+from jaxvae import checks, nn, pytrees, train_step
 from jaxvae.pytrees import paths
 from tests.common import COPIES, same
 
@@ -30,7 +30,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 PACKAGES = [jaxvae, nn, *(v for v in vars(jaxvae).values() if hasattr(v, "__path__") and v != nn)]
 PACKAGES += [jaxvae.evaluation.disentanglement]
-PACKAGES.remove(pytrees)  # the ground the others stand on
+for ground in (checks, pytrees):  # the others stand on them
+    PACKAGES.remove(ground)
 
 
 def blocks_of(page: str) -> list[str]:

@@ -108,7 +108,10 @@ def compile_measures(
     are those of every model of that structure.
     """
     key = jax.random.key(0)
-    rows = lambda n: jax.ShapeDtypeStruct((n, *images.shape[1:]), images.dtype)  # noqa: E731
+
+    def rows(n: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((n, *images.shape[1:]), images.dtype)
+
     size = max(FEWEST, len(images))
     _evaluated.lower(model, key, rows(HUNDRED), 0, transform, size).compile()
     log_marginals.lower(model, key, rows(num_rows), transform, num_samples).compile()

@@ -11,7 +11,7 @@ from jax import Array
 from jax.errors import InconclusiveDimensionOperation
 
 from jaxvae.checks import Count, Tree, checked
-from jaxvae.evaluation import use
+from jaxvae.evaluation.one_row import scored
 from jaxvae.evaluation.rows import event_like, model_at
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
@@ -75,7 +75,10 @@ def export_model(
         raise ValueError("export_model: p(x|z) can't be drawn from, expected x, one example")
     z = jax.eval_shape(lambda: posterior(one, _zeros(x)).sample(jax.random.key(0)))
     rows = export.symbolic_shape("rows")[0] if batch is None else batch
-    of_rows = lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype)  # noqa: E731
+
+    def of_rows(s: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *s.shape), s.dtype)
+
     arguments = [jax.tree.map(of_rows, z if what == "decode" else x)]
     arguments += [] if y is None else [jax.tree.map(of_rows, y)]
     if what == "score":
@@ -111,7 +114,7 @@ def _score(model: Any, num_samples: int, words: Array, xs: Tree, ys: Tree | None
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
 
     def one(key: Array, x: Tree, y: Tree | None) -> Array:
-        return use.scored(model_at(model, y), key, x, num_samples)[0]
+        return scored(model_at(model, y), key, x, num_samples)[0]
 
     return jax.vmap(one)(keys, xs, ys)
 

@@ -4,7 +4,7 @@ A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from inspect import isgeneratorfunction
 from typing import Annotated, Any
@@ -286,7 +286,9 @@ def nats_of(frame: Any, entries: Tree) -> dict[str, np.ndarray]:
 
 
 def columns_of(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
-    join: Callable[[object], str] = lambda name: f"{title} {name}" if title else str(name)  # noqa: E731
+    def join(name: object) -> str:
+        return f"{title} {name}" if title else str(name)
+
     if isinstance(values, dict):  # a tree's leaves are in the order of the alphabet
         values = {n: values[n] for n in (*names, *values) if n in values}
         return {join(n): np.reshape(v, (len(v), -1)).sum(-1) for n, v in values.items()}

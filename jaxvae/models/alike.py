@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.batching import batch_mean
+from jaxvae.batching import batch_mean, check_rows
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_fields, checked
 from jaxvae.evaluation.latent_space import tempered
@@ -31,15 +31,6 @@ def turns_at_once(count: int) -> int:
     a step of ten levels moves 9.4 GB, and in a loop 32.4 GB.
     """
     return 1 if jax.default_backend() == "cpu" else min(count, 8)
-
-
-def check_rows(owner: str, name: str, tree: Tree, n: int) -> None:
-    """Raise ValueError unless every leaf has a leading axis of n."""
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
-    if sizes != {(n,)}:
-        raise ValueError(
-            f"{owner}: {name} has leading axes {sorted(sizes)}, expected ({n},), of n alike"
-        )
 
 
 @pytree

@@ -6,6 +6,7 @@ that a chain of any length is one `lax.scan` to draw and one `jax.vmap` to score
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -14,6 +15,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.tree_util import Partial
 
+from jaxvae.batching import check_rows
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Count, Key, Scalar, Tree, a_class_of, check_leaves, check_pair, checked
 from jaxvae.distributions import Independent, Masked, Product
@@ -126,7 +128,7 @@ class Markov(Generic[D]):
                 f"Markov: steps is {steps}, expected at most {self.length - known} behind step "
                 f"{known}, as the context is of {self.length} steps"
             )
-        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, t - 1, steps)  # noqa: E731
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=t - 1, slice_size=steps)
         first, rest = _first_and_rest(jax.tree.map(cut, self.context))
         return Markov(self._step(at, first), self.transition, steps, rest)
 
@@ -151,23 +153,16 @@ class Markov(Generic[D]):
 
     def _pairs(self, z: Tree) -> tuple[Any, Any]:
         """(z_1, ..., z_{T-1}) and (z_2, ..., z_T)."""
-        _check_rows("Markov", "event", z, self.length)
+        check_rows("Markov", "event", z, self.length)
         return jax.tree.map(lambda leaf: leaf[:-1], z), jax.tree.map(lambda leaf: leaf[1:], z)
 
     def _check(self) -> None:
         if self.context is not None:
-            _check_rows("Markov", "context", self.context, self.length - 1)
+            check_rows("Markov", "context", self.context, self.length - 1)
 
 
 def _first_and_rest(tree: Tree) -> tuple[Any, Any]:
     return jax.tree.map(lambda leaf: leaf[0], tree), jax.tree.map(lambda leaf: leaf[1:], tree)
-
-
-def _check_rows(owner: str, name: str, tree: Tree, rows: int) -> None:
-    check_leaves(owner, name, tree)
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
-    if sizes != {(rows,)}:
-        raise ValueError(f"{owner}: {name} has leading axes {sorted(sizes)}, expected ({rows},)")
 
 
 def _length(owner: str, name: str, tree: Tree) -> int:
@@ -304,7 +299,7 @@ def _chain(what: str, d: Distribution) -> Markov:
 
 def _seen_from(mask: Tree, length: int) -> Array:
     """Whether anything is seen at step t or after it, [T]."""
-    _check_rows("Padded", "mask", mask, length)
+    check_rows("Padded", "mask", mask, length)
     flat = [jnp.reshape(leaf, (length, -1)).astype(bool) for leaf in jax.tree.leaves(mask)]
     return jnp.cumsum(jnp.any(jnp.concatenate(flat, axis=1), axis=1)[::-1])[::-1] > 0
 

@@ -12,6 +12,7 @@ only state is `Param`, so `jax.jit`, `jax.grad`, `jax.vmap`, `jax.lax.scan` and 
 as to any dict of arrays.
 """
 
+from jaxvae.nn.column_kinds import infer_table as infer_table
 from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
 from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
 from jaxvae.nn.convolutions import Down as Down
@@ -60,7 +61,6 @@ from jaxvae.nn.stock import make_vae as make_vae
 from jaxvae.nn.tables import Column as Column
 from jaxvae.nn.tables import Table as Table
 from jaxvae.nn.tables import TableNetwork as TableNetwork
-from jaxvae.nn.tables import infer_table as infer_table
 from jaxvae.nn.torch_weights import LogVarianceHead as LogVarianceHead
 from jaxvae.nn.torch_weights import from_torch as from_torch
 from jaxvae.pytrees.libraries import equinox_network as equinox_network

@@ -12,8 +12,10 @@ import optax
 from flax import nnx
 
 from jaxvae.bounds import elbo
+from jaxvae.checks import Tree
 from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.model import VAE
+from jaxvae.nn.column_kinds import LONG_TAIL, has_long_tail
 from jaxvae.nn.command_output import say
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts, read_rows
@@ -30,7 +32,6 @@ from jaxvae.nn.preparation import (
 )
 from jaxvae.nn.saved import save_model
 from jaxvae.nn.stock import make_vae
-from jaxvae.nn.tables import LONG_TAIL, has_long_tail
 from jaxvae.training import (
     Callback,
     Checkpoints,
@@ -110,7 +111,10 @@ def train(
     init_key, run_key, split_key, score_key = jax.random.split(jax.random.key(seed), 4)
     order = np.asarray(jax.random.permutation(split_key, len(rows.values)))
     held, kept = np.split(order, [int(validation * len(order))])
-    at: Callable[[Any], Any] = lambda chosen: jax.tree.map(lambda a: a[chosen], xs)  # noqa: E731
+
+    def of(chosen: np.ndarray) -> Tree:
+        return jax.tree.map(lambda a: jnp.asarray(a[chosen]), xs)
+
     if len(kept) < batch:
         raise DataRefusedError(f"--batch is {batch} but {len(kept)} rows are left to train on")
     rngs = nnx.Rngs(init_key)
@@ -127,7 +131,7 @@ def train(
               "seed": seed, "learning_rate": learning_rate, "preparation": preparation}  # fmt: skip
     callbacks: list[Callback] = []
     if len(held):  # with more patience than epochs, for the best of all
-        callbacks = [validation_of(elbo, score_key, jax.tree.map(jnp.asarray, at(held))),
+        callbacks = [validation_of(elbo, score_key, of(held)),
                      early_stopping("validation_loss", patience=epochs)]  # fmt: skip
     callbacks.append(GoesOn())
     if mixed and (tails := [f"{name}=log" for name in long_tailed(rows, preparation)]):
@@ -137,7 +141,7 @@ def train(
         train_step(elbo, optimizer),
         init_state(model, optimizer),
         run_key,
-        jax.tree.map(jnp.asarray, at(kept)),
+        of(kept),
         epochs=epochs,
         batch_size=batch,
         callbacks=callbacks,

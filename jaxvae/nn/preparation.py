@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxvae.checks import a_class_of
 from jaxvae.evaluation.rows import event_like
+from jaxvae.nn.column_kinds import infer_table
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows
 from jaxvae.nn.model_folders import is_saved
 from jaxvae.nn.saved import load_model, model_info
-from jaxvae.nn.tables import Column, Table, infer_table
+from jaxvae.nn.tables import Column, Table
 from jaxvae.training import CheckpointError, checkpoint_files
 
 

@@ -10,7 +10,7 @@ from jaxvae.checks import Count, Tree, check_array, checked
 from jaxvae.distributions import DiscretizedLogistic, StandardNormal
 from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
-from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real
+from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real, Shape
 from jaxvae.nn.networks import MLP, Conditional, Rescaled, SharedScaleHead
 from jaxvae.nn.tables import Table, TableNetwork
 
@@ -80,7 +80,10 @@ def make_vae(
 
 def _of_table(table: Table, latents: int, number: Head[Any] | None, rngs: Any, options: Any) -> VAE:
     mlp = partial(MLP, **options)
-    network = lambda _, out, *, rngs: TableNetwork(mlp, table, out, rngs=rngs)  # noqa: E731
+
+    def network(_: Shape, out: Shape, *, rngs: Any) -> TableNetwork:
+        return TableNetwork(mlp, table, out, rngs=rngs)
+
     return VAE(
         Conditional(network, NormalHead(), (), (latents,), rngs=rngs),
         Conditional(mlp, table.head(number), (latents,), (), rngs=rngs),

@@ -6,7 +6,7 @@ model = make_vae(table, ...)        p(x|z) of every column by its kind
 scored = use.score(model, key, table.coded(frame)),  table.decoded(scored)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxvae.checks import checked
 from jaxvae.nn.heads import (
     Head,
     HeadOf,
@@ -31,7 +30,6 @@ from jaxvae.nn.heads import (
 
 KINDS = ("number", "log", "category", "ignored")
 NUMBERS = ("number", "log")
-LONG_TAIL = "long tail: log?"  # why a number may be a log
 
 
 class Column(NamedTuple):
@@ -174,96 +172,7 @@ class TableNetwork(nnx.Module):
         return self.network(jnp.concatenate(parts))
 
 
-@checked
-def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
-    """The columns of a pandas frame by what they hold.
-
-    Text, pandas categories and booleans are categories, and so are numbers of at most two values;
-    other numbers are numbers. Ignored are dates, columns without any value, and text of which most
-    values are there once, as names and identifiers are.
-
-    Args:
-      frame: with one row an example, None and NaN in its gaps.
-      kinds: name -> "number", "log", "category" or "ignored", where it should be another: "log" of
-        amounts, which are positive and skewed.
-
-    Raises:
-      TypeError: no frame, or a column whose name is no text.
-      ValueError: a kind that isn't one, of a column that isn't there, or that it can't be.
-
-    >>> import pandas as pd
-    >>> ages, homes = [30.0, 58.0, None, 24.0], ["rent", "owner", None, "rent"]
-    >>> frame = pd.DataFrame({"age": ages, "home": homes, "grade": [1, 5, 3, 2]})
-    >>> table = infer_table(frame, kinds={"grade": "category"})
-    >>> print(table)
-    age    number    37.3 +- 14.8  1 missing
-    home   category  owner, rent   1 missing
-    grade  category  1, 2, 3, 5
-    """
-    kinds = dict(kinds or {})
-    if not hasattr(frame, "columns") or not len(frame):
-        raise TypeError(
-            f"infer_table: frame is {type(frame).__name__}, expected a pandas frame with rows"
-        )
-    for name in frame.columns:
-        if not isinstance(name, str):
-            raise TypeError(
-                f"infer_table: a column is named {name!r}, expected text; rename them: "
-                "frame.columns = frame.columns.astype(str)"
-            )
-        if [*frame.columns].count(name) > 1:
-            raise ValueError(f"infer_table: two columns are named {name!r}, expected one")
-    for name, kind in kinds.items():
-        if name not in frame.columns or kind not in KINDS:
-            raise ValueError(
-                f"infer_table: kinds has {name!r}: {kind!r}, expected columns of the frame and "
-                f"one of {', '.join(KINDS)}"
-            )
-    table = Table(tuple(_column(frame[name], kinds.get(name)) for name in frame.columns))
-    if not table.seen:
-        raise ValueError("infer_table: no column is left, as all are ignored; choose their kinds")
-    return table
-
-
-def _column(series: Any, wanted: str | None) -> Column:
-    gaps = series.isna().to_numpy()
-    there = series[~gaps]
-    kind, why = _kind(there) if wanted is None else (wanted, "")
-    column = Column(series.name, kind, missing=int(gaps.sum()), why=why)
-    if kind in NUMBERS:
-        numbers = _floats(series)
-        seen, numbers = _seen(column, numbers)[~gaps], numbers[~gaps]
-        whole = bool((numbers == np.round(numbers)).all())
-        scale = float(seen.std()) or 1.0
-        why = LONG_TAIL if wanted is None and has_long_tail(numbers) else ""
-        return column._replace(shift=float(seen.mean()), scale=scale, whole=whole, why=why)
-    return column._replace(values=_values(there)) if kind == "category" else column
-
-
-def _kind(there: Any) -> tuple[str, str]:
-    """The kind of a column's values, and why it is ignored."""
-    distinct, code = there.nunique(), there.dtype.kind
-    if not len(there):
-        return "ignored", "no values"
-    if code in "mM":
-        return "ignored", "dates: make numbers of them"
-    if code in "iuf" and distinct > 2:
-        return "number", ""
-    if code in "biuf" or 2 * distinct <= len(there) or distinct <= 2:
-        return "category", ""
-    return "ignored", f"{distinct} different of {len(there)}"
-
-
-def _values(there: Any) -> tuple[Any, ...]:
-    """In the order of an ordered category, else sorted."""
-    present = {*there.tolist()}
-    ordered = getattr(there.dtype, "categories", None)
-    if ordered is not None:
-        return tuple(value for value in ordered.tolist() if value in present)
-    return tuple(sorted(present, key=lambda value: (str(type(value)), value)))
-
-
-def _floats(series: Any) -> np.ndarray:
+def floats_of(series: Any) -> np.ndarray:
     """The numbers of a column, with NaN in its gaps."""
     numbers, values = np.full(len(series), np.nan), series.tolist()
     for row in np.flatnonzero(series.notna().to_numpy()):
@@ -282,7 +191,7 @@ def _floats(series: Any) -> np.ndarray:
     return numbers
 
 
-def _seen(column: Column, numbers: np.ndarray) -> np.ndarray:
+def seen_of(column: Column, numbers: np.ndarray) -> np.ndarray:
     if column.kind == "number":
         return numbers
     if (wrong := np.flatnonzero(numbers <= 0)).size:
@@ -294,22 +203,10 @@ def _seen(column: Column, numbers: np.ndarray) -> np.ndarray:
     return np.log(numbers)
 
 
-def has_long_tail(numbers: np.ndarray) -> bool:
-    """Whether they are positive and skewed, and their logarithms aren't."""
-    if not (numbers > 0).all() or _skewness(numbers) < 2:  # that of an exponential
-        return False
-    return abs(_skewness(np.log(numbers))) < 1
-
-
-def _skewness(numbers: np.ndarray) -> float:
-    off = numbers - numbers.mean()
-    return float(np.mean(off**3) / (np.mean(off**2) ** 1.5 or 1.0))
-
-
 def _coded(column: Column, frame: Any) -> np.ndarray:
     series = frame[column.name]
     if column.kind in NUMBERS:
-        return (_seen(column, _floats(series)) - column.shift) / column.scale
+        return (seen_of(column, floats_of(series)) - column.shift) / column.scale
     gaps = series.isna().to_numpy()
     there = series[~gaps]
     found = np.full(len(series), np.nan)

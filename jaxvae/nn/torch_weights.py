@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,9 @@ from jax import Array
 
 from jaxvae.checks import a_class_of, checked, written
 from jaxvae.distributions import Normal
-from jaxvae.nn.convolutions import Down, Up
 from jaxvae.nn.heads import Shape, last_axis
 from jaxvae.nn.networks import MLP
-from jaxvae.nn.residual import Convolution
+from jaxvae.nn.torch_layers import LAYERS, Place
 
 M = TypeVar("M")
 Names = Mapping[str, str | tuple[str, ...]]
@@ -40,14 +39,6 @@ class LogVarianceHead:
     def __call__(self, raw: Array) -> Normal:
         loc, log_variance = jnp.split(raw, 2, axis=-1)
         return Normal(loc, jnp.exp(0.5 * log_variance))
-
-
-class _Place(NamedTuple):
-    """A layer of the model; shapes of images that its input or output is the row of, if any."""
-
-    layer: Any
-    image_in: Shape | None = None
-    image_out: Shape | None = None
 
 
 @checked
@@ -135,7 +126,7 @@ def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _others(model: object, places: Mapping[str, _Place]) -> list[str]:
+def _others(model: object, places: Mapping[str, Place]) -> list[str]:
     """Paths of parameters that are in no layer that is known."""
     is_param = lambda part: isinstance(part, nnx.Param)  # noqa: E731
     flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_param)
@@ -155,13 +146,13 @@ def _name(model: object, path: Any) -> str:
     return written(model, path).removeprefix(".")
 
 
-def _places(model: object) -> dict[str, _Place]:
+def _places(model: object) -> dict[str, Place]:
     def found(is_kind: Callable[[Any], bool]) -> dict[str, Any]:
         flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_kind)
         return {_name(model, path): part for path, part in flat if is_kind(part)}
 
     layers = found(_is_layer)
-    places = {path: _Place(layer) for path, layer in layers.items() if jax.tree.leaves(layer)}
+    places = {path: Place(layer) for path, layer in layers.items() if jax.tree.leaves(layer)}
     for path, mlp in found(lambda part: isinstance(part, MLP)).items():
         inside = f"{path}.layers" if path else "layers"
         first, last = f"{inside}[0]", f"{inside}[{len(mlp.layers) - 1}]"
@@ -201,7 +192,7 @@ def _check_names(
 def _filled(
     state_dict: Mapping[str, Any],
     path: str,
-    place: _Place,
+    place: Place,
     theirs: str | tuple[str, ...],
     used: set[str],
 ) -> Any:
@@ -267,94 +258,3 @@ def _set_lengths(path: str, layer: nnx.WeightNorm) -> None:
         along = tuple(axis for axis in range(kernel.ndim) if axis not in kept)
         lengths[name] = jnp.sqrt(jnp.sum(kernel**2, along))
     layer.scales = jax.tree.map(lambda _, length: length, layer.scales, lengths)
-
-
-# of PyTorch's arrays, one of each module that is to be side by side with others, an array here
-
-
-def _as_it_is(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
-    del place
-    return np.concatenate(parts)
-
-
-def _dense(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
-    """[out, in] -> [in, out]; pixels (c, h, w) -> (h, w, c)."""
-    kernel = _pixels(np.concatenate(parts).T, place.image_in)
-    return _pixels(kernel.T, place.image_out).T
-
-
-def _bias(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
-    return _pixels(np.concatenate(parts), place.image_out)
-
-
-def _pixels(rows: np.ndarray, image: Shape | None) -> np.ndarray:
-    """Rows in the order (c, h, w) put into (h, w, c)."""
-    if image is None:
-        return rows
-    h, w, c = image
-    ordered = np.moveaxis(rows.reshape(c, h, w, *rows.shape[1:]), 0, 2)
-    return ordered.reshape(rows.shape)
-
-
-def _convolution(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
-    """[out, in, *size] -> [*size, in, out]."""
-    del place
-    return np.moveaxis(np.concatenate(parts), (1, 0), (-2, -1))
-
-
-def _up(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
-    """[in, out, *size] -> [*size, in, out]."""
-    del place
-    return np.moveaxis(np.concatenate(parts, axis=1), (0, 1), (-2, -1))
-
-
-def _transposed(place: _Place, parts: list[np.ndarray]) -> np.ndarray:
-    """As `_up`, and turned round, which JAX itself does where it transposes the kernel."""
-    kernel = _up(place, parts)
-    if place.layer.transpose_kernel:
-        return np.swapaxes(kernel, -2, -1)
-    return np.flip(kernel, tuple(range(kernel.ndim - 2)))
-
-
-def _input_bias(place: _Place, ih: list[np.ndarray], hh: list[np.ndarray]) -> np.ndarray:
-    """Of the gates r and z both biases, which are added; of n the input's alone."""
-    del place
-    (of_input,), (of_state,) = ih, hh
-    return of_input + np.where(_of_n(of_state), 0.0, of_state)
-
-
-def _state_bias(place: _Place, hh: list[np.ndarray]) -> np.ndarray:
-    """What r multiplies in n = tanh(W x + b + r (U h + c)): c."""
-    del place
-    (of_state,) = hh
-    return np.where(_of_n(of_state), of_state, 0.0)
-
-
-def _of_n(bias: np.ndarray) -> np.ndarray:
-    return np.arange(len(bias)) >= 2 * len(bias) // 3
-
-
-_CONVOLUTION = {"kernel": (("weight",), _convolution), "bias": (("bias",), _as_it_is)}
-_NORM = {"scale": (("weight",), _as_it_is), "bias": (("bias",), _as_it_is)}
-LAYERS: dict[type, dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]]] = {
-    nnx.Linear: {"kernel": (("weight",), _dense), "bias": (("bias",), _bias)},
-    nnx.Conv: _CONVOLUTION,
-    Convolution: _CONVOLUTION,
-    Down: _CONVOLUTION,
-    Up: {"kernel": (("weight",), _up), "bias": (("bias",), _as_it_is)},
-    nnx.ConvTranspose: {"kernel": (("weight",), _transposed), "bias": (("bias",), _as_it_is)},
-    nnx.Embed: {"embedding": (("weight",), _as_it_is)},
-    nnx.BatchNorm: {
-        **_NORM,
-        "mean": (("running_mean",), _as_it_is),
-        "var": (("running_var",), _as_it_is),
-    },
-    nnx.LayerNorm: _NORM,
-    nnx.GroupNorm: _NORM,
-    nnx.GRUCell: {
-        "dense_i.kernel": (("weight_ih",), _dense),
-        "dense_i.bias": (("bias_ih", "bias_hh"), _input_bias),
-        "dense_h.kernel": (("weight_hh",), _dense),
-        "dense_h.bias": (("bias_hh",), _state_bias),
-    },
-}

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxvae.checks import check_instance
 from jaxvae.pytrees import is_key
+from jaxvae.training.objectives import listed, static_names
 
 Grid = Annotated[Mapping[str, Any], partial(check_instance, of=Mapping, expected="name -> values")]
 
@@ -52,19 +53,14 @@ def names_what_is_static(
     except (TypeError, ValueError, IndexError) as error:
         point = {name: v[0] if is_key(v) or v.ndim > 1 else v[0].item() for name, v in axes.items()}
 
-        def can_trace(*names: str) -> bool:
+        def trace(*names: str) -> None:
             known = {name: v for name, v in point.items() if name not in names}
-            try:
-                jax.eval_shape(partial(run, **known), **{n: axes[n][0] for n in names}, **fixed)
-            except Exception:
-                return False
-            return True
+            jax.eval_shape(partial(run, **known), **{n: axes[n][0] for n in names}, **fixed)
 
-        static = [name for name in axes if not can_trace(name)]
-        if not static or not can_trace():
+        if not (static := static_names(axes, trace)):
             raise
         raise TypeError(
-            f"{owner}: grid has {' and '.join(map(repr, static))}, which run must know while it is "
+            f"{owner}: grid has {listed(map(repr, static))}, which run must know while it is "
             "compiled, as a number that fixes a shape, or a choice; expected what it computes "
             "with; loop over it in Python, a sweep each"
         ) from error

@@ -129,15 +129,11 @@ def names_what_is_static(
     except TypeError as error:
         ones = {n: np.ones((), h.dtype).item() for n, h in hyper.items() if _is_traced_number(h)}
 
-        def can_trace(*names: str) -> bool:
-            try:
-                jax.eval_shape(lambda: run(**hyper | {n: ones[n] for n in ones if n not in names}))
-            except Exception:
-                return False
-            return True
+        def trace(*names: str) -> None:
+            known = {name: one for name, one in ones.items() if name not in names}
+            jax.eval_shape(lambda: run(**hyper | known))
 
-        static = [name for name in ones if not can_trace(name)]
-        if not static or not can_trace():
+        if not (static := static_names(ones, trace)):
             raise
         name, called = static[0], name_of(objective)
         raise TypeError(
@@ -145,6 +141,20 @@ def names_what_is_static(
             f"it, or a choice; bind it, functools.partial({called}, {name}=...); over many values "
             "loop in Python, a run each"
         ) from error
+
+
+def static_names(names: Iterable[str], trace: Callable[..., None]) -> list[str]:
+    """Those that a program must know: `trace` fails with one of them traced, and not with none."""
+
+    def fails(*traced: str) -> bool:
+        try:
+            trace(*traced)
+        except Exception:
+            return True
+        return False
+
+    static = [name for name in names if fails(name)]
+    return [] if fails() else static
 
 
 def _is_traced_number(value: object) -> bool:

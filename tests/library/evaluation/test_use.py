@@ -20,6 +20,7 @@ import jaxvae
 from jaxvae import evaluation, nn, use
 from jaxvae.checks import OutsideSupportError
 from jaxvae.distributions import Masked
+from jaxvae.evaluation.one_row import entries_of
 from jaxvae.models import ppca
 from jaxvae.protocols import MissingMethodError
 from jaxvae.pytrees.libraries import functional
@@ -226,16 +227,16 @@ def test_gaps_are_filled_and_nothing_else():
 def test_entries_of_pixels_tables_and_wholes():
     pixels = jaxvae.Normal(jnp.zeros((2, 2, 3)), jnp.ones((2, 2, 3)))
     x, mask = jnp.ones((2, 2, 3)), jnp.array([[True, False], [True, True]])
-    found = use.entries_of(Masked(pixels), (x, mask))
+    found = entries_of(Masked(pixels), (x, mask))
     one = -0.5 * (np.log(2 * np.pi) + 1)
     np.testing.assert_allclose(found, one * np.asarray(mask)[..., None] * np.ones(3), rtol=1e-6)
     table = jaxvae.Product({"a": jaxvae.Normal(jnp.zeros(2), 1.0),
                             "b": jaxvae.OneHotCategorical(jnp.zeros((1, 4)))})  # fmt: skip
-    entries = use.entries_of(table, {"a": jnp.ones(2), "b": jnp.eye(4)[:1]})
+    entries = entries_of(table, {"a": jnp.ones(2), "b": jnp.eye(4)[:1]})
     np.testing.assert_allclose(entries["a"], one, rtol=1e-6)
     np.testing.assert_allclose(entries["b"], [-np.log(4)], rtol=1e-6)
     whole = jaxvae.MultivariateNormal(jnp.zeros(3), jnp.eye(3))
-    assert close(use.entries_of(whole, jnp.ones(3)), 3 * one)
+    assert close(entries_of(whole, jnp.ones(3)), 3 * one)
 
 
 @pytest.mark.parametrize("xs", [HOLES, {"a": HOLES[:, 0], "b": HOLES[:, 1:]}])

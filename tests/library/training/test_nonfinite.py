@@ -263,7 +263,13 @@ def test_a_warm_up_that_a_loop_finishes_is_not_told(recwarn):
         ),
     ],
 )
-@pytest.mark.parametrize("lift", [lambda step: step, skip_nonfinite, partial])
+@pytest.mark.parametrize(
+    "lift",
+    [
+        lambda step: step,
+        *(pytest.param(f, marks=pytest.mark.thorough) for f in (skip_nonfinite, partial)),
+    ],
+)
 def test_data_outside_the_support_are_told_with_their_row(decode, value, message, lift):
     """What the likelihood says outside jit, and which row of the data it is about."""
     model = VAE(Partial(lambda w, x: Normal(w * x, jnp.ones(2)), jnp.ones(2)),
@@ -317,7 +323,9 @@ def outside_row_7(decode, objective=elbo):
     [
         (lambda z: Independent(ZeroInflated(counts(z), z)), WHOLE),
         (lambda z: Halves(jnp.exp(z)), OWN.format(r" at \(1,\)")),
-        (lambda z: Independent(Halves(jnp.exp(z))), OWN.format("")),
+        pytest.param(
+            lambda z: Independent(Halves(jnp.exp(z))), OWN.format(""), marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_what_is_scored_part_by_part_is_told_too(decode, message):

@@ -512,6 +512,7 @@ def next_line(process):
     return process.stdout.readline()
 
 
+@pytest.mark.thorough  # as test_a_run_that_was_stopped_goes_on_to_the_same_numbers shows
 def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     """Five kills at random moments of the training, each run going on from the last."""
     chance = random.Random(0)
@@ -534,7 +535,9 @@ def test_a_process_that_is_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
+)
 def test_a_second_signal_ends_a_program_that_is_still_running(tmp_path, number):
     """A call of minutes: the first signal waits for its end, the second does not."""
     with script(tmp_path, 10**8, 1000) as process:
