@@ -54,6 +54,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     function that the user called: that of a function made by another names its maker. Of a method
     the fields of its object come first, by the kinds in the class, which is then named.
 
+    >>> import jax
+    >>> from jaxvae.checks import Count, Key
     >>> @checked
     ... def draws(key: Key, *, num_samples: Count) -> Array:
     ...     return jax.random.normal(key, num_samples)

@@ -37,6 +37,9 @@ class Spoken:
 def spoken(of: Any) -> str:
     """A type or a function as it is written where it is used, by the name it has in jaxvae.
 
+    >>> from collections.abc import Callable
+    >>> from jax import Array
+    >>> from jaxvae.checks import Key, checked
     >>> spoken(Callable[..., Array] | None), spoken(Key), spoken(checked)
     ('Callable[..., Array] | None', 'Key', 'checked')
     """

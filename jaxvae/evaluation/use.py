@@ -95,6 +95,7 @@ def encode(
     Args:
       given: of a conditional model, a function y -> model, the y of each row.
 
+    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> encode(model, np.ones((1000, 3))).shape
@@ -145,6 +146,8 @@ def generate(
 
     The z of a key are the same in both.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> generate(model, jax.random.key(0), 1000).shape
@@ -175,6 +178,8 @@ def score(
       num_samples: K of the importance-weighted bound.
       given: of a conditional model, a function y -> model, the y of each row.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> xs = np.array([[0.0, 0.1, 0.2], [0.0, 0.1, 5.0]])
@@ -249,6 +254,7 @@ def forecast(
     Raises:
       ValueError: of a row nothing is seen, or the chain has a context, which does not go so far.
 
+    >>> import jax
     >>> from jax.tree_util import Partial
     >>> from jaxvae import VAE, Normal
     >>> from jaxvae.models import Markov, emissions
