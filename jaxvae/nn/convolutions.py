@@ -153,26 +153,19 @@ class Up(nnx.Module):
         return fastest_up(x, self.kernel[...], self.size) + self.bias[...].reshape(1, 1, -1)
 
 
-# On a CPU: oneDNN where it is at hand, and else products; but of few channels products are faster.
-# Forward and back of 64 images of 28x28 or 32x32, the time of products over oneDNN's: down to 32
-# channels 0.5 from 3, 0.9 from 4 and 8, 2.1 from 16; up from 32 0.3 to 1, 1.4 to 3, 1.8 to 4.
-_FEW_DOWN, _FEW_UP = 8, 3
-
-
 def fastest_down(x: Array, kernel: Array) -> Array:
-    """`convolution_down` in the form for this machine and these channels."""
+    """`convolution_down` in the form for this machine: on a CPU by oneDNN, else as products."""
     if jax.default_backend() != "cpu":
         return convolution_down(x, kernel)
-    if x.shape[-1] >= _FEW_DOWN and onednn.serves(x, kernel):
-        return onednn.convolve(x, kernel, stride=2)
-    return products_down(x, kernel)
+    served = onednn.serves(x, kernel)
+    return onednn.convolve(x, kernel, stride=2) if served else products_down(x, kernel)
 
 
 def fastest_up(x: Array, kernel: Array, size: Shape) -> Array:
-    """`convolution_up` in the form for this machine and these channels."""
+    """`convolution_up` in the form for this machine: on a CPU by oneDNN, else as products."""
     if jax.default_backend() != "cpu":
         return convolution_up(x, kernel, size)
-    if kernel.shape[-1] >= _FEW_UP and onednn.serves(x, kernel):
+    if onednn.serves(x, kernel):
         return onednn.convolve_transposed(x, kernel, size, stride=2)
     return products_up(x, kernel, size)
 

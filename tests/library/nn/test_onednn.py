@@ -30,7 +30,7 @@ FORMS = {  # ours, lax's, shape of the input, shape of the kernel; odd sides, fe
         (4, 4, 5, 3),
     ),
     "3x3": (partial(onednn.convolve, stride=1), convolution, (5, 4, 6), (3, 3, 6, 2)),
-    "1x1": (partial(onednn.convolve, stride=1), convolution, (5, 4, 6), (1, 1, 6, 2)),
+    "1x1": (partial(onednn.convolve, stride=1), convolution, (5, 4, 7), (1, 1, 7, 2)),
 }
 
 
@@ -102,15 +102,13 @@ def taken(layer, x) -> bool:
 
 @here
 def test_layers_take_it_where_it_is_faster(monkeypatch):
-    """From 8 channels down, to 3 up, of 3x3 kernels; in float32, on a single CPU device."""
+    """Of strided and 3x3 kernels, not of 1x1; in float32, on a single CPU device."""
     rngs = nnx.Rngs(0)
-    wide, thin = Down(8, 4, rngs=rngs), Down(3, 4, rngs=rngs)
+    wide = Down(8, 4, rngs=rngs)
     x = jnp.ones((6, 6, 8))
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert taken(wide, x)
-    assert not taken(thin, x[..., :3])
-    assert taken(Up(8, 3, (12, 12), rngs=rngs), x)
-    assert not taken(Up(8, 1, (12, 12), rngs=rngs), x)
+    assert taken(Up(8, 1, (12, 12), rngs=rngs), x)
     assert taken(Convolution(8, 4, size=3, rngs=rngs), x)
     assert not taken(Convolution(8, 4, size=1, rngs=rngs), x)
     with jax.numpy_dtype_promotion("standard"):
