@@ -1,8 +1,8 @@
 """Spikes of a population driven by Lorenz's system, drawn: counts in bins, and the true rates.
 
 No file is read. Each condition starts from a point of the attractor; its trials share the rates.
-Sussillo, Jozefowicz, Abbott & Pandarinath 2016, section 4.1: Lorenz's system, read out by 30 neurons
-with random weights, exponentiated, with Poisson spikes.
+As Sussillo, Jozefowicz, Abbott & Pandarinath 2016, section 4.1: Lorenz's system, read out by 30
+neurons with random weights, exponentiated, with Poisson spikes.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ def _path(state: jax.Array, bins: int) -> jax.Array:
     """The states of so many bins from this one on, [bins, 3], by Runge and Kutta's fourth order."""
 
     def bin_of(s: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        for _ in range(5):
+        for _step in range(5):
             h = TIME / 5
             k1 = _slope(s)
             k2 = _slope(s + h / 2 * k1)

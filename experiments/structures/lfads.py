@@ -135,7 +135,10 @@ def run(make: Any, objective: Any, counts: jax.Array, key: jax.Array) -> Any:
 def main() -> None:
     train, test = data()
     width = max(WIDTHS, key=lambda width: r2(smoothed(train.counts, width), train.rates))
-    print(f"smoothed, {width} bins: R^2 {r2(smoothed(test.counts, width), test.rates):.3f}", flush=True)
+    print(
+        f"smoothed, {width} bins: R^2 {r2(smoothed(test.counts, width), test.rates):.3f}",
+        flush=True,
+    )
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         return {

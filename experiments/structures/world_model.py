@@ -128,9 +128,7 @@ DISCRETE = partial(rssm, (CHOICES, WAYS), nn.HeadOf(choices, (nn.Real("n"),)))
 PLAIN = partial(jaxvae.elbo, kl=models.stepwise_kl)
 BALANCE = partial(bounds.balanced_kl, alpha=ALPHA)
 BY_STEP = partial(regularizers.free_bits, parts=partial(models.kl_per_step, kl=BALANCE))
-DREAMER = partial(
-    regularizers.regularized, penalty=BY_STEP, free_nats=FREE, kl=models.stepwise_kl
-)
+DREAMER = partial(regularizers.regularized, penalty=BY_STEP, free_nats=FREE, kl=models.stepwise_kl)
 METHODS = {
     "deep Markov": (deep_markov, PLAIN),
     "linear, exact smoother": (linear, jaxvae.elbo),

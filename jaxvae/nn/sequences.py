@@ -1,6 +1,7 @@
 """Networks of a sequence [length, features], all of it or what a mask says is there."""
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -155,12 +156,9 @@ class Bidirectional(nnx.Module):
     """
 
     @checked
-    def __init__(
-        self, in_shape: Shape, out_shape: Shape, *, width: Count = 64, rngs: nnx.Rngs
-    ):
-        self.ways = nnx.List(
-            [Recurrent(in_shape, out_shape, width=width, reverse=r, rngs=rngs) for r in (False, True)]
-        )
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, width: Count = 64, rngs: nnx.Rngs):
+        of = partial(Recurrent, in_shape, out_shape, width=width, rngs=rngs)
+        self.ways = nnx.List([of(reverse=False), of(reverse=True)])
 
     def __call__(self, x: Sequence) -> Array:
         ahead, back = self.ways

@@ -46,6 +46,7 @@ def coordinated_dropout(
         model: Model, key: Key, x: Numbers, *args: Any, rate: Scalar, **hyper: Any
     ) -> R:
         drop_key, key = jax.random.split(key)
+        rate = 1.0 * rate
         dropped = jax.random.bernoulli(drop_key, rate, jnp.shape(x))
         shown = jnp.where(dropped, 0.0, x / (1.0 - rate))
         hidden = VAE(

@@ -1,6 +1,5 @@
 """Linear-Gaussian chains, which Gaussian evidence leaves linear-Gaussian: exact smoothing."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jaxvae.distributions.triangular import solve_lower
 from jaxvae.evaluation.latent_space import Index
 from jaxvae.models.hierarchical import times
 from jaxvae.models.state_space.markov import Markov
-from jaxvae.protocols import Distribution
+from jaxvae.protocols import Conditional, Distribution
 from jaxvae.pytrees import pytree, value_of
 
 
@@ -57,6 +56,7 @@ class LinearChain:
     @checked
     def chain(self) -> Markov[MultivariateNormal]:
         """The same chain, step by step."""
+        self._check()
         step = self.gain, self.shift, self.scale_tril
         if jnp.ndim(self.gain) == 2:
             return Markov(self.first, Partial(_affine, step), self.length)
@@ -126,22 +126,24 @@ class LinearChain:
         now = precision[0] + later[0], information[0] + later[1]
         loc, tril = self.first.loc, jnp.tril(self.first.scale_tril)
         _, (_, loc, tril) = _update(jnp.zeros_like(tril), loc, tril, *now)
-        return LinearChain(MultivariateNormal(loc, tril), *steps, self.length)
+        gain, shift, scale_tril = steps
+        return LinearChain(MultivariateNormal(loc, tril), gain, shift, scale_tril, self.length)
 
     def _steps(self) -> tuple[Array, Array, Array]:
         """A, b and L of z_2, ..., z_T, each with an axis of T - 1."""
+        self._check()
         (d,), n = self.first.shape, self.length - 1
-        for name in ("gain", "shift", "scale_tril"):
-            shape = (d,) if name == "shift" else (d, d)
-            leaf = getattr(self, name)
-            if jnp.shape(leaf) != shape:
-                check_shape("LinearChain", name, leaf, (n, *shape), f"{shape} or {(n, *shape)}")
-        of_each = [
+        return (
             jnp.broadcast_to(self.gain, (n, d, d)),
             jnp.broadcast_to(self.shift, (n, d)),
             jnp.broadcast_to(jnp.tril(self.scale_tril), (n, d, d)),
-        ]
-        return tuple(of_each)
+        )
+
+    def _check(self) -> None:
+        d = self.first.shape
+        each = () if jnp.ndim(self.gain) == 2 else (self.length - 1,)
+        for name, shape in ("gain", 2 * d), ("shift", d), ("scale_tril", 2 * d):
+            check_shape("LinearChain", name, getattr(self, name), (*each, *shape))
 
 
 def _affine(step: Any, z: Array) -> MultivariateNormal:
@@ -158,7 +160,7 @@ def _update(gain: Array, shift: Array, tril: Array, precision: Array, informatio
     """N(z_t; A z + b, L L') exp(-1/2 z_t' J z_t + h' z_t), as a message to z and a step given z.
 
     In y = L^-1 z_t, of mean a z + b and noise N(0, I), with N = L' J L, n = L' h, V = (I + N)^-1:
-    y given z is N(V (a z + b + n), V), and exp(-1/2 z' a' V N a z + z' a' V (n - N b)) is left of z.
+    y given z is N(V (a z + b + n), V); of z is left exp(-1/2 z' a' V N a z + z' a' V (n - N b)).
     V N is V N V + V N N V: nothing is subtracted from what it nearly equals.
     """
     a, b = solve_lower(tril, gain), solve_lower(tril, shift)
@@ -207,13 +209,13 @@ class StructuredVAE(NamedTuple):
     >>> walk = LinearChain(MultivariateNormal(jnp.zeros(1), one), one, jnp.zeros(1), one, 5)
     >>> of = Partial(lambda v: Normal(v, jnp.ones_like(v)))
     >>> model = StructuredVAE(of, of, walk)
-    >>> bounds = [elbo(model, jax.random.key(i), jnp.ones((5, 1)), kl=sampled_kl)[0] for i in (0, 1)]
-    >>> bool(jnp.isclose(*bounds))  # both are log p(x), whatever was drawn
+    >>> draw = lambda seed: elbo(model, jax.random.key(seed), jnp.ones((5, 1)), kl=sampled_kl)[0]
+    >>> bool(jnp.isclose(draw(0), draw(1)))  # both are log p(x), whatever was drawn
     True
     """
 
-    evidence: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
+    evidence: Conditional[Any]
+    decode: Conditional[Any]
     prior: Any
 
     def encode(self, x: Tree) -> Any:

@@ -35,6 +35,7 @@ class Padded(NamedTuple):
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import VAE, Normal, elbo
+    >>> from jaxvae.models import emissions, stepwise_kl
     >>> walk = Markov(Normal(0.0, 1.0), Partial(lambda z: Normal(z, 1.0)), 4)
     >>> encode = lambda event: Markov(Normal(2.0, 0.5), Partial(lambda z: Normal(z + 1.0, 0.5)), 4)
     >>> model = Padded(VAE(encode, Partial(emissions, lambda z: Normal(z, 1.0)), walk))

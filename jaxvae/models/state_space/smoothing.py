@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from jaxvae.checks import Tree, checked
 from jaxvae.distributions import Independent
@@ -27,6 +26,7 @@ class Smoother(NamedTuple, Generic[D]):
       step: (z_{t-1}, h_t) -> q(z_t | z_{t-1}, h_t), a callable pytree.
       start: z_0, an array that trains.
 
+    >>> import jax.numpy as jnp
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal
     >>> to_come = Partial(lambda x: jnp.cumsum(x[::-1])[::-1])
@@ -51,6 +51,7 @@ class Smoother(NamedTuple, Generic[D]):
 def emissions(conditional: Callable[[Any], Any], z: Tree) -> Independent:
     """p(x|z) = prod_t p(x_t|z_t); `jax.tree_util.Partial(emissions, conditional)` is a decoder.
 
+    >>> import jax.numpy as jnp
     >>> from jaxvae import Normal
     >>> emissions(lambda z: Normal(2.0 * z, 1.0), jnp.arange(3.0)).mean().tolist()
     [0.0, 2.0, 4.0]

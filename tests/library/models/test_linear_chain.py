@@ -1,6 +1,5 @@
 """Linear-Gaussian chains against one Gaussian of all steps, from its joint precision inverted."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +20,13 @@ def triangle():
     return np.tril(0.4 * RNG.normal(size=(D, D)), -1) + np.diag(RNG.uniform(0.4, 1.0, D))
 
 
-M, P, A, B, L = RNG.normal(size=D), triangle(), 0.6 * RNG.normal(size=(D, D)), np.ones(D), triangle()
+M, P, A, B, L = (
+    RNG.normal(size=D),
+    triangle(),
+    0.6 * RNG.normal(size=(D, D)),
+    np.ones(D),
+    triangle(),
+)
 LOC, SCALE = RNG.normal(size=(T, D)), RNG.uniform(0.3, 2.0, (T, D))
 OTHER = RNG.normal(size=D), triangle(), 0.5 * RNG.normal(size=(D, D)), np.zeros(D), triangle()
 
@@ -31,12 +36,12 @@ def chain(m=M, p=P, a=A, b=B, l=L, length=T):
     return LinearChain(first, jnp.asarray(a), jnp.asarray(b), jnp.asarray(l), length)
 
 
-def dense(m=M, p=P, a=A, b=B, l=L):
+def dense(m: Any = M, p: Any = P, a: Any = A, b: Any = B, l: Any = L) -> Any:
     """Precision [T d, T d] and precision times mean, from -log p(z) as one square form."""
     gains, shifts, factors = (
         [v] * (T - 1) if v.ndim == n else v for v, n in ((a, 2), (b, 1), (l, 2))
     )
-    residual = np.eye(T * D)  # z -> (z_1, z_2 - A z_1, ...)
+    residual: Any = np.eye(T * D)  # z -> (z_1, z_2 - A z_1, ...)
     for t in range(1, T):
         residual[t * D : (t + 1) * D, (t - 1) * D : t * D] = -gains[t - 1]
     noise = np.zeros((T * D, T * D))
@@ -63,7 +68,7 @@ def close_to(a, b):
 
 
 def test_smoothing_is_exact(x64):
-    """Means, covariances of all pairs of steps, draws and density of p(z) prod_t N(z_t; m_t, S_t)."""
+    """Means, covariances of all pairs of steps, draws, density: of p(z) prod_t N(z_t; m_t, S_t)."""
     p, evidence = chain(), jv.Normal(jnp.asarray(LOC), jnp.asarray(SCALE))
     q = jax.jit(lambda: p.times(evidence))()
     assert isinstance(q, LinearChain)
@@ -177,7 +182,11 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"times: evidence has shape \(3, 2\), expected \(5, 2\)"):
         own.times(jv.Normal(jnp.zeros((3, D)), jnp.ones((3, D))))
     bad = LinearChain(p.first, jnp.ones((3, D, D)), p.shift, p.scale_tril, T)
-    with pytest.raises(ValueError, match=r"LinearChain: gain has shape \(3, 2, 2\), expected \(2, 2"):
+    with pytest.raises(
+        ValueError, match=r"LinearChain: gain has shape \(3, 2, 2\), expected \(4, 2"
+    ):
         bad.mean()
     with pytest.raises(ValueError, match="LinearChain: length is 0"):
-        partial(LinearChain, p.first, p.gain, p.shift, p.scale_tril)(0).log_prob(jnp.zeros((0, D)))
+        LinearChain(p.first, p.gain, p.shift, p.scale_tril, 0).log_prob(jnp.zeros((0, D)))
+    with pytest.raises(ValueError, match=r"LinearChain: shift has shape \(1,\), expected \(2,\)"):
+        LinearChain(p.first, p.gain, jnp.ones(1), p.scale_tril, T).log_prob(jnp.zeros((T, D)))

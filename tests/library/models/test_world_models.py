@@ -46,10 +46,16 @@ def weights(seed=0, dtype: Any = float):
 
 
 def rssm(w, length=T):
-    parts = [Partial(f, w) for f in (advance, foreseen, inferred)]
     start = jnp.full(H, 0.3, w["h"].dtype), jnp.full(D, -0.2, w["h"].dtype)
-    embed = Partial(lambda x: jnp.cumsum(x[::-1], 0)[::-1])
-    return RSSM(*parts, embed, Partial(emitted, w), start, length)
+    return RSSM(
+        advance=Partial(advance, w),
+        transition=Partial(foreseen, w),
+        inference=Partial(inferred, w),
+        embed=Partial(lambda x: jnp.cumsum(x[::-1], 0)[::-1]),
+        emission=Partial(emitted, w),
+        start=start,
+        length=length,
+    )
 
 
 def by_hand(w, x, z):
@@ -155,7 +161,7 @@ def test_balance_is_in_the_gradient_alone(x64, alpha):
 
 
 def test_balance_where_the_rate_is_sampled(x64):
-    """Unbiased, each side: E_q[d log p] for the prior, and the path of q alone for the posterior."""
+    """Unbiased, each side: E_q[d log p] for the prior, the path of q for the posterior."""
     q, p = jv.Normal(jnp.array(0.3), jnp.array(0.8)), jv.StudentT(*jnp.array([4.0, -0.5, 1.2]))
 
     def rate(kl, q, p, key):
@@ -244,8 +250,9 @@ def test_free_nats_of_a_step():
     assert close(terms.rate, np.full(2, 0.125 + 2.0 + 4.5))
     charged = lambda free: jax.grad(lambda s: lost(s, free)[0] - lost(s, 1e3)[0])(shift)
     assert np.allclose(charged(1.0)[:, 0], [0.0, -1.0, -1.5], atol=1e-5)  # half of shift_t
+    zero = jnp.array(0.0)
+    code = LatentSample(prior, jv.StandardNormal((3, 1)), jnp.zeros((3, 1)), zero, zero)
     with pytest.raises(TypeError, match="kl_per_step: the prior is a StandardNormal, expected a M"):
-        code = LatentSample(prior, jv.StandardNormal((3, 1)), jnp.zeros((3, 1)), None, None)
         kl_per_step(code)
 
 
