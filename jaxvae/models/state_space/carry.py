@@ -29,6 +29,7 @@ class Carried:
       carry: h, any tree of arrays.
       distribution: d, over z.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import Normal
     >>> counted = Partial(lambda state: Carried(state[0] + 1, Normal(state[1], 1.0)))
@@ -44,9 +45,8 @@ class Carried:
     def reparameterized(self) -> bool:
         return has_path(self.distribution)
 
-    @checked
     def sample(self, key: Key) -> tuple[Any, Any]:
-        return self.carry, self.distribution.sample(key)
+        return self.sample_and_log_prob(key)[0]
 
     @checked
     def log_prob(self, event: tuple[Any, Any]) -> Array:

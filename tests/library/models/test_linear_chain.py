@@ -91,6 +91,7 @@ def test_smoothing_is_exact(x64):
     assert standard_errors_off(np.einsum("ni,nj->nij", flat - mean, flat - mean), cov) < 4
 
 
+@pytest.mark.thorough
 def test_the_rate_is_in_closed_form(x64):
     q = chain().times(jv.Normal(jnp.asarray(LOC), jnp.asarray(SCALE)))
     mean, cov = of_chain(q)

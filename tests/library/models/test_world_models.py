@@ -82,7 +82,7 @@ def test_an_rssm_is_the_recursion_of_the_paper(x64):
     assert close(h, carried)
     assert close(log_q, exact_q)
     assert close(model.encode(x).log_prob((h, z)), exact_q)
-    bound, _ = jv.elbo(model, jax.random.key(0), x, kl=jv.sampled_kl)
+    bound, _ = jax.jit(partial(jv.elbo, kl=jv.sampled_kl))(model, jax.random.key(0), x)
     assert close(bound, log_p - exact_q)
     drawn, p_z = model.prior.sample_and_log_prob(jax.random.key(2))
     _, _, carried = by_hand(w, X, np.asarray(drawn[1]))
@@ -141,7 +141,7 @@ def numbers(a, b):
     return q, p, jnp.array([0.1, 0.2])
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.8])
 def test_balance_is_in_the_gradient_alone(x64, alpha):
     """Value: the rate. Gradient: alpha of the prior's, 1 - alpha of the posterior's."""
 
@@ -160,6 +160,7 @@ def test_balance_is_in_the_gradient_alone(x64, alpha):
             assert all(close(a, share * b) for a, b in pairs)
 
 
+@pytest.mark.thorough
 def test_balance_where_the_rate_is_sampled(x64):
     """Unbiased, each side: E_q[d log p] for the prior, the path of q for the posterior."""
     q, p = jv.Normal(jnp.array(0.3), jnp.array(0.8)), jv.StudentT(*jnp.array([4.0, -0.5, 1.2]))
@@ -198,13 +199,12 @@ def test_balance_in_a_chain_is_by_the_step(x64):
         return total + 0.0 * zs.sum()
 
     w = weights()
-    (a, found), (b, exact) = (jax.value_and_grad(f)(w) for f in (ours, theirs))
+    (a, found), (b, exact) = (jax.jit(jax.value_and_grad(f))(w) for f in (ours, theirs))
     assert close(a, b)
     assert all(map(close, jax.tree.leaves(found), jax.tree.leaves(exact)))
-    plain = jax.grad(lambda w: jv.elbo(rssm(w), jax.random.key(3), x, kl=stepwise_kl)[0])(w)
-    assert not close(found["p"], -plain["p"])
 
 
+@pytest.mark.thorough
 def test_balance_of_a_hierarchy_is_by_the_level(x64):
     def two(a):
         return jv.Joint(
@@ -228,6 +228,7 @@ def test_balance_of_a_hierarchy_is_by_the_level(x64):
         assert close(f(rate), f(exact))
 
 
+@pytest.mark.thorough
 def test_free_nats_of_a_step():
     """max(free, KL_t) of the batch's mean of each step, and no gradient of a step below."""
     first, step = jv.StandardNormal((1,)), Partial(lambda z: jv.Normal(z, jnp.ones(1)))
@@ -245,11 +246,11 @@ def test_free_nats_of_a_step():
         model(shift), jax.random.key(0), jnp.zeros((2, 3, 1)), free_nats=free
     )
     shift = jnp.array([[0.5], [2.0], [3.0]])  # KL_t = shift_t^2 / 2
-    bound, terms = lost(shift, 1.0)
+    bound, terms = jax.jit(lost)(shift, 1.0)
     assert close(-bound - terms.distortion.mean(), 1.0 + 2.0 + 4.5)
     assert close(terms.rate, np.full(2, 0.125 + 2.0 + 4.5))
-    charged = lambda free: jax.grad(lambda s: lost(s, free)[0] - lost(s, 1e3)[0])(shift)
-    assert np.allclose(charged(1.0)[:, 0], [0.0, -1.0, -1.5], atol=1e-5)  # half of shift_t
+    charged = jax.jit(jax.grad(lambda s: lost(s, 1.0)[0] - lost(s, 1e3)[0]))(shift)
+    assert np.allclose(charged[:, 0], [0.0, -1.0, -1.5], atol=1e-5)  # half of shift_t
     zero = jnp.array(0.0)
     code = LatentSample(prior, jv.StandardNormal((3, 1)), jnp.zeros((3, 1)), zero, zero)
     with pytest.raises(TypeError, match="kl_per_step: the prior is a StandardNormal, expected a M"):
@@ -295,6 +296,7 @@ def chosen(w, v):
     return StraightThrough(jv.OneHotCategorical(unimix((w @ v).reshape(D, 2))))
 
 
+@pytest.mark.thorough
 def test_choices_in_a_chain_have_a_derivative():
     """A later step's gradient reaches an earlier choice, by the mean; every draw is one-hot."""
 
@@ -307,5 +309,5 @@ def test_choices_in_a_chain_have_a_derivative():
     assert chain(w).reparameterized
     z = chain(w).sample(jax.random.key(0))
     assert close(jnp.sort(z, axis=-1), np.broadcast_to([0.0, 1.0], (3, 2, 2)))
-    last = jax.grad(lambda w: chain(w).sample(jax.random.key(0))[-1, 0, 0])(w)
+    last = jax.jit(jax.grad(lambda w: chain(w).sample(jax.random.key(0))[-1, 0, 0]))(w)
     assert np.all(np.abs(last[:4]) > 1e-6)
