@@ -2,7 +2,16 @@
 
     python -m experiments.structures.lfads
 
-RESULTS
+Spikes of 30 neurons in 50 bins of 20 ms, drawn by `experiments.datasets.lorenz`: 65 starts on the
+attractor, of each 16 trials to train on and 4 to test on. LFADS (Pandarinath et al. 2018): q(g_0|x)
+of a bidirectional GRU, and a generator GRU that runs on from g_0 to 6 factors and 30 Poisson rates,
+with and without coordinated dropout of 30 % (Keshtkaran & Pandarinath 2019); the same with inferred
+inputs, an `RSSM` whose controller is a network of the encoder's output and the generator's state;
+and a deep Markov model. Adam, 100 epochs, batch 130, the rate warmed up over the first 20.
+
+It prints R^2 of the rates, the mean of 50 draws of the posterior, against the truth, over all bins
+and neurons of the 260 test trials and of those trained on, and the bound in nats a bin. Smoothed
+counts have R^2 0.509, under the Gaussian kernel whose width is best for the true rates, 3 bins.
 """
 
 from functools import partial

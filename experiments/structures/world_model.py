@@ -2,7 +2,21 @@
 
     python -m experiments.structures.world_model
 
-RESULTS
+1,000 films of `experiments.datasets.pendulum`, 16 binary frames of 16 x 16 pixels, Adam 1e-3, batch
+50, 40 epochs, the rate warmed up over the first 5. A deep Markov model (Krishnan et al. 2017); a
+linear-Gaussian chain whose posterior is its product with Gaussian evidence of each frame, smoothed
+exactly (Johnson et al. 2016); a recurrent state-space model (Hafner et al. 2019) with Gaussian z_t,
+and with 8 choices of 8, 1 % uniform, their draws straight through (Hafner et al. 2021, 2023): under
+the plain rate, and under the balanced one with half a nat of each step free. All but the linear one
+look ahead by a GRU from the last frame to the first.
+
+It prints, over 200 new films, nats a frame, a bound of 50 samples, and open loop -log p of the
+frame 1, 5 and 15 steps behind the first 8, by 50 draws; mean and standard deviation over seeds 0, 1, 2:
+
+                 bound            1 ahead          5 ahead          15 ahead
+    deep Markov  37.93 +- 1.09    37.59 +- 1.17    41.42 +- 0.76    40.33 +- 0.74
+
+(0.7 minutes of processor time, two x86-64 cores.) No published number is for these films.
 """
 
 from functools import partial
