@@ -11,7 +11,8 @@ the plain rate, and under the balanced one with half a nat of each step free. Al
 look ahead by a GRU from the last frame to the first.
 
 It prints, over 200 new films, nats a frame, a bound of 50 samples, and open loop -log p of the
-frame 1, 5 and 15 steps behind the first 8, by 50 draws; mean and standard deviation over seeds 0, 1, 2:
+frame 1, 5 and 15 steps behind the first 8, by 50 draws; mean and standard deviation over seeds 0,
+1, 2:
 
                  bound            1 ahead          5 ahead          15 ahead
     deep Markov  37.93 +- 1.09    37.59 +- 1.17    41.42 +- 0.76    40.33 +- 0.74
