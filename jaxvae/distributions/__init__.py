@@ -14,6 +14,7 @@ from jaxvae.distributions.counts import ZeroInflated as ZeroInflated
 from jaxvae.distributions.discrete import Bernoulli as Bernoulli
 from jaxvae.distributions.discrete import Categorical as Categorical
 from jaxvae.distributions.discrete import OneHotCategorical as OneHotCategorical
+from jaxvae.distributions.discrete import unimix as unimix
 from jaxvae.distributions.gamma import Beta as Beta
 from jaxvae.distributions.gamma import Dirichlet as Dirichlet
 from jaxvae.distributions.gamma import Gamma as Gamma
@@ -41,4 +42,5 @@ from jaxvae.distributions.spherical import PowerSpherical as PowerSpherical
 from jaxvae.distributions.spherical import SphericalUniform as SphericalUniform
 from jaxvae.distributions.spherical import VonMisesFisher as VonMisesFisher
 from jaxvae.distributions.spherical import log_area as log_area
+from jaxvae.distributions.straight_through import StraightThrough as StraightThrough
 from jaxvae.distributions.transformed import Transformed as Transformed

@@ -15,7 +15,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, Numbers, Tree, as_integers, check_floats, logits_shape, within
+from jaxvae.checks import (
+    Floats,
+    Leaf,
+    Numbers,
+    Scalar,
+    Tree,
+    as_integers,
+    check_floats,
+    checked,
+    logits_shape,
+    within,
+)
 from jaxvae.distributions.special import log_bernoulli, weighted
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import in_a_row
@@ -181,6 +192,27 @@ class OneHotCategorical:
 
     def _one_hot(self, z: Array) -> Array:
         return jax.nn.one_hot(z, self.shape[-1], dtype=jnp.result_type(self.logits))
+
+
+@checked
+def unimix(logits: Floats, *, share: Scalar = 0.01) -> Array:
+    """Logits of the softmax mixed with a uniform share: no choice of K is ever less than share / K.
+
+    log [ (1 - share) softmax(l)_k + share / K ]
+
+    The rate between two such choices is finite and its gradient bounded, however sure either is.
+    Hafner et al. 2023 (DreamerV3), "Discrete representations", with share = 1 %.
+
+    Args:
+      logits: l [..., K].
+      share: in [0, 1], traced.
+
+    >>> p = jnp.exp(unimix(jnp.array([0.0, -jnp.inf]), share=0.5))
+    >>> [round(float(k), 6) for k in p]
+    [0.75, 0.25]
+    """
+    k = logits_shape("unimix", logits, axes=1)[-1]
+    return jnp.logaddexp(jnp.log1p(-share) + jax.nn.log_softmax(logits), jnp.log(share / k))
 
 
 def _choices(k: int, shape: tuple[int, ...]) -> Array:

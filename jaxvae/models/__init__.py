@@ -39,8 +39,13 @@ from jaxvae.models.semi_amortization import semi_amortized as semi_amortized
 from jaxvae.models.semi_supervised import LabelVAE as LabelVAE
 from jaxvae.models.semi_supervised import labelled as labelled
 from jaxvae.models.semi_supervised import unlabelled as unlabelled
+from jaxvae.models.state_space import RSSM as RSSM
+from jaxvae.models.state_space import Carried as Carried
+from jaxvae.models.state_space import LinearChain as LinearChain
 from jaxvae.models.state_space import Markov as Markov
 from jaxvae.models.state_space import Padded as Padded
 from jaxvae.models.state_space import Smoother as Smoother
+from jaxvae.models.state_space import StructuredVAE as StructuredVAE
 from jaxvae.models.state_space import emissions as emissions
+from jaxvae.models.state_space import kl_per_step as kl_per_step
 from jaxvae.models.state_space import stepwise_kl as stepwise_kl

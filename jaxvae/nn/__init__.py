@@ -55,7 +55,9 @@ from jaxvae.nn.saved import load_model as load_model
 from jaxvae.nn.saved import model_info as model_info
 from jaxvae.nn.saved import save_model as save_model
 from jaxvae.nn.sequences import Attention as Attention
+from jaxvae.nn.sequences import Bidirectional as Bidirectional
 from jaxvae.nn.sequences import Recurrent as Recurrent
+from jaxvae.nn.sequences import RecurrentGenerator as RecurrentGenerator
 from jaxvae.nn.sequences import Transformer as Transformer
 from jaxvae.nn.stock import make_vae as make_vae
 from jaxvae.nn.tables import Column as Column

@@ -1,6 +1,7 @@
 """Networks of a sequence [length, features], all of it or what a mask says is there."""
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -142,6 +143,63 @@ class Recurrent(nnx.Module):
         start = jnp.zeros(self.cell.hidden_features, x.dtype)
         h, every = jax.lax.scan(step, start, (x, mask), reverse=self.reverse)
         return self.last(every, h)
+
+
+class Bidirectional(nnx.Module):
+    """A `Recurrent` from either end, whose outputs add up: each sees the whole sequence.
+
+    Schuster & Paliwal 1997. Arguments as for `Recurrent`; one output is of both last states.
+
+    >>> net = Bidirectional((5, 3), (5, 4), width=8, rngs=nnx.Rngs(0))
+    >>> net(jnp.ones((5, 3))).shape
+    (5, 4)
+    """
+
+    @checked
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, width: Count = 64, rngs: nnx.Rngs):
+        of = partial(Recurrent, in_shape, out_shape, width=width, rngs=rngs)
+        self.ways = nnx.List([of(reverse=False), of(reverse=True)])
+
+    def __call__(self, x: Sequence) -> Array:
+        ahead, back = self.ways
+        return ahead(x) + back(x)
+
+
+class RecurrentGenerator(nnx.Module):
+    """A vector to a sequence: a gated recurrent unit that runs on from it, and a few factors.
+
+    h_1 = cell(0, z), h_t = cell(h_{t-1}, 0), f_t = W h_t + c, and row t is V f_t + b: dynamics that
+    many channels show, as those of a population of neurons.
+    Pandarinath et al. 2018 (LFADS), methods, "generator", without inputs.
+
+    Args:
+      in_shape: (d,), of z.
+      out_shape: (length, features).
+      width: of the state h.
+      factors: how many f has.
+
+    >>> net = RecurrentGenerator((3,), (5, 4), width=8, factors=2, rngs=nnx.Rngs(0))
+    >>> net(jnp.ones(3)).shape
+    (5, 4)
+    """
+
+    @checked
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        width: Count = 64,
+        factors: Count = 8,
+        rngs: nnx.Rngs,
+    ):
+        length, features = out_shape
+        self.start = length, *in_shape
+        self.dynamics = Recurrent(self.start, (length, factors), width=width, rngs=rngs)
+        self.last = Linear(factors, features, rngs=rngs)
+
+    def __call__(self, z: Array) -> Array:
+        return self.last(self.dynamics(jnp.zeros(self.start, z.dtype).at[0].set(z)))
 
 
 class Readout(nnx.Module):

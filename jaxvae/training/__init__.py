@@ -24,6 +24,7 @@ from jaxvae.training.checkpoints import read_checkpoint as read_checkpoint
 from jaxvae.training.checkpoints import save_checkpoint as save_checkpoint
 from jaxvae.training.devices import shard_rows as shard_rows
 from jaxvae.training.fitting import fit as fit
+from jaxvae.training.input_dropout import coordinated_dropout as coordinated_dropout
 from jaxvae.training.logs import csv as csv
 from jaxvae.training.logs import json_lines as json_lines
 from jaxvae.training.logs import log_to as log_to

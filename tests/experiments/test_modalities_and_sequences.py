@@ -12,7 +12,14 @@ import pytest
 
 from experiments.common.data import Split
 from experiments.datasets import sentences
-from experiments.structures import deep_markov, joint_latents, multimodal, text
+from experiments.structures import (
+    deep_markov,
+    joint_latents,
+    lfads,
+    multimodal,
+    text,
+    world_model,
+)
 from jaxvae import VAE, Product, StandardNormal, elbo
 from tests.common import draws, standard_errors_off
 
@@ -21,6 +28,8 @@ SCRIPTS = {
     "joint_latents": (joint_latents, "choices.png", 5_000),
     "text": (text, "samples.txt", 400),
     "deep_markov": (deep_markov, "forecasts.png", 5_000),
+    "world_model": (world_model, "forecasts.png", 5_000),
+    "lfads": (lfads, "rates.png", 5_000),
 }
 SMALL = {
     "EPOCHS": 1,
@@ -33,6 +42,10 @@ SMALL = {
     "SEQUENCES": 64,
     "SENTENCES": 64,
     "TESTS": 16,
+    "CONDITIONS": 35,
+    "TRIALS": 5,
+    "HELD_OUT": 4,
+    "DRAWS": 2,
 }
 
 

@@ -76,6 +76,9 @@ WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
 CHAIN = state_space.Markov(Q, WALK, 3)
 SERIES = jv.VAE(Partial(lambda event: CHAIN), Partial(state_space.emissions, WALK), CHAIN)
 PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
+LINEAR_CHAIN = state_space.LinearChain(
+    jv.MultivariateNormal(Z, jnp.eye(2)), jnp.eye(2), Z, jnp.eye(2), 3
+)
 CRITIC = jv.regularizers.Critic(
     nn.MLP((3,), (4,), rngs=nnx.Rngs(0)), nn.MLP((4,), (), rngs=nnx.Rngs(1))
 )
@@ -623,6 +626,35 @@ CALLS: dict[str, Call] = {
     "stepwise_kl": Call(
         state_space.stepwise_kl, {"q": CHAIN, "p": CHAIN, "z": PATH, "log_q": CHAIN.log_prob(PATH)}
     ),
+    "kl_per_step": Call(
+        lambda q, p, z: state_space.kl_per_step(
+            jv.regularizers.LatentSample(q, p, z, jnp.array(0.0), jnp.array(0.0))
+        ),
+        {"q": CHAIN, "p": CHAIN, "z": PATH},
+    ),
+    "balanced_kl": Call(
+        jv.bounds.balanced_kl, {"q": Q, "p": P, "z": Z, "log_q": Q.log_prob(Z), "alpha": 0.8}
+    ),
+    "unimix": Call(jv.distributions.unimix, {"logits": LOGITS.logits, "share": 0.5}, ("logits",)),
+    "LinearChain": Call(
+        lambda first, gain, shift, scale_tril, length, event: state_space.LinearChain(
+            first, gain, shift, scale_tril, length
+        ).log_prob(event),
+        {
+            "first": jv.MultivariateNormal(Z, jnp.eye(2)),
+            "gain": jnp.eye(2),
+            "shift": Z,
+            "scale_tril": jnp.eye(2),
+            "length": 3,
+            "event": PATH,
+        },
+    ),
+    "LinearChain.times": Call(
+        lambda evidence: LINEAR_CHAIN.times(evidence).mean(),
+        {"evidence": jv.Normal(PATH, jnp.ones((3, 2)))},
+        ("evidence",),
+    ),
+    "coordinated_dropout": bound(jv.training.coordinated_dropout(jv.elbo), rate=0.5),
     "Smoother": Call(
         lambda summary, step, start, x: state_space.Smoother(summary, step, start)(x).log_prob(
             PATH

@@ -276,6 +276,25 @@ OBJECTS = {
     ),
     "joint": Case(lambda: Flat(jv.Joint(jv.Normal(0.3, 0.5), Partial(moved)))),
     "markov": Case(lambda: Flat(jv.models.Markov(jv.Normal(0.3, 0.5), Partial(moved), 2))),
+    "straight-through": Case(
+        lambda: jv.distributions.StraightThrough(jv.OneHotCategorical(jnp.array([0.2, -0.3, 0.5]))),
+        lambda: (jnp.eye(3), np.ones(3)),
+        discrete=True,
+    ),
+    "carried": Case(
+        lambda: Flat(
+            jv.models.Carried((), jv.Normal(jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0])))
+        )
+    ),
+    "linear chain": Case(
+        lambda: jv.models.LinearChain(
+            jv.MultivariateNormal(jnp.array([0.3]), jnp.array([[0.5]])),
+            jnp.array([[0.6]]),
+            jnp.array([-0.2]),
+            jnp.array([[0.7]]),
+            2,
+        )
+    ),
     "levels alike": Case(lambda: Flat(levels())),
     "bottom-up": Case(
         lambda: Flat(
@@ -337,6 +356,9 @@ ALIKE = {  # another row is much like these: `thorough`
     "beta",
     "low rank",
     "markov",
+    "linear chain",
+    "carried",
+    "straight-through",
     "constant",
     "planar flow",
     "spherical uniform",

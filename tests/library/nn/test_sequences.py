@@ -137,3 +137,28 @@ def test_a_sequence_of_another_length_is_refused(name):
         net(X[:4])
     with pytest.raises(ValueError, match=r"mask has shape \(4,\), expected \(5,\)"):
         net((X, MASK[:4]))
+
+
+def test_both_ways_are_two_units_whose_outputs_add_up():
+    for out in ((5, 2), (4,)):
+        net: Any = nn.Bidirectional((5, 3), out, width=4, rngs=nnx.Rngs(0))
+        ahead, back = net.ways
+        assert (ahead.reverse, back.reverse) == (False, True)
+        np.testing.assert_allclose(net(X), ahead(X) + back(X), rtol=1e-6)
+        np.testing.assert_allclose(net((X, MASK)), ahead((X, MASK)) + back((X, MASK)), rtol=1e-6)
+    each = nn.Bidirectional((5, 3), (5, 2), width=4, rngs=nnx.Rngs(0))
+    slopes = jax.jacobian(each)(X)  # [5, 2, 5, 3]: every row is of every step
+    assert np.all(np.abs(slopes).max(axis=(1, 3)) > 1e-6)
+
+
+def test_a_generator_runs_on_from_its_start():
+    """h_1 = cell(0, z), h_t = cell(h_{t-1}, 0), and rows of rank `factors`."""
+    net: Any = nn.RecurrentGenerator((3,), (6, 8), width=4, factors=2, rngs=nnx.Rngs(0))
+    z, cell, h = jnp.asarray(X[0]), net.dynamics.cell, jnp.zeros(4)
+    rows, inputs = [], [z] + 5 * [jnp.zeros(3)]
+    for u in inputs:
+        h, _ = cell(h, u)
+        rows.append(net.last(net.dynamics.last.dense(h)))
+    np.testing.assert_allclose(net(z), np.stack(rows), rtol=1e-5, atol=1e-6)
+    spread = np.linalg.svd(np.asarray(net(z)) - np.asarray(net.last.bias[...]), compute_uv=False)
+    assert spread[2] < 1e-5 < spread[1]
