@@ -15,6 +15,7 @@ object first, whoever wrote it:
     covariance()                  dip_2_penalty                       an error
     enumerate_support()           enumeration                         an error
     sample_relaxed(key, t)        gumbel_softmax                      an error
+    choices()                     reinmax, gumbel_rao, relax          an error
     log_prob_relaxed(z)           what a relaxed draw is scored with  log_prob
     cdf(z), beside unstack()      Mixture                             draws have no derivative
     times(q)                      product_of_experts, Ladder          the library's, or an error

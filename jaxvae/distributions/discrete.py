@@ -3,11 +3,12 @@
 A sample has no derivative in the logits, which `reparameterized = False` says. These methods serve
 the estimators that are made for this: `enumerate_support()`, every event stacked,
 `sample_relaxed(key, temperature)`, a differentiable draw that tends to a sample as the temperature
-goes to 0, and `log_prob_relaxed(z)` of it, where log_prob itself is of events alone.
+goes to 0, `log_prob_relaxed(z)` of it, where log_prob itself is of events alone, and `choices()`,
+the logits of a one-hot choice in each place with the function that makes an event of choices.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,6 +79,11 @@ class Bernoulli:
         """sigma((l + logistic noise) / temperature). Maddison et al. 2017, appendix B."""
         noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.sigmoid((self.logits + noise) / temperature)
+
+    def choices(self) -> tuple[Array, Callable[[Array], Array]]:
+        """A coin is the second of two choices, of logits 0 and l."""
+        l = jnp.asarray(self.logits)
+        return jnp.stack([jnp.zeros_like(l), l], axis=-1), lambda choice: choice[..., 1]
 
     def enumerate_support(self) -> Array:
         """All 2^n events, shape [2^n, *shape]."""
@@ -174,6 +180,9 @@ class OneHotCategorical:
         """softmax((l + Gumbel noise) / temperature). Jang et al. 2017, equation 2."""
         noise = jax.random.gumbel(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.softmax((self.logits + noise) / temperature)
+
+    def choices(self) -> tuple[Leaf, Callable[[Array], Array]]:
+        return self.logits, lambda choice: choice
 
     def enumerate_support(self) -> Array:
         """All K^n events, shape [K^n, *shape]."""
