@@ -258,6 +258,19 @@ def method_of(d: Distribution, name: str, owner: str = "", instead: str = "") ->
     return method
 
 
+def check_factor(d: Any, other: object) -> None:
+    """Raise unless d.times(other) is of one class, over events of one shape."""
+    owner = f"{type(d).__name__}.times"
+    if type(other) is not type(d):
+        raise TypeError(
+            f"{owner}: other is {a_class_of(other)}, expected {a_class_of(d)}: a product of "
+            f"another class is its own `times(other)`, see docs/new_method.md"
+        )
+    found, expected = event_shape(other), event_shape(d)
+    if found != expected:
+        raise ValueError(f"{owner}: other is over events of shape {found}, expected {expected}")
+
+
 def mean_of(d: Distribution) -> Any:
     """The mean of a distribution that has one, `mean()` here and a property in numpyro.
 

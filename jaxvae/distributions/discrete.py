@@ -18,7 +18,7 @@ from jax import Array
 
 from jaxvae.checks import Leaf, Numbers, Tree, as_integers, check_floats, logits_shape, within
 from jaxvae.distributions.special import log_bernoulli, weighted
-from jaxvae.protocols import distribution
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row
 
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
@@ -80,6 +80,10 @@ class Bernoulli:
         noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.sigmoid((self.logits + noise) / temperature)
 
+    def times(self, other: Any) -> "Bernoulli":
+        check_factor(self, other)
+        return Bernoulli(jnp.asarray(self.logits) + other.logits)
+
     def choices(self) -> tuple[Array, Callable[[Array], Array]]:
         """A coin is the second of two choices, of logits 0 and l."""
         l = jnp.asarray(self.logits)
@@ -134,6 +138,10 @@ class Categorical:
     def unstack(self) -> Any:
         return self
 
+    def times(self, other: Any) -> "Categorical":
+        check_factor(self, other)
+        return Categorical(self.log_probs + other.log_probs)
+
     def enumerate_support(self) -> Array:
         """All K^n events, integers of shape [K^n, *shape]."""
         return _choices(jnp.shape(self.logits)[-1], self.shape)
@@ -180,6 +188,10 @@ class OneHotCategorical:
         """softmax((l + Gumbel noise) / temperature). Jang et al. 2017, equation 2."""
         noise = jax.random.gumbel(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.softmax((self.logits + noise) / temperature)
+
+    def times(self, other: Any) -> "OneHotCategorical":
+        check_factor(self, other)
+        return OneHotCategorical(self.log_probs + other.log_probs)
 
     def choices(self) -> tuple[Leaf, Callable[[Array], Array]]:
         return self.logits, lambda choice: choice
