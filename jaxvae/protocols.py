@@ -15,6 +15,7 @@ object first, whoever wrote it:
     covariance()                  dip_2_penalty                       an error
     enumerate_support()           enumeration                         an error
     sample_relaxed(key, t)        gumbel_softmax                      an error
+    choices()                     reinmax, gumbel_rao, relax          an error
     log_prob_relaxed(z)           what a relaxed draw is scored with  log_prob
     cdf(z), beside unstack()      Mixture                             draws have no derivative
     times(q)                      product_of_experts, Ladder          the library's, or an error
@@ -255,6 +256,19 @@ def method_of(d: Distribution, name: str, owner: str = "", instead: str = "") ->
             f"docs/new_method.md{instead and ', or '}{instead}"
         )
     return method
+
+
+def check_factor(d: Any, other: object) -> None:
+    """Raise unless d.times(other) is of one class, over events of one shape."""
+    owner = f"{type(d).__name__}.times"
+    if type(other) is not type(d):
+        raise TypeError(
+            f"{owner}: other is {a_class_of(other)}, expected {a_class_of(d)}: a product of "
+            f"another class is its own `times(other)`, see docs/new_method.md"
+        )
+    found, expected = event_shape(other), event_shape(d)
+    if found != expected:
+        raise ValueError(f"{owner}: other is over events of shape {found}, expected {expected}")
 
 
 def mean_of(d: Distribution) -> Any:

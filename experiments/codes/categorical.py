@@ -52,7 +52,10 @@ HIDDEN = (200,)  # units of encoder and decoder
 CHOICES = 2  # of which z consists
 CLASSES = 8  # of each choice
 SAMPLES = 2  # of z for an image, of the estimators that sample
-COLDEST = 0.3  # the temperature of Gumbel-softmax at the end; 1 at the start
+COLDEST = 0.3  # the temperature of Gumbel-softmax and Gumbel-Rao at the end; 1 at the start
+RELAXATIONS = 10  # of each sample, of Gumbel-Rao
+TEMPERATURE = 0.5  # at which REBAR and RELAX begin; they learn it
+BESIDE = (64,)  # units of the network of RELAX
 LEARNING_RATE = 1e-3  # of Adam
 BATCH = 100  # images a step
 EPOCHS = 10
@@ -63,12 +66,14 @@ AS_STORED = partial(jaxvae.rescale, max_value=1.0)  # pixels are stored as 0 and
 
 
 class Model(NamedTuple):
-    """A VAE, and a baseline that one of the estimators learns."""
+    """A VAE, and what some of the estimators learn."""
 
     encode: Any
     decode: Any
     prior: Any
-    baseline: Any
+    baseline: Any  # of x
+    rebar: Any  # scale and logarithm of the temperature
+    relax: Any  # logarithm of the temperature, and a network of the perturbed logits
 
 
 def make_model(key: jax.Array) -> Model:
@@ -79,6 +84,8 @@ def make_model(key: jax.Array) -> Model:
         decode=nn.Conditional(mlp, nn.BernoulliHead(), z_shape, SHAPE, rngs=rngs),
         prior=jaxvae.Constant(jaxvae.OneHotCategorical(np.zeros(z_shape, np.float32))),
         baseline=mlp(SHAPE, (), rngs=rngs),
+        rebar=(jnp.ones(()), jnp.log(TEMPERATURE)),
+        relax=(jnp.log(TEMPERATURE), nn.MLP(z_shape, (), hidden=BESIDE, rngs=rngs)),
     )
 
 
@@ -112,22 +119,54 @@ def relaxed(model, key, x, *, temperature=COLDEST):
     return through(partial(jaxvae.gumbel_softmax, temperature=temperature), model, key, x)
 
 
+def relaxed_once(model, key, x, *, temperature=COLDEST):
+    """A sample forwards, the mean of RELAXATIONS that round to it backwards."""
+    draws = {"temperature": temperature, "num_draws": RELAXATIONS}
+    return through(partial(jaxvae.gradients.gumbel_rao, **draws), model, key, x)
+
+
+def rebar(model, key, x):
+    scale, log_temperature = model.rebar
+    settings = {"scale": scale, "temperature": jnp.exp(log_temperature)}
+    return through(partial(jaxvae.gradients.rebar, **settings), model, key, x)
+
+
+def relax(model, key, x):
+    log_temperature, network = model.relax
+
+    def control(f, y):
+        return f(jax.nn.softmax(y / jnp.exp(log_temperature))) + network(y)
+
+    return through(partial(jaxvae.gradients.relax, control=control), model, key, x)
+
+
+def wake_sleep(model, key, x):
+    """The decoder by the tighter bound, the encoder by both phases alike."""
+    return jaxvae.bounds.reweighted_wake_sleep(model, key, x, num_samples=SAMPLES, sleep=0.5)
+
+
 OBJECTIVES = {
     "enumeration": exact,
     "score function": partial(scored, jaxvae.gradients.no_baseline),
     "learned baseline": learned,
     "leave one out": partial(scored, jaxvae.gradients.leave_one_out),
     "VIMCO": vimco,
+    "REBAR": rebar,
+    "RELAX": relax,
     "straight through": partial(through, jaxvae.straight_through),
+    "ReinMax": partial(through, jaxvae.gradients.reinmax),
     "Gumbel-softmax": relaxed,
+    "Gumbel-Rao": relaxed_once,
+    "wake-sleep": wake_sleep,
 }
+ANNEALED = {"Gumbel-softmax", "Gumbel-Rao"}
 
 
 def run(name: str, images: jax.Array, key: jax.Array) -> Model:
     """A whole training run as a pure function of its key."""
     init_key, run_key = jax.random.split(key)
     steps, hyper = EPOCHS * (len(images) // BATCH), {}
-    if name == "Gumbel-softmax":
+    if name in ANNEALED:
         hyper["temperature"] = optax.exponential_decay(1.0, steps, COLDEST)
     optimizer = optax.adam(LEARNING_RATE)
     step = jaxvae.train_step(jaxvae.preprocessed(OBJECTIVES[name], AS_STORED), optimizer)
@@ -146,7 +185,11 @@ def main() -> None:
     results, models = compare(
         "categorical", runs, lambda key, model: exact_elbo(model, test), seeds=SEEDS, unit="nats"
     )
-    trained = models["enumeration"][-1]._replace(baseline=models["learned baseline"][-1].baseline)
+    trained = models["enumeration"][-1]._replace(
+        baseline=models["learned baseline"][-1].baseline,
+        rebar=models["REBAR"][-1].rebar,
+        relax=models["RELAX"][-1].relax,
+    )
     errors = {
         "start": gradient_errors(make_model(jax.random.key(0)), images[:BATCH]),
         "trained": gradient_errors(trained, images[:BATCH]),
@@ -178,7 +221,7 @@ def gradient_errors(model: Model, images: jax.Array) -> dict[str, dict[str, floa
     mean, _ = moments(exact)
     norm, errors = jnp.linalg.norm(mean), {}
     for name, objective in OBJECTIVES.items():
-        if objective is vimco:  # the gradient of another bound
+        if objective in (vimco, wake_sleep):  # the gradient of another bound
             continue
         estimate, variance = moments(objective)
         errors[name] = {
@@ -192,7 +235,7 @@ def gradient_errors(model: Model, images: jax.Array) -> dict[str, dict[str, floa
 @styled
 def draw(path: Path, bounds: dict[str, list[float]], errors: dict[str, dict[str, float]]) -> None:
     """The bound of every seed, and the noise of one gradient."""
-    picture = figure(8.0, 2.6)
+    picture = figure(8.0, 3.4)
     left, right = picture.subplots(1, 2, sharey=True)
     rows = np.arange(len(bounds))[::-1]
     for row, values in zip(rows, bounds.values(), strict=True):

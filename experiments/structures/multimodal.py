@@ -53,32 +53,55 @@ SEEDS = 3  # runs of each join, from keys 0, 1, 2
 BOTH = (True, True)  # what is seen of a pair
 IMAGE = (True, False)
 LABEL = (False, True)
-METHODS = {  # join, what is seen in training, gradient
-    "product": (jaxvae.models.product_of_experts, (BOTH, IMAGE, LABEL), jaxvae.pathwise),
-    "mixture": (jaxvae.models.mixture_of_experts, (BOTH,), jaxvae.gradients.stratified_mixture),
-    "mixture of products": (
-        jaxvae.models.mixture_of_products,
+SHARED = 8  # coordinates of z where each modality has latents of its own beside it
+PRIVATE = 8  # of those
+ALPHA = 0.9  # of MVTCAE: what the distance from the experts counts, and the rate 1 - alpha
+ELBO, STRATA = (
+    partial(jaxvae.elbo, gradient=gradient)
+    for gradient in (jaxvae.pathwise, jaxvae.gradients.stratified_mixture)
+)
+METHODS = {  # join, what is seen in training, objective
+    "product": (jaxvae.models.product_of_experts, (BOTH, IMAGE, LABEL), ELBO),
+    "MVTCAE": (
+        jaxvae.models.product_of_experts,
         (BOTH,),
-        jaxvae.gradients.stratified_mixture,
+        partial(jaxvae.models.mvtcae, alpha=ALPHA),
     ),
+    "mixture": (jaxvae.models.mixture_of_experts, (BOTH,), STRATA),
+    "mixture of products": (jaxvae.models.mixture_of_products, (BOTH,), STRATA),
+    "product, private": (jaxvae.models.shared_and_private, (BOTH, IMAGE, LABEL), ELBO),
+    "mixture, private": (jaxvae.models.mixture_with_private, (BOTH,), STRATA),
 }
+APART = {jaxvae.models.shared_and_private, jaxvae.models.mixture_with_private}
 
 
 def make(join: Any, key: jax.Array) -> jaxvae.models.Multimodal:
-    conditional, normal = partial(nn.Conditional, rngs=nnx.Rngs(key)), nn.NormalHead()
-    n, k = (LATENT,), (CLASSES,)
-    return jaxvae.models.Multimodal(
-        experts=(
-            conditional(mlp(256, 128), normal, SHAPE, n),
-            conditional(mlp(64), normal, k, n),
-        ),
-        likelihoods=(
-            conditional(mlp(128, 256), nn.BernoulliHead(), n, SHAPE),
-            conditional(mlp(64), nn.OneHotHead(), n, k),
-        ),
-        prior=jaxvae.StandardNormal(n),
-        join=Partial(join),
+    conditional, head = partial(nn.Conditional, rngs=nnx.Rngs(key)), nn.NormalHead()
+    n, k, prior = (LATENT,), (CLASSES,), jaxvae.StandardNormal((LATENT,))
+    if join in APART:
+        n, own = (SHARED + PRIVATE,), jaxvae.StandardNormal((PRIVATE,))
+        head = nn.ProductHead((("shared", head, (SHARED,)), ("private", head, (PRIVATE,))))
+        shared = jaxvae.StandardNormal((SHARED,))
+        prior = jaxvae.Product({"shared": shared, "private": jaxvae.Product((own, own))})
+    experts = (
+        conditional(mlp(256, 128), head, SHAPE, n),
+        conditional(mlp(64), head, k, n),
     )
+    likelihoods = (
+        conditional(mlp(128, 256), nn.BernoulliHead(), n, SHAPE),
+        conditional(mlp(64), nn.OneHotHead(), n, k),
+    )
+    if join in APART:
+        likelihoods = Partial(of_image, likelihoods[0]), Partial(of_label, likelihoods[1])
+    return jaxvae.models.Multimodal(experts, likelihoods, prior, Partial(join))
+
+
+def of_image(likelihood: Any, z: Any) -> Any:
+    return likelihood(jnp.concatenate([z["shared"], z["private"][0]]))
+
+
+def of_label(likelihood: Any, z: Any) -> Any:
+    return likelihood(jnp.concatenate([z["shared"], z["private"][1]]))
 
 
 def mlp(*hidden: int) -> partial[nn.MLP]:
@@ -88,9 +111,8 @@ def mlp(*hidden: int) -> partial[nn.MLP]:
 def run(name: str, pairs: Any, key: jax.Array) -> jaxvae.models.Multimodal:
     """A whole training run as a pure function of its key."""
     init_key, run_key = jax.random.split(key)
-    (join, masks, gradient), optimizer = METHODS[name], optax.adam(LEARNING_RATE)
-    elbo = partial(jaxvae.elbo, gradient=gradient)
-    step = jaxvae.train_step(jaxvae.preprocessed(elbo, partial(some_of, masks)), optimizer)
+    (join, masks, objective), optimizer = METHODS[name], optax.adam(LEARNING_RATE)
+    step = jaxvae.train_step(jaxvae.preprocessed(objective, partial(some_of, masks)), optimizer)
     epoch = jaxvae.train_epoch(step, batch_size=BATCH)
     state = jaxvae.init_state(make(join, init_key), optimizer)
     state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, pairs), state, length=EPOCHS)

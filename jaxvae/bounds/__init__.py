@@ -32,3 +32,5 @@ from jaxvae.bounds.reductions import thermodynamic as thermodynamic
 from jaxvae.bounds.upper import cubo as cubo
 from jaxvae.bounds.upper import eubo as eubo
 from jaxvae.bounds.upper import tvo_upper as tvo_upper
+from jaxvae.bounds.wake_sleep import reweighted_wake_sleep as reweighted_wake_sleep
+from jaxvae.bounds.wake_sleep import sleep_phase as sleep_phase

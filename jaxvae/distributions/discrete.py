@@ -3,11 +3,12 @@
 A sample has no derivative in the logits, which `reparameterized = False` says. These methods serve
 the estimators that are made for this: `enumerate_support()`, every event stacked,
 `sample_relaxed(key, temperature)`, a differentiable draw that tends to a sample as the temperature
-goes to 0, and `log_prob_relaxed(z)` of it, where log_prob itself is of events alone.
+goes to 0, `log_prob_relaxed(z)` of it, where log_prob itself is of events alone, and `choices()`,
+the logits of a one-hot choice in each place with the function that makes an event of choices.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ from jaxvae.checks import (
     within,
 )
 from jaxvae.distributions.special import log_bernoulli, weighted
-from jaxvae.protocols import distribution
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row
 
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
@@ -90,6 +91,15 @@ class Bernoulli:
         noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.sigmoid((self.logits + noise) / temperature)
 
+    def times(self, other: Any) -> "Bernoulli":
+        check_factor(self, other)
+        return Bernoulli(jnp.asarray(self.logits) + other.logits)
+
+    def choices(self) -> tuple[Array, Callable[[Array], Array]]:
+        """A coin is the second of two choices, of logits 0 and l."""
+        l = jnp.asarray(self.logits)
+        return jnp.stack([jnp.zeros_like(l), l], axis=-1), lambda choice: choice[..., 1]
+
     def enumerate_support(self) -> Array:
         """All 2^n events, shape [2^n, *shape]."""
         return _choices(2, self.shape).astype(jnp.result_type(self.logits))
@@ -139,6 +149,10 @@ class Categorical:
     def unstack(self) -> Any:
         return self
 
+    def times(self, other: Any) -> "Categorical":
+        check_factor(self, other)
+        return Categorical(self.log_probs + other.log_probs)
+
     def enumerate_support(self) -> Array:
         """All K^n events, integers of shape [K^n, *shape]."""
         return _choices(jnp.shape(self.logits)[-1], self.shape)
@@ -185,6 +199,13 @@ class OneHotCategorical:
         """softmax((l + Gumbel noise) / temperature). Jang et al. 2017, equation 2."""
         noise = jax.random.gumbel(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.softmax((self.logits + noise) / temperature)
+
+    def times(self, other: Any) -> "OneHotCategorical":
+        check_factor(self, other)
+        return OneHotCategorical(self.log_probs + other.log_probs)
+
+    def choices(self) -> tuple[Leaf, Callable[[Array], Array]]:
+        return self.logits, lambda choice: choice
 
     def enumerate_support(self) -> Array:
         """All K^n events, shape [K^n, *shape]."""

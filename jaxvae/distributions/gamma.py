@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxvae.checks import Leaf, Tree, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak
-from jaxvae.protocols import distribution
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import stacked
 
 
@@ -56,6 +56,12 @@ class Gamma:
     def unstack(self) -> Any:
         return stacked(self, self.shape)
 
+    def times(self, other: Any) -> "Gamma":
+        """Of rates that add up; proper where the concentrations are more than 1 together."""
+        check_factor(self, other)
+        a = jnp.asarray(self.concentration) + other.concentration - 1.0
+        return Gamma(a, jnp.asarray(self.rate) + other.rate)
+
 
 @distribution
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,11 @@ class Beta:
     def unstack(self) -> Any:
         return stacked(self, self.shape)
 
+    def times(self, other: Any) -> "Beta":
+        """Proper where the a's are more than 1 together, and the b's."""
+        check_factor(self, other)
+        return Beta(jnp.asarray(self.a) + other.a - 1.0, jnp.asarray(self.b) + other.b - 1.0)
+
 
 @distribution
 @dataclass(frozen=True, eq=False)
@@ -138,6 +149,11 @@ class Dirichlet:
 
     def mean(self) -> Array:
         return self.concentration / jnp.sum(self.concentration)
+
+    def times(self, other: Any) -> "Dirichlet":
+        """Proper where the concentrations of each coordinate are more than 1 together."""
+        check_factor(self, other)
+        return Dirichlet(jnp.asarray(self.concentration) + other.concentration - 1.0)
 
 
 def _log_part(a: Array, total: Array, z: Array, log_z: Array) -> Array:

@@ -1,7 +1,7 @@
 """The diagonal Gaussian, and the trick that made the VAE: a draw that gradients pass through."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked
-from jaxvae.protocols import distribution
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row, stacked
 
 LOG_2PI = 1.8378770664093453
@@ -59,6 +59,9 @@ class StandardNormal:
 
     def unstack(self) -> "Normal":
         return Normal(jnp.zeros(self.shape), jnp.ones(self.shape))
+
+    def times(self, other: Any) -> "Normal":
+        return self.unstack().times(other)
 
 
 @distribution
@@ -111,6 +114,16 @@ class Normal:
 
     def unstack(self) -> "Normal":
         return stacked(self, self.shape)
+
+    def times(self, other: Any) -> "Normal":
+        """1/sigma^2 = 1/sigma_a^2 + 1/sigma_b^2, and the mean weighted by them."""
+        if isinstance(other, StandardNormal):
+            other = other.unstack()
+        check_factor(self, other)
+        ratio = jnp.square(self.scale / other.scale)
+        weight = 1.0 / (1.0 + ratio)  # of this one
+        loc = self.loc + (1.0 - weight) * (other.loc - self.loc)
+        return Normal(loc, self.scale * jnp.sqrt(weight))
 
     def _log_density(self, eps: Numbers) -> Array:
         return -jnp.sum(0.5 * jnp.square(eps) + jnp.log(self.scale) + 0.5 * LOG_2PI)

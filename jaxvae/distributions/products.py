@@ -22,7 +22,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
     traced_has_path,
 )
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, value_of
 
 
 @pytree
@@ -67,6 +67,11 @@ class Product:
 
     def mean(self) -> Any:
         return self.join([mean_of(d) for d in self.split(self.parts)])
+
+    def times(self, other: Any) -> "Product":
+        """Part by part, of a Product of that structure."""
+        pairs = zip(self.split(self.parts), self.split(value_of(other).parts), strict=True)
+        return Product(self.join([method_of(a, "times", "Product")(b) for a, b in pairs]))
 
     def sample_relaxed(self, key: Array, temperature: Numbers) -> Any:
         """Every part relaxed; TypeError where one can't be."""

@@ -135,14 +135,29 @@ def _weighted(
 
 
 def _whole(owner: str, model: Model, z: Tree) -> Any:
-    """p(x|z) of all entries."""
+    """p(x|z) of all entries; where the latents hold them, as of `NotAtRandom`, those."""
     d = likelihood(model, z)
+    if hasattr(d, "imputed"):
+        return _Known(d.imputed)
     if not isinstance(d, Masked):
         raise TypeError(
             f"{owner}: decode returned {a_class_of(d)}, expected a Masked distribution of "
             "events (x, mask)"
         )
     return d.distribution
+
+
+class _Known(NamedTuple):
+    """A draw of all entries that is weighed as a whole: it is its own mean."""
+
+    x: Any
+
+    def mean(self) -> Any:
+        return self.x
+
+    def sample(self, key: Key) -> Any:
+        del key
+        return self.x
 
 
 class _Labels(NamedTuple):

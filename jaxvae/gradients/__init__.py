@@ -11,11 +11,15 @@ decoder and the prior that is sum_k g_k dl_k/dtheta with g = dR/dl, the same und
 that samples z and for the same key; for the posterior they differ.
 """
 
+from jaxvae.gradients.control import rebar as rebar
+from jaxvae.gradients.control import relax as relax
 from jaxvae.gradients.discrete import enumeration as enumeration
 from jaxvae.gradients.discrete import for_component as for_component
-from jaxvae.gradients.discrete import gumbel_softmax as gumbel_softmax
-from jaxvae.gradients.discrete import straight_through as straight_through
 from jaxvae.gradients.mixtures import stratified_mixture as stratified_mixture
+from jaxvae.gradients.relaxed import gumbel_rao as gumbel_rao
+from jaxvae.gradients.relaxed import gumbel_softmax as gumbel_softmax
+from jaxvae.gradients.relaxed import reinmax as reinmax
+from jaxvae.gradients.relaxed import straight_through as straight_through
 from jaxvae.gradients.reparameterized import Estimator as Estimator
 from jaxvae.gradients.reparameterized import Reduction as Reduction
 from jaxvae.gradients.reparameterized import Term as Term
@@ -28,3 +32,4 @@ from jaxvae.gradients.score import leave_one_out as leave_one_out
 from jaxvae.gradients.score import no_baseline as no_baseline
 from jaxvae.gradients.score import score_function as score_function
 from jaxvae.gradients.score import vimco as vimco
+from jaxvae.gradients.score import wake as wake

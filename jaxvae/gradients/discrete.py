@@ -1,6 +1,5 @@
-"""Gradient estimators for discrete latents: exact, biased through a relaxation, or of one part."""
+"""Gradient estimators for discrete latents: every outcome summed, and one part of several."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,29 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Key, Keys, Scalar, Tree, a_class_of, checked
+from jaxvae.checks import Keys, Tree, a_class_of, checked
 from jaxvae.distributions import Product
+from jaxvae.gradients.relaxed import INSTEAD
 from jaxvae.gradients.reparameterized import (
     Estimator,
     Reduction,
     Term,
     doubly_reparameterized,
-    over_samples,
     require_path_of_gradient,
 )
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    log_density_relaxed,
-    mean_of,
-    method_of,
-    sample_and_log_prob,
-)
-
-_INSTEAD = (
-    "use a posterior that has one, such as OneHotCategorical or Bernoulli, or "
-    "gradient=score_function, which any posterior has"
-)
+from jaxvae.protocols import Distribution, log_density, method_of, sample_and_log_prob
 
 
 @checked
@@ -46,7 +33,7 @@ def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -
     Raises:
       ValueError: S^K is over 2^20.
     """
-    support = method_of(q, "enumerate_support", "enumeration", _INSTEAD)()
+    support = method_of(q, "enumerate_support", "enumeration", INSTEAD)()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)
     l, aux = jax.vmap(lambda z, log_q: term(q, z, log_q))(support, log_q)
     (s,), k = l.shape, len(keys)
@@ -63,48 +50,6 @@ def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -
     bound = jnp.sum(probability * jax.vmap(reduction)(l[outcomes]))
     mean = jax.tree.map(lambda a: jnp.tensordot(jnp.exp(log_q), a, 1), aux)
     return bound, jax.tree.map(lambda a: jnp.broadcast_to(a, (k, *a.shape)), mean)
-
-
-@checked
-def straight_through(
-    reduction: Reduction, term: Term, q: Distribution, keys: Keys
-) -> tuple[Array, Any]:
-    """A sample forwards, the mean of q backwards: dz is taken to be d E[z]. Biased.
-
-    The value is that of the bound at the samples. Bengio, Leonard & Courville 2013.
-
-    Args:
-      q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
-    """
-    mean = mean_of(q)
-
-    def draw(key: Key) -> Any:
-        return jax.lax.stop_gradient(q.sample(key)) + (mean - jax.lax.stop_gradient(mean))
-
-    return _at(draw, reduction, term, q, keys)
-
-
-@checked
-def gumbel_softmax(
-    reduction: Reduction, term: Term, q: Distribution, keys: Keys, *, temperature: Scalar
-) -> tuple[Array, Any]:
-    """A relaxed sample forwards and backwards: z = softmax((logits + Gumbel noise) / temperature).
-
-    Biased, and so is its value: away from temperature 0 the decoder sees no corner of the simplex.
-    Report a model's bound with another estimator. The temperature is traced, so it anneals:
-
-        def objective(model, key, x, *, temperature):
-            gradient = partial(gumbel_softmax, temperature=temperature)
-            return elbo(model, key, x, gradient=gradient)
-
-    Jang, Gu & Poole 2017, equation 2; Maddison, Mnih & Teh 2017.
-
-    Args:
-      q: the posterior, with `sample_relaxed(key, temperature)`: `OneHotCategorical`, `Bernoulli`.
-      temperature: > 0; samples are discrete as it goes to 0.
-    """
-    sample_relaxed = method_of(q, "sample_relaxed", "gumbel_softmax", _INSTEAD)
-    return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
 
 
 @checked
@@ -170,16 +115,3 @@ def for_component(name: str, estimator: Estimator) -> Estimator:
         return require_path_of_gradient(others, bound), jax.tree.map(lambda *a: jnp.stack(a), *aux)
 
     return gradient
-
-
-def _at(
-    draw: Callable[[Array], Any], reduction: Reduction, term: Term, q: Distribution, keys: Keys
-) -> tuple[Array, Any]:
-    """The bound at z_k = draw(key_k), differentiated through them."""
-
-    def one(key: Key) -> tuple[Array, Any]:
-        z = draw(key)
-        return term(q, z, log_density_relaxed(q, z))
-
-    l, aux = over_samples(one)(keys)
-    return reduction(l), aux

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Keys, Tree, checked
-from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
+from jaxvae.checks import Keys, Scalar, Tree, checked
+from jaxvae.gradients.reparameterized import Reduction, Term, hold, over_samples
 from jaxvae.protocols import Distribution, log_density
 
 Baseline = Callable[[Reduction, Array], Array]
@@ -89,6 +89,29 @@ def score_function(
     error = jax.lax.stop_gradient(bound) - b
     score = jnp.sum(jax.lax.stop_gradient(error) * log_q) - 0.5 * jnp.sum(jnp.square(error))
     return bound + (score - jax.lax.stop_gradient(score)), aux  # the bound, with a gradient
+
+
+@checked
+def wake(
+    reduction: Reduction, term: Term, q: Distribution, keys: Keys, *, weight: Scalar = 1.0
+) -> tuple[Array, Any]:
+    """The wake phase of the posterior: q learns the samples that weigh most, sum_k w_k log q(z_k).
+
+    w = dR/dl, held still: of `iwae` the normalised weights, so that as K grows it is
+    -KL(p(z|x) || q(z|x)) that ascends, where every other estimator here ascends the bound. Nothing
+    is differentiated through a sample, and more samples make it better, for any posterior. Decoder
+    and prior learn as ever. Not for `elbo`, whose weights say nothing of the samples.
+    Bornschein & Bengio 2015, section 2; Le, Kosiorek, Siddharth, Teh & Wood 2019, section 3.
+
+    Args:
+      weight: of this gradient beside another's, as that of the sleep phase; traced.
+    """
+    z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
+    held = hold("the posterior", q)
+    l, aux = over_samples(lambda z: term(held, z, log_density(held, z)))(z)
+    w = jax.grad(reduction)(jax.lax.stop_gradient(l))
+    score = weight * jnp.sum(w * over_samples(lambda z: log_density(q, z))(z))
+    return reduction(l) + (score - jax.lax.stop_gradient(score)), aux
 
 
 vimco = partial(score_function, baseline=leave_one_out)

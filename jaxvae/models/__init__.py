@@ -20,7 +20,12 @@ from jaxvae.models.hierarchical import hierarchy as hierarchy
 from jaxvae.models.multimodal import Multimodal as Multimodal
 from jaxvae.models.multimodal import mixture_of_experts as mixture_of_experts
 from jaxvae.models.multimodal import mixture_of_products as mixture_of_products
+from jaxvae.models.multimodal import mvtcae as mvtcae
 from jaxvae.models.multimodal import product_of_experts as product_of_experts
+from jaxvae.models.not_at_random import MaskedBy as MaskedBy
+from jaxvae.models.not_at_random import NotAtRandom as NotAtRandom
+from jaxvae.models.private_latents import mixture_with_private as mixture_with_private
+from jaxvae.models.private_latents import shared_and_private as shared_and_private
 from jaxvae.models.quantization import FSQ as FSQ
 from jaxvae.models.quantization import VQVAE as VQVAE
 from jaxvae.models.quantization import Codebook as Codebook

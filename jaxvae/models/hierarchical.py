@@ -8,7 +8,6 @@ are made of shared fields. Latents are nested pairs from the top down: (z_L, (z_
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxvae.checks import Tree, a_class_of, checked
@@ -69,18 +68,12 @@ def gaussian_product(a: Normal, b: Normal) -> Normal:
                 f"gaussian_product: {name} is {a_class_of(d)}, expected a Normal; add "
                 f"`times(other)` to {type(a).__name__}, see docs/new_method.md"
             )
-    if a.shape != b.shape:
-        raise ValueError(
-            f"gaussian_product: a is over events of shape {a.shape} and b of {b.shape}, "
-            "expected one shape"
-        )
-    ratio = jnp.square(a.scale / b.scale)
-    weight = 1.0 / (1.0 + ratio)  # of a
-    return Normal(a.loc + (1.0 - weight) * (b.loc - a.loc), a.scale * jnp.sqrt(weight))
+    return a.times(b)
 
 
 def times(a: Any, b: Any) -> Any:
-    """The distribution proportional to the product of two: `a.times(b)`, or of two `Normal`s."""
+    """The distribution proportional to the product of two: `a.times(b)`."""
+    a, b = value_of(a), value_of(b)
     return a.times(b) if hasattr(a, "times") else gaussian_product(a, b)
 
 

@@ -15,10 +15,12 @@ from jax import Array
 from jax.tree_util import Partial
 from typing_extensions import TypeAliasType
 
-from jaxvae.checks import Tree, a_class_of, check_function, checked
-from jaxvae.distributions import Masked, Mixture, Normal, Product, StandardNormal
+from jaxvae.bounds import KL, Terms, auto_kl
+from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_function, checked
+from jaxvae.distributions import Beta, Gamma, Masked, Mixture, Normal, Product, StandardNormal
+from jaxvae.gradients import Estimator, pathwise
 from jaxvae.models.hierarchical import times
-from jaxvae.protocols import Distribution, event_shape
+from jaxvae.protocols import Distribution, event_shape, log_likelihood, posterior
 from jaxvae.pytrees import value_of
 
 
@@ -26,17 +28,19 @@ from jaxvae.pytrees import value_of
 def product_of_experts(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Any:
-    """The Gaussian proportional to the product of the prior and of the experts that are present.
+    """The distribution proportional to the product of the prior and of the experts present.
 
-    q(z|x) ~ p(z) prod_i q_i(z|x_i):   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
+    q(z|x) ~ p(z) prod_i q_i(z|x_i), of Gaussians:   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
     mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
 
-    It is sharper than any expert: one that is sure overrules the others. Of another class that has
-    `times(q)` it is the product that this returns. Wu & Goodman 2018, section 2.
+    It is sharper than any expert: one that is sure overrules the others. Of another class it is
+    what its `times(q)` returns: of `Bernoulli` and `OneHotCategorical` logits add up, of `Gamma`,
+    `Beta` and `Dirichlet` counts, and a `Product` goes part by part.
+    Wu & Goodman 2018, section 2.
 
     Args:
-      experts: `Normal`s over z, one a modality.
-      prior: p(z), a `Normal` or `StandardNormal`.
+      experts: distributions over z of one class that has `times(q)`, one a modality.
+      prior: p(z), of that class; a `StandardNormal` with `Normal`s.
       present: M booleans, traced or not; None, the default, is all.
 
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
@@ -46,7 +50,7 @@ def product_of_experts(
     """
     experts, q, present = _checked("product_of_experts", experts, prior, present)
     for expert, here in zip(experts, present, strict=True):
-        q = _if(here, times(q, expert), q)
+        q = where(here, times(q, expert), q)
     return q
 
 
@@ -70,7 +74,7 @@ def mixture_of_experts(
     3.0
     """
     experts, p, present = _checked("mixture_of_experts", experts, prior, present)
-    components = [_if(here, expert, p) for expert, here in zip(experts, present, strict=True)]
+    components = [where(here, expert, p) for expert, here in zip(experts, present, strict=True)]
     return _even(present, jax.tree.map(lambda *leaves: jnp.stack(leaves), *components))
 
 
@@ -85,8 +89,8 @@ def mixture_of_products(
     A `Mixture` of 2^M - 1. Sutter, Daunhawer & Vogt 2021; the prior an expert: Wu & Goodman 2018.
 
     Args:
-      experts: `Normal`s over z, one a modality.
-      prior: p(z), a `Normal` or `StandardNormal`; an expert in every product.
+      experts: distributions over z of one class that has `times(q)`, one a modality.
+      prior: p(z), of that class; an expert in every product.
       present: as in `product_of_experts`.
 
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
@@ -145,6 +149,10 @@ class Multimodal(NamedTuple):
 
     @checked
     def encode(self, event: tuple[Any, Any]) -> Any:
+        return self.join(self.of_each(event), self.prior, event[1])
+
+    def of_each(self, event: tuple[Any, Any]) -> list[Any]:
+        """The expert of each modality alone, q_i(z|x_i); of one that is missing, at zeros."""
         x, mask = event
         for name, part in ("x", x), ("mask", mask):
             if not isinstance(part, (tuple, list)) or len(part) != len(self.experts):
@@ -154,15 +162,62 @@ class Multimodal(NamedTuple):
                 )
         triples = zip(self.experts, x, mask, strict=True)
         # an expert of nothing sees zeros, and its gradient is zero
-        experts = [expert(_if(here, x_i, 0.0)) for expert, x_i, here in triples]
-        return self.join(experts, self.prior, mask)
+        return [expert(where(here, x_i, 0.0)) for expert, x_i, here in triples]
 
     @checked
     def decode(self, z: Tree) -> Masked:
         return Masked(Product(tuple(likelihood(z) for likelihood in self.likelihoods)))
 
 
-def _if(here: Any, tree: Tree, other: Any) -> Any:
+@checked
+def mvtcae(
+    model: Multimodal,
+    key: Key,
+    x: Tree,
+    *,
+    alpha: Scalar,
+    beta: Scalar = 1.0,
+    kl: KL = auto_kl,
+    gradient: Estimator = pathwise,
+) -> tuple[Array, Terms]:
+    """MVTCAE: an ELBO whose posterior must lie near each expert, as well as near the prior.
+
+    (V - alpha) / V E_q[log p(x|z)] - beta [(1 - alpha) KL(q || p) + alpha / V sum_i KL(q || q_i)]
+
+    over the V modalities i that are present, q of all of them: the more one expert alone tells of
+    what all know, the cheaper. alpha = 0 is the `elbo`. Joined by a product; a mixture has no
+    closed form to an expert. The terms are the distortion and the bracket, unweighted.
+    Hwang, Kim, Hong & Kim 2021, section 3.
+
+    Args:
+      alpha: in [0, 1], traced: from the rate to the mean distance from the experts.
+      beta: weight of both.
+
+    >>> of = Partial(lambda v: Normal(v, jnp.ones(2)))
+    >>> model = Multimodal((of, of), (of, of), StandardNormal((2,)))
+    >>> x = (jnp.ones(2), jnp.ones(2)), (True, True)
+    >>> bound, terms = mvtcae(model, jax.random.key(0), x, alpha=0.5)
+    >>> bool(jnp.isclose(bound, -(0.75 * terms.distortion + terms.rate), rtol=1e-5))
+    True
+    """
+    experts, present = model.of_each(x), flags(x[1], len(model.experts))
+    here = jnp.where(present, alpha, 0.0)
+    here /= jnp.maximum(jnp.sum(jnp.where(present, 1.0, 0.0)), 1.0)  # alpha / V of each
+
+    def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Terms]:
+        p, near = model.prior, jnp.zeros(())
+        for flag, weight, expert in zip(present, here, experts, strict=True):
+            expert = where(flag, whole(expert), whole(p))
+            near += weight * kl(q, expert, z, log_q)
+        rate = (1.0 - alpha) * kl(q, p, z, log_q) + near
+        terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate)
+        return -((1.0 - jnp.max(here)) * terms.distortion + beta * rate), terms
+
+    bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
+    return bound, jax.tree.map(lambda t: t[0], terms)
+
+
+def where(here: Any, tree: Tree, other: Any) -> Any:
     """`tree` where it is here, else `other`, a number or a tree of that structure."""
     if jax.tree.structure(other) != jax.tree.structure(tree):
         other = jax.tree.map(lambda _: other, tree)
@@ -197,14 +252,21 @@ def _checked(owner: str, experts: Any, prior: Any, present: Any) -> tuple[Any, A
                 "of experts[0]"
             )
     if present is None:
-        present = np.ones(len(experts), bool)
+        return every[:-1], every[-1], flags(None, len(experts))
     shapes = [jnp.shape(flag) for flag in jax.tree.leaves(present)]
     if isinstance(present, dict) or shapes not in ([(len(experts),)], [()] * len(experts)):
         raise ValueError(f"{owner}: present has not one flag for each of {len(experts)} experts")
-    return every[:-1], every[-1], jnp.asarray(present).astype(bool)
+    return every[:-1], every[-1], flags(present, len(experts))
+
+
+def flags(present: Any, m: int) -> Array:
+    """Which of m modalities are present, as booleans [m]; of None, all."""
+    return jnp.asarray(np.ones(m, bool) if present is None else present).astype(bool)
 
 
 def whole(d: Distribution) -> Any:
-    """A Gaussian with leaves as large as its event, so that it can be stacked with others."""
+    """A distribution with leaves as large as its event, so that it can be stacked with others."""
     d = value_of(d)
-    return d.unstack() if isinstance(d, (Normal, StandardNormal)) else d
+    if isinstance(d, Product):
+        return Product(d.join([whole(part) for part in d.split(d.parts)]))
+    return d.unstack() if isinstance(d, (Normal, StandardNormal, Gamma, Beta)) else d

@@ -70,6 +70,7 @@ QUANTIZED = vq.VQVAE(
 )
 DEEP = nn.deep_hierarchy((4, 4, 1), levels=(1,), width=2, latents=1, rngs=nnx.Rngs(3))
 EXPERT = nn.Conditional(nn.MLP, nn.NormalHead(), (3,), (2,), rngs=nnx.Rngs(4))
+CHOICE = jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7]))
 EXPERTS = (Q, jv.Normal(Z, jnp.ones(2)))
 STEPS = jnp.full((2, 2), 0.1)
 WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
@@ -217,6 +218,8 @@ CALLS: dict[str, Call] = {
     "elbo": bound(jv.elbo, beta=1.0),
     "autoencoder": bound(jv.bounds.autoencoder),
     "iwae": bound(jv.iwae, num_samples=3),
+    "reweighted_wake_sleep": bound(jv.bounds.reweighted_wake_sleep, num_samples=3, sleep=0.5),
+    "sleep_phase": bound(jv.bounds.sleep_phase),
     "renyi": bound(jv.renyi, num_samples=3, alpha=0.5),
     "vr_max": bound(jv.vr_max, num_samples=3),
     "tvo": bound(jv.tvo, num_samples=3, betas=BETAS),
@@ -291,6 +294,13 @@ CALLS: dict[str, Call] = {
         q=jv.OneHotCategorical(jnp.array([0.1, 0.2, 0.7])),
         temperature=0.5,
     ),
+    "reinmax": estimator(jv.gradients.reinmax, q=CHOICE),
+    "gumbel_rao": estimator(jv.gradients.gumbel_rao, q=CHOICE, temperature=0.5, num_draws=3),
+    "rebar": estimator(jv.gradients.rebar, q=CHOICE, scale=1.0, temperature=0.5),
+    "relax": estimator(
+        jv.gradients.relax, q=CHOICE, control=lambda f, y: f(jax.nn.softmax(y / 0.5))
+    ),
+    "wake": estimator(jv.gradients.wake, weight=1.0),
     "for_component": Call(
         lambda name, estimator, **a: jv.gradients.for_component(name, estimator)(*a.values()),
         {"name": "choice", "estimator": jv.straight_through}
