@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +175,8 @@ def test_a_draw_costs_about_one_pass(name):
     net = make(name, (12, 12), 16, width=32)
 
     def flops(function, *args):
-        return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+        analysis: Any = jax.jit(function).lower(*args).compile().cost_analysis()
+        return analysis["flops"]
 
     z, cache = jnp.zeros(144), net.init_cache()
     step = flops(net.step, cache, jnp.array(5), jnp.array(1.0))
