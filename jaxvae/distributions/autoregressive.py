@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from jaxvae.checks import Tree
 from jaxvae.protocols import distribution, log_density, traced_has_path
 
 
-@runtime_checkable
 class Stepwise(Protocol):
     """A conditioner that can also give one row at a time, from what it kept of the values before.
 
@@ -87,7 +86,7 @@ class Autoregressive:
 
     @property
     def _stepwise(self) -> bool:
-        return isinstance(self.conditioner, Stepwise)
+        return all(hasattr(self.conditioner, name) for name in ("init_cache", "step"))
 
     def _start(self) -> Array:
         """Zeros in the precision of the parameters."""

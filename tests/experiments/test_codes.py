@@ -40,7 +40,7 @@ SMALL = {
     vq: {"EPOCHS": 1, "CODES": 4, "HIDDEN": (8,), "PRIOR_WIDTH": 8, "PRIOR_EPOCHS": 1},
     quantizers: {"EPOCHS": 1, "CODES": 4, "PART": 2, "LEVELS": (2, 2), "HIDDEN": (8,)},
     categorical: {"EPOCHS": 1, "CLASSES": 3, "HIDDEN": (8,), "DRAWS": 3},
-    priors: {"CODES": 8, "MODEL_EPOCHS": 1, "PRIOR_EPOCHS": 1, "IMAGES": 64},
+    priors: {"CODES": 8, "MODEL_EPOCHS": 1, "PRIOR_EPOCHS": 1, "IMAGES": 64, "TESTS": 64},
 }
 FILES = {
     vq: ["reconstructions.png", "samples.png", "usage.png"],
