@@ -129,8 +129,19 @@ class NADE(nnx.Module):
     def __call__(self, labels: jax.Array, context: None) -> jax.Array:
         terms = self.table[...][jnp.arange(len(labels)), labels.astype(int)]
         before = jnp.cumsum(terms, axis=0) - terms
-        h = jax.nn.relu(self.middle(jax.nn.relu(self.bias[...] + before)))
-        return jnp.einsum("nh,nhk->nk", h, self.last[...]) + self.last_bias[...]
+        return jax.vmap(self._logits)(before, self.last[...], self.last_bias[...])
+
+    def init_cache(self, context: None) -> jax.Array:
+        """For draws: the sum so far, so that a label costs as much as its own row."""
+        return jnp.zeros(PRIOR_WIDTH)
+
+    def step(self, before: jax.Array, i: jax.Array, label: jax.Array) -> Any:
+        before = before + jnp.where(i > 0, self.table[i - 1, label.astype(int)], 0.0)
+        return before, self._logits(before, self.last[i], self.last_bias[i])
+
+    def _logits(self, before: jax.Array, last: jax.Array, bias: jax.Array) -> jax.Array:
+        h = jax.nn.relu(self.middle(jax.nn.relu(self.bias[...][0] + before)))
+        return h @ last + bias
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,20 @@ from jax import Array
 
 from jaxvae.checks import Tree
 from jaxvae.protocols import distribution, log_density, traced_has_path
+
+
+class Stepwise(Protocol):
+    """A conditioner that can also give one row at a time, from what it kept of the values before.
+
+    `Autoregressive.sample` then costs one row a coordinate; without it every row is computed anew
+    for every coordinate. The rows are those of a call: step i is told z_{i-1} (0 at the first).
+    """
+
+    def __call__(self, z: Any, context: Any, /) -> Any: ...
+
+    def init_cache(self, context: Any, /) -> Any: ...
+
+    def step(self, cache: Any, i: Array, before: Array, /) -> tuple[Any, Array]: ...
 
 
 @distribution
@@ -22,10 +36,14 @@ class Autoregressive:
     Bengio & Bengio 2000; Germain et al. 2015; as a prior: Chen et al. 2017.
 
     Args:
-      conditioner: (z [d], context) -> raw, row i of z_1..z_{i-1} alone: `nn.MaskedMLP`. It sees
-        integers as floats.
+      conditioner: (z [d], context) -> raw, row i of z_1..z_{i-1} alone: `nn.MaskedMLP`, or one that
+        draws from a cache, `Stepwise`: `nn.PixelCNN`, `nn.CausalTransformer`. It sees integers as
+        floats.
       head: raw -> a distribution over d independent coordinates; static, so a function of a module.
+        If the conditioner is `Stepwise`, of any number of rows a distribution over as many.
       length: d.
+      changes: each a function of the conditionals' distribution, applied in turn: `tempered` and
+        `top_k` add themselves.
 
     >>> from jaxvae import Normal
     >>> previous = jax.tree_util.Partial(lambda z, _: jnp.append(0.0, z[:-1]))
@@ -38,6 +56,7 @@ class Autoregressive:
     head: Callable[[Array], Any] = field(metadata={"static": True})
     length: int = field(metadata={"static": True})
     context: Any = None
+    changes: tuple[Callable[[Any], Any], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,15 +70,23 @@ class Autoregressive:
         like = jax.eval_shape(lambda: self._given(self._start()).sample(jax.random.key(0)))
         coordinates = jnp.arange(self.length)
 
-        def one_more(z: Array, i: Array) -> tuple[Array, None]:
-            drawn = self._given(z).sample(jax.random.fold_in(key, i))
-            return jnp.where(coordinates == i, drawn, z), None
+        def one_more(carry: Any, i: Array) -> tuple[Any, None]:
+            z, cache = carry
+            p, cache = self._next(cache, i, z)
+            drawn = p.sample(jax.random.fold_in(key, i))  # of z_i alone, or of all as if given z
+            return (jnp.where(coordinates == i, drawn, z), cache), None
 
-        z, _ = jax.lax.scan(one_more, jnp.zeros(like.shape, like.dtype), coordinates)
+        cache = self.conditioner.init_cache(self.context) if self._stepwise else None
+        start = jnp.zeros(like.shape, like.dtype), cache
+        (z, _), _ = jax.lax.scan(one_more, start, coordinates)
         return z
 
     def log_prob(self, z: Tree) -> Array:
         return log_density(self._given(z), z)
+
+    @property
+    def _stepwise(self) -> bool:
+        return all(hasattr(self.conditioner, name) for name in ("init_cache", "step"))
 
     def _start(self) -> Array:
         """Zeros in the precision of the parameters."""
@@ -67,6 +94,20 @@ class Autoregressive:
         return jnp.zeros(self.length, jnp.result_type(0.0, *leaves))
 
     def _given(self, z: Array) -> Any:
-        if not jnp.issubdtype(z.dtype, jnp.floating):
-            z = z.astype(self._start().dtype)
-        return self.head(self.conditioner(z, self.context))
+        return self._conditional(self.conditioner(self._seen(z), self.context))
+
+    def _next(self, cache: Any, i: Array, z: Array) -> tuple[Any, Any]:
+        """p(z_i | z_1, ..., z_{i-1}), where z_i and what follows are still 0, and the cache."""
+        if not self._stepwise:
+            return self._given(z), cache
+        cache, row = self.conditioner.step(cache, i, self._seen(z)[i - 1])
+        return self._conditional(jax.tree.map(lambda leaf: leaf[None], row)), cache
+
+    def _seen(self, z: Array) -> Array:
+        return z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(self._start().dtype)
+
+    def _conditional(self, raw: Any) -> Any:
+        p = self.head(raw)
+        for change in self.changes:
+            p = change(p)
+        return p

@@ -41,3 +41,4 @@ from jaxvae.evaluation.sample_quality import density_coverage as density_coverag
 from jaxvae.evaluation.sample_quality import frechet_distance as frechet_distance
 from jaxvae.evaluation.sample_quality import precision_recall as precision_recall
 from jaxvae.evaluation.sample_quality import sample_frechet_distance as sample_frechet_distance
+from jaxvae.evaluation.truncation import top_k as top_k

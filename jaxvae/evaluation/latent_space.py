@@ -1,7 +1,7 @@
 """Moving about among the latents: between two of them, along one of them, and nearer the mode."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import jax
@@ -13,7 +13,6 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import (
     Floats,
-    Numbers,
     Positive,
     Scalar,
     Tree,
@@ -166,37 +165,31 @@ def tempered(distribution: Distribution, temperature: Positive) -> Any:
             return replace(d, logits=d.logits / t)
         case Mixture() as d:
             return Mixture(d.logits, tempered(d.components, t))
-        case Transformed() as d:
-            return Transformed(tempered(d.base, t), d.bijector)
-        case Independent() as d:
-            return Independent(tempered(d.parts, t))
-        case Joint() as d:
-            return Joint(tempered(d.first, t), Partial(tempered_given, d.then, t))
-        case Product() as d:
-            return Product(d.join([tempered(part, t) for part in d.split(d.parts)]))
-        case Autoregressive() as d:
-            conditioner = Partial(_beside, d.conditioner, t)
-            return replace(d, conditioner=conditioner, head=_Tempered(d.head))
         case d:
-            return method_of(d, "tempered", "tempered")
+            return in_parts("tempered", Partial(tempered, temperature=t), d)
+
+
+def in_parts(name: str, change: Callable[[Any], Any], d: Distribution) -> Any:
+    """d with each distribution that it is made of changed; if it is made of none, a TypeError."""
+    match d:
+        case Transformed():
+            return Transformed(change(d.base), d.bijector)
+        case Independent():
+            return Independent(change(d.parts))
+        case Joint():
+            return Joint(change(d.first), Partial(_changed_given, d.then, change))
+        case Product():
+            return Product(d.join([change(part) for part in d.split(d.parts)]))
+        case Autoregressive():
+            return replace(d, changes=(*d.changes, change))
+        case _:
+            return method_of(d, name, name)
+
+
+def _changed_given(then: Callable[..., Any], change: Callable[[Any], Any], z: Tree) -> Any:
+    return change(then(z))
 
 
 def tempered_given(then: Callable[..., Any], temperature: Scalar, z: Tree) -> Any:
     """then(z), tempered."""
     return tempered(then(z), temperature)
-
-
-def _beside(
-    conditioner: Callable[..., Any], temperature: Numbers, z: Tree, context: Any
-) -> tuple[Any, Any]:
-    return conditioner(z, context), temperature
-
-
-@dataclass(frozen=True)
-class _Tempered:
-    """A head whose distribution is tempered; static, so the temperature comes with the raw."""
-
-    head: Any
-
-    def __call__(self, raw: tuple[Any, Any]) -> Any:
-        return tempered(self.head(raw[0]), raw[1])

@@ -12,6 +12,7 @@ only state is `Param`, so `jax.jit`, `jax.grad`, `jax.vmap`, `jax.lax.scan` and 
 as to any dict of arrays.
 """
 
+from jaxvae.nn.causal_transformer import CausalTransformer as CausalTransformer
 from jaxvae.nn.column_kinds import infer_table as infer_table
 from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
 from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
@@ -47,6 +48,8 @@ from jaxvae.nn.networks import ResidualMLP as ResidualMLP
 from jaxvae.nn.networks import SharedDispersionHead as SharedDispersionHead
 from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead
 from jaxvae.nn.networks import WeightNormed as WeightNormed
+from jaxvae.nn.pixel_cnn import GatedConvolution as GatedConvolution
+from jaxvae.nn.pixel_cnn import PixelCNN as PixelCNN
 from jaxvae.nn.residual import Bottleneck as Bottleneck
 from jaxvae.nn.residual import Convolution as Convolution
 from jaxvae.nn.residual import ResidualBlock as ResidualBlock

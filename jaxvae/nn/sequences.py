@@ -76,6 +76,9 @@ class Transformer(nnx.Module):
 class Attention(nnx.Module):
     """A block of a `Transformer`: h + attention(norm(h)), then h + f(norm(h)), [length, width].
 
+    The mask says which positions are looked at, [length], or by which, [length, length]. `step`
+    gives one row of the causal one, from the keys and values of the positions before.
+
     >>> block = Attention(8, heads=2, rngs=nnx.Rngs(0))
     >>> block(jnp.ones((5, 8)), jnp.arange(5) < 3).shape
     (5, 8)
@@ -97,8 +100,23 @@ class Attention(nnx.Module):
 
     def __call__(self, h: Array, mask: Array) -> Array:
         drop: Callable[[Array], Array] = self.dropout or (lambda h: h)
-        h = h + drop(self.attention(self.norms[0](h), mask=mask[None, None, :]))
+        h = h + drop(self.attention(self.norms[0](h), mask=jnp.atleast_2d(mask)[None]))
         return h + drop(jax.vmap(self.f)(self.norms[1](h)))
+
+    def init_cache(self, length: int) -> tuple[Array, Array]:
+        """Keys and values of positions that are not there yet, [length, heads, width / heads]."""
+        kernel = self.attention.key.kernel[...]
+        zeros = jnp.zeros((length, *kernel.shape[1:]), kernel.dtype)
+        return zeros, zeros
+
+    def step(self, cache: tuple[Array, Array], i: Array, h: Array) -> tuple[Any, Array]:
+        """Position i, h [width], which looks at those up to i; without dropout."""
+        a, x = self.attention, self.norms[0](h)[None]
+        keys, values = cache[0].at[i].set(a.key(x)[0]), cache[1].at[i].set(a.value(x)[0])
+        seen = jnp.arange(len(keys)) <= i
+        looked = nnx.dot_product_attention(a.query(x), keys, values, mask=seen[None, None])
+        h = h + a.out(looked)[0]
+        return (keys, values), h + self.f(self.norms[1](h))
 
 
 class Recurrent(nnx.Module):

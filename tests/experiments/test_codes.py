@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.codes import categorical, quantizers, vq
+from experiments.codes import categorical, priors, quantizers, vq
 from jaxvae import Autoregressive, Categorical
 
 
@@ -30,17 +30,23 @@ def test_the_prior_over_codes_is_one(monkeypatch, x64):
     assert np.ptp(logits[..., 2, :], axis=0).min() > 1e-6
     total = jnp.sum(jnp.exp(jax.jit(jax.vmap(prior.log_prob))(ways)))
     assert float(total) == pytest.approx(1.0, abs=1e-12)
+    steps, cache = jax.jit(net.step), net.init_cache(None)
+    for i in range(3):
+        cache, row = steps(cache, i, ways[1 * 16 + 2 * 4 + 3, i - 1])
+        assert np.allclose(row, logits[1, 2, 3, i], rtol=0, atol=1e-12)
 
 
 SMALL = {
-    vq: {"CODES": 4, "HIDDEN": (8,), "PRIOR_WIDTH": 8, "PRIOR_EPOCHS": 1},
-    quantizers: {"CODES": 4, "PART": 2, "LEVELS": (2, 2), "HIDDEN": (8,)},
-    categorical: {"CLASSES": 3, "HIDDEN": (8,), "DRAWS": 3},
+    vq: {"EPOCHS": 1, "CODES": 4, "HIDDEN": (8,), "PRIOR_WIDTH": 8, "PRIOR_EPOCHS": 1},
+    quantizers: {"EPOCHS": 1, "CODES": 4, "PART": 2, "LEVELS": (2, 2), "HIDDEN": (8,)},
+    categorical: {"EPOCHS": 1, "CLASSES": 3, "HIDDEN": (8,), "DRAWS": 3},
+    priors: {"CODES": 8, "MODEL_EPOCHS": 1, "PRIOR_EPOCHS": 1, "IMAGES": 64, "TESTS": 64},
 }
 FILES = {
     vq: ["reconstructions.png", "samples.png", "usage.png"],
     quantizers: ["reconstructions.png", "usage.png"],
     categorical: ["gradients.png", "gradients.json"],
+    priors: ["draws.png"],
 }
 SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in FILES]
 
@@ -49,12 +55,12 @@ SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in FILES]
 def test_scripts(module, tmp_path, monkeypatch, capsys):
     # two steps of each run, and every number and picture in the folder
     images = np.random.default_rng(0).integers(0, 2, (64, 28, 28, 1)).astype(np.uint8)
-    split = SimpleNamespace(images=images)
+    split = SimpleNamespace(images=images, labels=np.arange(64) % 10)
     monkeypatch.setattr(module, "load", lambda name: SimpleNamespace(train=split, test=split))
-    small = {"EPOCHS": 1, "SEEDS": 1, **SMALL[module]}
+    small = {"SEEDS": 1, **SMALL[module]}
     for constant, value in small.items():
         monkeypatch.setattr(module, constant, value)
-    for batching in {vq, module} & {vq, categorical}:
+    for batching in {vq, module} & {vq, categorical, priors}:
         monkeypatch.setattr(batching, "BATCH", 32)
     if module is quantizers:
         few = {

@@ -30,7 +30,7 @@ import jaxvae as jv
 from experiments import train
 from experiments.common.config import Config
 from jaxvae import nn
-from jaxvae.evaluation import disentanglement, imputation, latent_space
+from jaxvae.evaluation import disentanglement, imputation, latent_space, truncation
 from jaxvae.evaluation import sample_quality as quality
 from jaxvae.models import multimodal, ppca, state_space
 from jaxvae.models import quantization as vq
@@ -694,6 +694,7 @@ CALLS: dict[str, Call] = {
     "slerp": Call(latent_space.slerp, {"z0": Z, "z1": jnp.ones(2), "t": 0.5}),
     "traverse": Call(latent_space.traverse, {"z": Z, "index": 1, "values": BETAS}, ("z", "values")),
     "tempered": Call(latent_space.tempered, {"distribution": Q, "temperature": 0.5}),
+    "top_k": Call(truncation.top_k, {"distribution": LOGITS, "k": 2}),
     "precision_recall": Call(
         quality.precision_recall, {"real": FEATURES, "fake": -FEATURES, "k": 3}
     ),
