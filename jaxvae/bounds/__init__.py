@@ -18,6 +18,7 @@ from jaxvae.bounds.importance_weights import log_weights as log_weights
 from jaxvae.bounds.kl import KL as KL
 from jaxvae.bounds.kl import analytic_kl as analytic_kl
 from jaxvae.bounds.kl import auto_kl as auto_kl
+from jaxvae.bounds.kl import keyed_kl as keyed_kl
 from jaxvae.bounds.kl import sampled_kl as sampled_kl
 from jaxvae.bounds.multiply_weighted import ciwae as ciwae
 from jaxvae.bounds.multiply_weighted import miwae as miwae
