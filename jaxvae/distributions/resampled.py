@@ -57,11 +57,11 @@ class Resampled:
 
     @checked
     def log_prob(self, z: Tree) -> Array:
-        logit = self._logit()
+        log_pi, logit = log_density(self.proposal, z), self._logit()
         log_rest = (self.tries - 1) * jax.nn.log_sigmoid(-logit)  # log R
         log_a = jax.nn.log_sigmoid(self.logits(z)) - jax.nn.log_sigmoid(logit)
         some = log_a + jnp.log(-jnp.expm1(log_rest)) if self.tries > 1 else -jnp.inf
-        return log_density(self.proposal, z) + jnp.logaddexp(some, log_rest)
+        return log_pi + jnp.logaddexp(some, log_rest)
 
     def log_normalizer(self) -> Array:
         """log Z, Z the share of draws that are accepted."""

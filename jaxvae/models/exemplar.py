@@ -22,7 +22,7 @@ class ExemplarVAE(NamedTuple):
     p(z) = 1/N sum_n N(z; mu(x_n), s^2 I), mu(x) the mean of q(z|x)
 
     Under `batched` the exemplars are encoded once a step, whatever the batch. Train with
-    `leave_one_out`, as a row that is its own exemplar would be copied; for any other x, and to draw
+    `left_out`, as a row that is its own exemplar would be copied; for any other x, and to draw
     from, it is a model as it stands. Equation 5.
 
     Args:
@@ -63,7 +63,7 @@ class ExemplarVAE(NamedTuple):
 
 
 @checked
-def leave_one_out(
+def left_out(
     objective: Callable[..., Any], num_exemplars: Count | None = None
 ) -> Callable[..., Any]:
     """The objective of an `ExemplarVAE` at (x, n), x being exemplar n, which its prior leaves out.
@@ -82,22 +82,22 @@ def leave_one_out(
     >>> encode = decode = lambda x: Normal(x, jnp.full(2, 0.5))
     >>> rows = jnp.eye(2)
     >>> model = ExemplarVAE(encode, decode, jnp.log(0.5), Constant(rows))
-    >>> objective = batched(leave_one_out(elbo))
+    >>> objective = batched(left_out(elbo))
     >>> bound, terms = objective(model, jax.random.key(0), (rows, jnp.arange(2)))
     >>> terms.rate.shape
     (2,)
     """
     if num_exemplars == 1:
-        raise ValueError("leave_one_out: num_exemplars is 1, expected 2, as one may be left out")
+        raise ValueError("left_out: num_exemplars is 1, expected 2, as one may be left out")
 
     def of_others(model: ExemplarVAE, key: Key, pair: tuple[Any, Array], **hyper: Any) -> Any:
-        check_pair("leave_one_out", "data", pair, "(x, index)")
+        check_pair("left_out", "data", pair, "(x, index)")
         x, index = pair
         which = jnp.arange(model.number)
         if num_exemplars is not None:
             if num_exemplars > model.number:
                 raise ValueError(
-                    f"leave_one_out: num_exemplars is {num_exemplars}, expected at most "
+                    f"left_out: num_exemplars is {num_exemplars}, expected at most "
                     f"{model.number}, the exemplars that there are"
                 )
             key, own = jax.random.split(key)

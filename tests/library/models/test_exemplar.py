@@ -10,7 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
-from jaxvae.models import ExemplarVAE, leave_one_out
+from jaxvae.models import ExemplarVAE, left_out
 from tests.common import draws, standard_errors_off
 
 ROWS = np.array([[-1.0, 0.2], [0.5, 0.5], [2.0, -1.0], [0.3, 1.4]])
@@ -51,10 +51,10 @@ def test_the_prior_is_all_exemplars_and_in_training_all_others(x64):
 
 
 def test_the_objective_leaves_each_row_out_of_its_own_prior(x64):
-    objective, xs = jv.batched(leave_one_out(jv.elbo)), jnp.asarray(ROWS)
+    objective, xs = jv.batched(left_out(jv.elbo)), jnp.asarray(ROWS)
     _, terms = objective(model(), jax.random.key(3), (xs, jnp.arange(4)))
     for n, key in enumerate(jax.random.split(jax.random.key(3), 4)):
-        alone = leave_one_out(jv.elbo)(model(), key, (xs[n], jnp.asarray(n)))[1]
+        alone = left_out(jv.elbo)(model(), key, (xs[n], jnp.asarray(n)))[1]
         assert np.isclose(terms.rate[n], alone.rate, atol=1e-12)
         by_hand = model().among(jnp.array([m for m in range(4) if m != n]), -1)
         assert np.isclose(alone.rate, jv.elbo(by_hand, key, xs[n])[1].rate, atol=1e-12)
@@ -64,7 +64,7 @@ def test_some_exemplars_are_a_bound_on_all(x64):
     """All pairs are drawn alike often, and by Jensen's inequality their mean is below."""
     n, num, vae = 1, 2, model()
     kl = lambda q, p, z, log_q: -p.log_prob(jnp.asarray(Z))
-    objective = jv.batched(leave_one_out(lambda *a, **h: jv.elbo(*a, kl=kl, **h), num))
+    objective = jv.batched(left_out(lambda *a, **h: jv.elbo(*a, kl=kl, **h), num))
     batch = jnp.asarray(ROWS)[jnp.array([n, 0])], jnp.array([n, 0])
     found = draws(lambda k: -objective(vae, k, batch)[1].rate[0], 4000)
     each = [log_mean_of(Z, [m for m in pair if m != n]) for pair in combinations(range(4), num)]
@@ -75,7 +75,7 @@ def test_some_exemplars_are_a_bound_on_all(x64):
 def test_a_batch_shares_its_exemplars(x64):
     """One draw for all, and another with another key; the rows of a batch still have own noise."""
     seen = lambda q, p, z, log_q: p.mean()[0]  # tells which exemplars
-    objective = jv.batched(leave_one_out(lambda *a, **h: jv.elbo(*a, kl=seen, **h), 2))
+    objective = jv.batched(left_out(lambda *a, **h: jv.elbo(*a, kl=seen, **h), 2))
     batch = jnp.asarray(ROWS)[:3] + 9.0, jnp.full(3, -1)  # none of them left out
     of_keys = [objective(model(), jax.random.key(i), batch)[1] for i in range(6)]
     for terms in of_keys:
@@ -87,7 +87,7 @@ def test_a_batch_shares_its_exemplars(x64):
 def test_it_trains_and_is_evaluated_as_any_model():
     """The scale moves, the exemplars stay, and a new x is scored with all of them."""
     optimizer = optax.adam(1e-2)
-    step = jax.jit(jv.train_step(leave_one_out(jv.elbo, 3), optimizer))
+    step = jax.jit(jv.train_step(left_out(jv.elbo, 3), optimizer))
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model())
     start = start._replace(exemplars=jv.Constant(jnp.asarray(ROWS, jnp.float32)))
     state = jv.init_state(start, optimizer)
@@ -101,11 +101,11 @@ def test_it_trains_and_is_evaluated_as_any_model():
 
 
 def test_what_makes_no_prior_is_refused():
-    with pytest.raises(ValueError, match="leave_one_out: num_exemplars is 1, expected 2"):
-        leave_one_out(jv.elbo, 1)
-    with pytest.raises(TypeError, match=r"leave_one_out: data is an array, expected a pair \(x, i"):
-        leave_one_out(jv.elbo)(model(), jax.random.key(0), jnp.ones(2))
-    with pytest.raises(ValueError, match="leave_one_out: num_exemplars is 5, expected at most 4"):
-        jv.batched(leave_one_out(jv.elbo, 5))(
+    with pytest.raises(ValueError, match="left_out: num_exemplars is 1, expected 2"):
+        left_out(jv.elbo, 1)
+    with pytest.raises(TypeError, match=r"left_out: data is an array, expected a pair \(x, i"):
+        left_out(jv.elbo)(model(), jax.random.key(0), jnp.ones(2))
+    with pytest.raises(ValueError, match="left_out: num_exemplars is 5, expected at most 4"):
+        jv.batched(left_out(jv.elbo, 5))(
             model(), jax.random.key(0), (jnp.ones((2, 2)), jnp.arange(2))
         )
