@@ -52,7 +52,7 @@ class Resampled:
         key, accept_key = jax.random.split(key)
         zs = jax.vmap(self.proposal.sample)(jax.random.split(key, self.tries))
         accepted = jax.random.bernoulli(accept_key, jax.nn.sigmoid(jax.vmap(self.logits)(zs)))
-        chosen = jnp.argmax(accepted.at[-1].set(True))  # the first
+        chosen = jnp.argmax(accepted)  # the first; all refused, number 1 is drawn as number T is
         return jax.tree.map(lambda leaf: leaf[chosen], zs)
 
     @checked

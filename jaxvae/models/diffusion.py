@@ -133,9 +133,8 @@ def diffusion_kl(
         return auto_kl(q, p, z, log_q)
     time_key, key = jax.random.split(key)
     z = jnp.asarray(z)
-    t = (
-        jnp.arange(num_times, dtype=z.dtype) + jax.random.uniform(time_key, (), z.dtype)
-    ) / num_times
+    u = jax.random.uniform(time_key, (), z.dtype)
+    t = (jnp.arange(num_times, dtype=z.dtype) + u) / num_times
     eps = jax.random.normal(key, (num_times, *p.shape), z.dtype)
 
     def at(t: Array, eps: Array) -> Array:

@@ -84,6 +84,16 @@ def test_a_batch_shares_its_exemplars(x64):
     assert len({float(terms.rate[0]) for terms in of_keys}) > 1
 
 
+def test_the_key_that_draws_exemplars_draws_nothing_else():
+    """No example's objective has the key of the batch's draw, which came of the first's own."""
+    told = jv.batched(left_out(lambda vae, key, x: (0.0 * x[0], jax.random.key_data(key)), 2))
+    batch = jnp.asarray(ROWS, jnp.float32)[:3], jnp.arange(3)
+    _, given = told(model(), jax.random.key(0), batch)
+    own = jax.random.key_data(jax.random.split(jax.random.key(0), 3))
+    assert not np.any(np.all(np.asarray(given)[:, None] == np.asarray(own)[None], axis=-1))
+    assert len(np.unique(given, axis=0)) == 3
+
+
 def test_it_trains_and_is_evaluated_as_any_model():
     """The scale moves, the exemplars stay, and a new x is scored with all of them."""
     optimizer = optax.adam(1e-2)
