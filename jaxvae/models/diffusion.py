@@ -44,11 +44,13 @@ class Diffusion:
     shape: tuple[int, ...] = field(metadata={"static": True})
     steps: Count = field(default=32, metadata={"static": True})
 
+    def __post_init__(self) -> None:
+        StandardNormal(self.shape)  # which refuses what is no shape
+
     @checked
     def sample(self, key: Key) -> Array:
-        dtype = jnp.result_type(0.0, *jax.tree.leaves(self.residual))
-        eps = jax.random.normal(key, self.shape, dtype)
-        phi = jnp.linspace(jnp.pi / 2, 0.0, self.steps + 1, dtype=dtype)
+        eps = jax.random.normal(key, self.shape, self._dtype)
+        phi = jnp.linspace(jnp.pi / 2, 0.0, self.steps + 1, dtype=eps.dtype)
         z, _ = jax.lax.scan(lambda z, at: (self._step(z, *at), None), eps, (phi[:-1], phi[1:]))
         return z
 
@@ -60,7 +62,7 @@ class Diffusion:
             jacobian, z = jax.jacrev(lambda z: 2 * (self._step(z, *at),), has_aux=True)(z)
             return (z, log_det + jnp.linalg.slogdet(jacobian.reshape(z.size, z.size))[1]), None
 
-        z = jnp.asarray(z)
+        z = self._floats(z)
         phi = jnp.linspace(0.0, jnp.pi / 2, self.steps + 1, dtype=z.dtype)
         start = z, jnp.zeros((), z.dtype)
         (eps, log_det), _ = jax.lax.scan(one, start, (phi[:-1], phi[1:]))
@@ -85,8 +87,16 @@ class Diffusion:
 
     def _residual(self, z: Array, s: Array) -> Array:
         r = self.residual(z, s)
-        check_shape("Diffusion", "residual(z, s)", r, self.shape)
+        check_shape("Diffusion", "residual", r, self.shape)
         return r
+
+    def _floats(self, z: Tree) -> Array:
+        z = jnp.asarray(z)
+        return z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(self._dtype)
+
+    @property
+    def _dtype(self) -> Any:
+        return jnp.result_type(0.0, *jax.tree.leaves(self.residual))
 
 
 def uniform(t: Numbers) -> Numbers:
@@ -131,8 +141,9 @@ def diffusion_kl(
     p = value_of(p)
     if not isinstance(p, Diffusion):
         return auto_kl(q, p, z, log_q)
+    check_shape("diffusion_kl", "z", z, p.shape)
     time_key, key = jax.random.split(key)
-    z = jnp.asarray(z)
+    z = p._floats(z)
     u = jax.random.uniform(time_key, (), z.dtype)
     t = (jnp.arange(num_times, dtype=z.dtype) + u) / num_times
     eps = jax.random.normal(key, (num_times, *p.shape), z.dtype)
