@@ -19,6 +19,7 @@ from jaxvae.bounds.kl import KL as KL
 from jaxvae.bounds.kl import analytic_kl as analytic_kl
 from jaxvae.bounds.kl import auto_kl as auto_kl
 from jaxvae.bounds.kl import balanced_kl as balanced_kl
+from jaxvae.bounds.kl import keyed_kl as keyed_kl
 from jaxvae.bounds.kl import sampled_kl as sampled_kl
 from jaxvae.bounds.multiply_weighted import ciwae as ciwae
 from jaxvae.bounds.multiply_weighted import miwae as miwae

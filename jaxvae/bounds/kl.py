@@ -5,7 +5,8 @@ signature, so that a bound takes any of them as an argument.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxvae.protocols import Distribution, log_density, log_density_relaxed, log
 from jaxvae.pytrees import value_of
 
 KL = Callable[..., Array]
+R = TypeVar("R")
 
 
 @checked
@@ -126,3 +128,28 @@ def kl_at(q: Distribution, p: Distribution, z: Tree) -> Array:
 
 def sum_of(kls: list[Array]) -> Array:
     return jnp.sum(jnp.stack(kls)) if len(kls) > 1 else kls[0]
+
+
+@checked
+def keyed_kl(objective: Callable[..., R], kl: KL) -> Callable[..., R]:
+    """The objective under a rate that draws: `kl(q, p, z, log_q, key=...)`, a key for each example.
+
+    Args:
+      objective: `(model, key, x, **hyper)`, of those that take `kl=`: `elbo`, `regularized`.
+      kl: its mean is the rate, as that of `models.diffusion_kl`.
+
+    >>> import jax
+    >>> from jaxvae import elbo
+    >>> from jaxvae.models import ppca
+    >>> noisy = lambda q, p, z, log_q, *, key: jax.random.normal(key)
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> keyed_kl(elbo, noisy)(model, jax.random.key(0), jnp.ones(3))[1].rate.shape
+    ()
+    """
+
+    def keyed(model: Any, key: Array, x: Any, *args: Any, **hyper: Any) -> R:
+        key, own = jax.random.split(key)
+        return objective(model, key, x, *args, kl=partial(kl, key=own), **hyper)
+
+    vars(keyed)["__wrapped__"] = objective  # for who asks what it takes
+    return keyed

@@ -38,6 +38,7 @@ from jaxvae.distributions.normal import reparameterize as reparameterize
 from jaxvae.distributions.optimal_normal import OptimalNormal as OptimalNormal
 from jaxvae.distributions.products import Joint as Joint
 from jaxvae.distributions.products import Product as Product
+from jaxvae.distributions.resampled import Resampled as Resampled
 from jaxvae.distributions.spherical import PowerSpherical as PowerSpherical
 from jaxvae.distributions.spherical import SphericalUniform as SphericalUniform
 from jaxvae.distributions.spherical import VonMisesFisher as VonMisesFisher

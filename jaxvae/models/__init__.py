@@ -9,6 +9,10 @@ from jaxvae.models.alike import Alike as Alike
 from jaxvae.models.alike import DeepTerms as DeepTerms
 from jaxvae.models.alike import Descent as Descent
 from jaxvae.models.alike import deep_elbo as deep_elbo
+from jaxvae.models.diffusion import Diffusion as Diffusion
+from jaxvae.models.diffusion import diffusion_kl as diffusion_kl
+from jaxvae.models.exemplar import ExemplarVAE as ExemplarVAE
+from jaxvae.models.exemplar import left_out as left_out
 from jaxvae.models.hamiltonian import HamiltonianVAE as HamiltonianVAE
 from jaxvae.models.hamiltonian import Leapfrog as Leapfrog
 from jaxvae.models.hierarchical import Block as Block

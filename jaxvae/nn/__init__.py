@@ -22,6 +22,7 @@ from jaxvae.nn.convolutions import halvings as halvings
 from jaxvae.nn.deep import DeepHierarchy as DeepHierarchy
 from jaxvae.nn.deep import alike as alike
 from jaxvae.nn.deep import deep_hierarchy as deep_hierarchy
+from jaxvae.nn.denoising import Denoiser as Denoiser
 from jaxvae.nn.flows import AutoregressiveFlow as AutoregressiveFlow
 from jaxvae.nn.flows import CouplingFlow as CouplingFlow
 from jaxvae.nn.flows import FlowHead as FlowHead

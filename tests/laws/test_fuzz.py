@@ -35,6 +35,8 @@ from jaxvae.evaluation import sample_quality as quality
 from jaxvae.models import multimodal, ppca, state_space
 from jaxvae.models import quantization as vq
 from jaxvae.models import semi_supervised as semi
+from jaxvae.models.diffusion import Diffusion, diffusion_kl
+from jaxvae.models.exemplar import ExemplarVAE, left_out
 from jaxvae.models.hamiltonian import HamiltonianVAE, Leapfrog
 from jaxvae.protocols import mean_of
 from jaxvae.regularizers import adversarial
@@ -75,6 +77,7 @@ EXPERTS = (Q, jv.Normal(Z, jnp.ones(2)))
 STEPS = jnp.full((2, 2), 0.1)
 WALK = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=nnx.Rngs(5))
 CHAIN = state_space.Markov(Q, WALK, 3)
+DIFFUSION = Diffusion(Partial(lambda w, z, s: w * jnp.tanh(z), jnp.ones(2)), (2,), 4)
 SERIES = jv.VAE(Partial(lambda event: CHAIN), Partial(state_space.emissions, WALK), CHAIN)
 PATH = jnp.array([[0.1, 0.2], [0.0, -0.3], [1.0, 0.4]])
 LINEAR_CHAIN = state_space.LinearChain(
@@ -665,6 +668,43 @@ CALLS: dict[str, Call] = {
         ("evidence",),
     ),
     "coordinated_dropout": bound(jv.training.coordinated_dropout(jv.elbo), rate=0.5),
+    **distribution(DIFFUSION, Z),
+    "Diffusion": made(Diffusion, Z, residual=DIFFUSION.residual, steps=4, shape=(2,)),
+    "diffusion_kl": Call(
+        diffusion_kl, {"q": Q, "p": DIFFUSION, "z": Z, "log_q": Q.log_prob(Z), "key": KEY}
+    ),
+    "diffusion_kl.num_times": Call(
+        lambda **given: diffusion_kl(Q, DIFFUSION, Z, Q.log_prob(Z), key=KEY, **given),
+        {"num_times": 2, "schedule": jnp.square},
+        ("num_times",),
+    ),
+    "keyed_kl": bound(jv.bounds.keyed_kl(jv.elbo, diffusion_kl), beta=1.0),
+    "Resampled": Call(
+        lambda proposal, logits, tries, event: jv.distributions.Resampled(
+            proposal, logits, jnp.stack([Z, -Z]), tries
+        ).log_prob(event),
+        {"proposal": P, "logits": Partial(jnp.sum), "tries": 3, "event": Z},
+    ),
+    **distribution(jv.distributions.Resampled(P, Partial(jnp.sum), jnp.stack([Z, -Z]), 3), Z),
+    "left_out": Call(
+        lambda encode, decode, log_scale, key, x, index: left_out(jv.elbo)(
+            ExemplarVAE(encode, decode, log_scale, jv.Constant(XS)), key, (x, index)
+        ),
+        {
+            "encode": MODEL.encode,
+            "decode": MODEL.decode,
+            "log_scale": 0.5,
+            "key": KEY,
+            "x": X,
+            "index": jnp.array(1),
+        },
+    ),
+    "left_out.num_exemplars": Call(
+        lambda xs, **given: jv.batched(left_out(jv.elbo, **given))(
+            ExemplarVAE(*MODEL[:2], 0.5, jv.Constant(XS)), KEY, (xs, jnp.arange(4))
+        ),
+        {"xs": XS, "num_exemplars": 3},
+    ),
     "Smoother": Call(
         lambda summary, step, start, x: state_space.Smoother(summary, step, start)(x).log_prob(
             PATH

@@ -146,6 +146,15 @@ def moved(z):
     return jv.Normal(0.5 * z, jnp.full_like(z, 0.7))
 
 
+def residual(w, z, s):
+    """Smooth, and no score of anything."""
+    return w[0] + w[1] * jnp.tanh(z + 0.5 * jnp.roll(z, 1)) * (1.0 - s)
+
+
+def line(w, z):
+    return w[0] + jnp.dot(w[1:], z)
+
+
 def wide(scale, h):
     return jv.Normal(h, scale)
 
@@ -291,6 +300,19 @@ OBJECTS = {
     "autoregressive, a row at a time": Case(
         lambda: jv.Autoregressive(Below(jnp.array([[0.8, -0.5], [0.3, 0.4]])), gaussian_rows, 2)
     ),
+    "diffusion": Case(
+        lambda: jv.models.Diffusion(Partial(residual, jnp.array([[0.4, -0.2], [-0.6, 0.5]])), (2,))
+    ),
+    "resampled": Case(
+        lambda: jv.distributions.Resampled(
+            jv.Bernoulli(jnp.zeros(2)),
+            Partial(line, jnp.array([-1.0, 0.7, 1.5])),
+            jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]),
+            4,
+        ),
+        every((0, 1), (0, 1)),
+        discrete=True,
+    ),
     "product": Case(
         lambda: Flat(jv.Product({"b": jv.Normal(0.3, 0.5), "a": jv.Normal(-0.2, 0.7)}))
     ),
@@ -387,6 +409,7 @@ ALIKE = {  # another row is much like these: `thorough`
 }
 
 COSTLY = {  # programs that take seconds to compile: most laws leave them to `thorough`
+    "diffusion",
     "von mises-fisher",
     "power spherical",
     "logistic mixture",
@@ -564,7 +587,8 @@ def test_mean_is_the_expectation(case, x64):
     events, _, probability = support(case)
     if not hasattr(d, "mean"):
         # the mean of labels means nothing; that of a pushed-forward density has no closed form
-        assert isinstance(d, (jv.Categorical, jv.Transformed, jv.Autoregressive, Flat))
+        kinds = (jv.Categorical, jv.Transformed, jv.Autoregressive, Flat)
+        assert isinstance(d, (*kinds, jv.models.Diffusion, jv.distributions.Resampled))
         return
     if isinstance(d, jv.DiscretizedLogistic) and d.coupling is not None:
         with pytest.raises(TypeError, match="coupled"):
