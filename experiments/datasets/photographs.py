@@ -1,7 +1,8 @@
 """Patches of photographs as a folder of PNG files, and what codecs make of them: NumPy and Pillow.
 
 `patches` halves each photograph twice, so that no trace of JPEG is left, and cuts it into disjoint
-squares. Whole photographs are held out: two squares of one photograph are much alike.
+squares; `arrays` gives squares of any size. Whole photographs are held out: two squares of one
+photograph are much alike.
 """
 
 import hashlib
@@ -20,10 +21,7 @@ HOW = "apt-get download mate-backgrounds, then dpkg -x mate-backgrounds_*.deb . 
 
 def patches(photographs: Path, folder: Path) -> tuple[list[str], list[str]]:
     """The files of the patches to train on and of those held out, written where they are not."""
-    files = sorted(photographs.glob("*.jpg"))
-    found = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    if found != CHECKSUM:
-        raise SystemExit(f"{photographs} holds not the twelve photographs expected; {HOW}")
+    files = verified(photographs)
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.part")
         for file in files:
@@ -38,14 +36,30 @@ def patches(photographs: Path, folder: Path) -> tuple[list[str], list[str]]:
     return train, held_out
 
 
-def cut(image: Any) -> np.ndarray:
-    """Patches of a quarter of the image's height and width, [n, SIDE, SIDE, 3]."""
-    rows, columns = (n // 4 // SIDE for n in (image.height, image.width))
-    box = 0, 0, 4 * SIDE * columns, 4 * SIDE * rows
-    size = SIDE * columns, SIDE * rows
+def arrays(photographs: Path, side: int, shrink: int) -> tuple[np.ndarray, np.ndarray]:
+    """Patches to train on and those held out, of photographs made smaller: [n, side, side, 3]."""
+    split: dict[bool, list[np.ndarray]] = {False: [], True: []}
+    for file in verified(photographs):
+        split[file.stem in HELD_OUT].append(cut(Image.open(file), side, shrink))
+    return np.concatenate(split[False]), np.concatenate(split[True])
+
+
+def verified(photographs: Path) -> list[Path]:
+    files = sorted(photographs.glob("*.jpg"))
+    found = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    if found != CHECKSUM:
+        raise SystemExit(f"{photographs} holds not the twelve photographs expected; {HOW}")
+    return files
+
+
+def cut(image: Any, side: int = SIDE, shrink: int = 4) -> np.ndarray:
+    """Patches of the image with so many times fewer rows and columns, [n, side, side, 3]."""
+    rows, columns = (n // shrink // side for n in (image.height, image.width))
+    box = 0, 0, shrink * side * columns, shrink * side * rows
+    size = side * columns, side * rows
     small = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX, box))
-    squares = small.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2)
-    return squares.reshape(-1, SIDE, SIDE, 3)
+    squares = small.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+    return squares.reshape(-1, side, side, 3)
 
 
 def read(path: str) -> np.ndarray:

@@ -115,7 +115,8 @@ class GroupNorm(nnx.Module):
         self.norm = nnx.GroupNorm(width, num_groups, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return self.norm(x[None])[0]
+        with jax.numpy_dtype_promotion("standard"):  # flax takes statistics in float32 or better
+            return self.norm(x[None])[0]
 
 
 def WeightNormed(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.WeightNorm:
@@ -265,6 +266,38 @@ class Rescaled(nnx.Module):
     def __call__(self, x: Tree) -> Array:
         y, max_value = stored(x, self.max_value, "nn.Rescaled")
         return self.network(2.0 * y / max_value - 1.0)
+
+
+class InPrecision(nnx.Module):
+    """A network that computes in another precision, where no `Conditional` is about it.
+
+    Its parameters keep their dtype, and so does its output.
+
+    Args:
+      network: `(in_shape, out_shape, *, rngs) -> module`.
+      dtype: of what is computed, `jnp.bfloat16` for mixed precision.
+
+    >>> from functools import partial
+    >>> encoder = partial(InPrecision, MLP, dtype=jnp.bfloat16)
+    >>> encoder((3,), (2,), rngs=nnx.Rngs(0))(jnp.ones(3)).dtype.name
+    'float32'
+    """
+
+    @checked
+    def __init__(
+        self,
+        network: Callable[..., nnx.Module],
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.network: Any = network(in_shape, out_shape, rngs=rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: Tree) -> Array:
+        return _in_precision(self.dtype, self.network, x)
 
 
 class SharedScaleHead(nnx.Module):

@@ -20,48 +20,67 @@ from jaxvae.nn.initializers import fan_in_normal
 
 
 class Convolution(nnx.Module):
-    """Convolution of stride 1, padded "SAME": [h, w, n] -> [h, w, m].
+    """Convolution, padded "SAME": [h, w, n] -> [ceil(h/stride), ceil(w/stride), m].
+
+    Of stride 2 and size 3 it pads an image of even size below and to the right alone.
 
     Args:
       size: of the kernel, 1 or any odd number.
+      stride: how many pixels apart the outputs are.
       scale: of the initial kernel, beside one that keeps the variance; 0 starts at the map to 0.
 
     >>> Convolution(3, 5, size=3, rngs=nnx.Rngs(0))(jnp.ones((7, 4, 3))).shape
     (7, 4, 5)
     """
 
-    def __init__(self, n: int, m: int, *, size: int = 1, scale: float = 1.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        n: int,
+        m: int,
+        *,
+        size: int = 1,
+        stride: int = 1,
+        scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
         self.kernel = nnx.Param(scale * fan_in_normal(rngs.params(), (size, size, n, m)))
         self.bias = nnx.Param(jnp.zeros(m))
+        self.stride = stride
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...]
         check_array("Convolution", "input", x)
         check_shape("Convolution", "input", x, (*jnp.shape(x)[:2], kernel.shape[2]))
-        return fastest(x, kernel) + self.bias[...].reshape(1, 1, -1)
+        return fastest(x, kernel, self.stride) + self.bias[...].reshape(1, 1, -1)
 
 
-def fastest(x: Array, kernel: Array) -> Array:
+def fastest(x: Array, kernel: Array, stride: int = 1) -> Array:
     """`convolution` in the form that is fastest on this machine."""
     if len(kernel) == 1 or jax.default_backend() == "cpu":
-        served = len(kernel) > 1 and onednn.serves(x, kernel)
-        return onednn.convolve(x, kernel, stride=1) if served else convolution_products(x, kernel)
-    return convolution(x, kernel)
+        if len(kernel) > 1 and onednn.serves(x, kernel):
+            return onednn.convolve(x, kernel, stride=stride)
+        return convolution_products(x, kernel, stride)
+    return convolution(x, kernel, stride)
 
 
-def convolution(x: Array, kernel: Array) -> Array:
-    """What `Convolution` computes: x [h, w, n], kernel [k, k, n, m] -> [h, w, m]."""
+def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """What `Convolution` computes: x [h, w, n], kernel [k, k, n, m] -> [h/stride, w/stride, m]."""
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x[None], kernel, (1, 1), "SAME", dimension_numbers=layout
+        x[None], kernel, (stride, stride), "SAME", dimension_numbers=layout
     ).squeeze(0)
 
 
-def convolution_products(x: Array, kernel: Array) -> Array:
-    """`convolution` as one matrix product of the k x k neighbourhoods of all pixels."""
-    (h, w, _), (k, _, n, m) = x.shape, kernel.shape
-    around = jnp.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    shifted = [around[i : i + h, j : j + w] for i in range(k) for j in range(k)]
+def convolution_products(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """`convolution` as one matrix product of the k x k neighbourhoods of its pixels."""
+    k, _, n, m = kernel.shape
+    lengths = [(-(-size // stride) - 1) * stride + 1 for size in x.shape[:2]]  # first to last
+    padding = [max(h + k - 1 - size, 0) for h, size in zip(lengths, x.shape[:2], strict=True)]
+    around = jnp.pad(x, (*((p // 2, p - p // 2) for p in padding), (0, 0)))
+    h, w = lengths
+    shifted = [
+        around[i : i + h : stride, j : j + w : stride] for i in range(k) for j in range(k)
+    ]
     return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(k * k * n, m)
 
 

@@ -28,8 +28,11 @@ def _as_it_is(place: Place, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _dense(place: Place, parts: list[np.ndarray]) -> np.ndarray:
-    """[out, in] -> [in, out]; pixels (c, h, w) -> (h, w, c)."""
-    kernel = _pixels(np.concatenate(parts).T, place.image_in)
+    """[out, in], also of a 1x1 convolution, -> [in, out]; pixels (c, h, w) -> (h, w, c)."""
+    kernel = np.concatenate(parts)
+    if kernel.shape[2:] in ((1,), (1, 1)):
+        kernel = kernel.reshape(kernel.shape[:2])
+    kernel = _pixels(kernel.T, place.image_in)
     return _pixels(kernel.T, place.image_out).T
 
 

@@ -20,7 +20,7 @@ from jaxvae.nn.networks import MLP
 from jaxvae.nn.torch_layers import LAYERS, Place
 
 M = TypeVar("M")
-Names = Mapping[str, str | tuple[str, ...]]
+Names = Mapping[str, str | tuple[str, ...]] | Callable[[str], str | tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LogVarianceHead:
 def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     """The model with the weights of a PyTorch state dict in its layers.
 
-    Kernels are transposed: of `nn.Linear` into `nnx.Linear`, of `nn.Conv1d`, `2d` and `3d` into
+    Kernels are transposed: of `nn.Linear` and of 1x1 convolutions into `nnx.Linear`, of `nn.Conv1d`, `2d` and `3d` into
     `nnx.Conv` and `Convolution`, of `nn.Conv2d(n, m, 4, stride=2, padding=1)` into `Down`, of
     `nn.ConvTranspose2d` of that kind into `Up`, where image sizes are even, and of any into
     `nnx.ConvTranspose`. Rows of pixels are put in order: where an `MLP` reads or writes an image
@@ -60,7 +60,8 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
       model: or a network; its own weights don't matter.
       names: of every layer the path in the model, "encode.network.layers[0]", and the PyTorch
         module, "encoder.0"; several, ("fc_mu", "fc_log_variance"), become one layer, side by side.
-        Of an `nn.GRU` a layer has a name of its own, "rnn.l0", and back "rnn.l0_reverse".
+        Of an `nn.GRU` a layer has a name of its own, "rnn.l0", and back "rnn.l0_reverse". Or a
+        function of the path, such as `diffusers_name`.
 
     Raises:
       ValueError: a layer or a module is not named, is unknown, or has another shape; or the model
@@ -73,6 +74,7 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     [3.0, 4.0]
     """
     places, state_dict = _places(model), _plain(state_dict)
+    names = {path: names(path) for path in places} if callable(names) else names
     _check_names(names, places, state_dict, _others(model, places))
     used: set[str] = set()
     filled = {
@@ -164,7 +166,10 @@ def _places(model: object) -> dict[str, Place]:
 
 
 def _check_names(
-    names: Names, places: Mapping[str, Any], state_dict: Mapping[str, Any], others: list[str]
+    names: Mapping[str, str | tuple[str, ...]],
+    places: Mapping[str, Any],
+    state_dict: Mapping[str, Any],
+    others: list[str],
 ) -> None:
     if others:
         raise ValueError(

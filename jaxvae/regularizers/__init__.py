@@ -23,6 +23,9 @@ from jaxvae.regularizers.lagrangian import Constrained as Constrained
 from jaxvae.regularizers.lagrangian import ConstrainedTerms as ConstrainedTerms
 from jaxvae.regularizers.lagrangian import geco as geco
 from jaxvae.regularizers.lagrangian import target_rate as target_rate
+from jaxvae.regularizers.patch_adversary import VQGANTerms as VQGANTerms
+from jaxvae.regularizers.patch_adversary import hinge_discrimination as hinge_discrimination
+from jaxvae.regularizers.patch_adversary import vqgan as vqgan
 from jaxvae.regularizers.penalties import LatentSample as LatentSample
 from jaxvae.regularizers.penalties import Penalty as Penalty
 from jaxvae.regularizers.penalties import capacity as capacity
@@ -31,6 +34,7 @@ from jaxvae.regularizers.penalties import kl_per_group as kl_per_group
 from jaxvae.regularizers.penalties import kl_per_latent as kl_per_latent
 from jaxvae.regularizers.penalties import kl_per_level as kl_per_level
 from jaxvae.regularizers.penalties import regularized as regularized
+from jaxvae.regularizers.perceptual import perceptual_distance as perceptual_distance
 from jaxvae.regularizers.regularized_autoencoder import RAETerms as RAETerms
 from jaxvae.regularizers.regularized_autoencoder import gradient_penalty as gradient_penalty
 from jaxvae.regularizers.regularized_autoencoder import rae as rae

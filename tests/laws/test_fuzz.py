@@ -588,6 +588,22 @@ CALLS: dict[str, Call] = {
     ),
     "adversarial_autoencoder": game(adversarial.adversarial_autoencoder, DISCRIMINATOR, beta=1.0),
     "vae_gan": game(jv.regularizers.vae_gan, CRITIC, gamma=1.0),
+    "hinge_discrimination": Call(
+        jv.regularizers.hinge_discrimination, {"discriminator": DISCRIMINATOR, "a": Z, "b": -Z}
+    ),
+    "perceptual_distance": Call(
+        jv.regularizers.perceptual_distance,
+        {"features": jnp.sin, "x": PATH, "y": -PATH, "weights": jnp.ones(2)},
+        ("x", "weights"),
+    ),
+    "vqgan": game(
+        jv.batched(jv.regularizers.vqgan),
+        CRITIC,
+        free=("x",),
+        x=XS,
+        perceptual=1.0,
+        adversarial=0.5,
+    ),
     "weight_penalty": Call(rae.weight_penalty, {"model": MODEL, "key": KEY, "z": Z}),
     "gradient_penalty": Call(rae.gradient_penalty, {"model": MODEL, "key": KEY, "z": Z}),
     "rae": bound(rae.rae, penalty=rae.gradient_penalty, beta=1.0, weight=0.1),

@@ -90,6 +90,10 @@ class VQVAE(NamedTuple):
     def decode(self, indices: Array) -> Any:
         return self.decoder(jax.vmap(self.quantizer.lookup)(indices))
 
+    def straight_through(self, x: Tree) -> Any:
+        """p(x|codes), whose gradient reaches the encoder as if the codes were its vectors."""
+        return self.decoder(quantize(self, x)[1].code)
+
 
 class VQTerms(NamedTuple):
     """What `vq` is made of.
