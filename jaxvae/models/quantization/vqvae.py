@@ -10,9 +10,22 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import Objective, batched
-from jaxvae.checks import Key, Leaf, Scalar, Tree, a_class_of, check_array, check_leaves, checked
+from jaxvae.checks import (
+    Integers,
+    Key,
+    Leaf,
+    Scalar,
+    Tree,
+    a_class_of,
+    check_array,
+    check_leaves,
+    check_scalar,
+    check_shape,
+    checked,
+)
+from jaxvae.distributions.masked import Masked
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
-from jaxvae.models.quantization.quantizers import Quantized
+from jaxvae.models.quantization.quantizers import Codebook, Quantized
 from jaxvae.protocols import (
     Distribution,
     check_distribution,
@@ -20,6 +33,7 @@ from jaxvae.protocols import (
     log_prob_of,
     part,
 )
+from jaxvae.pytrees import pytree
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import Optimizer
 from jaxvae.training.steps import Step, TrainState, train_step
@@ -51,6 +65,32 @@ class Delta:
         return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
 
 
+@pytree
+@dataclass(frozen=True, eq=False)
+class MaskedCodes:
+    """A prior of indices in which -1 stands for no vector, and costs nothing.
+
+    log p(k) = sum_{i: k_i >= 0} log p_i(k_i), given which vectors there are; draws have them all.
+
+    Args:
+      distribution: of independent indices, as a `Categorical`; whatever `Masked` takes.
+
+    >>> from jaxvae import Categorical
+    >>> prior = MaskedCodes(Categorical(jnp.zeros((3, 2))))
+    >>> round(float(prior.log_prob(jnp.array([1, 0, -1]))), 5)  # -2 log 2
+    -1.38629
+    """
+
+    distribution: Distribution
+    reparameterized: ClassVar[bool] = False
+
+    def sample(self, key: Key) -> Any:
+        return self.distribution.sample(key)
+
+    def log_prob(self, event: Integers) -> Array:
+        return Masked(self.distribution).log_prob((jnp.maximum(event, 0), event >= 0))
+
+
 class VQVAE(NamedTuple):
     """A `Model` whose latents are the indices of n codes: q(k|x) is all on one of them.
 
@@ -60,11 +100,13 @@ class VQVAE(NamedTuple):
     evaluators take it as it is; `vq` trains it. van den Oord, Vinyals & Kavukcuoglu 2017.
 
     Args:
-      encoder: x -> z, shape [n, d].
-      quantizer: a `Codebook`, `ResidualCodebooks` or `FSQ`.
+      encoder: x -> z, shape [n, d]; or (z, mask [n]) of x that has less than n vectors. What the
+        mask hides has the index -1 and a code of zeros, and no penalty.
+      quantizer: a `Codebook`, `FSQ`, or any other of `jaxvae.models.quantization`.
       decoder: codes [n, d] -> p(x|codes).
       prior: p(k) over integers [n], or [n, depth] of a `ResidualCodebooks`: `Categorical`,
         `Autoregressive`. What is to stay uniform is `Constant(Categorical(jnp.zeros((n, K))))`.
+        With a mask, `MaskedCodes` of one.
 
     >>> from jaxvae import Categorical, Constant, Normal, elbo
     >>> from jaxvae.models.quantization import init_codebook
@@ -88,7 +130,8 @@ class VQVAE(NamedTuple):
         return Delta(quantize(self, x)[1].indices)
 
     def decode(self, indices: Array) -> Any:
-        return self.decoder(jax.vmap(self.quantizer.lookup)(indices))
+        codes = jax.vmap(self.quantizer.lookup)(jnp.maximum(indices, 0))
+        return self.decoder(jnp.where(_there(indices)[:, None], codes, 0.0))
 
 
 class VQTerms(NamedTuple):
@@ -111,7 +154,13 @@ class VQTerms(NamedTuple):
 
 @checked
 def vq(
-    model: VQVAE, key: Key | None, x: Tree, *, commitment: Scalar = 0.25, codebook: Scalar = 1.0
+    model: VQVAE,
+    key: Key | None,
+    x: Tree,
+    *,
+    commitment: Scalar = 0.25,
+    codebook: Scalar = 1.0,
+    penalty: Callable[[Any, Array, Quantized], Array] | None = None,
 ) -> tuple[Array, VQTerms]:
     """The ELBO of a `VQVAE` less its two penalties; still a bound, as these are not negative.
 
@@ -123,6 +172,8 @@ def vq(
     Args:
       commitment: weight of the encoder's penalty, traced.
       codebook: weight of the codes' penalty, traced; 0 leaves them to `ema_step`.
+      penalty: (quantizer, z [n, d], what became of them) -> nats to subtract as well, such as
+        `lambda quantizer, z, q: 0.1 * entropy_penalty(q)`.
 
     >>> from jaxvae import Categorical, Normal
     >>> from jaxvae.models.quantization import init_codebook
@@ -146,6 +197,10 @@ def vq(
     rate = -log_prob_of("the prior", prior, "indices", q.indices)
     error, pull = jnp.sum(q.commitment), jnp.sum(q.codebook)
     bound = -(distortion + rate + commitment * error + codebook * pull)
+    if penalty is not None:
+        charged = penalty(model.quantizer, vectors, q)
+        check_scalar("vq", "penalty's result", charged)
+        bound -= charged
     return bound, VQTerms(distortion, rate, error, vectors, q.indices)
 
 
@@ -159,13 +214,33 @@ def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
             )
     check_leaves("model", "x", x)
     z = functional(model.encoder)(x)
+    z, mask = z if isinstance(z, tuple) and len(z) == 2 else (z, None)
     check_array("model", "encoder(x)", z)
     if jnp.ndim(z) != 2:
         raise ValueError(f"model.encoder(x) has shape {jnp.shape(z)}, expected n vectors [n, d]")
     q = jax.vmap(model.quantizer)(z)
     if not isinstance(q, Quantized):
         raise TypeError(f"model.quantizer returned {a_class_of(q)}, expected a Quantized")
-    return z, q
+    return z, q if mask is None else _masked(q, mask)
+
+
+def _masked(q: Quantized, mask: Any) -> Quantized:
+    """No code, no index and no penalty where the mask is False."""
+    check_shape("model", "encoder(x)'s mask", mask, jnp.shape(q.commitment))
+    there = jnp.asarray(mask, bool)
+    column = there.reshape(-1, *(1,) * (jnp.ndim(q.indices) - 1))
+    return Quantized(
+        code=jnp.where(there[:, None], q.code, 0.0),
+        indices=jnp.where(column, q.indices, -1),
+        commitment=jnp.where(there, q.commitment, 0.0),
+        codebook=jnp.where(there, q.codebook, 0.0),
+        logits=q.logits,
+    )
+
+
+def _there(indices: Array) -> Array:
+    """Which of n vectors have an index."""
+    return jnp.all(jnp.reshape(indices, (len(indices), -1)) >= 0, axis=1)
 
 
 @checked
@@ -178,8 +253,9 @@ def ema_step(
 ) -> Step:
     """`train_step` of all but the codes, which follow by `ema_codebook` and `reset_dead_codes`.
 
-    What an optimiser did to the codebook, as weight decay, is undone: the codes before the step
-    move to the vectors before the step. Goes into `train_epoch`, `scan_steps` and `fit` like any.
+    What an optimiser did to a `Codebook`, as weight decay, is undone: the codes before the step
+    move to the vectors before the step. What else a quantizer holds, as maps to few dimensions,
+    trains. Goes into `train_epoch`, `scan_steps` and `fit` like any.
 
     Args:
       decay: of the averages.
@@ -214,6 +290,16 @@ def ema_step(
         reset_key = jax.random.fold_in(step_key, jnp.uint32(2**31))  # batches split off 0, 1, ...
         quantizer = reset_dead_codes(reset_key, quantizer, z, indices, threshold=threshold)
         state, metrics = step(state, key, xs, **hyper)
+        quantizer = jax.tree.map(_codes_of, quantizer, state.model.quantizer, is_leaf=_is_codebook)
         return state._replace(model=state.model._replace(quantizer=quantizer)), metrics
 
     return moved
+
+
+def _is_codebook(part: object) -> bool:
+    return isinstance(part, Codebook)
+
+
+def _codes_of(moved: Any, trained: Any) -> Any:
+    """A `Codebook` as it moved, and anything else as it was trained."""
+    return moved if _is_codebook(moved) else trained
