@@ -21,9 +21,7 @@ from jaxvae.models.quantization.codebooks import kmeans as kmeans
 from jaxvae.models.quantization.codebooks import perplexity as perplexity
 from jaxvae.models.quantization.codebooks import reset_dead_codes as reset_dead_codes
 from jaxvae.models.quantization.compositions import IBQ as IBQ
-from jaxvae.models.quantization.compositions import Grouped as Grouped
 from jaxvae.models.quantization.compositions import Projected as Projected
-from jaxvae.models.quantization.compositions import ResidualCodebooks as ResidualCodebooks
 from jaxvae.models.quantization.compositions import Rotation as Rotation
 from jaxvae.models.quantization.compositions import cosine as cosine
 from jaxvae.models.quantization.compositions import rotation_trick as rotation_trick
@@ -31,6 +29,8 @@ from jaxvae.models.quantization.implicit_codes import BSQ as BSQ
 from jaxvae.models.quantization.implicit_codes import FSQ as FSQ
 from jaxvae.models.quantization.implicit_codes import LFQ as LFQ
 from jaxvae.models.quantization.implicit_codes import ResidualFSQ as ResidualFSQ
+from jaxvae.models.quantization.indices import Delta as Delta
+from jaxvae.models.quantization.indices import MaskedCodes as MaskedCodes
 from jaxvae.models.quantization.penalties import entropy_penalty as entropy_penalty
 from jaxvae.models.quantization.penalties import orthogonal_penalty as orthogonal_penalty
 from jaxvae.models.quantization.quantizers import Codebook as Codebook
@@ -40,9 +40,9 @@ from jaxvae.models.quantization.quantizers import UnitCodes as UnitCodes
 from jaxvae.models.quantization.quantizers import init_codebook as init_codebook
 from jaxvae.models.quantization.quantizers import nearest as nearest
 from jaxvae.models.quantization.quantizers import straight_through_value as straight_through_value
+from jaxvae.models.quantization.several import Grouped as Grouped
+from jaxvae.models.quantization.several import ResidualCodebooks as ResidualCodebooks
 from jaxvae.models.quantization.vqvae import VQVAE as VQVAE
-from jaxvae.models.quantization.vqvae import Delta as Delta
-from jaxvae.models.quantization.vqvae import MaskedCodes as MaskedCodes
 from jaxvae.models.quantization.vqvae import VQTerms as VQTerms
 from jaxvae.models.quantization.vqvae import ema_step as ema_step
 from jaxvae.models.quantization.vqvae import quantize as quantize

@@ -167,4 +167,7 @@ def _each(owner: str, move: Move, key: Any, quantizer: Any, z: Floats, indices: 
     if not hasattr(quantizer, "each_codebook"):
         expected = "a Codebook, or what is made of them, as jaxvae.models.init_codebook(codes)"
         raise TypeError(f"{owner}: quantizer is {a_class_of(quantizer)}, expected {expected}")
+    if jnp.ndim(z) != 2:
+        raise ValueError(f"{owner}: z has shape {jnp.shape(z)}, expected vectors [n, d]")
+    check_shape(owner, "indices", indices, (len(z), *jnp.shape(indices)[1:]))
     return quantizer.each_codebook(held, key, jnp.asarray(z), jnp.asarray(indices))

@@ -176,7 +176,7 @@ class LFQ:
     @checked
     def __call__(self, z: Floats) -> Quantized:
         check_shape("LFQ", "z", z, (_few(self.bits),))
-        return _signs(z, 1.0)
+        return _signs(jnp.asarray(z), 1.0)
 
     @checked
     def lookup(self, index: Integers) -> Array:

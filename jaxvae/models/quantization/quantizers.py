@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from jaxvae.checks import (
     Floats,
     Integers,
     Numbers,
+    check_floats,
     check_instance,
     check_scalar,
     check_shape,
@@ -151,6 +153,18 @@ class UnitCodes:
         return replace(self, quantizer=self.quantizer.each_codebook(move, key, z, indices))
 
 
+def check_frozen(owner: str, name: str, value: object) -> None:
+    """Raise unless `value` is an array [K, D] of floats, or a `Constant` of one."""
+    value = value_of(value)
+    check_floats(owner, name, value)
+    if jnp.ndim(value) != 2:
+        raise ValueError(f"{owner}: {name} has shape {jnp.shape(value)}, expected [K, D]")
+
+
+Frozen = TypeAliasType("Frozen", Annotated[Any, check_frozen])
+"""Codes [K, D], or a `Constant` of them."""
+
+
 @pytree
 @dataclass(frozen=True)
 class SimVQ:
@@ -169,13 +183,16 @@ class SimVQ:
     (1, [5.0])
     """
 
-    frozen: Any
+    frozen: Frozen
     weight: Floats
 
     @property
     def codes(self) -> Array:
-        return sg(jnp.asarray(value_of(self.frozen))) @ self.weight
+        frozen, width = jnp.asarray(value_of(self.frozen)), jnp.shape(self.weight)[-1:]
+        check_shape("SimVQ", "weight", self.weight, (*jnp.shape(frozen)[1:], *width))
+        return sg(frozen) @ self.weight
 
+    @checked
     def __call__(self, z: Floats) -> Quantized:
         return nearest(self.codes, z)
 
@@ -205,6 +222,7 @@ def code_at(quantizer: Any, index: Integers) -> Array:
 
 def unit(z: Numbers) -> Array:
     """z / |z|, and 0 at 0."""
+    z = jnp.asarray(z)
     square = jnp.sum(jnp.square(z))
     return z / jnp.sqrt(jnp.where(square > 0, square, 1.0))
 

@@ -1,9 +1,8 @@
 """The VQ-VAE: a model whose latents are indices of codes, its objective and its step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,7 @@ from jax import Array
 
 from jaxvae.batching import Objective, batched
 from jaxvae.checks import (
-    Integers,
     Key,
-    Leaf,
     Scalar,
     Tree,
     a_class_of,
@@ -23,72 +20,18 @@ from jaxvae.checks import (
     check_shape,
     checked,
 )
-from jaxvae.distributions.masked import Masked
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
+from jaxvae.models.quantization.indices import Delta
 from jaxvae.models.quantization.quantizers import Codebook, Quantized
 from jaxvae.protocols import (
     Distribution,
     check_distribution,
-    distribution,
     log_prob_of,
     part,
 )
-from jaxvae.pytrees import pytree
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import Optimizer
 from jaxvae.training.steps import Step, TrainState, train_step
-
-
-@distribution
-@dataclass(frozen=True, eq=False)
-class Delta:
-    """All probability on one event, an array of integers: the posterior of what is deterministic.
-
-    >>> q = Delta(jnp.array([3, 1]))
-    >>> float(q.log_prob(q.sample(jax.random.key(0)))), float(q.log_prob(jnp.array([3, 2])))
-    (0.0, -inf)
-    """
-
-    value: Leaf
-    reparameterized: ClassVar[bool] = False
-
-    @property
-    @checked
-    def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.value)
-
-    def sample(self, key: Key) -> Any:
-        del key
-        return self.value
-
-    def log_prob(self, event: Tree) -> Array:
-        return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
-
-
-@pytree
-@dataclass(frozen=True, eq=False)
-class MaskedCodes:
-    """A prior of indices in which -1 stands for no vector, and costs nothing.
-
-    log p(k) = sum_{i: k_i >= 0} log p_i(k_i), given which vectors there are; draws have them all.
-
-    Args:
-      distribution: of independent indices, as a `Categorical`; whatever `Masked` takes.
-
-    >>> from jaxvae import Categorical
-    >>> prior = MaskedCodes(Categorical(jnp.zeros((3, 2))))
-    >>> round(float(prior.log_prob(jnp.array([1, 0, -1]))), 5)  # -2 log 2
-    -1.38629
-    """
-
-    distribution: Distribution
-    reparameterized: ClassVar[bool] = False
-
-    def sample(self, key: Key) -> Any:
-        return self.distribution.sample(key)
-
-    def log_prob(self, event: Integers) -> Array:
-        return Masked(self.distribution).log_prob((jnp.maximum(event, 0), event >= 0))
 
 
 class VQVAE(NamedTuple):

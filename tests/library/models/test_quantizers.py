@@ -69,7 +69,7 @@ def linear(w, z):
     return w @ z
 
 
-def book(codes=CODES) -> Any:
+def book(codes: Any = CODES) -> Any:
     return Codebook(np.asarray(codes), np.ones(np.shape(codes)[:-1]), np.asarray(codes))
 
 
