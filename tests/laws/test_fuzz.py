@@ -826,6 +826,60 @@ CALLS: dict[str, Call] = {
         },
     ),
     "perplexity": Call(vq.perplexity, {"counts": jnp.array([3, 3, 1])}),
+    "code_counts": Call(
+        vq.code_counts, {"indices": jnp.array([0, 2, 2]), "num_codes": 3}, ("indices",)
+    ),
+    "kmeans": Call(vq.kmeans, {"key": KEY, "z": FEATURES, "num_codes": 2, "steps": 2}, ("z",)),
+    "nearest": Call(vq.nearest, {"codes": FEATURES, "z": Z}),
+    "UnitCodes": Call(lambda z: vq.UnitCodes(BOOK)(z), {"z": jnp.ones(1)}),
+    "SimVQ": Call(
+        lambda frozen, weight, z: vq.SimVQ(frozen, weight)(z),
+        {"frozen": FEATURES, "weight": jnp.eye(2), "z": Z},
+    ),
+    "rotation_trick": Call(vq.rotation_trick, {"e": Z, "z": -Z}),
+    "Rotation": Call(
+        lambda quantizer, z: vq.Rotation(quantizer)(z), {"quantizer": BOOK, "z": jnp.ones(1)}
+    ),
+    "IBQ": Call(lambda quantizer, z: vq.IBQ(quantizer)(z), {"quantizer": BOOK, "z": jnp.ones(1)}),
+    "Projected": Call(
+        lambda quantizer, down, up, z: vq.Projected(quantizer, down, up)(z),
+        {
+            "quantizer": BOOK,
+            "down": Partial(jnp.abs),
+            "up": Partial(jnp.negative),
+            "z": jnp.ones(1),
+        },
+    ),
+    "cosine": Call(
+        lambda quantizer, z: vq.cosine(quantizer)(z), {"quantizer": BOOK, "z": jnp.ones(1)}
+    ),
+    "Grouped": Call(lambda z: vq.Grouped(BOOKS.codebooks)(z), {"z": Z}),
+    "ResidualFSQ": Call(
+        lambda levels, depth, z: vq.ResidualFSQ(levels, depth)(z),
+        {"levels": (3, 4), "depth": 2, "z": Z},
+    ),
+    "LFQ": Call(lambda bits, z: vq.LFQ(bits)(z), {"bits": 2, "z": Z}),
+    "BSQ": Call(lambda bits, z: vq.BSQ(bits)(z), {"bits": 2, "z": Z}),
+    "entropy_penalty": Call(
+        jv.batched(
+            lambda model, key, x, temperature, diversity: (
+                vq.entropy_penalty(jax.vmap(BOOK)(x), temperature=temperature, diversity=diversity),
+                None,
+            )
+        ),
+        {
+            "model": MODEL,
+            "key": KEY,
+            "xs": jnp.ones((2, 3, 1)),
+            "temperature": 1.0,
+            "diversity": 0.5,
+        },
+    ),
+    "orthogonal_penalty": Call(vq.orthogonal_penalty, {"codes": FEATURES}, ("codes",)),
+    "MaskedCodes": Call(
+        lambda event: vq.MaskedCodes(jv.Categorical(jnp.zeros((3, 2)))).log_prob(event),
+        {"event": jnp.array([1, 0, -1])},
+    ),
     "Delta": Call(
         lambda value, event: vq.Delta(value).log_prob(event),
         {"value": jnp.array([3, 1]), "event": jnp.array([3, 2])},

@@ -534,8 +534,8 @@ def test_every_public_distribution_has_a_row():
     listed = [case.make() for case in OBJECTS.values()]
     kinds = {type(d.distribution if isinstance(d, Flat) else d) for d in listed}
     # a density of what was observed, whatever was: see test_masked.py; and what is no random draw,
-    # one event that has all of the probability: see test_quantization.py
-    assert public - {jv.Masked, jv.models.Delta} <= kinds
+    # one event that has all of the probability: see test_quantization.py and test_quantizers.py
+    assert public - {jv.Masked, jv.models.MaskedCodes, jv.models.Delta} <= kinds
     assert len(public) >= 26
 
 

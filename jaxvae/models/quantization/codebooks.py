@@ -1,18 +1,23 @@
 """Codebooks that follow their vectors without a gradient, and how many of their codes are used."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Floats, Integers, Key, Numbers, Scalar, check_shape, checked
-from jaxvae.models.quantization.quantizers import (
-    Codebook,
-    ResidualCodebooks,
-    check_codebook,
+from jaxvae.checks import (
+    Count,
+    Floats,
+    Integers,
+    Key,
+    Numbers,
+    Scalar,
+    a_class_of,
+    check_shape,
+    checked,
 )
+from jaxvae.models.quantization.quantizers import Codebook, Move, check_codebook, nearest, wide
 
 
 @checked
@@ -30,9 +35,9 @@ def ema_codebook(
     van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
 
     Args:
-      quantizer: a `Codebook`, or a `ResidualCodebooks` of them.
+      quantizer: a `Codebook`, or what is made of them, as a `ResidualCodebooks`.
       z: a batch's vectors, shape [n, d].
-      indices: where each went, shape [n], or [n, depth].
+      indices: where each went, shape [n], or [n, depth]; one of -1 moves nothing.
       decay: in 0..1, traced.
       epsilon: of the Laplace smoothing, which keeps e_k finite where N_k is 0.
 
@@ -42,21 +47,19 @@ def ema_codebook(
     >>> [round(e, 3) for e in moved.codes.ravel().tolist()]
     [2.0, 8.0]
     """
-    _check_batch("ema_codebook", quantizer, z, indices)
-    if isinstance(quantizer, ResidualCodebooks):
-        move = partial(ema_codebook, decay=decay, epsilon=epsilon)
-        rests = _rests(quantizer, z, indices)
-        return ResidualCodebooks(
-            jax.vmap(move)(quantizer.codebooks, rests, jnp.moveaxis(indices, 1, 0))
-        )
-    k, dtype = len(quantizer.codes), jnp.result_type(quantizer.counts)
-    uses = jax.nn.one_hot(indices, k, dtype=dtype, axis=0)  # [K, n]
-    counts = decay * quantizer.counts + (1.0 - decay) * jnp.sum(uses, axis=1)
-    sums = decay * quantizer.sums + (1.0 - decay) * (uses @ z.astype(dtype))
-    total = jnp.sum(counts)
-    smooth = (counts + epsilon) / (total + k * epsilon) * total
-    codes = (sums / smooth[:, None]).astype(jnp.result_type(quantizer.codes))
-    return Codebook(codes, counts, sums)
+
+    def move(key: Any, codebook: Codebook, z: Array, indices: Array) -> Codebook:
+        del key
+        k, dtype = len(codebook.codes), jnp.result_type(codebook.counts)
+        uses = jax.nn.one_hot(indices, k, dtype=dtype, axis=0)  # [K, n]
+        counts = decay * codebook.counts + (1.0 - decay) * jnp.sum(uses, axis=1)
+        sums = decay * codebook.sums + (1.0 - decay) * (uses @ z.astype(dtype))
+        total = jnp.sum(counts)
+        smooth = (counts + epsilon) / (total + k * epsilon) * total
+        codes = (sums / smooth[:, None]).astype(jnp.result_type(codebook.codes))
+        return Codebook(codes, counts, sums)
+
+    return _each("ema_codebook", move, None, quantizer, z, indices)
 
 
 @checked
@@ -68,7 +71,7 @@ def reset_dead_codes(
     Dhariwal et al. 2020, section 3.1.
 
     Args:
-      quantizer, z, indices: as in `ema_codebook`.
+      quantizer, z, indices: as in `ema_codebook`; a vector of index -1 is never drawn.
       threshold: the least count N_k of `ema_codebook`, which a code drawn anew starts with; at 0
         none is.
 
@@ -77,31 +80,69 @@ def reset_dead_codes(
     >>> reset_dead_codes(jax.random.key(0), dead, z, indices, threshold=1.0).codes.tolist()
     [[0.0], [7.0]]
     """
-    _check_batch("reset_dead_codes", quantizer, z, indices)
-    if isinstance(quantizer, ResidualCodebooks):
-        rests = _rests(quantizer, z, indices)
-        keys = jax.random.split(key, len(rests))
-        again = partial(reset_dead_codes, threshold=threshold)
-        return ResidualCodebooks(
-            jax.vmap(again)(keys, quantizer.codebooks, rests, jnp.moveaxis(indices, 1, 0))
+
+    def move(key: Any, codebook: Codebook, z: Array, indices: Array) -> Codebook:
+        hidden = indices < 0
+        there, present = jnp.sum(~hidden), jnp.argsort(hidden, stable=True)
+        drawn = z[present[jax.random.randint(key, codebook.counts.shape, 0, there)]]
+        dead = (codebook.counts < threshold) & (there > 0)
+        row = dead[:, None]
+        return Codebook(
+            codes=jnp.where(row, drawn.astype(jnp.result_type(codebook.codes)), codebook.codes),
+            counts=jnp.where(dead, threshold, codebook.counts),
+            sums=jnp.where(
+                row, threshold * drawn.astype(jnp.result_type(codebook.sums)), codebook.sums
+            ),
         )
-    drawn = z[jax.random.randint(key, quantizer.counts.shape, 0, len(z))]
-    dead = quantizer.counts < threshold
-    row = dead[:, None]
-    return Codebook(
-        codes=jnp.where(row, drawn.astype(jnp.result_type(quantizer.codes)), quantizer.codes),
-        counts=jnp.where(dead, threshold, quantizer.counts),
-        sums=jnp.where(
-            row, threshold * drawn.astype(jnp.result_type(quantizer.sums)), quantizer.sums
-        ),
-    )
+
+    return _each("reset_dead_codes", move, key, quantizer, z, indices)
+
+
+@checked
+def kmeans(key: Key, z: Floats, *, num_codes: Count, steps: Count = 10) -> Array:
+    """Codes to start from, [K, d]: k-means of vectors of the encoder, z [n, d].
+
+    From K of the vectors at random, `steps` times the mean of those that are nearest (Lloyd 1982);
+    a code that none is nearest to stays. A start of codebooks: Lancucki et al. 2020; Zeghidour et
+    al. 2021, section 3.3.
+
+    >>> z = jnp.array([[0.0], [2.0], [8.0], [9.0], [10.0]])
+    >>> sorted(kmeans(jax.random.key(0), z, num_codes=2).ravel().tolist())
+    [1.0, 9.0]
+    """
+    if jnp.ndim(z) != 2:
+        raise ValueError(f"kmeans: z has shape {jnp.shape(z)}, expected vectors [n, d]")
+    if num_codes > len(z):
+        raise ValueError(f"kmeans: num_codes is {num_codes}, expected at most {len(z)}, z's rows")
+
+    def step(codes: Array, _: None) -> tuple[Array, None]:
+        indices = jax.vmap(nearest, (None, 0))(codes, z).indices
+        uses = jax.nn.one_hot(indices, num_codes, dtype=codes.dtype, axis=0)  # [K, n]
+        counts = jnp.sum(uses, axis=1)[:, None]
+        return jnp.where(counts > 0, uses @ z / jnp.maximum(counts, 1.0), codes), None
+
+    z = wide(z)
+    start = jax.random.choice(key, z, (num_codes,), replace=False)
+    return jax.lax.scan(step, start, length=steps)[0]
+
+
+@checked
+def code_counts(indices: Integers, *, num_codes: Count) -> Array:
+    """How often each code is used, [K]: of indices of any shape, of which -1 counts for none.
+
+    >>> counts = code_counts(jnp.array([[2, 0], [2, -1]]), num_codes=4)
+    >>> counts.tolist(), int(jnp.sum(counts == 0))  # two dead codes
+    ([1, 0, 2, 0], 2)
+    """
+    flat = jnp.ravel(indices)
+    return jnp.bincount(jnp.where(flat < 0, num_codes, flat), length=num_codes)
 
 
 @checked
 def perplexity(counts: Numbers) -> Array:
     """exp H(p), p_k = counts_k / sum counts: how many codes are in use, K if all are used alike.
 
-    `counts` [K] is how often each is used, `jnp.bincount(indices, length=K)`; 0 where none is.
+    `counts` [K] is how often each is used, of `code_counts`; 0 where none is.
 
     >>> float(perplexity(jnp.array([3, 3, 0]))), float(perplexity(jnp.array([0, 9])))
     (2.0, 1.0)
@@ -114,19 +155,19 @@ def perplexity(counts: Numbers) -> Array:
     return jnp.where(total > 0, jnp.exp(jnp.sum(jax.scipy.special.entr(p))), 0.0)
 
 
-def _check_batch(owner: str, quantizer: Any, z: Floats, indices: Integers) -> None:
-    residual = isinstance(quantizer, ResidualCodebooks)
-    codebook = quantizer.codebooks if residual else quantizer
-    check_codebook(owner, "quantizer", codebook, axes=int(residual))
-    *depth, _, d = jnp.shape(codebook.codes)
-    n = jnp.shape(z)[:1]
-    check_shape(owner, "z", z, (*n, d))
-    check_shape(owner, "indices", indices, (*n, *depth))
+def _each(owner: str, move: Move, key: Any, quantizer: Any, z: Floats, indices: Integers) -> Any:
+    """The quantizer with every `Codebook` in it moved by what came to it."""
 
+    def held(key: Any, codebook: Codebook, z: Array, indices: Array) -> Codebook:
+        check_codebook(owner, "quantizer", codebook)
+        check_shape(owner, "z", z, (len(z), jnp.shape(codebook.codes)[1]))
+        check_shape(owner, "indices", indices, (len(z),))
+        return move(key, codebook, z, indices)
 
-def _rests(quantizer: ResidualCodebooks, z: Floats, indices: Integers) -> Array:
-    """What each codebook was given, shape [depth, n, d]."""
-    rests = [z]
-    for l, codes in enumerate(quantizer.codebooks.codes[:-1]):
-        rests.append(rests[-1] - codes[indices[:, l]])
-    return jnp.stack(rests)
+    if not hasattr(quantizer, "each_codebook"):
+        expected = "a Codebook, or what is made of them, as jaxvae.models.init_codebook(codes)"
+        raise TypeError(f"{owner}: quantizer is {a_class_of(quantizer)}, expected {expected}")
+    if jnp.ndim(z) != 2:
+        raise ValueError(f"{owner}: z has shape {jnp.shape(z)}, expected vectors [n, d]")
+    check_shape(owner, "indices", indices, (len(z), *jnp.shape(indices)[1:]))
+    return quantizer.each_codebook(held, key, jnp.asarray(z), jnp.asarray(indices))

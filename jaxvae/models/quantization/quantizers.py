@@ -1,13 +1,11 @@
-"""Quantizers: the nearest code of one book, of several in a row, or of a fixed grid."""
+"""Codebooks of vectors: K codes as they are, on the unit sphere, or a linear map of frozen ones."""
 
-from dataclasses import dataclass, field
-from functools import partial
-from math import prod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from typing_extensions import TypeAliasType
 
@@ -15,32 +13,69 @@ from jaxvae.checks import (
     Floats,
     Integers,
     Numbers,
-    a_class_of,
+    check_floats,
     check_instance,
     check_scalar,
     check_shape,
     checked,
     kind,
 )
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, value_of
 
 sg = jax.lax.stop_gradient
+Move = Callable[[Any, "Codebook", Array, Array], "Codebook"]
+"""(a key or None, a codebook, the vectors [n, d] that came to it, where each went [n]) -> moved."""
 
 
 class Quantized(NamedTuple):
     """A vector as its code. The two penalties are equal in value and differ in their gradient.
 
     Args:
-      code: e, shape [d]; backwards it is z.
-      indices: its number k, or [depth] of them.
+      code: e, shape [d]; backwards it is z, or what the quantizer says.
+      indices: its number k, or [depth] of them; -1 where a mask hides the vector.
       commitment: |z - sg(e)|^2, which pulls the encoder to the code.
       codebook: |sg(z) - e|^2, which pulls the code to the encoder.
+      logits: of a soft assignment, -|z - e_k|^2 of each of the K codes, [..., K]: one row for each
+        choice that makes an index. None where there is no such thing.
     """
 
     code: Array
     indices: Array
     commitment: Array
     codebook: Array
+    logits: Any = None
+
+
+@checked
+def straight_through_value(e: Array, z: Floats) -> Array:
+    """sg(e) + z - sg(z), the value of e with the gradient of z: Bengio et al. 2013.
+
+    >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
+    >>> jax.grad(square)(1.2).item()  # 2 e, not 2 z
+    2.0
+    """
+    check_shape("straight_through_value", "e", e, jnp.shape(z))
+    return sg(e) + (z - sg(z))
+
+
+@checked
+def nearest(codes: Floats, z: Floats) -> Quantized:
+    """The code nearest to z, argmin_k |z - e_k|, whose gradient goes straight through to z.
+
+    `codes` are e, shape [K, d], and z has shape [d]: what every codebook of vectors does.
+    van den Oord, Vinyals & Kavukcuoglu 2017, equations 1 and 2.
+
+    >>> int(nearest(jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([0.9, 0.6])).indices)
+    1
+    """
+    if jnp.ndim(codes) != 2 or 0 in jnp.shape(codes):
+        raise ValueError(f"nearest: codes has shape {jnp.shape(codes)}, expected [K, d]")
+    check_shape("nearest", "z", z, jnp.shape(codes)[1:])
+    # as written: |e|^2 - 2 e'z, a matrix product, has no digits left far from 0
+    gaps = jax.vmap(gap, (0, None))(wide(codes), wide(z))
+    index = jnp.argmin(gaps)
+    e = jnp.asarray(codes)[index]
+    return Quantized(straight_through_value(e, z), index, gap(z, sg(e)), gap(sg(z), e), -gaps)
 
 
 def check_codebook(owner: str, name: str, codebook: Any, axes: int = 0) -> None:
@@ -53,19 +88,6 @@ def check_codebook(owner: str, name: str, codebook: Any, axes: int = 0) -> None:
         raise ValueError(f"{owner}: codes has shape {shape}, expected {expected}")
     check_shape(owner, "counts", codebook.counts, shape[:-1])
     check_shape(owner, "sums", codebook.sums, shape)
-
-
-def check_levels(owner: str, name: str, levels: object) -> None:
-    """Raise unless `levels` is a tuple of integers of at least 2."""
-    good = "a tuple of integers of at least 2, as (8, 5, 5, 5), with less than 2^31 codes in all"
-    if type(levels) is not tuple:
-        raise TypeError(f"{owner}: {name} is {a_class_of(levels)}, expected {good}")
-    if not levels or not all(type(n) is int and n > 1 for n in levels) or prod(levels) >= 2**31:
-        raise ValueError(f"{owner}: {name} is {levels!r}, expected {good}")
-
-
-Levels = TypeAliasType("Levels", Annotated[tuple[int, ...], check_levels])
-"""How many each coordinate has, at least 2."""
 
 
 @kind(check_codebook)
@@ -90,131 +112,127 @@ class Codebook(NamedTuple):
 
     @checked
     def __call__(self, z: Floats) -> Quantized:
-        check_shape("Codebook", "z", z, jnp.shape(self.codes)[1:])
-        # as written: |e|^2 - 2 e'z, a matrix product, has no digits left far from 0
-        index = jnp.argmin(jax.vmap(_gap, (0, None))(_wide(self.codes), _wide(z)))
-        e = jnp.asarray(self.codes)[index]
-        return Quantized(straight_through_value(e, z), index, _gap(z, sg(e)), _gap(sg(z), e))
+        return nearest(self.codes, z)
 
     @checked
     def lookup(self, index: Integers) -> Array:
-        check_scalar("Codebook.lookup", "index", index)
-        return jnp.asarray(self.codes)[index]
+        return code_at(self, index)
 
-
-Books = TypeAliasType("Books", Annotated[Any, partial(check_codebook, axes=1)])
-"""A `Codebook` with leaves of one more axis, a book after another."""
-
-
-class ResidualCodebooks(NamedTuple):
-    """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
-
-    L codebooks of K codes name K^L vectors at the price of L K. Zeghidour et al. 2021, algorithm 1.
-
-    Args:
-      codebooks: a `Codebook` whose leaves have the depth L as their leading axis.
-
-    >>> codebooks = jax.vmap(init_codebook)(jnp.array([[[0.0], [4.0]], [[0.0], [1.0]]]))
-    >>> q = ResidualCodebooks(codebooks)(jnp.array([5.2]))
-    >>> q.indices.tolist(), q.code.tolist()
-    ([1, 1], [5.0])
-    """
-
-    codebooks: Books
-
-    @checked
-    def __call__(self, z: Floats) -> Quantized:
-        def one(rest: Array, codebook: Codebook) -> tuple[Array, Quantized]:
-            q = codebook(rest)
-            return rest - sg(codebook.lookup(q.indices)), q
-
-        check_shape("ResidualCodebooks", "z", z, jnp.shape(self.codebooks.codes)[2:])
-        _, q = jax.lax.scan(one, jnp.asarray(z), self.codebooks)
-        code = straight_through_value(self.lookup(q.indices), z)
-        return Quantized(code, q.indices, jnp.sum(q.commitment), jnp.sum(q.codebook))
-
-    @checked
-    def lookup(self, index: Integers) -> Array:
-        check_shape("ResidualCodebooks", "index", index, jnp.shape(self.codebooks.codes)[:1])
-        return jnp.sum(jax.vmap(Codebook.lookup)(self.codebooks, index), axis=0)
+    def each_codebook(self, move: Move, key: Any, z: Array, indices: Array) -> "Codebook":
+        return move(key, self, z, indices)
 
 
 @pytree
 @dataclass(frozen=True)
-class FSQ:
-    """Finite scalar quantization: each coordinate squashed and rounded to one of its levels.
+class UnitCodes:
+    """The codes of another codebook on the unit sphere: e_k / |e_k|.
 
-    s_i = (L_i - 1) (1 + tanh z_i) / 2,   code_i = 2 round(s_i) / (L_i - 1) - 1
-
-    Nothing is learned, nothing is committed to and no code can die. Odd levels have one at 0, even
-    ones lie about it; the paper shifts these so that z = 0 is a code.
-    Mentzer et al. 2023, section 3.1.
+    `cosine` puts the vectors there too, and then the nearest code is that of the least angle.
+    Yu et al. 2021, section 3.2.
 
     Args:
-      levels: L_i >= 2 of each of the d coordinates, a tuple; there are L_1 ... L_d codes.
+      quantizer: has `codes` [K, d]: a `Codebook` or a `SimVQ`.
 
-    >>> q = FSQ((3, 2))(jnp.array([0.1, -5.0]))
-    >>> q.code.tolist(), int(q.indices), FSQ((3, 2)).lookup(q.indices).tolist()
-    ([0.0, -1.0], 2, [0.0, -1.0])
+    >>> UnitCodes(init_codebook(jnp.array([[3.0, 4.0]]))).lookup(jnp.array(0)).tolist()
+    [0.6000000238418579, 0.800000011920929]
     """
 
-    levels: Levels = field(metadata={"static": True})
+    quantizer: Any
+
+    @property
+    def codes(self) -> Array:
+        return jax.vmap(unit)(self.quantizer.codes)
+
+    def __call__(self, z: Floats) -> Quantized:
+        return nearest(self.codes, z)
+
+    def lookup(self, index: Integers) -> Array:
+        return code_at(self, index)
+
+    def each_codebook(self, move: Move, key: Any, z: Array, indices: Array) -> "UnitCodes":
+        return replace(self, quantizer=self.quantizer.each_codebook(move, key, z, indices))
+
+
+def check_frozen(owner: str, name: str, value: object) -> None:
+    """Raise unless `value` is an array [K, D] of floats, or a `Constant` of one."""
+    value = value_of(value)
+    check_floats(owner, name, value)
+    if jnp.ndim(value) != 2:
+        raise ValueError(f"{owner}: {name} has shape {jnp.shape(value)}, expected [K, D]")
+
+
+Frozen = TypeAliasType("Frozen", Annotated[Any, check_frozen])
+"""Codes [K, D], or a `Constant` of them."""
+
+
+@pytree
+@dataclass(frozen=True)
+class SimVQ:
+    """A linear map of frozen codes, e_k = c_k W: a step of W moves every code, used or not.
+
+    Where the codes themselves are learned, those that nobody uses get no gradient and stay behind.
+    Zhu et al. 2024, equation 9.
+
+    Args:
+      frozen: c, shape [K, D], draws of a normal; no gradient reaches them. Optimisers with weight
+        decay are kept off by `Constant(c)`.
+      weight: W, shape [D, d]; learned through `Quantized.codebook`.
+
+    >>> q = SimVQ(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[3.0], [5.0]]))(jnp.array([4.9]))
+    >>> int(q.indices), q.code.tolist()
+    (1, [5.0])
+    """
+
+    frozen: Frozen
+    weight: Floats
+
+    @property
+    def codes(self) -> Array:
+        frozen, width = jnp.asarray(value_of(self.frozen)), jnp.shape(self.weight)[-1:]
+        check_shape("SimVQ", "weight", self.weight, (*jnp.shape(frozen)[1:], *width))
+        return sg(frozen) @ self.weight
 
     @checked
     def __call__(self, z: Floats) -> Quantized:
-        check_shape("FSQ", "z", z, (len(self.levels),))
-        levels, wide = jnp.asarray(self.levels), _wide(z)
-        top = (levels - 1).astype(wide.dtype)
-        s = 0.5 * top * (1.0 + jnp.tanh(wide))
-        digits = sg(jnp.round(s))
-        code = (2.0 * straight_through_value(digits, s) / top - 1.0).astype(z.dtype)
-        # and of more levels than floats tell apart, top may round to one that is not there
-        index = jnp.sum(jnp.minimum(digits.astype(int), levels - 1) * self._places())
-        nothing = jnp.zeros((), z.dtype)
-        return Quantized(code, index, nothing, nothing)
+        return nearest(self.codes, z)
 
-    @checked
     def lookup(self, index: Integers) -> Array:
-        check_scalar("FSQ.lookup", "index", index)
-        levels = jnp.asarray(self.levels)
-        digits = jnp.asarray(index) // self._places() % levels
-        return 2.0 * digits.astype(float) / (levels - 1).astype(float) - 1.0
-
-    def _places(self) -> Array:
-        return jnp.asarray(prod(self.levels) // np.cumprod(self.levels))
-
-
-@checked
-def straight_through_value(e: Array, z: Floats) -> Array:
-    """sg(e) + z - sg(z), the value of e with the gradient of z: Bengio et al. 2013.
-
-    >>> square = lambda z: jnp.square(straight_through_value(jnp.round(z), z))
-    >>> jax.grad(square)(1.2).item()  # 2 e, not 2 z
-    2.0
-    """
-    check_shape("straight_through_value", "e", e, jnp.shape(z))
-    return sg(e) + (z - sg(z))
+        return code_at(self, index)
 
 
 @checked
 def init_codebook(codes: Floats) -> Codebook:
     """A `Codebook` of these codes, with moving averages that count each as used once a batch.
 
-    `codes` [K, d] are floats: vectors of the encoder, or small noise.
+    `codes` [K, d] are floats: what `kmeans` finds in vectors of the encoder, or small noise.
 
     >>> init_codebook(jnp.zeros((8, 2))).counts.shape
     (8,)
     """
     codebook = Codebook(codes, jnp.ones(jnp.shape(codes)[:1], jnp.result_type(codes)), codes)
     check_codebook("init_codebook", "codes", codebook)
-    return codebook._replace(counts=_wide(codebook.counts), sums=_wide(codes))
+    return codebook._replace(counts=wide(codebook.counts), sums=wide(codes))
 
 
-def _gap(a: Numbers, b: Numbers) -> Array:
+def code_at(quantizer: Any, index: Integers) -> Array:
+    """e_k of what has codes [K, d]."""
+    check_scalar(f"{type(quantizer).__name__}.lookup", "index", index)
+    return jnp.asarray(quantizer.codes)[index]
+
+
+def unit(z: Numbers) -> Array:
+    """z / |z|, and 0 at 0."""
+    z = jnp.asarray(z)
+    square = jnp.sum(jnp.square(z))
+    return z / jnp.sqrt(jnp.where(square > 0, square, 1.0))
+
+
+def gap(a: Numbers, b: Numbers) -> Array:
+    """|a - b|^2."""
     return jnp.sum(jnp.square(a - b))
 
 
-def _wide(a: Numbers) -> Array:
+def wide(a: Numbers) -> Array:
     """In float32 or better: a bfloat16 tells no integers apart above 256."""
     a = jnp.asarray(a)
     return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a

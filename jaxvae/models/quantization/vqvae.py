@@ -1,54 +1,37 @@
 """The VQ-VAE: a model whose latents are indices of codes, its objective and its step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import Objective, batched
-from jaxvae.checks import Key, Leaf, Scalar, Tree, a_class_of, check_array, check_leaves, checked
+from jaxvae.checks import (
+    Key,
+    Scalar,
+    Tree,
+    a_class_of,
+    check_array,
+    check_leaves,
+    check_scalar,
+    check_shape,
+    checked,
+)
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
-from jaxvae.models.quantization.quantizers import Quantized
+from jaxvae.models.quantization.indices import Delta
+from jaxvae.models.quantization.quantizers import Codebook, Quantized
 from jaxvae.protocols import (
     Distribution,
     check_distribution,
-    distribution,
     log_prob_of,
     part,
 )
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import Optimizer
 from jaxvae.training.steps import Step, TrainState, train_step
-
-
-@distribution
-@dataclass(frozen=True, eq=False)
-class Delta:
-    """All probability on one event, an array of integers: the posterior of what is deterministic.
-
-    >>> q = Delta(jnp.array([3, 1]))
-    >>> float(q.log_prob(q.sample(jax.random.key(0)))), float(q.log_prob(jnp.array([3, 2])))
-    (0.0, -inf)
-    """
-
-    value: Leaf
-    reparameterized: ClassVar[bool] = False
-
-    @property
-    @checked
-    def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.value)
-
-    def sample(self, key: Key) -> Any:
-        del key
-        return self.value
-
-    def log_prob(self, event: Tree) -> Array:
-        return jnp.where(jnp.all(event == self.value), 0.0, -jnp.inf)
 
 
 class VQVAE(NamedTuple):
@@ -60,11 +43,13 @@ class VQVAE(NamedTuple):
     evaluators take it as it is; `vq` trains it. van den Oord, Vinyals & Kavukcuoglu 2017.
 
     Args:
-      encoder: x -> z, shape [n, d].
-      quantizer: a `Codebook`, `ResidualCodebooks` or `FSQ`.
+      encoder: x -> z, shape [n, d]; or (z, mask [n]) of x that has less than n vectors. What the
+        mask hides has the index -1 and a code of zeros, and no penalty.
+      quantizer: a `Codebook`, `FSQ`, or any other of `jaxvae.models.quantization`.
       decoder: codes [n, d] -> p(x|codes).
       prior: p(k) over integers [n], or [n, depth] of a `ResidualCodebooks`: `Categorical`,
         `Autoregressive`. What is to stay uniform is `Constant(Categorical(jnp.zeros((n, K))))`.
+        With a mask, `MaskedCodes` of one.
 
     >>> from jaxvae import Categorical, Constant, Normal, elbo
     >>> from jaxvae.models.quantization import init_codebook
@@ -88,7 +73,8 @@ class VQVAE(NamedTuple):
         return Delta(quantize(self, x)[1].indices)
 
     def decode(self, indices: Array) -> Any:
-        return self.decoder(jax.vmap(self.quantizer.lookup)(indices))
+        codes = jax.vmap(self.quantizer.lookup)(jnp.maximum(indices, 0))
+        return self.decoder(jnp.where(_there(indices)[:, None], codes, 0.0))
 
     def straight_through(self, x: Tree) -> Any:
         """p(x|codes), whose gradient reaches the encoder as if the codes were its vectors."""
@@ -115,7 +101,13 @@ class VQTerms(NamedTuple):
 
 @checked
 def vq(
-    model: VQVAE, key: Key | None, x: Tree, *, commitment: Scalar = 0.25, codebook: Scalar = 1.0
+    model: VQVAE,
+    key: Key | None,
+    x: Tree,
+    *,
+    commitment: Scalar = 0.25,
+    codebook: Scalar = 1.0,
+    penalty: Callable[[Any, Array, Quantized], Array] | None = None,
 ) -> tuple[Array, VQTerms]:
     """The ELBO of a `VQVAE` less its two penalties; still a bound, as these are not negative.
 
@@ -127,6 +119,8 @@ def vq(
     Args:
       commitment: weight of the encoder's penalty, traced.
       codebook: weight of the codes' penalty, traced; 0 leaves them to `ema_step`.
+      penalty: (quantizer, z [n, d], what became of them) -> nats to subtract as well, such as
+        `lambda quantizer, z, q: 0.1 * entropy_penalty(q)`.
 
     >>> from jaxvae import Categorical, Normal
     >>> from jaxvae.models.quantization import init_codebook
@@ -150,6 +144,10 @@ def vq(
     rate = -log_prob_of("the prior", prior, "indices", q.indices)
     error, pull = jnp.sum(q.commitment), jnp.sum(q.codebook)
     bound = -(distortion + rate + commitment * error + codebook * pull)
+    if penalty is not None:
+        charged = penalty(model.quantizer, vectors, q)
+        check_scalar("vq", "penalty's result", charged)
+        bound -= charged
     return bound, VQTerms(distortion, rate, error, vectors, q.indices)
 
 
@@ -163,13 +161,33 @@ def quantize(model: VQVAE, x: Tree) -> tuple[Array, Quantized]:
             )
     check_leaves("model", "x", x)
     z = functional(model.encoder)(x)
+    z, mask = z if isinstance(z, tuple) and len(z) == 2 else (z, None)
     check_array("model", "encoder(x)", z)
     if jnp.ndim(z) != 2:
         raise ValueError(f"model.encoder(x) has shape {jnp.shape(z)}, expected n vectors [n, d]")
     q = jax.vmap(model.quantizer)(z)
     if not isinstance(q, Quantized):
         raise TypeError(f"model.quantizer returned {a_class_of(q)}, expected a Quantized")
-    return z, q
+    return z, q if mask is None else _masked(q, mask)
+
+
+def _masked(q: Quantized, mask: Any) -> Quantized:
+    """No code, no index and no penalty where the mask is False."""
+    check_shape("model", "encoder(x)'s mask", mask, jnp.shape(q.commitment))
+    there = jnp.asarray(mask, bool)
+    column = there.reshape(-1, *(1,) * (jnp.ndim(q.indices) - 1))
+    return Quantized(
+        code=jnp.where(there[:, None], q.code, 0.0),
+        indices=jnp.where(column, q.indices, -1),
+        commitment=jnp.where(there, q.commitment, 0.0),
+        codebook=jnp.where(there, q.codebook, 0.0),
+        logits=q.logits,
+    )
+
+
+def _there(indices: Array) -> Array:
+    """Which of n vectors have an index."""
+    return jnp.all(jnp.reshape(indices, (len(indices), -1)) >= 0, axis=1)
 
 
 @checked
@@ -182,8 +200,9 @@ def ema_step(
 ) -> Step:
     """`train_step` of all but the codes, which follow by `ema_codebook` and `reset_dead_codes`.
 
-    What an optimiser did to the codebook, as weight decay, is undone: the codes before the step
-    move to the vectors before the step. Goes into `train_epoch`, `scan_steps` and `fit` like any.
+    What an optimiser did to a `Codebook`, as weight decay, is undone: the codes before the step
+    move to the vectors before the step. What else a quantizer holds, as maps to few dimensions,
+    trains. Goes into `train_epoch`, `scan_steps` and `fit` like any.
 
     Args:
       decay: of the averages.
@@ -218,6 +237,16 @@ def ema_step(
         reset_key = jax.random.fold_in(step_key, jnp.uint32(2**31))  # batches split off 0, 1, ...
         quantizer = reset_dead_codes(reset_key, quantizer, z, indices, threshold=threshold)
         state, metrics = step(state, key, xs, **hyper)
+        quantizer = jax.tree.map(_codes_of, quantizer, state.model.quantizer, is_leaf=_is_codebook)
         return state._replace(model=state.model._replace(quantizer=quantizer)), metrics
 
     return moved
+
+
+def _is_codebook(part: object) -> bool:
+    return isinstance(part, Codebook)
+
+
+def _codes_of(moved: Any, trained: Any) -> Any:
+    """A `Codebook` as it moved, and anything else as it was trained."""
+    return moved if _is_codebook(moved) else trained
