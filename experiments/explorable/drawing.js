@@ -54,6 +54,7 @@ class Canvas {
     parent.append(this.panel);
     this.g = this.element.getContext("2d");
     this.ratio = ratio;
+    this.least = 0; // pixels of height
     this.paint = paint;
     new ResizeObserver(() => this.redraw()).observe(this.panel);
     canvases.push(this);
@@ -68,7 +69,7 @@ class Canvas {
   }
   now() {
     this.waiting = false;
-    const width = this.panel.clientWidth, height = Math.round(width * this.ratio);
+    const width = this.panel.clientWidth, height = Math.max(Math.round(width * this.ratio), this.least);
     if (!width) return;
     const scale = window.devicePixelRatio || 1, canvas = this.element;
     if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
@@ -87,6 +88,10 @@ class Canvas {
 
   // -- axes: afterwards coordinates are those of the data
   axes({ x, y, xLabel, yLabel, logX, logY, xTicks, yTicks, bare, left = 46, xFormat, yFormat }) {
+    if (!bare && this.least === 0) {
+      this.least = 190; // a plot with axes on a narrow screen
+      if (this.height < this.least) this.redraw();
+    }
     const g = this.g, box = bare ? { l: 1, r: 1, t: 1, b: 1 } : { l: left, r: 26, t: 20, b: 38 };
     const scale = (range, from, to, log) => {
       const [lo, hi] = log ? range.map(Math.log) : range;

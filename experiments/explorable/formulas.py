@@ -17,8 +17,6 @@ def mathml(text: str, *, display: bool = False) -> str:
     >>> mathml(r"\frac{1}{N}", display=True)
     '<math display="block"><mfrac><mn>1</mn><mi>N</mi></mfrac></math>'
     """
-    # " , " parts two formulas of a line, "," alone separates arguments
-    text = text.replace(" , ", " ⟂ ")
     parts, rest = _row(TOKEN.findall(text))
     if rest:
         raise ValueError(f"mathml: {text!r} has a closing brace too many")
@@ -63,8 +61,6 @@ def _one(tokens: list[str]) -> tuple[str, list[str]]:
     if token.isalpha():
         space = '<mspace width="0.17em"/>' if token in SPACED else ""
         return f"<mi>{token}</mi>{space}", tokens
-    if token == "⟂":
-        return '<mo lspace="0" rspace="1.4em">,</mo>', tokens
     if token in "()[]|":
         return f'<mo stretchy="false" lspace="0" rspace="0">{token}</mo>', tokens
     return f"<mo>{escape(token)}</mo>", tokens

@@ -27,11 +27,20 @@ FIGURE = """<figure id="{0}" aria-labelledby="{0}-caption">
 </figure>"""
 
 
+def displayed(formula: str) -> str:
+    """A formula on lines of its own; where it may break stands a double backslash."""
+    parts = "".join(mathml(part, display=True) for part in formula.split(r" \\ "))
+    return f'<div class="formulas">{parts}</div>'
+
+
 def page(data: dict[str, Any]) -> str:
     """The whole page: nothing in it is fetched from elsewhere."""
     text = (HERE / "page.html").read_text()
-    text = re.sub(r"\$\$(.+?)\$\$", lambda m: mathml(m[1], display=True), text)
-    text = re.sub(r"\$(.+?)\$", lambda m: mathml(m[1]), text)
+    text = re.sub(r"\$\$(.+?)\$\$", lambda m: displayed(m[1]), text)
+    inline = '<span class="formula">{}{}</span>'  # with the mark that follows, never parted from it
+    text = re.sub(
+        r"\$(.+?)\$([.,:;]?)", lambda m: inline.format(mathml(m[1]), m[2]), text, flags=re.S
+    )
     text = re.sub(
         r"\[\[figure (\w+) \| (.+?)\]\]", lambda m: FIGURE.format(m[1], m[2]), text, flags=re.DOTALL
     )

@@ -72,7 +72,7 @@ function autoencoderFigure() {
     for (const side of sides) { // how far from any digit the decodings are, over the map
       side.far = M.array(41 * 41, (i) => {
         const p = [Math.floor(i / 41), i % 41].map((j) => state.reach * (j / 20 - 1));
-        return Math.min(M.nearestDistance(side.decoded(p), train.slice(0, 700)) / 4, 1);
+        return Math.min(M.nearestDistance(side.decoded(p), train.slice(0, 400)) / 4, 1);
       });
     }
     draw();

@@ -52,11 +52,11 @@ function covarianceFigure() {
     c.write("full q", 48, 70, colours.blue, { bold: true });
   } });
   const chart = new Canvas(stage, { title: "the gap while both learn, nats", label: "", ratio: 0.9, paint(c) {
-    c.axes({ x: [0, 240], y: [1e-4, 100], logY: true, xLabel: "steps of gradient ascent" });
-    c.level(Math.max(state.loss, 1e-4), colours.ink, { dash: [6, 4] });
+    c.axes({ x: [0, 240], y: [1e-3, 100], logY: true, xLabel: "steps of gradient ascent" });
+    c.level(Math.max(state.loss, 1e-3), colours.ink, { dash: [6, 4] });
     for (const [kind, colour] of [["full", "blue"], ["diagonal", "red"]])
-      c.line(fit[kind].path.map((v, i) => [i, Math.max(v, 1e-4)]), colours[colour], { width: 2.5 });
-    c.at(`formula: ${fixed(state.loss, 3)}`, 90, Math.max(state.loss * 1.5, 2e-4), colours.ink);
+      c.line(fit[kind].path.map((v, i) => [i, Math.max(v, 1e-3)]), colours[colour], { width: 2.5 });
+    c.at(`formula: ${fixed(state.loss, 3)}`, 90, Math.max(state.loss * 1.5, 2e-3), colours.ink);
   } });
   const table = numbers(partOf("covariance", "numbers"), "The turned model, nats", ["value"],
     ["log p(x): the turn leaves it", "gap of the diagonal q now", "½ [Σ log Pᵢᵢ − log |P|]", "gap of the full q now", "correlation in the posterior"]);

@@ -13,7 +13,7 @@ function evidenceFigure() {
     const q = c ? { loc: posterior.loc, tril: posterior.tril.map((v) => v * c) } : M.standardNormal(k);
     run = { x, posterior, q, exact: M.linearLogMarginal(model, x), random: M.randomness(state.seed = (state.seed || 7) + 1),
       n: 0, log: -Infinity, log2: -Infinity, path: [], cloud: [], best: [] };
-    draw(1);
+    draw(state.from === "exact" ? 1 : 100);
     refresh();
   }
   function draw(count) {

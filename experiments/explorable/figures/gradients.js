@@ -13,7 +13,7 @@ function gradientsFigure() {
     run = { t, baseline: state.baseline ? expected : -29.55, random: M.randomness(2), n: 0 };
     for (const kind in KINDS) run[kind] = { draws: [], sum: new Float64Array(state.latents), squares: 0, path: [] };
     run.walk = { pathwise: [[2.2, 1.4]], score: [[2.2, 1.4]] };
-    draw(1);
+    draw(30);
     refresh();
   }
   function draw(count) {
@@ -97,7 +97,7 @@ function gradientsFigure() {
   button(controls, "One draw", () => { draw(1); refresh(); });
   choice(controls, "latents k", [2, 8, 32, 1].map((k) => [k, String(k)]), (v) => { state.latents = Number(v); restart(); });
   slider(controls, { label: "sd of q, in posterior sds", min: 0.05, max: 2, step: 0.05, value: 1, oninput: (v) => { state.width = v; restart(); } });
-  choice(controls, "baseline b", [["yes", "E f"], ["no", "0"]], (v) => { state.baseline = v === "yes"; restart(); });
+  choice(controls, "baseline b", [["yes", "E log w"], ["no", "0"]], (v) => { state.baseline = v === "yes"; restart(); });
   restart();
   left.describe("Gradients by reparameterization as dots around the exact gradient");
   right.describe("Gradients by the score function as dots around the exact gradient, far more spread");

@@ -48,7 +48,7 @@ function trainFigure() {
     run.codes = digits.map((x) => M.encode(run.model, x).parts[0].loc);
     const [rate, distortion] = run.smooth || [NaN, NaN], show = (v) => (v === v ? fixed(v) : "—");
     table.set([[`${whole(run.step)}, ${fixed((run.step * BATCH) / all.length, 1)}`], [show(rate)], [show(distortion)], [show(-rate - distortion)]]);
-    say(run.step ? `After ${whole(run.step)} steps the ELBO is ${show(-rate - distortion)} nats.` : "Untrained: the map is one heap, every code decodes to grey.");
+    say(run.step ? `After ${whole(run.step)} steps the ELBO is ${show(-rate - distortion)} nats.` : "Untrained: the map is one heap, and every code decodes to noise.");
     for (const c of [chart, map, sheet]) c.redraw();
   }
   let frames = 0;
