@@ -1,3 +1,5 @@
+EXPLORABLE = docs/_explorable/explorable.html
+
 .PHONY: test thorough slow lint format docs bench story soak
 
 test:            ## under five minutes
@@ -19,8 +21,11 @@ format:
 	uv run ruff check --fix .
 	uv run ruff format .
 
-docs:            ## docs/_build/index.html
+docs: $(EXPLORABLE)  ## docs/_build/index.html, and in it the story alive, explorable.html
 	uv run --group docs sphinx-build -W -q docs docs/_build
+
+$(EXPLORABLE): $(wildcard experiments/explorable/*.* experiments/explorable/figures/*)
+	uv run python -m experiments.explorable --output $@
 
 bench:           ## under five minutes: the speed of what was changed, beside the commit BASE=... before it
 	uv run python -m experiments.benchmarks.change $(if $(BASE),--base $(BASE))

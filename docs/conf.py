@@ -1,6 +1,7 @@
 """Sphinx: `make docs`."""
 
 import re
+from pathlib import Path
 
 import jaxvae
 from jaxvae import nn
@@ -9,7 +10,9 @@ project = "jaxvae"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 html_theme = "furo"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_explorable"]
+# the story alive, explorable.html, which `make docs` builds before this
+html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 suppress_warnings = ["myst.header"]

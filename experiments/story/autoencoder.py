@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common.plotting import BLUE, GREY, RED, figure, show_images, styled
+from experiments.common.plotting import BLUE, RED, figure, show_images, styled
 from experiments.story.common import Array, Digits, Step, make_vae
 from jaxvae import elbo, fit, init_state, train_step
 from jaxvae.bounds import autoencoder
+
+REACH = 3.6  # half the width of the picture's maps
+PIXELS = 81  # points an axis of their ground
 
 
 def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:
@@ -33,6 +36,8 @@ def step(digits: Digits, key: Array, *, fast: bool = False) -> Step:
             look = look_at(model, jax.random.fold_in(key, 2), test, num_draws=num_draws)
             if name == "autoencoder":
                 look["codes"] = look["mean_codes"]
+            if num_latents == 2:
+                look["far"] = nearest_distance(decoded_map(model), digits.train)
             distance = nearest_distance(look["samples"], digits.train)
             squared_error = jnp.sum((test - look["reconstructions"]) ** 2, axis=1)
             log_prior = jax.vmap(model.prior.log_prob)(look["codes"])
@@ -62,6 +67,14 @@ def look_at(model: Any, key: Array, xs: Array, *, num_draws: int) -> dict[str, A
     }
 
 
+@jax.jit
+def decoded_map(model: Any) -> Array:
+    """What the points of a square map decode to, one row of the map after another."""
+    axis = jnp.linspace(-REACH, REACH, PIXELS)
+    z = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    return jax.vmap(lambda z: model.decode(z).mean())(z)
+
+
 def trained(objective: Any, num_latents: int, key: Array, xs: Any, *, epochs: int) -> Any:
     """The same network, optimiser and batches whatever the objective."""
     init_key, run_key = jax.random.split(jax.random.fold_in(key, 1))
@@ -87,15 +100,18 @@ def draw(digits: Digits, numbers: dict[str, Any], shown: dict[str, dict[str, Any
     top, bottom = picture.subfigures(2, 1, height_ratios=[1.35, 1.0])
 
     titles = {
-        "autoencoder": "Autoencoder: codes lie anywhere, with gaps",
-        "vae": "VAE: codes spread like N(0, I)",
+        "autoencoder": "Autoencoder: no digits where no codes lie",
+        "vae": "VAE: digits wherever N(0, I) draws",
     }
     for (name, title), ax in zip(titles.items(), top.subplots(1, 2), strict=True):
         view = shown[f"{name}_2_latents"]
+        edge = np.linspace(-REACH, REACH, PIXELS)
+        far = np.asarray(view["far"]).reshape(PIXELS, PIXELS)
+        ax.pcolormesh(edge, edge, far, cmap="Greys", vmin=1.0, vmax=4.0, alpha=0.7, rasterized=True)
         ax.scatter(
             *np.asarray(view["draws"][:300]).T,
             s=9,
-            color=GREY,
+            color="black",
             marker="x",
             lw=0.8,
             label="draws of N(0, I)",
@@ -105,9 +121,11 @@ def draw(digits: Digits, numbers: dict[str, Any], shown: dict[str, dict[str, Any
         angle = np.linspace(0.0, 2.0 * np.pi, 200)
         for radius in (1.0, 2.0):  # standard deviations of the prior
             ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="black", lw=0.9)
-        ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$", xlim=(-3.6, 3.6), ylim=(-3.6, 4.6))
+        ax.set(
+            title=title, xlabel="$z_1$", ylabel="$z_2$", xlim=(-REACH, REACH), ylim=(-REACH, REACH)
+        )
         ax.set_aspect("equal")
-        ax.legend(loc="upper left", fontsize=8, handletextpad=0.1, borderpad=0.0)
+        ax.legend(loc="upper left", fontsize=8, handletextpad=0.1, frameon=True)
 
     rows = [("test images", digits.test[:12])]
     for kind in ("reconstructions", "samples"):

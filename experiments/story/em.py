@@ -7,7 +7,7 @@ In probabilistic PCA p(z|x) is Gaussian, and both steps are exact. Behind a neur
 
     p(z|x) = p(x|z) p(z) / p(x),    p(x) = integral of p(x|z) p(z) dz
 
-is no known density. With two latents a grid of m x m points does the integral; with d it takes m^d.
+is no known density. With two latents a grid of m x m points does the integral; with k it takes m^k.
 """
 
 from functools import partial
@@ -197,9 +197,9 @@ def draw(numbers: dict[str, Any], gaps: np.ndarray, views: list[dict[str, Any]])
     )
     for latents, line in ((2, "o-"), (4, "s--"), (8, "^-."), (16, "v:")):
         m = np.array([10, 20, 40, 80, 160])
-        right.plot(m, m.astype(float) ** latents, line, color=RED, label=f"d = {latents}")
+        right.plot(m, m.astype(float) ** latents, line, color=RED, label=f"k = {latents}")
     right.set(
-        title="Nonlinear: a grid takes $m^d$ decodings",
+        title="Nonlinear: a grid takes $m^k$ decodings",
         xscale="log",
         yscale="log",
         xlabel="grid points per axis m",

@@ -1,13 +1,13 @@
 """Step 5. Two unbiased gradients of the same ELBO; one of them is far noisier.
 
-With f(z) = log p(x, z) - log q(z), ELBO = E_q[f(z)], and the gradient in the mean of q is
+With log w(z) = log p(x, z) - log q(z), ELBO = E_q[log w(z)]; its gradient in the mean of q is
 
-    reparameterization    d/dmu f(mu + sigma eps),           eps ~ N(0, I)
-    score function        (f(z) - b) d/dmu log q(z),         z ~ q, any constant b
+    reparameterization    d/dmu log w(mu + sigma eps),       eps ~ N(0, I)
+    score function        (log w(z) - b) d/dmu log q(z),     z ~ q, any constant b
 
-The first uses the slope of f, the second only its value. q is the linear model's posterior with its
-mean one posterior sd off along every axis and its sd times c; the gradient is taken in t, the shift
-in posterior sds. Then the exact gradient is -1 in each of the k components, and the first
+The first uses the slope of log w, the second only its value. q is the linear model's posterior
+with its mean one posterior sd off along every axis and its sd times c; the gradient is taken in t,
+the shift in posterior sds. Then the exact gradient is -1 in each of the k components, and the first
 estimator's total variance is k c^2.
 """
 
@@ -107,7 +107,7 @@ def draw(numbers: dict[str, Any]) -> Any:
     left, right = picture.subplots(1, 2, sharey=True)
     style = {
         "score": ("score function", RED, "o-"),
-        "score_baseline": ("score function, baseline E f", ORANGE, "^-."),
+        "score_baseline": ("score function, baseline E log w", ORANGE, "^-."),
         "reparameterization": ("reparameterization", BLUE, "s--"),
     }
     for name, (label, colour, line) in style.items():
