@@ -69,7 +69,7 @@ def test_a_code_is_told_all_codes_before_it_and_no_other(name, exact):
 
 
 @NAMES
-@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("context", [pytest.param(0, marks=pytest.mark.thorough), 2])
 def test_probabilities_of_all_codes_sum_to_1(name, context, exact):
     net = make(name, (2, 3), 2, context=context)
     codes = ways(2, 6)
@@ -104,7 +104,9 @@ def cut(net, codes, temperature, k):
 
 
 @NAMES
-@pytest.mark.parametrize(("temperature", "k"), [(1.0, 3), (0.6, 2)])
+@pytest.mark.parametrize(
+    ("temperature", "k"), [pytest.param(1.0, 3, marks=pytest.mark.thorough), (0.6, 2)]
+)
 def test_draws_are_as_frequent_as_their_probabilities(name, temperature, k, exact):
     """Of all 81 codes of a 2x2 grid; cut to two labels in each place, of 16."""
     net, codes = make(name, (2, 2), 3), ways(3, 4)
@@ -167,6 +169,7 @@ def test_a_causal_transformer_sees_the_order_of_codes(exact):
     assert np.abs(np.diff(same[1:], axis=0)).max(axis=1).min() > 1e-4
 
 
+@pytest.mark.thorough
 @NAMES
 def test_a_draw_costs_about_one_pass(name):
     """Not one for every code: all steps together are less than two passes' arithmetic."""
