@@ -38,7 +38,7 @@ class Carried:
     [1, 2, 3]
     """
 
-    carry: Tree
+    carry: Any
     distribution: Distribution
 
     @property

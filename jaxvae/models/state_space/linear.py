@@ -15,11 +15,11 @@ from jaxvae.distributions.triangular import solve_lower
 from jaxvae.evaluation.latent_space import Index
 from jaxvae.models.hierarchical import times
 from jaxvae.models.state_space.markov import Markov
-from jaxvae.protocols import Conditional, Distribution
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.protocols import Conditional, Distribution, distribution
+from jaxvae.pytrees import value_of
 
 
-@pytree
+@distribution
 @dataclass(frozen=True, eq=False)
 class LinearChain:
     """p(z_1) = N(m, P P'), p(z_t | z_{t-1}) = N(A z_{t-1} + b, L L'): linear-Gaussian dynamics.
