@@ -258,7 +258,7 @@ def method_of(d: Distribution, name: str, owner: str = "", instead: str = "") ->
     return method
 
 
-def check_factor(d: Any, other: object) -> None:
+def check_factor(d: Any, other: Any) -> None:
     """Raise unless d.times(other) is of one class, over events of one shape."""
     owner = f"{type(d).__name__}.times"
     if type(other) is not type(d):

@@ -7,6 +7,12 @@ what is above the column's mean is missing, as in Ipsen et al. 2021, whose table
 the UCI. MIWAE (Mattei & Frellsen 2019) is `iwae` of a `Masked` likelihood; not-MIWAE has beside it
 p(seen|x) = sigma(-a (x - b)), a > 0, a curve a column, learned. K = 20, 13-128-z8 and its mirror,
 ReLU, Adam 3e-3, all rows a step, 600 steps; gaps by 1,000 importance samples.
+
+Ours, root mean squared error of the 22 % that are missing, standardised, seeds 0, 1, 2 on one busy
+x86-64 core:
+
+    means of what is seen    1.764
+    MIWAE                    1.511 +- 0.036
 """
 
 from functools import partial

@@ -46,11 +46,10 @@ def relax(
     """
     held = hold("the posterior", q)
     log_p, event = log_choices("relax", held)
-    pairs = jax.vmap(jax.random.split)(keys)
-    noise = jax.vmap(lambda key: perturbed(key, jnp.zeros_like(log_p)))(pairs[:, 0])
-    choices = jax.nn.one_hot(
-        jnp.argmax(log_p[None] + noise, axis=-1), log_p.shape[-1], dtype=log_p.dtype
-    )
+    gumbel = partial(jax.random.gumbel, shape=(2, *log_p.shape), dtype=log_p.dtype)
+    noise = jax.vmap(gumbel)(keys)  # of y and of y~
+    largest = jnp.argmax(log_p[None] + noise[:, 0], axis=-1)
+    choices = jax.nn.one_hot(largest, log_p.shape[-1], dtype=log_p.dtype)
     z = over_samples(event)(choices)
     l, aux = over_samples(lambda z: term(held, z, log_density(held, z)))(z)
     of_relaxed = _alone(lambda q, z: term(q, z, log_density_relaxed(q, z))[0], held, event(log_p))
@@ -59,17 +58,20 @@ def relax(
 
     def surrogate(q: Any) -> Array:
         """What has the gradient g in q, with the parameters of the model held still."""
-        log_p, _ = log_choices("relax", q)
+        of_q, _ = log_choices("relax", q)
 
-        def one(k: Array, key: Array, noise: Array, choice: Array, z: Tree) -> Array:
+        def one(k: Array, noise: Array, choice: Array, z: Tree) -> Array:
             def f(simplex: Array) -> Array:
                 return reduction(others.at[k].set(of_relaxed(held, event(simplex))))
 
-            c, c_given = control(f, log_p + noise), control(f, perturbed(key, log_p, choice))
-            error = still(reduction(others) - c_given)
-            return error * log_density(q, z) + c - c_given
+            def c_given(log_p: Array) -> Array:
+                return control(f, perturbed(noise[1], log_p, choice))
 
-        scores = over_samples(one)(jnp.arange(len(keys)), pairs[:, 1], noise, choices, z)
+            error = reduction(others) - c_given(log_p)  # q held still, but not what c learns
+            score = error * log_density(q, z)
+            return score + control(f, of_q + noise[0]) - c_given(of_q)
+
+        scores = over_samples(one)(jnp.arange(len(keys)), noise, choices, z)
         return jnp.sum(scores) + reduction(over_samples(partial(of_relaxed, q))(z))
 
     g = jax.grad(surrogate)(held)

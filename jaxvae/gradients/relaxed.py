@@ -121,7 +121,8 @@ def gumbel_rao(
         z = _one_hot(choice_key, log_p)
 
         def relaxed(key: Key) -> Array:
-            noisy = _with_path(perturbed(key, log_p, z), log_p)  # the noise is held still
+            noise = jax.random.gumbel(key, log_p.shape, log_p.dtype)
+            noisy = _with_path(perturbed(noise, log_p, z), log_p)  # the noise is held still
             return jax.nn.softmax(noisy / temperature)
 
         mean = jnp.mean(jax.vmap(relaxed)(jax.random.split(noise_key, num_draws)), axis=0)
@@ -136,15 +137,12 @@ def log_choices(owner: str, q: Distribution) -> tuple[Array, Callable[[Array], A
     return finite(jax.nn.log_softmax(logits)), event
 
 
-def perturbed(key: Key, log_p: Array, choice: Array | None = None) -> Array:
-    """log p + Gumbel noise; given a one-hot choice, of the noise whose largest sum is the choice's.
+def perturbed(noise: Array, log_p: Array, choice: Array) -> Array:
+    """log p + Gumbel noise given a one-hot choice, that of the largest sum, made of Gumbel noise.
 
     With log p normalised the largest is a standard Gumbel, whichever it is, and the others are
     Gumbels that stay below it: exp -y_j = E_j / p_j + E_i, E exponential. Differentiable in log p.
     """
-    noise = jax.random.gumbel(key, log_p.shape, log_p.dtype)
-    if choice is None:
-        return log_p + noise
     largest = jnp.sum(choice * noise, axis=-1, keepdims=True)
     below = -jnp.logaddexp(-noise - log_p, jnp.broadcast_to(-largest, log_p.shape))
     return jnp.where(choice > 0.5, noise, below)

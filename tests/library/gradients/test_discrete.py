@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.tree_util import Partial
 
@@ -141,6 +140,7 @@ def test_rebar_at_scale_0_is_the_score_function():
 def test_the_control_learns_to_lower_the_variance(x64):
     """The gradient of the scale and the temperature is that of -Var(g) / 2, and descends it."""
     family = jv.OneHotCategorical
+    logits = LOGITS[family].astype(float)
 
     def objective(scale, log_temperature, l, key):
         gradient = partial(rebar, scale=scale, temperature=jnp.exp(log_temperature))
@@ -149,27 +149,24 @@ def test_the_control_learns_to_lower_the_variance(x64):
     at = jnp.array([0.3, 0.0])
 
     def noise(at, key):
-        g = jax.grad(objective, 2)(*at, LOGITS[family], key)
+        g = jax.grad(objective, 2)(*at, logits, key)
         return -0.5 * jnp.sum(g**2)
 
-    learns = jax.jit(jax.grad(objective, (0, 1)))(*at, LOGITS[family], jax.random.key(5))
+    learns = jax.jit(jax.grad(objective, (0, 1)))(*at, logits, jax.random.key(5))
     h = 1e-5 * jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
     at_h = jax.jit(jax.vmap(lambda h: noise(at + h, jax.random.key(5))))(h)
     assert np.allclose(jnp.stack(learns), (at_h[:2] - at_h[2:]) / 2e-5, rtol=1e-6)
 
-    # and 200 steps of it make the gradient quieter
+    # and 60 steps of it make the gradient quieter
     each = jax.vmap(jax.grad(objective, (0, 1)), (None, None, None, 0))
-    optimizer = optax.adam(0.05)
 
-    def step(carry, key):
-        at, state = carry
-        d = -jnp.mean(jnp.stack(each(*at, LOGITS[family], jax.random.split(key, 64)), -1), 0)
-        update, state = optimizer.update(d, state)
-        return (at + update, state), None
+    def step(at, key):
+        d = jnp.mean(jnp.stack(each(*at, logits, jax.random.split(key, 64)), -1), 0)
+        return at + 0.02 * d / jnp.linalg.norm(d), None
 
-    keys = jax.random.split(jax.random.key(6), 200)
-    (after, _), _ = jax.jit(partial(jax.lax.scan, step))((at, optimizer.init(at)), keys)
-    quieter = [jnp.mean(draws(partial(noise, a), 20_000, 7)) for a in (at, after)]
+    keys = jax.random.split(jax.random.key(6), 60)
+    after, _ = jax.jit(partial(jax.lax.scan, step))(at, keys)
+    quieter = [jnp.mean(draws(partial(noise, a), 10_000, 7)) for a in (at, after)]
     assert quieter[1] > 0.9 * quieter[0]  # both negative: at least a tenth less
 
 
@@ -277,7 +274,7 @@ def test_noise_given_the_choice_is_that_of_those_whose_largest_it_is():
     def given(key):
         choice, noise = jax.random.split(key)
         i = jax.random.categorical(choice, log_p)
-        return i, perturbed(noise, log_p, jax.nn.one_hot(i, 3))
+        return i, perturbed(jax.random.gumbel(noise, (3,)), log_p, jax.nn.one_hot(i, 3))
 
     i, y = draws(given, 50_000)
     assert (jnp.argmax(y, -1) == i).all()

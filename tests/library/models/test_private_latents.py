@@ -191,6 +191,13 @@ def test_a_component_knows_its_own_private_latent(x64):
     assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(d(prior)))
 
 
+def test_nothing_present_is_the_prior(x64):
+    model = private_model(mixture_with_private)
+    z = {"shared": jnp.array([0.3]), "private": (jnp.array([-0.2]), jnp.array([0.9]))}
+    q = model.encode(example((False, False)))
+    assert close(q.log_prob(z), model.prior.log_prob(z))
+
+
 def test_private_is_that_of_the_prior_where_missing(x64):
     for mask in product((True, False), repeat=2):
         q = private_model(shared_and_private).encode(example(mask))
