@@ -91,7 +91,7 @@ class Bernoulli:
         noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.sigmoid((self.logits + noise) / temperature)
 
-    def times(self, other: Any) -> "Bernoulli":
+    def times(self, other: "Bernoulli") -> "Bernoulli":
         check_factor(self, other)
         return Bernoulli(jnp.asarray(self.logits) + other.logits)
 
@@ -149,7 +149,7 @@ class Categorical:
     def unstack(self) -> Any:
         return self
 
-    def times(self, other: Any) -> "Categorical":
+    def times(self, other: "Categorical") -> "Categorical":
         check_factor(self, other)
         return Categorical(self.log_probs + other.log_probs)
 
@@ -200,7 +200,7 @@ class OneHotCategorical:
         noise = jax.random.gumbel(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.softmax((self.logits + noise) / temperature)
 
-    def times(self, other: Any) -> "OneHotCategorical":
+    def times(self, other: "OneHotCategorical") -> "OneHotCategorical":
         check_factor(self, other)
         return OneHotCategorical(self.log_probs + other.log_probs)
 

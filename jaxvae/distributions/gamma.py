@@ -56,7 +56,7 @@ class Gamma:
     def unstack(self) -> Any:
         return stacked(self, self.shape)
 
-    def times(self, other: Any) -> "Gamma":
+    def times(self, other: "Gamma") -> "Gamma":
         """Of rates that add up; proper where the concentrations are more than 1 together."""
         check_factor(self, other)
         a = jnp.asarray(self.concentration) + other.concentration - 1.0
@@ -104,7 +104,7 @@ class Beta:
     def unstack(self) -> Any:
         return stacked(self, self.shape)
 
-    def times(self, other: Any) -> "Beta":
+    def times(self, other: "Beta") -> "Beta":
         """Proper where the a's are more than 1 together, and the b's."""
         check_factor(self, other)
         return Beta(jnp.asarray(self.a) + other.a - 1.0, jnp.asarray(self.b) + other.b - 1.0)
@@ -150,7 +150,7 @@ class Dirichlet:
     def mean(self) -> Array:
         return self.concentration / jnp.sum(self.concentration)
 
-    def times(self, other: Any) -> "Dirichlet":
+    def times(self, other: "Dirichlet") -> "Dirichlet":
         """Proper where the concentrations of each coordinate are more than 1 together."""
         check_factor(self, other)
         return Dirichlet(jnp.asarray(self.concentration) + other.concentration - 1.0)

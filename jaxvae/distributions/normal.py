@@ -1,7 +1,7 @@
 """The diagonal Gaussian, and the trick that made the VAE: a draw that gradients pass through."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class StandardNormal:
     def unstack(self) -> "Normal":
         return Normal(jnp.zeros(self.shape), jnp.ones(self.shape))
 
-    def times(self, other: Any) -> "Normal":
+    def times(self, other: "Normal") -> "Normal":
         return self.unstack().times(other)
 
 
@@ -115,7 +115,7 @@ class Normal:
     def unstack(self) -> "Normal":
         return stacked(self, self.shape)
 
-    def times(self, other: Any) -> "Normal":
+    def times(self, other: "Normal") -> "Normal":
         """1/sigma^2 = 1/sigma_a^2 + 1/sigma_b^2, and the mean weighted by them."""
         if isinstance(other, StandardNormal):
             other = other.unstack()

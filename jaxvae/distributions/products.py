@@ -68,7 +68,7 @@ class Product:
     def mean(self) -> Any:
         return self.join([mean_of(d) for d in self.split(self.parts)])
 
-    def times(self, other: Any) -> "Product":
+    def times(self, other: "Product") -> "Product":
         """Part by part, of a Product of that structure."""
         pairs = zip(self.split(self.parts), self.split(value_of(other).parts), strict=True)
         return Product(self.join([method_of(a, "times", "Product")(b) for a, b in pairs]))
