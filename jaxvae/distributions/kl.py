@@ -176,7 +176,7 @@ def _kl_normal(loc_q: Array, scale_q: Array, loc_p: Array, scale_p: Array) -> Ar
 
 
 def _kl_to_standard_normal(loc: Array, tril: Array) -> Array:
-    log_det = jnp.sum(jnp.log(jnp.diagonal(tril)))
+    log_det = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(tril))))
     return 0.5 * (jnp.sum(tril**2) + jnp.sum(loc**2) - loc.size) - log_det
 
 
@@ -184,7 +184,8 @@ def _kl_multivariate_normal(loc_q: Array, tril_q: Array, loc_p: Array, tril_p: A
     # 1/2 (|L_p^-1 L_q|_F^2 + |L_p^-1 (mu_q - mu_p)|^2 - d) + log|L_p| - log|L_q|
     ratio = solve_lower(tril_p, tril_q)
     shift = solve_lower(tril_p, loc_q - loc_p)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(tril_q)) - jnp.log(jnp.diagonal(tril_p)))
+    of_q, of_p = (jnp.log(jnp.abs(jnp.diagonal(tril))) for tril in (tril_q, tril_p))
+    log_det = jnp.sum(of_q - of_p)
     return 0.5 * (jnp.sum(ratio**2) + jnp.sum(shift**2) - loc_q.size) - log_det
 
 

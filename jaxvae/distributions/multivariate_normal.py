@@ -17,12 +17,12 @@ from jaxvae.protocols import distribution
 class MultivariateNormal:
     """N(mu, L L'), the Gaussian with full covariance.
 
-    log p(z) = -1/2 |L^-1 (z - mu)|^2 - sum_i log L_ii - d/2 log 2 pi
+    log p(z) = -1/2 |L^-1 (z - mu)|^2 - sum_i log |L_ii| - d/2 log 2 pi
 
     Args:
       loc: mu, shape [d].
-      scale_tril: L, shape [d, d], lower triangular with a positive diagonal; what stands above the
-        diagonal is ignored.
+      scale_tril: L, shape [d, d], lower triangular; what stands above the diagonal is ignored, and
+        signs on it don't matter, so that it can be trained as it is.
 
     >>> d = MultivariateNormal(jnp.zeros(2), jnp.array([[1.0, 0.0], [0.5, 2.0]]))
     >>> round(float(d.log_prob(jnp.zeros(2))), 5)  # -log 2 - log 2 pi
@@ -57,7 +57,7 @@ class MultivariateNormal:
         return jnp.tril(self.scale_tril) @ jnp.tril(self.scale_tril).T
 
     def _log_density(self, eps: Array) -> Array:
-        log_diagonal = jnp.log(jnp.diagonal(self.scale_tril))
+        log_diagonal = jnp.log(jnp.abs(jnp.diagonal(self.scale_tril)))
         return -jnp.sum(0.5 * jnp.square(eps) + log_diagonal + 0.5 * LOG_2PI)
 
 

@@ -32,7 +32,7 @@ class LinearChain:
       first: p(z_1), a `MultivariateNormal` over [d].
       gain: A, [d, d], or of every step from the second on, [T - 1, d, d]; so are the next two.
       shift: b, [d].
-      scale_tril: L, [d, d], lower triangular with a positive diagonal.
+      scale_tril: L, [d, d], lower triangular; signs on its diagonal don't matter.
       length: T, a Python integer; events have shape [T, d].
 
     >>> one = jnp.eye(1)

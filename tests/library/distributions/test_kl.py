@@ -643,3 +643,12 @@ def test_huge_logits_of_categorical():
 def test_mass_that_p_lacks_costs_infinitely(logit):
     """q may draw a class and p never does: KL is inf, not NaN, even if q's mass underflows."""
     assert jv.kl_divergence(categorical(0.0, logit), categorical(0.0, -np.inf)) == np.inf
+
+
+def test_a_triangle_counts_by_its_covariance():
+    """A column of L turned around is the same Gaussian: training may take its diagonal below 0."""
+    turned, z = full(tril=A @ np.diag([-1.0, 1.0])), jnp.array([0.2, 0.7])
+    for p in standard(), full(tril=B), full(tril=-B):
+        assert close(kl_divergence(turned, p), kl_divergence(full(), p))
+        assert close(kl_divergence(p, turned), kl_divergence(p, full()))
+    assert close(turned.log_prob(z), full().log_prob(z))
