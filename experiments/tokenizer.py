@@ -1,7 +1,7 @@
 """Tokenizers of colour images: a KL autoencoder, a codebook, fixed levels, and levels with a critic.
 
-    python -m experiments.tokenizer photographs PHOTOGRAPHS
-    python -m experiments.tokenizer emoji PACKAGE
+python -m experiments.tokenizer photographs PHOTOGRAPHS
+python -m experiments.tokenizer emoji PACKAGE
 """
 
 import json
