@@ -1,4 +1,4 @@
-"""Tokenizers of colour images: a KL autoencoder, a codebook, fixed levels, and levels with a critic.
+"""Tokenizers of colour images: a KL autoencoder, a codebook, levels, and levels with a critic.
 
 python -m experiments.tokenizer photographs PHOTOGRAPHS
 python -m experiments.tokenizer emoji PACKAGE

@@ -140,6 +140,13 @@ def test_a_convolution_of_stride_2_is_that_of_flax(x64, size):
     assert close(ours(x), layer(x))
 
 
+def test_in_float32_it_is_the_same_where_onednn_computes_it():
+    """Which pads by itself: a side of even length after the last pixel alone."""
+    layer, x = nn.Convolution(2, 3, size=3, stride=2, rngs=nnx.Rngs(0)), jnp.cos(jnp.arange(180.0))
+    x = x.reshape(10, 9, 2)
+    assert close(layer(x), convolution(x, layer.kernel[...], 2))
+
+
 def test_images_that_are_not_cut_evenly_are_refused_in_a_line():
     rngs, sizes = nnx.Rngs(0), {"channels": (4, 4, 4), "groups": 2}
     for network, shapes, message in (
