@@ -52,7 +52,7 @@ CODES = 1000  # in the codebook
 THRESHOLD = 0.1  # uses a batch below which a code of it is drawn anew
 SIGMA = 0.1  # of the likelihood, at the start; one for all pixels, learned
 RATE = 2e-3  # of Adam
-MOMENTS = {"b1": 0.5, "b2": 0.9}  # of Adam, Esser et al.'s
+MOMENTS = 0.5, 0.9  # of Adam, Esser et al.'s
 DECAY = 0.98  # of the average of the parameters, which is what is measured
 BATCH = 16  # images a step
 CRITIC = (16, 32)  # channels of the critic
@@ -121,7 +121,7 @@ def game(optimizer: optax.GradientTransformation) -> Any:
     return partial(step, adversarial=lambda t: ADVERSARIAL * (t >= FROM))
 
 
-ELBO, VQ = (jaxvae.preprocessed(f, dequantize) for f in (jaxvae.elbo, vq))
+ELBO, VQ = jaxvae.preprocessed(jaxvae.elbo, dequantize), jaxvae.preprocessed(vq, dequantize)
 MODELS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # the model, and its step
     "KL": (kl_autoencoder, partial(jaxvae.train_step, ELBO)),
     "codebook": (with_codebook, partial(ema_step, VQ, threshold=THRESHOLD)),
@@ -161,7 +161,7 @@ def main(
     test = np.asarray(drawn(jax.random.key(98), held_out, ROWS))
     rows = {"held out": test[:12] / 255.0}
     print(f"{len(train)} images to train on, {len(held_out)} held out", flush=True)
-    optimizer = optax.chain(optax.adam(RATE, **MOMENTS), average_parameters(DECAY))
+    optimizer = optax.chain(optax.adam(RATE, *MOMENTS), average_parameters(DECAY))
     folder.mkdir(parents=True, exist_ok=True)
     for name in models:
         make, step_of = MODELS[name]
