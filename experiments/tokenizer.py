@@ -2,6 +2,20 @@
 
 python -m experiments.tokenizer photographs PHOTOGRAPHS
 python -m experiments.tokenizer emoji PACKAGE
+PHOTOGRAPHS is usr/share/backgrounds/mate/nature of Debian's package mate-backgrounds 1.26.0-1:
+twelve photographs, half in size, cut into 7,110 patches of 32x32 pixels to train on and 1,956 of three
+photographs that are held out. PACKAGE is npm's emoji-datasource-google-16.0.0.tgz: 3,786 pictures
+of 64x64 pixels, one family in eight held out, that is pictures but for the tone of the skin.
+
+The networks of Esser, Rombach & Ommer 2021, small, end at 8x8 places, each with four numbers under
+a Gaussian (KL) or one code of 1,000. One epoch of Adam, and what is measured is the average of the
+parameters, on 500 held-out images drawn at random. Nobody has published numbers for these images.
+
+Ours, so far one run, `photographs PHOTOGRAPHS --models levels --seeds 1`, seed 0, 444 steps, about
+a minute and a half of processor time on two shared x86-64 cores, which is far from converged:
+
+    levels    PSNR 22.99    SSIM 0.612    6.74 bits a number, 0.21 of them for the code
+
 """
 
 import json
@@ -178,7 +192,7 @@ def main(
             print(f"{name}, seed {seed}: {found[-1]}", flush=True)
             if seed == 0:
                 rows[name] = shown(model, jax.random.key(1000), test[:12])
-                colour_rows(folder / f"{' '.join(models)}.png", rows)
+                colour_rows(folder / "reconstructions.png", rows)
         print(f"{name}: {(time.process_time() - start) / 60:.1f} minutes of processor time")
         (folder / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
 
