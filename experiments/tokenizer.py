@@ -1,11 +1,12 @@
 """Tokenizers of colour images: a KL autoencoder, a codebook, levels, and levels with a critic.
 
-python -m experiments.tokenizer photographs PHOTOGRAPHS
-python -m experiments.tokenizer emoji PACKAGE
+    python -m experiments.tokenizer photographs PHOTOGRAPHS
+    python -m experiments.tokenizer emoji PACKAGE
+
 PHOTOGRAPHS is usr/share/backgrounds/mate/nature of Debian's package mate-backgrounds 1.26.0-1:
-twelve photographs, half in size, cut into 7,110 patches of 32x32 pixels to train on and 1,956 of three
-photographs that are held out. PACKAGE is npm's emoji-datasource-google-16.0.0.tgz: 3,786 pictures
-of 64x64 pixels, one family in eight held out, that is pictures but for the tone of the skin.
+twelve photographs, half in size, cut into 7,110 patches of 32x32 pixels to train on and 1,956 of
+three photographs that are held out. PACKAGE is npm's emoji-datasource-google-16.0.0.tgz: 3,786
+pictures of 64x64 pixels, one family in eight held out, alike but for the tone of the skin.
 
 The networks of Esser, Rombach & Ommer 2021, small, end at 8x8 places, each with four numbers under
 a Gaussian (KL) or one code of 1,000. One epoch of Adam, and what is measured is the average of the
