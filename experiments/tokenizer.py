@@ -1,7 +1,22 @@
-"""Tokenizers of colour images: a KL autoencoder, a codebook, fixed levels, and levels with a critic.
+"""Tokenizers of colour images: a KL autoencoder, a codebook, levels, and levels with a critic.
 
     python -m experiments.tokenizer photographs PHOTOGRAPHS
     python -m experiments.tokenizer emoji PACKAGE
+
+PHOTOGRAPHS is usr/share/backgrounds/mate/nature of Debian's package mate-backgrounds 1.26.0-1:
+twelve photographs, half in size, cut into 7,110 patches of 32x32 pixels to train on and 1,956 of
+three photographs that are held out. PACKAGE is npm's emoji-datasource-google-16.0.0.tgz: 3,786
+pictures of 64x64 pixels, one family in eight held out, alike but for the tone of the skin.
+
+The networks of Esser, Rombach & Ommer 2021, small, end at 8x8 places, each with four numbers under
+a Gaussian (KL) or one code of 1,000. One epoch of Adam, and what is measured is the average of the
+parameters, on 500 held-out images drawn at random. Nobody has published numbers for these images.
+
+Ours, so far one run, `photographs PHOTOGRAPHS --models levels --seeds 1`, seed 0, 444 steps, about
+a minute and a half of processor time on two shared x86-64 cores, which is far from converged:
+
+    levels    PSNR 22.99    SSIM 0.612    6.74 bits a number, 0.21 of them for the code
+
 """
 
 import json
@@ -52,7 +67,7 @@ CODES = 1000  # in the codebook
 THRESHOLD = 0.1  # uses a batch below which a code of it is drawn anew
 SIGMA = 0.1  # of the likelihood, at the start; one for all pixels, learned
 RATE = 2e-3  # of Adam
-MOMENTS = {"b1": 0.5, "b2": 0.9}  # of Adam, Esser et al.'s
+MOMENTS = 0.5, 0.9  # of Adam, Esser et al.'s
 DECAY = 0.98  # of the average of the parameters, which is what is measured
 BATCH = 16  # images a step
 CRITIC = (16, 32)  # channels of the critic
@@ -121,7 +136,7 @@ def game(optimizer: optax.GradientTransformation) -> Any:
     return partial(step, adversarial=lambda t: ADVERSARIAL * (t >= FROM))
 
 
-ELBO, VQ = (jaxvae.preprocessed(f, dequantize) for f in (jaxvae.elbo, vq))
+ELBO, VQ = jaxvae.preprocessed(jaxvae.elbo, dequantize), jaxvae.preprocessed(vq, dequantize)
 MODELS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # the model, and its step
     "KL": (kl_autoencoder, partial(jaxvae.train_step, ELBO)),
     "codebook": (with_codebook, partial(ema_step, VQ, threshold=THRESHOLD)),
@@ -161,7 +176,7 @@ def main(
     test = np.asarray(drawn(jax.random.key(98), held_out, ROWS))
     rows = {"held out": test[:12] / 255.0}
     print(f"{len(train)} images to train on, {len(held_out)} held out", flush=True)
-    optimizer = optax.chain(optax.adam(RATE, **MOMENTS), average_parameters(DECAY))
+    optimizer = optax.chain(optax.adam(RATE, *MOMENTS), average_parameters(DECAY))
     folder.mkdir(parents=True, exist_ok=True)
     for name in models:
         make, step_of = MODELS[name]
@@ -178,7 +193,7 @@ def main(
             print(f"{name}, seed {seed}: {found[-1]}", flush=True)
             if seed == 0:
                 rows[name] = shown(model, jax.random.key(1000), test[:12])
-                colour_rows(folder / f"{' '.join(models)}.png", rows)
+                colour_rows(folder / "reconstructions.png", rows)
         print(f"{name}: {(time.process_time() - start) / 60:.1f} minutes of processor time")
         (folder / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
 

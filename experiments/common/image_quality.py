@@ -23,7 +23,7 @@ def ssim(xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
         local = gaussian_filter(values, (0, SIGMA, SIGMA, 0), radius=(0, RADIUS, RADIUS, 0))
         return local[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
 
-    xs, ys = np.float64(xs), np.float64(ys)
+    xs, ys = (np.asarray(images, np.float64) for images in (xs, ys))
     of_x, of_y = mean(xs), mean(ys)
     spread, common = mean(xs**2 + ys**2) - of_x**2 - of_y**2, mean(xs * ys) - of_x * of_y
     alike = (2 * of_x * of_y + C1) * (2 * common + C2)

@@ -78,9 +78,7 @@ def convolution_products(x: Array, kernel: Array, stride: int = 1) -> Array:
     padding = [max(h + k - 1 - size, 0) for h, size in zip(lengths, x.shape[:2], strict=True)]
     around = jnp.pad(x, (*((p // 2, p - p // 2) for p in padding), (0, 0)))
     h, w = lengths
-    shifted = [
-        around[i : i + h : stride, j : j + w : stride] for i in range(k) for j in range(k)
-    ]
+    shifted = [around[i : i + h : stride, j : j + w : stride] for i in range(k) for j in range(k)]
     return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(k * k * n, m)
 
 

@@ -45,15 +45,15 @@ class LogVarianceHead:
 def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     """The model with the weights of a PyTorch state dict in its layers.
 
-    Kernels are transposed: of `nn.Linear` and of 1x1 convolutions into `nnx.Linear`, of `nn.Conv1d`, `2d` and `3d` into
-    `nnx.Conv` and `Convolution`, of `nn.Conv2d(n, m, 4, stride=2, padding=1)` into `Down`, of
-    `nn.ConvTranspose2d` of that kind into `Up`, where image sizes are even, and of any into
-    `nnx.ConvTranspose`. Rows of pixels are put in order: where an `MLP` reads or writes an image
-    (height, width, channels), PyTorch flattened (channels, height, width). Norms of batches, layers
-    and groups keep theirs, statistics too, and so does `nn.Embedding`. A direction of a layer of
-    `nn.GRU` and an `nn.GRUCell` go into `nnx.GRUCell`, as in `Recurrent`, which gets PyTorch's
-    second bias. Weight norms of either spelling are multiplied out, or give their lengths to
-    `nnx.WeightNorm`.
+    Kernels are transposed: of `nn.Linear` and of 1x1 convolutions into `nnx.Linear`, of
+    `nn.Conv1d`, `2d` and `3d` into `nnx.Conv` and `Convolution`, of `nn.Conv2d(n, m, 4, stride=2,
+    padding=1)` into `Down`, of `nn.ConvTranspose2d` of that kind into `Up`, where image sizes are
+    even, and of any into `nnx.ConvTranspose`. Rows of pixels are put in order: where an `MLP` reads
+    or writes an image (height, width, channels), PyTorch flattened (channels, height, width). Norms
+    of batches, layers and groups keep theirs, statistics too, and so does `nn.Embedding`. A
+    direction of a layer of `nn.GRU` and an `nn.GRUCell` go into `nnx.GRUCell`, as in `Recurrent`,
+    which gets PyTorch's second bias. Weight norms of either spelling are multiplied out, or give
+    their lengths to `nnx.WeightNorm`.
 
     Args:
       state_dict: name -> array or tensor, `module.state_dict()`; its order plays no role.

@@ -72,7 +72,7 @@ def vqgan(
     perceptual: Scalar = 1.0,
     adversarial: Scalar = 1.0,
 ) -> tuple[Array, VQGANTerms]:
-    """VQGAN: any bound, less a perceptual distance, and a critic of patches with an adaptive weight.
+    """VQGAN: a bound, less a perceptual distance, and a critic of patches whose weight adapts.
 
     model      bound - v d(x, x') + w lambda mean D(x')
     critic     mean min(0, D(x) - 1) + mean min(0, -D(x') - 1)

@@ -1,7 +1,8 @@
-"""What diffusers' autoencoders give, for `test_image_networks.py`, which needs neither it nor torch:
+"""What diffusers' autoencoders give, for `test_image_networks.py`, which needs no torch:
 
+    cd tests/library/nn
     uv run --no-project --with diffusers==0.42.1 --with torch \\
-        python tests/library/nn/diffusers_autoencoders.py tests/library/nn/diffusers_autoencoders.safetensors
+        python diffusers_autoencoders.py diffusers_autoencoders.safetensors
 
 Random weights that float16 holds; the outputs are computed in float64. torch 2.13, CPU.
 """

@@ -132,12 +132,19 @@ def test_bfloat16_is_what_is_computed_in():
 def test_a_convolution_of_stride_2_is_that_of_flax(x64, size):
     """Both forms, of sides that are even and odd."""
     x = jnp.cos(jnp.arange(180.0)).reshape(10, 9, 2)
-    layer = nnx.Conv(2, 3, (size, size), strides=2, param_dtype=float, rngs=nnx.Rngs(0))
+    layer: Any = nnx.Conv(2, 3, (size, size), strides=2, param_dtype=float, rngs=nnx.Rngs(0))
     for form in (convolution, convolution_products):
         assert close(form(x, layer.kernel[...], 2) + layer.bias[...].reshape(1, 1, -1), layer(x))
     ours = nn.Convolution(2, 3, size=size, stride=2, rngs=nnx.Rngs(0))
     ours.kernel, ours.bias = layer.kernel, layer.bias
     assert close(ours(x), layer(x))
+
+
+def test_in_float32_it_is_the_same_where_onednn_computes_it():
+    """Which pads by itself: a side of even length after the last pixel alone."""
+    layer, x = nn.Convolution(2, 3, size=3, stride=2, rngs=nnx.Rngs(0)), jnp.cos(jnp.arange(180.0))
+    x = x.reshape(10, 9, 2)
+    assert close(layer(x), convolution(x, layer.kernel[...], 2))
 
 
 def test_images_that_are_not_cut_evenly_are_refused_in_a_line():

@@ -103,7 +103,7 @@ def test_the_hinge_is_satisfied_beyond_one():
     assert float(hinge_discrimination(lambda v: v, a, b)) == -(0 + 0 + 1 + 4) / 4 - (0 + 1) / 2
 
 
-def token_model():
+def token_model() -> Any:
     rng = np.random.default_rng(0)
     into, out = (jnp.asarray(rng.normal(size=s)) for s in ((4, 3), (5, 4)))
     return VQVAE(
