@@ -138,7 +138,7 @@ def main() -> None:
         ),
     }
 
-    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, float]:
+    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, jax.Array]:
         found = log_marginals(model, key, test, AS_IS, SAMPLES)
         return {
             "nats": -jnp.mean(found.value),
