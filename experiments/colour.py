@@ -4,7 +4,19 @@
 
 PHOTOGRAPHS is usr/share/backgrounds/mate/nature of Debian's package mate-backgrounds 1.26.0-1
 (`apt-get download mate-backgrounds`, then `dpkg -x`): twelve, a quarter in size, cut into 7,110
-patches of 16x16 pixels to train on and 1,956 of three photographs that are held out whole.
+patches of 16x16 pixels to train on and 1,956 of three photographs that are held out whole. A
+convolutional VAE with 8 latents for every 4x4 pixels, 8 epochs in which patches are mirrored and
+their colours exchanged at random; the importance-weighted bound of 5 samples. Of a density 8 bits
+are the width of a byte's cell, by uniform dequantization (Theis et al. 2016). Nobody has published
+numbers for these patches; PNG needs 4.44 bits, a file each (experiments.recipes.images).
+
+Ours, bits a number, mean and standard deviation over seeds 0, 1, 2, on two shared x86-64 cores:
+
+                               held out          Dune  Garden  RainDrops   trained on
+    normal, dequantized        5.896 +- 0.077    6.20  5.75    5.93        5.18
+    one logistic               5.625 +- 0.031    6.05  5.35    5.80        4.94
+
+The coupled mixture has not been measured yet.
 """
 
 from functools import partial

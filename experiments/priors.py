@@ -3,13 +3,32 @@
     python -m experiments.priors
 
 The digits of scikit-learn, 8x8, binarized anew at every visit; 64-100-z8 and its mirror, ReLU,
-Adam 2e-3 that falls to 0 along a cosine, batch 100, 150 epochs of 1,500 images. Only the prior
+Adam 2e-3 that falls to 0 along a cosine, batch 100, 150 epochs of 1,497 images. Only the prior
 differs: N(0, I); a VampPrior of 100 pseudo-inputs (Tomczak & Welling 2018); an exemplar prior about
-all 1,500 training images, of which 200 are drawn a step (Norouzi et al. 2020); a resampled prior
+all 1,497 training images, of which 200 are drawn a step (Norouzi et al. 2020); a resampled prior
 (Bauer & Mnih 2019); a diffusion prior (Vahdat et al. 2021). "Mixture of all codes" is the model of
 N(0, I), whose prior became, after training, the mean of q(z|x) over the training images.
+
+Ours: NLL of the 300 test images, binarized once, from 200 importance samples, whose error is
+0.005 nats; mean and standard deviation over seeds 0, 1, 2, on two shared x86-64 cores. k-hat is its
+mean, and trusted the share of images below its bar:
+
+                          nats             rate  k-hat  trusted
+    N(0, I)               23.087 +- 0.018  4.50  0.38   0.84
+    mixture of all codes  22.751 +- 0.026  4.32  0.22   0.96
+    VampPrior             22.744 +- 0.025  4.37  0.31   0.91
+    exemplars             22.732 +- 0.062  4.21  0.33   0.90
+    resampled             23.033 +- 0.038  4.32  0.39   0.81
+
+The rate is 4 nats, of which a prior can save little. The mixtures of codes gain the same third of a
+nat, within their spread, whether learned with the model or made afterwards. An acceptance of 4,800
+parameters seemed to gain 1.4 nats by the 4,096 nodes that it was trained with: it had learned to
+refuse just them. This one has 321, is measured by other nodes, and by its own would look 0.1 to 0.2
+nats better.
+The diffusion prior has not been measured yet.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +52,11 @@ HIDDEN = (100,)  # units of encoder and decoder
 LATENT = 8  # coordinates of z
 PSEUDO_INPUTS = 100  # of the VampPrior
 DRAWN = 200  # exemplars a step
-NODES = 4096  # draws of N(0, I) by which the resampled prior is normalised
+NODES = 8192  # draws of N(0, I) by which the resampled prior is normalised in training
+OTHER_NODES = 100_000  # by which it is when it is measured, lest it has learned to refuse the first
+ACCEPT_HIDDEN = (32,)  # units of the acceptance: few parameters beside so many nodes
 TRIES = 100  # of a draw of the resampled prior
-PRIOR_HIDDEN = (64, 64)  # units of the acceptance and of the denoiser
+DENOISER_HIDDEN = (64, 64)  # units
 TIMES = 2  # noise levels of an example, each at eps and -eps
 STEPS = 16  # of the diffusion prior's ODE
 LEARNING_RATE = 2e-3
@@ -68,14 +89,14 @@ def with_exemplars(exemplars: Any, images: jax.Array, key: jax.Array) -> models.
 
 def with_resampled(nodes: Any, images: jax.Array, key: jax.Array) -> jaxvae.VAE:
     model_key, key = jax.random.split(key)
-    accept = nn.MLP((LATENT,), (), hidden=PRIOR_HIDDEN, rngs=nnx.Rngs(key))
+    accept = nn.MLP((LATENT,), (), hidden=ACCEPT_HIDDEN, rngs=nnx.Rngs(key))
     model = with_standard_normal(images, model_key)
     return model._replace(prior=jaxvae.distributions.Resampled(model.prior, accept, nodes, TRIES))
 
 
 def with_diffusion(images: jax.Array, key: jax.Array) -> jaxvae.VAE:
     model_key, key = jax.random.split(key)
-    network = partial(nn.MLP, hidden=PRIOR_HIDDEN, activation=jax.nn.silu)
+    network = partial(nn.MLP, hidden=DENOISER_HIDDEN, activation=jax.nn.silu)
     denoiser = nn.Denoiser(network, (LATENT,), rngs=nnx.Rngs(key))
     return with_standard_normal(images, model_key)._replace(
         prior=models.Diffusion(denoiser, (LATENT,), STEPS)
@@ -112,12 +133,21 @@ def aggregate_posterior(images: jax.Array, key: jax.Array) -> jaxvae.VAE:
     return settled(jaxvae.VampVAE(model.encode, model.decode, pseudo_inputs=images))
 
 
+def resampled(nodes: Any, others: Any, images: jax.Array, key: jax.Array) -> jaxvae.VAE:
+    """Trained with some nodes and normalised by others."""
+    model = run(partial(with_resampled, nodes), jaxvae.elbo, images, images, key)
+    return model._replace(prior=replace(model.prior, nodes=others))
+
+
 def main() -> None:
     data = load("digits", validation=0)
     images = jnp.asarray(data.train.images, float) / data.max_value
     test = jnp.asarray(data.test.images, float) / data.max_value
     test = inputs(jax.random.key(99), test, binarized)
-    nodes = jaxvae.Constant(jax.random.normal(jax.random.key(97), (NODES, LATENT)))
+    nodes, others = (
+        jaxvae.Constant(jax.random.normal(jax.random.key(seed), (size, LATENT)))
+        for seed, size in ((97, NODES), (96, OTHER_NODES))
+    )
     numbered = images, jnp.arange(len(images))
     exemplars = jaxvae.Constant(images)
     diffusion_kl = partial(models.diffusion_kl, num_times=TIMES)
@@ -132,13 +162,13 @@ def main() -> None:
             images,
             numbered,
         ),
-        "resampled": partial(run, partial(with_resampled, nodes), jaxvae.elbo, images, images),
+        "resampled": partial(resampled, nodes, others, images),
         "diffusion": partial(
             run, with_diffusion, jaxvae.bounds.keyed_kl(jaxvae.elbo, diffusion_kl), images, images
         ),
     }
 
-    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, float]:
+    def measure(key: jax.Array, model: jaxvae.VAE) -> dict[str, jax.Array]:
         found = log_marginals(model, key, test, AS_IS, SAMPLES)
         return {
             "nats": -jnp.mean(found.value),

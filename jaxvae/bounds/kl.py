@@ -6,7 +6,7 @@ signature, so that a bound takes any of them as an argument.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,9 @@ from jaxvae.protocols import Distribution, log_density, log_density_relaxed, log
 from jaxvae.pytrees import value_of
 
 KL = Callable[..., Array]
+M = TypeVar("M")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
 @checked
@@ -131,7 +133,9 @@ def sum_of(kls: list[Array]) -> Array:
 
 
 @checked
-def keyed_kl(objective: Callable[..., R], kl: KL) -> Callable[..., R]:
+def keyed_kl(
+    objective: Callable[Concatenate[M, Array, Any, P], R], kl: KL
+) -> Callable[Concatenate[M, Array, Any, P], R]:
     """The objective under a rate that draws: `kl(q, p, z, log_q, key=...)`, a key for each example.
 
     Args:
@@ -147,9 +151,10 @@ def keyed_kl(objective: Callable[..., R], kl: KL) -> Callable[..., R]:
     ()
     """
 
-    def keyed(model: Any, key: Array, x: Any, *args: Any, **hyper: Any) -> R:
+    def keyed(model: M, key: Array, x: Any, *args: P.args, **hyper: P.kwargs) -> R:
         key, own = jax.random.split(key)
-        return objective(model, key, x, *args, kl=partial(kl, key=own), **hyper)
+        takes_kl: Any = objective
+        return takes_kl(model, key, x, *args, kl=partial(kl, key=own), **hyper)
 
     vars(keyed)["__wrapped__"] = objective  # for who asks what it takes
     return keyed

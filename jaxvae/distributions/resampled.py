@@ -22,9 +22,9 @@ class Resampled:
     log p(z) = log pi(z) + log [ a(z) (1 - R) / Z + R ],  Z = E_pi[a(z)],  R = (1 - Z)^(T - 1)
 
     Z is the mean over `nodes`, and exact where these are all of pi's events. It is then a function
-    of the network alone, computed once for a batch, and every bound takes p as it is. A network of
-    many more parameters than nodes could learn to refuse just them: compare `log_normalizer` with
-    that of other nodes.
+    of the network alone, computed once for a batch, and every bound takes p as it is. A network
+    of as many parameters as nodes learns to refuse just them, and p looks better than it is: take
+    many more nodes, and measure with others, `dataclasses.replace(p, nodes=...)`.
     Bauer & Mnih 2019, "Resampled priors for variational autoencoders", equations 5 and 6.
 
     Args:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import auto_kl
-from jaxvae.checks import Count, Key, Nats, Numbers, Tree, check_shape, checked
+from jaxvae.checks import Count, Key, Nats, Tree, check_shape, checked
 from jaxvae.distributions import StandardNormal
 from jaxvae.protocols import Distribution, distribution
 from jaxvae.pytrees import value_of
@@ -99,7 +99,7 @@ class Diffusion:
         return jnp.result_type(0.0, *jax.tree.leaves(self.residual))
 
 
-def uniform(t: Numbers) -> Numbers:
+def uniform(t: Array) -> Array:
     """s = t: noise levels of which each is as likely as any other."""
     return t
 

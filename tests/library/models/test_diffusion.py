@@ -88,7 +88,11 @@ def test_each_level_has_its_closed_form(x64):
     for s in (0.1, 0.6, 0.95):
         v = (1 - s**2) * S**2 + s**2
         squared = np.sum((1 - s**2) + s**2 * (S**2 + M**2))  # E|v|^2
-        found = weights @ at_both(M[None] + S[None] * nodes, jnp.asarray(s), nodes) @ weights
+        found = (
+            weights
+            @ at_both(jnp.asarray(M)[None] + jnp.asarray(S)[None] * nodes, jnp.asarray(s), nodes)
+            @ weights
+        )
         assert np.isclose(found, (np.sum(S**2 / v) - squared) / s, atol=1e-9)
 
 
