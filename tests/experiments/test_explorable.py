@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def test_the_diagonal_loss_is_a_kl(x64, javascript):
     assert close(found[1], precision.ravel())
 
 
-@pytest.mark.parametrize(("beta", "sigma"), [(1.0, 0.2), (4.0, 0.15), (12.0, 0.2), (0.3, 0.4)])
+@pytest.mark.parametrize(("beta", "sigma"), [(1.0, 0.2), (12.0, 0.2)])
 def test_rate_and_distortion_are_those_of_the_linear_model(x64, javascript, beta, sigma):
     """Averaged over the digits: the KL of jaxvae, and E_q of the squared error in closed form."""
     digits = load_digits()
@@ -264,7 +265,7 @@ def test_rate_and_distortion_are_those_of_the_linear_model(x64, javascript, beta
         assert np.abs(jax.grad(elbo)(params.weight)).max() < 1e-2
 
 
-@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.7), (1.0, 1.0), (-2.0, 0.5), (0.7, 0.35)])
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.7), (1.0, 1.0), (-0.7, 0.4)])
 def test_the_gap_of_the_bounds_is_exact(x64, javascript, shift, scale):
     found = javascript(
         """return [M.gapOf(a.t, a.c), M.iwaeGap(a.t, a.c, 1), M.iwaeGap(a.t, a.c, 2),
@@ -405,7 +406,12 @@ def test_formulas():
 def built(tmp_path_factory):
     """The page with models that were not trained: as large, and quickly made."""
     patch = pytest.MonkeyPatch()
-    untrained = lambda objective, model, *args, **hyper: jax.tree.map(models.rounded, model)
+    number = count()
+
+    def untrained(objective, model, *args, **hyper):  # each a little different
+        scale = 1.0 + 0.05 * next(number)
+        return jax.tree.map(lambda leaf: models.rounded(scale * leaf), model)
+
     numbers = {"extent": 3.0, "elbo": 1.0, "iwae": 2.0, "log_p": 3.0, "gap": 2.0, "gap_error": 0.1}
     patch.setattr(models, "trained", untrained)
     patch.setattr(models, "measured", lambda *args: numbers)
