@@ -101,7 +101,7 @@ def draw(digits: Digits, numbers: dict[str, Any], shown: dict[str, dict[str, Any
 
     titles = {
         "autoencoder": "Autoencoder: no digits where no codes lie",
-        "vae": "VAE: digits wherever N(0, I) draws",
+        "vae": "VAE: digits in nearly all of N(0, I)",
     }
     for (name, title), ax in zip(titles.items(), top.subplots(1, 2), strict=True):
         view = shown[f"{name}_2_latents"]
