@@ -101,13 +101,15 @@ def draw(digits: Digits, numbers: dict[str, Any], shown: dict[str, dict[str, Any
 
     titles = {
         "autoencoder": "Autoencoder: no digits where no codes lie",
-        "vae": "VAE: digits wherever N(0, I) draws",
+        "vae": "VAE: digits in nearly all of N(0, I)",
     }
     for (name, title), ax in zip(titles.items(), top.subplots(1, 2), strict=True):
         view = shown[f"{name}_2_latents"]
         edge = np.linspace(-REACH, REACH, PIXELS)
         far = np.asarray(view["far"]).reshape(PIXELS, PIXELS)
-        ax.pcolormesh(edge, edge, far, cmap="Greys", vmin=1.0, vmax=4.0, alpha=0.7, rasterized=True)
+        ax.contourf(
+            edge, edge, far, np.arange(1.0, 4.1, 0.5), cmap="Greys", alpha=0.7, extend="both"
+        )
         ax.scatter(
             *np.asarray(view["draws"][:300]).T,
             s=9,

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def browser():
     from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = driver.chromium.launch(
+            executable_path=executable, args=["--no-sandbox"], timeout=120_000
+        )
         yield browser
         browser.close()
 
@@ -226,7 +229,7 @@ def test_the_diagonal_loss_is_a_kl(x64, javascript):
     assert close(found[1], precision.ravel())
 
 
-@pytest.mark.parametrize(("beta", "sigma"), [(1.0, 0.2), (4.0, 0.15), (12.0, 0.2), (0.3, 0.4)])
+@pytest.mark.parametrize(("beta", "sigma"), [(1.0, 0.2), (12.0, 0.2)])
 def test_rate_and_distortion_are_those_of_the_linear_model(x64, javascript, beta, sigma):
     """Averaged over the digits: the KL of jaxvae, and E_q of the squared error in closed form."""
     digits = load_digits()
@@ -262,7 +265,7 @@ def test_rate_and_distortion_are_those_of_the_linear_model(x64, javascript, beta
         assert np.abs(jax.grad(elbo)(params.weight)).max() < 1e-2
 
 
-@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.7), (1.0, 1.0), (-2.0, 0.5), (0.7, 0.35)])
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.7), (1.0, 1.0), (-0.7, 0.4)])
 def test_the_gap_of_the_bounds_is_exact(x64, javascript, shift, scale):
     found = javascript(
         """return [M.gapOf(a.t, a.c), M.iwaeGap(a.t, a.c, 1), M.iwaeGap(a.t, a.c, 2),
@@ -403,7 +406,12 @@ def test_formulas():
 def built(tmp_path_factory):
     """The page with models that were not trained: as large, and quickly made."""
     patch = pytest.MonkeyPatch()
-    untrained = lambda objective, model, *args, **hyper: jax.tree.map(models.rounded, model)
+    number = count()
+
+    def untrained(objective, model, *args, **hyper):  # each a little different
+        scale = 1.0 + 0.05 * next(number)
+        return jax.tree.map(lambda leaf: models.rounded(scale * leaf), model)
+
     numbers = {"extent": 3.0, "elbo": 1.0, "iwae": 2.0, "log_p": 3.0, "gap": 2.0, "gap_error": 0.1}
     patch.setattr(models, "trained", untrained)
     patch.setattr(models, "measured", lambda *args: numbers)
@@ -429,35 +437,32 @@ def test_the_page_is_one_small_file_that_fetches_nothing(built):
 def opened(browser, built, **options):
     """A tab that shows the page with all its figures, and what went wrong in it."""
     tab = browser.new_page(**options)
+    tab.set_default_timeout(120_000)  # of a machine that is busy
     wrong: list[str] = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
     tab.goto(built.as_uri())
-    tab.wait_for_selector("body[data-ready]", timeout=120_000)
+    tab.wait_for_selector("body[data-ready]")
     return tab, wrong
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1000, 1600])
-def test_the_page_fits_and_is_accessible(browser, built, width, scheme):
-    tab, wrong = opened(
-        browser, built, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
-    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    tab.wait_for_timeout(500)
-    blank = """[...document.querySelectorAll("canvas")].filter((c) => !c.width || !c
+def test_the_page_fits_and_is_accessible(browser, built):
+    """At three widths, light and dark, by axe; and no canvas is blank or without a text."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe installed")
+    tab, wrong = opened(browser, built)
+    blank = """[...document.querySelectorAll("canvas")].filter((c) => !c.width || !c.ariaLabel || !c
       .getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v) => v)).length"""
-    assert tab.evaluate(blank) == 0
-    assert tab.evaluate('document.querySelectorAll("canvas:not([aria-label])").length') == 0
-    assert tab.evaluate("""[...document.querySelectorAll("canvas")].every((c) => c.ariaLabel)""")
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="axe is not installed"
-    )
-    found = axe.Axe().run(tab).response["violations"]
-    assert not [(v["id"], [n["html"][:90] for n in v["nodes"]]) for v in found]
+    for width, scheme in ((360, "light"), (1000, "dark"), (1600, "light"), (360, "dark")):
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_timeout(1000)
+        assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(blank) == 0
+        found = axe.Axe().run(tab).response["violations"]
+        assert not [(v["id"], [n["html"][:90] for n in v["nodes"]]) for v in found]
     assert not wrong
     tab.close()
 
@@ -533,7 +538,7 @@ def test_the_figures_show_what_is_so(browser, built):
     tab.locator("#train button.main").click()
     tab.locator("#train").scroll_into_view_if_needed()
     steps = "parseInt(document.querySelector('#train tbody td').innerText)"
-    tab.wait_for_function(f"{steps} > 200", timeout=120_000)
+    tab.wait_for_function(f"{steps} > 200")
     cells = [tab.locator("#train tbody td").nth(i).inner_text() for i in (1, 2)]
     rate, distortion = (float(cell.replace("\u2212", "-")) for cell in cells)
     assert -rate - distortion > -40.0  # from below -100

@@ -81,7 +81,7 @@ function boundFigure() {
       ? "Do not trust it: q is too narrow (below 0.71 posterior sds), weights have no variance that is finite, and more draws help slowly."
       : share < 0.1 ? "Trust it with care: under a tenth of the draws count."
       : state.iwaeGap > 0.1 ? "The error you see does not hold the bias: raise K until IWAE stands still."
-      : "Trust it: q is as wide as the posterior or wider, and many draws count.");
+      : "Trust it: q is wide enough, and many of the draws count.");
     for (const c of [curves, area, cloud]) c.redraw();
   }
   const change = (name) => (v) => { state[name] = v; refresh(); };

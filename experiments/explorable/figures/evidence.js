@@ -62,7 +62,7 @@ function evidenceFigure() {
     table.set([[whole(run.n)], [fixed(value())], [fixed(run.exact)], [count < 100 ? fixed(count, 1) : whole(count)],
       [`${fixed(100 * Math.exp(run.best[0].w - run.log), 1)} %`]]);
     say(`Of ${whole(run.n)} draws, ${count < 100 ? fixed(count, 1) : whole(count)} count. ${
-      state.from === "narrow" ? "Every draw looks fine, and the estimate is short: what q leaves out is never drawn."
+      state.from === "narrow" ? "The estimate is short, and its weights do not tell by how much: what q leaves out is hardly ever drawn."
       : state.from === "exact" ? "Every weight is p(x) itself, so one draw is enough." : ""}`);
     for (const c of [chart, cloud, rows]) c.redraw();
   }

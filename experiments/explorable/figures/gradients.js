@@ -52,7 +52,7 @@ function gradientsFigure() {
       const [u, v] = draws[draws.length - 1];
       c.arrow([0, 0], [u, v], colours[colour], 2.5);
       c.arrow([0, 0], [-1, -1], colours.ink, 3);
-      c.write("black: exact", 42, c.height - 46, colours.ink);
+      c.write("thick arrow: exact", 42, c.height - 46, colours.ink);
     } });
     return canvas;
   };
