@@ -282,7 +282,8 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     axes = picture.subplots(1, 2 * len(results), sharey=True)
     for i, (name, of_tricks) in enumerate(results.items()):
         for ax, what in zip(axes[2 * i : 2 * i + 2], ("off", "perplexity"), strict=True):
-            for row, seeds in enumerate(of_tricks.values()):
+            for row, label in enumerate(TRICKS):
+                seeds = of_tricks.get(label, [])
                 colour = BLUE if what == "off" else ORANGE
                 ax.plot([seed[what] for seed in seeds], [row] * len(seeds), "o", color=colour)
             ax.set_title(f"{name}: " + {"off": "error", "perplexity": "perplexity"}[what])
