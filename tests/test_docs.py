@@ -58,6 +58,7 @@ UNTRACED = r"\.(dci|mutual_information|sweep|points_at_once|warn_if_unfinished|s
         pytest.param("docs/bounds.md", marks=pytest.mark.slow),
         pytest.param("docs/recipes/single_cells.md", marks=pytest.mark.thorough),
         pytest.param("docs/tokenizers.md", marks=pytest.mark.thorough),
+        pytest.param("docs/quantizers.md", marks=pytest.mark.thorough),
         # the next test traces the one, and the one after it runs the others as well
         pytest.param("README.md", marks=pytest.mark.slow),
         pytest.param("docs/new_method.md", marks=pytest.mark.slow),

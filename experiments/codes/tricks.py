@@ -5,6 +5,13 @@
 
 PHOTOGRAPHS is usr/share/backgrounds/mate/nature of Debian's package mate-backgrounds 1.26.0-1
 (`apt-get download mate-backgrounds`, then `dpkg -x`): twelve, of which three are held out whole.
+
+An image, a patch of 16x16x3 or a digit of MNIST, is 16 codes of 256: an MLP of 256 ReLU units and
+its mirror, a normal of sigma 0.1, Adam 1e-3, about 700 steps of 100 images, so that this says what
+helps from the start. A row "+ ..." is "VQ, k-means to start" with that changed. No published number
+is on these data. Ours, of seeds 0, 1, 2, is the table of docs/quantizers.md: root mean square error
+of held-out pixels, perplexity and dead codes, and bits an image under a prior counted for each
+place; about 10 minutes of processor time a data set on one x86-64 core.
 """
 
 import json
@@ -190,7 +197,7 @@ def run(trick: Trick, images: jax.Array, key: jax.Array) -> VQVAE:
     shape, rngs, mlp = images.shape[1:], nnx.Rngs(init_key), partial(nn.MLP, hidden=HIDDEN)
     encoder = mlp(shape, (PLACES, trick.dim), rngs=rngs)
     order = jax.random.permutation(codes_key, len(images))[:FIRST]
-    vectors = jax.vmap(encoder)(images[order] / 255.0).reshape(-1, trick.dim)
+    vectors = jax.vmap(encoder)(images[order].astype(float) / 255.0).reshape(-1, trick.dim)
     model = VQVAE(
         encoder=encoder,
         quantizer=trick.make(jax.random.fold_in(codes_key, 1), vectors),
@@ -206,7 +213,9 @@ def run(trick: Trick, images: jax.Array, key: jax.Array) -> VQVAE:
 
 def codes_of(model: VQVAE, images: jax.Array) -> jax.Array:
     """One number 0 ... CODES - 1 a place of images as stored, [n, PLACES]."""
-    indices = jax.lax.map(lambda x: model.encode(x / 255.0).value, images, batch_size=BATCH)
+    indices = jax.lax.map(
+        lambda x: model.encode(x.astype(float) / 255.0).value, images, batch_size=BATCH
+    )
     numbers = indices.reshape(len(images), PLACES, -1)
     radix = round(CODES ** (1 / numbers.shape[-1]))
     return numbers @ (radix ** jnp.arange(numbers.shape[-1]))
@@ -226,7 +235,9 @@ def measure(key: Any, model: VQVAE, train: jax.Array, test: jax.Array) -> dict[s
         )
 
     seen, codes = codes_of(model, train), codes_of(model, test)
-    used = jax.vmap(partial(code_counts, num_codes=CODES), 1)(seen) + 0.5  # [PLACES, CODES]
+    used = (
+        jax.vmap(partial(code_counts, num_codes=CODES), 1)(seen).astype(float) + 0.5
+    )  # [PLACES, CODES]
     log2_p = jnp.log2(used / jnp.sum(used, axis=1, keepdims=True))
     counts = code_counts(codes, num_codes=CODES)
     return {
@@ -282,10 +293,11 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     axes = picture.subplots(1, 2 * len(results), sharey=True)
     for i, (name, of_tricks) in enumerate(results.items()):
         for ax, what in zip(axes[2 * i : 2 * i + 2], ("off", "perplexity"), strict=True):
-            for row, seeds in enumerate(of_tricks.values()):
+            for row, label in enumerate(TRICKS):
+                seeds = of_tricks.get(label, [])
                 colour = BLUE if what == "off" else ORANGE
                 ax.plot([seed[what] for seed in seeds], [row] * len(seeds), "o", color=colour)
-            ax.set_title(f"{name}: " + {"off": "error", "perplexity": "perplexity"}[what])
+            ax.set_title(f"{name}\n" + {"off": "error, of 255"}.get(what, what))
             ax.margins(y=0.02)
     axes[0].set_yticks(range(len(TRICKS)), list(TRICKS))
     axes[0].invert_yaxis()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.codes import categorical, priors, quantizers, vq
+from experiments.codes import categorical, priors, quantizers, tricks, vq
 from jaxvae import Autoregressive, Categorical
 
 
@@ -78,3 +78,31 @@ def test_scripts(module, tmp_path, monkeypatch, capsys):
     for file in FILES[module]:
         assert (folder / file).stat().st_size > 500
     assert "min of processor time" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_table_of_tricks(tmp_path, monkeypatch, capsys):
+    """Of each kind of quantizer and step one, on noise: every number, the table and the picture."""
+    rng = np.random.default_rng(0)
+
+    def images(*shape):
+        return tuple(rng.integers(0, 256, (n, *shape)).astype(np.uint8) for n in (100, 50))
+
+    kinds = ("VQ, k-means to start", "+ 4 dimensions, cosine", "grouped residual, 2 x 2 x 4", "BSQ")
+    few = {label: tricks.TRICKS[label] for label in kinds}
+    for name, value in {"TRICKS": few, "SEEDS": 2, "STEPS": 2, "FIRST": 32, "HIDDEN": (8,)}.items():
+        monkeypatch.setattr(tricks, name, value)
+    monkeypatch.setattr(tricks, "photographs", lambda folder: images(4, 4, 3))
+    monkeypatch.setattr(tricks, "mnist", lambda: images(5, 5, 1))
+    monkeypatch.chdir(tmp_path)
+    tricks.main(tmp_path)
+    for name in ("patches", "MNIST"):
+        results = json.loads((tmp_path / "runs/tricks" / name / "result.json").read_text())
+        assert [*results] == [*few]
+        for seeds in results.values():
+            for seed in seeds:
+                assert 0.0 < seed["bits"] < 160.0  # 16 of 8, and the price of counting too few
+                assert 1.0 <= seed["perplexity"] <= 256.0 - seed["dead"] + 1e-3
+    said = capsys.readouterr().out
+    assert said.count("| BSQ |") == 2
+    assert (tmp_path / "runs/tricks/tricks.png").stat().st_size > 500

@@ -135,7 +135,7 @@ class ResidualFSQ:
             digits = jnp.clip(jnp.round(0.5 * top * (1.0 + rest / scale)), 0.0, top)
             rest = rest - scale * (2.0 * digits / top - 1.0)
             indices.append(jnp.sum(digits.astype(int) * FSQ(self.levels)._places()))
-        code = straight_through_value(sg(y) - rest, y).astype(z.dtype)
+        code = (y - rest).astype(z.dtype)  # straight through to y, as the rest is held
         nothing = jnp.zeros((), z.dtype)
         return Quantized(code, jnp.stack(indices), nothing, nothing)
 

@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxvae.checks import Integers, Key, Leaf, Tree, checked
 from jaxvae.distributions.masked import Masked
-from jaxvae.protocols import Distribution, distribution
+from jaxvae.protocols import Distribution, check_event, distribution
 from jaxvae.pytrees import pytree
 
 
@@ -61,5 +61,7 @@ class MaskedCodes:
     def sample(self, key: Key) -> Any:
         return self.distribution.sample(key)
 
+    @checked
     def log_prob(self, event: Integers) -> Array:
+        check_event("distribution", self.distribution, "event", event)
         return Masked(self.distribution).log_prob((jnp.maximum(event, 0), event >= 0))
