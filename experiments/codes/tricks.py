@@ -280,8 +280,8 @@ def table(name: str, results: dict[str, list[dict[str, float]]]) -> str:
     head = f"| {name} | error, of 255 | perplexity | dead | bits |"
     lines = [head, "|---|---|---|---|---|"]
     for label, seeds in results.items():
-        columns = {of: [seed[of] for seed in seeds] for of in seeds[0]}
-        cells = (f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in columns.values())
+        columns = ([seed[of] for seed in seeds] for of in ("off", "perplexity", "dead", "bits"))
+        cells = (f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in columns)
         lines.append(" | ".join([f"| {label}", *cells]) + " |")
     return "\n".join(lines)
 

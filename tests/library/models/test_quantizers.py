@@ -39,6 +39,7 @@ from jaxvae.models.quantization import (
     nearest,
     orthogonal_penalty,
     perplexity,
+    quantize,
     reset_dead_codes,
     rotation_trick,
     vq,
@@ -474,6 +475,10 @@ def test_hidden_vectors_cost_nothing(x64):
     assert close(terms.rate, -np.sum(log_p[places, k]))
     assert close(terms.error, np.sum((z - e) ** 2))
     assert close(bound, -(terms.distortion + terms.rate + 0.8 * terms.error))
+    code = jax.jit(lambda model, x: quantize(model, x)[1].code)(model, x)
+    assert close(code[:, 0], np.array([e[0], 0.0, e[1], 0.0]))
+    decoded = jax.jit(lambda model, k: model.decode(k).loc)(model, terms.indices)
+    assert close(decoded, 1.1 * np.array([e[0], 0.0, e[1], 0.0]))
     of_elbo, halves = jax.jit(elbo)(model, key(), x)
     assert alike(tuple(halves), (terms.distortion, terms.rate))
     assert close(of_elbo, -(terms.distortion + terms.rate))
