@@ -8,6 +8,16 @@ MNIST cut at half its range. A convolutional VQ-VAE, 28x28 to 7x7 codes of 32, i
 same images in as many steps: a `MaskedMLP`, which takes labels for numbers; a gated PixelCNN (van
 den Oord et al. 2016), and with the class given; and causal attention. Draws of the last three come
 from their caches.
+
+It prints bits of the 49 codes of a held-out image, mean and standard deviation over seeds 0, 1, 2:
+
+    each place alone      147.45
+    masked dense          123.55 +- 0.20
+    attention             103.09 +- 0.74
+    PixelCNN               92.65 +- 0.30
+    PixelCNN, class given  89.42 +- 0.47
+
+(1.8 minutes of processor time, two x86-64 cores; few steps, so that no number is a limit.)
 """
 
 from functools import partial

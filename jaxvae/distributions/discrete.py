@@ -204,8 +204,8 @@ class OneHotCategorical:
         check_factor(self, other)
         return OneHotCategorical(self.log_probs + other.log_probs)
 
-    def choices(self) -> tuple[Leaf, Callable[[Array], Array]]:
-        return self.logits, lambda choice: choice
+    def choices(self) -> tuple[Array, Callable[[Array], Array]]:
+        return jnp.asarray(self.logits), lambda choice: choice
 
     def enumerate_support(self) -> Array:
         """All K^n events, shape [K^n, *shape]."""

@@ -153,7 +153,7 @@ class UnitCodes:
         return replace(self, quantizer=self.quantizer.each_codebook(move, key, z, indices))
 
 
-def check_frozen(owner: str, name: str, value: object) -> None:
+def check_frozen(owner: str, name: str, value: Any) -> None:
     """Raise unless `value` is an array [K, D] of floats, or a `Constant` of one."""
     value = value_of(value)
     check_floats(owner, name, value)

@@ -71,7 +71,7 @@ def test_a_product_goes_part_by_part_and_names_another_class(x64):
         (jv.Bernoulli(jnp.ones(2)), ValueError, r"Bernoulli\.times: other is over .* \(2,\)"),
     ):
         with pytest.raises(error, match=text):
-            jv.Bernoulli(jnp.ones(1)).times(other)
+            jv.Bernoulli(jnp.ones(1)).times(other)  # pyright: ignore[reportArgumentType]
 
 
 # x_i ~ N(a_i z + b_i w_i, s_i^2), z and w_i standard normal; experts are off on purpose
