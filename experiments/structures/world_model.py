@@ -14,10 +14,15 @@ It prints, over 200 new films, nats a frame, a bound of 50 samples, and open loo
 frame 1, 5 and 15 steps behind the first 8, by 50 draws; mean and standard deviation over seeds 0,
 1, 2:
 
-                 bound            1 ahead          5 ahead          15 ahead
-    deep Markov  37.93 +- 1.09    37.59 +- 1.17    41.42 +- 0.76    40.33 +- 0.74
+                             bound            1 ahead          5 ahead          15 ahead
+    deep Markov              37.93 +- 1.09    37.59 +- 1.17    41.42 +- 0.76    40.33 +- 0.74
+    linear, exact smoother   37.50 +- 0.08    36.80 +- 0.18    40.78 +- 0.51    39.71 +- 0.14
+    RSSM                     47.63 +- 10.5    46.86 +- 10.7    48.63 +- 10.1    48.43 +- 9.5
+    RSSM, choices            40.51 +- 4.61    39.37 +- 4.78    41.93 +- 5.01    41.94 +- 4.23
+    RSSM, choices, balanced  44.03 +- 2.27    42.94 +- 2.32    45.08 +- 1.79    45.12 +- 1.87
 
-(0.7 minutes of processor time, two x86-64 cores.) No published number is for these films.
+(4.7 minutes of processor time, two x86-64 cores.) In 40 epochs a carry is learned by one seed of
+three (RSSM: 35.99, the best of all; 50.62, 56.28). No published number is for these films.
 """
 
 from functools import partial
