@@ -1,4 +1,4 @@
-"""What the main job trains where a method is chosen by name, and what it refuses, before the work."""
+"""What the main job trains where methods are chosen by name, and which it refuses together."""
 
 from functools import partial
 from typing import Any
@@ -15,12 +15,8 @@ from jaxvae import nn
 
 CLASSES = 10  # components of mixtures, outcomes of a choice
 EXAMPLES = 50  # training images that a VampPrior begins with
-BYTES = (
-    "256-values",
-    "discretized-logistic",
-    "mixture-of-them-grey",
-    "mixture-of-them-rgb-coupled",
-)
+MIXTURES = "mixture-of-them-grey", "mixture-of-them-rgb-coupled"
+BYTES = "256-values", "discretized-logistic", *MIXTURES
 TRIES = 4  # draws of the latents of one image, of which none may leave a support
 
 

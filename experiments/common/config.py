@@ -24,7 +24,7 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """what the networks compute in; parameters, densities and losses stay float32"""
     prior: str = "normal"
-    """p(z), as the other methods a row of docs/methods.md by its name there or in short: vamp, ..."""
+    """p(z): vamp, ...; as all methods, a row of docs/methods.md by its name there, or in short"""
     posterior: str = "diagonal"
     """q(z|x): diagonal, full, iaf, ..."""
     likelihood: str = "gaussian"

@@ -77,14 +77,15 @@ def blocks(page: str) -> list[str]:
 
 
 def makers(block: str) -> dict[str, Any]:
-    """The names that a block of assignments makes, and the code of each."""
+    """The names that a block of assignments and functions makes, and the code of each."""
     found = {}
     for node in ast.parse(block).body:
-        names = [
-            n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        ]
         code = compile(ast.Module([node], []), "docs/methods.md", "exec")
-        found |= dict.fromkeys(names, code)
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = code
+        elif isinstance(node, ast.Assign):
+            names = [n for target in node.targets for n in ast.walk(target)]
+            found |= {n.id: code for n in names if isinstance(n, ast.Name)}
     return found
 
 
@@ -101,7 +102,7 @@ def _rows(page: str) -> list[Row]:
         if not text.startswith("|"):
             continue
         cells = [c.strip().replace("\\|", "|") for c in re.split(r"(?<!\\)\|", text)[1:-1]]
-        if re.match(r"\|-", (lines + [""])[number + 1]):  # a head
+        if re.match(r"\|-", [*lines, ""][number + 1]):  # a head
             group = GROUPS.get(cells[0], group if cells[0] == "method" else None)
         elif group is not None and not text.startswith("|-"):
             if page == "bounds.md":

@@ -24,7 +24,7 @@ from experiments.common.methods import ROWS, Row, Unsuited, find
 from experiments.zoo.data import MissingError
 from experiments.zoo.page import write_page
 from experiments.zoo.rules import PART_OF
-from experiments.zoo.run import result, trained
+from experiments.zoo.run import result
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ def chosen(only: Sequence[str]) -> list[Row]:
     for name in only:
         if "/" not in name and name not in groups:
             raise Unsuited(f"--only is {name!r}, expected of {', '.join(groups)}, or group/row")
-    return [
-        row for row in ROWS.values() if row.path not in PART_OF and (not only or row.path in rows)
-    ]
+    wanted = [row for row in ROWS.values() if not only or row.path in rows]
+    return [row for row in wanted if row.path not in PART_OF]
 
 
 def run(rows: Sequence[Row], data: Path, folder: Path) -> int:
@@ -77,9 +76,6 @@ def run(rows: Sequence[Row], data: Path, folder: Path) -> int:
         first = {k: round(v, 3) for k, v in told["seeds"][0].items() if isinstance(v, float)}
         print(f"{number}/{len(rows)} {row.path}: {first}, {told['seconds']:.0f} s", flush=True)
         jax.clear_caches()  # no other row runs the same programs
-        if not row.path.startswith(("prior/standard", "structure/mixed")):
-            pass
-    trained.cache_clear()
     return failed
 
 

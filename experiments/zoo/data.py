@@ -98,7 +98,7 @@ def halves(folder: Path) -> Data:
 def patches(folder: Path) -> Data:
     """Squares of nine photographs, 8x8 in colour, as bytes; 200 of three others."""
     where = folder / "usr/share/backgrounds/mate/nature"
-    files = photographs.patches(where, folder / "patches") if where.exists() else missing(where)
+    files = photographs.patches(there(where), folder / "patches")
     train, test = (
         np.stack([photographs.read(f)[:SIDE, :SIDE] for f in some])
         for some in (files[0], np.random.default_rng(98).permutation(files[1])[:200])
@@ -121,7 +121,7 @@ def densities(folder: Path) -> Data:
 def counts(folder: Path) -> Data:
     """Molecules of 765 genes in 560 blood cells, and in 140 others."""
     path = folder / "scanpy/datasets/10x_pbmc68k_reduced.h5ad"
-    (xs, _), _, _ = cells.read(str(path) if path.exists() else missing(path))
+    (xs, _), _, _ = cells.read(str(there(path)))
     train, test = (jnp.asarray(xs[rows]) for rows in cells.split(0, len(xs)))
     sizes = {"d": 8, "shape": xs.shape[1:], "encoder": Logged, "N": len(train)}
     return Data(train, test, BASE | sizes | {"examples": train[:CLASSES]})
@@ -175,7 +175,7 @@ def gappy_table(folder: Path) -> Data:
 def padded(folder: Path) -> Data:
     """270 utterances of two vowels, 12 channels, 7 to 29 steps, and 370 others."""
     where = folder / "aeon/datasets/data/JapaneseVowels"
-    train, test = vowels.read(str(where) if where.exists() else missing(where))
+    train, test = vowels.read(str(there(where)))
     sizes = {"d": 8, "shape": (vowels.CHANNELS,), "T": vowels.LENGTH, "N": len(train[0])}
     examples = {"examples": jnp.asarray(train[0][:CLASSES, 0])}
     train, test = jax.tree.map(jnp.asarray, (train, test))
@@ -205,8 +205,10 @@ class MissingError(Exception):
     """A file is not where it was looked for."""
 
 
-def missing(path: Path) -> Any:
-    raise MissingError(f"{path} isn't there; experiments/zoo/data.py says how to get it")
+def there(path: Path) -> Path:
+    if not path.exists():
+        raise MissingError(f"{path} isn't there; experiments/zoo/data.py says how to get it")
+    return path
 
 
 @cache

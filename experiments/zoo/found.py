@@ -17,7 +17,7 @@ from experiments.zoo.data import Data
 from jaxvae import evaluation
 from jaxvae.protocols import mean_of
 
-PLAIN, GAPPY = "prior/standard-normal", "structure/mixed-tables"
+BASES = PLAIN, GAPPY = "prior/standard-normal", "structure/mixed-tables"
 GROUPS = ("after", "disentanglement", "weighting")
 STEPS = 1000  # of a prior that is fitted to the codes
 DRAWS = 300  # of a model, beside the test images

@@ -29,23 +29,23 @@ TITLES = {
 }
 HEAD = """# The zoo
 
-Every row of [methods](methods.md) and [bounds](bounds.md), trained: `python -m experiments.zoo` writes this page.
-Rows of one data set have one budget: network, optimiser (Adam at 1e-3), steps and batch. Numbers are of the examples
-held out, in nats an example: means over three seeds, with the standard deviation over seeds.
+Every row of [methods](methods.md) and [bounds](bounds.md), trained: `python -m experiments.zoo`
+writes this page. Rows of one data set have one budget: network, optimiser (Adam at 1e-3), steps and
+batch. Numbers are of the examples held out, in nats an example: means over three seeds, with the
+standard deviation over seeds.
 
-- bound: what the row itself climbs, so a penalized or relaxed one is no bound on log p(x), and only its NLL compares;
-- NLL: -log p(x) by importance sampling (its own standard error in brackets), which is what the rows of one data set
-  are compared by; a density's is told as that of the bytes behind it;
-- k-hat: the share of examples whose NLL can be trusted (the others' are upper bounds and no more);
+- bound: what the row itself climbs; where that is penalized or relaxed, it bounds no log p(x);
+- NLL: -log p(x) by importance sampling, its own standard error in brackets, by which the rows of
+  one data set compare; that of a density is told as that of the bytes behind it;
+- k-hat: the share of examples whose NLL can be trusted; that of the others is rather too high;
 - active: latents that are in use, of so many;
 - CPU: seconds of processor time for the three seeds, compilation included.
 
-A row of which another is made is run with that; a dash is what a row has not (a code that is certain has no log p(x) by
-importance sampling, for instance). One short budget favours what trains fast: it says that a method runs and about
-what it does, not which is best.
+A row that is a part of another is run with that; a dash is what a row has not. One short budget
+favours what trains fast: it says that a method runs and about what it does, not which is best.
 
 """
-PICTURED = {"prior": 6, "likelihood": 4}  # groups with pictures of draws: inches don't matter
+PICTURED = "prior", "posterior", "likelihood", "penalty", "codes"  # groups whose draws are shown
 
 
 def write_page(folder: Path) -> None:
@@ -123,7 +123,7 @@ def draw(folder: Path, group: str, rows: list[Row]) -> str | None:
     kept = {r.name: folder / f"{r.path}.npy" for r in rows}
     images = {name: np.load(path).astype(float) for name, path in kept.items() if path.exists()}
     shapes = [of.shape[1:] for of in images.values()]
-    if not shapes or group not in ("prior", "posterior", "likelihood", "penalty", "codes"):
+    if not shapes or group not in PICTURED:
         return None
     common = max(set(shapes), key=shapes.count)
     images = {name: of for name, of in images.items() if of.shape[1:] == common}

@@ -15,7 +15,7 @@ import jaxvae as jv
 from experiments.common.evaluate import generated
 from experiments.common.methods import ROWS, Row
 from experiments.zoo.data import Data, read
-from experiments.zoo.found import base_of, evaluated, seen
+from experiments.zoo.found import BASES, base_of, evaluated, seen
 from experiments.zoo.rules import Fit, data_of, rule_of
 from jaxvae import evaluation
 
@@ -31,7 +31,6 @@ class Trained(NamedTuple):
     data: Data
 
 
-@cache
 def trained(row: Row, folder: Path, seeds: int = SEEDS, steps: int | None = None) -> Trained:
     """The row's runs from all seeds."""
     data = read(data_of(row), folder)
@@ -52,6 +51,12 @@ def trained(row: Row, folder: Path, seeds: int = SEEDS, steps: int | None = None
 
     keys = jnp.stack([jax.random.key(seed) for seed in range(seeds)])
     return Trained(jv.sweep(run, {"key": keys}, train=data.train).results, fit, data)
+
+
+@cache
+def kept(path: str, folder: Path) -> Trained:
+    """Of a row on whose models others are evaluated."""
+    return trained(ROWS[path], folder)
 
 
 def measured(found: Trained, model: Any, key: jax.Array) -> dict[str, Any]:
@@ -99,15 +104,14 @@ def known(name: str, of: Callable[[Any], Any], model: Any) -> dict[str, Any]:
 
 def result(row: Row, folder: Path) -> tuple[dict[str, Any], Any]:
     """All that is known of a row, seed by seed, and draws of an image model of seed 0, or None."""
-    start, images = time.process_time(), None
-    base = base_of(row)
-    found = trained(ROWS[base or row.path], folder)
+    base, images, start = base_of(row), None, time.process_time()
+    path = base or row.path
+    found = kept(path, folder) if path in BASES else trained(row, folder)
+    start = start if base is None else time.process_time()  # another row's training isn't its own
     seeds = []
     for seed in range(SEEDS):
-        model, key = (
-            jax.tree.map(lambda leaf, i=seed: leaf[i], found.models),
-            jax.random.key(1000 + seed),
-        )
+        model = jax.tree.map(lambda leaf, i=seed: leaf[i], found.models)
+        key = jax.random.key(1000 + seed)
         if base is not None:
             seeds.append(evaluated(row, model, key, found.data))
             continue
