@@ -154,6 +154,8 @@ def train(c: Config) -> Path:
     steps_per_epoch = len(images) // c.batch
 
     identity = {n: value for n, value in config.items() if n in vars(c) and n not in FREE}
+    for name in {"prior", "gradient", "penalty"} - by_name(c).keys():
+        del identity[name]  # as they were before there was a choice
     progress = Progress(
         folder / "metrics.jsonl",
         epochs=c.epochs,

@@ -161,6 +161,14 @@ def table(_: Path) -> Data:
     return Data(rows(train), rows(test), BASE | sizes, steps=1000)
 
 
+def data_frame(_: Path) -> Data:
+    """The same as a data frame has them, without a gap."""
+    made: Any = frame()
+    table = nn.infer_table(made[0])
+    train, test = (jax.tree.map(jnp.asarray, table.rows(some)) for some in made)
+    return Data(train, test, BASE, steps=1000)
+
+
 def gappy_table(folder: Path) -> Data:
     """The same with a quarter of the entries missing, others at every step."""
     found = table(folder)
@@ -197,8 +205,8 @@ def text(_: Path) -> Data:
 
 DATA: dict[str, Callable[[Path], Data]] = {
     made.__name__.replace("_", " "): made
-    for made in (digits, labelled_digits, halves, patches, densities, counts, table, gappy_table)
-} | {"padded series": padded, "series": series, "text": text}
+    for made in (digits, labelled_digits, halves, patches, densities, counts, table, data_frame)
+} | {"gappy table": gappy_table, "padded series": padded, "series": series, "text": text}
 
 
 class MissingError(Exception):

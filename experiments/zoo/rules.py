@@ -63,7 +63,6 @@ ROW_DATA = {
     "likelihood/discretized-logistic": "patches",
     "likelihood/mixture-of-them-grey": "patches",
     "likelihood/mixture-of-them-rgb-coupled": "patches",
-    "likelihood/densities-of-stored-integers": "patches",
     "likelihood/poisson": "counts",
     "likelihood/negative-binomial": "counts",
     "likelihood/negative-binomial-a-dispersion-a-gene": "counts",
@@ -79,7 +78,7 @@ ROW_DATA = {
     "structure/missing-data-single-imputation": "gappy table",
     "structure/missing-data-multiple-imputation": "gappy table",
     "structure/mixed-tables": "gappy table",
-    "structure/mixed-tables-of-a-data-frame-its-anomalies": "table",
+    "structure/mixed-tables-of-a-data-frame-its-anomalies": "data frame",
     "structure/product-of-experts": "halves",
     "structure/mixture-of-experts": "halves",
     "structure/mixture-of-products": "halves",
@@ -90,6 +89,7 @@ ROW_DATA = {
 }
 DEEP = "structure/deep-hierarchy-residual-cells"
 PART_OF = {  # rows of which another is made, and so run with it
+    "likelihood/densities-of-stored-integers": "likelihood/gaussian-sigma-a-pixel",
     "network/residual-cell": DEEP,
     "network/cells-or-blocks-alike-in-a-loop": DEEP,
     "network/level-of-residual-blocks": DEEP,
@@ -180,12 +180,6 @@ def conditional(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
     return Fit(model, objective, scored=lambda model, xy: (model, *xy))
 
 
-@rule("likelihood/densities-of-stored-integers")
-def dequantized(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
-    parts = Parts(rngs, **data.sizes | {"encoder": data.sizes["decoder"]})
-    return Fit(parts.model, parts(row), scored=lambda model, xs: (model, xs / 255.0, None))
-
-
 @rule("likelihood/mixed-columns", "likelihood/missing-entries",
       "likelihood/missing-entries-as-a-head", "structure/mixed-tables")  # fmt: skip
 def columns(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
@@ -219,15 +213,8 @@ def of_columns(network: Any, event: Any) -> Any:
 
 @rule("structure/mixed-tables-of-a-data-frame-its-anomalies")
 def of_frame(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
-    train, test = frame()
-    table = Parts(rngs, **data.sizes)(row)(train)
-    rows, others = (jax.tree.map(jnp.asarray, table.rows(some)) for some in (train, test))
-    model = nn.make_vae(table, latents=4, hidden=HIDDEN, rngs=rngs)
-
-    def chosen(key: Any, x: Any) -> Any:  # whatever row the loop gives, one of the frame's
-        return jax.tree.map(lambda leaf: leaf[jax.random.randint(key, (), 0, len(train))], rows)
-
-    return Fit(model, jv.preprocessed(jv.elbo, chosen), scored=lambda m, _: (m, others, None))
+    table = Parts(rngs, **data.sizes)(row)(frame()[0])
+    return Fit(nn.make_vae(table, latents=4, hidden=HIDDEN, rngs=rngs))
 
 
 @rule("network")
