@@ -64,6 +64,8 @@ def make(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs, images: Any, rows: i
 
 def refused(c: Config, error: Exception) -> Refused:
     """Which methods don't go together, why, and what they go with."""
+    if isinstance(error, Unsuited):
+        return Refused(str(error))
     chosen = {g: find(g, name) for g, name in by_name(c).items()}
     flags = " ".join(f"--{flag(group)} {getattr(c, group)}" for group in chosen)
     partners = {row.path: PARTNERS[row.path] for row in chosen.values() if row.path in PARTNERS}
