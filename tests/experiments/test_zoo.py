@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,8 +18,16 @@ from experiments.datasets import cells, photographs, vowels
 from experiments.zoo import __main__ as zoo
 from experiments.zoo import data, page
 from experiments.zoo.found import base_of
-from experiments.zoo.rules import PART_OF, ROW_DATA, SETTINGS, data_of, rule_of
-from experiments.zoo.run import trained
+from experiments.zoo.rules import (
+    PART_OF,
+    ROW_DATA,
+    SETTINGS,
+    Fit,
+    data_of,
+    from_both_sides,
+    rule_of,
+)
+from experiments.zoo.run import Trained, known, measured, trained
 
 NOWHERE = Path("nowhere")
 
@@ -178,6 +187,48 @@ def test_a_row_moves_what_it_trains():
     one, more = (trained(row, NOWHERE, seeds=1, steps=n).models.prior for n in (20, 40))
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, more)
     assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.thorough
+def test_a_density_is_told_as_the_probability_of_what_is_stored():
+    """The bound falls by log 256 a number, and -log p(x) rises as much."""
+    parts, xs = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3))), jnp.ones((4, 3))
+    told = []
+    for unit in (0.0, -3 * np.log(256.0)):
+        made = data.Data(xs, xs, {}, samples=50, unit=unit)
+        found = Trained(None, Fit(parts.model), made)
+        told.append(measured(found, parts.model, jax.random.key(0)))
+    plain, stored = told
+    assert plain["nll"] <= -plain["bound"] + 3 * plain["error"]
+    np.testing.assert_allclose(stored["bound"] - plain["bound"], -3 * np.log(256.0), rtol=1e-4)
+    np.testing.assert_allclose(stored["nll"] - plain["nll"], 3 * np.log(256.0), rtol=1e-4)
+    assert 0 <= plain["active"] <= plain["latents"] == 2
+    assert known("nll", lambda _: jnp.zeros(2).dot(jnp.zeros(3)), 0.0).keys() == {"no nll"}
+
+
+def test_a_bound_from_above_moves_the_encoder_down_and_the_rest_by_the_elbo():
+    model = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3))).model
+    model = jv.VAE(*map(jv.pytrees.libraries.functional, model))
+    key, x, above = jax.random.key(0), jnp.ones(3), partial(jv.cubo, num_samples=2, power=2.0)
+
+    def gradient(objective):
+        of = jax.value_and_grad(objective, has_aux=True)
+        return of(model, jax.random.clone(key), x)
+
+    (value, _), both = gradient(partial(from_both_sides, above))
+    (upper, _), of_upper = gradient(above)
+    _, of_elbo = gradient(jv.elbo)
+    np.testing.assert_allclose(value, upper, rtol=1e-5)
+    for mine, other, sign in (both.encode, of_upper.encode, -1), (both.decode, of_elbo.decode, 1):
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, sign * b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_schedule_is_as_long_as_the_run():
+    made = data.Data(None, None, {"d": 2, "shape": (3,)}, steps=50)
+    row = find("schedule", "linear-annealing")
+    beta = rule_of(row)(row, nnx.Rngs(0), made).hyper["beta"]
+    assert [float(beta(step)) for step in (0, 25, 50)] == pytest.approx([0.0, 0.5, 1.0])
 
 
 def of(**names):
