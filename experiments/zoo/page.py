@@ -49,17 +49,22 @@ PICTURED = "prior", "posterior", "likelihood", "penalty", "codes"  # groups whos
 
 
 def write_page(folder: Path) -> None:
-    """docs/zoo.md; a row that is not done is said to be missing."""
+    """docs/zoo.md, of the groups whose rows are all done; the others are said to be missing."""
     groups: dict[str, list[Row]] = {}
     for row in ROWS.values():
         groups.setdefault(row.group, []).append(row)
-    text = HEAD + data_table()
+    text, missing = HEAD + data_table(), []
     for group, rows in groups.items():
-        text += f"\n## {TITLES.get(group, group)}\n\n"
         told = {row.path: read(folder, row) for row in rows}
+        if any(found is None and path not in PART_OF for path, found in told.items()):
+            missing.append(TITLES.get(group, group).lower())
+            continue
+        text += f"\n## {TITLES.get(group, group)}\n\n"
         text += trained_table(rows, told) + found_table(rows, told)
         if (picture := draw(folder, group, rows)) is not None:
             text += f"\n![decoded draws, a row a line](figures/zoo/{picture})\n"
+    if missing:
+        text += f"\nNot run yet: {', '.join(missing)}.\n"
     (DOCS / "zoo.md").write_text(text)
 
 
@@ -90,8 +95,6 @@ def trained_table(rows: list[Row], told: dict[str, Any]) -> str:
         found = told[row.path]
         if row.path in PART_OF:
             lines.append(f"| `{row.name}` | in `{PART_OF[row.path]}` | | | | | |")
-        elif found is None:
-            lines.append(f"| `{row.name}` | not run yet | | | | | |")
         elif found["on"] is None:
             error = mean(found, "error", spread=False)
             trusted = [seed.get("reliable") for seed in found["seeds"]]
@@ -112,7 +115,7 @@ def found_table(rows: list[Row], told: dict[str, Any]) -> str:
     lines = ["", "| row | of the model of | says | CPU |", "|---|---|---|---|"]
     for row in rows:
         found = told[row.path]
-        if found is not None and found["on"] is not None:
+        if found and found["on"] is not None:
             said = ", ".join(f"{name} {mean(found, name, 3)}" for name in found["seeds"][0])
             lines.append(f"| `{row.name}` | `{found['on']}` | {said} | {found['seconds']:.0f} s |")
     return "\n".join(lines) + "\n" if len(lines) > 3 else ""
