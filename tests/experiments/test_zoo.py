@@ -210,6 +210,7 @@ def test_a_density_is_told_as_the_probability_of_what_is_stored():
     assert known("nll", lambda _: jnp.zeros(2).dot(jnp.zeros(3)), 0.0).keys() == {"no nll"}
 
 
+@pytest.mark.thorough
 def test_a_bound_from_above_moves_the_encoder_down_and_the_rest_by_the_elbo():
     model = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3))).model
     model = jv.VAE(*map(jv.pytrees.libraries.functional, model))
@@ -240,6 +241,7 @@ def of(**names):
     return compose(nnx.Rngs(0), rows, d=2, shape=(3,), examples=jnp.ones((3, 3)))
 
 
+@pytest.mark.thorough
 def test_factors_compose():
     model, objective = of(prior="vamp", posterior="iaf", bound="iwae", gradient="dreg")
     assert isinstance(model, jv.VampVAE)
