@@ -62,7 +62,7 @@ def digits(_: Path) -> Data:
     test = jax.jit(jax.vmap(binarize))(keys, data.test.images)
     train = jnp.asarray(data.train.images)
     sizes = {"d": 8, "shape": data.shape, "image": data.shape, "likelihood": nn.BernoulliHead()}
-    sizes |= {"examples": train[:CLASSES] / 16.0, "places": 8, "N": len(train)}
+    sizes |= {"examples": train[:CLASSES].astype(float) / 16.0, "places": 8, "N": len(train)}
     # what was drawn for the test is as it is: 0 and 16 are certain
     return Data(train, test * 16.0, BASE | sizes, binarize)
 
@@ -113,7 +113,10 @@ def patches(folder: Path) -> Data:
 def densities(folder: Path) -> Data:
     """The same, dequantized to floats in (0, 1): densities, told as probabilities of the bytes."""
     data = patches(folder)
-    sizes = data.sizes | {"encoder": NETWORK, "examples": data.sizes["examples"] / 255.0}
+    sizes = data.sizes | {
+        "encoder": NETWORK,
+        "examples": data.sizes["examples"].astype(float) / 255.0,
+    }
     unit = -float(data.train[0].size * np.log(256.0))
     return data._replace(sizes=sizes, transform=jaxvae.training.dequantize, unit=unit)
 

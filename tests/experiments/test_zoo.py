@@ -181,7 +181,9 @@ def test_every_row_can_be_trained(group):
             hyper = {name: of(0) for name, of in fit.hyper.items()}
             return fit.step(objective, fit.optimizer)(state, key, xs, **hyper)
 
-        _, metrics = jax.eval_shape(step, jax.random.key(0))
+        # as a user has it, who runs the zoo
+        with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+            _, metrics = jax.eval_shape(step, jax.random.key(0))
         assert metrics["loss"].shape == (), row.path
 
 
