@@ -56,7 +56,7 @@ def make(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs, images: Any, rows: i
         raise refused(c, error) from None
     if c.bound == "iwae":
         objective = partial(objective, num_samples=c.num_samples)
-    for part in (model.encode, model.decode):
+    for part in (whole(model).encode, whole(model).decode):
         if isinstance(part, nn.Conditional):
             part.dtype = jnp.dtype(c.dtype)
     return Composed(model, objective)
@@ -78,12 +78,12 @@ def refused(c: Config, error: Exception) -> Refused:
 
 def tried(c: Config, step: Any, state: Any, images: Any, transform: Any, hyper: Any) -> None:
     """Raise Refused where an image can't be scored or a step can't be made."""
-    keys = jax.random.split(jax.random.key(0), TRIES + 1)
+    step_key, x_key, *keys = jax.random.split(jax.random.key(0), TRIES + 2)
     numbers = {name: of(0) if callable(of) else of for name, of in hyper.items()}
     try:
-        jax.eval_shape(partial(step, **numbers), state, keys[0], images[: c.batch])
-        x = transform(jax.random.clone(keys[0]), images[0])
-        for key in keys[1:]:  # concrete, so that what leaves a support is named
+        jax.eval_shape(partial(step, **numbers), state, step_key, images[: c.batch])
+        x = transform(x_key, images[0])
+        for key in keys:  # concrete, so that what leaves a support is named
             scored(whole(state.model), key, x)
     except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
         raise refused(c, error) from None
