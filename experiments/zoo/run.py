@@ -49,7 +49,7 @@ def trained(row: Row, folder: Path, seeds: int = SEEDS, steps: int | None = None
         state, _ = jax.lax.scan(lambda s, _: epoch(s, key, train), state, length=epochs)
         return fit.trained(state)
 
-    keys = jnp.stack([jax.random.key(seed) for seed in range(seeds)])
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     return Trained(jv.sweep(run, {"key": keys}, train=data.train).results, fit, data)
 
 
