@@ -92,7 +92,7 @@ def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
 def _holds_bytes(leaf: Tree) -> bool:
     """Of more than zeros and ones."""
     stored = getattr(leaf, "dtype", None) == np.uint8 and not isinstance(leaf, Tracer)
-    return stored and bool(np.size(leaf)) and np.max(leaf) > 1
+    return stored and bool(np.size(leaf)) and np.asarray(leaf).max() > 1  # under jit, too
 
 
 def warn_of_outside(owner: str, log_p: Tree) -> None:

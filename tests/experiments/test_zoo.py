@@ -238,6 +238,19 @@ def test_a_schedule_is_as_long_as_the_run():
     assert [float(beta(step)) for step in (0, 25, 50)] == pytest.approx([0.0, 0.5, 1.0])
 
 
+def test_bytes_that_a_compiled_measure_holds_are_looked_at():
+    """They are constants, which NumPy's max would trace."""
+    head = find("likelihood", "discretized-logistic")
+    parts = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3)))
+    model = Parts(nnx.Rngs(0), d=2, shape=(3,), likelihood=parts(head)).model
+    xs = jnp.full((4, 3), 200, jnp.uint8)
+    floats = model._replace(encode=lambda x: parts.encode(x.astype(float)))
+    shape = jax.eval_shape(lambda: jv.evaluation.active_units(floats, xs))
+    assert shape.shape == (2,)
+    with pytest.raises(ValueError, match="holds bytes up to 200"):
+        jax.eval_shape(lambda: jv.evaluation.active_units(parts.model, xs))
+
+
 def of(**names):
     rows = {group: find(group, name) for group, name in names.items()}
     return compose(nnx.Rngs(0), rows, d=2, shape=(3,), examples=jnp.ones((3, 3)))
