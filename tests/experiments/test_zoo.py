@@ -243,12 +243,12 @@ def test_bytes_that_a_compiled_measure_holds_are_looked_at():
     head = find("likelihood", "discretized-logistic")
     parts = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3)))
     model = Parts(nnx.Rngs(0), d=2, shape=(3,), likelihood=parts(head)).model
-    xs = jnp.full((4, 3), 200, jnp.uint8)
-    floats = model._replace(encode=lambda x: parts.encode(x.astype(float)))
+    encode, of_floats, xs = parts.encode, parts.model, jnp.full((4, 3), 200, jnp.uint8)
+    floats = model._replace(encode=lambda x: encode(x.astype(float)))
     shape = jax.eval_shape(lambda: jv.evaluation.active_units(floats, xs))
     assert shape.shape == (2,)
     with pytest.raises(ValueError, match="holds bytes up to 200"):
-        jax.eval_shape(lambda: jv.evaluation.active_units(parts.model, xs))
+        jax.eval_shape(lambda: jv.evaluation.active_units(of_floats, xs))
 
 
 def of(**names):
