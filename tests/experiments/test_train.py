@@ -51,7 +51,7 @@ PICTURES = {"learning_curves", "reconstructions", "samples", "latent_map", "trav
 def no_pictures(monkeypatch):
     """Where they are not what is tested: most of the time of a short run is matplotlib's."""
     for name in PICTURES:
-        monkeypatch.setattr(figures, name, lambda *_: None)
+        monkeypatch.setattr(figures, name, lambda *_, **options: None)
 
 
 @pytest.fixture(scope="module")
