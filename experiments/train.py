@@ -57,6 +57,7 @@ from experiments.common.evaluate import (
 from experiments.common.progress import Progress
 from experiments.common.report import measure, print_table
 from jaxvae import nn
+from jaxvae.protocols import MissingMethodError, event_shape
 
 
 def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
@@ -104,6 +105,7 @@ def train(c: Config) -> Path:
     rising = optax.linear_schedule(0.0, c.beta, c.warmup) if c.warmup else c.beta
     hyper: dict[str, Any] = {"beta": rising} if c.bound == "elbo" else {}
     images, elbo = jnp.asarray(data.train.images), jaxvae.elbo
+    refuse_unsuited: Any = None
     if not by_name(c):
         model = make_model(c, data.shape, nnx.Rngs(init_key))
     else:
@@ -121,6 +123,7 @@ def train(c: Config) -> Path:
         examples = chosen.examples_of(transform, images)
         made = chosen.make(c, data.shape, nnx.Rngs(init_key), examples, len(images))
         (model, bound), elbo = made, scored
+        refuse_unsuited = chosen.tried
     optimizer = optax.adam(c.learning_rate)
     if c.clip is not None:
         optimizer = optax.chain(jaxvae.training.clip_by_finite_norm(c.clip), optimizer)
@@ -128,8 +131,8 @@ def train(c: Config) -> Path:
     if c.on_nonfinite == "skip":
         step = jaxvae.training.skip_nonfinite(step)
     state = jaxvae.init_state(model, optimizer)
-    if by_name(c):
-        chosen.tried(c, step, state, images, transform, hyper)
+    if refuse_unsuited is not None:
+        refuse_unsuited(c, step, state, images, transform, hyper)
     folder = make_folder(c)
     config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(c).items()}
     config |= {"image_shape": list(data.shape)}
@@ -231,7 +234,7 @@ def report(
     figures.learning_curves(folder / "learning_curves.png", lines)
     figures.reconstructions(folder / "reconstructions.png", model, few, shown, full)
     figures.samples(folder / "samples.png", model, many, full=full)
-    z = jaxvae.protocols.event_shape(model.prior)
+    z = event_shape(model.prior)
     if isinstance(z, tuple) and len(z) == 1 and isinstance(z[0], int):  # a vector
         draw_latents(folder, model, xs, data.test.labels, rows[0], full)
     Console().print(f"numbers and pictures: {folder}/", soft_wrap=True)
@@ -243,7 +246,7 @@ def draw_latents(folder: Path, model: Any, xs: Any, labels: Any, row: int, full:
 
     try:
         means = np.asarray(jaxvae.evaluation.encode_all(model, xs, batch_size=100))
-    except jaxvae.protocols.MissingMethodError:
+    except MissingMethodError:
         return
     figures.latent_map(folder / "latent_map.png", means, labels)
     order = np.argsort(-np.var(means, axis=0))

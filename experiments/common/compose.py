@@ -67,8 +67,9 @@ def compose(rngs: nnx.Rngs, rows: dict[str, Row], **sizes: Any) -> Composed:
       Unsuited: two of them don't go together.
     """
     parts = Parts(rngs, **sizes)
-    made = {group: parts(row) for group, row in rows.items()}
-    prior, posterior, likelihood = map(made.get, ("prior", "posterior", "likelihood"))
+    made: dict[str, Any] = {group: parts(row) for group, row in rows.items()}
+    prior: Any = made.get("prior")
+    posterior, likelihood = made.get("posterior"), made.get("likelihood")
     heads = {"head": posterior} if hasattr(posterior, "raw_shape") else {}
     if likelihood is not None:
         if not hasattr(likelihood, "raw_shape"):

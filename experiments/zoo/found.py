@@ -44,7 +44,7 @@ def seen(key: jax.Array, data: Data) -> Any:
 
 def disentangled(row: Row, made: Any, model: Any, key: jax.Array, data: Data) -> Numbers:
     """Of the test images' codes, and two factors: the class, and how much ink there is."""
-    split = load("digits").test
+    split: Any = load("digits").test
     ink = np.sum(split.images, axis=(1, 2, 3))
     fifths = np.searchsorted(np.quantile(ink, [0.2, 0.4, 0.6, 0.8]), ink)
     codes = evaluation.encode_all(model, seen(key, data))

@@ -238,8 +238,12 @@ def lagging(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
     """All learn in four steps of five the encoder, and in the fifth the rest."""
     parts = Parts(rngs, **data.sizes)
     masked = partial(optax.conditionally_mask, ADAM)
-    players = {"encode": masked(lambda step, **_: ~parts.turn(step)), "rest": masked(parts.turn)}
-    labels: Any = jv.VAE("encode", "rest", "rest")
+    players: Any = {
+        "encode": masked(lambda step, **_: ~parts.turn(step)),
+        "rest": masked(parts.turn),
+    }
+    triple: Any = jv.VAE
+    labels = triple("encode", "rest", "rest")
     return Fit(parts.model, optimizer=optax.partition(players, labels))
 
 
@@ -274,7 +278,7 @@ def codes(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
     made = parts(row)
     model, places = parts(find("codes", "vq-vae-the-model")), parts.places
     if hasattr(made, "lookup"):
-        d = {"finite-scalar-quantization": 4}.get(row.name, parts.d)
+        d = 4 if row.name == "finite-scalar-quantization" else parts.d
         to, of = (nn.MLP(parts.shape, (places, d), hidden=HIDDEN, rngs=rngs),
                   nn.Conditional(parts.decoder, parts.likelihood, (places, d), parts.shape,
                                  rngs=rngs))  # fmt: skip

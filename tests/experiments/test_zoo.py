@@ -28,6 +28,7 @@ from experiments.zoo.rules import (
     rule_of,
 )
 from experiments.zoo.run import Trained, known, measured, trained
+from jaxvae.pytrees.libraries import functional
 
 NOWHERE = Path("nowhere")
 
@@ -215,7 +216,7 @@ def test_a_density_is_told_as_the_probability_of_what_is_stored():
 @pytest.mark.thorough
 def test_a_bound_from_above_moves_the_encoder_down_and_the_rest_by_the_elbo():
     model = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3))).model
-    model = jv.VAE(*map(jv.pytrees.libraries.functional, model))
+    model = jv.VAE(*map(functional, model))
     key, x, above = jax.random.key(0), jnp.ones(3), partial(jv.cubo, num_samples=2, power=2.0)
 
     def gradient(objective):
