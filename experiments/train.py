@@ -36,6 +36,7 @@ from experiments.common.config import (
     FREE,
     Config,
     Refused,
+    by_name,
     check_config,
     check_data,
     check_resumed,
@@ -50,14 +51,20 @@ from experiments.common.evaluate import (
     evaluate,
     inputs,
     largest_log_scale,
+    scored,
+    whole,
 )
 from experiments.common.progress import Progress
 from experiments.common.report import measure, print_table
 from jaxvae import nn
+from jaxvae.protocols import MissingMethodError, event_shape
 
 
 def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
-    """q(z|x), p(x|z) and p(z): the three things that make a VAE."""
+    """q(z|x), p(x|z) and p(z): the three things that make a VAE.
+
+    What is chosen by a name of docs/methods.md, experiments.common.chosen makes: this is without.
+    """
     networks = {"mlp": (nn.MLP, nn.MLP), "conv": (nn.ConvEncoder, nn.ConvDecoder)}[c.network]
     encoder, decoder = (partial(network, hidden=(c.hidden,)) for network in networks)
     posterior = {"diagonal": nn.NormalHead(), "full": nn.MultivariateNormalHead()}[c.posterior]
@@ -70,6 +77,11 @@ def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
     )
 
 
+def as_stored(key: jax.Array, image: jax.Array) -> jax.Array:
+    del key
+    return image
+
+
 def train(c: Config) -> Path:
     """The whole job; returns the run's folder."""
     check_config(c)
@@ -78,6 +90,49 @@ def train(c: Config) -> Path:
     else:
         data = load(c.dataset, data_dir=c.data_dir, download=c.download, validation=c.validation)
     check_data(c, data)
+    # one key names the run: initial parameters, steps and evaluation draw from its parts
+    init_key, run_key, eval_key = jax.random.split(jax.random.key(c.seed), 3)
+    to_input = {
+        None: jaxvae.rescale,
+        "dynamic": jaxvae.binarize,
+        "threshold": jaxvae.training.threshold,
+    }
+    transform = partial(to_input[c.binarization], max_value=float(data.max_value))
+    bound = {
+        "elbo": jaxvae.elbo,
+        "iwae": partial(jaxvae.iwae, num_samples=c.num_samples),
+    }.get(c.bound, jaxvae.elbo)
+    rising = optax.linear_schedule(0.0, c.beta, c.warmup) if c.warmup else c.beta
+    hyper: dict[str, Any] = {"beta": rising} if c.bound == "elbo" else {}
+    images, elbo = jnp.asarray(data.train.images), jaxvae.elbo
+    refuse_unsuited: Any = None
+    if not by_name(c):
+        model = make_model(c, data.shape, nnx.Rngs(init_key))
+    else:
+        from experiments.common import chosen  # reads pages, which the plain methods do without
+
+        if chosen.takes_bytes(c):
+            if data.max_value != 255:
+                raise Refused(
+                    f"--likelihood {c.likelihood} is of bytes, 0 to 255, and a full pixel of "
+                    f"{data.name} is {data.max_value:g}; choose --likelihood gaussian"
+                )
+            transform = as_stored
+        if c.beta == 1 and not c.warmup:
+            hyper = {}
+        examples = chosen.examples_of(transform, images)
+        made = chosen.make(c, data.shape, nnx.Rngs(init_key), examples, len(images))
+        (model, bound), elbo = made, scored
+        refuse_unsuited = chosen.tried
+    optimizer = optax.adam(c.learning_rate)
+    if c.clip is not None:
+        optimizer = optax.chain(jaxvae.training.clip_by_finite_norm(c.clip), optimizer)
+    step = jaxvae.train_step(jaxvae.preprocessed(bound, transform), optimizer)
+    if c.on_nonfinite == "skip":
+        step = jaxvae.training.skip_nonfinite(step)
+    state = jaxvae.init_state(model, optimizer)
+    if refuse_unsuited is not None:
+        refuse_unsuited(c, step, state, images, transform, hyper)
     folder = make_folder(c)
     config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(c).items()}
     config |= {"image_shape": list(data.shape)}
@@ -90,39 +145,20 @@ def train(c: Config) -> Path:
     if c.resume is None:
         keep_config()
 
-    # one key names the run: initial parameters, steps and evaluation draw from its parts
-    init_key, run_key, eval_key = jax.random.split(jax.random.key(c.seed), 3)
-    to_input = {
-        None: jaxvae.rescale,
-        "dynamic": jaxvae.binarize,
-        "threshold": jaxvae.training.threshold,
-    }
-    transform = partial(to_input[c.binarization], max_value=float(data.max_value))
-    bound = {
-        "elbo": jaxvae.elbo,
-        "iwae": partial(jaxvae.iwae, num_samples=c.num_samples),
-    }[c.bound]
-    rising = optax.linear_schedule(0.0, c.beta, c.warmup) if c.warmup else c.beta
-    hyper: dict[str, Any] = {"beta": rising} if c.bound == "elbo" else {}
-    optimizer = optax.adam(c.learning_rate)
-    if c.clip is not None:
-        optimizer = optax.chain(jaxvae.training.clip_by_finite_norm(c.clip), optimizer)
-    step = jaxvae.train_step(jaxvae.preprocessed(bound, transform), optimizer)
-    if c.on_nonfinite == "skip":
-        step = jaxvae.training.skip_nonfinite(step)
-    state = jaxvae.init_state(make_model(c, data.shape, nnx.Rngs(init_key)), optimizer)
-    images, held_out = jnp.asarray(data.train.images), data.validation.images
+    held_out = data.validation.images
 
     def validate(model: Any) -> dict[str, float]:
         if not held_out.size:
             return {}
         same_noise = jax.random.clone(eval_key)  # at every epoch, so that epochs compare
-        numbers = evaluate(model, same_noise, held_out, transform)
+        numbers = evaluate(whole(model), same_noise, held_out, transform, elbo)
         return {f"validation_{name}": float(value) for name, value in numbers._asdict().items()}
 
     steps_per_epoch = len(images) // c.batch
 
     identity = {n: value for n, value in config.items() if n in vars(c) and n not in FREE}
+    for name in {"prior", "gradient", "penalty"} - by_name(c).keys():
+        del identity[name]  # as they were before there was a choice
     progress = Progress(
         folder / "metrics.jsonl",
         epochs=c.epochs,
@@ -133,7 +169,7 @@ def train(c: Config) -> Path:
     measures = data.test.images, transform, min(c.eval_images, len(data.test.images))
     try:
         with ThreadPoolExecutor(1) as other_core, progress:
-            other_core.submit(compile_measures, state.model, *measures, c.eval_samples)
+            other_core.submit(compile_measures, whole(state.model), *measures, c.eval_samples, elbo)
             state, history = jaxvae.fit(
                 step,
                 state,
@@ -149,14 +185,15 @@ def train(c: Config) -> Path:
             )
     except jaxvae.training.NonFiniteError as error:
         xs = inputs(jax.random.clone(eval_key), images[error.rows], transform)
-        scale = largest_log_scale(error.state.model, xs)
+        scale = largest_log_scale(whole(error.state.model), xs)
         raise Stopped(
             f"{error}; largest log-scale of q(z|x) {scale:g}; try a smaller --learning-rate, "
             "--clip 10, or --on-nonfinite skip"
         ) from None
-    nn.save_model(folder / "model", state.model, about={"config": config})
+    model = whole(state.model)
+    nn.save_model(folder / "model", model, about={"config": config})
     skipped = int(np.sum(history["skipped"])) if "skipped" in history else None
-    report(c, folder, data, state.model, eval_key, transform, skipped, progress.lines)
+    report(c, folder, data, model, eval_key, transform, elbo, skipped, progress.lines)
     return folder
 
 
@@ -167,6 +204,7 @@ def report(
     model: Any,
     key: jax.Array,
     transform: Any,
+    elbo: Any,
     skipped: int | None,
     lines: list[dict[str, float]],
 ) -> None:
@@ -176,10 +214,12 @@ def report(
     rows = np.asarray(jax.random.permutation(subset_key, len(images)))[: c.eval_images]
     xs = inputs(input_key, images, transform)
     keys = elbo_key, marginal_key
-    active = np.asarray(jax.jit(jaxvae.evaluation.active_units)(model, xs))
-    result = measure(model, keys, images, rows, transform, c.eval_samples) | {
+    use_key = jax.random.clone(elbo_key)  # for draws of a posterior whose mean nobody knows
+    units = jax.jit(jaxvae.evaluation.active_units)(model, xs, key=use_key)
+    active = np.concatenate([np.ravel(unit) for unit in jax.tree.leaves(units)])
+    result = measure(model, keys, images, rows, transform, c.eval_samples, elbo) | {
         "active_units": int(np.sum(active)) if len(xs) > 1 else None,
-        "latent": c.latent,
+        "latent": active.size,
     }
     if skipped is not None:
         result["skipped_updates"] = skipped
@@ -189,14 +229,28 @@ def report(
     from experiments.common import figures  # matplotlib takes a second, and the table none of it
 
     few, many = jax.random.split(picture_key)
-    means = np.asarray(jaxvae.evaluation.encode_all(model, xs, batch_size=100))
+    full = 255.0 if transform is as_stored else 1.0  # what a full pixel is
+    shown = np.asarray(xs)[rows[:40]]
     figures.learning_curves(folder / "learning_curves.png", lines)
-    figures.reconstructions(folder / "reconstructions.png", model, few, np.asarray(xs)[rows[:40]])
-    figures.samples(folder / "samples.png", model, many)
-    figures.latent_map(folder / "latent_map.png", means, data.test.labels)
-    order = np.argsort(-np.var(means, axis=0))
-    figures.traversals(folder / "traversals.png", model, means[rows[0]], order)
+    figures.reconstructions(folder / "reconstructions.png", model, few, shown, full)
+    figures.samples(folder / "samples.png", model, many, full=full)
+    z = event_shape(model.prior)
+    if isinstance(z, tuple) and len(z) == 1 and isinstance(z[0], int):  # a vector
+        draw_latents(folder, model, xs, data.test.labels, rows[0], full)
     Console().print(f"numbers and pictures: {folder}/", soft_wrap=True)
+
+
+def draw_latents(folder: Path, model: Any, xs: Any, labels: Any, row: int, full: float) -> None:
+    """The map of the test images, and walks from one of them, where a posterior has a mean."""
+    from experiments.common import figures
+
+    try:
+        means = np.asarray(jaxvae.evaluation.encode_all(model, xs, batch_size=100))
+    except MissingMethodError:
+        return
+    figures.latent_map(folder / "latent_map.png", means, labels)
+    order = np.argsort(-np.var(means, axis=0))
+    figures.traversals(folder / "traversals.png", model, means[row], order, full=full)
 
 
 def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
@@ -212,7 +266,14 @@ def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
     """
     folder = Path(folder)
     shape = tuple(read_config(folder)["image_shape"])
-    model = make_model(Config(**stored_config(folder)), shape, nnx.Rngs(0))
+    config = Config(**stored_config(folder))
+    if by_name(config):
+        from experiments.common import chosen
+
+        examples = jnp.zeros((chosen.EXAMPLES, *shape))
+        model = chosen.make(config, shape, nnx.Rngs(0), examples, 1).model
+    else:
+        model = make_model(config, shape, nnx.Rngs(0))
     checkpoints = folder / "checkpoints"
     newest_or_best = jaxvae.training.best_checkpoint if best else jaxvae.training.newest_checkpoint
     return jaxvae.training.load_checkpoint(newest_or_best(checkpoints), model)

@@ -23,17 +23,24 @@ class Config:
     """width of the dense hidden layer"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """what the networks compute in; parameters, densities and losses stay float32"""
-    posterior: Literal["diagonal", "full"] = "diagonal"
-    """covariance of q(z|x)"""
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
-    """p(x|z): densities of pixels in [0, 1], or probabilities of binary pixels"""
+    prior: str = "normal"
+    """p(z): vamp, ...; as all methods, a row of docs/methods.md by its name there, or in short"""
+    posterior: str = "diagonal"
+    """q(z|x): diagonal, full, iaf, ..."""
+    likelihood: str = "gaussian"
+    """p(x|z): gaussian, of pixels in [0, 1]; bernoulli, of binary ones; logistic-mixture, ..."""
     sigma: float = 0.2
     """fixed scale of the gaussian likelihood"""
     binarization: Literal["dynamic", "threshold"] | None = None
     """how grey images become binary: afresh at every visit, or at 1/2"""
-    bound: Literal["elbo", "iwae"] = "elbo"
+    bound: str = "elbo"
+    """elbo, iwae, or another of docs/bounds.md"""
     num_samples: int = 5
-    """samples of the iwae bound"""
+    """samples of the iwae bound; the others have as many as docs/bounds.md says"""
+    gradient: str | None = None
+    """how the bound is differentiated: dreg, stl, ... of docs/bounds.md; by default pathwise"""
+    penalty: str | None = None
+    """what is charged in place of the rate: free-bits, ..."""
     beta: float = 1.0
     """weight of the rate in the elbo"""
     warmup: int = 0
@@ -65,6 +72,15 @@ class Config:
     """let TFDS download the data set"""
 
 
+# what is known without docs/methods.md; --likelihood gaussian has a sigma, --bound iwae samples
+PLAIN: dict[str, tuple[str | None, ...]] = {
+    "prior": ("normal",),
+    "posterior": ("diagonal", "full"),
+    "likelihood": ("gaussian", "bernoulli"),
+    "bound": ("elbo", "iwae"),
+    "gradient": (None,),
+    "penalty": (None,),
+}
 # what changes no number of a run, and so may change when it goes on
 FREE = ("epochs", "eval_images", "eval_samples", "output", "name", "resume", "data_dir", "download")
 
@@ -80,6 +96,12 @@ def flag(name: str) -> str:
 def is_file(dataset: str) -> bool:
     """Whether that names a file of images; the data sets' names have no suffix."""
     return bool(Path(dataset).suffix)
+
+
+def by_name(c: Config) -> dict[str, str]:
+    """The methods that are chosen by a name of docs/methods.md, which the plain ones do without."""
+    return {group: getattr(c, group) for group, plain in PLAIN.items()
+            if getattr(c, group) not in plain}  # fmt: skip
 
 
 def check_config(c: Config) -> None:
@@ -110,6 +132,13 @@ def check_config(c: Config) -> None:
         raise Refused(f"--max-value is {c.max_value:g}, but {c.dataset} is no .npy file")
     if c.name is not None and Path(c.name).name != c.name:
         raise Refused(f"--name is {c.name!r}, expected a plain folder name; --output says where")
+    for group, name in by_name(c).items():
+        from experiments.common.methods import Unsuited, find  # reads pages
+
+        try:
+            find(group, name)
+        except Unsuited as error:
+            raise Refused(str(error)) from None
     if c.bound == "iwae" and c.beta != 1:
         raise Refused(f"--beta is {c.beta} but the iwae bound has no beta; use --bound elbo")
     if c.bound == "iwae" and c.warmup:

@@ -52,7 +52,19 @@ ROWS = np.arange(HUNDRED, dtype=np.int32)
 FEWEST = 1000  # keys; the first of them do not depend on how many there are
 
 
-def evaluate(model: Any, key: Array, images: Any, transform: Any) -> Evaluation:
+def whole(model: Any) -> Any:
+    """The VAE within what an objective trains beside other players, as `Constrained` and pairs."""
+    return getattr(model, "model", model)
+
+
+def scored(model: Any, key: Array, x: Any) -> Any:
+    """The ELBO of any posterior, one without a path too: its value, not for its gradient."""
+    return jaxvae.elbo(model, key, x, gradient=jaxvae.score_function)
+
+
+def evaluate(
+    model: Any, key: Array, images: Any, transform: Any, elbo: Any = jaxvae.elbo
+) -> Evaluation:
     """ELBO, rate and distortion over images as stored, one sample of z for each.
 
     A hundred at a time, by one program: those to validate on and those to test on share it.
@@ -62,6 +74,7 @@ def evaluate(model: Any, key: Array, images: Any, transform: Any) -> Evaluation:
       key: a PRNG key.
       images: as stored, leading axis n.
       transform: `(key, image) -> x`, such as `jaxvae.rescale`.
+      elbo: or `scored`.
     """
     images, n = np.asarray(images), len(images)
     size = max(FEWEST, n)
@@ -69,17 +82,17 @@ def evaluate(model: Any, key: Array, images: Any, transform: Any) -> Evaluation:
     for start in range(0, n, HUNDRED):
         rows = images[np.minimum(start + ROWS, n - 1)]
         own = jax.random.clone(key)  # every call takes others of the keys
-        found.append(_evaluated(model, own, rows, start, transform, size))
+        found.append(_evaluated(model, own, rows, start, transform, size, elbo))
     parts = zip(*jax.device_get(found), strict=True)
     return Evaluation(*(np.mean(np.concatenate(part)[:n]) for part in parts))
 
 
-@partial(jax.jit, static_argnames=("transform", "size"))
+@partial(jax.jit, static_argnames=("transform", "size", "elbo"))
 def _evaluated(
-    model: Any, key: Array, images: Array, start: Array, transform: Any, size: int
+    model: Any, key: Array, images: Array, start: Array, transform: Any, size: int, elbo: Any
 ) -> tuple[Array, Array, Array]:
     keys = jax.random.split(key, size)[start + ROWS]
-    objective = jaxvae.preprocessed(jaxvae.elbo, transform)
+    objective = jaxvae.preprocessed(elbo, transform)
     bounds, terms = jax.vmap(partial(objective, model))(keys, images)
     return bounds, terms.rate, terms.distortion
 
@@ -100,7 +113,12 @@ def log_marginals(
 
 
 def compile_measures(
-    model: Any, images: Any, transform: Any, num_rows: int, num_samples: int
+    model: Any,
+    images: Any,
+    transform: Any,
+    num_rows: int,
+    num_samples: int,
+    elbo: Any = jaxvae.elbo,
 ) -> None:
     """Compile what `evaluate(model, _, images, transform)` and log p(x) of so many rows run.
 
@@ -113,7 +131,7 @@ def compile_measures(
         return jax.ShapeDtypeStruct((n, *images.shape[1:]), images.dtype)
 
     size = max(FEWEST, len(images))
-    _evaluated.lower(model, key, rows(HUNDRED), 0, transform, size).compile()
+    _evaluated.lower(model, key, rows(HUNDRED), 0, transform, size, elbo).compile()
     log_marginals.lower(model, key, rows(num_rows), transform, num_samples).compile()
 
 
@@ -139,8 +157,10 @@ def reconstructed(model: Any, key: Array, xs: Array) -> Array:
 
 @jax.jit
 def largest_log_scale(model: Any, xs: Array) -> Array:
-    """max log sigma over latents and examples: where an overflow usually begins."""
+    """max log sigma over latents and examples: where an overflow usually begins; NaN of none."""
     q = jax.vmap(model.encode)(xs)
     if isinstance(q, jaxvae.MultivariateNormal):
         return jnp.max(jnp.log(jnp.diagonal(q.scale_tril, axis1=-2, axis2=-1)))
+    if not hasattr(q, "scale"):
+        return jnp.full((), jnp.nan)
     return jnp.max(jnp.log(q.scale))

@@ -66,10 +66,10 @@ def learning_curves(path: Path, lines: list[dict[str, float]]) -> None:
 
 
 @styled
-def reconstructions(path: Path, model: Any, key: jax.Array, xs: Any) -> None:
-    """Test images beside the means of their reconstructions."""
-    means = in_colour(reconstructed(model, key, xs))
-    pairs = np.concatenate([in_colour(xs), means], axis=2)  # side by side
+def reconstructions(path: Path, model: Any, key: jax.Array, xs: Any, full: float = 1.0) -> None:
+    """Test images, whose full pixels are `full`, beside the means of their reconstructions."""
+    means = in_colour(reconstructed(model, key, xs) / full)
+    pairs = np.concatenate([in_colour(xs / full), means], axis=2)  # side by side
     picture = figure(6.4, 0.41 * len(xs) / 8 + 0.4)
     axis = picture.subplots()
     show(axis, pairs, columns=8)
@@ -78,11 +78,11 @@ def reconstructions(path: Path, model: Any, key: jax.Array, xs: Any) -> None:
 
 
 @styled
-def samples(path: Path, model: Any, key: jax.Array, count: int = 100) -> None:
+def samples(path: Path, model: Any, key: jax.Array, count: int = 100, *, full: float = 1.0) -> None:
     """Means of p(x|z) at draws z ~ p(z)."""
     picture = figure(4.6, 4.9)
     axis = picture.subplots()
-    show(axis, generated(model, key, count), columns=10)
+    show(axis, generated(model, key, count) / full, columns=10)
     axis.set_title("decoded draws of the prior")
     save(picture, path)
 
@@ -119,12 +119,14 @@ def latent_map(path: Path, means: Any, labels: Any) -> None:
 
 
 @styled
-def traversals(path: Path, model: Any, z: Any, order: Any, count: int = 8) -> None:
+def traversals(
+    path: Path, model: Any, z: Any, order: Any, count: int = 8, *, full: float = 1.0
+) -> None:
     """One latent at a time moved from -3 to 3 while the others stay at z; most active first."""
     steps, rows = np.linspace(-3, 3, 11), np.asarray(order)[:count]
     grid = np.tile(np.asarray(z), (len(rows), len(steps), 1))
     grid[np.arange(len(rows)), :, rows] = steps
-    images = in_colour(decode_all(model, grid.reshape(-1, grid.shape[-1])))
+    images = in_colour(decode_all(model, grid.reshape(-1, grid.shape[-1])) / full)
     picture = figure(5.2, 0.45 * len(rows) + 0.9)
     axis = picture.subplots()
     show(axis, images, columns=len(steps))

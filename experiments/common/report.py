@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import jaxvae
 from experiments.common.evaluate import evaluate, log_marginals
 
 
@@ -18,6 +19,7 @@ def measure(
     rows: np.ndarray,
     transform: Any,
     num_samples: int,
+    bound: Any = jaxvae.elbo,
 ) -> dict[str, Any]:
     """The ELBO and its parts on all images, and log p(x) on those rows, with its error.
 
@@ -25,7 +27,7 @@ def measure(
     independent estimates of standard errors s_i has sqrt(sum_i s_i^2) / n.
     """
     elbo_key, marginal_key = keys
-    elbo, rate, distortion = evaluate(model, elbo_key, images, transform)
+    elbo, rate, distortion = evaluate(model, elbo_key, images, transform, bound)
     marginal = jax.device_get(
         log_marginals(model, marginal_key, images[rows], transform, num_samples)
     )

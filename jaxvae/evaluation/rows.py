@@ -83,7 +83,7 @@ def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
         for leaf, one in zip(jax.tree.leaves(xs), jax.tree.leaves(like), strict=True):
             if _holds_bytes(leaf) and jnp.issubdtype(one.dtype, jnp.floating):
                 raise ValueError(
-                    f"{owner}: {name} holds bytes up to {np.max(leaf)}, expected {one.dtype} as "
+                    f"{owner}: {name} holds bytes up to {np.asarray(leaf).max()}, expected {one.dtype} as "
                     f"the model draws; scale them as in training, e.g. {name} / 255, or give "
                     f"{name}.astype(float) where it was trained on 0 to 255"
                 )
@@ -92,7 +92,7 @@ def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
 def _holds_bytes(leaf: Tree) -> bool:
     """Of more than zeros and ones."""
     stored = getattr(leaf, "dtype", None) == np.uint8 and not isinstance(leaf, Tracer)
-    return stored and bool(np.size(leaf)) and np.max(leaf) > 1
+    return stored and bool(np.size(leaf)) and np.asarray(leaf).max() > 1  # under jit, too
 
 
 def warn_of_outside(owner: str, log_p: Tree) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from flax import nnx
 
 from experiments.common import figures
 from experiments.common.config import Config, Refused
-from experiments.common.evaluate import drawn, evaluate, log_marginals
+from experiments.common.evaluate import drawn, evaluate, log_marginals, whole
 from experiments.train import load_model, main, make_model, measure
 from jaxvae import nn
 from jaxvae.training import read_checkpoint
@@ -50,7 +51,7 @@ PICTURES = {"learning_curves", "reconstructions", "samples", "latent_map", "trav
 def no_pictures(monkeypatch):
     """Where they are not what is tested: most of the time of a short run is matplotlib's."""
     for name in PICTURES:
-        monkeypatch.setattr(figures, name, lambda *_: None)
+        monkeypatch.setattr(figures, name, lambda *_, **options: None)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,38 @@ def test_a_run_is_a_function_of_its_config(run, tmp_path):
 @pytest.mark.usefixtures("no_pictures")
 def test_options_compose(run, options):
     assert run(*options.split())[0] == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("options", "trust"),
+    [
+        ("--prior vamp --posterior iaf --bound iwae --gradient dreg", ()),
+        ("--posterior planar-flow --penalty factorvae", "experiments"),
+        pytest.param(
+            "--prior categorical --posterior categorical --gradient gumbel --latent 2", (),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("no_pictures")
+def test_methods_by_name_train_and_are_read_again(run, tmp_path, options, trust):
+    assert run(*options.split())[0] == 0
+    folder = tmp_path / "runs" / "digits"
+    result = json.loads((folder / "result.json").read_text())
+    assert np.isfinite(result["log_marginal"])
+    read = nn.load_model(folder / "model", trust=trust)
+    again = whole(load_model(folder))
+    assert same(jax.tree.leaves(read), jax.tree.leaves(again))
+
+
+@pytest.mark.thorough
+def test_methods_that_leave_a_support_are_refused_before_the_work(run, tmp_path):
+    code, printed = run("--prior", "gamma")
+    assert code == 2
+    assert re.match(r"error: --prior gamma: Gamma.log_prob: event holds -", printed.err)
+    assert "gamma goes with --posterior gamma" in printed.err
+    assert not (tmp_path / "runs").exists()
 
 
 def array(path, change=lambda images: images, dtype=np.float32):
@@ -188,6 +221,9 @@ REFUSED = {
     "--likelihood bernoulli": "choose --binarization",
     "--bound iwae --beta 2": "iwae bound has no beta",
     "--name a/b": "expected a plain folder name",
+    "--prior vmap": "did you mean vamp?",
+    "--bound iwae --penalty free-bits": "free-bits-a-latent stands in place of the elbo",
+    "--likelihood logistic-mixture": "is of bytes, 0 to 255, and a full pixel of digits is 16",
     "--validation 1497": "rows to train",
     "--max-value 16": "--max-value is 16, but digits is no .npy file",
     "--dataset x.npy --max-value 0": "--max-value is 0.0, expected a positive number",

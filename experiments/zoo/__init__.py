@@ -1,0 +1,1 @@
+"""Every row of docs/methods.md and docs/bounds.md, trained: `python -m experiments.zoo`."""
