@@ -84,8 +84,8 @@ def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
             if _holds_bytes(leaf) and jnp.issubdtype(one.dtype, jnp.floating):
                 raise ValueError(
                     f"{owner}: {name} holds bytes up to {np.asarray(leaf).max()}, expected "
-                    f"{one.dtype} as the model draws; scale them as in training, e.g. {name} / 255, or give "
-                    f"{name}.astype(float) where it was trained on 0 to 255"
+                    f"{one.dtype} as the model draws; scale them as in training, e.g. {name} / "
+                    f"255, or give {name}.astype(float) where it was trained on 0 to 255"
                 )
 
 

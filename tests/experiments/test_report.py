@@ -146,7 +146,7 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
     )
     data: Any = SimpleNamespace(name="numbers", test=SimpleNamespace(images=images, labels=None))
     c = Config(latent=3, eval_images=4, eval_samples=60)
-    train.report(c, tmp_path, data, model, jax.random.key(0), lambda _, x: x, 2, [])
+    train.report(c, tmp_path, data, model, jax.random.key(0), lambda _, x: x, elbo, 2, [])
     result = json.loads((tmp_path / "result.json").read_text())
     assert result == {
         "test_images": 20,
