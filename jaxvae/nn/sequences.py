@@ -11,6 +11,7 @@ from flax import nnx
 from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
+from jaxvae.nn.activations import by_name
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import Linear, fan_in_normal
 from jaxvae.nn.networks import MLP
@@ -147,7 +148,10 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs,
     ):
         length, features = in_shape
-        self.cell = nnx.GRUCell(features, width, kernel_init=fan_in_normal, rngs=rngs)
+        gate, bend = by_name(jax.nn.sigmoid), by_name(jnp.tanh)  # JAX's own can't be pickled
+        self.cell = nnx.GRUCell(
+            features, width, gate_fn=gate, activation_fn=bend, kernel_init=fan_in_normal, rngs=rngs
+        )
         self.last = Readout(length, width, out_shape, rngs=rngs)
         self.in_shape, self.reverse = in_shape, reverse
 

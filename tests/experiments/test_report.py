@@ -138,7 +138,7 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "evaluate", lambda *_: of_all)
     monkeypatch.setattr(report, "log_marginals", log_marginals)
     for picture in ("learning_curves", "reconstructions", "samples", "latent_map", "traversals"):
-        monkeypatch.setattr(figures, picture, lambda *_: None)
+        monkeypatch.setattr(figures, picture, lambda *_, **__: None)
     model = VAE(  # of three latents one that varies by 0.1^2 (20^2 - 1) / 12, and one by little
         encode=Partial(lambda x: Normal(jnp.array([0.1, 0.001, 0.0]) * x.ravel(), jnp.ones(3))),
         decode=Partial(lambda z: Normal(z[:1], 1.0)),

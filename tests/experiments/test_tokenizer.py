@@ -54,6 +54,7 @@ def test_a_family_of_pictures_stays_together(tmp_path, monkeypatch):
     assert np.all(train[:, 0, 0] == 255)
 
 
+@pytest.mark.thorough
 def test_contrasts_see_no_brightness_and_no_gradient_is_lost():
     x = jnp.sin(jnp.arange(192.0)).reshape(8, 8, 3)
     for a, b in zip(tokenizer.contrasts(x), tokenizer.contrasts(x + 0.3), strict=True):

@@ -197,6 +197,7 @@ def linear_vae(p):
     )
 
 
+@pytest.mark.thorough
 def test_the_elbo_takes_it_as_any_rate(x64):
     """The mean bound is that of the Gaussian prior, and each example of a batch has own noise."""
     x = jnp.array([1.0, -2.0])

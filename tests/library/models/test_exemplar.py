@@ -72,6 +72,7 @@ def test_some_exemplars_are_a_bound_on_all(x64):
     assert np.mean(each) < log_mean_of(Z, [m for m in range(4) if m != n])
 
 
+@pytest.mark.thorough
 def test_a_batch_shares_its_exemplars(x64):
     """One draw for all, and another with another key; the rows of a batch still have own noise."""
     seen = lambda q, p, z, log_q: p.mean()[0]  # tells which exemplars
@@ -94,6 +95,7 @@ def test_the_key_that_draws_exemplars_draws_nothing_else():
     assert len(np.unique(given, axis=0)) == 3
 
 
+@pytest.mark.thorough
 def test_it_trains_and_is_evaluated_as_any_model():
     """The scale moves, the exemplars stay, and a new x is scored with all of them."""
     optimizer = optax.adam(1e-2)

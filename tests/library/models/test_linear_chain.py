@@ -116,6 +116,7 @@ def turned(tril, x):
     return jv.Independent(jax.vmap(lambda x: jv.MultivariateNormal(rotation.T @ x, spread))(x))
 
 
+@pytest.mark.thorough
 def test_the_bound_is_the_evidence_of_a_linear_gaussian_model(x64):
     """Gap 0: the ELBO is log p(x) at every draw, and in closed form of the rate in mean."""
     tril, rotation = jnp.asarray(P), np.array([[0.6, -0.8], [0.8, 0.6]])

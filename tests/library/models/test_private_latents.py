@@ -166,6 +166,7 @@ def test_private_latents_have_weights_of_mean_p_of_x(name, x64):
         assert standard_errors_off(w, np.exp(exact)) < 4
 
 
+@pytest.mark.thorough
 def test_a_component_knows_its_own_private_latent(x64):
     """Others are the prior's, and the density is the mixture's, by hand."""
     model = private_model(mixture_with_private)

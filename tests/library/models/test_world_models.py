@@ -178,6 +178,7 @@ def test_balance_where_the_rate_is_sampled(x64):
     assert close(of_p.loc, 0.8 * all_p.loc)
 
 
+@pytest.mark.thorough
 def test_balance_in_a_chain_is_by_the_step(x64):
     """Dreamer's loss written out: sg of each step's distribution, and z_{t-1} and h carry on."""
     still, x = jax.lax.stop_gradient, jnp.asarray(X)
@@ -271,6 +272,7 @@ def test_unimix_mixes(x64):
         unimix(jnp.array(1.0))
 
 
+@pytest.mark.thorough
 def test_straight_through_draws_are_those_of_the_estimator():
     """A distribution's own path gives what the estimator gives to a posterior as a whole."""
     logits = jnp.array([[0.3, -0.4, 1.0], [0.0, 0.2, -0.9]])

@@ -81,6 +81,7 @@ def test_probabilities_of_all_codes_sum_to_1(name, context, exact):
 
 
 @NAMES
+@pytest.mark.thorough
 def test_rows_from_the_cache_are_those_of_one_pass(name, exact):
     net, context = make(name, (4, 3), 5, reach=2, context=2), jnp.array([0.3, -1.0])
     z = jax.random.randint(jax.random.key(1), (12,), 0, 5)
@@ -128,6 +129,7 @@ def test_draws_are_as_frequent_as_their_probabilities(name, temperature, k, exac
     )
 
 
+@pytest.mark.thorough
 def test_a_pixel_cnn_is_its_formulas_place_by_place(exact):
     """Loops over places and taps, where what is outside is 0; the convolutions nowhere."""
     net, n = make("pixels", (3, 4), 3, depth=2, context=2), 8
@@ -160,6 +162,7 @@ def test_a_pixel_cnn_is_its_formulas_place_by_place(exact):
     assert close(net(z.ravel(), jnp.asarray(y)), np.stack(expected))
 
 
+@pytest.mark.thorough
 def test_a_causal_transformer_sees_the_order_of_codes(exact):
     """One block without positions would take z_1 and z_2 in either order for the same."""
     net = make("attention", (1, 5), 4, depth=1)

@@ -72,6 +72,7 @@ def test_the_kl_autoencoder_is_that_of_diffusers(x64):
     assert close(p.mean(), given["decoded"])
 
 
+@pytest.mark.thorough
 def test_the_vq_autoencoder_is_that_of_diffusers(x64):
     """With attention at a stage, and a 1x1 convolution between widths that differ."""
     state, given = there("vq")

@@ -114,6 +114,7 @@ def token_model() -> Any:
     )
 
 
+@pytest.mark.thorough
 def test_the_gradient_of_a_vqvae_goes_straight_through(x64):
     """Of the image's distance too; the image is that of its indices."""
     model, x = token_model(), jnp.array([0.4, -0.3, 0.9])
@@ -162,6 +163,7 @@ def test_what_vqgan_cannot_use_is_refused_in_a_line():
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.thorough
 def test_the_perceptual_distance_by_hand(x64):
     """sum_l mean_ij sum_c w_c (a / |a| - b / |b|)^2, of two layers; 0 where features are 0."""
     x, y = jnp.sin(jnp.arange(24.0)).reshape(2, 4, 3), jnp.cos(jnp.arange(24.0)).reshape(2, 4, 3)
