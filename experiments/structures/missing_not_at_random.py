@@ -43,7 +43,7 @@ SEEDS = 3  # runs of each model, from keys 0, 1, 2
 
 def rows() -> tuple[np.ndarray, np.ndarray]:
     """All rows, each column of mean 0 and deviation 1, and what of them is seen."""
-    x = load_wine(return_X_y=True)[0].astype(np.float32)
+    x = np.asarray(load_wine(return_X_y=True)[0], np.float32)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     return x, ~((x > 0) & (np.arange(x.shape[1]) < HIDING))
 
