@@ -11,7 +11,17 @@ and a deep Markov model. Adam, 100 epochs, batch 130, the rate warmed up over th
 
 It prints R^2 of the rates, the mean of 50 draws of the posterior, against the truth, over all bins
 and neurons of the 260 test trials and of those trained on, and the bound in nats a bin. Smoothed
-counts have R^2 0.509, under the Gaussian kernel whose width is best for the true rates, 3 bins.
+counts have R^2 0.509, under the Gaussian kernel whose width is best for the true rates, 3 bins; mean
+and standard deviation over seeds 0, 1, 2 of the rest:
+
+                                            R^2                R^2 in training    nats a bin
+    deep Markov                             0.954 +- 0.003     0.955 +- 0.003     22.312 +- 0.013
+    LFADS                                   0.904 +- 0.013     0.973 +- 0.004     22.344 +- 0.035
+    LFADS, coordinated dropout              0.879 +- 0.030     0.894 +- 0.039     22.378 +- 0.101
+    inferred inputs, coordinated dropout    0.955 +- 0.001     0.957 +- 0.001     22.270 +- 0.000
+
+(7.3 minutes of processor time, two x86-64 cores.) Dropout closes the gap between training and test
+and, in 100 epochs, also learns more slowly.
 """
 
 from functools import partial
