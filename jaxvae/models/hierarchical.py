@@ -29,6 +29,7 @@ def hierarchy(first: Distribution, *conditionals: Any) -> Any:
       conditionals: callable pytrees, from one layer to the distribution of the next.
 
     >>> import jax
+    >>> import jax.numpy as jnp
     >>> step = Partial(lambda z: Normal(z, jnp.ones(2)))
     >>> chain = hierarchy(Normal(jnp.zeros(2), jnp.ones(2)), step, step)
     >>> a, (b, c) = chain.sample(jax.random.key(0))
@@ -92,6 +93,7 @@ class Ladder(NamedTuple):
       likelihood: z_1 -> p(x|z_1).
 
     >>> import jax
+    >>> import jax.numpy as jnp
     >>> given = Partial(lambda v: Normal(v, jnp.ones(2)))
     >>> up = Partial(jnp.tanh)
     >>> top = Normal(jnp.zeros(2), jnp.ones(2))
@@ -156,6 +158,7 @@ class TopDown(NamedTuple):
       likelihood: h after the last level -> p(x | z).
 
     >>> import jax
+    >>> import jax.numpy as jnp
     >>> of = Partial(lambda h: Normal(h, jnp.ones(2)))
     >>> of_both = Partial(lambda pair: Normal(pair[0] + pair[1], jnp.ones(2)))
     >>> block = Block(of, of_both, Partial(lambda pair: pair[0] + pair[1]))
