@@ -115,6 +115,15 @@ OTHERWISE = {
             "jaxvae.elbo",
             "(jnp.stack(16 * event[:1]), jnp.stack(16 * event[1:]))",
         ),
+        *(
+            (name, objective, "jax.random.normal(jax.random.key(5), (16, 10, 3))")
+            for name, objective in (("world", "jaxvae.elbo"), ("exact", "jaxvae.elbo"))
+        ),
+        (
+            "lfads",
+            "jaxvae.elbo",
+            "jax.random.poisson(jax.random.key(5), 1.0, (16, 10, 3)).astype(float)",
+        ),
         ("model", "refined", "rows"),
         ("loaded", "jaxvae.elbo", "rows"),
         ("model._replace(decode=decode)", "jaxvae.elbo", "rows"),
