@@ -27,11 +27,11 @@ class Spikes(NamedTuple):
 def spikes(key: jax.Array, conditions: int, trials: int) -> Spikes:
     """Trials of each condition, one condition after the other."""
     start_key, weight_key, spike_key = jax.random.split(key, 3)
-    near = jnp.array([0.0, 0.0, 25.0]) + 5.0 * jax.random.normal(start_key, (conditions, 3))
+    near = jnp.array([[0.0, 0.0, 25.0]]) + 5.0 * jax.random.normal(start_key, (conditions, 3))
     states = jax.vmap(lambda s: _path(_path(s, 500)[-1], BINS))(near)
-    states = (states - states.mean((0, 1))) / states.std((0, 1))
+    states = (states - states.mean((0, 1), keepdims=True)) / states.std((0, 1), keepdims=True)
     weights = jax.random.normal(weight_key, (3, NEURONS))
-    weights = WEIGHT * weights / jnp.linalg.norm(weights, axis=0)
+    weights = WEIGHT * weights / jnp.linalg.norm(weights, axis=0, keepdims=True)
     rates = jnp.repeat(BASE * jnp.exp(states @ weights), trials, axis=0)
     return Spikes(jax.random.poisson(spike_key, rates).astype(float), rates)
 

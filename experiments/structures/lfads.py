@@ -200,14 +200,14 @@ def nats(model: Any, key: jax.Array, counts: jax.Array) -> jax.Array:
 
 def r2(found: jax.Array, truth: jax.Array) -> jax.Array:
     """1 - squared error over variance, of all neurons together, each about its own mean."""
-    spread = jnp.sum(jnp.square(truth - truth.mean((0, 1))))
+    spread = jnp.sum(jnp.square(truth - truth.mean((0, 1), keepdims=True)))
     return 1.0 - jnp.sum(jnp.square(found - truth)) / spread
 
 
 def smoothed(counts: jax.Array, width: float) -> jax.Array:
     """Counts under a Gaussian kernel so many bins wide, which is cut at the ends."""
     at = jnp.arange(BINS, dtype=float)
-    kernel = jnp.exp(-0.5 * jnp.square((at[:, None] - at) / width))
+    kernel = jnp.exp(-0.5 * jnp.square((at[:, None] - at[None]) / width))
     return jnp.einsum("st,ntk->nsk", kernel / kernel.sum(1, keepdims=True), counts)
 
 
@@ -224,7 +224,7 @@ def picture(test: Spikes, found: dict[str, Any]) -> None:
         for name, colour, dash in (("smoothed counts", ORANGE, ":"), (best, BLUE, "--")):
             ax.plot(seconds, found[name][trial, :, neuron], color=colour, ls=dash, label=name)
         ax.set_title(f"trial {trial}, neuron {neuron}")
-    axes[0, 0].legend()
+    axes[0, 1].legend(loc="upper right")
     axes[1, 0].set(xlabel="seconds", ylabel="spikes a bin")
     FOLDER.mkdir(parents=True, exist_ok=True)
     save(page, FOLDER / "rates.png")
