@@ -12,9 +12,9 @@ The networks of Esser, Rombach & Ommer 2021, small, end at 8x8 places, each with
 a Gaussian (KL) or one code of 1,000. One epoch of Adam, and what is measured is the average of the
 parameters, on 500 held-out images drawn at random. Nobody has published numbers for these images.
 
-Ours on the photographs, mean and standard deviation over seeds 0, 1, 2, 444 steps, which is far from
-converged, and 1.8 to 2.7 minutes of processor time a row on two shared x86-64 cores; the emoji were
-not run yet:
+Ours on the photographs, mean and standard deviation over seeds 0, 1, 2, 444 steps, which is far
+from converged, and 1.8 to 2.7 minutes of processor time a row on two shared x86-64 cores; the emoji
+were not run yet:
 
                      PSNR             SSIM              bits a number    of them for the code
     KL               21.29 +- 0.08    0.614 +- 0.013    6.80 +- 0.01     0.07
