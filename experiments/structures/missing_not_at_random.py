@@ -12,7 +12,8 @@ Ours, root mean squared error of the 22 % that are missing, standardised, seeds 
 x86-64 core:
 
     means of what is seen    1.764
-    MIWAE                    1.511 +- 0.036
+    MIWAE                    1.510 +- 0.034
+    not-MIWAE                0.967 +- 0.056
 """
 
 from functools import partial

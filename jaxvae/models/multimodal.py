@@ -151,6 +151,7 @@ class Multimodal(NamedTuple):
     def encode(self, event: tuple[Any, Any]) -> Any:
         return self.join(self.of_each(event), self.prior, event[1])
 
+    @checked
     def of_each(self, event: tuple[Any, Any]) -> list[Any]:
         """The expert of each modality alone, q_i(z|x_i); of one that is missing, at zeros."""
         x, mask = event

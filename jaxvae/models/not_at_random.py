@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree, checked
+from jaxvae.checks import Tree, check_leaves, checked
 from jaxvae.distributions import Joint, Masked
 from jaxvae.protocols import Distribution, check_event, log_density
 from jaxvae.pytrees import pytree
@@ -38,7 +38,11 @@ class MaskedBy:
         return x, jax.tree.map(lambda s: s > 0.5, s)
 
     def log_prob(self, event: tuple[Any, Any]) -> Array:
+        self.check_event("MaskedBy", "event", event)
         x, mask = event
+        for name, tree in ("x", x), ("mask", mask), ("imputed", self.imputed):
+            check_leaves("MaskedBy", name, tree)
+            check_event("MaskedBy", self.distribution, name, tree)
         whole = jax.tree.map(jnp.where, mask, x, self.imputed)
         s = jax.tree.map(lambda m, x: jnp.asarray(m).astype(jnp.result_type(x)), mask, whole)
         return Masked(self.distribution).log_prob(event) + log_density(self.mechanism(whole), s)

@@ -32,12 +32,13 @@ from experiments.common.config import Config
 from jaxvae import nn
 from jaxvae.evaluation import disentanglement, imputation, latent_space, truncation
 from jaxvae.evaluation import sample_quality as quality
-from jaxvae.models import multimodal, ppca, state_space
+from jaxvae.models import multimodal, ppca, private_latents, state_space
 from jaxvae.models import quantization as vq
 from jaxvae.models import semi_supervised as semi
 from jaxvae.models.diffusion import Diffusion, diffusion_kl
 from jaxvae.models.exemplar import ExemplarVAE, left_out
 from jaxvae.models.hamiltonian import HamiltonianVAE, Leapfrog
+from jaxvae.models.not_at_random import MaskedBy, NotAtRandom
 from jaxvae.protocols import mean_of
 from jaxvae.regularizers import adversarial
 from jaxvae.regularizers import regularized_autoencoder as rae
@@ -624,6 +625,57 @@ CALLS: dict[str, Call] = {
         )
         for name in ("product_of_experts", "mixture_of_experts", "mixture_of_products")
     },
+    **{
+        name: Call(
+            getattr(private_latents, name),
+            {
+                "experts": (jv.Product({"shared": Q, "private": Q}),) * 2,
+                "prior": jv.Product({"shared": P, "private": jv.Product((P, P))}),
+                "present": jnp.array([True, False]),
+            },
+        )
+        for name in ("shared_and_private", "mixture_with_private")
+    },
+    "mvtcae": Call(
+        lambda experts, key, x, mask, alpha, beta: multimodal.mvtcae(
+            multimodal.Multimodal(experts, (MODEL.decode, MODEL.decode), P),
+            key,
+            (x, mask),
+            alpha=alpha,
+            beta=beta,
+        ),
+        {
+            "experts": (EXPERT, EXPERT),
+            "key": KEY,
+            "x": (X, X),
+            "mask": (True, False),
+            "alpha": 0.5,
+            "beta": 1.0,
+        },
+    ),
+    "NotAtRandom": Call(
+        lambda posterior, likelihood, latent_prior, mechanism, key, x, mask: jv.iwae(
+            NotAtRandom(posterior, likelihood, latent_prior, mechanism),
+            key,
+            (x, mask),
+            num_samples=2,
+        ),
+        {
+            "posterior": Partial(lambda event: Q),
+            "likelihood": MODEL.decode,
+            "latent_prior": P,
+            "mechanism": Partial(lambda x: jv.Bernoulli(-2.0 * x)),
+            "key": KEY,
+            "x": X,
+            "mask": jnp.array([True, False, True]),
+        },
+    ),
+    "MaskedBy": Call(
+        lambda x, mask, imputed: MaskedBy(
+            jv.Normal(X, 1.0), imputed, Partial(lambda x: jv.Bernoulli(-2.0 * x))
+        ).log_prob((x, mask)),
+        {"x": X, "mask": jnp.array([True, False, True]), "imputed": -X},
+    ),
     "stratified_mixture": estimator(
         jv.gradients.stratified_mixture,
         q=jv.Mixture(jnp.zeros(2), jv.Normal(jnp.zeros((2, 2)), jnp.ones((2, 2)))),
