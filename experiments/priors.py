@@ -19,13 +19,15 @@ mean, and trusted the share of images below its bar:
     VampPrior             22.744 +- 0.025  4.37  0.31   0.91
     exemplars             22.732 +- 0.062  4.21  0.33   0.90
     resampled             23.033 +- 0.038  4.32  0.39   0.81
+    diffusion             22.867 +- 0.008  4.41  0.36   0.85
 
 The rate is 4 nats, of which a prior can save little. The mixtures of codes gain the same third of a
 nat, within their spread, whether learned with the model or made afterwards. An acceptance of 4,800
 parameters seemed to gain 1.4 nats by the 4,096 nodes that it was trained with: it had learned to
 refuse just them. This one has 321, is measured by other nodes, and by its own would look 0.1 to 0.2
 nats better.
-The diffusion prior has not been measured yet.
+The diffusion prior gains a fifth of a nat, in 0.4 minutes of processor time where N(0, I)
+takes 0.1.
 """
 
 from dataclasses import replace

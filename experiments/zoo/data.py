@@ -68,7 +68,7 @@ def digits(_: Path) -> Data:
 
 
 def labelled_digits(folder: Path) -> Data:
-    """The same, and one-hot labels."""
+    """The digits, and their labels one-hot."""
     data, found = load("digits"), digits(folder)
     train, test = (jnp.eye(CLASSES)[split.labels] for split in (data.train, data.test))
 
@@ -79,7 +79,7 @@ def labelled_digits(folder: Path) -> Data:
 
 
 def halves(folder: Path) -> Data:
-    """The same, as two modalities: the upper half and the lower one, either missing at times."""
+    """The digits as two modalities: the upper half and the lower one, either missing at times."""
     found = digits(folder)
     seen = jnp.array([[True, True], [True, False], [False, True]])
 
@@ -111,7 +111,7 @@ def patches(folder: Path) -> Data:
 
 
 def densities(folder: Path) -> Data:
-    """The same, dequantized to floats in (0, 1): densities, told as probabilities of the bytes."""
+    """The patches, dequantized to floats in (0, 1); their densities are told as those of bytes."""
     data = patches(folder)
     sizes = data.sizes | {
         "encoder": NETWORK,
@@ -151,7 +151,7 @@ def frame() -> Any:
 
 
 def table(_: Path) -> Data:
-    """The same, numbers standardised."""
+    """Ten numbers, standardised, and the sex of 342 patients with diabetes, and of 100 others."""
     train, test = frame()
     numbers = [name for name in train if name != "sex"]
     loc, scale = train[numbers].mean(), train[numbers].std()
@@ -165,7 +165,7 @@ def table(_: Path) -> Data:
 
 
 def data_frame(_: Path) -> Data:
-    """The same as a data frame has them, without a gap."""
+    """The table as a data frame has it, without a gap."""
     made: Any = frame()
     table = nn.infer_table(made[0])
     train, test = (jax.tree.map(jnp.asarray, table.rows(some)) for some in made)
@@ -173,7 +173,7 @@ def data_frame(_: Path) -> Data:
 
 
 def gappy_table(folder: Path) -> Data:
-    """The same with a quarter of the entries missing, others at every step."""
+    """The table with a quarter of the entries missing, others at every step."""
     found = table(folder)
 
     def transform(key: Any, row: Any) -> Any:
@@ -194,7 +194,7 @@ def padded(folder: Path) -> Data:
 
 
 def series(folder: Path) -> Data:
-    """The first seven steps of each, which all of them have."""
+    """The first seven steps of each utterance, which all of them have."""
     found = padded(folder)
     train, test = found.train[0][:, :WHOLE], found.test[0][:, :WHOLE]
     return found._replace(train=train, test=test, sizes=found.sizes | {"T": WHOLE})

@@ -63,7 +63,11 @@ def write_page(folder: Path) -> None:
         text += f"\n## {TITLES.get(group, group)}\n\n"
         text += trained_table(rows, told) + found_table(rows, told)
         if (picture := draw(folder, group, rows)) is not None:
-            text += f"\n![decoded draws, a row a line](figures/zoo/{picture})\n"
+            text += f"\n![decoded draws, a row a line](figures/zoo/{picture})\n\n"
+            text += "Decoded draws of the prior, seed 0, a row a line."
+            if gone := [r.name for r in rows if collapsed(told[r.path])]:
+                text += f" Collapsed, all draws alike: {', '.join(gone)}."
+            text += "\n"
     if missing:
         text += f"\nNot run yet: {', '.join(missing)}.\n"
     (DOCS / "zoo.md").write_text(text)
@@ -122,6 +126,11 @@ def found_table(rows: list[Row], told: dict[str, Any]) -> str:
             said = ", ".join(f"{name} {mean(found, name, 3)}" for name in found["seeds"][0])
             lines.append(f"| `{row.name}` | `{found['on']}` | {said} | {found['seconds']:.0f} s |")
     return "\n".join(lines) + "\n" if len(lines) > 3 else ""
+
+
+def collapsed(found: dict[str, Any] | None) -> bool:
+    """Whether no latent of seed 0 is in use."""
+    return found is not None and found["seeds"][0].get("active") == 0
 
 
 def draw(folder: Path, group: str, rows: list[Row]) -> str | None:
