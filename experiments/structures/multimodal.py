@@ -6,7 +6,7 @@
 Joins of the same two experts, q(z|image) and q(z|label): the product (MVAE, Wu & Goodman 2018),
 trained on pairs and on either modality alone; the product held near each expert (MVTCAE, Hwang et
 al. 2021), the mixture (MMVAE, Shi et al. 2019) and the mixture of products (MoPoE, Sutter et al.
-2021), trained on pairs, a stratum an expert. With private latents, 12 shared and 4 of either
+2021), trained on pairs, a stratum an expert. With private latents, 8 shared and 8 of either
 modality: beside a product (DMVAE, Lee & Pavlovic 2021) and in a mixture (MMVAE+, Palumbo et al.
 2023). Dynamically binarized MNIST, 784-256-128-z16 and 10-64-z16 and their mirrors, ReLU, Adam
 1e-3, batch 100, 4 epochs each; no likelihood is weighed up.
