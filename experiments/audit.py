@@ -118,11 +118,9 @@ def optimum(beta: float) -> tuple[ppca.PPCA, float, float]:
     r = xs - params.mean[None]
     eigenvalues, vectors = jnp.linalg.eigh(r.T @ r / len(xs))
     eigenvalues, vectors, d = eigenvalues[::-1], vectors[:, ::-1], len(eigenvalues)
-    for used in range(LATENT, -1, -1):
-        s2 = jnp.sum(eigenvalues[used:]) / (d - used * beta)
-        if s2 > 0 and (used == 0 or eigenvalues[used - 1] > beta * s2):
-            break
-    leading = eigenvalues[:used]
+    noises = {k: jnp.sum(eigenvalues[k:]) / (d - k * beta) for k in range(LATENT, -1, -1)}
+    used = next(k for k, s2 in noises.items() if k == 0 or eigenvalues[k - 1] > beta * s2 > 0)
+    s2, leading = noises[used], eigenvalues[:used]
     weight = vectors[:, :used] * jnp.sqrt(leading - beta * s2)[None]
     distortion = d / 2 * (jnp.log(2 * jnp.pi * s2) + 1)
     rate = jnp.sum(jnp.log(leading / (beta * s2))) / 2

@@ -40,6 +40,7 @@ from jaxvae.training.preprocessing import dequantize as dequantize
 from jaxvae.training.preprocessing import preprocessed as preprocessed
 from jaxvae.training.preprocessing import rescale as rescale
 from jaxvae.training.preprocessing import threshold as threshold
+from jaxvae.training.replaying import ReplayError as ReplayError
 from jaxvae.training.schedules import cyclical as cyclical
 from jaxvae.training.schedules import sigmoid_annealing as sigmoid_annealing
 from jaxvae.training.schedules import warn_if_unfinished as warn_if_unfinished

@@ -19,6 +19,7 @@ from jaxvae.training.nonfinite import all_finite, diagnose
 from jaxvae.training.objectives import check_spelling
 from jaxvae.training.planning import Call, plan_of, source_of
 from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
+from jaxvae.training.replaying import ReplayError, compare
 from jaxvae.training.schedules import warn_if_unfinished
 from jaxvae.training.sources import Rows
 from jaxvae.training.steps import M, Metrics, Step, TrainState
@@ -39,6 +40,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     checkpoints: Checkpoints | None = None,
     mesh: AutoMesh | None = None,
+    replay: Count | None = None,
     progress: bool | None = None,
     **hyper: Any,
 ) -> tuple[TrainState[M], dict[str, np.ndarray]]:
@@ -77,6 +79,8 @@ def fit(
       callbacks: functions of (state, metrics, epoch, key), which return None or named numbers.
       checkpoints: where to save.
       mesh: the devices to share the work, of all processes.
+      replay: of so many calls one is made twice and compared bit for bit, which finds a core that
+        computes wrongly: 100 costs one percent.
       progress: whether to show a line; by default where standard error is a terminal, and in a
         notebook.
       **hyper: hyper-parameters of the objective: numbers, or schedules of the step count. A
@@ -95,6 +99,8 @@ def fit(
       NonFiniteError: a loss or an update was no finite number. It names the step, where it can the
         row of the data and what is wrong with it, and has the state before it, which is saved;
         `skip_nonfinite` steps over such updates instead, until a whole epoch had no other.
+      ReplayError: steps made twice came out differently. It has the state before them, which is
+        saved.
       CheckpointError: nothing can be saved, or what the folder holds is of another run.
 
     >>> from jaxvae import elbo, init_state, train_step
@@ -132,6 +138,11 @@ def fit(
                 taken.clear()  # once
                 warn_if_dark("fit", (data, given(0)))
             source.fetch(done + count)  # on their way while these steps are made
+            if replay is not None and done // source.size % replay == 0:
+                try:
+                    compare(state, (new, every), run(state, _known(count, source.size), call)[:2])
+                except ReplayError as error:
+                    raise watch.lost(error, {}) from None
             metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
             history, patience = [*watch.parts, metrics], source.per_epoch or source.size
             error = diagnose(step, run, (state, new), given, call, history, finite, patience)

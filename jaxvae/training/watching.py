@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,10 +16,12 @@ from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.checkpoints.store import Store
 from jaxvae.training.monitoring import CollapseWarning
 from jaxvae.training.nonfinite import NonFiniteError
+from jaxvae.training.replaying import ReplayError
 from jaxvae.training.showing import Progress, someone_looks
 from jaxvae.training.sources import Source
 from jaxvae.training.steps import Metrics, TrainState
 
+E = TypeVar("E", NonFiniteError, ReplayError)
 LOOKS = np.uint32(2**32 - 1)  # folded into the run's key; steps and shuffles fold in less
 
 
@@ -139,10 +141,10 @@ class Watch:
         key = jax.random.fold_in(jax.random.fold_in(self.key, LOOKS), step)
         return (jax.random.fold_in(key, i) for i in count())
 
-    def lost(self, error: NonFiniteError, metrics: Metrics) -> NonFiniteError:
+    def lost(self, error: E, metrics: Metrics) -> E:
         """The error, which names where the state before it and the metrics up to it were saved."""
         if self.store is not None:
-            self.parts += [metrics] if len(metrics["loss"]) else []
+            self.parts += [metrics] if metrics and len(metrics["loss"]) else []
             path = self.store.save(error.state, self.history, np.inf)
             error.args = (f"{error}; the state before it is in {path}",)
         return error
