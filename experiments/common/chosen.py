@@ -17,6 +17,7 @@ CLASSES = 10  # components of mixtures, outcomes of a choice
 EXAMPLES = 50  # training images that a VampPrior begins with
 MIXTURES = "mixture-of-them-grey", "mixture-of-them-rgb-coupled"
 BYTES = "256-values", "discretized-logistic", *MIXTURES
+EVALUATED_APART = ("posterior/semi-amortized",)  # rows whose q is not the model's own
 TRIES = 4  # draws of the latents of one image, of which none may leave a support
 
 
@@ -46,9 +47,15 @@ def make(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs, images: Any, rows: i
     likelihood = nn.BernoulliHead() if c.likelihood == "bernoulli" else nn.NormalHead(c.sigma)
     if takes_bytes(c):
         encoder = partial(nn.Rescaled, encoder)
+    rows_chosen = rows_of(c)
+    if any(row.path in EVALUATED_APART for row in rows_chosen.values()):
+        raise Refused(
+            f"--posterior {c.posterior} goes on from where the encoder stops, and what is measured "
+            "here is the encoder's; run python -m experiments.zoo --only posterior/semi-amortized"
+        )
     try:
         model, objective = compose(
-            rngs, rows_of(c), d=c.latent, K=CLASSES, N=rows, shape=shape, image=shape,
+            rngs, rows_chosen, d=c.latent, K=CLASSES, N=rows, shape=shape, image=shape,
             examples=images, encoder=encoder, decoder=decoder, head=posterior,
             likelihood=likelihood,
         )  # fmt: skip

@@ -36,6 +36,8 @@ class Fit(NamedTuple):
       optimizer, step: what makes the step of the objective and the optimiser.
       trained: of the last state, what is measured.
       scored: (model, examples) -> the `Model` to score, x, and y of a conditional one, or None.
+      refined: lifts an evaluator, `log_marginal`, to the posterior that was trained; None where
+        that is the model's own.
     """
 
     model: Any
@@ -45,6 +47,7 @@ class Fit(NamedTuple):
     step: Any = jv.train_step
     trained: Callable[[Any], Any] = lambda state: state.model
     scored: Callable[[Any, Any], Any] = lambda model, xs: (whole(model), xs, None)
+    refined: Callable[[Any], Any] | None = None
 
 
 ONE_SAMPLE = ("enumeration", "straight-through", "reinmax", "gumbel-softmax", "gumbel-rao", "rebar",
@@ -152,6 +155,13 @@ def factor(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
     if row.path in SETTINGS:
         objective = partial(objective, **SETTINGS[row.path])
     return Fit(model, objective)
+
+
+@rule("posterior/semi-amortized")
+def semi_amortized(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
+    """Scored as trained: an encoder that only has to start well is no posterior by itself."""
+    refined = partial(models.semi_amortized, optimizer=optax.sgd(0.1), num_steps=20)
+    return factor(row, rngs, data)._replace(refined=refined)
 
 
 @rule("prior/more-levels")

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 import jaxvae as jv
-from experiments.common.evaluate import generated
+from experiments.common.evaluate import each, generated
 from experiments.common.methods import ROWS, Row
 from experiments.zoo.data import Data, read
 from experiments.zoo.found import BASES, base_of, evaluated, seen
@@ -76,6 +76,11 @@ def measured(found: Trained, model: Any, key: jax.Array) -> dict[str, Any]:
         vae, rows, given = fit.scored(model, xs)
         if isinstance(vae, models.VQVAE):
             raise TypeError("a code that is certain has one weight: the bound is all that is known")
+        if fit.refined is not None:
+            one = partial(fit.refined(jv.log_marginal), vae, num_samples=data.samples)
+            of = each(one, key, rows)
+            error = jnp.sqrt(jnp.sum(of.standard_error**2)) / len(of.value)
+            return -jnp.mean(of.value), error, jnp.mean(of.reliable)
         of = evaluation.evaluate(vae, key, rows, num_samples=data.samples, given=given)
         return -of.value, of.standard_error, of.reliable
 

@@ -142,6 +142,16 @@ def test_methods_that_leave_a_support_are_refused_before_the_work(run, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.thorough
+def test_a_posterior_that_is_not_the_encoders_is_refused(run, tmp_path):
+    code, printed = run("--posterior", "semi-amortized")
+    assert code == 2
+    assert printed.err.startswith(
+        "error: --posterior semi-amortized goes on from where the encoder"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def array(path, change=lambda images: images, dtype=np.float32):
     images = np.random.default_rng(0).uniform(size=(40, 6, 7)).astype(dtype)
     np.save(path, change(images))
