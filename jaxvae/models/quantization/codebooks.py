@@ -32,7 +32,7 @@ def ema_codebook(
 
     A fixed point is a clustering whose codes are the means of their clusters, but for epsilon; at
     decay 0 this is a step of k-means. No gradient is involved.
-    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
+    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019b.
 
     Args:
       quantizer: a `Codebook`, or what is made of them, as a `ResidualCodebooks`.
