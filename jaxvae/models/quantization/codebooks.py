@@ -68,7 +68,7 @@ def reset_dead_codes(
 ) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
-    Dhariwal et al. 2020, section 3.1.
+    Dhariwal et al. 2020.
 
     Args:
       quantizer, z, indices: as in `ema_codebook`; a vector of index -1 is never drawn.
