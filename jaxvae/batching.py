@@ -72,7 +72,7 @@ def conditioned(
     """The objective of a conditional model, a callable pytree y -> `Model`, at examples (x, y).
 
     log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.
-    Sohn, Lee & Yan 2015, equation 4.
+    Sohn, Lee & Yan 2015.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, or an evaluator such as `log_marginal`.

@@ -55,7 +55,7 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
 
     Under `batched` the prior is encoded once a step: K pseudo-inputs cost K encodings, whatever the
     batch. With a single one, p(z) is q(z|u).
-    Tomczak & Welling 2018, equation 9; weights: section 2.
+    Tomczak & Welling 2018.
 
     Args:
       encode: x -> q(z|x), one kind of distribution for all x.

@@ -109,7 +109,13 @@ OTHERWISE = {
             "jaxvae.conditioned(jaxvae.elbo)",
             "(rows, jax.nn.one_hot(jnp.arange(16) % 10, 10))",
         ),
+        ("quantized", "models.vq", "rows"),
         ("masked", "jaxvae.elbo", "(rows, jnp.tile(seen, (16, 1, 1, 1)))"),
+        (
+            "not_at_random",
+            "partial(jaxvae.iwae, num_samples=5)",
+            "(rows, jnp.tile(seen, (16, 1, 1, 1)))",
+        ),
         (
             "series",
             "jaxvae.elbo",

@@ -6,7 +6,7 @@
 MNIST cut at half its range. A convolutional VQ-VAE, 28x28 to 7x7 codes of 32, is trained once on
 5,000 images; every prior p(k) = prod_i p(k_i | k_1 ... k_{i-1}) then sees the same codes of the
 same images in as many steps: a `MaskedMLP`, which takes labels for numbers; a gated PixelCNN (van
-den Oord et al. 2016), and with the class given; and causal attention. Draws of the last three come
+den Oord et al. 2016b), and with the class given; and causal attention. Draws of the last three come
 from their caches.
 
 It prints bits of the 49 codes of a held-out image, mean and standard deviation over seeds 0, 1, 2:

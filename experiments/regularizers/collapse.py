@@ -9,7 +9,7 @@ cures, each the same model and the same number of steps:
 
     free bits (Kingma et al. 2016); linear, sigmoid (Bowman et al. 2016) and cyclical annealing of
     beta (Fu et al. 2019); GECO (Rezende & Viola 2018); a target rate; a prior that no posterior
-    comes near (Razavi et al. 2019); a decoder that waits for the encoder (He et al. 2019)
+    comes near (Razavi et al. 2019a); a decoder that waits for the encoder (He et al. 2019)
 
 Static binarized MNIST, 784-300-z32, a window of 4 rows with 64 hidden units, Adam 1e-3, batch 100,
 15 epochs; the ELBO of the 10,000 test images, its rate, and the latents whose posterior mean varies

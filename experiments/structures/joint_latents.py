@@ -6,7 +6,7 @@
 z = (style in R^8, one of 10), p(z) = N(0, I) x uniform, q(z|x) a product too. The choice is summed
 out, or relaxed at temperature 2/3 (Jang et al. 2017). The rate is that of the ELBO, or held at
 a capacity that grows over the run, gamma (|KL_style - C| + |KL_choice - C'|), C to 5 nats and C' to
-log 10: the style is kept short, and the choice has to be used (Dupont 2018, equation 7, there with
+log 10: the style is kept short, and the choice has to be used (Dupont 2018, there with
 gamma 30 and the rates' means over a batch, here 10 and each image's). Dynamically binarized MNIST,
 784-256-128-z and its mirror, ReLU, Adam 1e-3, batch 100, 4 epochs.
 

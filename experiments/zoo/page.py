@@ -30,20 +30,20 @@ TITLES = {
 HEAD = """# The zoo
 
 Every row of [methods](methods.md) and [bounds](bounds.md), trained: `python -m experiments.zoo`
-writes this page. Rows of one data set have one budget: network, optimiser (Adam at 1e-3), steps and
-batch. Numbers are of the examples held out, in nats an example: means over three seeds, with the
-standard deviation over seeds.
+writes this page. Rows on the same data have the same budget: network, optimiser (Adam at 1e-3),
+steps and batch size. Numbers are for held-out examples, in nats per example: means over three
+seeds, with the standard deviation over seeds.
 
-- bound: what the row itself climbs; where that is penalized or relaxed, it bounds no log p(x);
-- NLL: -log p(x) by importance sampling, its own standard error in brackets, by which the rows of
-  one data set compare; that of a density is told as that of the bytes behind it;
-- k-hat: the share of examples whose NLL can be trusted; that of the others is rather too high;
-- active: latents that are in use, of so many;
-- CPU: seconds of processor time for the three seeds, compilation included.
+- bound: what the row itself maximises; if that is penalized or relaxed, it is no bound on log p(x);
+- NLL: -log p(x) by importance sampling, with its own standard error in brackets; compare rows on
+  the same data by it. For densities of stored bytes it is the NLL of the bytes;
+- k-hat: the share of examples whose NLL can be trusted; for the others it is probably too high;
+- active: latents in use, of how many;
+- CPU: seconds of processor time for the three seeds, including compilation.
 
-A row that is a part of another is run with that, or by a script of its own that is named here; a
-dash is what a row has not. One short budget favours what trains fast: it says that a method runs
-and about what it does, not which is best.
+A row that is a part of another runs with that one, or in a script of its own, which is named here.
+A dash means that the row has no such number. A short budget, the same for all, favours what trains
+fast: the page shows that a method runs and roughly what it does, not which one is best.
 
 """
 PICTURED = "prior", "posterior", "likelihood", "penalty", "codes"  # groups whose draws are shown

@@ -23,7 +23,7 @@ class InverseAutoregressive:
 
     Forward it is an inverse autoregressive flow, the posterior of Kingma et al.; `Inverse` of it is
     a masked autoregressive flow, which scores in one pass and so makes a prior.
-    Kingma et al. 2016, equation 11; masked: Papamakarios, Pavlakou & Murray 2017, section 3.
+    Kingma et al. 2016; masked: Papamakarios, Pavlakou & Murray 2017.
 
     Args:
       conditioner: (z [d], context) -> raw [d, transformer.size], row i of z_1..z_{i-1} alone:

@@ -46,7 +46,7 @@ class Affine:
 class AffineTransformer:
     """raw [n, 2] -> `Affine` of shift raw_0 and log-scale 2 tanh(raw_1 / 2), between -2 and 2.
 
-    The bound keeps many layers stacked from overflowing. Dinh et al. 2017, section 3.
+    The bound keeps many layers stacked from overflowing. Dinh et al. 2017.
     """
 
     size: int = 2

@@ -127,7 +127,7 @@ class Sylvester:
 
     Q is the first m columns of a product of Householder reflections. The diagonals are passed
     through tanh, so that R_ii R~_ii > -1 and the map inverts.
-    van den Berg, Hasenclever, Tomczak & Welling 2018, equations 13 to 17.
+    van den Berg, Hasenclever, Tomczak & Welling 2018.
 
     Args:
       vectors: one reflection a row, shape [h, d].
@@ -196,7 +196,7 @@ class Householder:
     """x = z - 2 v v'z / |v|^2: a reflection, its own inverse, of log-determinant 0.
 
     A product of them turns a diagonal Gaussian into one of full covariance. v has shape [d];
-    at 0 the map is the identity. Tomczak & Welling 2016, equation 7.
+    at 0 the map is the identity. Tomczak & Welling 2016.
 
     >>> Householder(jnp.array([1.0, -1.0])).reflect(jnp.array([3.0, 5.0])).tolist()
     [5.0, 3.0]

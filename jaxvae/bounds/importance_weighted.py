@@ -53,7 +53,7 @@ def iwae(
 
     K = 1 is the ELBO with a sampled rate. K (log p(x) - IWAE_K) tends to half the chi-squared
     divergence of the posterior from q.
-    Burda, Grosse & Salakhutdinov 2016, equation 8.
+    Burda, Grosse & Salakhutdinov 2016.
 
     >>> import jax
     >>> from jaxvae.models import ppca
@@ -80,7 +80,7 @@ def renyi(
     alpha = 1 is the ELBO and alpha = 0 the importance-weighted bound. With K to infinity it is
     below log p(x) for alpha > 0 and above for alpha < 0. At K = 1 it is the ELBO whatever alpha,
     and it goes from there to its limit: for alpha < 0 and finite K it may be on either side.
-    Li & Turner 2016, equation 6.
+    Li & Turner 2016.
 
     >>> import jax
     >>> from jaxvae.models import ppca
@@ -99,7 +99,7 @@ def vr_max(
 
     At least the importance-weighted bound of the same samples, so it may exceed log p(x). Of the
     estimators `doubly_reparameterized` is not defined, as a maximum has no second derivative.
-    Li & Turner 2016, section 4.2.
+    Li & Turner 2016.
 
     >>> import jax
     >>> from jaxvae.models import ppca
@@ -127,7 +127,7 @@ def tvo(
 
     betas = (0, 1) is the ELBO; a finer partition is tighter. Expectations are by self-normalised
     importance sampling over the K samples, which is biased at finite K.
-    Masrani, Le & Wood 2019, equation 8.
+    Masrani, Le & Wood 2019.
 
     >>> import jax
     >>> from jaxvae.models import ppca

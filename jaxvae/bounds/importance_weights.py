@@ -25,7 +25,7 @@ def log_weights(model: Model, key: Key, x: Tree, *, num_samples: Count) -> Array
 
     E[w] = p(x), so the mean of the log-weights is an ELBO and the log of their mean a tighter
     bound. Sample k is drawn with `fold_in(key, k)`: asking for more keeps the first ones.
-    Burda, Grosse & Salakhutdinov 2016, equation 8.
+    Burda, Grosse & Salakhutdinov 2016.
 
     >>> from jaxvae.models import ppca
     >>> linear = ppca.PPCA(weight=jnp.ones((3, 1)), mean=jnp.zeros(3), variance=jnp.array(0.5))

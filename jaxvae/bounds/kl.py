@@ -54,7 +54,7 @@ def auto_kl(q: Distribution, p: Distribution, z: Tree, log_q: Nats) -> Array:
 
     where log q of the others is log_q less that of the levels in closed form, so that a flow among
     them is never inverted.
-    By level: Sonderby et al. 2016, equation 5.
+    By level: Sonderby et al. 2016.
 
     >>> import jax
     >>> from jaxvae import Normal, StandardNormal
@@ -83,8 +83,8 @@ def balanced_kl(
 
     Its value is the rate, so that a bound stays one; its gradient draws a prior that is learned to
     the posterior faster than the posterior to it. Of a hierarchy each level given the sample above.
-    Hafner et al. 2021 (DreamerV2), algorithm 2. The weights b_dyn and b_rep of DreamerV3, equation
-    5, are beta = b_dyn + b_rep and alpha = b_dyn / beta.
+    Hafner et al. 2021 (DreamerV2), algorithm 2. The weights b_dyn and b_rep of DreamerV3
+    (Hafner et al. 2023) are beta = b_dyn + b_rep and alpha = b_dyn / beta.
 
     Args:
       alpha: in [0, 1], traced; 1/2 is half the gradient of `auto_kl`.

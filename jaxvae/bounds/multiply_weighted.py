@@ -32,7 +32,7 @@ def miwae(
     M = 1 is `iwae`; K = 1 is the ELBO from M samples with a sampled rate, whose gradient under
     `vimco` is the leave-one-out score function. (The MIWAE of Mattei & Frellsen 2019, for missing
     data, is another thing.)
-    Rainforth et al. 2018, equation 6.
+    Rainforth et al. 2018.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -66,7 +66,7 @@ def piwae(
 
     The decoder and the prior learn from the tight `iwae` of all M K samples, the encoder from
     `miwae` of the same samples, whose gradient is less noisy. The value is that of `iwae`.
-    Rainforth et al. 2018, section 5.
+    Rainforth et al. 2018.
 
     Args:
       model: any `Model` that is a pytree of arrays: what each target must not train is held still
@@ -100,7 +100,7 @@ def ciwae(
 ) -> Bound:
     """Combination importance-weighted, CIWAE(beta): beta ELBO + (1 - beta) IWAE, beta in [0, 1].
 
-    Rainforth et al. 2018, equation 8.
+    Rainforth et al. 2018.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca

@@ -35,7 +35,7 @@ def cubo(
     It is a bound of the expectation: the estimate 1/n log 1/K sum_k w_k^n is low at finite K (its
     exponential exp(n CUBO) is not), so a single estimate may be below log p(x). n = `power`,
     at least 1, is traced. It is Renyi's bound at alpha = 1 - n. To be minimised.
-    Dieng et al. 2017, equation 5.
+    Dieng et al. 2017.
 
     >>> from jaxvae import iwae
     >>> from jaxvae.models import ppca
@@ -64,7 +64,7 @@ def eubo(
     Unbiased, given draws of the true posterior: `ppca.posterior(params, x).sample` in a linear
     model, `lambda key: z` for an x that was itself drawn from the model at z. The model is held as
     it is there: descending this fits the encoder to p(z|x), and says nothing of the decoder.
-    Ji & Shen 2019, equation 3.
+    Ji & Shen 2019.
 
     Args:
       sample_posterior: key -> z, a draw of p(z|x).
@@ -98,7 +98,7 @@ def tvo_upper(
 
     betas = (0, 1) is the EUBO, with draws of the posterior replaced by self-normalised weights,
     which is biased at finite K. To be minimised.
-    Masrani, Le & Wood 2019, equation 12.
+    Masrani, Le & Wood 2019.
 
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))

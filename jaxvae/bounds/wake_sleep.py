@@ -25,7 +25,7 @@ def reweighted_wake_sleep(
     The posterior's gradient is (1 - sleep) wake + sleep * sleep. It needs no path through a sample,
     and unlike that of `iwae` improves with K. The value is that of `iwae`. With num_samples=1 and
     sleep=1 this is wake-sleep (Hinton, Dayan, Frey & Neal 1995).
-    Bornschein & Bengio 2015, section 2; Le, Kosiorek, Siddharth, Teh & Wood 2019, section 3.
+    Bornschein & Bengio 2015; Le, Kosiorek, Siddharth, Teh & Wood 2019.
 
     Args:
       num_samples: K, of the wake phases.
@@ -51,7 +51,7 @@ def sleep_phase(model: Model, key: Key, x: Tree) -> tuple[Array, tuple[Any, Any]
 
     An objective of the posterior alone: its mean is -KL(p(z|x) || q(z|x)) over the model's own x,
     but for a constant. The datum is not looked at. aux is the dream, (x', z').
-    Hinton, Dayan, Frey & Neal 1995; Le, Kosiorek, Siddharth, Teh & Wood 2019, section 3.
+    Hinton, Dayan, Frey & Neal 1995; Le, Kosiorek, Siddharth, Teh & Wood 2019.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca

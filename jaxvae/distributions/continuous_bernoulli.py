@@ -20,7 +20,7 @@ class ContinuousBernoulli:
 
     What a Bernoulli likelihood of grey images lacks is C: without it they are no densities, and
     the bound no bound. C is smooth through l = 0, where it is 2; log C is a series there.
-    Loaiza-Ganem & Cunningham 2019, equations 1 and 2.
+    Loaiza-Ganem & Cunningham 2019.
 
     Args:
       logits: l, finite, any shape [...]; events are numbers in [0, 1] in that shape.

@@ -87,7 +87,7 @@ class Bernoulli:
         return self
 
     def sample_relaxed(self, key: Array, temperature: Numbers) -> Array:
-        """sigma((l + logistic noise) / temperature). Maddison et al. 2017, appendix B."""
+        """sigma((l + logistic noise) / temperature). Maddison et al. 2017."""
         noise = jax.random.logistic(key, self.shape, jnp.result_type(self.logits))
         return jax.nn.sigmoid((self.logits + noise) / temperature)
 

@@ -42,7 +42,7 @@ def implicit(z: Array, transform: Callable[[Array], Array]) -> Array:
 
     dz/dtheta = -(dT/dz)^-1 dT/dtheta, T = (F(z_1), F(z_2 | z_1), ...) the distributional transform:
     [...] -> [...], lower triangular, a function that closes over the parameters.
-    Figurnov, Mohamed & Mnih 2018, equations 5 and 7.
+    Figurnov, Mohamed & Mnih 2018.
 
     >>> quantile_of_exponential = lambda rate: implicit(
     ...     jnp.array([2.0]), lambda z: 1.0 - jnp.exp(-rate * z)

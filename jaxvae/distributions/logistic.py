@@ -27,7 +27,7 @@ class DiscretizedLogistic:
     without the second term at k = 0 and with 1 for the first at k = L - 1, so that the L bins sum
     to 1. As sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), no two near numbers are ever
     subtracted and log P and its gradient are finite at every mean and scale.
-    Kingma et al. 2016, appendix; coupling: Salimans, Karpathy, Chen & Kingma 2017, equation 3.
+    Kingma et al. 2016; coupling: Salimans, Karpathy, Chen & Kingma 2017.
 
     Args:
       loc: mu, on the scale where the levels are -1..1, any shape [...]; that is the event's shape.

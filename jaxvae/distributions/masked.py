@@ -24,7 +24,7 @@ class Masked:
     An entry that is missing may hold anything, NaN included: it counts 0 nats and has no gradient,
     in x and in the parameters of p_i, as an event of its support stands in, `filler` or a draw.
     Sampling draws every entry, and says so in the mask.
-    Nazabal et al. 2020, equation 4; Mattei & Frellsen 2019, section 2.
+    Nazabal et al. 2020; Mattei & Frellsen 2019.
 
     Args:
       distribution: of independent coordinates: any with `unstack()`, as an elementwise one or an

@@ -26,7 +26,7 @@ class Mixture(Generic[D]):
     Which component a draw comes from has no derivative. Where components have `unstack()` and
     `cdf(z)`, as `Normal` and `Laplace` do, a draw carries the implicit gradient in all parameters,
     logits included; of others it carries none: take `score_function` or `vimco`.
-    The gradient: Graves 2016; Figurnov, Mohamed & Mnih 2018, section 3.
+    The gradient: Graves 2016; Figurnov, Mohamed & Mnih 2018.
 
     Args:
       logits: of the weights, shape [K]; `jnp.zeros(K)` in a `Constant` holds them equal.

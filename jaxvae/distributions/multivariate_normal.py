@@ -70,7 +70,7 @@ class LowRankNormal:
 
     log p(z) = -1/2 [ e' S^-1 e - (W' S^-1 e)' M^-1 (W' S^-1 e) + log |M| + log |S| + d log 2 pi ]
 
-    Rezende, Mohamed & Wierstra 2014, section 4.3; Ong, Nott & Smith 2018.
+    Rezende, Mohamed & Wierstra 2014; Ong, Nott & Smith 2018.
 
     Args:
       loc: mu, shape [d].

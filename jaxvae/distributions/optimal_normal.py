@@ -22,7 +22,7 @@ class OptimalNormal:
     envelope theorem that changes nothing in mean. A likelihood that looks at x is no density: there
     is nothing to sample, and one example alone has no sigma. To evaluate or sample, fix it:
     `NormalHead(float(optimal_scale(model, key, xs)))`.
-    Rybkin, Daniilidis & Levine 2021, equations 4 to 6.
+    Rybkin, Daniilidis & Levine 2021.
 
     Args:
       loc: mu, any shape; that is the event's shape.

@@ -30,7 +30,7 @@ from jaxvae.pytrees import pytree, value_of
 class Product:
     """Independent parts of any kind: log p(x) = sum_i log p_i(x_i). The mixed columns of a table.
 
-    Nazabal, Olmos, Ghahramani & Valera 2020, equation 2.
+    Nazabal, Olmos, Ghahramani & Valera 2020.
 
     Args:
       parts: a dict, list or tuple of distributions; events have the same structure.

@@ -25,7 +25,7 @@ class Resampled:
     of the network alone, computed once for a batch, and every bound takes p as it is. A network
     of as many parameters as nodes learns to refuse just them, and p looks better than it is: take
     many more nodes, and measure with others, `dataclasses.replace(p, nodes=...)`.
-    Bauer & Mnih 2019, "Resampled priors for variational autoencoders", equations 5 and 6.
+    Bauer & Mnih 2019, "Resampled priors for variational autoencoders".
 
     Args:
       proposal: pi, which does not train, as the nodes are of it.

@@ -60,7 +60,7 @@ class VonMisesFisher:
     distribution at a uniform number, by quadrature, so draws are exact in any dimension and at any
     kappa, and the implicit function theorem gives their gradient in kappa. There is no rejection,
     whose own dependence on kappa a gradient would have to correct for.
-    Davidson et al. 2018, equation 1; the gradient: Figurnov, Mohamed & Mnih 2018, equation 5.
+    Davidson et al. 2018; the gradient: Figurnov, Mohamed & Mnih 2018.
 
     Args:
       loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.
@@ -159,7 +159,7 @@ class PowerSpherical:
     """log p(x) = kappa log(1 + mu'x) - log N(kappa): near a von Mises-Fisher, drawn from a beta.
 
     N = 2^(a + b) pi^b Gamma(a) / Gamma(a + b), a = (d - 1)/2 + kappa, b = (d - 1)/2, and mu'x is
-    2 Beta(a, b) - 1. De Cao & Aziz 2020, equations 8 to 11.
+    2 Beta(a, b) - 1. De Cao & Aziz 2020.
 
     Args:
       loc: the direction of mu, shape [d], of any length; 0 stands for the first axis.

@@ -86,7 +86,7 @@ def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Arr
 
     beta_t = (s(d (2t/T - 1)) - s(-d)) / (s(d) - s(-d)), s the logistic function, d = `steepness`:
     towards 0 the schedule is linear.
-    Wu, Burda, Salakhutdinov & Grosse 2017, section 5.
+    Wu, Burda, Salakhutdinov & Grosse 2017.
 
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
@@ -114,7 +114,7 @@ def ais(
     the value is a lower bound in mean. To keep it exact, the step size is not adapted by the chains
     that are weighed but by `num_pilots` others beside them, which are not; and each transition
     takes a random fraction of it, so that no trajectory length resonates with the posterior.
-    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011, sections 3.2 and 5.4.
+    Neal 2001, "Annealed importance sampling"; the transitions: Neal 2011.
 
     Args:
       model: any `Model` with continuous latents.

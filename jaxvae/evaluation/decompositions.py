@@ -56,7 +56,7 @@ def minibatch_weighted(batch_size: Count, dataset_size: Count) -> Array:
     """Minibatch-weighted sampling, 1/(N M) for all: low in mean, by up to log N.
 
     The pair i = j, whose density is the largest, weighs as little as the others, though a data set
-    holds it for certain. Chen et al. 2018, equation 5.
+    holds it for certain. Chen et al. 2018.
     """
     return jnp.full((batch_size, batch_size), -jnp.log(float(dataset_size * batch_size)))
 
@@ -66,7 +66,7 @@ def minibatch_stratified(batch_size: Count, dataset_size: Count) -> Array:
     """Minibatch-stratified sampling: 1/N for i = j, and the rest shared evenly among the others.
 
     q(z_i) is then unbiased, and its logarithm low by Jensen's inequality. As the others are drawn
-    alike, sharing (N - 1)/N evenly is the weights of Chen et al. 2018, appendix C.2, averaged over
+    alike, sharing (N - 1)/N evenly is the weights of Chen et al. 2018, appendix C, averaged over
     which of the others takes the odd one, and less noisy.
 
     Raises:

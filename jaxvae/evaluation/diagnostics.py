@@ -42,7 +42,7 @@ def active_units(
 
     It returns booleans in the structure of z, to be summed. Where q has no mean, as a flow or a
     hierarchy, draws estimate A_i without bias: the variance of their means less their own noise.
-    Burda, Grosse & Salakhutdinov 2016, section 5.2.
+    Burda, Grosse & Salakhutdinov 2016.
 
     Args:
       given: of a conditional model, a function y -> model, the y of each row.
@@ -165,7 +165,7 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
     """Rate against distortion along a sweep over beta: what each nat of code buys.
 
     `Terms` of the means over the examples `xs`, in nats, each [B], one for each model.
-    Alemi et al. 2018, section 3.
+    Alemi et al. 2018.
 
     Args:
       models: models stacked along the leading axis of their leaves, as a run under `jax.vmap` or

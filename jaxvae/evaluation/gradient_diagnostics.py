@@ -35,7 +35,7 @@ def gradient_statistics(
 
     The standard error of the mean is sqrt(variance / num_draws). Hyper-parameters, the estimator
     among them, are bound with `functools.partial`; `batched(objective)` and a batch `xs` serve too.
-    Draw i uses `fold_in(key, i)`. Rainforth et al. 2018, equation 3.
+    Draw i uses `fold_in(key, i)`. Rainforth et al. 2018.
 
     >>> from functools import partial
     >>> from jaxvae import iwae, sticking_the_landing

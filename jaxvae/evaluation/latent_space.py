@@ -71,7 +71,7 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
 
     Parallel ends give the straight line. Between opposite ones all great circles are as short, and
     one of them is taken. An end that is 0 and traced, so without a direction, gives NaN.
-    Shoemake 1985, section 3; for latents: White 2016, section 2.
+    Shoemake 1985; for latents: White 2016.
 
     Args:
       z0: where t = 0, floats of any shape [...], taken as one vector of at least two coordinates.
@@ -140,7 +140,7 @@ def tempered(distribution: Distribution, temperature: Positive) -> Any:
     `Transformed`, the parts of `Independent` and `Product`, every level of a `Joint`, step of a
     `Markov` chain or coordinate of an `Autoregressive` given those before, and what a `Constant`
     holds. `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
-    Kingma & Dhariwal 2018, section 6; hierarchies: Vahdat & Kautz 2020, section 4.
+    Kingma & Dhariwal 2018; hierarchies: Vahdat & Kautz 2020.
 
     Raises:
       TypeError: it has no `tempered(t)`, as a `Gamma`.

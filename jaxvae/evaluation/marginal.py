@@ -38,7 +38,7 @@ class LogMarginal(NamedTuple):
       ess: effective sample size (sum w)^2 / sum w^2, between 1 and N. Near 1, disbelieve the rest.
       pareto_k: k-hat, the shape of a generalised Pareto distribution fitted to the largest weights:
         their variance is finite below 1/2. Infinite where there are too few samples (25 at least)
-        to fit one, or one weight dwarfs all others. Vehtari et al. 2024, section 3.
+        to fit one, or one weight dwarfs all others. Vehtari et al. 2024.
       reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on the
         value is a lower bound in mean and little more. More samples or a better q help.
       rate: KL(q(z|x) || p(z)) in nats, as `auto_kl` has it; 0 at every x is a posterior that has
@@ -62,7 +62,7 @@ def log_marginal(
     The samples are those of `log_weights` with the same key, `chunk` of them at a time, so that
     memory is that of a chunk and of N scalars, and the chunk does not change the result: by default
     250, or as many as fit into the caches. `evaluate` is for a data set.
-    Burda, Grosse & Salakhutdinov 2016, section 5; standard error: Owen 2013, chapter 9;
+    Burda, Grosse & Salakhutdinov 2016; standard error: Owen 2013, chapter 9;
     k-hat: Vehtari et al. 2024.
 
     >>> from jaxvae.models import ppca
@@ -133,7 +133,7 @@ def pareto_k(log_w: Array) -> Array:
     """The shape k-hat of the largest weights' tail; infinite where none can be fitted.
 
     Below 1/2 the weights have a finite variance, from 0.7 on do not trust them.
-    Zhang & Stephens 2009; Vehtari et al. 2024, section 3.
+    Zhang & Stephens 2009; Vehtari et al. 2024.
     """
     from blackjax.diagnostics import psis_weights  # a second that `import jaxvae` need not take
 
@@ -151,7 +151,7 @@ def optimal_scale(
     sigma^2 = mean over examples and pixels of (x - E[x|z])^2, z ~ q(z|x): the maximiser of
     sum_n E_q[log N(x_n; mu(z), sigma^2 I)], which `OptimalNormal` trains at. E[x|z] is an array.
     Of a conditional model, a function y -> model, `given` is the y of each row.
-    Rybkin, Daniilidis & Levine 2021, equation 6.
+    Rybkin, Daniilidis & Levine 2021.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> encode = lambda x: Normal(x, 1e-3 * jnp.ones(2))

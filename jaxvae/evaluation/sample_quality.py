@@ -104,7 +104,7 @@ def density_coverage(real: Features, fake: Features, *, k: Count = 5) -> Density
     Balls are drawn around the real points alone, as far as the k-th nearest other real point.
     Density counts the balls that a fake point is in, over k and averaged; coverage is the fraction
     of the balls that some fake point is in.
-    Naeem, Oh, Uh, Choi & Yoo 2020, section 3. k is below N.
+    Naeem, Oh, Uh, Choi & Yoo 2020. k is below N.
 
     >>> real = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     >>> fake = jnp.array([[0.5], [0.6], [9.0], [9.5]])

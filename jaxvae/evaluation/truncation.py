@@ -23,7 +23,7 @@ def top_k(distribution: Distribution, k: Index) -> Any:
     `tempered`, with which it commutes: every coordinate of an `Autoregressive` given those before,
     level of a `Joint`, part of an `Independent` or a `Product`, and what a `Constant` holds.
     `model._replace(prior=top_k(tempered(p, 0.8), 20))` generates so.
-    Fan, Lewis & Dauphin 2018, section 5.2.
+    Fan, Lewis & Dauphin 2018.
 
     Args:
       k: how many, at least 1; of K or more, all. It may be traced.

@@ -30,7 +30,7 @@ def relax(
     is, the mean is exact; the nearer c(y) is to the bound, the quieter. The parameters of c learn
     as those of the model do: the bound is given the gradient of -|g|^2 / 2 in them, g that in the
     parameters of q. Of several samples each has a control of its own, at the others as they are.
-    Grathwohl, Choi, Wu, Roeder & Duvenaud 2018, section 3.
+    Grathwohl, Choi, Wu, Roeder & Duvenaud 2018.
 
     Args:
       q: the posterior, with `choices()`: `OneHotCategorical`, `Bernoulli`.
@@ -95,7 +95,7 @@ def rebar(
 
     Both are traced; as parameters of the model they learn to make the gradient quiet. At scale 0 it
     is the score function.
-    Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein 2017, section 3.
+    Tucker, Mnih, Maddison, Lawson & Sohl-Dickstein 2017.
 
     Args:
       q: the posterior, with `choices()`: `OneHotCategorical`, `Bernoulli`.

@@ -23,7 +23,7 @@ def stratified_mixture(
     weights, and never depends on which component was drawn. It takes M terms a sample. With more
     than one sample a tighter bound is one of each component's own, and stays below log p(x). aux is
     averaged over the components.
-    Shi, Siddharth, Paige & Torr 2019, equation 3; Roeder, Wu & Duvenaud 2017, section 3.
+    Shi, Siddharth, Paige & Torr 2019; Roeder, Wu & Duvenaud 2017.
 
     Args:
       q: the posterior, a `Mixture` of components whose samples have a derivative.

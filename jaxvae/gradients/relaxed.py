@@ -107,7 +107,7 @@ def gumbel_rao(
     The Gumbel noise is drawn given the sample, in closed form, so that M draws cost one term. M = 1
     is straight-through Gumbel-softmax (Jang, Gu & Poole 2017), of the same mean and more variance.
     Biased; the value is that of the bound at the samples.
-    Paulus, Maddison & Krause 2021, section 3.
+    Paulus, Maddison & Krause 2021.
 
     Args:
       q: the posterior, with `choices()`: `OneHotCategorical`, `Bernoulli`.

@@ -31,7 +31,7 @@ The reduction takes the terms [K] to a scalar, q is the posterior, and each samp
 def pathwise(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tuple[Array, Any]:
     """The reparameterization gradient: differentiate the terms through z = mu + sigma eps.
 
-    Kingma & Welling 2014, section 2.3; Burda et al. 2016, equation 13.
+    Kingma & Welling 2014, section 2.4; Burda et al. 2016.
 
     Raises:
       TypeError: when differentiated, if samples of the posterior have no derivative in its
@@ -50,7 +50,7 @@ def sticking_the_landing(
     Unbiased for the ELBO, whose gradient then vanishes without noise where q is exact; for a
     tighter bound at K > 1 it is biased, as the score terms do not cancel once they are weighted.
     The rate of an ELBO is taken at the sample, closed form or not: that is where the score term is.
-    Roeder, Wu & Duvenaud 2017, equation 5; the bias: Tucker et al. 2019, section 4.
+    Roeder, Wu & Duvenaud 2017; the bias: Tucker et al. 2019.
     """
     return _through_samples(reduction, term, q, keys, jnp.ones_like)
 
@@ -72,7 +72,7 @@ def doubly_reparameterized(
     w those of the power 1 - alpha, and for the ELBO, where h is 0, that of sticking the landing. It
     is `sticking_the_landing` with the cotangent of each sample scaled by 1 - h_k / g_k. A sample
     may be a pytree of layers, each drawn given those before it.
-    Tucker, Lawson, Gu & Maddison 2019, equation 8; layers: Bauer & Mnih 2021, section 3.
+    Tucker, Lawson, Gu & Maddison 2019; layers: Bauer & Mnih 2021.
 
     Raises:
       TypeError: samples of the posterior have no derivative in its parameters, or the reduction has

@@ -28,7 +28,7 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
 
     For the ELBO (R the mean) this leaves (l_k - mean of the others) / K as the signal of sample k;
     for the importance-weighted bound it is VIMCO, with the geometric mean of the other weights.
-    Mnih & Rezende 2016, equation 10.
+    Mnih & Rezende 2016.
 
     Raises:
       ValueError: K = 1, where no other sample is left.
@@ -53,7 +53,7 @@ def learned_baseline(value: Any) -> Baseline:
             baseline = learned_baseline(model.baseline(x))
             return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
 
-    Mnih & Gregor 2014, section 2.3.
+    Mnih & Gregor 2014.
     """
     return lambda reduction, l: jnp.broadcast_to(value, l.shape)
 
@@ -71,7 +71,7 @@ def score_function(
 
     Works for every posterior, discrete ones included: nothing is differentiated through a sample.
     A baseline that does not look at z_k changes the variance and not the mean.
-    Williams 1992; Mnih & Gregor 2014, equation 7.
+    Williams 1992; Mnih & Gregor 2014.
 
     Args:
       baseline: (reduction, terms [K]) -> b [K]: `no_baseline`, `leave_one_out` or
@@ -101,7 +101,7 @@ def wake(
     -KL(p(z|x) || q(z|x)) that ascends, where every other estimator here ascends the bound. Nothing
     is differentiated through a sample, and more samples make it better, for any posterior. Decoder
     and prior learn as ever. Not for `elbo`, whose weights say nothing of the samples.
-    Bornschein & Bengio 2015, section 2; Le, Kosiorek, Siddharth, Teh & Wood 2019, section 3.
+    Bornschein & Bengio 2015; Le, Kosiorek, Siddharth, Teh & Wood 2019.
 
     Args:
       weight: of this gradient beside another's, as that of the sleep phase; traced.

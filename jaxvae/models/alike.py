@@ -274,7 +274,7 @@ def deep_elbo(
     `elbo` asks the posterior, the prior and the likelihood in turn. Rates are in closed form where
     a level has one. With free bits, each KL_l is max(free, KL_l), KL_l the mean over the batch, so
     that the objective is one for `batched`.
-    Child 2021; free bits: Kingma et al. 2016, equation 15.
+    Child 2021; free bits: Kingma et al. 2016.
 
     Args:
       model: a `TopDown`, or a `DeepHierarchy`.

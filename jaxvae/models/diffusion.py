@@ -122,8 +122,7 @@ def diffusion_kl(
     It is E_q[log q(z)] + KL(q(z_1|z) || N(0, I)) - 1/2 int SNR'(s) E|z - E[z|z_s]|^2 ds, in which
     prior term and reconstruction are those of N(0, I), and known: where the network gives r = 0,
     nothing is left to draw. Equal where r is the score's. For a prior of another class it is
-    `auto_kl`.
-    Equations 11, 17 and 18; of latents: Vahdat et al. 2021, theorem 1.
+    `auto_kl`. Of latents: Vahdat et al. 2021, theorem 1.
 
     Args:
       key: of times and noise; `bounds.keyed_kl` gives an objective's example one.

@@ -23,7 +23,7 @@ class ExemplarVAE(NamedTuple):
 
     Under `batched` the exemplars are encoded once a step, whatever the batch. Train with
     `left_out`, as a row that is its own exemplar would be copied; for any other x, and to draw
-    from, it is a model as it stands. Equation 5.
+    from, it is a model as it stands.
 
     Args:
       encode: x -> q(z|x), of arrays z.
@@ -72,7 +72,7 @@ def left_out(
 
     Of many exemplars, some drawn at random serve, by Jensen's inequality: the mean over draws of
     the bound with M of them is below that with all. All examples of a batch are given the same.
-    Norouzi et al. 2020, equations 8 to 10.
+    Norouzi et al. 2020.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`.

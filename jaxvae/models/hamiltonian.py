@@ -56,7 +56,7 @@ class Leapfrog:
     rho <- (t_k / t_{k-1}) (rho + eps_k / 2 grad log p(z)),   t_k = 1 + (t_0 - 1) (1 - k^2 / K^2)
 
     A step keeps volume, and cooling takes d log t_0 in all. Backwards it is as cheap as forwards.
-    Caterini, Doucet & Sejdinovic 2018, algorithm 1, with its quadratic tempering.
+    Caterini, Doucet & Sejdinovic 2018, with its quadratic tempering.
 
     Args:
       log_prob: z -> log p(z) up to a constant, a callable pytree.
@@ -123,7 +123,7 @@ class HamiltonianVAE(NamedTuple):
     It is the model of latents (z, rho), in which the flow is a posterior like any other: `elbo`,
     `iwae` and `log_marginal` take it, and bound log p(x), as rho is independent of x a priori. The
     steps, and the heat, train with the rest. At steps of 0 it is the VAE that it is made of.
-    Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder", section 3.
+    Caterini, Doucet & Sejdinovic 2018, "Hamiltonian variational auto-encoder".
 
     Args:
       start: x -> q_0(z|x).

@@ -54,7 +54,7 @@ def bottom(z: Tree) -> Any:
 
 
 def gaussian_product(a: Normal, b: Normal) -> Normal:
-    """The Gaussian proportional to the product of two (Sonderby et al. 2016, eq. 17 to 19).
+    """The Gaussian proportional to the product of two (Sonderby et al. 2016).
 
     sigma^2 = 1 / (sigma_a^-2 + sigma_b^-2),   mu = sigma^2 (mu_a sigma_a^-2 + mu_b sigma_b^-2)
 
@@ -83,7 +83,7 @@ class Ladder(NamedTuple):
 
     Up, d_l = up_l(d_{l-1}) with d_0 = x. Down, q(z_l|z_{l+1}, x) is the precision-weighted product
     of the evidence q^_l(d_l) and of the generative p(z_l|z_{l+1}); at the top it is the evidence.
-    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, section 2.
+    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016.
 
     Args:
       up: L networks, x -> d_1, d_1 -> d_2, ...

@@ -36,7 +36,7 @@ def product_of_experts(
     It is sharper than any expert: one that is sure overrules the others. Of another class it is
     what its `times(q)` returns: of `Bernoulli` and `OneHotCategorical` logits add up, of `Gamma`,
     `Beta` and `Dirichlet` counts, and a `Product` goes part by part.
-    Wu & Goodman 2018, section 2.
+    Wu & Goodman 2018.
 
     Args:
       experts: distributions over z of one class that has `times(q)`, one a modality.
@@ -62,7 +62,7 @@ def mixture_of_experts(
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
     tell of the others. Take `gradient=stratified_mixture` with it.
-    Shi, Siddharth, Paige & Torr 2019, section 3.
+    Shi, Siddharth, Paige & Torr 2019.
 
     Args:
       experts: distributions of one class over z, one a modality.
@@ -126,7 +126,7 @@ class Multimodal(NamedTuple):
     An example is a pair (x, mask), two tuples with an entry a modality: what was seen, and whether.
     Where the mask is False anything may stand, NaN included. The bound of an example is one of
     log p(x_present), so to train on random masks is to train all conditionals.
-    Wu & Goodman 2018, section 2, modalities missing too.
+    Wu & Goodman 2018, modalities missing too.
 
     Args:
       experts: x_i -> a distribution over z that the join takes, one a modality.
@@ -188,7 +188,7 @@ def mvtcae(
     over the V modalities i that are present, q of all of them: the more one expert alone tells of
     what all know, the cheaper. alpha = 0 is the `elbo`. Joined by a product; a mixture has no
     closed form to an expert. The terms are the distortion and the bracket, unweighted.
-    Hwang, Kim, Hong & Kim 2021, section 3.
+    Hwang, Kim, Hong & Kim 2021.
 
     Args:
       alpha: in [0, 1], traced: from the rate to the mean distance from the experts.

@@ -61,7 +61,7 @@ class NotAtRandom(NamedTuple):
 
     and `evaluation.impute` weighs the x'. Which values hide is not in the data: only a mechanism
     that is nearly known, as a self-masking one with a slope of known sign, tells of the gaps.
-    Ipsen, Mattei & Frellsen 2021, equation 8.
+    Ipsen, Mattei & Frellsen 2021.
 
     Args:
       posterior: (x, mask) -> q(z|x_observed).

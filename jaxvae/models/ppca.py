@@ -34,7 +34,7 @@ class Moments(NamedTuple):
 
 
 def posterior(params: PPCA, x: Array) -> MultivariateNormal:
-    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I: Tipping & Bishop 1999, eq. 6 to 8."""
+    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I: Tipping & Bishop 1999."""
     check_shape("ppca.posterior", "x", x, jnp.shape(params.mean))
     chol = _cholesky_m(params)
     loc = cho_solve((chol, True), params.weight.T @ (x - params.mean))
@@ -64,7 +64,7 @@ def log_marginal(params: PPCA, x: Array) -> Array:
 
 
 def e_step(params: PPCA, xs: Array) -> Moments:
-    """Posterior moments of z for every example: Tipping & Bishop 1999, equations 25 and 26."""
+    """Posterior moments of z for every example: Tipping & Bishop 1999."""
 
     def moments(x: Array) -> Moments:
         q = posterior(params, x)
@@ -78,7 +78,7 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
 
     W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
     residual, 1/(nd) sum_n ( |x_n - mu|^2 - 2 E z_n' W'(x_n - mu) + tr(E z_n z_n' W'W) ).
-    Tipping & Bishop 1999, equations 27 and 28.
+    Tipping & Bishop 1999.
     """
     n, d = xs.shape
     mean = jnp.mean(xs, axis=0)
@@ -109,7 +109,7 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
     """The optimum in closed form: W = U (L - s2)^(1/2), s2 the mean of the discarded eigenvalues.
 
     U and L are the k < d leading eigenvectors and eigenvalues of the data's covariance. Any W R
-    with R orthogonal is as good. Tipping & Bishop 1999, equations 15 and 16.
+    with R orthogonal is as good. Tipping & Bishop 1999.
     """
     n, d = xs.shape
     if not 1 <= num_latents < d:

@@ -31,7 +31,7 @@ def shared_and_private(
 
     q(z, w|x) = join(q_1(z|x_1), ..., p(z)) prod_i q(w_i|x_i),   p(w_i) where x_i is missing
 
-    Lee & Pavlovic 2021, section 3.
+    Lee & Pavlovic 2021.
 
     Args:
       experts: `Product`s of "shared" and "private", one a modality.
@@ -63,7 +63,7 @@ def mixture_with_private(
     What is told of x_j from x_i can't lean on private latents of x_j, as they are drawn from the
     prior, so that what both share must be in z. Take `gradient=stratified_mixture` with it: this is
     the bound of that mixture, where Palumbo et al. weigh the shared part alone.
-    Palumbo, Daunhawer & Vogt 2023, section 3.
+    Palumbo, Daunhawer & Vogt 2023.
 
     Args:
       experts: as in `shared_and_private`.

@@ -306,7 +306,7 @@ class SharedScaleHead(nnx.Module):
     Or with a sigma for each coordinate or channel, where `scale` is an array of these. Start near
     where it will end, 1 of standardised numbers, 0.1 of pixels in [0, 1]: Adam moves log sigma by
     its learning rate a step at most, so that from 1 to 0.1 it takes 2,300 steps at 1e-3.
-    Rybkin, Daniilidis & Levine 2021, section 3.1.
+    Rybkin, Daniilidis & Levine 2021.
 
     Raises:
       ValueError: `scale` is not above 0.

@@ -18,7 +18,7 @@ class PixelCNN(nnx.Module):
     Two stacks: the vertical one sees the rows above, the horizontal one what is to the left and,
     of its own place, the vertical one; so no code before is in a blind spot. In a draw each row
     costs the vertical stack of that row, and each code the horizontal one of that code.
-    van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders", figure 2.
+    van den Oord et al. 2016b, "Conditional image generation with PixelCNN decoders", figure 2.
 
     Args:
       grid: (height, width); codes are z [height * width], row by row.
@@ -102,7 +102,7 @@ class GatedConvolution(nnx.Module):
     """A layer of `PixelCNN`: both stacks, on what has been padded by `reach` above or to the left.
 
     tanh(a) sigmoid(b), a and b the halves of the channels that a convolution gives, and in the
-    horizontal stack that as a residual. van den Oord et al. 2016, equations 2 and 4, figure 2.
+    horizontal stack that as a residual. van den Oord et al. 2016b, equations 2 and 4, figure 2.
 
     >>> layer = GatedConvolution(4, 1, rngs=nnx.Rngs(0))
     >>> up = layer.vertical(jnp.zeros((8, 7, 4)), jnp.zeros(0))

@@ -54,7 +54,7 @@ def info_penalty(
 
     alpha = 0, lambda = 1 is the ELBO, alpha = 1 the MMD alone; alpha towards 1 asks for more
     mutual information between x and z.
-    Zhao, Song & Ermon 2019, "InfoVAE", equation 6, its last divergence by MMD.
+    Zhao, Song & Ermon 2019, "InfoVAE", its last divergence by MMD.
 
     Args:
       alpha: at most 1.

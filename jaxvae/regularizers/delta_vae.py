@@ -15,7 +15,7 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
 
     A posterior of independent Gaussians costs at least `delta_vae_rate(length, alpha)` nats under
     it, whatever x: a delta-VAE. Wrap it in `Constant`, or alpha trains, and the rate with it.
-    Razavi et al. 2019, "Preventing posterior collapse with delta-VAEs", section 2.1.
+    Razavi et al. 2019a, "Preventing posterior collapse with delta-VAEs".
 
     Args:
       length: n, how many latents follow each other.
@@ -39,7 +39,7 @@ def delta_vae_rate(length: Count, alpha: Scalar) -> Array:
 
     delta = 1/2 [ (n - 2) log(1 + alpha^2) - log(1 - alpha^2) ], n = length >= 2
 
-    Razavi et al. 2019, section 2.1.
+    Razavi et al. 2019a.
 
     >>> round(float(delta_vae_rate(32, 0.5)), 4)
     3.491

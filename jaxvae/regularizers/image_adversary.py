@@ -53,7 +53,7 @@ def vae_gan(
 
     x' is the mean of p(x|z) at z ~ q(z|x), x_p that at z ~ p(z). Each line moves whom it names, so
     the features learn to tell images apart and never to be easy to match.
-    Larsen, Sonderby, Larochelle & Winther 2016, section 2 and algorithm 1; the decoder's gain is
+    Larsen, Sonderby, Larochelle & Winther 2016, algorithm 1; the decoder's gain is
     the one of Goodfellow et al. 2014, section 3, which has a gradient when it loses.
 
     Args:

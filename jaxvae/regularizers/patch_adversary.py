@@ -50,7 +50,7 @@ def hinge_discrimination(discriminator: Callable[[Any], Array], a: Tree, b: Tree
     """What a discriminator of a from b gains by the hinge loss: min(0, D(a)-1) + min(0, -D(b)-1).
 
     Each is a mean over its logits where there are several, as of a `PatchCritic`. It is satisfied
-    where D(a) >= 1 and D(b) <= -1. Nothing is held still. Lim & Ye 2017, equation 11.
+    where D(a) >= 1 and D(b) <= -1. Nothing is held still. Lim & Ye 2017.
 
     >>> float(hinge_discrimination(lambda v: v, jnp.array(0.5), jnp.array(-2.0)))
     -0.5

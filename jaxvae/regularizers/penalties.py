@@ -149,7 +149,7 @@ def free_bits(
 
     A part below lambda has no gradient to push it further down, so it does not collapse. At
     lambda = 0 it is the rate.
-    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", eq. 15.
+    Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow".
 
     Args:
       free_nats: lambda, nats of each part.

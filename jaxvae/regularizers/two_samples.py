@@ -68,7 +68,7 @@ def sliced_wasserstein(x: Points, y: Points, directions: Numbers) -> Array:
 
     1/L sum_l 1/n sum_i (sort(x theta_l)_i - sort(y theta_l)_i)^2, |theta_l| = 1
 
-    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", equation 15 and algorithm 1.
+    Kolouri et al. 2019, "Sliced Wasserstein auto-encoders", algorithm 1.
 
     Args:
       y: points [n, d], as many.

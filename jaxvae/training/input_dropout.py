@@ -27,7 +27,7 @@ def coordinated_dropout(
     others over 1 - rate, and 0 in the gaps; the likelihood is that of the dropped ones alone. A
     network that copies its input, noise and all, gains nothing by it, so that a posterior as large
     as the data can be trained on single trials; a bound is one of log p(x_dropped).
-    Keshtkaran & Pandarinath 2019, section 3.2.
+    Keshtkaran & Pandarinath 2019.
 
     Args:
       objective: `(model, key, x, **hyper) -> (bound, aux)`, with a likelihood that has `unstack()`.

@@ -96,7 +96,7 @@ def warn_if_dark(owner: str, data: Tree) -> None:
 def binarize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Array:
     """Dynamic binarization: every pixel is 1 with probability x / max_value, afresh at every visit.
 
-    Salakhutdinov & Murray 2008; Burda et al. 2016, section 5.1. x as for `rescale`.
+    Salakhutdinov & Murray 2008; Burda et al. 2016. x as for `rescale`.
 
     >>> binarize(jax.random.key(0), jnp.array([0, 255], jnp.uint8)).tolist()
     [0.0, 1.0]
@@ -127,7 +127,7 @@ def dequantize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Arra
 
     8 bits a coordinate more for bytes. Without u the densities of a few levels have no bound. u is
     one of 2^15, never 0 or 1, and x can be read off again.
-    Uria, Murray & Larochelle 2013, section 4.1; Theis, van den Oord & Bethge 2016, section 3.1.
+    Uria, Murray & Larochelle 2013; Theis, van den Oord & Bethge 2016.
     x as for `rescale`.
 
     >>> y = dequantize(jax.random.key(0), jnp.array([0, 7, 255], jnp.uint8))

@@ -25,7 +25,7 @@ def sigmoid_annealing(
     v(t) = init + (end - init) (s(t) - s(0)) / (s(T) - s(0)),  s(t) = sigmoid(k (t/T - 1/2))
 
     Linear annealing, the limit at `sharpness` k = 0, is `optax.linear_schedule(0.0, 1.0, T)`.
-    Bowman et al. 2016, section 3.1.
+    Bowman et al. 2016.
 
     >>> schedule = sigmoid_annealing(0.0, 1.0, 1000)
     >>> [round(float(schedule(t)), 3) for t in (0, 400, 500, 1000, 5000)]
@@ -47,7 +47,7 @@ def cyclical(schedule: Schedule, period: Count) -> Schedule:
 
     The paper's, half of each period a rise and half at 1: `cyclical(optax.linear_schedule(0.0, 1.0,
     period // 2), period)`.
-    Fu et al. 2019, "Cyclical annealing schedule", equation 6.
+    Fu et al. 2019, "Cyclical annealing schedule".
 
     >>> import optax
     >>> beta = cyclical(optax.linear_schedule(0.0, 1.0, 5), 10)

@@ -1107,9 +1107,9 @@ def complaint(name: str, argument: str, value: Any) -> str | None:
 
 
 def test_the_docs_say_how_many_there_are():
-    text = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
-    assert f"gives {len(CALLS)} public functions" in text
-    assert f"\n{len(CASES):,} pairs of an argument and a value" in text
+    text = " ".join((Path(__file__).parents[2] / "docs" / "faults.md").read_text().split())
+    assert f" gives {len(CALLS)} public functions" in text
+    assert f" {len(CASES):,} pairs of an argument and a value" in text
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def mig(codes: Table, factors: Table, *, bins: Count = 20) -> float:
 
     0 where two latents share a factor, whether they repeat it or only tell it together. Codes are
     in the paper a draw of q(z|x) for each x.
-    Chen, Li, Grosse & Duvenaud 2018, equation 6; bins: Locatello et al. 2019.
+    Chen, Li, Grosse & Duvenaud 2018; bins: Locatello et al. 2019.
 
     >>> v = np.indices((4, 4, 4)).reshape(3, -1).T
     >>> turned = np.stack([v[:, 0] + v[:, 1], v[:, 0] - v[:, 1], v[:, 2]], axis=1)

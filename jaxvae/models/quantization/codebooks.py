@@ -32,7 +32,7 @@ def ema_codebook(
 
     A fixed point is a clustering whose codes are the means of their clusters, but for epsilon; at
     decay 0 this is a step of k-means. No gradient is involved.
-    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019.
+    van den Oord, Vinyals & Kavukcuoglu 2017, appendix A.1; smoothing: Razavi et al. 2019b.
 
     Args:
       quantizer: a `Codebook`, or what is made of them, as a `ResidualCodebooks`.
@@ -68,7 +68,7 @@ def reset_dead_codes(
 ) -> Any:
     """Codes used less than `threshold` times a batch are drawn again, from the batch.
 
-    Dhariwal et al. 2020, section 3.1.
+    Dhariwal et al. 2020.
 
     Args:
       quantizer, z, indices: as in `ema_codebook`; a vector of index -1 is never drawn.

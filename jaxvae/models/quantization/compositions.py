@@ -57,7 +57,7 @@ def rotation_trick(e: Array, z: Floats) -> Array:
 
     e^ = e/|e| and z^ = z/|z|; |e|/|z| R counts as a constant. A gradient keeps its angle to the
     code when it moves to z. Straight through where there is no R: at 0, and opposite to e.
-    Fifty et al. 2024, equation 4 and section 4.2.
+    Fifty et al. 2024, section 4.2.
 
     >>> e, z = jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])  # a quarter turn, and twice as long
     >>> jnp.round(jax.jacobian(lambda z: rotation_trick(e, z))(z), 3).tolist()
@@ -118,7 +118,7 @@ class IBQ:
     So that the decoder's gradient reaches z, and every code, used or not. With the paper's weights
     its "double quantization" is `commitment=1`, `codebook=0.25` and a penalty |z - code|^2:
     `partial(vq, ..., penalty=lambda quantizer, z, q: jnp.sum((z - q.code) ** 2))`.
-    Shi et al. 2024, equations 4 to 7.
+    Shi et al. 2024.
 
     Args:
       quantizer: has `codes` [K, d]: a `Codebook`, `SimVQ` or `UnitCodes`.

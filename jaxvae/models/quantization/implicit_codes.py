@@ -193,7 +193,7 @@ class BSQ:
 
     The error is bounded, |u - e|^2 < 2, so that nothing need be committed to. Straight through to
     u. The bits of the soft assignment are independent, sigmoid(2 tau u_i / sqrt(d)): those of
-    `entropy_penalty` at temperature 2 / tau. Zhao, Xiong & Krahenbuhl 2024, equations 2 to 5.
+    `entropy_penalty` at temperature 2 / tau. Zhao, Xiong & Krahenbuhl 2024.
 
     Args:
       bits: d, at most 30; the first is the highest of the index.

@@ -18,14 +18,14 @@ def entropy_penalty(
     sum_i [ H(p_i) - diversity H(p~) ],   p_i = softmax(logits_i / temperature),   p~ = E p_i
 
     p~ is the mean over all vectors of the batch, so that this is a penalty inside `batched` alone;
-    where a mask hides vectors they count for nothing. Yu et al. 2023, equation 4.
+    where a mask hides vectors they count for nothing. Yu et al. 2023.
 
     Args:
       q: of n vectors, with logits [n, ..., K]: of a codebook [n, K], of bits [n, d, 2].
       temperature: of the soft assignment, traced; BSQ's tau is 2 / temperature.
       diversity: gamma, the weight of H(p~), traced.
       factorized: whether H(p~) is the sum over the choices of an index, as bits, which is at least
-        the entropy of all K^d codes, as if they were independent: Zhao et al. 2024, equation 8.
+        the entropy of all K^d codes, as if they were independent: Zhao et al. 2024.
         If not, all codes are enumerated: Yu et al. 2023.
 
     >>> from jaxvae.batching import batched
@@ -57,7 +57,7 @@ def entropy_penalty(
 def orthogonal_penalty(codes: Floats) -> Array:
     """|E E' - I|^2 / K^2, E the K codes normalised: which are to be at right angles.
 
-    `codes` has shape [K, d], a quantizer's `codes`. Shin et al. 2021, equation 3.
+    `codes` has shape [K, d], a quantizer's `codes`. Shin et al. 2021.
 
     >>> float(orthogonal_penalty(jnp.array([[2.0, 0.0], [0.0, 3.0]])))
     0.0

@@ -171,7 +171,7 @@ class SimVQ:
     """A linear map of frozen codes, e_k = c_k W: a step of W moves every code, used or not.
 
     Where the codes themselves are learned, those that nobody uses get no gradient and stay behind.
-    Zhu et al. 2024, equation 9.
+    Zhu et al. 2024.
 
     Args:
       frozen: c, shape [K, D], draws of a normal; no gradient reaches them. Optimisers with weight

@@ -81,7 +81,7 @@ class Grouped(NamedTuple):
     """Quantizers side by side: z in G equal parts, a quantizer for each.
 
     Of `Codebook`s it is product quantization, Jegou, Douze & Schmid 2011; of `ResidualCodebooks`
-    grouped residual quantization, Yang et al. 2023, section 3.1. An index is [G], or [G, depth].
+    grouped residual quantization, Yang et al. 2023. An index is [G], or [G, depth].
 
     Args:
       quantizers: any quantizer whose leaves have the groups G as their leading axis.

@@ -76,7 +76,7 @@ class RSSM:
     The prior is a `Markov` chain and q another, made of the same f, so that `stepwise_kl`,
     `use.forecast` and `after` serve as for a deep Markov model. What DreamerV2 and V3 add are
     arguments: `balanced_kl`, and `StraightThrough` choices of logits `unimix(logits)`.
-    Hafner et al. 2019, "Learning latent dynamics for planning from pixels", equation 4.
+    Hafner et al. 2019, "Learning latent dynamics for planning from pixels".
 
     Args:
       advance: f, (h, z) -> h, a recurrent cell.

@@ -197,7 +197,7 @@ class StructuredVAE(NamedTuple):
 
     With a `LinearChain` for a prior q is exact given the evidence, and smooths over all steps, by
     the dynamics that are learned. With a linear-Gaussian p(x|z) it is exact altogether, and the
-    ELBO is log p(x). Johnson et al. 2016, section 4, here with e for its conjugate potentials.
+    ELBO is log p(x). Johnson et al. 2016, here with e for its conjugate potentials.
 
     Args:
       evidence: x -> e, a distribution that `prior.times` takes: a `Normal` over z.

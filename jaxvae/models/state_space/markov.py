@@ -40,7 +40,7 @@ class Markov(Generic[D]):
     """p(z_1, ..., z_T) = p(z_1) prod_{t>1} p(z_t | z_{t-1}, c_t): events have a leading axis of T.
 
     A forecast is another chain, `after`; `use.forecast` makes it of data.
-    Krishnan, Shalit & Sontag 2017, equation 1.
+    Krishnan, Shalit & Sontag 2017.
 
     Args:
       first: p(z_1).
@@ -182,7 +182,7 @@ def stepwise_kl(
 
     Unbiased, and less noisy than the sampled rate: pass it to `elbo(..., kl=stepwise_kl)`. Where
     a step has no closed form, or the two are no chains, it is `auto_kl`.
-    Krishnan, Shalit & Sontag 2017, equation 6.
+    Krishnan, Shalit & Sontag 2017.
 
     Args:
       kl: of the steps given those before: `balanced_kl` trains the prior faster.
@@ -207,7 +207,7 @@ def kl_per_step(code: LatentSample, *, kl: KL = auto_kl) -> Array:
 
         partial(regularized, penalty=partial(free_bits, parts=kl_per_step), free_nats=1.0)
 
-    With kl=balanced_kl that is what DreamerV3 charges: Hafner et al. 2023, equation 5.
+    With kl=balanced_kl that is what DreamerV3 charges: Hafner et al. 2023.
 
     >>> from jax.tree_util import Partial
     >>> from jaxvae import Normal

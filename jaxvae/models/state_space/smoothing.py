@@ -18,7 +18,7 @@ class Smoother(NamedTuple, Generic[D]):
 
     The exact posterior of a state-space model has this form. Sequences of another length make
     chains of that length, so what encodes a whole sequence encodes its beginning, too.
-    Krishnan, Shalit & Sontag 2017, section 4.
+    Krishnan, Shalit & Sontag 2017.
 
     Args:
       summary: x -> h, leaves with a leading axis of T; a recurrent network from the last to the
