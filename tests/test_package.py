@@ -103,6 +103,14 @@ def test_what_is_imported_is_declared():
     assert distributions({m for node in bodies for m in imports_of(node)}) <= dependencies
 
 
+def test_one_version_is_said():
+    def first(pattern, file):
+        return re.search(pattern, (ROOT / file).read_text(), flags=re.MULTILINE)[1]
+
+    assert first(r"^## (\d\S+) - \d{4}-\d\d-\d\d$", "CHANGELOG.md") == jaxvae.__version__
+    assert first(r"^version: (.*)$", "CITATION.cff") == jaxvae.__version__
+
+
 def test_no_global_switch():
     # importing changes no setting of JAX, which is the user's, but for one crash of one version
     assert not any("jax.config" in source.read_text() for source in SOURCES)
