@@ -1,5 +1,7 @@
 """jaxvae: variational autoencoders as pure functions."""
 
+__version__ = "0.2.0"
+
 from jaxvae import bijectors as bijectors
 from jaxvae import bounds as bounds
 from jaxvae import distributions as distributions

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import jaxvae
 from jaxvae import pytrees
 from jaxvae.training.workarounds import without_ynn_reductions
 
+ROOT = Path(__file__).parent.parent
 SOURCES = sorted(Path(jaxvae.__file__).parent.rglob("*.py"))
 FIXED = """
     StandardNormal Normal MultivariateNormal Bernoulli Distribution
@@ -44,8 +46,9 @@ def test_import_is_light():
 
 def test_init_is_a_list_of_names():
     # `from x import name as name`, which type checkers take as public, and nothing else
-    docstring, *body = ast.parse(Path(jaxvae.__file__).read_text()).body
+    docstring, version, *body = ast.parse(Path(jaxvae.__file__).read_text()).body
     assert isinstance(docstring, ast.Expr)
+    assert ast.unparse(version) == f"__version__ = {jaxvae.__version__!r}"
     for line in body:
         assert isinstance(line, ast.ImportFrom)
         assert line.module
@@ -54,12 +57,15 @@ def test_init_is_a_list_of_names():
 
 
 def imports(source):
-    for node in ast.walk(ast.parse(source.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield f"{node.module}"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    return (name for node in ast.walk(ast.parse(source.read_text())) for name in imports_of(node))
+
+
+def imports_of(node):
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield f"{node.module}"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
@@ -70,6 +76,39 @@ def test_imports_of_a_file(source):
     assert not roots & {"experiments", "tests", "tensorflow_datasets", "numpy.random"}
     assert not any(part.startswith("_") for name in imports(source) for part in name.split("."))
     assert not re.search(r"\bjax\._src|\bjaxlib\b|\b(flax|optax|chex)\._src", source.read_text())
+
+
+USERS = {"equinox", "mlflow"}  # imported for users who have brought them
+
+
+def distributions(modules):
+    """What brings them: packages that are not of Python itself or ours."""
+    other = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
+    roots = {name.split(".")[0] for name in modules} - {*sys.stdlib_module_names, "jaxvae"}
+    return {other.get(root, root.replace("_", "-")) for root in roots}
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {
+        extra: {re.split(r"[^\w-]", line)[0] for line in lines}
+        for extra, lines in project["optional-dependencies"].items()
+    }
+    dependencies = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]}
+    by_name = r'\b(?:import_module|needed)\(f?"(\w+)'  # those that an argument names
+    modules = {m for s in SOURCES for m in (*imports(s), *re.findall(by_name, s.read_text()))}
+    assert distributions(modules) <= dependencies.union(USERS, *declared.values())
+    assert dependencies <= distributions(modules)  # nothing is brought that nobody imports
+    bodies = [node for source in SOURCES for node in ast.parse(source.read_text()).body]
+    assert distributions({m for node in bodies for m in imports_of(node)}) <= dependencies
+
+
+def test_one_version_is_said():
+    def first(pattern, file):
+        return re.search(pattern, (ROOT / file).read_text(), flags=re.MULTILINE)[1]
+
+    assert first(r"^## (\d\S+) - \d{4}-\d\d-\d\d$", "CHANGELOG.md") == jaxvae.__version__
+    assert first(r"^version: (.*)$", "CITATION.cff") == jaxvae.__version__
 
 
 def test_no_global_switch():

@@ -170,7 +170,7 @@ def card(folder: Path, model: Tree, manifest: Mapping[str, Any]) -> str:
         how = f"trust={sorted(mine)}" if mine else ""
         built = "model.json says what builds it."
     lines = [f"| `{name}` | {a['dtype']} | {a['shape']} |" for name, a in arrays.items()]
-    versions = ", ".join(f"{n} {v}" for n, v in manifest["versions"].items() if v != "unknown")
+    versions = ", ".join(f"{n} {v}" for n, v in manifest["versions"].items())
     return "\n".join(
         [f"# {folder.name}", "", f"A{a_class_of(model)[1:]} of {number:,} numbers.",
          *(["", told] if told else []),

@@ -82,5 +82,5 @@ def sklearn(owner: str, module: str) -> Any:
         return import_module(f"sklearn.{module}")
     except ImportError:
         raise ImportError(
-            f'{owner}: scikit-learn is not installed; pip install "jaxvae[experiments]"'
+            f'{owner}: scikit-learn is not installed; pip install "jaxvae[disentanglement]"'
         ) from None

@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,10 +212,7 @@ def _read_header(path: Path, file: Any) -> dict[str, Any]:
 
 
 def version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a checkout on the path
-        return "unknown"
+    return import_module(package).__version__
 
 
 def _flush_folder(folder: Path) -> None:
