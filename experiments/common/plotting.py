@@ -95,7 +95,9 @@ def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
 
 
 @styled
-def forecast_bands(path: Path, panels: dict[str, Any], *, seen: int, rows: int = 1) -> None:
+def forecast_bands(
+    path: Path, panels: dict[str, Any], *, seen: int, rows: int = 1, shown: str = ""
+) -> None:
     """Series that go on after `seen` steps, and where forecasts had them: median and 90 %.
 
     Args:
@@ -103,15 +105,23 @@ def forecast_bands(path: Path, panels: dict[str, Any], *, seen: int, rows: int =
       panels: title -> (the whole series [t], draws of what comes after `seen` steps [draws, ...]).
       seen: steps before the forecast.
       rows: of panels.
+      shown: what the series are of.
     """
     picture = figure(8.0, 2.2 * rows)
-    axes = picture.subplots(rows, len(panels) // rows, sharex=True, sharey="row", squeeze=False)
-    for ax, (title, (series, draws)) in zip(axes.flat, panels.items(), strict=True):
+    columns = -(-len(panels) // rows)
+    axes = picture.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    for ax, (title, (series, draws)) in zip(axes.flat, panels.items(), strict=False):
         t = np.arange(seen, len(series))
         low, middle, high = np.quantile(draws[:, : len(t)], [0.05, 0.5, 0.95], axis=0)
         ax.fill_between(t + 1, low, high, color=BLUE, alpha=0.25, lw=0, label="90 % of the draws")
         ax.plot(t + 1, middle, color=BLUE, ls="--", label="their median")
         ax.plot(np.arange(len(series)) + 1, series, color=BLACK, marker=".", label="the series")
         ax.set_title(title)
-    axes[0, 0].legend()
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(shown)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    picture.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save(picture, path)

@@ -124,7 +124,7 @@ def main() -> None:
     model = jax.tree.map(lambda leaf: leaf[i, j], found["model"])
     rates = jaxvae.evaluation.rate_per_latent(model, jnp.asarray(images).astype(float) / 255.0)
     order = np.argsort(-np.asarray(rates))
-    figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order)
+    figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order, rates)
     print(f"best MIG {table['MIG'][i, j]:.3f}: seed {i}, beta {BETAS[j]:g}; figures in {folder}")
 
 

@@ -92,6 +92,7 @@ def learned(digits: Digits, key: Array, *, fast: bool) -> tuple[dict[str, Any], 
             xs,
             epochs=epochs,
             batch_size=100,
+            progress=False,  # the story's own bar is there
             callbacks=[lambda state, *_, gaps=gaps: gaps.append(float(gap(state.model, xs[:100])))],
         )
         numbers[f"gap_{name}_learned"] = float(gap(state.model, xs))
