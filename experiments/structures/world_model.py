@@ -189,11 +189,16 @@ def main() -> None:
 
     runs = {name: partial(run, *method, xs) for name, method in METHODS.items()}
     trained = compare("world_model", runs, measure, seeds=SEEDS)
-    films, bands = {"truth": film(test[0], test[0][SEEN:])}, {}
-    for name, model in trained.firsts.items():
-        means, frames = futures(model, jax.random.key(0), test[0])
-        films[name] = film(test[0], means.mean(axis=0))
-        bands[name] = across(test[0]), across(frames)
+    draw_futures(trained.firsts, test[0])
+
+
+def draw_futures(trained: dict[str, Any], x: jax.Array) -> None:
+    """What each model takes for possible after the frames seen of one film."""
+    films, bands = {"truth": film(x, x[SEEN:])}, {}
+    for name, model in trained.items():
+        means, frames = futures(model, jax.random.key(0), x)
+        films[name] = film(x, means.mean(axis=0))
+        bands[name] = across(x), across(frames)
     image_rows(FOLDER / "forecasts.png", films)
     forecast_bands(FOLDER / "bands.png", bands, seen=SEEN, rows=2, shown="the bob, left to right")
 
