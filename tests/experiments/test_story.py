@@ -212,11 +212,11 @@ def test_beta_zero_without_noise_is_the_autoencoder(digits):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_bar_is_for_a_terminal_alone(terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-    with bar(2, console) as at:
+    out = io.StringIO()
+    with bar(2, Console(file=out, force_terminal=terminal, width=100)) as at:
         at("the first")
         at("the second")
-    shown = console.file.getvalue()
+    shown = out.getvalue()
     assert ("the second" in shown) == ("1/2" in shown) == terminal
     assert terminal or not shown
 
