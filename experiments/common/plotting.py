@@ -121,7 +121,8 @@ def forecast_bands(
         ax.set_axis_off()
     for ax in axes[:, 0]:
         ax.set_ylabel(shown)
-    for ax in axes[-1]:
+    for ax in axes.flat[len(panels) - columns : len(panels)]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
         ax.set_xlabel("step")
     picture.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save(picture, path)
