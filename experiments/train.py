@@ -236,12 +236,15 @@ def report(
     figures.samples(folder / "samples.png", model, many, full=full)
     z = event_shape(model.prior)
     if isinstance(z, tuple) and len(z) == 1 and isinstance(z[0], int):  # a vector
-        draw_latents(folder, model, xs, data.test.labels, rows[0], full)
+        draw_latents(folder, model, xs, data.test.labels, rows, full)
     Console().print(f"numbers and pictures: {folder}/", soft_wrap=True)
 
 
-def draw_latents(folder: Path, model: Any, xs: Any, labels: Any, row: int, full: float) -> None:
-    """The map of the test images, and walks from one of them, where a posterior has a mean."""
+def draw_latents(folder: Path, model: Any, xs: Any, labels: Any, rows: Any, full: float) -> None:
+    """The map of the test images, and walks from one of them, where a posterior has a mean.
+
+    Rates are those of some rows, where posterior and prior have one for each latent.
+    """
     from experiments.common import figures
 
     try:
@@ -249,8 +252,12 @@ def draw_latents(folder: Path, model: Any, xs: Any, labels: Any, row: int, full:
     except MissingMethodError:
         return
     figures.latent_map(folder / "latent_map.png", means, labels)
-    order = np.argsort(-np.var(means, axis=0))
-    figures.traversals(folder / "traversals.png", model, means[row], order, full=full)
+    try:
+        rates = np.asarray(jax.jit(jaxvae.evaluation.rate_per_latent)(model, xs[rows]))
+        order = np.argsort(-rates)
+    except (TypeError, NotImplementedError):
+        rates, order = None, np.argsort(-np.var(means, axis=0))
+    figures.traversals(folder / "traversals.png", model, means[rows[0]], order, rates, full=full)
 
 
 def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:

@@ -160,19 +160,27 @@ def exponent(curve: dict[int, Point], field: str) -> float:
 
 @plotting.styled
 def plot(path: Path, found: dict[str, dict[int, Point]]) -> None:
-    """Time above and memory below, a column an axis."""
-    picture = plotting.figure(2.1 * len(found), 4.2)
-    panels = picture.subplots(2, len(found), squeeze=False)
-    rows = (("milliseconds", "ms a step", plotting.BLUE), ("megabytes", "MB", plotting.ORANGE))
-    for column, (axis, curve) in zip(panels.T, found.items(), strict=True):
-        for ax, (field, label, color) in zip(column, rows, strict=True):
-            ax.loglog(list(curve), [getattr(p, field) for p in curve.values()], "o-", color=color)
-            ax.set_title(f"~ n^{exponent(curve, field):.2f}", fontweight="normal")
-            ax.minorticks_off()
-            ax.set_xticks(list(curve), list(map(str, curve)))
-            if ax in panels[:, 0]:
-                ax.set_ylabel(label)
-        column[1].set_xlabel(axis)
+    """Time and memory, a panel an axis, all of one scale, so that slopes compare."""
+    rows, columns = -(-len(found) // 3), min(3, len(found))
+    picture = plotting.figure(2.5 * columns, 2.2 * rows + 0.3)
+    panels = picture.subplots(rows, columns, sharey=True, squeeze=False)
+    lines = (
+        ("milliseconds", "milliseconds a step", plotting.BLUE, "o-", 0.97),
+        ("megabytes", "megabytes", plotting.RED, "s--", 0.85),
+    )
+    for ax, (axis, curve) in zip(panels.flat, found.items(), strict=False):
+        for field, label, color, line, height in lines:
+            y = [getattr(p, field) for p in curve.values()]
+            ax.loglog(list(curve), y, line, color=color, label=label)
+            text = f"{field} ~ $n^{{{exponent(curve, field):.2f}}}$"
+            ax.text(0.03, height, text, color=color, transform=ax.transAxes, va="top")
+        ax.set_title(axis)
+        ax.minorticks_off()
+        ax.set_xticks(list(curve), [f"{n:,}" for n in curve])
+        ax.yaxis.set_major_formatter("{x:,.0f}")
+    for ax in panels.flat[len(found) :]:
+        ax.set_axis_off()
+    picture.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plotting.save(picture, path)
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.common.progress import bar
+
 
 class Comparison(NamedTuple):
     """For each label a list over the seeds: of what was measured, and of the trained models."""
@@ -44,20 +46,22 @@ def compare(
     """
     results: dict[str, list[Any]] = {}
     models: dict[str, list[Any]] = {}
-    for label, run in runs.items():
-        compiled, start = jax.jit(run), time.process_time()
-        results[label], models[label] = [], []
-        for seed in range(seeds):
-            models[label].append(compiled(jax.random.key(seed)))
-            measured = measure(jax.random.key(1000 + seed), models[label][-1])
-            results[label].append(jax.tree.map(float, measured))
-            print(f"{label}, seed {seed}: {_said(results[label][-1], unit)}", flush=True)
-        minutes = (time.process_time() - start) / 60
-        mean, spread = (
-            jax.tree.map(lambda *values, of=of: of(values), *results[label])
-            for of in (np.mean, _spread)
-        )
-        print(f"{label}: {_said(mean, unit, spread)}, {minutes:.1f} min of processor time")
+    with bar(len(runs) * seeds) as at:
+        for label, run in runs.items():
+            compiled, start = jax.jit(run), time.process_time()
+            results[label], models[label] = [], []
+            for seed in range(seeds):
+                at(f"{label}, seed {seed}")
+                models[label].append(compiled(jax.random.key(seed)))
+                measured = measure(jax.random.key(1000 + seed), models[label][-1])
+                results[label].append(jax.tree.map(float, measured))
+                print(f"{label}, seed {seed}: {_said(results[label][-1], unit)}", flush=True)
+            minutes = (time.process_time() - start) / 60
+            mean, spread = (
+                jax.tree.map(lambda *values, of=of: of(values), *results[label])
+                for of in (np.mean, _spread)
+            )
+            print(f"{label}: {_said(mean, unit, spread)}, {minutes:.1f} min of processor time")
     path = Path("runs") / name / "result.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n")

@@ -120,14 +120,25 @@ def latent_map(path: Path, means: Any, labels: Any) -> None:
 
 @styled
 def traversals(
-    path: Path, model: Any, z: Any, order: Any, count: int = 8, *, full: float = 1.0
+    path: Path,
+    model: Any,
+    z: Any,
+    order: Any,
+    rates: Any = None,
+    count: int = 8,
+    *,
+    full: float = 1.0,
 ) -> None:
-    """One latent at a time moved from -3 to 3 while the others stay at z; most active first."""
+    """One latent at a time moved from -3 to 3 while the others stay at z, in that order.
+
+    Beside each its rate in nats, where it is given: at 0 the decoder has not learned to listen.
+    """
     steps, rows = np.linspace(-3, 3, 11), np.asarray(order)[:count]
     grid = np.tile(np.asarray(z), (len(rows), len(steps), 1))
     grid[np.arange(len(rows)), :, rows] = steps
     images = in_colour(decode_all(model, grid.reshape(-1, grid.shape[-1])) / full)
-    picture = figure(5.2, 0.45 * len(rows) + 0.9)
+    labels = [f"z{i}" if rates is None else f"z{i}, {rates[i]:.2f} nats" for i in rows.tolist()]
+    picture = figure(6.0, 0.45 * len(rows) + 0.9)
     axis = picture.subplots()
     show(axis, images, columns=len(steps))
     height, width = images.shape[1] + 1, images.shape[2] + 1
@@ -135,9 +146,8 @@ def traversals(
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    axis.set_yticks(
-        [height * i + height / 2 for i in range(len(rows))], [f"z{int(i)}" for i in rows]
-    )
+    axis.set_yticks([height * i + height / 2 for i in range(len(rows))], labels)
     axis.set_xticks([width / 2, width * 5.5, width * 10.5], ["-3", "0", "3"])
-    axis.set_title("one latent moved at a time, the most active first")
-    save(picture, path)
+    by = "of most variance" if rates is None else "of the highest rate"
+    axis.set_title(f"one latent moved at a time, that {by} first")
+    save(picture, path, bbox_inches="tight", pad_inches=0.05)

@@ -1,5 +1,6 @@
 """How pictures look here: one style, colours that colour-blind readers can tell apart, ink dark."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's palette; lines differ in dash or marker too
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -35,8 +37,11 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(picture: Figure, path: Path) -> None:
-    picture.savefig(path, dpi=110)
+def save(picture: Figure, path: Path, **how: Any) -> None:
+    """As a PNG, sharp on screens of twice the resolution; 256 colours take a third of the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(drawn := BytesIO(), dpi=2 * 110, **how)
+    Image.open(drawn).convert("RGB").quantize(dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def show_images(ax: Axes, images: Any, label: str = "", *, rows: int = 1) -> None:
@@ -63,10 +68,7 @@ def image_rows(path: Path, rows: dict[str, Any], *, lines: int = 1) -> None:
         images = np.asarray(images)
         show_images(ax, images.reshape(len(images), -1), label, rows=lines)
         ax.grid(visible=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(
-        path, dpi=110, bbox_inches="tight", pad_inches=0.05
-    )  # with labels of any length
+    save(picture, path, bbox_inches="tight", pad_inches=0.05)  # with labels of any length
 
 
 @styled
@@ -82,8 +84,7 @@ def colour_rows(path: Path, rows: dict[str, Any]) -> None:
         ax.spines[:].set_visible(False)
         ax.grid(visible=False)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=110)
+    save(picture, path)
 
 
 def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
@@ -94,7 +95,9 @@ def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
 
 
 @styled
-def forecast_bands(path: Path, panels: dict[str, Any], *, seen: int, rows: int = 1) -> None:
+def forecast_bands(
+    path: Path, panels: dict[str, Any], *, seen: int, rows: int = 1, shown: str = ""
+) -> None:
     """Series that go on after `seen` steps, and where forecasts had them: median and 90 %.
 
     Args:
@@ -102,15 +105,24 @@ def forecast_bands(path: Path, panels: dict[str, Any], *, seen: int, rows: int =
       panels: title -> (the whole series [t], draws of what comes after `seen` steps [draws, ...]).
       seen: steps before the forecast.
       rows: of panels.
+      shown: what the series are of.
     """
     picture = figure(8.0, 2.2 * rows)
-    axes = picture.subplots(rows, len(panels) // rows, sharex=True, sharey="row", squeeze=False)
-    for ax, (title, (series, draws)) in zip(axes.flat, panels.items(), strict=True):
+    columns = -(-len(panels) // rows)
+    axes = picture.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    for ax, (title, (series, draws)) in zip(axes.flat, panels.items(), strict=False):
         t = np.arange(seen, len(series))
         low, middle, high = np.quantile(draws[:, : len(t)], [0.05, 0.5, 0.95], axis=0)
         ax.fill_between(t + 1, low, high, color=BLUE, alpha=0.25, lw=0, label="90 % of the draws")
         ax.plot(t + 1, middle, color=BLUE, ls="--", label="their median")
         ax.plot(np.arange(len(series)) + 1, series, color=BLACK, marker=".", label="the series")
         ax.set_title(title)
-    axes[0, 0].legend()
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(shown)
+    for ax in axes.flat[len(panels) - columns : len(panels)]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("step")
+    picture.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save(picture, path)

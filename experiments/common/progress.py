@@ -2,13 +2,22 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 
 import jaxvae
@@ -21,6 +30,29 @@ def finite_mean(values: np.ndarray) -> float:
     """Of what is finite: a loss that was skipped is not."""
     good = values[np.isfinite(values)]
     return float(np.mean(good)) if good.size else np.nan
+
+
+@contextmanager
+def bar(turns: int, console: Console | None = None) -> Iterator[Callable[[str], None]]:
+    """A bar for a loop whose turns take minutes: it gives a function to call as each one begins.
+
+    It moves while a turn runs, and is shown on a terminal alone: nothing of it goes to a file.
+
+    Args:
+      turns: of the loop.
+      console: to show it on; standard output by default.
+    """
+    console, turn = console or Console(), count()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=turns)
+        yield lambda name: shown.update(task, description=name, completed=next(turn))
 
 
 class Progress:

@@ -34,3 +34,9 @@ def _sequence(key: jax.Array, length: int) -> jax.Array:
     down = jnp.square(at[None, :, None] - 0.7 * jnp.cos(angles)[:, None, None])
     p = 0.01 + 0.97 * jnp.exp(-0.5 * (across + down) / 0.2**2)
     return jax.random.bernoulli(pixel_key, p).astype(float)[..., None]
+
+
+def across(frames: jax.Array) -> jax.Array:
+    """Where the ink of frames [..., 16, 16, 1] is, from -1 at the left to 1 at the right."""
+    ink = jnp.sum(frames, axis=(-3, -1))  # by column
+    return ink @ jnp.linspace(-1.0, 1.0, SIDE) / jnp.maximum(jnp.sum(ink, axis=-1), 1.0)

@@ -39,6 +39,7 @@ from flax import nnx
 
 import jaxvae
 from experiments.common import figures, plotting
+from experiments.common.progress import bar
 from experiments.datasets.shapes import shapes
 from jaxvae import nn
 from jaxvae.evaluation import disentanglement
@@ -99,13 +100,17 @@ def main() -> None:
     start = time.process_time()
     images, factors = shapes(SIZES, side=SIDE)
     grid = {"seed": jnp.arange(SEEDS), "beta": jnp.array(BETAS)}
-    found = jaxvae.sweep(run, grid, images=jnp.asarray(images)).results
-    table = {name: np.asarray(found[name]) for name in ("rate", "distortion")}
-    print(f"trained: {(time.process_time() - start) / 60:.1f} min of processor time", flush=True)
-    scored = np.array([
-        [scores(jax.random.key(1000 + i), found["means"][i, j], found["draws"][i, j], factors)
-         for j in range(len(BETAS))] for i in range(SEEDS)
-    ])  # fmt: skip
+    with bar(2) as at:
+        at(f"{SEEDS * len(BETAS)} trainings at once")
+        found = jaxvae.sweep(run, grid, images=jnp.asarray(images)).results
+        table = {name: np.asarray(found[name]) for name in ("rate", "distortion")}
+        minutes = (time.process_time() - start) / 60
+        print(f"trained: {minutes:.1f} min of processor time", flush=True)
+        at("scores")
+        scored = np.array([
+            [scores(jax.random.key(1000 + i), found["means"][i, j], found["draws"][i, j], factors)
+             for j in range(len(BETAS))] for i in range(SEEDS)
+        ])  # fmt: skip
     table |= {name: scored[..., k] for k, name in enumerate(CHANCE)}
     minutes = (time.process_time() - start) / 60
 
@@ -124,7 +129,7 @@ def main() -> None:
     model = jax.tree.map(lambda leaf: leaf[i, j], found["model"])
     rates = jaxvae.evaluation.rate_per_latent(model, jnp.asarray(images).astype(float) / 255.0)
     order = np.argsort(-np.asarray(rates))
-    figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order)
+    figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order, rates)
     print(f"best MIG {table['MIG'][i, j]:.3f}: seed {i}, beta {BETAS[j]:g}; figures in {folder}")
 
 

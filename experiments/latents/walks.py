@@ -49,7 +49,7 @@ from experiments.common.evaluate import drawn, generated, inputs
 from experiments.common.plotting import BLUE, RED, figure, save, styled
 from experiments.latents.classifier import examples_of, features, labels
 from experiments.latents.second_stage import draw, mixture, summary, train_vae
-from jaxvae.evaluation import decode_all, encode_all
+from jaxvae.evaluation import decode_all, encode_all, rate_per_latent
 from jaxvae.evaluation.latent_space import interpolate, slerp, tempered
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
 
@@ -114,8 +114,8 @@ def main() -> None:
         if seed == 0:
             draw_paths(FOLDER / "paths.png", model, ends)
             draw_classes(FOLDER / "classes.png", sheets)
-            order = jnp.argsort(-jnp.var(mu, axis=0))
-            figures.traversals(FOLDER / "traversals.png", model, mu[0], order)
+            rates = rate_per_latent(model, test)
+            figures.traversals(FOLDER / "traversals.png", model, mu[0], jnp.argsort(-rates), rates)
     summary(results)
     (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
 

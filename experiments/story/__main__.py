@@ -9,6 +9,7 @@ import jax
 import tyro
 
 from experiments.common.plotting import save
+from experiments.common.progress import bar
 from experiments.story import autoencoder, beta, covariance, em, evidence, gradients, lower_bound
 from experiments.story.common import load_digits
 
@@ -26,17 +27,19 @@ def main(output: Path = Path("runs/story"), fast: bool = False, seed: int = 0) -
     output.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     story: dict[str, Any] = {"seed": seed, "fast": fast}
-    for number, chapter in enumerate(STEPS, start=1):
-        name = chapter.__name__.rpartition(".")[2]
-        print(f"\n{chapter.__doc__ or ''}")
-        start = time.perf_counter()
-        step = chapter.step(digits, jax.random.fold_in(jax.random.key(seed), number), fast=fast)
-        seconds = time.perf_counter() - start
-        for label, value in step.numbers.items():
-            print(f"  {label.replace('_', ' '):<56} {show(value)}")
-        print(f"  picture {output / name}.png, {seconds:.0f} s")
-        save(step.picture, output / f"{name}.png")
-        story[name] = {**step.numbers, "seconds": round(seconds, 1)}
+    with bar(len(STEPS)) as at:
+        for number, chapter in enumerate(STEPS, start=1):
+            name = chapter.__name__.rpartition(".")[2]
+            at(f"step {number}, {name}")
+            print(f"\n{chapter.__doc__ or ''}")
+            start = time.perf_counter()
+            step = chapter.step(digits, jax.random.fold_in(jax.random.key(seed), number), fast=fast)
+            seconds = time.perf_counter() - start
+            for label, value in step.numbers.items():
+                print(f"  {label.replace('_', ' '):<56} {show(value)}")
+            print(f"  picture {output / name}.png, {seconds:.0f} s")
+            save(step.picture, output / f"{name}.png")
+            story[name] = {**step.numbers, "seconds": round(seconds, 1)}
     (output / "story.json").write_text(json.dumps(story, indent=1) + "\n")
 
 

@@ -3,8 +3,9 @@
     maximise -(D + beta R),    D = E_q[-log p(x|z)],    R = KL(q(z|x) || p(z))
 
 beta = 1 is the ELBO. beta = 0 pays nothing for the code: the noise of q goes to 0 and the
-autoencoder is back. As D = |x - f(z)|^2 / (2 sigma^2) + d/2 log(2 pi sigma^2), the optimum at beta
-and sigma^2 is that at 1 and beta sigma^2: with a fixed sigma, beta is the assumed noise of a pixel.
+autoencoder is back. As D = E_q|x - f(z)|^2 / (2 sigma^2) + d/2 log(2 pi sigma^2), the optimum at
+beta and sigma^2 is that at 1 and beta sigma^2: with a fixed sigma, beta is the assumed noise of a
+pixel.
 
 The sweep is one run, a pure function of (key, beta), under two `jax.vmap`.
 """
@@ -94,8 +95,8 @@ def draw(digits: Digits, numbers: dict[str, Any], points: Any, strips: Any) -> A
     rate, distortion = (np.array(numbers[name]) for name in ("rate", "distortion"))
     ax.plot(rate, distortion, "-", color=BLUE, lw=1.2, label="β from 4 to 0, mean of the seeds")
     ax.plot(*points, "o", color=BLUE, markersize=3, alpha=0.6)
-    for beta, r, d in zip(numbers["betas"], rate, distortion, strict=True):
-        ax.annotate(f"{beta:g}", (r, d), xytext=(4, 5), textcoords="offset points", fontsize=8.5)
+    for beta, *place in zip(numbers["betas"], rate, distortion, strict=True):
+        ax.annotate(f"{beta:g}", place, xytext=(4, 5), textcoords="offset points", fontsize=8.5)
 
     # the lowest line R + D = const, which touches the curve where beta = 1
     best = int(np.argmin(rate + distortion))

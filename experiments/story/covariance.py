@@ -1,7 +1,7 @@
 """Step 6. A diagonal q loses what the posterior's correlations are worth; a full one loses nothing.
 
-Turning the latents, W -> W R with R orthogonal, leaves p(x) = N(mu, W W' + s2 I) as it is and gives
-the posterior, of precision P = (R'W'W R + s2 I) / s2, correlations. The best diagonal q has the
+Turning the latents, W -> W U with U orthogonal, leaves p(x) = N(mu, W W' + s2 I) as it is and gives
+the posterior, of precision P = (U'W'W U + s2 I) / s2, correlations. The best diagonal q has the
 posterior's mean and variances 1 / P_ii, and its gap is
 
     1/2 [sum_i log P_ii - log|P|] >= 0,    0 if P is diagonal
@@ -92,6 +92,7 @@ def learned(digits: Digits, key: Array, *, fast: bool) -> tuple[dict[str, Any], 
             xs,
             epochs=epochs,
             batch_size=100,
+            progress=False,  # the story's own bar is there
             callbacks=[lambda state, *_, gaps=gaps: gaps.append(float(gap(state.model, xs[:100])))],
         )
         numbers[f"gap_{name}_learned"] = float(gap(state.model, xs))

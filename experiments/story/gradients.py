@@ -75,8 +75,8 @@ def measure(xs: Array, k: int, scales: Array, key: Array, num_draws: int) -> dic
     def score_surrogate(t: Array, c: Array, key: Array, baseline: Array) -> Array:
         q = q_of(t, c)
         z = stop_gradient(q.sample(key))
-        f = model.decode(z).log_prob(x) + model.prior.log_prob(z) - q.log_prob(z)
-        return stop_gradient(f - baseline) * q.log_prob(z)  # its slope is (f - b) d/dt log q
+        log_w = model.decode(z).log_prob(x) + model.prior.log_prob(z) - q.log_prob(z)
+        return stop_gradient(log_w - baseline) * q.log_prob(z)  # slope (log w - b) d/dt log q
 
     def at_scale(c: Array, key: Array) -> dict[str, Array]:
         exact = jax.grad(lambda t: exact_elbo(linear, q_of(t, c), x))(t)

@@ -45,8 +45,9 @@ def exact_step(digits: Digits, key: Array, *, fast: bool) -> Step:
     shifts, scales = jnp.linspace(-3.0, 3.0, 25), jnp.geomspace(0.4, 2.0, 25)
     curves = {}
     for name, family, values in (("shift", shifted, shifts), ("scale", scaled, scales)):
-        bounds = jax.vmap(lambda v, f=family: exact_elbo(linear, f(v), x))(values)
-        gaps = jax.vmap(lambda v, f=family: kl_divergence(f(v), posterior))(values)
+        qs = jax.vmap(family)(values)
+        bounds = jax.vmap(lambda q: exact_elbo(linear, q, x))(qs)
+        gaps = jax.vmap(lambda q: kl_divergence(q, posterior))(qs)
         curves[name] = tuple(np.asarray(a) for a in (values, bounds, gaps))
     rounding = max(float(np.max(np.abs(b + g - exact))) for _, b, g in curves.values())
 

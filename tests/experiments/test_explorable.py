@@ -512,14 +512,68 @@ def test_every_figure_answers_to_keys_pointer_and_touch(browser, built):
     tab.close()
 
 
+def rows_of(tab, name):
+    """The table beside a figure: the cells of each row by its name."""
+    return {
+        row.locator("th").inner_text(): row.locator("td").all_inner_texts()
+        for row in tab.locator(f"#{name} tbody tr").all()
+    }
+
+
+@pytest.mark.thorough
+def test_five_questions_are_answered_by_their_figures(browser, built):
+    """Every link of the list leads to its place, and the figure there computes what is said."""
+    tab, wrong = opened(browser, built, viewport={"width": 1000, "height": 900})
+    links = [link.get_attribute("href") for link in tab.locator("nav dt a").all()]
+    assert links == ["#bound", "#evidence", "#beta", "#trust", "#covariance"]
+    assert all(tab.locator(link).count() == 1 for link in links)
+    assert tab.locator("#trust").evaluate("(e) => e.closest('section').contains(bound)")
+    said = {
+        answer.get_attribute("id").removeprefix("answer-"): answer.inner_text()
+        for answer in tab.locator("nav dd b").all()
+    }
+    press = lambda name, text: tab.locator(f"#{name} button", has_text=text).click()
+
+    bound, covariance = rows_of(tab, "bound"), rows_of(tab, "covariance")
+    assert bound["gap of the ELBO"][2] == said["gap"]
+    assert bound["gap of IWAE"][2] == said["iwae"]
+    assert bound["draws of K that count"][2] == f"→ {said['wide']} % of K"
+    press("bound", "q too narrow")
+    bound = rows_of(tab, "bound")
+    assert bound["draws of K that count"][2] == f"→ {said['narrow']} % of K"
+    assert float(bound["draws of K that count"][0]) == pytest.approx(6.0, abs=0.5)
+    press("bound", "q the posterior")
+    assert rows_of(tab, "bound")["gap of the ELBO"][2] == "0.000"
+
+    assert covariance["gap of the diagonal q now"] == [said["diagonal"]]
+    assert covariance["gap of the full q now"] == [said["full"]]
+    tab.locator("#covariance input").fill("0")
+    straight = rows_of(tab, "covariance")
+    assert [straight[f"gap of the {q} q now"] for q in ("diagonal", "full")] == [["0.0000"]] * 2
+
+    elbos = []
+    for beta in ("1", "4"):
+        press("beta", f"β = {beta}")
+        linear = {name.split(":")[0]: cells[0] for name, cells in rows_of(tab, "beta").items()}
+        assert linear["rate R"] == said[f"rate-{beta}"]
+        assert linear["distortion D"] == said[f"distortion-{beta}"]
+        elbos.append(float(linear["ELBO = \u2212(D + R)"]))
+    assert "a loss of 6.45 nats" in tab.locator("nav").inner_text()
+    assert elbos[0] - elbos[1] == pytest.approx(6.45)
+
+    tab.locator("#evidence").scroll_into_view_if_needed()
+    press("evidence", "Draw 100,000")
+    tab.wait_for_function("document.querySelector('#evidence tbody td').innerText === '100,000'")
+    assert rows_of(tab, "evidence")["draws that count: (Σw)² / Σw²"] == [said["six"]]
+    assert not wrong
+    tab.close()
+
+
 @pytest.mark.thorough
 def test_the_figures_show_what_is_so(browser, built):
     """Numbers of the page that do not depend on what was trained."""
     tab, wrong = opened(browser, built, viewport={"width": 1000, "height": 900})
-    rows = lambda name: {
-        row.locator("th").inner_text(): row.locator("td").all_inner_texts()
-        for row in tab.locator(f"#{name} tbody tr").all()
-    }
+    rows = partial(rows_of, tab)
     assert rows("evidence")["log p(x), exact"] == ["29.55"]  # as docs/story.md has it
     assert rows("em")["log p(x) at the optimum, closed form"] == ["14.2098"]
     tab.locator("#gradients select").nth(0).select_option("32")

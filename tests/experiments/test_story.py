@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
+from experiments.common import figures, plotting
+from experiments.common.progress import bar
+from experiments.datasets.pendulum import across
 from experiments.story import (
     __main__,
     autoencoder,
@@ -58,6 +63,26 @@ def test_nearest_distance_is_zero_on_a_copy_and_the_norm_of_a_shift():
     shift = 0.3 * np.eye(1, 64, 10)
     assert np.allclose(autoencoder.nearest_distance(rows, rows), 0.0)
     assert np.allclose(autoencoder.nearest_distance(rows + shift, rows), 0.3, atol=1e-5)
+
+
+def test_the_map_of_codes_shows_their_longest_and_shortest_axis(digits):
+    model = jax.jit(lambda key: make_vae(key, 3))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    codes = jnp.asarray(
+        rng.normal(size=(500, 3)) * [0.2, 2.0, 1.0] @ turn.T + [0.3, -0.5, 0.1], float
+    )
+    axes = autoencoder.principal_axes(codes)
+    assert np.allclose(np.abs(axes @ turn), [[0, 1, 0], [1, 0, 0]], atol=0.1)
+    assert np.allclose(axes @ axes.T, np.eye(2), atol=1e-5)
+    # a place of the map, in the plane through the mean of the codes
+    row, column = 10, 70
+    along = np.linspace(-autoencoder.REACH, autoencoder.REACH, autoencoder.PIXELS)
+    place = np.array([along[column], along[row]])
+    z = codes.mean(axis=0) + (place - axes @ codes.mean(axis=0)) @ axes
+    assert np.allclose(axes @ z, place, atol=1e-5)
+    image = autoencoder.decoded_map(model, codes, axes)[row * autoencoder.PIXELS + column]
+    assert np.allclose(image, jax.jit(model.decode)(z).mean(), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -183,6 +208,47 @@ def test_beta_zero_without_noise_is_the_autoencoder(digits):
     for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         assert np.allclose(ours, theirs, atol=1e-4)
     assert any(np.abs(np.asarray(leaf)).max() > 0.1 for leaf in jax.tree.leaves(expected))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_for_a_terminal_alone(terminal):
+    out = io.StringIO()
+    with bar(2, Console(file=out, force_terminal=terminal, width=100)) as at:
+        at("the first")
+        at("the second")
+    shown = out.getvalue()
+    assert ("the second" in shown) == ("1/2" in shown) == terminal
+    assert terminal or not shown
+
+
+def test_a_picture_is_saved_sharp_and_small(tmp_path):
+    picture = plotting.figure(2.0, 1.0)
+    picture.subplots().imshow(np.arange(12.0).reshape(3, 4))
+    plotting.save(picture, path := tmp_path / "new" / "picture.png")
+    with Image.open(path) as saved:
+        assert saved.size == (440, 220)  # twice 110 an inch
+        assert saved.mode == "P"  # of 256 colours
+
+
+def test_traversals_bear_rates(monkeypatch, tmp_path):
+    shown = {}
+    monkeypatch.setattr(figures, "save", lambda picture, *_, **__: shown.update(of=picture))
+    model = jax.jit(lambda key: make_vae(key, 3))(jax.random.key(0))
+    monkeypatch.setattr(
+        figures, "decode_all", lambda model, z: np.zeros((len(z), 8, 8, 1), np.float32)
+    )
+    labels = lambda: [t.get_text() for t in shown["of"].axes[0].get_yticklabels()]
+    figures.traversals(tmp_path / "a.png", model, np.zeros(3), [2, 0, 1], np.array([0.5, 0, 2.25]))
+    assert labels() == ["z2, 2.25 nats", "z0, 0.50 nats", "z1, 0.00 nats"]
+    figures.traversals(tmp_path / "a.png", model, np.zeros(3), [2, 0, 1])
+    assert labels() == ["z2", "z0", "z1"]
+
+
+def test_where_the_bob_is():
+    frames = np.zeros((2, 3, 16, 16, 1))
+    frames[0, :, 4, 0], frames[1, :, 2:7, 15] = 1.0, 0.3
+    frames[1, 0] = 1.0
+    assert np.allclose(across(jnp.asarray(frames, float)), [[-1, -1, -1], [0, 1, 1]], atol=1e-5)
 
 
 @pytest.mark.slow  # what it runs is tested above

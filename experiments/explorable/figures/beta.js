@@ -58,8 +58,10 @@ function betaFigure() {
     say(`At β = ${fixed(state.beta)} one more nat of code would save ${fixed(state.beta)} nats of distortion; ${here.active} of ${k} latents stand above the water.`);
     for (const c of [bars, plane, rows]) c.redraw();
   }
-  slider(controls, { label: "β: price of a nat of code", min: 0.02, max: 20, value: 1, log: true, oninput: (v) => { state.beta = v; refresh(); } });
+  const change = (v) => { state.beta = v; refresh(); };
+  const price = slider(controls, { label: "β: price of a nat of code", min: 0.02, max: 20, value: 1, log: true, oninput: change });
   slider(controls, { label: "σ: noise of a pixel", min: 0.1, max: 0.5, step: 0.01, value: sigma, oninput: (v) => { state.sigma = v; refresh(); } });
+  for (const beta of [0.25, 1, 4]) button(controls, `β = ${beta}`, () => { price.set(beta); change(beta); });
   refresh();
   bars.describe("Bars of the eight latents' variances on a logarithmic axis; the part above the water level is what the code carries");
   plane.describe("The curve of distortion against rate, with a tangent of slope minus beta at the chosen point");

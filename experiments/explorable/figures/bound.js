@@ -85,11 +85,13 @@ function boundFigure() {
     for (const c of [curves, area, cloud]) c.redraw();
   }
   const change = (name) => (v) => { state[name] = v; refresh(); };
-  slider(controls, { label: "β: q is the best one at this β", min: 0.1, max: 8, value: state.beta, log: true, oninput: change("beta") });
+  const width = slider(controls, { label: "β: q is the best one at this β", min: 0.1, max: 8, value: state.beta, log: true, oninput: change("beta") });
   slider(controls, { label: "q moved by so many posterior sds", min: -3, max: 3, step: 0.1, value: 0, format: (v) => fixed(v, 1), oninput: change("shift") });
   slider(controls, { label: "σ: noise of a pixel", min: 0.1, max: 0.6, step: 0.01, value: state.sigma, oninput: change("sigma") });
   slider(controls, { label: "K: draws in one estimate", min: 1, max: 1024, step: 1, log: true, value: state.samples, format: whole, oninput: change("samples") });
   slider(controls, { label: "estimates", min: 10, max: 1000, step: 10, value: state.runs, format: whole, oninput: change("runs") });
+  for (const [text, beta] of [["q too narrow", 0.3], ["q the posterior", 1], ["q too wide", 4]])
+    button(controls, text, () => { width.set(beta); change("beta")(beta); });
   refresh();
   curves.describe("Two curves over z: the exact posterior and q");
   area.describe("A curve over z whose filled area is the gap between the ELBO and log p(x)");

@@ -9,7 +9,7 @@ function covarianceFigure() {
     const [a, b] = [0, state.second - 1], variance = M.mean(values.slice(8)), turn = (state.angle * Math.PI) / 180;
     const straight = (i, j) => vectors[i * 8 + (j ? b : a)] * Math.sqrt(values[j ? b : a] - variance);
     const [cos, sin] = [Math.cos(turn), Math.sin(turn)];
-    const weight = M.array(128, (n) => { // W R
+    const weight = M.array(128, (n) => { // W U
       const i = n >> 1;
       return n % 2 ? -sin * straight(i, 0) + cos * straight(i, 1) : cos * straight(i, 0) + sin * straight(i, 1);
     });

@@ -11,7 +11,7 @@ function evidenceFigure() {
     animate.stop();
     const x = digits[state.index], posterior = M.linearPosterior(model, x), c = WIDTHS[state.from];
     const q = c ? { loc: posterior.loc, tril: posterior.tril.map((v) => v * c) } : M.standardNormal(k);
-    run = { x, posterior, q, exact: M.linearLogMarginal(model, x), random: M.randomness(state.seed = (state.seed || 7) + 1),
+    run = { x, posterior, q, exact: M.linearLogMarginal(model, x), random: M.randomness(state.seed = (state.seed || 16) + 1),
       n: 0, log: -Infinity, log2: -Infinity, path: [], cloud: [], best: [] };
     draw(state.from === "exact" ? 1 : 100);
     refresh();
