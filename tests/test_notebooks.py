@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.notebooks import cells
-from tests.test_docs import PACKAGES, public, uses
+from tests.test_docs import PACKAGES, imports_of, public, uses
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs/notebooks"
@@ -38,7 +38,7 @@ def test_a_notebook_is_short_and_of_public_names(notebook):
     packages = {package.__name__ for package in PACKAGES}
     for cell in cells(text):
         compile(cell, page, "exec")
-        for name in uses(cell, page):  # a public name, or what it has
+        for name in {*imports_of(page).values(), *uses(cell, page)}:
             assert name in names | packages or name.rpartition(".")[0] in names, name
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (FOLDER / link).exists(), link
