@@ -7,10 +7,11 @@ import jaxvae
 from jaxvae import nn
 
 project = "jaxvae"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 html_theme = "furo"
 exclude_patterns = ["_build", "_explorable"]
+nb_execution_mode = "off"  # notebooks show kept pictures and the numbers that tests measure again
 # the story alive, explorable.html, which `make docs` builds before this
 html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
 autodoc_member_order = "bysource"

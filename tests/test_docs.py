@@ -35,7 +35,9 @@ for ground in (checks, pytrees):  # the others stand on them
 
 
 def blocks_of(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    """Those of a page, or the cells of a notebook."""
+    block = r"```(?:\{code-cell\} )?python\n(.*?)```"
+    return re.findall(block, (ROOT / page).read_text(), flags=re.DOTALL)
 
 
 def rows_of(page: str) -> list[list[str]]:

@@ -115,13 +115,13 @@ def check_shape(
         )
 
 
-def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale") -> None:
+def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale", of: str = "loc") -> None:
     """Raise ValueError unless `scale` is one number or has the shape of `loc`."""
-    check_array(owner, "loc", loc)
+    check_array(owner, of, loc)
     check_array(owner, name, scale)
     if jnp.shape(scale) not in ((), jnp.shape(loc)):
         raise ValueError(
-            f"{owner}: {name} has shape {jnp.shape(scale)} and loc {jnp.shape(loc)}, expected one "
+            f"{owner}: {name} has shape {jnp.shape(scale)} and {of} {jnp.shape(loc)}, expected one "
             f"shape or a scalar {name}"
         )
 

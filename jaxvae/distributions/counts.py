@@ -84,7 +84,9 @@ class NegativeBinomial:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        check_scale("NegativeBinomial", self.total_count, self.logits, name="logits")
+        check_scale(
+            "NegativeBinomial", self.total_count, self.logits, name="logits", of="total_count"
+        )
         return jnp.shape(self.total_count)
 
     def sample(self, key: Array) -> Array:

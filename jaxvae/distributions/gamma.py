@@ -35,7 +35,7 @@ class Gamma:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        check_scale("Gamma", self.concentration, self.rate, name="rate")
+        check_scale("Gamma", self.concentration, self.rate, name="rate", of="concentration")
         return jnp.shape(self.concentration)
 
     def sample(self, key: Array) -> Array:
@@ -82,7 +82,7 @@ class Beta:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        check_scale("Beta", self.a, self.b, name="b")
+        check_scale("Beta", self.a, self.b, name="b", of="a")
         return jnp.shape(self.a)
 
     def sample(self, key: Array) -> Array:
