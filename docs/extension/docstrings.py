@@ -1,0 +1,60 @@
+"""Docstrings are plain text with `code` and formulas; this makes reStructuredText of them."""
+
+import ast
+import re
+from inspect import cleandoc
+from itertools import groupby
+
+SECTION = re.compile(r"(Args|Returns|Raises|Yields):$")
+
+
+def as_rst(text: str) -> list[str]:
+    """The lines of a docstring as reStructuredText, but for its sections, which napoleon reads."""
+    lines = cleandoc(text).split("\n")
+    kinds = [*kinds_of(lines)]
+    made: list[str] = []
+    for kind, run in groupby(zip(kinds, lines, strict=True), key=lambda pair: pair[0]):
+        block = [line for _, line in run]
+        if kind == "prose":
+            made += escaped("\n".join(block)).split("\n")
+        elif kind == "shown":
+            made += [f".. code-block:: {language(block)}", "", *(f"   {line[4:]}" for line in block)]
+            made += [""]
+        else:
+            made += block
+    return made
+
+
+def kinds_of(lines: list[str]) -> list[str]:
+    """Of each line: prose, an example, or what is shown as it stands, being indented."""
+    kinds: list[str] = []
+    kind, in_section = "prose", False
+    for line, before in zip(lines, ["", *lines], strict=False):
+        if line.strip() and not before.strip():  # a block begins
+            in_section = SECTION.match(line) is not None or (in_section and line.startswith(" "))
+            shown = line.startswith("    ") and not in_section
+            example = line.lstrip().startswith(">>>")
+            kind = "example" if example else "shown" if shown else "prose"
+        if kind == "prose":
+            in_section |= SECTION.match(line) is not None
+        # a blank line between two blocks is of the one before
+        kinds.append(kind)
+    return kinds
+
+
+def language(block: list[str]) -> str:
+    """What is shown is Python where it can be read as such and does more than name things."""
+    try:
+        [*nodes] = ast.parse(cleandoc("\n".join(["", *block]))).body
+    except SyntaxError:
+        return "text"
+    code = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.ImportFrom, ast.For)
+    return "python" if any(isinstance(node, code) for node in nodes) else "text"
+
+
+def escaped(prose: str) -> str:
+    """|x| is a norm, a* no emphasis, and what stands in backticks is code."""
+    parts = prose.split("`")
+    for i, part in enumerate(parts):
+        parts[i] = f"``{part}``\\ " if i % 2 else re.sub(r"([\\|*_])", r"\\\1", part)
+    return "".join(parts)
