@@ -15,7 +15,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
@@ -31,6 +30,7 @@ html_title = "jaxvae"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_copy_source = False
 # the story alive, explorable.html, which `make docs` builds before this
 html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -58,4 +58,4 @@ def setup(app):
     app.connect("autodoc-skip-member", without_fields)
     app.add_transform(links.Links)
     app.connect("missing-reference", links.resolve)
-    app.connect("html-collect-pages", links.scripts)
+    app.connect("html-collect-pages", links.sources)

@@ -2,8 +2,11 @@
 
 import ast
 import re
+from collections.abc import Callable
 from inspect import cleandoc
 from itertools import groupby
+
+from formulas import pieces, tex
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):$")
 
@@ -16,7 +19,7 @@ def as_rst(text: str) -> list[str]:
     for kind, run in groupby(zip(kinds, lines, strict=True), key=lambda pair: pair[0]):
         block = [line for _, line in run]
         if kind == "prose":
-            made += escaped("\n".join(block)).split("\n")
+            made += with_formulas("\n".join(block)).split("\n")
         elif kind == "shown":
             made += [f".. code-block:: {language(block)}", "", *(f"   {line[4:]}" for line in block)]
             made += [""]
@@ -54,7 +57,19 @@ def language(block: list[str]) -> str:
 
 def escaped(prose: str) -> str:
     """|x| is a norm, a* no emphasis, and what stands in backticks is code."""
+    return _outside_of_code(prose, lambda part: re.sub(r"([\\|*_])", r"\\\1", part))
+
+
+def with_formulas(prose: str) -> str:
+    """The same, and formulas are set."""
+
+    def text(part: str) -> str:
+        found = pieces(part)
+        return "".join(f":math:`{tex(p)}`\\ " if is_one else escaped(p) for p, is_one in found)
+
+    return _outside_of_code(prose, text)
+
+
+def _outside_of_code(prose: str, written: Callable[[str], str]) -> str:
     parts = prose.split("`")
-    for i, part in enumerate(parts):
-        parts[i] = f"``{part}``\\ " if i % 2 else re.sub(r"([\\|*_])", r"\\\1", part)
-    return "".join(parts)
+    return "".join(f"``{p}``\\ " if i % 2 else written(p) for i, p in enumerate(parts))

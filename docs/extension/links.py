@@ -8,6 +8,7 @@ from typing import Any
 
 from docutils import nodes
 from public_names import entries
+from signatures import member
 from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
@@ -19,6 +20,7 @@ OUTSIDE = {  # what annotations name besides
     "Path": "https://docs.python.org/3/library/pathlib.html#pathlib.Path",
 }
 ENTRY = {name: entry.name for entry in entries() for name in entry.names}
+BY_NAME = {entry.name: entry for entry in entries()}
 SHORT: dict[str, list[str]] = defaultdict(list)  # last part -> names that end in it
 for entry in entries():
     SHORT[entry.name.rpartition(".")[2]].append(entry.name)
@@ -74,19 +76,35 @@ class Links(SphinxTransform):
             if path.suffix == ".py" and path.is_relative_to(ROOT):
                 node.replace_self(self.link("script", str(path.relative_to(ROOT)), *node.children))
 
+        for node in [*self.document.findall(addnodes.desc_signature)]:
+            if node["ids"] and (place := source_of(node["ids"][0])):
+                text = nodes.inline("", "[source]", classes=["viewcode-link"])
+                node.append(self.link("script", place, text))
+
     def link(self, kind: str, target: str, *inside: nodes.Node) -> nodes.Node:
         if kind == "script":
-            scripts_of(self.env).setdefault(target, set()).add(self.env.docname)
+            scripts_of(self.env).add(target.partition("#")[0])
         domain = "py" if kind == "obj" else ""
         made = addnodes.pending_xref("", reftype=kind, refdomain=domain, reftarget=target)
         made.extend(node.deepcopy() for node in inside)
         return made
 
 
-def scripts_of(env: Any) -> dict[str, set[str]]:
-    """Script -> the pages that link to it."""
+def source_of(name: str) -> str:
+    """File and line of a public name, or of a method of one, as `jaxvae/bounds/evidence.py#L-41`."""
+    if entry := BY_NAME.get(name):
+        return f"{entry.file}#L-{entry.node.lineno}"
+    owner, _, method = name.rpartition(".")
+    if entry := BY_NAME.get(owner):
+        node = member(entry.node, method)
+        return f"{entry.file}#L-{node.lineno}" if node else ""
+    return ""
+
+
+def scripts_of(env: Any) -> set[str]:
+    """The files that pages link to."""
     if not hasattr(env, "linked_scripts"):
-        env.linked_scripts = {}
+        env.linked_scripts = set()
     return env.linked_scripts
 
 
@@ -94,18 +112,21 @@ def resolve(app: Any, env: Any, node: Any, inside: Any) -> nodes.reference | Non
     """Links that Sphinx cannot resolve itself."""
     target = node["reftarget"]
     if node["reftype"] == "script":
-        uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), f"scripts/{target}")
+        path, _, line = target.partition("#")
+        uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), f"source/{path}")
+        uri += f"#{line}" if line else ""
         return nodes.reference("", "", *node.children, internal=True, refuri=uri)
     if target in OUTSIDE:
         return nodes.reference("", "", inside, internal=False, refuri=OUTSIDE[target])
     return None
 
 
-def scripts(app: Any) -> Iterator[tuple[str, dict[str, str], str]]:
-    """A page for each script that another page links to."""
+def sources(app: Any) -> Iterator[tuple[str, dict[str, str], str]]:
+    """A page for each file that another page links to."""
     for path in sorted(scripts_of(app.env)):
-        code = app.builder.highlighter.highlight_block((ROOT / path).read_text(), "python")
+        code = app.builder.highlighter.highlight_block(
+            (ROOT / path).read_text(), "python", lineanchors="L"
+        )
         module = path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
         run = f"<p><code>python -m {module}</code></p>" if path.startswith("experiments") else ""
-        body = f"<h1>{path}</h1>{run}{code}"
-        yield f"scripts/{path}", {"title": path, "body": body}, "page.html"
+        yield f"source/{path}", {"title": path, "body": f"<h1>{path}</h1>{run}{code}"}, "page.html"

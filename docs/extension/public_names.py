@@ -13,6 +13,8 @@ from inspect import cleandoc, ismodule
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jaxvae
+
 PAGES = {  # folder -> its title, in the order of the site
     "jaxvae": "Models and batches",
     "jaxvae.bounds": "Bounds",
@@ -59,6 +61,12 @@ class Entry(NamedTuple):
     @property
     def node(self) -> ast.stmt:
         return definitions(self.home)[self.name.rpartition(".")[2]][0]
+
+    @property
+    def file(self) -> str:
+        """Its module's, as `jaxvae/bounds/evidence.py`."""
+        path = Path(str(import_module(self.home).__file__))
+        return str(path.relative_to(Path(jaxvae.__file__).parents[1]))
 
     @property
     def text(self) -> str:

@@ -113,5 +113,5 @@ def definitions_of(module: str) -> dict[str, Any]:
     return definitions(module) if module.startswith("jaxvae") else {}
 
 
-def member(node: Any, name: str) -> ast.AST | None:
+def member(node: Any, name: str) -> Any:
     return next((n for n in getattr(node, "body", []) if getattr(n, "name", None) == name), None)
