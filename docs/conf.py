@@ -5,10 +5,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "extension")]
 
-import links
-import reference
-import signatures
-from docstrings import as_rst
+import links  # noqa: E402
+import reference  # noqa: E402
+import signatures  # noqa: E402
+from docstrings import as_rst  # noqa: E402
 
 project = "jaxvae"
 extensions = [

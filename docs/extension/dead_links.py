@@ -63,9 +63,8 @@ def dead(site: Path) -> Iterator[str]:
                     yield f"{where}: {url} has not the form of a link"
             elif not target.exists():
                 yield f"{where}: there is no {url}"
-            elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].places:
-                    yield f"{where}: {url} has no such place"
+            elif target in pages and unquote(parts.fragment) not in pages[target].places | {""}:
+                yield f"{where}: {url} has no such place"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from inspect import cleandoc
 from itertools import groupby
 
-from formulas import pieces, tex
+from formulas import formula_of, pieces, tex
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):$")
 
@@ -21,11 +21,18 @@ def as_rst(text: str) -> list[str]:
         if kind == "prose":
             made += with_formulas("\n".join(block)).split("\n")
         elif kind == "shown":
-            made += [f".. code-block:: {language(block)}", "", *(f"   {line[4:]}" for line in block)]
-            made += [""]
+            made += [*shown([line[4:] for line in block]), ""]
         else:
             made += block
     return made
+
+
+def shown(block: list[str]) -> list[str]:
+    """What is indented: a formula on a line of its own, or code."""
+    text = "\n".join(block).strip()
+    if "\n" not in text and (found := formula_of(text)):
+        return [f".. math:: {tex(found[0])}{found[1]}"]
+    return [f".. code-block:: {language(block)}", "", *(f"   {line}" for line in text.split("\n"))]
 
 
 def kinds_of(lines: list[str]) -> list[str]:
@@ -52,7 +59,8 @@ def language(block: list[str]) -> str:
     except SyntaxError:
         return "text"
     code = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.ImportFrom, ast.For)
-    return "python" if any(isinstance(node, code) for node in nodes) else "text"
+    calls = [isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) for n in nodes]
+    return "python" if any(isinstance(node, code) for node in nodes) or any(calls) else "text"
 
 
 def escaped(prose: str) -> str:

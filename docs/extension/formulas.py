@@ -6,15 +6,16 @@ Greek letter and no function known here, or with a bracket that does not close.
 
 import re
 
-GREEK = "alpha beta gamma delta eps theta lambda mu pi sigma tau phi psi omega Sigma rho kappa"
-WORDS = dict.fromkeys("log exp max min sin cos tanh det dim".split())  # \log and so on
-WORDS |= dict.fromkeys(GREEK.split()) | dict.fromkeys(("sum", "prod"))
-TEX = {word: f"\\{word}" for word in WORDS} | {
+FUNCTIONS = ["KL", "ELBO", "diag", "logit", "sigmoid", "tr", "Cov", "Var", "softmax"]
+SIGNS = (  # what TeX has under the same name
+    "alpha beta gamma delta theta kappa lambda mu pi rho sigma Sigma tau phi psi omega "
+    "log exp max min sin cos tanh det dim sum prod"
+)
+TEX = {word: f"\\{word}" for word in SIGNS.split(" ")} | {
+    **{word: rf"\operatorname{{{word}}}" for word in (*FUNCTIONS, "sqrt")},
     "eps": r"\varepsilon",
     "inf": r"\infty",
     "grad": r"\nabla",
-    "sqrt": r"\operatorname{sqrt}",
-    **{w: rf"\operatorname{{{w}}}" for w in "KL ELBO diag logit sigmoid tr Cov Var softmax".split()},
     "!=": r"\ne ",
     ">=": r"\ge ",
     "<=": r"\le ",
@@ -26,7 +27,15 @@ TEX = {word: f"\\{word}" for word in WORDS} | {
     "{": r"\{",
     "}": r"\}",
 }
-TOKEN = re.compile(r"\.\.\.|[A-Za-z]+|\d+(?:[.,]\d+)*|>=|!=|<=|->|\|\||[-+*/=<>|~()\[\]{},;'_^!]|\s+")
+TOKEN = re.compile(
+    r"\.\.\.|[A-Za-z]+|\d+(?:[.,]\d+)*|>=|!=|<=|->|\|\||[-+*/=<>|~()\[\]{},;'_^!]|\s+"
+)
+BROKEN = (
+    r"^[^|]+\|$|^[^|]*\|\^|\|\|$",  # half of a norm
+    r"<-|'s\b|,\)|^(\d+ )?\(\w\)$",
+    r"\b(sum|prod|log|exp|max|min)$",  # of what?
+)
+INSIDE = r"\((?:[^()]|\([^()]*\))*\)|\[[^\]]*\]|\{[^}]*\}"  # brackets, and what stands in them
 PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -40,7 +49,7 @@ def tokens(chunk: str) -> list[str] | None:
         found.append(token[0])
         at = token.end()
     names = re.sub(r"_[A-Za-z]+", "", chunk)
-    if re.search(r"(max|min|log|exp)_[a-z]{3}", chunk):  # a variable's name
+    if re.search(r"\b(log|exp)_[a-z]|(max|min)_[a-z]{3}", chunk):  # a variable's name
         return None
     if any(len(word) > 1 and word not in TEX for word in re.findall("[A-Za-z]+", names)):
         return None
@@ -64,21 +73,23 @@ def balanced(formula: str) -> bool:
 
 def pieces(prose: str) -> list[tuple[str, bool]]:
     """A text in pieces, and of each whether it is a formula."""
-    chunks = re.split(r"(\s+)", prose)
+    chunks = re.split(r"(\s+)", prose)  # words and, between them, gaps
     made: list[tuple[str, bool]] = []
     at = 0
     while at < len(chunks):
         end = at
         while end < len(chunks) and goes_on(chunks, at, end):
             end += 2
-        found = formula_of(chunks[at : end - 1]) if end > at else None
+        run = chunks[at : max(end - 1, at + 1)]
+        found = formula_of("".join(run)) if end > at else None
         beyond = chunks[end] if end < len(chunks) else ""
         if found and not re.search(r"[()\[\]^_=/]", beyond):
             made += [(found[0], True), (found[1], False)]
-            at = end - 1
         else:
-            made += [("".join(chunks[at : max(end - 1, at + 1)]), False)]
-            at = max(end - 1, at + 1)
+            made.append(("".join(run), False))
+        gap = at + len(run)
+        made.append(("".join(chunks[gap : gap + 1]), False))
+        at = gap + 1
     return made
 
 
@@ -94,15 +105,16 @@ def goes_on(chunks: list[str], start: int, at: int) -> bool:
     return bool(chunk) and chunk not in ("a", "A", "I", "o") and tokens(chunk) is not None
 
 
-def formula_of(run: list[str]) -> tuple[str, str] | None:
-    """The formula that a run of chunks is, and what comes after it: punctuation, a name."""
-    text = "".join(run)
+def formula_of(text: str) -> tuple[str, str] | None:
+    """The formula that a text is, and what comes after it: punctuation, a name."""
     formula = re.sub(r"(?<!\.\.)[.,:;]+$", "", text)
-    if re.search(r" \S+ .*, \w+$", formula):  # ", R" begins what is said of R
-        formula = re.sub(r", \w+$", "", formula)
+    if re.search(r" [=<>~]|->", formula):
+        formula = re.sub(r", \w+'?$", "", formula)  # ", R" begins what is said of R
+    else:
+        formula = re.match(rf"({INSIDE}|[^,])*", formula)[0]  # a list is many formulas
     strong = is_strong(formula) or re.search(r"[A-Za-z]\S* (=|<|>|>=|<=|->|~) \S", formula)
     whole = re.match(r"[-+]?[\w(\[{|]|\.\.\.", formula) and re.search(r"[\w)\]}|'^]$", formula)
-    broken = re.search(r"^[^|]*\|\^|<-|'s\b|^\(\w\)$|\b(sum|prod|log|exp|max|min)$", formula)
+    broken = any(re.search(sign, formula) for sign in BROKEN) or tokens(formula) is None
     if strong and whole and balanced(formula) and not broken:
         return formula, text[len(formula) :]
     return None
@@ -130,7 +142,7 @@ def tex(formula: str) -> str:
             made.append(rf"\tfrac{{{token}}}{{{found[at + 2]}}}")
         elif token.isdigit() and at and found[at - 1].isalpha():  # z0
             made.append(f"_{{{token}}}")
-        elif token == "E" and after in (["["], ["_"]):
+        elif token == "E" and after in (["["], ["_"], ["|"]):
             made.append(r"\mathbb{E}")
         elif token == "N" and after == ["("]:
             made.append(r"\mathcal{N}")
@@ -143,7 +155,7 @@ def tex(formula: str) -> str:
 def is_accent(found: list[str], at: int) -> bool:
     """Whether ^ or ~ is on top of the letter before: u^ = u, R~ Q."""
     sign, after = found[at : at + 1], found[at + 1 : at + 2]
-    return sign == ["~"] or (sign == ["^"] and (not after or after[0] in " =,)|'"))
+    return sign == ["~"] or (sign == ["^"] and (not after or after[0] in " =,)|'_"))
 
 
 def lowered(inside: list[str]) -> str:
@@ -152,7 +164,8 @@ def lowered(inside: list[str]) -> str:
         inside = inside[1:-1]
     word = inside[0] if len(inside) == 1 else ""
     if word.isalpha() and word not in TEX:
-        return word if len(word) < 3 else rf"\text{{{word}}}"
+        indices = re.fullmatch("..?|[ijklc]+", word)
+        return word if indices else rf"\text{{{word}}}"
     return tex("".join(inside))
 
 
@@ -161,8 +174,11 @@ def is_fraction(found: list[str], at: int) -> bool:
     before, three, after = found[:at][-1:], found[at : at + 3], found[at + 3 : at + 4]
     apart = not before or before[0] in (" ", "(", "[", "-", "+")
     alone = not after or after[0] in (" ", ",", ")", "]")
-    return three[1:2] == ["/"] and three[0].isdigit() and three[2:] != [] and (
-        three[2].isalnum() and len(three[2]) == 1 and apart and alone
+    return (
+        three[1:2] == ["/"]
+        and three[0].isdigit()
+        and three[2:] != []
+        and (three[2].isalnum() and len(three[2]) == 1 and apart and alone)
     )
 
 
@@ -171,7 +187,8 @@ def group(found: list[str], at: int) -> int:
     if found[at] in "-+" and at + 1 < len(found):
         at += 1
     if found[at] not in PAIRS.values():
-        return at + 3 if found[at].isdigit() and found[at + 1 : at + 2] == ["/"] else at + 1
+        half = found[at - 1] == "^" and found[at + 1 : at + 3] == ["/", "2"]
+        return at + 3 if half else at + 1
     depth = 0
     for i in range(at, len(found)):
         depth += (found[i] in PAIRS.values()) - (found[i] in PAIRS)

@@ -91,7 +91,7 @@ class Links(SphinxTransform):
 
 
 def source_of(name: str) -> str:
-    """File and line of a public name, or of a method of one, as `jaxvae/bounds/evidence.py#L-41`."""
+    """File and line of a public name or a method of one: `jaxvae/bounds/evidence.py#L-41`."""
     if entry := BY_NAME.get(name):
         return f"{entry.file}#L-{entry.node.lineno}"
     owner, _, method = name.rpartition(".")

@@ -131,7 +131,9 @@ def entries() -> tuple[Entry, ...]:
         for name, where, value in public(root.removesuffix(".kinds"), root):
             found.setdefault((where, name.rpartition(".")[2]), []).append((name, value))
     made = [
-        Entry(tuple(sorted((n for n, _ in same), key=lambda n: (n.count("."), n))), where, same[0][1])
+        Entry(
+            tuple(sorted((n for n, _ in same), key=lambda n: (n.count("."), n))), where, same[0][1]
+        )
         for (where, _), same in found.items()
     ]
     return tuple(sorted(made, key=lambda e: list(PAGES).index(e.page)))

@@ -60,7 +60,9 @@ def fields(cls: Any) -> Iterator[str]:
 
 def argument(line: ast.AnnAssign, module: str) -> str:
     """`name: type = default` of a field; nothing of one that is not given."""
-    written = f"{ast.unparse(line.target)}: {ast.unparse(Linked(module).visit_type(line.annotation))}"
+    written = (
+        f"{ast.unparse(line.target)}: {ast.unparse(Linked(module).visit_type(line.annotation))}"
+    )
     default = line.value
     if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
         said = {keyword.arg: keyword.value for keyword in default.keywords}
