@@ -22,7 +22,9 @@ format:
 	uv run ruff format .
 
 docs: $(EXPLORABLE)  ## docs/_build/index.html, and in it the story alive, explorable.html
-	uv run --group docs sphinx-build -W -q docs docs/_build
+	rm -rf docs/_build
+	uv run --group docs sphinx-build -W --keep-going -q docs docs/_build
+	uv run --group docs python docs/extension/dead_links.py docs/_build
 
 $(EXPLORABLE): $(wildcard experiments/explorable/*.* experiments/explorable/figures/*)
 	uv run python -m experiments.explorable --output $@

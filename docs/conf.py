@@ -1,45 +1,62 @@
 """Sphinx: `make docs`."""
 
-import re
+import sys
 from pathlib import Path
 
-import jaxvae
-from jaxvae import nn
+sys.path[:0] = [str(Path(__file__).parent / "extension")]
+
+import links  # noqa: E402
+import reference  # noqa: E402
+import signatures  # noqa: E402
+from docstrings import as_rst  # noqa: E402
 
 project = "jaxvae"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["dollarmath"]
-html_theme = "furo"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
 exclude_patterns = ["_build", "_explorable"]
 nb_execution_mode = "off"  # notebooks show kept pictures and the numbers that tests measure again
-# the story alive, explorable.html, which `make docs` builds before this
-html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
-autodoc_member_order = "bysource"
-autodoc_typehints = "none"
 suppress_warnings = ["myst.header"]
 
+html_theme = "furo"
+html_title = "jaxvae"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+# the story alive, explorable.html, which `make docs` builds before this
+html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
-def plain_docstring(app, what, name, obj, options, lines):
-    """Docstrings are plain text with `code` and formulas: |x| is a norm, a* no emphasis."""
-    for i, line in enumerate(lines):
-        if not line.lstrip().startswith((">>>", "...")):
-            line = re.sub(r"([|*_])", r"\\\1", line)
-            code = r"`([^`]+)`"
-            lines[i] = re.sub(code, lambda m: "``" + m[1].replace("\\", "") + "``\\ ", line)
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # but those of the signature, as it is written
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 88
 
 
-HOMES = [jaxvae, nn, *(v for v in vars(jaxvae).values() if hasattr(v, "__path__"))]
-PUBLIC = [v for home in (*HOMES, jaxvae.evaluation.disentanglement) for v in vars(home).values()]
-PUBLIC += vars(jaxvae.models.ppca).values()
+def said(app, what, name, obj, options, lines):
+    lines[:] = as_rst("\n".join(lines))
 
 
-def public_alone(app, what, name, obj, skip, options):
-    """Helpers of a module that no package exports are skipped, and fields, which Args describe."""
-    helper = what == "module" and not any(obj is v for v in PUBLIC)
-    field = (getattr(obj, "__doc__", None) or "").startswith("Alias for field")
-    return True if helper or field else None
+def without_fields(app, what, name, obj, skip, options):
+    """The fields of a named tuple are said under Args."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon
-    app.connect("autodoc-skip-member", public_alone)
+    app.connect("builder-inited", reference.write_pages)
+    app.connect("autodoc-process-signature", signatures.as_written)
+    app.connect("autodoc-process-docstring", said, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", without_fields)
+    app.add_transform(links.Links)
+    app.connect("missing-reference", links.resolve)
+    app.connect("html-collect-pages", links.sources)

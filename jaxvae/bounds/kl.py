@@ -20,6 +20,7 @@ from jaxvae.protocols import Distribution, log_density, log_density_relaxed, log
 from jaxvae.pytrees import value_of
 
 KL = Callable[..., Array]
+"""(q, p, z, log q(z)) -> the rate of a bound, nats."""
 M = TypeVar("M")
 R = TypeVar("R")
 P = ParamSpec("P")

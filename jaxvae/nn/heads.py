@@ -53,6 +53,7 @@ def check_sigmas(owner: str, name: str, scale: Numbers, *, zero: bool = False) -
 
 
 Shape = TypeAliasType("Shape", Annotated[tuple[int, ...], check_sizes])
+"""A tuple of integers of at least one, such as (28, 28, 1); () is a number's."""
 
 
 def last_axis(owner: str, shape: Shape) -> int:

@@ -22,6 +22,7 @@ from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Distribution, Model, log_likelihood, posterior, prior
 
 Penalty = Callable[..., Array]
+"""(code, key, **hyper) -> nats, of one example's `LatentSample`."""
 
 
 class LatentSample(NamedTuple):

@@ -10,6 +10,7 @@ from jax import Array
 from jaxvae.checks import Numbers, Real, Scalar, check_array, checked
 
 Kernel = Callable[[Array, Array], Array]
+"""Two points [d] -> how near they are."""
 
 
 def _check_points(owner: str, name: str, points: Any) -> None:

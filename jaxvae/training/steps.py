@@ -39,6 +39,7 @@ from jaxvae.training.optimizers import Optimizer, update
 from jaxvae.training.trainable import check_trainable
 
 Metrics = dict[str, Any]
+"""Name -> array: the loss, and the means of what an objective returns beside it."""
 M = TypeVar("M")
 P = ParamSpec("P")
 
