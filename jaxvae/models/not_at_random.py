@@ -11,7 +11,7 @@ from jax import Array
 from jaxvae.checks import Tree, checked
 from jaxvae.distributions import Joint, Masked
 from jaxvae.protocols import Distribution, check_event, log_density
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, shown
 
 
 @pytree
@@ -47,6 +47,7 @@ class MaskedBy:
         check_event(name, Masked(self.distribution), what, event)
 
 
+@shown
 class NotAtRandom(NamedTuple):
     """A model of rows whose gaps say something: p(x, s, z) = p(z) p(x|z) p(s|x). not-MIWAE.
 
