@@ -47,7 +47,8 @@ def rows_of(page: str) -> list[list[str]]:
     return [[c.replace("\\|", "|") for c in re.findall(r"`([^`]+)`", row)] for row in rows]
 
 
-UNTRACED = r"plots\.|\.(dci|mutual_information|summarize|sweep|points_at_once|warn_if_unfinished|save_model)\("
+CONCRETE = "dci|mutual_information|summarize|sweep|points_at_once|warn_if_unfinished|save_model"
+UNTRACED = rf"plots\.|\.({CONCRETE})\("
 
 
 @pytest.mark.parametrize(
