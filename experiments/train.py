@@ -7,15 +7,15 @@
     python -m experiments.train --resume runs/digits        # after whatever ended it
 
 Writes runs/<name>/: config.json, metrics.jsonl (a line an epoch), checkpoints, model (which
-`jaxvae.nn.load_model` reads anywhere), result.json and five pictures, and ends with a table of the
-test set. All numbers are nats an image: summed over pixels and latents, averaged over images.
+`jaxvae.nn.load_model` reads anywhere), result.json, and report.html, which explains them, with its
+pictures; and ends with a table of the test set. All numbers are nats an image: summed over pixels
+and latents, averaged over images.
 
 Exit code 2: the input was refused; 1: the loss became non-finite, memory ran out, or nothing can be
 saved; 130 and 143: stopped by SIGINT or SIGTERM, and saved.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,6 @@ import numpy as np
 import optax
 import tyro
 from flax import nnx
-from rich.console import Console
 
 import jaxvae
 from experiments.common.config import (
@@ -45,7 +44,7 @@ from experiments.common.config import (
     read_config,
     stored_config,
 )
-from experiments.common.data import DataError, Dataset, load, load_file
+from experiments.common.data import DataError, load, load_file
 from experiments.common.evaluate import (
     compile_measures,
     evaluate,
@@ -55,9 +54,8 @@ from experiments.common.evaluate import (
     whole,
 )
 from experiments.common.progress import Progress
-from experiments.common.report import measure, print_table
+from experiments.common.report import report, write_json
 from jaxvae import nn
-from jaxvae.protocols import MissingMethodError, event_shape
 
 
 def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
@@ -193,71 +191,12 @@ def train(c: Config) -> Path:
     model = whole(state.model)
     nn.save_model(folder / "model", model, about={"config": config})
     skipped = int(np.sum(history["skipped"])) if "skipped" in history else None
-    report(c, folder, data, model, eval_key, transform, elbo, skipped, progress.lines)
-    return folder
-
-
-def report(
-    c: Config,
-    folder: Path,
-    data: Dataset,
-    model: Any,
-    key: jax.Array,
-    transform: Any,
-    elbo: Any,
-    skipped: int | None,
-    lines: list[dict[str, float]],
-) -> None:
-    """Measure the model on the test set, print the table, then draw: no picture loses a number."""
-    elbo_key, subset_key, marginal_key, input_key, picture_key = jax.random.split(key, 5)
-    images = data.test.images
-    rows = np.asarray(jax.random.permutation(subset_key, len(images)))[: c.eval_images]
-    xs = inputs(input_key, images, transform)
-    keys = elbo_key, marginal_key
-    use_key = jax.random.clone(elbo_key)  # for draws of a posterior whose mean nobody knows
-    units = jax.jit(jaxvae.evaluation.active_units)(model, xs, key=use_key)
-    active = np.concatenate([np.ravel(unit) for unit in jax.tree.leaves(units)])
-    result = measure(model, keys, images, rows, transform, c.eval_samples, elbo) | {
-        "active_units": int(np.sum(active)) if len(xs) > 1 else None,
-        "latent": active.size,
-    }
-    if skipped is not None:
-        result["skipped_updates"] = skipped
-    write_json(folder / "result.json", result)
-    print_table(data.name, result)
-
-    from experiments.common import figures  # matplotlib takes a second, and the table none of it
-
-    few, many = jax.random.split(picture_key)
     full = 255.0 if transform is as_stored else 1.0  # what a full pixel is
-    shown = np.asarray(xs)[rows[:40]]
-    figures.learning_curves(folder / "learning_curves.png", lines)
-    figures.reconstructions(folder / "reconstructions.png", model, few, shown, full)
-    figures.samples(folder / "samples.png", model, many, full=full)
-    z = event_shape(model.prior)
-    if isinstance(z, tuple) and len(z) == 1 and isinstance(z[0], int):  # a vector
-        draw_latents(folder, model, xs, data.test.labels, rows, full)
-    Console().print(f"numbers and pictures: {folder}/", soft_wrap=True)
-
-
-def draw_latents(folder: Path, model: Any, xs: Any, labels: Any, rows: Any, full: float) -> None:
-    """The map of the test images, and walks from one of them, where a posterior has a mean.
-
-    Rates are those of some rows, where posterior and prior have one for each latent.
-    """
-    from experiments.common import figures
-
-    try:
-        means = np.asarray(jaxvae.evaluation.encode_all(model, xs, batch_size=100))
-    except MissingMethodError:
-        return
-    figures.latent_map(folder / "latent_map.png", means, labels)
-    try:
-        rates = np.asarray(jax.jit(jaxvae.evaluation.rate_per_latent)(model, xs[rows]))
-        order = np.argsort(-rates)
-    except (TypeError, NotImplementedError):
-        rates, order = None, np.argsort(-np.var(means, axis=0))
-    figures.traversals(folder / "traversals.png", model, means[rows[0]], order, rates, full=full)
+    report(
+        folder, data, model, eval_key, transform, config,
+        bound=elbo, skipped=skipped, lines=progress.lines, full=full,
+    )  # fmt: skip
+    return folder
 
 
 def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
@@ -284,13 +223,6 @@ def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
     checkpoints = folder / "checkpoints"
     newest_or_best = jaxvae.training.best_checkpoint if best else jaxvae.training.newest_checkpoint
     return jaxvae.training.load_checkpoint(newest_or_best(checkpoints), model)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
 
 
 class Stopped(Exception):

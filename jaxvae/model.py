@@ -17,9 +17,11 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.networks import BATCH
 
 
+@shown
 class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
     """The stock model: a NamedTuple of callable pytrees, so that it is a pytree itself.
 
@@ -48,6 +50,7 @@ class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
     prior: Prior
 
 
+@shown
 class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
     """A model whose prior is the mixture of its own posteriors at learned pseudo-inputs.
 

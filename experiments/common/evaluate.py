@@ -67,8 +67,6 @@ def evaluate(
 ) -> Evaluation:
     """ELBO, rate and distortion over images as stored, one sample of z for each.
 
-    A hundred at a time, by one program: those to validate on and those to test on share it.
-
     Args:
       model: any `Model`.
       key: a PRNG key.
@@ -76,6 +74,13 @@ def evaluate(
       transform: `(key, image) -> x`, such as `jaxvae.rescale`.
       elbo: or `scored`.
     """
+    return Evaluation(*map(np.mean, of_each(model, key, images, transform, elbo)))
+
+
+def of_each(
+    model: Any, key: Array, images: Any, transform: Any, elbo: Any = jaxvae.elbo
+) -> Evaluation:
+    """The same of every image, [n]: a hundred at a time, by one program for whatever images."""
     images, n = np.asarray(images), len(images)
     size = max(FEWEST, n)
     found = []
@@ -84,7 +89,7 @@ def evaluate(
         own = jax.random.clone(key)  # every call takes others of the keys
         found.append(_evaluated(model, own, rows, start, transform, size, elbo))
     parts = zip(*jax.device_get(found), strict=True)
-    return Evaluation(*(np.mean(np.concatenate(part)[:n]) for part in parts))
+    return Evaluation(*(np.concatenate(part)[:n] for part in parts))
 
 
 @partial(jax.jit, static_argnames=("transform", "size", "elbo"))

@@ -1,40 +1,22 @@
-"""How pictures look here: one style, colours that colour-blind readers can tell apart, ink dark."""
+"""Pictures of several experiments, in the style of `jaxvae.plots`."""
 
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Okabe and Ito's palette; lines differ in dash or marker too
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-BLACK, GREY = "#222222", "#8c8c8c"
-
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-}
-styled: Any = matplotlib.rc_context(STYLE)  # also a decorator, for functions that draw
-
-
-def figure(width: float, height: float) -> Any:
-    """An empty `Figure` of so many inches; it belongs to no window and no global state."""
-    return Figure(figsize=(width, height), layout="constrained")
+from jaxvae.plots import figure as figure
+from jaxvae.plots import styled as styled
+from jaxvae.plots.style import BLACK as BLACK
+from jaxvae.plots.style import BLUE as BLUE
+from jaxvae.plots.style import GREEN as GREEN
+from jaxvae.plots.style import GREY as GREY
+from jaxvae.plots.style import ORANGE as ORANGE
+from jaxvae.plots.style import RED as RED
 
 
 def save(picture: Figure, path: Path, **how: Any) -> None:

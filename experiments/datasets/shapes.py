@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.common import figures, plotting
+from experiments.common import plotting
+from jaxvae import plots
 
 FACTORS = ("shape", "scale", "rotation", "x", "y")
 SIZES = (3, 4, 8, 8, 8)
@@ -80,8 +81,7 @@ def main() -> None:
     factors = np.concatenate([rows, random]).reshape(-1, len(sizes))
     picture = plotting.figure(8.4, 5.6)
     axis = picture.subplots()
-    figures.show(axis, render(factors) / 255.0, columns=12)
-    axis.set_axis_on()
+    axis.imshow(plots.mosaic(render(factors) / 255.0, 12), interpolation="nearest")
     axis.grid(visible=False)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

@@ -38,10 +38,10 @@ import tyro
 from flax import nnx
 
 import jaxvae
-from experiments.common import figures, plotting
+from experiments.common import plotting
 from experiments.common.progress import bar
 from experiments.datasets.shapes import shapes
-from jaxvae import nn
+from jaxvae import nn, plots
 from jaxvae.evaluation import disentanglement
 
 SIZES = (3, 4, 4, 8, 8)  # values of shape, scale, rotation, x and y
@@ -129,7 +129,8 @@ def main() -> None:
     model = jax.tree.map(lambda leaf: leaf[i, j], found["model"])
     rates = jaxvae.evaluation.rate_per_latent(model, jnp.asarray(images).astype(float) / 255.0)
     order = np.argsort(-np.asarray(rates))
-    figures.traversals(folder / "traversals.png", model, found["means"][i, j, -1], order, rates)
+    picture = plots.traversals(model, found["means"][i, j, -1], order[:8], rates=rates)
+    plotting.save(picture, folder / "traversals.png")
     print(f"best MIG {table['MIG'][i, j]:.3f}: seed {i}, beta {BETAS[j]:g}; figures in {folder}")
 
 

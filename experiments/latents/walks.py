@@ -43,12 +43,12 @@ import numpy as np
 import tyro
 
 import jaxvae
-from experiments.common import figures
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, generated, inputs
 from experiments.common.plotting import BLUE, RED, figure, save, styled
 from experiments.latents.classifier import examples_of, features, labels
 from experiments.latents.second_stage import draw, mixture, summary, train_vae
+from jaxvae import plots
 from jaxvae.evaluation import decode_all, encode_all, rate_per_latent
 from jaxvae.evaluation.latent_space import interpolate, slerp, tempered
 from jaxvae.evaluation.sample_quality import sample_frechet_distance
@@ -115,7 +115,8 @@ def main() -> None:
             draw_paths(FOLDER / "paths.png", model, ends)
             draw_classes(FOLDER / "classes.png", sheets)
             rates = rate_per_latent(model, test)
-            figures.traversals(FOLDER / "traversals.png", model, mu[0], jnp.argsort(-rates), rates)
+            order = jnp.argsort(-rates)
+            save(plots.traversals(model, mu[0], order[:8], rates=rates), FOLDER / "traversals.png")
     summary(results)
     (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
 
@@ -137,8 +138,8 @@ def draw_paths(path: Path, model: jaxvae.VAE, ends: dict[str, tuple[jax.Array, j
             for name, way in WAYS.items()
         }  # [500, 11, d]
         rows = jnp.stack([way[:pairs] for way in zs.values()], axis=1)  # [pairs, 2, 11, d]
-        figures.show(walks, decode_all(model, rows.reshape(-1, z0.shape[1])), columns=len(ts))
-        walks.set_axis_on()
+        images = decode_all(model, rows.reshape(-1, z0.shape[1]))
+        walks.imshow(plots.mosaic(images, len(ts)), interpolation="nearest")
         walks.grid(visible=False)
         walks.spines[:].set_visible(False)
         walks.set_xticks([])
@@ -159,7 +160,9 @@ def draw_classes(path: Path, sheets: dict[str, jax.Array]) -> None:
     picture = figure(3.6 * len(sheets), 3.9)
     axes = picture.subplots(1, len(sheets), squeeze=False)[0]
     for axis, (title, images) in zip(axes, sheets.items(), strict=True):
-        figures.show(axis, images[:, :10].reshape(-1, *images.shape[2:]), columns=10)
+        ten = images[:, :10].reshape(-1, *images.shape[2:])
+        axis.imshow(plots.mosaic(ten, 10), interpolation="nearest")
+        axis.set_axis_off()
         axis.set_title(title)
     save(picture, path)
 

@@ -19,8 +19,10 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
+from jaxvae.pytrees import shown
 
 
+@shown
 class Terms(NamedTuple):
     """The two halves of the ELBO of one example, in nats, without beta: Alemi et al. 2018.
 

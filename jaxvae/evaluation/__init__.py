@@ -35,10 +35,13 @@ from jaxvae.evaluation.marginal import log_marginal as log_marginal
 from jaxvae.evaluation.marginal import optimal_scale as optimal_scale
 from jaxvae.evaluation.marginal import pareto_k as pareto_k
 from jaxvae.evaluation.marginal import prior_sampling as prior_sampling
+from jaxvae.evaluation.reading import advice as advice
 from jaxvae.evaluation.sample_quality import DensityCoverage as DensityCoverage
 from jaxvae.evaluation.sample_quality import PrecisionRecall as PrecisionRecall
 from jaxvae.evaluation.sample_quality import density_coverage as density_coverage
 from jaxvae.evaluation.sample_quality import frechet_distance as frechet_distance
 from jaxvae.evaluation.sample_quality import precision_recall as precision_recall
 from jaxvae.evaluation.sample_quality import sample_frechet_distance as sample_frechet_distance
+from jaxvae.evaluation.summaries import Summary as Summary
+from jaxvae.evaluation.summaries import summarize as summarize
 from jaxvae.evaluation.truncation import top_k as top_k

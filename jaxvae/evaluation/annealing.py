@@ -30,12 +30,13 @@ from jaxvae.protocols import (
     log_likelihood,
     prior,
 )
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import shown, value_of
 
 TARGET_ACCEPTANCE = 0.8
 ADAPTATION = 0.3  # of log step size, a temperature
 
 
+@shown
 class AIS(NamedTuple):
     """An annealed estimate of log p(x) for one example.
 
@@ -56,6 +57,7 @@ class AIS(NamedTuple):
     step_size: Array
 
 
+@shown
 class BDMC(NamedTuple):
     """log p(x) of one simulated example from below and above, in nats: see `bdmc`.
 

@@ -16,10 +16,12 @@ from jaxvae.evaluation.chunks import FEWEST, chunked
 from jaxvae.evaluation.marginal import LogMarginal, log_marginal
 from jaxvae.evaluation.rows import model_at, or_else, paired, warn_of_outside
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.monitoring import NEGLIGIBLE
 
 
+@shown
 class Evaluation(NamedTuple):
     """Log p(x) over a data set, in nats.
 

@@ -21,9 +21,10 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import shown, value_of
 
 
+@shown
 class RateDecomposition(NamedTuple):
     """The rate in three parts, in nats: their sum is log q(z|x) - log p(z) at every sample.
 

@@ -9,10 +9,12 @@ from jax import Array
 from jaxvae.batching import Objective
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.protocols import Model
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import statistics, with_state, without_state
 
 
+@shown
 class GradientStatistics(NamedTuple):
     """Moments of a random gradient over draws of the key; each field a pytree like the model.
 

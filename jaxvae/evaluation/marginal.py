@@ -24,10 +24,12 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
+from jaxvae.pytrees import shown
 
 CHUNK = 250  # samples at a time, at most
 
 
+@shown
 class LogMarginal(NamedTuple):
     """An estimate of log p(x) for one example, and whether to believe it.
 

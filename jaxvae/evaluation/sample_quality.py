@@ -15,6 +15,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxvae.checks import Count, Real, check_floats, check_shape, checked
+from jaxvae.pytrees import shown
 
 
 def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
@@ -48,6 +49,7 @@ def _check_rows(owner: str, real: Features, fake: Features, *neighbours: int) ->
             )
 
 
+@shown
 class PrecisionRecall(NamedTuple):
     """Two fractions in [0, 1].
 
@@ -60,6 +62,7 @@ class PrecisionRecall(NamedTuple):
     recall: Array
 
 
+@shown
 class DensityCoverage(NamedTuple):
     """Two numbers that, unlike precision and recall, no single outlier can move far.
 

@@ -55,11 +55,13 @@ from jaxvae.evaluation.rows import (
 from jaxvae.protocols import (
     Model,
 )
+from jaxvae.pytrees import shown
 
 Used = Model | Callable[[Any], Model]
 """A model, or with `given=` a conditional one, y -> model."""
 
 
+@shown
 class Scores(NamedTuple):
     """How likely each of n rows is, in nats.
 

@@ -19,7 +19,7 @@ from jaxvae.evaluation.latent_space import tempered
 from jaxvae.gradients.reparameterized import require_path_of_gradient
 from jaxvae.models.hierarchical import Block, TopDown
 from jaxvae.protocols import log_density, log_prob_of, sample_and_log_prob, traced_has_path
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import networks, of_each
 
@@ -245,6 +245,7 @@ def check_top_down(owner: str, name: str, model: object) -> None:
     check_fields(owner, name, model)
 
 
+@shown
 class DeepTerms(NamedTuple):
     """The parts of the ELBO of a `TopDown` at one example, in nats.
 

@@ -12,10 +12,11 @@ from jaxvae.checks import Count, Integers, Key, Scalar, check_pair, checked
 from jaxvae.distributions import Mixture, Normal
 from jaxvae.model import VAE
 from jaxvae.protocols import Distribution, mean_of
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import shown, value_of
 from jaxvae.pytrees.networks import BATCH
 
 
+@shown
 class ExemplarVAE(NamedTuple):
     """A model whose prior is a mixture about the codes of its data: Norouzi, Fleet & Norouzi 2020.
 

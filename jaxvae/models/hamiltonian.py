@@ -31,7 +31,7 @@ from jaxvae.protocols import (
     log_density,
     log_prob_of,
 )
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, shown
 
 
 def check_steps(owner: str, name: str, steps: Any) -> None:
@@ -114,6 +114,7 @@ class Leapfrog:
         return t[1:] / t[:-1]
 
 
+@shown
 class HamiltonianVAE(NamedTuple):
     """A VAE whose posterior is carried on by leapfrog steps on its own log p(x, z).
 

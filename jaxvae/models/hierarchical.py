@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxvae.checks import Tree, a_class_of, checked
 from jaxvae.distributions import Joint, Normal
 from jaxvae.protocols import Distribution
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import shown, value_of
 
 
 @checked
@@ -78,6 +78,7 @@ def times(a: Any, b: Any) -> Any:
     return a.times(b) if hasattr(a, "times") else gaussian_product(a, b)
 
 
+@shown
 class Ladder(NamedTuple):
     """The ladder VAE: a deterministic way up, and a way down that inference and generation share.
 
@@ -130,6 +131,7 @@ def _combined(down: Callable[[Any], Any], evidence: Tree, z: Tree) -> Any:
     return times(evidence, down(z))
 
 
+@shown
 class Block(NamedTuple):
     """One level of a `TopDown` model: what it is from above, from x too, and what it hands on.
 
@@ -144,6 +146,7 @@ class Block(NamedTuple):
     merge: Callable[[Any], Any]
 
 
+@shown
 class TopDown(NamedTuple):
     """A deep hierarchy whose levels share a stream of features on the way down: the VDVAE's.
 

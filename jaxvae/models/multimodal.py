@@ -21,7 +21,7 @@ from jaxvae.distributions import Beta, Gamma, Masked, Mixture, Normal, Product, 
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.models.hierarchical import times
 from jaxvae.protocols import Distribution, event_shape, log_likelihood, posterior
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import shown, value_of
 
 
 @checked
@@ -118,6 +118,7 @@ def _check_functions(owner: str, name: str, functions: object) -> None:
 Functions = TypeAliasType("Functions", Annotated[Sequence[Callable[[Any], Any]], _check_functions])
 
 
+@shown
 class Multimodal(NamedTuple):
     """A model of examples with several modalities, any of which may be missing.
 

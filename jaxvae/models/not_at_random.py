@@ -11,7 +11,7 @@ from jax import Array
 from jaxvae.checks import Tree, check_leaves, checked
 from jaxvae.distributions import Joint, Masked
 from jaxvae.protocols import Distribution, check_event, log_density
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, shown
 
 
 @pytree
@@ -51,6 +51,7 @@ class MaskedBy:
         check_event(name, Masked(self.distribution), what, event)
 
 
+@shown
 class NotAtRandom(NamedTuple):
     """A model of rows whose gaps say something: p(x, s, z) = p(z) p(x|z) p(s|x). not-MIWAE.
 

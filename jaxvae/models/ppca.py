@@ -16,8 +16,10 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxvae.checks import check_shape
 from jaxvae.distributions import MultivariateNormal, Normal, StandardNormal
 from jaxvae.model import VAE
+from jaxvae.pytrees import shown
 
 
+@shown
 class PPCA(NamedTuple):
     """The linear-Gaussian model: `weight` W [d, k], `mean` mu [d], `variance` s2 >= 0, a scalar."""
 
@@ -26,6 +28,7 @@ class PPCA(NamedTuple):
     variance: Any
 
 
+@shown
 class Moments(NamedTuple):
     """Posterior moments of every example: E[z_n|x_n], [n, k], and E[z_n z_n'|x_n], [n, k, k]."""
 

@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxvae.checks import Tree, written
+from jaxvae.pytrees.reprs import short as short
+from jaxvae.pytrees.reprs import shown as shown
 
 T = TypeVar("T")
 
@@ -25,7 +27,8 @@ def pytree(cls: type[T]) -> type[T]:
 
     `jax.tree_util.register_dataclass` does the same, but in jax 0.10.2 the structures of any two
     classes with as many fields then compare equal, and nothing but their hashes keeps `jit` from
-    taking a Laplace for a Normal. Here they differ by class. Unflattening runs no `__init__`.
+    taking a Laplace for a Normal. Here they differ by class. Unflattening runs no `__init__`. The
+    repr that the dataclass made, which prints whole arrays, becomes the short one of `shown`.
 
     Args:
       cls: a dataclass; `field(metadata={"static": True})` marks what is hashed, not traced.
@@ -56,7 +59,8 @@ def pytree(cls: type[T]) -> type[T]:
         return d
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    made = hasattr(cls.__repr__, "__wrapped__")  # by `dataclass`: one that a class wrote stays
+    return shown(cls) if made else cls
 
 
 def stacked(d: T, shape: tuple[int, ...]) -> T:
@@ -151,7 +155,7 @@ class Constant:
         raise AttributeError(f"Constant: cannot assign to {name!r}; make another Constant")
 
     def __repr__(self) -> str:
-        return f"Constant({self.value!r})"
+        return f"Constant({short(jax.tree.unflatten(self._treedef, self._leaves))})"
 
     # Two constants are equal when their contents are: jit compares and hashes what has no leaves.
 

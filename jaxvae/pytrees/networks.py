@@ -159,8 +159,8 @@ class Network:
         )
 
     def __repr__(self) -> str:
-        leaves = len(self.params), len(self.state)
-        return "Network({} arrays that train, {} of state)".format(*leaves)
+        params, state = (sum(map(np.size, part.values())) for part in (self.params, self.state))
+        return f"Network({params:,} parameters, {state:,} of state)"
 
     def tree_flatten_with_keys(self) -> Any:
         names = ("params", "state", "key", "sink")

@@ -35,6 +35,7 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 
 
@@ -48,6 +49,7 @@ def check_players(owner: str, name: str, players: Any) -> None:
     check_function(owner, "discriminator", players.discriminator)
 
 
+@shown
 @kind(check_players)
 class AdversarialPair(NamedTuple):
     """A model and its adversary, trained together; evaluate and sample `players.model`.
@@ -65,6 +67,7 @@ class AdversarialPair(NamedTuple):
     discriminator: Any
 
 
+@shown
 class AdversarialTerms(NamedTuple):
     """What the players' gains are made of, for one example, in nats and without weights.
 

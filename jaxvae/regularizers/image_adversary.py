@@ -12,6 +12,7 @@ from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_shape, checked
 from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, prior, sample_and_log_prob
+from jaxvae.pytrees import shown
 from jaxvae.regularizers.adversarial import (
     AdversarialPair,
     AdversarialTerms,
@@ -21,6 +22,7 @@ from jaxvae.regularizers.adversarial import (
 )
 
 
+@shown
 class Critic(NamedTuple):
     """A discriminator in two halves, logit(features(x)): `vae_gan` compares what is in between.
 

@@ -11,11 +11,13 @@ from jaxvae.bounds.evidence import elbo
 from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.gradients.reparameterized import Estimator, pathwise
+from jaxvae.pytrees import shown
 
 Number = TypeAliasType("Number", Annotated[Array, check_scalar])
 """A scalar array."""
 
 
+@shown
 @kind("a Constrained; make one, jaxvae.regularizers.Constrained(model, jnp.zeros(()))")
 class Constrained(NamedTuple):
     """A model and the multiplier of its constraint: a `Model` itself, so evaluators take it.
@@ -49,6 +51,7 @@ class Constrained(NamedTuple):
         return self.model.prior
 
 
+@shown
 class ConstrainedTerms(NamedTuple):
     """`Terms` and the multiplier lambda they were weighed with.
 

@@ -20,11 +20,13 @@ from jaxvae.protocols import (
     mean_of,
     posterior,
 )
+from jaxvae.pytrees import shown
 from jaxvae.regularizers.adversarial import AdversarialPair, pair_of
 
 DELTA = 1e-6  # of equation 7
 
 
+@shown
 class VQGANTerms(NamedTuple):
     """What `vqgan` is made of, for one example and without weights.
 

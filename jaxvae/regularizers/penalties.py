@@ -20,11 +20,13 @@ from jaxvae.distributions.special import weighted
 from jaxvae.evaluation.diagnostics import latent_kls
 from jaxvae.gradients.reparameterized import Estimator, pathwise
 from jaxvae.protocols import Distribution, Model, log_likelihood, posterior, prior
+from jaxvae.pytrees import shown
 
 Penalty = Callable[..., Array]
 """(code, key, **hyper) -> nats, of one example's `LatentSample`."""
 
 
+@shown
 class LatentSample(NamedTuple):
     """What a penalty may look at: one example's code.
 

@@ -11,11 +11,13 @@ from jax import Array
 from jaxvae.bounds.evidence import autoencoder
 from jaxvae.checks import Floats, Key, Scalar, Tree, check_array, check_scalar, checked
 from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.networks import quiet
 
 Penalty = Callable[[Model, Array, Any], Array]
 
 
+@shown
 class RAETerms(NamedTuple):
     """The three parts of the RAE's loss of one example, without their weights.
 

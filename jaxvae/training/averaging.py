@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxvae.checks import Scalar, Tree, check_array, checked, written
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.networks import statistics, with_state
 from jaxvae.training.steps import M, TrainState
 
@@ -27,6 +28,7 @@ def averaged_model(state: TrainState[M]) -> M:
     return with_state(average, statistics(state.model))
 
 
+@shown
 class ParameterAverage(NamedTuple):
     """What `average_parameters` keeps: a pytree like the model."""
 

@@ -25,6 +25,7 @@ from jax import Array
 from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched, check_example
 from jaxvae.checks import Count, Integers, Key, Scalar, Tree, a_class_of, checked, kind
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import (
     in_training,
@@ -44,6 +45,7 @@ M = TypeVar("M")
 P = ParamSpec("P")
 
 
+@shown
 @kind("a TrainState; make one, jaxvae.init_state(model, optimizer)")
 class TrainState(NamedTuple, Generic[M]):
     """All that a run carries from step to step; a pytree.

@@ -11,12 +11,13 @@ import numpy as np
 from jax import Array
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.pytrees import is_key
+from jaxvae.pytrees import is_key, shown
 from jaxvae.training.callbacks import Callback
 from jaxvae.training.grids import Grid, axes_and_points, names_what_is_static
 from jaxvae.training.steps import Metrics, Step, TrainState
 
 
+@shown
 class Points(NamedTuple):
     """What a sweep under `fit` has in its optimiser's state.
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxvae.checks import Count, Tree, checked
+from jaxvae.pytrees import shown
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -28,6 +29,7 @@ from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
 from jaxvae.training.showing import Line, line_of, someone_looks
 
 
+@shown
 class Sweep(NamedTuple):
     """What a sweep found.
 

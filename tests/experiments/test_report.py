@@ -13,9 +13,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy.stats import norm
 
-from experiments import train
-from experiments.common import figures, report
-from experiments.common.config import Config
+from experiments.common import report
 from experiments.common.evaluate import (
     Evaluation,
     compile_measures,
@@ -116,6 +114,9 @@ def test_what_is_drawn_and_said_of_a_model(x64):
     )
 
 
+RATES = [0.5 * a**2 * np.mean(np.arange(20.0) ** 2) for a in (0.1, 0.001, 0.0)]  # mu^2 / 2
+
+
 def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
     """Four rows of twenty drawn at random; each number in its place, in the file and the table."""
     images = np.arange(20.0).reshape(20, 1, 1, 1)
@@ -134,19 +135,22 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
         rows.extend(images.ravel().tolist())
         return measured
 
-    of_all = Evaluation(jnp.array(-12.5), jnp.array(4.25), jnp.array(8.25))
-    monkeypatch.setattr(report, "evaluate", lambda *_: of_all)
+    # 12.5 less on average, whichever four are drawn: the gap is -5 + 12.5
+    of_each = Evaluation(np.full(20, -12.5), np.full(20, 4.25), np.full(20, 8.25))
+    monkeypatch.setattr(report, "of_each", lambda *_: of_each)
     monkeypatch.setattr(report, "log_marginals", log_marginals)
-    for picture in ("learning_curves", "reconstructions", "samples", "latent_map", "traversals"):
-        monkeypatch.setattr(figures, picture, lambda *_, **__: None)
+    drawn = []
+    monkeypatch.setattr(report, "draw", lambda *given: drawn.append(given[6]))
     model = VAE(  # of three latents one that varies by 0.1^2 (20^2 - 1) / 12, and one by little
         encode=Partial(lambda x: Normal(jnp.array([0.1, 0.001, 0.0]) * x.ravel(), jnp.ones(3))),
         decode=Partial(lambda z: Normal(z[:1], 1.0)),
         prior=StandardNormal((3,)),
     )
     data: Any = SimpleNamespace(name="numbers", test=SimpleNamespace(images=images, labels=None))
-    c = Config(latent=3, eval_images=4, eval_samples=60)
-    train.report(c, tmp_path, data, model, jax.random.key(0), lambda _, x: x, elbo, 2, [])
+    config = {"eval_images": 4, "eval_samples": 60}
+    report.report(
+        tmp_path, data, model, jax.random.key(0), lambda _, x: x, config, skipped=2, lines=[]
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     assert result == {
         "test_images": 20,
@@ -160,10 +164,13 @@ def test_the_report_says_what_was_measured(tmp_path, monkeypatch, capsys):
         "ess_median": 10.0,
         "ess_least": 3.0,
         "log_marginal_reliable": 0.75,
+        "gap": 7.5,
         "active_units": 1,
         "latent": 3,
+        "rate_per_latent": pytest.approx(RATES, rel=1e-5),
         "skipped_updates": 2,
     }
+    assert drawn[0].skipped == 2
     assert len(set(rows)) == 4
     assert sorted(rows) != [0.0, 1.0, 2.0, 3.0]
     table = " ".join(capsys.readouterr().out.split())

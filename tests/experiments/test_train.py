@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.common import figures
+from experiments.common import report
 from experiments.common.config import Config, Refused
 from experiments.common.evaluate import drawn, evaluate, log_marginals, whole
-from experiments.train import load_model, main, make_model, measure
-from jaxvae import nn
+from experiments.train import load_model, main, make_model
+from jaxvae import nn, plots
 from jaxvae.training import read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from tests.common import same
@@ -45,13 +45,13 @@ def run(tmp_path, data_dir, capsys):
 
 
 PICTURES = {"learning_curves", "reconstructions", "samples", "latent_map", "traversals"}
+PICTURES |= {"latent_rates"}
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Where they are not what is tested: most of the time of a short run is matplotlib's."""
-    for name in PICTURES:
-        monkeypatch.setattr(figures, name, lambda *_, **options: None)
+    monkeypatch.setattr(report, "draw", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def folder(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "runs" / "digits")
 
 
-def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_five_pictures(finished):
+def test_the_run_leaves_its_config_a_line_an_epoch_the_result_and_the_pictures(finished):
     folder, printed = finished
     assert json.loads((folder / "config.json").read_text())["epochs"] == 2
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -184,7 +184,7 @@ QUICK_OWN = "four channels, one test image, no validation"
     "name", [n if n == QUICK_OWN else pytest.param(n, marks=pytest.mark.slow) for n in OWN]
 )
 def test_what_is_let_in_is_reported_on(run, tmp_path, name):
-    """Whatever number of channels, rows and test images: a table, a result and five pictures."""
+    """Whatever number of channels, rows and test images: a table, a result and the pictures."""
     images, options = OWN[name]
     np.save(tmp_path / "mine.npy", images)
     code, printed = run("--dataset", tmp_path / "mine.npy", "--batch", 8, *options.split())
@@ -193,16 +193,16 @@ def test_what_is_let_in_is_reported_on(run, tmp_path, name):
     assert f"{result['elbo']:.2f}" in printed.out
     assert result["test_images"] == len(images) // 10
     assert (result["active_units"] is None) == (len(images) < 20)
-    assert len(list((tmp_path / "runs" / "mine").glob("*.png"))) == 5
+    assert {p.stem for p in (tmp_path / "runs" / "mine").glob("*.png")} == PICTURES
 
 
 def test_no_picture_loses_the_numbers(run, tmp_path, monkeypatch):
     """The table and result.json come first."""
 
-    def fail(*_):
+    def fail(*_, **options):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(figures, "reconstructions", fail)
+    monkeypatch.setattr(plots, "pictures", fail)
     with pytest.raises(RuntimeError, match="no ink"):
         run("--epochs", 1)
     assert json.loads((tmp_path / "runs" / "digits" / "result.json").read_text())["test_images"]
@@ -502,9 +502,10 @@ def test_the_error_of_log_p_is_that_of_another_draw():
     images = np.asarray(jax.random.uniform(jax.random.key(1), (50, 4, 4, 1)))
 
     def once(key):
-        elbo_key, key = jax.random.split(key)
-        found = measure(model, (elbo_key, key), images, np.arange(50), identity, 200)
-        return found["log_marginal"], found["log_marginal_standard_error"]
+        found, _ = report.measure(
+            model, [*jax.random.split(key, 3)], images, images, identity, 50, 200
+        )
+        return found.log_marginal, found.standard_error
 
     means, errors = np.array([once(key) for key in jax.random.split(jax.random.key(2), 60)]).T
     assert 0.8 < np.std(means, ddof=1) / np.mean(errors) < 1.25
@@ -521,15 +522,6 @@ def test_rows_are_drawn_at_random_and_together():
     every = drawn(jax.random.key(1), xs, 1000)["a"]
     assert np.array_equal(np.sort(every), np.arange(100))
     assert not np.array_equal(every, np.arange(100))
-
-
-def test_images_of_any_number_of_channels_can_be_drawn():
-    images = uniform(3, 2, 4, 5)
-    for channels, width in {1: 4, 2: 8, 3: 4, 4: 16, 5: 20}.items():
-        assert figures.in_colour(images[..., :channels]).shape == (3, 2, width, 3)
-    assert np.array_equal(figures.in_colour(images[..., :3]), images[..., :3])
-    ink = figures.in_colour(images[..., :2])  # the second channel, and its ink dark
-    assert np.array_equal(ink[:, :, 4:, 2], 1 - images[..., 1])
 
 
 def test_the_two_commands_of_the_readme_come_first():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as nd
 import pytest
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
@@ -710,6 +711,33 @@ def test_it_is_a_pytree(case):
     assert type(hollow) is type(d)
     assert jax.tree.structure(d) == jax.tree.structure(case.make())
     assert hash(treedef) == hash(jax.tree.structure(case.make()))
+
+
+@everyone
+def test_its_repr_is_short_and_shows_shapes_and_dtypes(case):
+    """Of arrays, of tracers, of a thousand stacked, and of whatever stands in for the leaves."""
+    d = case.make()
+    seen = []
+    jax.eval_shape(lambda d: seen.append((repr(d), jax.tree.map(repr_of_array, d))), d)
+    [(traced, leaves)] = seen
+    stack = jax.tree.map(lambda x: np.stack([np.asarray(x, jnp.result_type(x))] * 1000), d)
+    for text, parts in (
+        (repr(d), jax.tree.map(repr_of_array, d)),
+        (traced, leaves),
+        (repr(stack), jax.tree.map(repr_of_array, stack)),
+    ):
+        assert text.startswith(f"{type(d).__name__}(")
+        assert len(text) <= 300
+        missing = [part for part in jax.tree.leaves(parts) if part not in text]
+        assert not missing or " parameters)" in text
+    treedef = jax.tree.structure(d)
+    assert type(d).__name__ in repr(jax.tree.unflatten(treedef, [object()] * treedef.num_leaves))
+
+
+def repr_of_array(leaf):
+    if jnp.ndim(leaf) == 0 and not isinstance(leaf, Tracer):
+        return f"={float(leaf):.4g}"
+    return f"{jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
 
 
 def test_structures_of_different_kinds_differ():

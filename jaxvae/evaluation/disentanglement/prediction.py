@@ -14,6 +14,7 @@ from jaxvae.evaluation.disentanglement.arrays import (
     sklearn,
     standardised,
 )
+from jaxvae.pytrees import shown
 
 
 @checked
@@ -34,6 +35,7 @@ def sap(codes: Table, factors: Table) -> float:
     return float(np.mean(gap(correlation**2)))
 
 
+@shown
 class DCI(NamedTuple):
     """Three answers, each between 0 and 1; R_ij is how much latent i serves to predict factor j.
 

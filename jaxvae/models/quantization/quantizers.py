@@ -20,13 +20,14 @@ from jaxvae.checks import (
     checked,
     kind,
 )
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees import pytree, shown, value_of
 
 sg = jax.lax.stop_gradient
 Move = Callable[[Any, "Codebook", Array, Array], "Codebook"]
 """(a key or None, a codebook, the vectors [n, d] that came to it, where each went [n]) -> moved."""
 
 
+@shown
 class Quantized(NamedTuple):
     """A vector as its code. The two penalties are equal in value and differ in their gradient.
 
@@ -90,6 +91,7 @@ def check_codebook(owner: str, name: str, codebook: Any, axes: int = 0) -> None:
     check_shape(owner, "sums", codebook.sums, shape)
 
 
+@shown
 @kind(check_codebook)
 class Codebook(NamedTuple):
     """K codes; a vector goes to the nearest, argmin_k |z - e_k|. `init_codebook` makes one.

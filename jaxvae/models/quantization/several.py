@@ -17,6 +17,7 @@ from jaxvae.models.quantization.quantizers import (
     sg,
     straight_through_value,
 )
+from jaxvae.pytrees import shown
 
 
 def check_books(owner: str, name: str, value: object) -> None:
@@ -30,6 +31,7 @@ Books = TypeAliasType("Books", Annotated[Any, check_books])
 """A quantizer whose leaves have one more axis in front, as `jax.vmap` makes it."""
 
 
+@shown
 class ResidualCodebooks(NamedTuple):
     """Codebooks in a row, each for what those before it have left: code = sum_l e_l.
 
@@ -77,6 +79,7 @@ class ResidualCodebooks(NamedTuple):
         return ResidualCodebooks(_of_each(self.codebooks, move, key, rests, indices))
 
 
+@shown
 class Grouped(NamedTuple):
     """Quantizers side by side: z in G equal parts, a quantizer for each.
 

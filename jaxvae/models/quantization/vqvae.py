@@ -29,11 +29,13 @@ from jaxvae.protocols import (
     log_prob_of,
     part,
 )
+from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import Optimizer
 from jaxvae.training.steps import Step, TrainState, train_step
 
 
+@shown
 class VQVAE(NamedTuple):
     """A `Model` whose latents are the indices of n codes: q(k|x) is all on one of them.
 
@@ -81,6 +83,7 @@ class VQVAE(NamedTuple):
         return self.decoder(quantize(self, x)[1].code)
 
 
+@shown
 class VQTerms(NamedTuple):
     """What `vq` is made of.
 

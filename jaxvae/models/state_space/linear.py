@@ -16,7 +16,7 @@ from jaxvae.evaluation.latent_space import Index
 from jaxvae.models.hierarchical import times
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.protocols import Conditional, Distribution, distribution
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import shown, value_of
 
 
 @distribution
@@ -192,6 +192,7 @@ def _natural_of_one(d: MultivariateNormal) -> tuple[Array, Array]:
     return inverse.T @ inverse, inverse.T @ (inverse @ d.loc)
 
 
+@shown
 class StructuredVAE(NamedTuple):
     """A model whose posterior is its prior times what a network makes of x: q(z|x) ~ p(z) e(z; x).
 

@@ -9,10 +9,12 @@ from jaxvae.checks import Tree, checked
 from jaxvae.distributions import Independent
 from jaxvae.models.state_space.markov import Markov, first_and_rest, length_of
 from jaxvae.protocols import Distribution
+from jaxvae.pytrees import shown
 
 D = TypeVar("D", bound=Distribution)
 
 
+@shown
 class Smoother(NamedTuple, Generic[D]):
     """x_{1:T} -> q(z|x) = prod_t q(z_t | z_{t-1}, h_t), h_t a summary of x_t, ..., x_T: an encoder.
 

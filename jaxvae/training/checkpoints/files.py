@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Tree, a_class_of
-from jaxvae.pytrees import is_key, paths
+from jaxvae.pytrees import is_key, paths, shown
 
 MAGIC = b"jaxvae checkpoint 1\n"
 LENGTH = struct.Struct(">QI")
@@ -39,6 +39,7 @@ class CorruptCheckpointError(CheckpointError):
     """The bytes of a checkpoint are not those that were written."""
 
 
+@shown
 class Stored(NamedTuple):
     """What a checkpoint holds: `leaves`, path -> array, and `info`, what was saved beside them."""
 

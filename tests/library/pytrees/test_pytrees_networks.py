@@ -558,7 +558,7 @@ def test_a_flag_of_linen_by_any_of_its_names():
 
 
 def test_a_network_says_what_it_holds():
-    assert repr(functional(from_nnx())) == "Network(4 arrays that train, 2 of state)"
+    assert repr(functional(from_nnx())) == "Network(36 parameters, 8 of state)"
 
 
 def test_a_network_of_equinox_is_read_as_deep_as_it_is():

@@ -1,0 +1,123 @@
+"""A summary against a model where all is exact, and what its numbers are taken to mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae.evaluation import Summary, advice, summarize
+from jaxvae.evaluation.reading import RULES, lines
+from jaxvae.models import ppca
+
+W = jnp.array([[1.0, 0.0], [0.5, 0.0], [-0.3, 0.0]])  # the second latent is of no use
+XS = np.asarray(jax.random.normal(jax.random.key(1), (200, 3)))
+
+
+def test_a_summary_is_exact_where_the_posterior_is_too_wide_by_a_known_factor(x64):
+    """q = N(m, c^2 S) for the exact N(m, S) loses KL = sum (c^2 - 1) / 2 - log c on every row."""
+    with jax.enable_x64(True):
+        linear = ppca.PPCA(jnp.asarray(W, float), jnp.zeros(3), jnp.array(0.5))
+        exact = ppca.as_vae(linear)
+        c = 1.2
+
+        def encode(x):
+            q = exact.encode(x)
+            return jv.MultivariateNormal(q.loc, c * q.scale_tril)
+
+        xs = jnp.asarray(XS, float)
+        found = summarize(
+            exact._replace(encode=Partial(encode)), jax.random.key(0), xs, num_samples=400,
+            num_rows=50,
+        )  # fmt: skip
+        log_p = np.asarray(jax.vmap(lambda x: ppca.log_marginal(linear, x))(xs))
+    gap = 2 * ((c**2 - 1) / 2 - np.log(c))
+    assert (found.rows, found.estimated, found.num_samples) == (200, 50, 400)
+    assert (found.latents, found.active) == (2, 1)
+    assert abs(found.gap - gap) < 0.02
+    assert abs(found.elbo - (np.mean(log_p) - gap)) < 0.02
+    assert found.elbo == pytest.approx(-(found.rate + found.distortion))
+    assert abs(found.spread - np.std(log_p)) < 0.1
+    assert found.reliable > 0.9
+    assert found.rates is None  # of a full covariance there is none for each
+
+
+def test_rates_of_latents_are_those_of_the_posterior():
+    model = jv.VAE(
+        encode=Partial(lambda x: jv.Normal(x[:2] * jnp.array([1.0, 0.0]), jnp.ones(2))),
+        decode=Partial(lambda z: jv.Normal(jnp.append(z, 0.0), 1.0)),
+        prior=jv.StandardNormal((2,)),
+    )
+    found = summarize(model, jax.random.key(0), XS, num_samples=30)
+    np.testing.assert_allclose(found.rates, np.array([np.mean(XS[:, 0] ** 2) / 2, 0.0]), rtol=1e-5)
+
+
+GOOD = Summary(
+    rows=1000, elbo=-80.0, rate=20.0, distortion=60.0, spread=9.0, log_marginal=-79.0,
+    standard_error=0.01, estimated=1000, num_samples=500, ess=200.0, reliable=0.98, gap=1.0,
+    latents=8, active=8,
+)  # fmt: skip
+FLAT = {"validation_elbo": np.full(100, -80.0)}
+RISING = np.linspace(-100.0, -80.0, 100)
+FALLING = np.concatenate([RISING, np.linspace(-80.0, -90.0, 100)])
+TURNED_ON = {  # rule: a change of the summary, curves, words of what is said
+    "impossible": ({"log_marginal": -np.inf, "gap": -np.inf}, {}, "outside the support"),
+    "collapsed": ({"active": 0, "rate": 0.5}, {}, "collapsed to the prior"),
+    "unstable": ({"skipped": 3}, {}, "3 updates were not finite"),
+    "unfinished": ({}, {"validation_elbo": RISING}, "the last tenth of the run gained 2.02 nats"),
+    "overfitted": ({}, {"validation_loss": -FALLING}, "best after 50% of the run"),
+    "loose": ({"gap": 3.0}, {}, "The ELBO is 3.00 nats below log p(x), for a rate of 20.00"),
+    "untrusted": ({"reliable": 0.25}, {}, "for 75% of the rows"),
+    "imprecise": ({"standard_error": 0.2}, {}, "standard error of 0.20 nats"),
+    "idle": ({"active": 5}, {}, "3 of 8 latents are idle"),
+}
+
+
+def test_a_good_run_is_left_alone():
+    assert advice(GOOD) == advice(GOOD, FLAT) == []
+
+
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES])
+def test_each_rule_is_turned_on_by_its_own_numbers_alone(rule):
+    change, curves, words = TURNED_ON[rule]
+    [said] = advice(GOOD._replace(**change), curves)
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    ("change", "curves"),
+    [
+        ({"gap": 1.9}, {}),  # below a tenth of the rate
+        ({"gap": 0.09, "rate": 0.5}, {}),
+        ({"standard_error": 0.09}, {}),
+        ({"reliable": 0.9}, {}),
+        ({"active": None}, {}),
+        ({}, {"validation_elbo": np.append(RISING, np.full(100, -80.2))}),  # lost next to nothing
+        ({}, {"train_loss": [0.0] * 5 + [-1.0] * 5}),  # too short to tell
+        ({}, {"validation_elbo": -80.0 + np.random.default_rng(0).normal(size=100)}),
+        ({}, {"validation_elbo": np.full(100, np.nan)}),
+    ],
+)
+def test_what_is_within_bounds_is_not_spoken_of(change, curves):
+    assert advice(GOOD._replace(**change), curves) == []
+
+
+def test_training_is_looked_at_where_nothing_is_held_out():
+    [said] = advice(GOOD, {"loss": -RISING})
+    assert "It still learns" in said
+    assert advice(GOOD, {"loss": -RISING, **FLAT}) == []
+
+
+def test_every_number_has_a_line_with_its_meaning_and_trust():
+    shown = {line.name: line for line in lines(GOOD)}
+    assert shown["log p(x)"].value == "-79.00 ± 0.01"
+    assert "0.28" in shown["ELBO"].trust  # 9 / sqrt(1000)
+    assert shown["log p(x)"].trust.startswith("Yes: k-hat passes for 98%")
+    assert shown["active latents"].value == "8 of 8"
+    worse = {line.name: line for line in lines(GOOD._replace(reliable=0.5, active=None))}
+    assert worse["log p(x)"].trust.startswith("As a lower bound only")
+    assert worse["gap"].trust.startswith("It is at least this")
+    assert worse["active latents"].value == "unknown of one row"
+    nothing = {line.name: line for line in lines(GOOD._replace(log_marginal=-np.inf))}
+    assert nothing["log p(x)"].trust.startswith("No:")
