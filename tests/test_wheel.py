@@ -102,7 +102,7 @@ def test_what_the_source_distribution_holds(dist):
 
 def test_what_a_package_index_shows(wheel):
     metadata = description(wheel)
-    text = metadata.get_payload()
+    text = str(metadata.get_payload())
     assert metadata["Version"] == jaxvae.__version__
     assert metadata["Author"] == "jaxvae contributors"
     assert metadata["Description-Content-Type"] == "text/markdown"
@@ -142,7 +142,7 @@ def test_the_command_line(programs, tmp_path):
 
 
 def test_the_code_of_the_readme(with_extras, wheel, tmp_path):
-    (tmp_path / "readme.py").write_text("\n".join(blocks(description(wheel).get_payload())))
+    (tmp_path / "readme.py").write_text("\n".join(blocks(str(description(wheel).get_payload()))))
     run(with_extras / "python", "readme.py", cwd=tmp_path)
     assert (tmp_path / "digits_vae" / "model.json").exists()
 
