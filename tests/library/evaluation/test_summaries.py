@@ -61,6 +61,7 @@ GOOD = Summary(
 FLAT = {"validation_elbo": np.full(100, -80.0)}
 RISING = np.linspace(-100.0, -80.0, 100)
 FALLING = np.concatenate([RISING, np.linspace(-80.0, -90.0, 100)])
+SPIKE = np.where(np.arange(1000) == 990, -75.0, -80.0)
 TURNED_ON = {  # rule: a change of the summary, curves, words of what is said
     "impossible": ({"log_marginal": -np.inf, "gap": -np.inf}, {}, "outside the support"),
     "collapsed": ({"active": 0, "rate": 0.5}, {}, "collapsed to the prior"),
@@ -97,10 +98,21 @@ def test_each_rule_is_turned_on_by_its_own_numbers_alone(rule):
         ({}, {"train_loss": [0.0] * 5 + [-1.0] * 5}),  # too short to tell
         ({}, {"validation_elbo": -80.0 + np.random.default_rng(0).normal(size=100)}),
         ({}, {"validation_elbo": np.full(100, np.nan)}),
+        ({}, {"validation_elbo": SPIKE}),  # of one lucky epoch at the end nothing follows
     ],
 )
 def test_what_is_within_bounds_is_not_spoken_of(change, curves):
     assert advice(GOOD._replace(**change), curves) == []
+
+
+def test_a_rate_of_nothing_is_a_collapse_whatever_is_known_of_the_units():
+    [said] = advice(GOOD._replace(rate=0.005, gap=0.05, active=None))
+    assert "collapsed" in said
+
+
+def test_of_what_cannot_be_trusted_the_error_is_not_spoken_of():
+    [said] = advice(GOOD._replace(reliable=0.25, standard_error=0.2))
+    assert "lower bound" in said
 
 
 def test_training_is_looked_at_where_nothing_is_held_out():
