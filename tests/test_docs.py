@@ -306,7 +306,7 @@ def is_line(span: str, namespace: dict) -> bool:
 def public() -> Iterator[tuple[str, Any]]:
     """What the packages export, but for their modules."""
     for package in PACKAGES:
-        for node in ast.parse(Path(package.__file__).read_text()).body:
+        for node in ast.parse(Path(package.__file__ or "").read_text()).body:
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     value = getattr(package, alias.name)

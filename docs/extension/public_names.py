@@ -30,10 +30,12 @@ PAGES = {  # folder -> its title, in the order of the site
     "jaxvae.training.checkpoints": "Checkpoints",
     "jaxvae.evaluation": "Evaluation",
     "jaxvae.evaluation.disentanglement": "Disentanglement",
+    "jaxvae.plots": "Pictures",
     "jaxvae.pytrees": "Pytrees",
     "jaxvae.checks": "Kinds of arguments",
 }
-ROOTS = ["jaxvae", "jaxvae.nn", "jaxvae.checks.kinds"]  # nn, which imports flax, is not exported
+# nn, which imports flax, and plots, which imports matplotlib, are not exported
+ROOTS = ["jaxvae", "jaxvae.nn", "jaxvae.plots", "jaxvae.checks.kinds"]
 NOT_FOR_USERS = {"Check", "check_fields", "check_instance", "checks_of"}  # of the last
 
 

@@ -131,7 +131,7 @@ def _curves_of(metrics: Mapping[str, Any], name: str, at: Any) -> dict[str, Any]
             size = -(-len(y) // POINTS)
             if size > 1:
                 ends = np.arange(0, len(y), size)
-                x, y = (np.add.reduceat(v, ends) / np.diff([*ends, len(y)]) for v in (x, y))
+                x, y = (np.add.reduceat(v, ends) / np.diff(np.append(ends, len(y))) for v in (x, y))
             if len(y):
                 found[split] = x, y
     return found

@@ -7,7 +7,7 @@ from jaxvae.checks import Scalar, checked
 try:
     import matplotlib
 except ImportError:
-    raise ImportError("jaxvae.plots draws with matplotlib; pip install matplotlib") from None
+    raise ImportError("jaxvae.plots draws with matplotlib; pip install 'jaxvae[plots]'") from None
 
 # Okabe and Ito's palette; lines differ in dash or marker too
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from experiments.common import figures, plotting
+from experiments.common import plotting
 from experiments.common.progress import bar
 from experiments.datasets.pendulum import across
 from experiments.story import (
@@ -228,20 +228,6 @@ def test_a_picture_is_saved_sharp_and_small(tmp_path):
     with Image.open(path) as saved:
         assert saved.size == (440, 220)  # twice 110 an inch
         assert saved.mode == "P"  # of 256 colours
-
-
-def test_traversals_bear_rates(monkeypatch, tmp_path):
-    shown = {}
-    monkeypatch.setattr(figures, "save", lambda picture, *_, **__: shown.update(of=picture))
-    model = jax.jit(lambda key: make_vae(key, 3))(jax.random.key(0))
-    monkeypatch.setattr(
-        figures, "decode_all", lambda model, z: np.zeros((len(z), 8, 8, 1), np.float32)
-    )
-    labels = lambda: [t.get_text() for t in shown["of"].axes[0].get_yticklabels()]
-    figures.traversals(tmp_path / "a.png", model, np.zeros(3), [2, 0, 1], np.array([0.5, 0, 2.25]))
-    assert labels() == ["z2, 2.25 nats", "z0, 0.50 nats", "z1, 0.00 nats"]
-    figures.traversals(tmp_path / "a.png", model, np.zeros(3), [2, 0, 1])
-    assert labels() == ["z2", "z0", "z1"]
 
 
 def test_where_the_bob_is():

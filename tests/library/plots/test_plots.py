@@ -203,4 +203,4 @@ def test_without_matplotlib_it_says_what_to_install():
     code = "import sys; sys.modules['matplotlib'] = None; import jaxvae.plots"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = run.stderr.strip().splitlines()[-1]
-    assert last == "ImportError: jaxvae.plots draws with matplotlib; pip install matplotlib"
+    assert last == "ImportError: jaxvae.plots draws with matplotlib; pip install 'jaxvae[plots]'"
