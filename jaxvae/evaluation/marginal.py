@@ -27,6 +27,8 @@ from jaxvae.protocols import (
 from jaxvae.pytrees import shown
 
 CHUNK = 250  # samples at a time, at most
+FEWEST = 25  # samples of which the largest have a tail to look at
+EQUAL = 1e-3  # nats between the weights of an exact posterior, by rounding: 4e-5 on the digits
 
 
 @shown
@@ -134,14 +136,17 @@ def spread(log_w: Array) -> tuple[Array, Array]:
 def pareto_k(log_w: Array) -> Array:
     """The shape k-hat of the largest weights' tail; infinite where none can be fitted.
 
-    Below 1/2 the weights have a finite variance, from 0.7 on do not trust them.
+    Below 1/2 the weights have a finite variance, from 0.7 on do not trust them. Weights that are
+    equal but for rounding, as under the exact posterior, have no tail: 0.
     Zhang & Stephens 2009; Vehtari et al. 2024.
     """
     from blackjax.diagnostics import psis_weights  # a second that `import jaxvae` need not take
 
     with default_promotion():
         _, k = psis_weights(log_w)
-    return jnp.where(jnp.isnan(k), jnp.inf, k.astype(log_w.dtype))
+    k = jnp.where(jnp.isnan(k), jnp.inf, k.astype(log_w.dtype))
+    equal = (jnp.max(log_w) - jnp.min(log_w) < EQUAL) & (log_w.size >= FEWEST)
+    return jnp.where(equal, 0.0, k)
 
 
 @checked

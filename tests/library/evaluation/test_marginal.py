@@ -282,6 +282,7 @@ def test_pareto_k_looks_at_ratios_alone(shift):
     ("log_w", "k"),
     [
         (np.zeros(100), 0.0),  # no tail at all
+        (np.where(np.arange(100) % 9, 0.0, 1e-5 * np.arange(100) % 4e-5), 0.0),  # but of rounding
         (np.where(np.arange(100) < 50, 0.0, -np.inf), 0.0),
         (np.full(100, -np.inf), np.inf),  # nothing explains x
         (np.where(np.arange(100) == 7, 0.0, -1e4), np.inf),  # one carries everything
