@@ -58,6 +58,7 @@ from experiments.common.progress import Progress
 from experiments.common.report import measure, print_table
 from jaxvae import nn
 from jaxvae.protocols import MissingMethodError, event_shape
+from jaxvae.training.checkpoints.durable import part_of, publish
 
 
 def make_model(c: Config, shape: tuple[int, ...], rngs: nnx.Rngs) -> jaxvae.VAE:
@@ -281,9 +282,9 @@ def load_model(folder: str | Path, *, best: bool = False) -> jaxvae.VAE:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Whole, or not at all."""
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    publish(part, path)
 
 
 class Stopped(Exception):
