@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count, islice, pairwise, product
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT, SECTOR = 0, 512
+ROOT, SECTOR, MANY = 0, 512, 128
 CALLS = ("fsync", "replace", "rename", "unlink", "remove", "rmdir", "mkdir")
 Tree = dict[str, bytes | None]  # path -> bytes of a file, None of a folder
 
@@ -109,11 +110,19 @@ def crash_states(record: Record, every: int = 1) -> Iterator[tuple[list[Any], Tr
             for name in names:
                 if name[0] == what:
                     names[name] = names[name][-1:]
+            left = {number for history in names.values() for number in history} | {ROOT}
+            names = {name: history for name, history in names.items() if name[0] in left}
         else:
+            new = not index
             for name in names.keys() | what.names.keys():
-                _then(names, name, what.names.get(name), None if index else what.names.get(name))
+                now = what.names.get(name)
+                new |= _then(names, name, now, None if index else now)
             for number, content in what.bytes_.items():
-                _then(contents, number, content, b"" if index else content)
+                new |= _then(contents, number, content, b"" if index else content)
+            if not new:
+                continue
+        if kind == "flush":
+            continue  # which only takes states away
         for tree in _trees(names, contents, every):
             key = (len(marks), hash(tuple(sorted(tree.items()))))
             if key not in known:
@@ -121,19 +130,27 @@ def crash_states(record: Record, every: int = 1) -> Iterator[tuple[list[Any], Tr
                 yield marks, tree
 
 
-def _then(histories: dict[Any, list[Any]], key: Any, now: Any, at_first: Any) -> None:
+def _then(histories: dict[Any, list[Any]], key: Any, now: Any, at_first: Any) -> bool:
+    """Whether it is new."""
     history = histories.setdefault(key, [at_first])
-    if history[-1] != now:
-        history.append(now)
+    if history[-1] == now:
+        return False
+    history.append(now)
+    return True
 
 
 def _trees(
     names: Mapping[Any, list[Any]], contents: Mapping[int, list[bytes]], every: int
 ) -> Iterator[Tree]:
+    now = {name: history[-1] for name, history in names.items()}
+    few = prod(map(len, names.values())) <= MANY
     for chosen in choices(names):
         paths = dict(_paths(chosen, ROOT, ""))
         tree: Tree = {path: None for path, number in paths.items() if number not in contents}
         ends = {path: contents[n] for path, n in paths.items() if n in contents}
+        if not few and chosen != now:
+            yield from (tree | {path: h[end] for path, h in ends.items()} for end in (-1, 0))
+            continue
         for some in choices(ends):
             yield tree | some
         for path, history in ends.items():  # one torn at a time
@@ -153,22 +170,18 @@ def _paths(
             yield from _paths(names, number, f"{path}{name}/")
 
 
-def choices(histories: Mapping[Any, list[Any]], at_most: int = 4096) -> Iterator[dict[Any, Any]]:
-    """A value of each history in every combination; of more than that many, of each two."""
-    open_ = [key for key, history in histories.items() if len(history) > 1]
-    number = 1
-    for key in open_:
-        number *= len(histories[key])
-    last = {key: history[-1] for key, history in histories.items()}
-    if number <= at_most:
-        for values in product(*(histories[key] for key in open_)):
-            yield last | dict(zip(open_, values, strict=True))
+def choices(histories: Mapping[Any, list[Any]]) -> Iterator[dict[Any, Any]]:
+    """A value of each in every combination; of too many, one beside the first or last of others."""
+    if prod(map(len, histories.values())) <= MANY:
+        for values in product(*histories.values()):
+            yield dict(zip(histories, values, strict=True))
         return
-    first = {key: history[0] for key, history in histories.items()}
-    for rest in (last, first):
-        for one, other in product(open_, open_):
-            for x, y in product(histories[one], histories[other]):
-                yield rest | {one: x, other: y}
+    for end in (-1, 0):
+        rest = {key: history[end] for key, history in histories.items()}
+        yield rest
+        for key, history in histories.items():
+            for value in history:
+                yield rest | {key: value}
 
 
 def torn(before: bytes, after: bytes) -> Iterator[bytes]:
@@ -226,11 +239,8 @@ class Disk:
 def flipped_bits(file: Path) -> Iterator[int]:
     """The number of each bit of a file while it is flipped in it; whole again at the end."""
     content = file.read_bytes()
-    with file.open("r+b", buffering=0) as open_:
-        for bit in range(8 * len(content)):
-            byte = content[bit // 8]
-            open_.seek(bit // 8)
-            open_.write(bytes([byte ^ (1 << bit % 8)]))
-            yield bit
-            open_.seek(bit // 8)
-            open_.write(bytes([byte]))
+    for bit in range(8 * len(content)):
+        at = bit // 8
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit % 8]) + content[at + 1 :])
+        yield bit
+    file.write_bytes(content)

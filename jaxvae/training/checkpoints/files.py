@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,6 +208,7 @@ def _read_header(path: Path, file: Any) -> dict[str, Any]:
     return json.loads(header)
 
 
+@cache
 def version_of(package: str) -> str:
     try:
         return version(package)

@@ -6,6 +6,7 @@ torn files and flipped bits is loaded, and every state of whole ones.
 
 import re
 import warnings
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvae import Checkpoints, TrainState, fit
+from jaxvae import Checkpoints, TrainState, fit, sweep, training
+from jaxvae.nn.model_folders import MANIFEST, SUMS, WEIGHTS, checksum, read_folder, write_folder
 from jaxvae.training import (
     CheckpointError,
     CorruptCheckpointError,
@@ -24,14 +26,19 @@ from jaxvae.training import (
     checkpoint_files,
     load_checkpoint,
     newest_checkpoint,
+    read_checkpoint,
+    sweeps,
 )
+from jaxvae.training.callbacks import Run
 from jaxvae.training.checkpoints import store
 from jaxvae.training.checkpoints.resuming import step_of
+from jaxvae.training.checkpoints.sharded import load_sharded
 from tests.crashes import Disk, Record, crash_states, flipped_bits, recorded
 
 SCORES = [np.inf, 3.0, 1.0, 2.0, 2.5, 1.5]  # by step; the best is neither the first nor the last
 START = TrainState(jnp.zeros(()), (), jnp.array(0))
 FAULTS = Path(__file__).parents[3] / "docs/faults.md"
+ALL = (1, 20)
 every = pytest.mark.parametrize(
     "every",
     [
@@ -42,9 +49,30 @@ every = pytest.mark.parametrize(
 )
 
 
-def is_as_told(name: str, number: int, every: int) -> None:
-    """docs/faults.md says how many states there are; versions of JAX write a little more or less."""
-    if every == 1:
+def states(name, record, folder, every):
+    """The marks made and the tree of each, to which the folder is set."""
+    disk, number = Disk(folder), 0
+    for marks, tree in crash_states(record, every):
+        disk.set(tree)
+        number += 1
+        yield marks, tree
+    is_as_told(name, number, every)
+
+
+def flips(name, paths, every):
+    """Each path while a bit of it is flipped."""
+    number = 0
+    for path in paths:
+        for _ in islice(flipped_bits(path), every // 2, None, every):
+            number += 1
+            yield path
+    is_as_told(name, number, every)
+
+
+def is_as_told(name, number, every):
+    """As docs/faults.md says; another version of JAX may write a little more."""
+    print(name, number)
+    if every in ALL:
         (found,) = re.findall(rf"^\| {name} \|.*?([\d,]+) \|$", FAULTS.read_text(), re.M)
         told = int(found.replace(",", ""))
         assert told <= number < 1.1 * told, (name, number)
@@ -64,13 +92,13 @@ def step(state, key, xs):
     return state._replace(model=model, step=state.step + 1), {"loss": model}
 
 
-def train(folder, keep, callbacks=()):
+def train(folder, keep, steps=5):
     """A save at every step."""
     score = lambda state, metrics: SCORES[int(state.step)]
     checkpoints = Checkpoints(folder, keep=keep, score=score, share=np.inf)
     return fit(
-        step, START, jax.random.key(0), jnp.ones((5, 1)), epochs=1, batch_size=1, steps_per_call=1,
-        checkpoints=checkpoints, callbacks=callbacks,
+        step, START, jax.random.key(0), jnp.ones((steps, 1)), epochs=1, batch_size=1,
+        steps_per_call=1, checkpoints=checkpoints,
     )  # fmt: skip
 
 
@@ -86,7 +114,7 @@ class Saved(NamedTuple):
     look_up: object
 
 
-def saved_run(folder, keep, monkeypatch) -> Saved:
+def saved_run(folder, keep, monkeypatch, steps=5) -> Saved:
     """A save at every step; a mark, its step, once it is done."""
     written, kept = {-1: bits((START, {}))}, []
     save, restore = store.Store.save, store.Store.restore
@@ -104,80 +132,187 @@ def saved_run(folder, keep, monkeypatch) -> Saved:
     with monkeypatch.context() as patched, recorded(folder) as record:
         patched.setattr(store.Store, "save", marked)
         patched.setattr(store.Store, "restore", noted)
-        train(folder / "run", keep)
+        train(folder / "run", keep, steps)
 
     def look_up():
         settings, key, source, state, identity = kept
-        with store.Store(settings, key, source) as found:
+        with monkeypatch.context() as patched, store.Store(settings, key, source) as found:
+            patched.setattr(store, "stop_signals", nullcontext)  # a thread a call
             return found.restore(state, identity)
 
     return Saved(record, written, look_up)
 
 
-def check(run, marks, folder):
-    """The last that was saved, or the one under way; and the best of them or a better one."""
+def look_up(run, marks, folder) -> int:
+    """Whose state the run goes on from: the last that was saved, or that under way."""
     last = marks[-1] if marks else -1
     found = run.look_up()
     at = int(found[0].step) if checkpoint_files(folder) else -1
     assert at in (last, last + 1)
     assert bits(found) == run.written[at]
+    return at
+
+
+def check_best(run, marks, folder, at):
+    """It is the best of what was saved, or a better one."""
     if at >= 0:
+        last = marks[-1] if marks else -1
         assert step_of(newest_checkpoint(folder)) == at
         best = best_checkpoint(folder)
         assert SCORES[step_of(best)] <= min(SCORES[: last + 1], default=np.inf)
         assert bits(load_checkpoint(best, START)) == run.written[step_of(best)][:2]
 
 
-def every_state(run, folder, keep, every):
-    """How many there are, each looked at, and some gone on from to the end."""
-    disk, whole, number = Disk(folder), run.written[5], 0
-    for number, (marks, tree) in enumerate(crash_states(run.record, every), 1):
-        disk.set(tree)
-        check(run, marks, folder / "run")
-        if number % 97 == 0:
-            assert bits(train(folder / "run", keep)) == whole
-    return number
+def every_state(name, run, folder, keep, every):
+    """Each is looked at, and some are gone on from to the end."""
+    steps, known = max(run.written), set()
+    for number, (marks, tree) in enumerate(states(name, run.record, folder, every)):
+        at = look_up(run, marks, folder / "run")
+        seen = len(marks), *sorted(item for item in tree.items() if "/." not in item[0])
+        if seen not in known:  # nothing else is read below
+            known.add(seen)
+            check_best(run, marks, folder / "run", at)
+        if number % 397 == 199:
+            assert bits(train(folder / "run", keep, steps)) == run.written[steps]
 
 
 @every
 @pytest.mark.parametrize("keep", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_a_run_is_found_as_it_was_saved(folder, keep, every, monkeypatch):
     run = saved_run(folder, keep, monkeypatch)
-    number = every_state(run, folder, keep, every)
-    is_as_told(f"six saves of a run, `keep={keep}`", number, every)
+    every_state(f"six saves of a run, `keep={keep}`", run, folder, keep, every)
 
 
 @every
 def test_a_bit_of_a_run_that_flips_is_seen(folder, every, monkeypatch):
     """In the newest, and in the best, which is the one before."""
-    run, number = saved_run(folder, 1, monkeypatch), 0
+    run = saved_run(folder, 1, monkeypatch)
     before, newest = checkpoint_files(folder / "run")
     assert best_checkpoint(folder / "run") == before
-    for path in (before, newest):
-        for number, _ in enumerate(islice(flipped_bits(path), every // 2, None, every), number + 1):
-            with pytest.raises(CorruptCheckpointError, match=path.name):
-                load_checkpoint(path, START)
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                found = run.look_up()
-            assert bits(found) == run.written[step_of(before if path == newest else newest)]
-            assert [path.name in str(w.message) for w in said] == [True] * (path == newest)
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                best = best_checkpoint(folder / "run")
-            assert best == before or path.name in str(said[0].message)
-    is_as_told("each bit of two checkpoints", number, every)
+    for path in flips("each bit of two checkpoints", (before, newest), every):
+        with pytest.raises(CorruptCheckpointError, match=path.name):
+            load_checkpoint(path, START)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = run.look_up()
+        assert bits(found) == run.written[step_of(before if path == newest else newest)]
+        assert [path.name in str(w.message) for w in said] == [True] * (path == newest)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            best = best_checkpoint(folder / "run")
+        assert best == before or path.name in str(said[0].message)
 
 
 @every
 def test_a_bit_of_the_only_checkpoint_that_flips_is_an_error(folder, every, monkeypatch):
-    run, number = saved_run(folder, 1, monkeypatch), 0
+    run = saved_run(folder, 1, monkeypatch)
     checkpoint_files(folder / "run")[0].unlink()
-    (path,) = checkpoint_files(folder / "run")
-    for number, _ in enumerate(islice(flipped_bits(path), every // 2, None, every), 1):
+    for path in flips("each bit of the only one", checkpoint_files(folder / "run"), every):
         with (
             pytest.warns(UserWarning, match=f"{path.name} is damaged"),
             pytest.raises(CheckpointError, match="none of 1 checkpoints is whole"),
         ):
             run.look_up()
-    is_as_told("each bit of the only one", number, every)
+
+
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param(400, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)],
+)
+def test_a_sharded_run_is_found_as_it_was_saved(folder, every, monkeypatch):
+    """Orbax writes it, in C++ and in threads: what it flushes by itself is not counted on."""
+    monkeypatch.setattr(store, "is_sharded", lambda state: True)
+    run = saved_run(folder, 1, monkeypatch, steps=2)
+    every_state("three saves of a sharded run", run, folder, 1, every)
+
+
+@every
+def test_a_bit_of_a_sharded_run_that_flips_is_seen(folder, every, monkeypatch):
+    monkeypatch.setattr(store, "is_sharded", lambda state: True)
+    saved_run(folder, 2, monkeypatch, steps=2)
+    newest = checkpoint_files(folder / "run")[-1]
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    for _ in flips("each bit of a sharded one", files, every):
+        with pytest.raises(CorruptCheckpointError, match=newest.name):
+            _ = read_checkpoint(newest / "main.ckpt"), load_sharded(newest / "state", START)
+
+
+def swept(folder):
+    found = sweep(lambda x: 2.0 * x, {"x": jnp.arange(3.0)}, at_once=1, folder=folder / "sweep")
+    return bits(found.results)
+
+
+@every
+def test_a_sweep_is_found_as_it_was_saved(folder, every, monkeypatch):
+    """No chunk that was saved is made again."""
+    save = sweeps.save_checkpoint
+
+    def marked(path, *args, **kwargs):
+        save(path, *args, **kwargs)
+        record.mark(path.name)
+
+    with monkeypatch.context() as patched, recorded(folder) as record:
+        patched.setattr(sweeps, "save_checkpoint", marked)
+        whole = swept(folder)
+    for marks, _ in states("a sweep of three chunks", record, folder, every):
+        assert {path for path in marks if not (folder / "sweep" / path).exists()} == set()
+        assert swept(folder) == whole
+
+
+@every
+def test_a_bit_of_a_sweep_that_flips_is_seen(folder, every):
+    whole = swept(folder)
+    for path in flips("each bit of a chunk", [folder / "sweep/points_000001.ckpt"], every):
+        with pytest.warns(UserWarning, match=f"{path.name} is damaged: .* run again"):
+            assert swept(folder) == whole
+
+
+LOGS = ("log.jsonl", "log.csv", "tracker.logged")
+
+
+def logs(folder, step):
+    """Those of a run that goes on from a step."""
+    seen = []
+    found = [
+        training.json_lines(folder / LOGS[0]),
+        training.csv(folder / LOGS[1]),
+        training.log_to(lambda step, numbers: seen.append(step), name="tracker"),
+    ]
+    for log in found:
+        log.begin(Run(step, 5, 0.0, folder))
+    return found
+
+
+@every
+def test_a_log_is_of_lines_that_were_written(folder, every):
+    """It is not flushed line by line, so lines may be lost; none is another, and no run ends."""
+    with recorded(folder) as record:
+        for log in logs(folder, 0):
+            for step in range(1, 6):
+                state = START._replace(step=jnp.array(step))
+                log(state, {"loss": np.array([1.0 / step])}, step / 5, None)
+    whole = [(folder / name).read_text().splitlines() for name in LOGS]
+    for _ in states("three logs", record, folder, every):
+        with warnings.catch_warnings(record=True):
+            logs(folder, 5)
+        for name, lines in zip(LOGS[:2], whole, strict=False):
+            assert set((folder / name).read_text().splitlines()) <= {*lines, ""}
+
+
+@every
+def test_a_model_s_folder_is_the_old_or_the_new(folder, every):
+    """Or none of that name, between two renames."""
+    old, new = ({MANIFEST: b'{"format": 1, "a": %d}' % n, WEIGHTS: b"%d" % n} for n in (1, 2))
+    for files in (old, new):
+        sums = "".join(f"{checksum(data)}  {name}\n" for name, data in files.items())
+        files[SUMS] = sums.encode()
+    with recorded(folder) as record:
+        for files in (old, new):
+            write_folder(folder / "model", files)
+            record.mark(files)
+    for marks, _ in states("a model over another", record, folder, every):
+        if (folder / "model").exists():
+            found = read_folder(folder / "model")[1]
+            assert found in [files[WEIGHTS] for files in [*(marks or [old])[-1:], new]]
+        else:
+            assert len(marks) < 2
