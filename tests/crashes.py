@@ -244,3 +244,23 @@ def flipped_bits(file: Path) -> Iterator[int]:
         file.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit % 8]) + content[at + 1 :])
         yield bit
     file.write_bytes(content)
+
+
+def told(record: Record) -> Iterator[str]:
+    """What was done, in the words of strace: of calls that succeeded, and no writes."""
+    paths: dict[int, str] = {ROOT: str(record.folder)}
+    for kind, what in record.events:
+        if kind == "flush":
+            yield f"fsync {paths[what]}"
+        elif kind == "look":
+            found = {number: path for path, number in _paths(what.names, ROOT, f"{record.folder}/")}
+            found |= {ROOT: str(record.folder)}
+            for number in {**paths, **found}:
+                was, is_ = paths.get(number), found.get(number)
+                if was and is_ and was != is_:
+                    yield f"rename {was} {is_}"
+                elif was and not is_ and was not in found.values():
+                    yield f"unlink {was}"
+                elif is_ and not was and number not in what.bytes_:
+                    yield f"mkdir {is_}"
+            paths = found

@@ -4,7 +4,11 @@
 torn files and flipped bits is loaded, and every state of whole ones.
 """
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
 from itertools import islice
@@ -316,3 +320,33 @@ def test_a_model_s_folder_is_the_old_or_the_new(folder, every):
             assert found in [files[WEIGHTS] for files in [*(marks or [old])[-1:], new]]
         else:
             assert len(marks) < 2
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.crashes import recorded, told
+from tests.library.training.test_crash_states import train
+with recorded(Path(sys.argv[1])) as record:
+    train(Path(sys.argv[1], "run"), 1, steps=2)
+print(*told(record), sep="\\n")
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_the_kernel_saw_the_calls_that_are_recorded(folder, tmp_path):
+    """In the same order, and no other."""
+    calls = "fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link"
+    strace = ["strace", "-f", "-y", "-qq", "-e", f"trace={calls}", "-o", str(tmp_path / "calls")]
+    done = subprocess.run(
+        [*strace, sys.executable, "-c", PROGRAM, str(folder)],
+        cwd=FAULTS.parents[1], env=os.environ | {"PYTHONPATH": "."}, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    lines = [line for line in (tmp_path / "calls").read_text().splitlines() if str(folder) in line]
+    seen = [line.partition(" ")[2].strip() for line in lines if line.endswith(" = 0")]
+    name = re.compile(r'(\w+)\((?:\d+<(.+?)>|"(.+?)"(?:, "(.+?)")?)')
+    seen = [" ".join(filter(None, match.groups())) for match in map(name.match, seen) if match]
+    assert seen == done.stdout.splitlines()
+    assert len(seen) > 10
