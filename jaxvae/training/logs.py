@@ -80,12 +80,15 @@ class _Tracker(_Log):
         self.marker = None if run.folder is None else run.folder / f"{self.name}.logged"
         if self.marker is None or not self.marker.exists():
             return run.step
-        return max(run.step, int(self.marker.read_text()))
+        text = self.marker.read_text(errors="replace")  # as it is not flushed, it may be cut short
+        return max(run.step, int(text)) if text.isdecimal() else run.step
 
     def add(self, step: int, numbers: Numbers) -> None:
         self.function(step, numbers)
         if self.marker is not None:
-            write_whole(self.marker, [str(step)])
+            part = part_of(self.marker)
+            part.write_text(str(step))
+            part.replace(self.marker)
 
 
 def tensorboard(writer: Any) -> Callback:

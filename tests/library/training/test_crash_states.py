@@ -230,7 +230,10 @@ def test_a_sharded_run_is_found_as_it_was_saved(folder, every, monkeypatch):
     every_state("three saves of a sharded run", run, folder, 1, every)
 
 
-@every
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param(100, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)],
+)
 def test_a_bit_of_a_sharded_run_that_flips_is_seen(folder, every, monkeypatch):
     monkeypatch.setattr(store, "is_sharded", lambda state: True)
     saved_run(folder, 2, monkeypatch, steps=2)
