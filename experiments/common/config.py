@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.common.data import Dataset
+from jaxvae.training.checkpoints import durable
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,9 @@ def make_folder(c: Config) -> Path:
     candidates = [name] if c.name else [name, *(f"{name}-{i}" for i in range(2, 10_000))]
     for candidate in candidates:
         try:
+            durable.make_folder(c.output)
             (c.output / candidate).mkdir(parents=True)
+            durable.flush((c.output / candidate).parent)
             return c.output / candidate
         except FileExistsError:
             if c.output.exists() and not c.output.is_dir():

@@ -15,6 +15,7 @@ from experiments.common.data import Dataset
 from experiments.common.evaluate import inputs, log_marginals, of_each
 from jaxvae.evaluation import Summary, active_units
 from jaxvae.evaluation.summaries import rates_of
+from jaxvae.training.checkpoints.durable import part_of, publish
 
 
 def report(
@@ -156,9 +157,9 @@ def draw(
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Whole, or not at all."""
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    publish(part, path)
 
 
 def print_table(name: str, result: dict[str, Any]) -> None:

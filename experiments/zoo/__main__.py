@@ -25,6 +25,7 @@ from experiments.zoo.data import MissingError
 from experiments.zoo.page import write_page
 from experiments.zoo.rules import PART_OF
 from experiments.zoo.run import result
+from jaxvae.training.checkpoints.durable import publish
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(rows: Sequence[Row], data: Path, folder: Path) -> int:
             np.save(path.with_suffix(".npy"), images.astype(np.float16))
         part = path.with_suffix(".part")
         part.write_text(json.dumps(told, indent=1) + "\n")
-        part.replace(path)
+        publish(part, path)
         first = {k: round(v, 3) for k, v in told["seeds"][0].items() if isinstance(v, float)}
         print(f"{number}/{len(rows)} {row.path}: {first}, {told['seconds']:.0f} s", flush=True)
         jax.clear_caches()  # no other row runs the same programs

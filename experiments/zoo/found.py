@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxvae as jv
 from experiments.common.data import load
-from experiments.common.evaluate import generated
+from experiments.common.evaluate import each, generated
 from experiments.common.methods import Parts, Row
 from experiments.zoo.data import Data
 from jaxvae import evaluation
@@ -19,6 +19,7 @@ from jaxvae.protocols import mean_of
 
 BASES = PLAIN, GAPPY = "prior/standard-normal", "structure/mixed-tables"
 GROUPS = ("after", "disentanglement", "weighting")
+ABOVE = ("bound/tvo-upper", "bound/cubo", "bound/eubo")  # which no model should climb
 STEPS = 1000  # of a prior that is fitted to the codes
 DRAWS = 300  # of a model, beside the test images
 Numbers = dict[str, float]
@@ -28,7 +29,7 @@ def base_of(row: Row) -> str | None:
     """The row that trains what this one is evaluated on; None if it trains its own."""
     if row.path.startswith("structure/missing-data"):
         return GAPPY
-    return PLAIN if row.group in GROUPS else None
+    return PLAIN if row.group in GROUPS or row.path in ABOVE else None
 
 
 def evaluated(row: Row, model: Any, key: jax.Array, data: Data) -> Numbers:
@@ -146,6 +147,36 @@ def temperature(row: Row, made: Any, model: Any, key: jax.Array, data: Data) -> 
     return quality(row, evaluation.sample_frechet_distance, model._replace(prior=made), key, data)
 
 
+def above(row: Row, made: Any, model: Any, key: jax.Array, data: Data) -> Numbers:
+    """An upper bound of log p(x), beside its estimate from below by as many samples.
+
+    The draws of p(z|x) that the EUBO asks for are samples of q, drawn again by their weights.
+    """
+    xs, count = seen(jax.random.clone(key), data), data.samples
+
+    def resampled(key: jax.Array, x: jax.Array) -> Any:
+        def weighed(key: jax.Array) -> Any:
+            z, log_q = jv.sample_and_log_prob(q, key)
+            return z, model.decode(z).log_prob(x) + model.prior.log_prob(z) - log_q
+
+        q = model.encode(x)
+        choice_key, *keys = jax.random.split(key, count + 1)
+        zs, log_w = jax.vmap(weighed)(jnp.stack(keys))
+        return zs[jax.random.categorical(choice_key, log_w)]
+
+    @jax.jit
+    def one(key: jax.Array, x: jax.Array) -> Any:
+        key, below_key, z_key = jax.random.split(key, 3)
+        below = jv.log_marginal(model, below_key, x, num_samples=count).value
+        if row.name == "eubo":
+            z = resampled(z_key, x)
+            return jv.eubo(model, key, x, sample_posterior=lambda key: z)[0], below
+        return made(model, key, x, num_samples=count)[0], below
+
+    upper, below = each(one, key, xs)
+    return {"upper bound": float(jnp.mean(upper)), "from below": float(jnp.mean(below))}
+
+
 def walk(row: Row, made: Any, model: Any, key: jax.Array, data: Data) -> Numbers:
     """Between two test images: how far the middle is from 0, beside the ends, and its ink."""
     z = evaluation.encode_all(model, seen(key, data)[:200])
@@ -196,4 +227,5 @@ OF: dict[str, Any] = {
     "after/interpolation-spherical": walk,
     "after/traversal-of-a-latent": traversal,
     "structure": imputed,
+    "bound": above,
 }

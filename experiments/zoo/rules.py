@@ -93,6 +93,8 @@ ROW_DATA = {
 }
 DEEP = "structure/deep-hierarchy-residual-cells"
 PART_OF = {  # rows of which another is made, and so run with it
+    "gradient/score-function-learned-baseline": "experiments.codes.categorical",  # where it learns
+    "gradient/relax": "experiments.codes.categorical",
     "likelihood/densities-of-stored-integers": "likelihood/gaussian-sigma-a-pixel",
     "network/residual-cell": DEEP,
     "network/cells-or-blocks-alike-in-a-loop": DEEP,
@@ -401,39 +403,3 @@ def deep(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
 def kl(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
     parts = Parts(rngs, **data.sizes)
     return Fit(parts.model, partial(jv.elbo, kl=parts(row)))
-
-
-@rule("bound/tvo-upper", "bound/cubo")
-def upper(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
-    """From above: the encoder makes it least, of a model that the ELBO trains."""
-    parts = Parts(rngs, **data.sizes)
-    return Fit(parts.model, partial(from_both_sides, parts(row)))
-
-
-def from_both_sides(above: Any, model: Any, key: Any, x: Any) -> Any:
-    """The ELBO moves p, and the upper bound q; the value is the upper bound's."""
-    held = jv.VAE(model.encode, *jax.lax.stop_gradient(model[1:]))
-    still = jv.VAE(jax.lax.stop_gradient(model.encode), *model[1:])
-    upper, log_w = above(held, key, x)
-    below, _ = jv.elbo(still, jax.random.clone(key), x)
-    return upper + (below - jax.lax.stop_gradient(below)) - 2 * (
-        upper - jax.lax.stop_gradient(upper)
-    ), log_w  # fmt: skip
-
-
-@rule("bound/eubo")
-def eubo(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
-    """Of a linear model, whose posterior is known: it takes draws from it."""
-    d, k = int(np.prod(data.sizes["shape"])), data.sizes["d"]
-    weight = 0.1 * jax.random.normal(rngs(), (d, k))
-    model = models.ppca.PPCA(weight, jnp.full(d, 0.5), jnp.array(0.2))
-
-    def bound(params: Any, key: Any, x: Any) -> Any:
-        vae, flat = models.ppca.as_vae(params), x.reshape(-1)
-        below, terms = jv.elbo(vae, key, flat)
-        above, _ = jv.eubo(vae, jax.random.clone(key), flat,
-                           sample_posterior=vae.encode(flat).sample)  # fmt: skip
-        return below + jax.lax.stop_gradient(above - below), terms
-
-    return Fit(model, bound, scored=lambda model, xs: (
-        models.ppca.as_vae(model), xs.reshape(len(xs), -1), None))  # fmt: skip

@@ -15,6 +15,7 @@ from jaxvae.evaluation.one_row import scored
 from jaxvae.evaluation.rows import event_like, model_at
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
+from jaxvae.training.checkpoints.durable import part_of, publish
 
 
 @checked
@@ -91,9 +92,9 @@ def export_model(
             "export_model: the networks' shapes depend on the number of rows, expected batch=, "
             f"such as 32: {str(error).splitlines()[0]}"
         ) from None
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     part.write_bytes(data)
-    part.replace(path)
+    publish(part, path)
     return path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.nn.data_files import DataRefusedError, needed, write_rows, written_columns
+from jaxvae.training.checkpoints.durable import publish
 
 TABLES = (".csv", ".parquet", ".npz", ".npy")
 
@@ -42,9 +43,7 @@ def written(path: Path, write: Callable[[Path], object], **told: Any) -> None:
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         write(part)
-        if path.is_dir():
-            path.rmdir()
-        part.replace(path)
+        publish(part, path)
     finally:
         if part.is_dir():
             shutil.rmtree(part)

@@ -5,7 +5,6 @@ The folder is written beside its place and renamed, so that a reader finds a who
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 from jaxvae.checks import Tree, a_class_of
 from jaxvae.pytrees import is_key
 from jaxvae.training import CheckpointError, CorruptCheckpointError
+from jaxvae.training.checkpoints.durable import make_folder, publish
 from jaxvae.training.checkpoints.files import version_of
 
 FORMAT = 1
@@ -129,21 +129,12 @@ def refuse_other(folder: Path) -> None:
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     part = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
         for name, data in files.items():
-            with (part / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            (part / name).write_bytes(data)
         part.chmod(0o755)
-        if folder.exists():
-            old = part.with_suffix(".old")
-            folder.rename(old)
-            part.rename(folder)
-            shutil.rmtree(old)
-        else:
-            part.rename(folder)
+        publish(part, folder)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error.strerror}") from None
     finally:

@@ -1,9 +1,11 @@
 """Metrics of a run in files and trackers: every step once, whatever ends the run and resumes it."""
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from csv import DictReader, DictWriter
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,7 @@ from jax import Array
 
 from jaxvae.checks import checked
 from jaxvae.training.callbacks import Callback, Run
+from jaxvae.training.checkpoints.durable import make_folder, part_of, publish
 from jaxvae.training.showing import means_of
 from jaxvae.training.steps import Metrics, TrainState
 
@@ -77,12 +80,15 @@ class _Tracker(_Log):
         self.marker = None if run.folder is None else run.folder / f"{self.name}.logged"
         if self.marker is None or not self.marker.exists():
             return run.step
-        return max(run.step, int(self.marker.read_text()))
+        text = self.marker.read_text(errors="replace")  # as it is not flushed, it may be cut short
+        return max(run.step, int(text)) if text.isdecimal() else run.step
 
     def add(self, step: int, numbers: Numbers) -> None:
         self.function(step, numbers)
         if self.marker is not None:
-            write_whole(self.marker, [str(step)])
+            part = part_of(self.marker)
+            part.write_text(str(step))
+            part.replace(self.marker)
 
 
 def tensorboard(writer: Any) -> Callback:
@@ -134,11 +140,12 @@ class _JsonLines(_Log):
         self.path = path
 
     def start(self, run: Run) -> int:
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n")]  # else it was cut off
-        kept = [line for line in kept if json.loads(line)["step"] <= run.step]
-        write_whole(self.path, kept)
-        return json.loads(kept[-1])["step"] if kept else 0
+        def by_step(line: str) -> int:
+            return int(json.loads(line)["step"])
+
+        kept = _up_to(run.step, self.path, by_step, whole_lines(self.path))
+        write_whole(self.path, [line for _, line in kept])
+        return kept[-1][0] if kept else 0
 
     def add(self, step: int, numbers: Numbers) -> None:
         with self.path.open("a") as file:
@@ -159,23 +166,21 @@ class _Csv(_Log):
         self.path = path
 
     def start(self, run: Run) -> int:
-        rows: list[dict[str, Any]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                whole = [line for line in file if line.endswith("\n")]  # else it was cut off
-            rows = [row for row in DictReader(whole) if int(row["step"]) <= run.step]
-        self.columns = list(rows[0]) if rows else []
-        self._write_all(rows)
-        return int(rows[-1]["step"]) if rows else 0
+        def by_step(row: dict[str, Any]) -> int:
+            _ = [float(cell) for cell in row.values() if cell != ""]
+            return int(row["step"])
+
+        kept = _up_to(run.step, self.path, by_step, DictReader(whole_lines(self.path)))
+        self.columns = list(kept[0][1]) if kept else []
+        self._write_all(row for _, row in kept)
+        return kept[-1][0] if kept else 0
 
     def _write_all(self, rows: Iterable[dict[str, Any]]) -> None:
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", newline="") as file:
-            writer = DictWriter(file, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(self.path)
+        file = StringIO()
+        writer = DictWriter(file, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, [file.getvalue()])
 
     def add(self, step: int, numbers: Numbers) -> None:
         row = {"step": step, **numbers}
@@ -188,9 +193,33 @@ class _Csv(_Log):
             DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Of a file that a kill may have cut off in the last, or that is not there yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", errors="replace") as file:
+        return [line for line in file if line.endswith("\n")]
+
+
+def _up_to(last: int, path: Path, step: Callable[[Any], int], lines: Iterable[Any]) -> list[Any]:
+    """Step and line of those that a run has made; a power cut may have left zeros in others."""
+    kept, damaged = [], 0
+    for line in lines:
+        try:
+            kept.append((step(line), line))
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        warnings.warn(
+            f"{path} is damaged: lines of it, {damaged} in number, can't be read and are left out",
+            stacklevel=2,
+        )
+    return [(at, line) for at, line in kept if at <= last]
+
+
 def write_whole(path: Path, lines: Iterable[str]) -> None:
     """Whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(lines))
-    part.replace(path)
+    make_folder(path.parent)
+    part = part_of(path)
+    part.write_text("".join(lines), newline="")
+    publish(part, path)

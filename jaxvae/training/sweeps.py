@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxvae.checks import Count, Tree, checked
 from jaxvae.pytrees import shown
+from jaxvae.training.checkpoints.durable import make_folder
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -183,7 +184,7 @@ def _kept(
 ) -> Callable[..., Any]:
     """`call(chunk, fixed)` of a chunk and its first point, read from the folder or saved there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error.strerror}") from None
     point = jax.eval_shape(lambda: {name: v[0] for name, v in points.items()})

@@ -2,7 +2,6 @@
 
 import json
 import re
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,11 +24,9 @@ from experiments.zoo.rules import (
     SETTINGS,
     Fit,
     data_of,
-    from_both_sides,
     rule_of,
 )
 from experiments.zoo.run import Trained, known, measured, trained
-from jaxvae.pytrees.libraries import functional
 
 NOWHERE = Path("nowhere")
 
@@ -216,25 +213,6 @@ def test_a_density_is_told_as_the_probability_of_what_is_stored():
     np.testing.assert_allclose(stored["nll"] - plain["nll"], 3 * np.log(256.0), rtol=1e-4)
     assert 0 <= plain["active"] <= plain["latents"] == 2
     assert known("nll", lambda _: jnp.zeros(2).dot(jnp.zeros(3)), 0.0).keys() == {"no nll"}
-
-
-@pytest.mark.thorough
-def test_a_bound_from_above_moves_the_encoder_down_and_the_rest_by_the_elbo():
-    model = Parts(nnx.Rngs(0), d=2, shape=(3,), examples=jnp.ones((3, 3))).model
-    model = jv.VAE(*map(functional, model))
-    key, x, above = jax.random.key(0), jnp.ones(3), partial(jv.cubo, num_samples=2, power=2.0)
-
-    def gradient(objective):
-        of = jax.value_and_grad(objective, has_aux=True)
-        return of(model, jax.random.clone(key), x)
-
-    (value, _), both = gradient(partial(from_both_sides, above))
-    (upper, _), of_upper = gradient(above)
-    _, of_elbo = gradient(jv.elbo)
-    np.testing.assert_allclose(value, upper, rtol=1e-5)
-    for mine, other, sign in (both.encode, of_upper.encode, -1), (both.decode, of_elbo.decode, 1):
-        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(a, sign * b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_schedule_is_as_long_as_the_run():

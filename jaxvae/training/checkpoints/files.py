@@ -5,16 +5,15 @@
     the header              JSON: versions, info, and path, dtype, shape and CRC-32 of every leaf
     the leaves' bytes       one after another
 
-It is written beside its place, flushed to the disk and renamed, so that a reader finds the old file
-or the new one. CRC-32 sees every changed run of up to 32 bits.
+A reader finds the old file or the new one. CRC-32 sees every changed run of up to 32 bits.
 """
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import numpy as np
 
 from jaxvae.checks import Tree, a_class_of
 from jaxvae.pytrees import is_key, paths, shown
+from jaxvae.training.checkpoints.durable import part_of, publish
 
 MAGIC = b"jaxvae checkpoint 1\n"
 LENGTH = struct.Struct(">QI")
@@ -77,19 +77,16 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
             ],
         }
     ).encode()
-    temporary = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
-        with temporary.open("wb") as file:
+        with part.open("wb") as file:
             file.write(MAGIC + LENGTH.pack(len(header), zlib.crc32(header)) + header)
             for *_, data in leaves:
                 file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
+        publish(part, path)
     except OSError as error:
         with suppress(OSError):  # of a folder that is gone, or a broken disk
-            temporary.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
         raise CheckpointError(f"{path} can't be written: {error.strerror}") from None
 
 
@@ -212,15 +209,6 @@ def _read_header(path: Path, file: Any) -> dict[str, Any]:
     return json.loads(header)
 
 
+@cache
 def version_of(package: str) -> str:
     return import_module(package).__version__
-
-
-def _flush_folder(folder: Path) -> None:
-    """So that the rename outlives a power cut; Windows has no such call."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,5 +1,6 @@
 """What a run keeps in its folder: the settings of that, and how its checkpoints are found."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,14 +54,17 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """The last checkpoint of a run's folder that can be read; CheckpointError where none can be."""
+    """The last checkpoint of a run's folder that can be read; CheckpointError where none can be.
+
+    One that can't be is named in a warning. What is in the arrays `load_checkpoint` verifies.
+    """
     return max(_some(folder), key=step_of)
 
 
 def best_checkpoint(folder: str | Path) -> Path:
     """The checkpoint of the lowest score in a run's folder; CheckpointError where none can be read.
 
-    `load_checkpoint` reads it.
+    `load_checkpoint` reads it. One that can't be read is named in a warning: its score is lost.
     """
     found = _some(folder)
     return min(found, key=lambda path: found[path]["score"])
@@ -118,6 +122,11 @@ def infos(folder: str | Path) -> dict[Path, dict[str, Any]]:
 
 
 def _some(folder: str | Path) -> dict[Path, dict[str, Any]]:
-    if not (found := infos(folder)):
-        raise CheckpointError(f"{folder} holds no checkpoint")
+    files, found = checkpoint_files(folder), infos(folder)
+    for path in files:
+        if path not in found:
+            warnings.warn(f"{path} is damaged; looking at the others", stacklevel=3)
+    if not found:
+        which = f", as none of {len(files)} is whole" if files else ""
+        raise CheckpointError(f"{folder} holds no checkpoint{which}")
     return found

@@ -1,7 +1,6 @@
 """A run that can be killed at any moment: when it saves, what it keeps, and where it goes on."""
 
 import json
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 
 from jaxvae.checks import Tree, check_fields
 from jaxvae.pytrees import paths
+from jaxvae.training.checkpoints.durable import discard, make_folder, part_of, publish
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -62,10 +62,10 @@ class Store:
         self.refused: CheckpointError | None = None
         if self.leads:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder)
                 self.stack.enter_context(lock.acquire(timeout=0))
                 for rest in self.folder.glob(".*.part"):
-                    rest.unlink()
+                    discard(rest)
             except Timeout:
                 self.refused = CheckpointError(
                     f"{self.folder} is being written by another run; wait for its end, or choose "
@@ -163,11 +163,17 @@ class Store:
             info["places"] = texts_of_every_process(place)
         try:
             if is_sharded(state):
-                save_sharded(path / "state", state)
-            else:
-                tree["state"] = state
-            if self.leads:
-                save_checkpoint(path / MAIN if is_sharded(state) else path, tree, info=info)
+                part = part_of(path)
+                save_sharded(part / "state", state)
+                if self.leads:
+                    save_checkpoint(part / MAIN, tree, info=info)
+                    publish(part, path)
+            elif self.leads:
+                save_checkpoint(path, tree | {"state": state}, info=info)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} can't be written: {error.strerror}; {self._what_is_left()}"
+            ) from None
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {self._what_is_left()}") from None
         if self.leads:
@@ -175,10 +181,7 @@ class Store:
             newest = sorted(self.scores)[-self.settings.keep :]
             best = min(self.scores, key=lambda p: self.scores[p])
             for old in set(self.scores) - {*newest, best}:
-                if old.is_dir():
-                    shutil.rmtree(old)
-                else:
-                    old.unlink(missing_ok=True)
+                discard(old)
                 del self.scores[old]
         return path
 
