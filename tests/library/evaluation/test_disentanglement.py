@@ -254,7 +254,7 @@ def test_other_bad_arguments_are_named(monkeypatch):
     with pytest.raises(TypeError, match="codes is traced"):
         jax.jit(lambda z: mig(z, V))(V)
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
-    with pytest.raises(ImportError, match=r'^dci: .*pip install "jaxvae\[experiments\]"$'):
+    with pytest.raises(ImportError, match=r'^dci: .*pip install "jaxvae\[disentanglement\]"$'):
         dci(KEY, V, V)
 
 
