@@ -94,7 +94,7 @@ def overconfident() -> Told:
 
 
 def from_the_prior() -> Told:
-    """draws of the prior as samples, in ten dimensions"""
+    """the prior as proposal, in a model of ten latents and ten pixels"""
     x = jnp.ones(10)
     model = jaxvae.VAE(
         encode=Partial(lambda x: jaxvae.StandardNormal((10,))),
@@ -132,7 +132,7 @@ def of_its_own(params: ppca.PPCA) -> float:
 
 
 def means_of_both() -> Told:
-    """the KL meaned over 8 latents and the reconstruction over 64 pixels: beta is 8"""
+    """the KL averaged over 8 latents and the reconstruction over 64 pixels: beta is 8"""
     params, _, _ = optimum(64 / LATENT)
     used = params.weight.shape[1]
     return Told(of_its_own(params), linear()[2], f"nats, log p(x); {used} of {LATENT} latents used")
@@ -246,7 +246,7 @@ def elbos(model: Any, test: jax.Array, *, as_trained: bool = False) -> jax.Array
 
 
 def chosen_by_the_test_set() -> Told:
-    """the best epoch's bound, chosen by the images that it is told of"""
+    """the best epoch's bound, chosen by the images it is reported on"""
     _, test, found = trained()
     keys = jax.random.split(jax.random.key(2), SPLITS)
     orders = jax.vmap(lambda key: jax.random.permutation(key, len(test)))(keys)
@@ -282,7 +282,7 @@ MISTAKES: tuple[Callable[[], Told], ...] = (
 
 
 def main() -> None:
-    print("| the mistake | reported | true | of |\n|---|---|---|---|")
+    print("| the mistake | reported | true | quantity |\n|---|---|---|---|")
     for mistake in MISTAKES:
         told = mistake()
         numbers = f"{told.reported:.4g} | {told.true:.4g}"

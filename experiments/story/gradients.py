@@ -130,7 +130,7 @@ def draw(numbers: dict[str, Any]) -> Any:
         ylabel="variance of one draw, nats² per sd²",
     )
     right.set(
-        title="More latents: it grows as k², or faster",
+        title="More latents: with a baseline nearly as k²",
         xscale="log",
         xlabel="latents k (sd of q: 1)",
         xticks=latents,
