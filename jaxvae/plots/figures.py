@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from jaxvae.checks import Count, Floats, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import decode_all
-from jaxvae.plots.style import BLUE, GREY, RED, figure, styled
+from jaxvae.plots.style import BLUE, GREY, RED, figure, matplotlib, styled
 from jaxvae.protocols import Model
 
 SPLITS = {"train": (BLUE, "-"), "validation": (RED, "--")}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 
 from jaxvae.checks import Count, Key, Positive, Tree, checked
@@ -23,7 +22,7 @@ from jaxvae.plots.figures import (
     panels_of,
     traversals,
 )
-from jaxvae.plots.style import LINES
+from jaxvae.plots.style import LINES, matplotlib
 from jaxvae.protocols import MissingMethodError, Model, event_shape
 
 SHOWN = 40  # rows beside their reconstructions

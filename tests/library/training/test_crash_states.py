@@ -264,7 +264,7 @@ def test_a_sweep_is_found_as_it_was_saved(folder, every, monkeypatch):
 def test_a_bit_of_a_sweep_that_flips_is_seen(folder, every):
     whole = swept(folder)
     for path in flips("each bit of a chunk", [folder / "sweep/points_000001.ckpt"], every):
-        with pytest.warns(UserWarning, match=f"{path.name} is damaged: .* run again"):
+        with pytest.warns(UserWarning, match=f"{path.name} is damaged.* run again"):
             assert swept(folder) == whole
 
 
@@ -294,7 +294,8 @@ def test_a_log_is_of_lines_that_were_written(folder, every):
                 log(state, {"loss": np.array([1.0 / step])}, step / 30, jax.random.key(0))
     whole = [(folder / name).read_text().splitlines() for name in LOGS]
     for _ in states("three logs", record, folder, every):
-        with warnings.catch_warnings(record=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             logs(folder, 30)
         for name, lines in zip(LOGS[:2], whole, strict=False):
             assert set((folder / name).read_text().splitlines()) <= {*lines, ""}
