@@ -132,7 +132,8 @@ def draw(
     full: float,
 ) -> None:
     """The pictures, a PNG each, and report.html, which has them all."""
-    from jaxvae import plots  # matplotlib takes a second, and the table none of it
+    from experiments.common.plotting import save  # matplotlib takes a second, the table none of it
+    from jaxvae import plots
 
     order_key, key = jax.random.split(key)
     order = np.asarray(jax.random.permutation(order_key, len(xs)))  # files are often sorted
@@ -141,9 +142,9 @@ def draw(
     names = {name for line in lines for name in line}
     metrics = {name: [line.get(name, np.nan) for line in lines] for name in names}
     for name, picture in drawn.items():
-        picture.savefig(folder / f"{name}.png", dpi=110)
+        save(picture, folder / f"{name}.png")
     curves = plots.learning_curves(metrics, xlabel="epoch")
-    curves.savefig(folder / "learning_curves.png", dpi=110)
+    save(curves, folder / "learning_curves.png")
     plots.write_report(
         folder / "report.html",
         found,

@@ -41,8 +41,8 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.common.comparison import compare
 from experiments.common.evaluate import each
-from experiments.common.plotting import forecast_bands, image_rows
-from experiments.datasets.pendulum import SIDE, across, pendulums
+from experiments.common.forecasts import draw_futures, forecast_nlls
+from experiments.datasets.pendulum import SIDE, pendulums
 from jaxvae import bounds, distributions, models, nn, regularizers
 
 SHAPE = (SIDE, SIDE, 1)  # of a frame
@@ -62,7 +62,6 @@ BATCH = 50  # films a step
 EPOCHS = 40
 WARM_UP = 5  # epochs in which beta rises to 1
 SAMPLES = 50  # of the bound, and of the likelihood of a forecast
-DRAWS = 200  # futures of the film in the pictures
 SEEDS = 3  # runs of each model, from keys 0, 1, 2
 FOLDER = Path("runs/world_model")
 
@@ -181,7 +180,9 @@ def main() -> None:
 
     def measure(key: jax.Array, model: Any) -> dict[str, Any]:
         bound_key, forecast_key = jax.random.split(key)
-        ahead = forecast_nlls(model, forecast_key, test).mean(axis=0)
+        ahead = forecast_nlls(
+            forecast, model, forecast_key, test, seen=SEEN, num_samples=SAMPLES
+        ).mean(axis=0)
         return {
             "nats a frame": jnp.mean(nats(model, bound_key, test[:, :LENGTH])),
             **{f"nats {h} ahead": ahead[h - 1] for h in HORIZONS},
@@ -189,18 +190,7 @@ def main() -> None:
 
     runs = {name: partial(run, *method, xs) for name, method in METHODS.items()}
     trained = compare("world_model", runs, measure, seeds=SEEDS)
-    draw_futures(trained.firsts, test[0])
-
-
-def draw_futures(trained: dict[str, Any], x: jax.Array) -> None:
-    """What each model takes for possible after the frames seen of one film."""
-    films, bands = {"truth": film(x, x[SEEN:])}, {}
-    for name, model in trained.items():
-        means, frames = futures(model, jax.random.key(0), x)
-        films[name] = film(x, means.mean(axis=0))
-        bands[name] = across(x), across(frames)
-    image_rows(FOLDER / "forecasts.png", films)
-    forecast_bands(FOLDER / "bands.png", bands, seen=SEEN, rows=2, shown="the bob, left to right")
+    draw_futures(FOLDER, forecast, trained.firsts, test[0], seen=SEEN, rows=2)
 
 
 @jax.jit
@@ -215,38 +205,6 @@ def forecast(model: Any, key: jax.Array, x: jax.Array) -> Any:
     now_key, key = jax.random.split(key)
     now = model.encode(x[:SEEN]).sample(now_key)
     return model.decode(model.prior.after(now, SEEN, max(HORIZONS)).sample(key))
-
-
-@jax.jit
-def futures(model: Any, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Forecasts drawn over and over: the means of p(frames | z), and frames drawn from it."""
-
-    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        state_key, frame_key = jax.random.split(key)
-        ahead = forecast(model, state_key, x)
-        return ahead.mean(), ahead.sample(frame_key)
-
-    return jax.vmap(one)(jax.random.split(key, DRAWS))
-
-
-@jax.jit
-def forecast_nlls(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
-    """-log p(x_t | frames seen), nats, of each frame to come on its own: shape [n, steps]."""
-
-    def one(key: jax.Array, x: jax.Array) -> jax.Array:
-        def log_p(key: jax.Array) -> jax.Array:
-            frames = forecast(model, key, x).parts
-            return jax.vmap(lambda d, frame: d.log_prob(frame))(frames, x[SEEN:])
-
-        keys = jax.random.split(key, SAMPLES)
-        return -jax.vmap(jaxvae.bounds.log_mean_exp, 1)(jax.vmap(log_p)(keys))
-
-    return each(one, key, xs)
-
-
-def film(x: jax.Array, later: jax.Array) -> jax.Array:
-    """The frames seen, a grey one, and those after them."""
-    return jnp.concatenate([x[:SEEN], jnp.full((1, *SHAPE), 0.5), later])
 
 
 if __name__ == "__main__":

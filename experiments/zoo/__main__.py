@@ -23,8 +23,8 @@ import tyro
 from experiments.common.methods import ROWS, Row, Unsuited, find
 from experiments.zoo.data import MissingError
 from experiments.zoo.page import write_page
-from experiments.zoo.rules import PART_OF
 from experiments.zoo.run import result
+from experiments.zoo.tables import PART_OF
 from jaxvae.training.checkpoints.durable import publish
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.common.methods import DOCS, ROWS, Row
 from experiments.common.plotting import colour_rows, image_rows
 from experiments.zoo.data import DATA
-from experiments.zoo.rules import PART_OF
+from experiments.zoo.tables import PART_OF
 
 TITLES = {
     "prior": "Priors",

@@ -16,7 +16,8 @@ from experiments.common.evaluate import each, generated
 from experiments.common.methods import ROWS, Row
 from experiments.zoo.data import Data, read
 from experiments.zoo.found import BASES, base_of, evaluated, seen
-from experiments.zoo.rules import Fit, data_of, rule_of
+from experiments.zoo.rules import Fit, rule_of
+from experiments.zoo.tables import data_of
 from jaxvae import evaluation, models
 
 SEEDS = 3  # runs of each row, from keys 0, 1, 2; keys 1000, 1001, 1002 measure them

@@ -18,15 +18,9 @@ from experiments.datasets import cells, photographs, vowels
 from experiments.zoo import __main__ as zoo
 from experiments.zoo import data, page
 from experiments.zoo.found import base_of
-from experiments.zoo.rules import (
-    PART_OF,
-    ROW_DATA,
-    SETTINGS,
-    Fit,
-    data_of,
-    rule_of,
-)
+from experiments.zoo.rules import Fit, rule_of
 from experiments.zoo.run import Trained, known, measured, trained
+from experiments.zoo.tables import PART_OF, ROW_DATA, SETTINGS, data_of
 
 NOWHERE = Path("nowhere")
 
