@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count, islice, pairwise, product
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 ROOT, SECTOR, MANY = 0, 512, 128
@@ -33,10 +34,17 @@ class Record:
     def __init__(self, folder: Path):
         self.folder, self.numbers, self.count = folder, {}, count(1)
         self.events: list[tuple[str, Any]] = []
+        self.lock = Lock()  # Orbax has threads of its own
         self.look()
 
     def look(self) -> None:
         """What is new since the last, whoever has written it; a number is of one file for ever."""
+        with self.lock:
+            while not self._looked():
+                pass
+
+    def _looked(self) -> bool:
+        """False if a name was gone before it was read, as another program or thread may do."""
         names, contents, seen = {}, {}, {}
 
         def visit(folder: Path, number: int) -> None:
@@ -49,9 +57,15 @@ class Record:
                 else:
                     contents[mine] = Path(entry.path).read_bytes()
 
-        visit(self.folder, ROOT)
+        try:
+            visit(self.folder, ROOT)
+        except FileNotFoundError:
+            if self.folder.exists():
+                return False
+            raise
         self.numbers = seen
         self.events.append(("look", Look(names, contents)))
+        return True
 
     def flushed(self, descriptor: int) -> None:
         inode = os.fstat(descriptor).st_ino

@@ -131,7 +131,7 @@ def draw(
     lines: list[dict[str, float]],
     full: float,
 ) -> None:
-    """The pictures, a PNG each, and report.html, which has them all."""
+    """The pictures, five of them a PNG, and report.html, which has them all."""
     from experiments.common.plotting import save  # matplotlib takes a second, the table none of it
     from jaxvae import plots
 
@@ -141,8 +141,8 @@ def draw(
     drawn = plots.pictures(model, key, xs[order], labels=labels, rates=found.rates, full=full)
     names = {name for line in lines for name in line}
     metrics = {name: [line.get(name, np.nan) for line in lines] for name in names}
-    for name, picture in drawn.items():
-        save(picture, folder / f"{name}.png")
+    for name in drawn.keys() - {"latent_rates"}:  # which stand beside the traversals
+        save(drawn[name], folder / f"{name}.png")
     curves = plots.learning_curves(metrics, xlabel="epoch")
     save(curves, folder / "learning_curves.png")
     plots.write_report(

@@ -45,7 +45,6 @@ def run(tmp_path, data_dir, capsys):
 
 
 PICTURES = {"learning_curves", "reconstructions", "samples", "latent_map", "traversals"}
-PICTURES |= {"latent_rates"}
 
 
 @pytest.fixture

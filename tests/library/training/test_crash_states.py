@@ -11,10 +11,12 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +40,7 @@ from jaxvae.training.callbacks import Run
 from jaxvae.training.checkpoints import store
 from jaxvae.training.checkpoints.resuming import step_of
 from jaxvae.training.checkpoints.sharded import load_sharded
-from tests.crashes import Disk, Record, crash_states, flipped_bits, recorded
+from tests.crashes import ROOT, Disk, Record, crash_states, flipped_bits, recorded
 
 SCORES = [np.inf, 3.0, 1.0, 2.0, 2.5, 1.5]  # by step; the best is neither the first nor the last
 START = TrainState(jnp.zeros(()), (), jnp.array(0))
@@ -348,3 +350,24 @@ def test_the_kernel_saw_the_calls_that_are_recorded(folder, tmp_path):
     seen = [" ".join(filter(None, match.groups())) for match in map(name.match, seen) if match]
     assert seen == done.stdout.splitlines()
     assert len(seen) > 10
+
+
+def test_names_that_go_while_one_looks_are_looked_at_again(folder):
+    """As threads of Orbax take them; one number to a file, however many look at once."""
+    there, over = folder / "there", Event()
+    there.write_bytes(b"there")
+
+    def come_and_go():
+        while not over.is_set():
+            (folder / "lock").write_bytes(b"lock")
+            (folder / "lock").unlink()
+
+    record = Record(folder)
+    with ThreadPoolExecutor(3) as pool:
+        coming = pool.submit(come_and_go)
+        looking = [pool.submit(lambda: [record.look() for _ in range(300)]) for _ in range(2)]
+        errors = [done.exception() for done in looking]
+        over.set()
+        assert [coming.exception(), *errors] == [None, None, None]
+    looks = [what for _, what in record.events]
+    assert len({look.names[ROOT, "there"] for look in looks}) == 1
