@@ -66,7 +66,7 @@ def colour_rows(path: Path, rows: dict[str, Any]) -> None:
         ax.spines[:].set_visible(False)
         ax.grid(visible=False)
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
-    save(picture, path)
+    save(picture, path, bbox_inches="tight", pad_inches=0.05)
 
 
 def gaussian_contour(loc: Any, scale_tril: Any, radius: float) -> np.ndarray:
