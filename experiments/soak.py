@@ -143,15 +143,20 @@ class Run:
         self.ends(code)
 
 
-def sigkill(run: Run, saving: bool) -> str:
-    """Of half of those between saves, in the start: a process is all it takes to have one."""
-    if saving or run.chance.random() < 0.5:
-        run.goes_on()
-        until(lambda: saving == unfinished(run), "it never saves")
-    else:
-        time.sleep(run.chance.uniform(0.0, 0.5))
+def killed(run: Run, saving: bool) -> str:
+    run.goes_on()
+    until(lambda: saving == unfinished(run), "it never saves")
     run.signalled(signal.SIGKILL, -signal.SIGKILL)
     return "SIGKILL in a save" if unfinished(run) else "SIGKILL between saves"
+
+
+def killed_early(run: Run) -> str:
+    run.goes_on()
+    run.signalled(signal.SIGKILL, -signal.SIGKILL)
+    run.start()
+    time.sleep(run.chance.uniform(0.0, 0.5))
+    run.signalled(signal.SIGKILL, -signal.SIGKILL)
+    return "SIGKILL in the start"
 
 
 def sigterm(run: Run) -> str:
@@ -248,10 +253,9 @@ def second_process(run: Run) -> str:
 
 
 FAULTS: list[Callable[[Run], str]] = [
-    partial(sigkill, saving=False),
-    partial(sigkill, saving=True),
-    sigterm, sigint, disk_full, folder_read_only, byte_flipped, file_truncated, clock_back,
-    other_devices, second_process,
+    partial(killed, saving=False), partial(killed, saving=True), killed_early, sigterm, sigint,
+    disk_full, folder_read_only, byte_flipped, file_truncated, clock_back, other_devices,
+    second_process,
 ]  # fmt: skip
 
 
@@ -271,7 +275,9 @@ def unfinished(run: Run) -> bool:
     return any(run.folder.glob(".step_*.part"))
 
 
-def check(process: multiprocessing.process.BaseProcess, said: Path, code: int, message: str) -> None:
+def check(
+    process: multiprocessing.process.BaseProcess, said: Path, code: int, message: str
+) -> None:
     told = said.read_text()
     if process.exitcode != code or message not in told:
         raise SystemExit(f"ended by {process.exitcode}, not {code} and {message!r}:\n{told}")
@@ -289,8 +295,9 @@ def main(c: Soak) -> None:
     chance.shuffle(faults)
     with tempfile.TemporaryDirectory() as scratch:
         folder, alone = Path(scratch, "run"), Path(scratch, "alone")
-        for devices in DEVICES:
-            run_to_end(Path(scratch, f"{devices}"), devices, 1)
+        for devices in DEVICES:  # every program is compiled: to begin, and to go on
+            for epochs in (1, 2):
+                run_to_end(Path(scratch, f"{devices}"), devices, epochs)
         programs = compiled(scratch)
         began = time.monotonic()
         run = Run(folder, chance)
@@ -305,8 +312,8 @@ def main(c: Soak) -> None:
                 print(f"{number} faults, {run.steps()} steps, {minutes:.1f} minutes", flush=True)
         run.goes_on()
         run.signalled(signal.SIGTERM, 143)
-        if compiled(scratch) != programs:
-            raise SystemExit("the compilation cache was not used")
+        if new := compiled(scratch) - programs:
+            raise SystemExit(f"compiled under way, not cached: {', '.join(new)}")
         epochs = run.steps() // STEPS + 1
         run_to_end(folder, 1, epochs)
         run_to_end(alone, 1, epochs)

@@ -183,9 +183,10 @@ def _as_bytes(path: str, leaf: Any) -> tuple[str, tuple[int, ...], memoryview | 
 def _from_bytes(leaf: Mapping[str, Any], data: bytes) -> Any:
     *key, dtype = leaf["dtype"].rsplit(":", 1)
     array = np.frombuffer(data, jnp.dtype(dtype)).reshape(leaf["shape"])
+    # device_put, as jnp.array compiles a program for every shape, and metrics have ever another
     if not key:  # one of 64 bits stays NumPy's where JAX has none
-        return jnp.array(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
-    return jax.random.wrap_key_data(jnp.asarray(array), impl=key[0].removeprefix(KEY))
+        return jax.device_put(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
+    return jax.random.wrap_key_data(jax.device_put(array), impl=key[0].removeprefix(KEY))
 
 
 def _size(leaf: Mapping[str, Any]) -> int:
