@@ -26,7 +26,6 @@ import multiprocessing
 import os
 import random
 import resource
-import shutil
 import signal
 import statistics
 import subprocess
@@ -37,6 +36,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import jax
@@ -48,7 +48,7 @@ from jax.sharding import AxisType
 
 import jaxvae
 from jaxvae.pytrees import is_key
-from jaxvae.training import Checkpoints, CheckpointError, read_checkpoint
+from jaxvae.training import CheckpointError, Checkpoints, read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files, step_of
 
 DEVICES = 1, 2, 4, 8  # all share a batch of 32 evenly
@@ -175,6 +175,7 @@ def disk_full(run: Run) -> str:
     run.goes_on()
     size = checkpoint_files(run.folder)[-1].stat().st_size
     limit = run.chance.randrange(2000, size), resource.RLIM_INFINITY  # of what it says, too
+    assert run.process.pid is not None
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, limit)
     run.ends(1, "can't be written: File too large; the last good one is step_")
     return "disk full"
@@ -198,6 +199,8 @@ def folder_read_only(run: Run) -> str:
 def damage(run: Run, change: Callable[[bytearray], bytearray], name: str) -> str:
     """Of the newest checkpoint, between two processes."""
     run.goes_on()
+    while len(checkpoint_files(run.folder)) < 2:  # of the only one nothing would be left
+        run.goes_on()
     run.signalled(signal.SIGKILL, -signal.SIGKILL)
     newest = checkpoint_files(run.folder)[-1]
     newest.write_bytes(change(bytearray(newest.read_bytes())))
@@ -275,9 +278,7 @@ def unfinished(run: Run) -> bool:
     return any(run.folder.glob(".step_*.part"))
 
 
-def check(
-    process: multiprocessing.process.BaseProcess, said: Path, code: int, message: str
-) -> None:
+def check(process: BaseProcess, said: Path, code: int, message: str) -> None:
     told = said.read_text()
     if process.exitcode != code or message not in told:
         raise SystemExit(f"ended by {process.exitcode}, not {code} and {message!r}:\n{told}")
