@@ -22,6 +22,7 @@ the files.
 Exit code 1: the arrays differ, a kind of fault was never met, or one was met in another way.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -75,7 +76,10 @@ def absolute_error(weights: jax.Array, key: jax.Array, x: jax.Array) -> tuple[ja
 def train(folder: Path, said: Path, devices: int, epochs: int, pause: float = 0.0) -> None:
     """The run, or what is left of it; `said` gets its errors and warnings."""
     os.dup2(os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), sys.stderr.fileno())
+    # a shell's "&" has SIGINT ignored, in every program below it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGUSR1, set_clock_back)
+    faulthandler.register(signal.SIGUSR2)  # to ask where it hangs
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_compilation_cache_dir", str(folder.parent / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -127,15 +131,21 @@ class Run:
     def goes_on(self) -> None:
         """Wait until it has saved new steps."""
         before = self.steps()
-        until(lambda: self.steps() > before or not self.process.is_alive(), "it makes no steps")
+        until(lambda: self.steps() > before or not self.process.is_alive(), self.hangs)
         if not self.process.is_alive():
             raise SystemExit(f"it ended by itself:\n{self.said.read_text()}")
         time.sleep(self.chance.uniform(0.0, 0.05))
 
     def ends(self, code: int, message: str = "") -> None:
         """Wait until it has ended so, and said so."""
-        until(lambda: not self.process.is_alive(), "it does not end")
+        until(lambda: not self.process.is_alive(), self.hangs)
         check(self.process, self.said, code, message)
+
+    def hangs(self) -> str:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGUSR2)
+        time.sleep(1.0)
+        return f"it does not go on:\n{self.said.read_text()}"
 
     def signalled(self, number: signal.Signals, code: int) -> None:
         assert self.process.pid is not None
@@ -145,7 +155,7 @@ class Run:
 
 def killed(run: Run, saving: bool) -> str:
     run.goes_on()
-    until(lambda: saving == unfinished(run), "it never saves")
+    until(lambda: saving == unfinished(run), run.hangs)
     run.signalled(signal.SIGKILL, -signal.SIGKILL)
     return "SIGKILL in a save" if unfinished(run) else "SIGKILL between saves"
 
@@ -265,11 +275,11 @@ FAULTS: list[Callable[[Run], str]] = [
 # how it is looked at
 
 
-def until(it: Callable[[], bool], otherwise: str) -> None:
+def until(it: Callable[[], bool], otherwise: Callable[[], str]) -> None:
     end = time.monotonic() + 60
     while not it():
         if time.monotonic() > end:
-            raise SystemExit(otherwise)
+            raise SystemExit(otherwise())
         time.sleep(1e-4)
 
 
