@@ -80,6 +80,7 @@ def train(folder: Path, said: Path, devices: int, epochs: int, pause: float = 0.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGUSR1, set_clock_back)
     faulthandler.register(signal.SIGUSR2)  # to ask where it hangs
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_compilation_cache_dir", str(folder.parent / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -120,7 +121,7 @@ class Run:
 
     def start(self) -> None:
         args = self.folder, self.said, self.devices, 10**6, 0.01
-        self.process = FORKED.Process(target=train, args=args)
+        self.process = FORKED.Process(target=train, args=args, daemon=True)
         self.process.start()
 
     def steps(self) -> int:
