@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,9 +183,11 @@ def _as_bytes(path: str, leaf: Any) -> tuple[str, tuple[int, ...], memoryview | 
 def _from_bytes(leaf: Mapping[str, Any], data: bytes) -> Any:
     *key, dtype = leaf["dtype"].rsplit(":", 1)
     array = np.frombuffer(data, jnp.dtype(dtype)).reshape(leaf["shape"])
+    # device_put, as jnp.array compiles a program for every shape, and metrics have ever another
+    put = partial(jax.device_put, may_alias=False)  # it is the caller's, who may donate it
     if not key:  # one of 64 bits stays NumPy's where JAX has none
-        return jnp.array(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
-    return jax.random.wrap_key_data(jnp.asarray(array), impl=key[0].removeprefix(KEY))
+        return put(array) if jax.dtypes.canonicalize_dtype(dtype) == dtype else array
+    return jax.random.wrap_key_data(put(array), impl=key[0].removeprefix(KEY))
 
 
 def _size(leaf: Mapping[str, Any]) -> int:

@@ -181,7 +181,12 @@ class Store:
             newest = sorted(self.scores)[-self.settings.keep :]
             best = min(self.scores, key=lambda p: self.scores[p])
             for old in set(self.scores) - {*newest, best}:
-                discard(old)
+                try:
+                    discard(old)
+                except OSError as error:
+                    raise CheckpointError(
+                        f"{old} can't be removed: {error.strerror}; {self._what_is_left()}"
+                    ) from None
                 del self.scores[old]
         return path
 

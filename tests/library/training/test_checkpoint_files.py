@@ -21,6 +21,7 @@ from jaxvae.training import (
     read_checkpoint,
     save_checkpoint,
 )
+from tests.common import programs_compiled
 
 
 def tree():
@@ -55,6 +56,14 @@ def test_every_kind_of_leaf_comes_back_bit_by_bit(tmp_path):
     jax.tree.map(same, saved, found)
     assert read_checkpoint(path).info == {"epoch": 3}
     assert read_checkpoint(path, leaves=False) == ({}, {"epoch": 3})
+
+
+def test_reading_compiles_nothing(tmp_path):
+    """The metrics of a run have another length at every start."""
+    save_checkpoint(
+        tmp_path / "a.ckpt", {"loss": np.zeros(12_347, np.float32), "key": tree()["key"]}
+    )
+    assert programs_compiled(lambda: read_checkpoint(tmp_path / "a.ckpt")) == 0
 
 
 @pytest.mark.usefixtures("x64")

@@ -119,6 +119,19 @@ except Stop: pass
 again, _ = call(mesh=mesh_of(8), checkpoints=kept)
 found["resumed"] = all(map(np.array_equal, jax.tree.leaves(whole), jax.tree.leaves(again)))
 
+# elastic: 8, 3, 1 and again 8 devices, two epochs each, of batches of 24
+call = partial(fit, train_step(elbo, optimizer), start(), jax.random.key(1), data, batch_size=24)
+def of(number): return jax.make_mesh((number,), ("batch",), axis_types=(AxisType.Auto,),
+                                     devices=jax.devices()[:number])
+_, one = call(epochs=8)
+for epochs, number in zip((2, 4, 6, 8), (8, 3, 1, 8)):
+    _, elastic = call(epochs=epochs, mesh=of(number),
+                      checkpoints=Checkpoints(sys.argv[1] + "/elastic"))
+difference = np.abs(elastic["loss"] / one["loss"] - 1)
+found["elastic"] = len(difference) == 16 and float(difference.max())
+try: call(epochs=9, mesh=of(5), checkpoints=Checkpoints(sys.argv[1] + "/elastic"))
+except ValueError as error: found["by five"] = str(error)
+
 # streams, sparse rows and functions of a key: each device has its part of every batch
 sparse = scipy.sparse.csr_array(np.where(data > 0, data, 0).astype(np.float32))
 call = partial(fit, train_step(elbo, optimizer), start(), jax.random.key(1), epochs=2)
@@ -160,6 +173,8 @@ def test_eight_devices_agree_with_one(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("shard") == [2, 6]
     assert "batch_size is 12, which 8 devices can't share evenly" in found.pop("uneven")
+    assert "batch_size is 24, which 5 devices can't share evenly" in found.pop("by five")
+    assert 0 < found.pop("elastic") < 1e-6
     for name in ("uneven batch", "uneven draw"):
         assert "12 rows, which 8 devices can't share evenly" in found.pop(name)
     assert "axis 'batch' is Explicit, expected Auto: jax.make_mesh(" in found.pop("explicit")

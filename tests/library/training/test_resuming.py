@@ -22,6 +22,7 @@ from filelock import FileLock
 from jaxvae import Checkpoints, elbo, fit, init_state, train_step
 from jaxvae.models import ppca
 from jaxvae.training import CheckpointError, best_checkpoint, load_checkpoint, read_checkpoint
+from jaxvae.training.checkpoints import store
 from jaxvae.training.checkpoints.identity import computation
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 from jaxvae.training.checkpoints.stop_signals import stop_signals
@@ -415,6 +416,20 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_one(tmp_path, mon
         run(tmp_path)
     monkeypatch.undo()
     assert same(run(tmp_path)[:2], whole[:2])
+
+
+def test_a_folder_that_closes_before_an_old_one_is_removed_ends_the_run(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(1, os.strerror(1))
+
+    whole = run(None)
+    monkeypatch.setattr(store, "discard", closed)
+    expected = "ckpt can't be removed: Operation not permitted; the last good one is step_00000000"
+    with pytest.raises(CheckpointError, match=expected):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert same(run(tmp_path)[:2], whole[:2])
+    assert len(checkpoint_files(tmp_path)) <= 4  # of keep=3, and the best
 
 
 # signals
