@@ -150,7 +150,7 @@ def draw(digits: Digits, numbers: dict[str, Any], shown: dict[str, dict[str, Any
         distance = shown["test" if name == "test" else f"{name}_8_latents"]["distance"]
         style: Any = {"histtype": "step", "lw": 1.5, "color": colours[name], "label": label}
         right.hist(np.clip(distance, *bins[[0, -1]]), bins, density=True, **style)
-    right.set(title="How far from any digit", xlabel="to the nearest training image", yticks=[])
+    right.set(title="How far from any digit", xlabel="distance to the nearest digit", yticks=[])
     right.set_xticks([0, 2, 4, 6, 8, 10], ["0", "2", "4", "6", "8", "≥10"])
     right.set_box_aspect(1.0)
     right.legend(loc="center right")

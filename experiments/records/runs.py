@@ -1,0 +1,34 @@
+"""What the scripts of this folder share: what a run is measured by, and where that is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvae import evaluation
+
+
+def measured(model: Any, key: jax.Array, xs: Any, num_samples: int) -> dict[str, float]:
+    """-log p(x) of the rows in nats, how well it is known, and what k-hat says of it."""
+    found = evaluation.evaluate(model, key, xs, num_samples=num_samples)
+    return {
+        "NLL": -float(found.value),
+        "error by sampling": float(found.standard_error),
+        "rate": float(found.rate),
+        "median k-hat": float(np.median(found.rows.pareto_k)),
+        "trusted": float(found.reliable),
+        "rows": len(xs),
+        "samples": num_samples,
+    }
+
+
+def kept(folder: Path, seed: int, numbers: dict[str, Any]) -> None:
+    """In result_SEED.json of the run's folder; the mean and spread over all that are there."""
+    (folder / f"result_{seed}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    every = [json.loads(file.read_text()) for file in sorted(folder.glob("result_*.json"))]
+    print(f"{folder.name}, seed {seed}: {numbers}")
+    values = [found["NLL"] for found in every]
+    spread = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    print(f"{folder.name}: {np.mean(values):.2f}{spread} nats, {len(values)} seeds", flush=True)
