@@ -7,7 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
+import experiments.common.methods as methods  # of which an import makes the rows, once
+
 ROOT = Path(__file__).parents[2]
+assert methods.ROWS
 SCRIPTS = [
     str(path.relative_to(ROOT))
     for path in sorted((ROOT / "experiments").rglob("*.py"))
