@@ -5,20 +5,23 @@
 
 Kingma, Mohamed, Rezende & Welling 2014, table 1, test errors at 100 labels: neural network 25.81 %,
 M2 11.97 +- 1.71 %, M1+M2 3.33 +- .14 %. Each sees pixels, or draws of the posterior of a VAE that
-was trained without labels (M1). Codes z of 32, a hidden layer of 256 ReLU units in each network;
-Adam 1e-3, batches of 100 with and 100 without a label, 20 epochs of dynamically binarized MNIST for
-M1 and for what follows. Ours, on one H100: errors on the 10,000 test images, seeds 0, 1, 2, which
-draw the labelled images anew:
+was trained without labels (M1: 784-600-600-z50, softplus, as published). MNIST, dynamically
+binarized, the 50,000 training images; errors on all 10,000 test images, seeds 0, 1, 2, which draw
+the labelled images and all else anew. Settings are chosen on 10,000 images held out of the training
+set (--held-out), whose labels serve for nothing else. A run that is ended goes on with the same
+command; with and without --held-out it is the same run, measured elsewhere.
 
-    classifier        23.39 +- 1.47 %    (24.43, 24.03, 21.70)
-    M2                18.35 +- 2.99 %    (19.94, 20.21, 14.90)
-    M1, classifier    21.49 +- 1.20 %    (22.65, 21.56, 20.25)
-    M1+M2             12.42 +- 1.79 %    (12.07, 10.84, 14.36)
+What differs from the published M2, to make the class carry what a z of 50 carries without it: a z
+of 8. As there, M2 sees only the active coordinates of M1's code, the class enters the first layer
+of q(z|x, y), and labelled images weigh little in the bound, so that the hundred are not learned by
+heart.
 
-Each helps, and both together most, as published; the published 11.97 and 3.33 % are not reached.
+Ours: NOT MEASURED YET
 """
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +34,6 @@ from jax.scipy.special import logit
 from jax.tree_util import Partial
 
 import jaxvae
-from experiments.common.comparison import compare
 from experiments.common.data import load
 from jaxvae import nn
 from jaxvae.protocols import mean_of
@@ -39,37 +41,37 @@ from jaxvae.protocols import mean_of
 SHAPE = (28, 28, 1)  # of an image
 CLASSES = 10
 PER_CLASS = 10  # labelled images, as published
-HIDDEN = 256  # units of each network
-LATENT = 32  # coordinates of z
-ALPHA = 50.0  # weight of log q(y|x): 0.1 N of the paper, for each labelled image
-LEARNING_RATE = 1e-3  # of Adam
+M1_HIDDEN = (600, 600)  # units of M1's networks, and its latents, as published
+M1_LATENT = 50
+M1_RATE = 1e-3  # of Adam, falling to 0 along a cosine, as the next
+M1_EPOCHS = 30
+ACTIVE = 0.1  # least deviation of a code's mean over the images: M2 sees such coordinates alone
+HIDDEN = (500,)  # units of each network of M2 and of the classifiers
+LATENT = 8  # coordinates of M2's z, beside its class
+ALPHA = 1.0  # weight of log q(y|x) of a labelled image, to 1 of an image without
+LABELLED = 0.1  # weight of the bound of a labelled image, to 1 of an image without
+LEARNING_RATE = 2e-3
+EPOCHS = 24
 BATCH = 100  # images with a label a step, and as many without
-EPOCHS = 20
-SEEDS = 3  # choices of the labelled images, and runs, from keys 0, 1, 2
+SEEDS = 3  # choices of the labelled images, and runs
+FOLDER = Path("runs/semi_supervised")
 LINEAR = partial(nn.MLP, hidden=())
-DENSE = partial(nn.MLP, hidden=(HIDDEN,))
 PIXELS = (SHAPE, nn.BernoulliHead())  # what M2 is a model of, and its likelihood
-CODES = ((LATENT,), nn.NormalHead())  # the same on top of M1
+CODES = (None, nn.NormalHead())  # the same on top of M1, of as many coordinates as are active
 
 
-def classifier(shape: Any, _: Any, key: jax.Array) -> Any:
-    return nn.Conditional(DENSE, nn.OneHotHead(), shape, (CLASSES,), rngs=nnx.Rngs(key))
+def dense(*args: Any, **kwargs: Any) -> nn.MLP:
+    return nn.MLP(*args, hidden=HIDDEN, **kwargs)
 
 
-def vae(shape: Any, head: Any, key: jax.Array) -> jaxvae.VAE:
-    conditional = partial(nn.Conditional, DENSE, rngs=nnx.Rngs(key))
+def m1(key: jax.Array) -> jaxvae.VAE:
+    network = partial(nn.MLP, hidden=M1_HIDDEN, activation=jax.nn.softplus)
+    conditional = partial(nn.Conditional, network, rngs=nnx.Rngs(key))
     return jaxvae.VAE(
-        encode=conditional(nn.NormalHead(), shape, (LATENT,)),
-        decode=conditional(head, (LATENT,), shape),
-        prior=jaxvae.StandardNormal((LATENT,)),
+        encode=conditional(nn.NormalHead(), SHAPE, (M1_LATENT,)),
+        decode=conditional(nn.BernoulliHead(), (M1_LATENT,), SHAPE),
+        prior=jaxvae.StandardNormal((M1_LATENT,)),
     )
-
-
-def m1(images: jax.Array, key: jax.Array) -> Any:
-    """image -> q(z|image) of a VAE that sees no label."""
-    objective = jaxvae.preprocessed(jaxvae.elbo, lambda key, x: pixels(x).sample(key))
-    model = fit(objective, partial(vae, *PIXELS), images, key)
-    return Partial(lambda encode, image: encode(image.astype(float) / 255.0), model.encode)
 
 
 def pixels(image: jax.Array) -> jaxvae.Bernoulli:
@@ -77,24 +79,51 @@ def pixels(image: jax.Array) -> jaxvae.Bernoulli:
     return jaxvae.Bernoulli(logit(image.astype(float) / 255.0))
 
 
+def codes(encode: Any, *sets: jax.Array) -> list[jaxvae.Normal]:
+    """q(z|image) of every image of each set, in the coordinates that vary over the first set."""
+    each = jax.jit(
+        lambda images: jax.lax.map(
+            lambda x: encode(x.astype(float) / 255.0), images, batch_size=500
+        )
+    )
+    found = [each(images) for images in sets]
+    active = np.std(found[0].loc, axis=0) > ACTIVE
+    return [jaxvae.Normal(q.loc[:, active], q.scale[:, active]) for q in found]
+
+
+def itself(q: jaxvae.Normal) -> jaxvae.Normal:
+    return q
+
+
+def draws(see: Any, key: jax.Array, example: Any) -> Any:
+    """Binarized images, or codes, anew at each visit."""
+    (x, y), other = example
+    x_key, other_key = jax.random.split(key)
+    return (see(x).sample(x_key), y), see(other).sample(other_key)
+
+
+def classifier(shape: Any, _: Any, key: jax.Array) -> Any:
+    return nn.Conditional(dense, nn.OneHotHead(), shape, (CLASSES,), rngs=nnx.Rngs(key))
+
+
 def m2(shape: Any, head: Any, key: jax.Array) -> jaxvae.models.LabelVAE:
     classify_key, key = jax.random.split(key)
-    rngs, up, code = nnx.Rngs(key), (HIDDEN + CLASSES,), (LATENT + CLASSES,)
-    features = LINEAR(shape, (HIDDEN,), rngs=rngs)
-    encode = nn.Conditional(LINEAR, nn.NormalHead(), up, (LATENT,), rngs=rngs)
-    decode = nn.Conditional(DENSE, head, code, shape, rngs=rngs)
+    rngs, width = nnx.Rngs(key), HIDDEN[:1]
+    layers = [LINEAR(of, width, rngs=rngs) for of in (shape, (CLASSES,))]
+    encode = nn.Conditional(LINEAR, nn.NormalHead(), width, (LATENT,), rngs=rngs)
+    decode = nn.Conditional(dense, head, (LATENT + CLASSES,), shape, rngs=rngs)
     return jaxvae.models.LabelVAE(
         classify=classifier(shape, head, classify_key),
-        given=Partial(given, (features, encode, decode)),
+        given=Partial(given, (*layers, encode, decode)),
         labels=jaxvae.Constant(jaxvae.OneHotCategorical(np.zeros(CLASSES, np.float32))),
     )
 
 
 def given(networks: Any, y: jax.Array) -> jaxvae.VAE:
     """The VAE of one class; what is made of x alone is computed once for all classes."""
-    features, encode, decode = networks
+    of_x, of_y, encode, decode = networks
     return jaxvae.VAE(
-        encode=Partial(lambda x: encode(jnp.concatenate([jax.nn.relu(features(x)), y]))),
+        encode=Partial(lambda x: encode(jax.nn.relu(of_x(x) + of_y(y)))),
         decode=Partial(lambda z: decode(jnp.concatenate([z, y]))),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
@@ -104,9 +133,10 @@ def both(model: jaxvae.models.LabelVAE, key: jax.Array, example: Any) -> Any:
     """One example with its label, and one without."""
     with_label, other = example
     key, other_key = jax.random.split(key)
-    bound, _ = jaxvae.models.labelled(jaxvae.elbo)(model, key, with_label, alpha=ALPHA)
+    alpha = ALPHA / LABELLED
+    bound, _ = jaxvae.models.labelled(jaxvae.elbo)(model, key, with_label, alpha=alpha)
     other_bound, terms = jaxvae.models.unlabelled(jaxvae.elbo)(model, other_key, other)
-    return bound + other_bound, terms
+    return LABELLED * bound + other_bound, terms
 
 
 def log_class(classify: Any, _: jax.Array, example: Any) -> Any:
@@ -114,49 +144,67 @@ def log_class(classify: Any, _: jax.Array, example: Any) -> Any:
     return classify(x).log_prob(y), None
 
 
-def fit(objective: Any, make: Any, examples: Any, key: jax.Array) -> Any:
-    """A whole training run as a pure function of its key."""
+def fit(
+    name: str, objective: Any, make: Any, examples: Any, key: jax.Array, epochs: int, rate: float
+) -> Any:
+    """The trained model; a run that is ended goes on with the same command."""
     init_key, run_key = jax.random.split(key)
-    optimizer = optax.adam(LEARNING_RATE)
-    epoch = jaxvae.train_epoch(jaxvae.train_step(objective, optimizer), batch_size=BATCH)
-    state = jaxvae.init_state(make(init_key), optimizer)
-    state, _ = jax.lax.scan(lambda state, _: epoch(state, run_key, examples), state, length=EPOCHS)
+    steps = epochs * (len(jax.tree.leaves(examples)[0]) // BATCH)
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    state, _ = jaxvae.fit(
+        jaxvae.train_step(objective, optimizer),
+        jaxvae.init_state(make(init_key), optimizer),
+        run_key,
+        examples,
+        epochs=epochs,
+        batch_size=BATCH,
+        checkpoints=jaxvae.Checkpoints(FOLDER / name, keep=1),
+    )
     return state.model
 
 
-def main() -> None:
+def errors(classify: Any, see: Any, inputs: Any, truth: jax.Array) -> float:
+    """Percent of wrong classes, from the means of the inputs."""
+    guess = jax.jit(jax.vmap(lambda x: jnp.argmax(classify(mean_of(see(x))).logits)))
+    return float(100.0 * jnp.mean(guess(inputs) != truth))
+
+
+def main(held_out: bool = False) -> None:
+    """Args:
+    held_out: errors on 10,000 images held out of the training set, for choosing by, not on test.
+    """
     data = load("mnist", validation=10_000)
+    measured = data.validation if held_out else data.test
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
-    test, truth = jnp.asarray(data.test.images), jnp.asarray(data.test.labels)
-
-    def run(see_of: Any, seen: Any, make: Any, objective: Any, key: jax.Array) -> Any:
-        """From a key to image -> its class."""
-        choice_key, see_key, key = jax.random.split(key, 3)
-        rows, see = jnp.resize(choose(choice_key, labels), (len(images),)), see_of(see_key)
-        examples: Any = ((images[rows], jnp.eye(CLASSES)[labels[rows]]), images)
-
-        def draw(key: jax.Array, example: Any) -> Any:
-            (x, y), other = example
-            x_key, other_key = jax.random.split(key)
-            return (see(x).sample(x_key), y), see(other).sample(other_key)
-
-        model = fit(jaxvae.preprocessed(objective, draw), partial(make, *seen), examples, key)
-        return Partial(class_of, see, getattr(model, "classify", model))
-
-    errors = jax.jit(lambda _, model: 100.0 * jnp.mean(jax.vmap(model)(test) != truth))
-    on_pixels = partial(run, lambda key: Partial(pixels), PIXELS)
-    on_codes = partial(run, partial(m1, images), CODES)
-    runs = {
-        "classifier": partial(on_pixels, classifier, log_class),
-        "M2": partial(on_pixels, m2, both),
-        "M1, classifier": partial(on_codes, classifier, log_class),
-        "M1+M2": partial(on_codes, m2, both),
-    }
-    compare("semi_supervised", runs, errors, seeds=SEEDS, unit="% errors")
-
-
-def class_of(see: Any, classify: Any, image: jax.Array) -> jax.Array:
-    return jnp.argmax(classify(mean_of(see(image))).logits)
+    others, truth = jnp.asarray(measured.images), jnp.asarray(measured.labels)
+    results: dict[str, list[float]] = {}
+    for seed in range(SEEDS):
+        choice_key, m1_key, *keys = jax.random.split(jax.random.key(seed), 6)
+        rows = jnp.resize(choose(choice_key, labels), (len(images),))
+        drawn = jaxvae.preprocessed(jaxvae.elbo, lambda key, x: pixels(x).sample(key))
+        first = fit(f"M1/{seed}", drawn, m1, images, m1_key, M1_EPOCHS, M1_RATE)
+        seen, seen_others = codes(first.encode, images, others)
+        runs = (
+            ("classifier", classifier, log_class, (pixels, images, others, *PIXELS)),
+            ("M2", m2, both, (pixels, images, others, *PIXELS)),
+            ("M1, classifier", classifier, log_class, (itself, seen, seen_others, *CODES)),
+            ("M1+M2", m2, both, (itself, seen, seen_others, *CODES)),
+        )
+        for key, (label, make, objective, (see, x, other, shape, head)) in zip(
+            keys, runs, strict=True
+        ):
+            make = partial(make, shape or seen.loc.shape[1:], head)
+            y = jnp.eye(CLASSES)[labels[rows]]
+            examples = ((jax.tree.map(lambda a, rows=rows: a[rows], x), y), x)
+            objective = jaxvae.preprocessed(objective, partial(draws, see))
+            model = fit(f"{label}/{seed}", objective, make, examples, key, EPOCHS, LEARNING_RATE)
+            error = errors(getattr(model, "classify", model), see, other, truth)
+            results.setdefault(label, []).append(error)
+            print(f"{label}, seed {seed}: {error:.2f} % errors", flush=True)
+    for label, of in results.items():
+        spread = np.std(of, ddof=1) if len(of) > 1 else np.nan
+        print(f"{label}: {np.mean(of):.2f} +- {spread:.2f} % errors")
+    (FOLDER / "result.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 def choose(key: jax.Array, labels: jax.Array) -> jax.Array:

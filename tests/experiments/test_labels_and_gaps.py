@@ -46,7 +46,16 @@ def test_conditional(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_semi_supervised(tmp_path, monkeypatch):
-    small(monkeypatch, tmp_path, semi_supervised, PER_CLASS=2, HIDDEN=16)
+    small(
+        monkeypatch,
+        tmp_path,
+        semi_supervised,
+        PER_CLASS=2,
+        HIDDEN=(16,),
+        M1_EPOCHS=1,
+        M1_HIDDEN=(16,),
+        ACTIVE=0.0,
+    )
     numbers = result(tmp_path / "runs" / "semi_supervised")
     assert set(numbers) == {"classifier", "M2", "M1, classifier", "M1+M2"}
     assert all(0 <= value <= 100 for value in numbers.values())
