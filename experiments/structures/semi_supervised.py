@@ -16,7 +16,16 @@ of 8. As there, M2 sees only the active coordinates of M1's code, the class ente
 of q(z|x, y), and labelled images weigh little in the bound, so that the hundred are not learned by
 heart.
 
-Ours: NOT MEASURED YET
+Ours, on two shared x86-64 cores, about 5 minutes of processor time a seed without M2:
+
+    classifier        23.15 +- 1.26 %    (24.06, 23.67, 21.71)
+    M1, classifier    18.27 +- 1.50 %    (19.44, 18.79, 16.57)
+    M1+M2              7.24 +- 1.22 %    (8.57, 6.16, 7.00)
+
+M1+M2 does not reach the published 3.33 %. On the held-out images it was 5.59 %, from one other choice
+of labels. Before it was 12.42 +- 1.79 %: a z of 32, 256 units, 20 epochs at a constant rate, and
+labels that weighed 10 (their bound) and 50 times (their class) as much. M2 on pixels fails with these settings, chosen for codes: 37.14 % held out, one seed. With a z
+of 32, 256 units, labelled bounds of full weight and alpha 50 it was 18.35 +- 2.99 % on test.
 """
 
 import json
