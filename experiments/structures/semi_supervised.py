@@ -22,10 +22,11 @@ Ours, on two shared x86-64 cores, about 5 minutes of processor time a seed witho
     M1, classifier    18.27 +- 1.50 %    (19.44, 18.79, 16.57)
     M1+M2              7.24 +- 1.22 %    (8.57, 6.16, 7.00)
 
-M1+M2 does not reach the published 3.33 %. On the held-out images it was 5.59 %, from one other choice
+M1+M2 does not reach the published 3.33 %. On the held-out images it was 5.59 %, from another choice
 of labels. Before it was 12.42 +- 1.79 %: a z of 32, 256 units, 20 epochs at a constant rate, and
-labels that weighed 10 (their bound) and 50 times (their class) as much. M2 on pixels fails with these settings, chosen for codes: 37.14 % held out, one seed. With a z
-of 32, 256 units, labelled bounds of full weight and alpha 50 it was 18.35 +- 2.99 % on test.
+labels that weighed 10 (their bound) and 50 times (their class) as much. M2 on pixels fails with
+these settings, which were chosen for codes: 37.14 % held out, one seed. With the former ones it was
+18.35 +- 2.99 % on test.
 """
 
 import json
