@@ -167,7 +167,9 @@ def train(c: Config) -> Path:
     measures = data.test.images, transform, min(c.eval_images, len(data.test.images))
     try:
         with ThreadPoolExecutor(1) as other_core, progress:
-            other_core.submit(compile_measures, whole(state.model), *measures, c.eval_samples, elbo)
+            if c.resume is None:  # where it goes on, the programs are there, and the start counts
+                now = whole(state.model)
+                other_core.submit(compile_measures, now, *measures, c.eval_samples, elbo)
             state, history = jaxvae.fit(
                 step,
                 state,
