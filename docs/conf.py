@@ -24,7 +24,6 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_explorable"]
 nb_execution_mode = "off"  # notebooks show kept pictures and the numbers that tests measure again
-suppress_warnings = ["myst.header"]
 
 html_theme = "furo"
 html_title = "jaxvae"
