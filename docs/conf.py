@@ -36,6 +36,15 @@ html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+# `sphinx-build -b linkcheck`, once a week, asks the hosts of links that lead away
+linkcheck_ignore = [  # these, or publishers behind them, turn programs away
+    r"https://doi\.org/",
+    r"https://openreview\.net/",
+]
+linkcheck_timeout = 30
+linkcheck_retries = 3
+linkcheck_workers = 2  # most links are arXiv's, which asks for patience
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # but those of the signature, as it is written
 python_use_unqualified_type_names = True
