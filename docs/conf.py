@@ -24,7 +24,6 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_explorable"]
 nb_execution_mode = "off"  # notebooks show kept pictures and the numbers that tests measure again
-suppress_warnings = ["myst.header"]
 
 html_theme = "furo"
 html_title = "jaxvae"
@@ -36,6 +35,15 @@ html_copy_source = False
 html_extra_path = [str(p) for p in Path(__file__).parent.glob("_explorable")]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# `sphinx-build -b linkcheck`, once a week, asks the hosts of links that lead away
+linkcheck_ignore = [  # these, or publishers behind them, turn programs away
+    r"https://doi\.org/",
+    r"https://openreview\.net/",
+]
+linkcheck_timeout = 30
+linkcheck_retries = 3
+linkcheck_workers = 2  # most links are arXiv's, which asks for patience
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # but those of the signature, as it is written

@@ -3,21 +3,23 @@
 import ast
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "docs/extension"))
+citations = import_module("citations")
+as_rst = import_module("docstrings").as_rst
+AUTHORS, YEAR, CITATION = citations.AUTHORS, citations.YEAR, citations.CITATION
+short, label = citations.short, citations.label
 BIBLIOGRAPHY = ROOT / "docs/bibliography.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES.remove(BIBLIOGRAPHY)
 SOURCES = sorted([*(ROOT / "jaxvae").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")])
 
-# Kingma & Welling 2014; De Cao & Aziz 2020; Le, Kosiorek & Wood 2019; Razavi et al. 2019a
-NAME = r"(?:(?:van den|van|De) )?[A-Z][a-z]\w*(?:-\w+)*"
-AUTHORS = rf"{NAME}(?:(?:, {NAME})* & {NAME}| et al\.)?"
-YEAR = r"(?:19|20)\d\d[a-z]?"
-CITATION = re.compile(rf"({AUTHORS}) ({YEAR})\b")
 ENTRY = re.compile(rf"\(([a-z0-9-]+)\)=\n\*\*({AUTHORS}) ({YEAR})\*\*, \*(.+)\*, (.+)\. <(.+)>")
 LINK = r"https://(arxiv.org/abs/\d{4}\.\d{4,5}|doi.org/10\.\d{4,}/\S+|(?!arxiv|doi)[\w.-]+/\S+)"
 LEAD = r"\S*bibliography\.md#\S+"
@@ -27,18 +29,6 @@ def folded(text: str) -> str:
     """Without accents, and in one line."""
     text = unicodedata.normalize("NFKD", text.translate(str.maketrans("øØłŁ", "oOlL")))
     return " ".join(text.encode("ascii", "ignore").decode().split())
-
-
-def short(authors: str, year: str) -> str:
-    """As it is cited: three authors and more by the first."""
-    first, *others = re.split(", | & | et al", authors)
-    return (
-        f"{first} et al. {year}" if len(others) > 1 or "et al" in authors else f"{authors} {year}"
-    )
-
-
-def label(authors: str, year: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", short(authors, year).lower()).strip("-")
 
 
 def entries() -> dict[str, tuple[str, str]]:
@@ -58,7 +48,7 @@ def prose(page: Path) -> str:
 def docstrings(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            yield folded(ast.get_docstring(node) or "")
+            yield ast.get_docstring(node) or ""
 
 
 def test_entries_are_sorted_and_whole():
@@ -78,7 +68,7 @@ def test_entries_are_sorted_and_whole():
 
 def test_what_is_cited_is_there_and_what_is_there_is_cited():
     texts = [(path, prose(path)) for path in PAGES]
-    texts += [(path, text) for path in SOURCES for text in docstrings(path)]
+    texts += [(path, folded(text)) for path in SOURCES for text in docstrings(path)]
     known, cited = entries(), set()
     for path, text in texts:
         for authors, year in CITATION.findall(text):
@@ -103,3 +93,21 @@ def test_a_citation_on_a_page_leads_to_its_entry():
             cited.add((match[0], f"{home}#{label(*match.groups())}"))
         assert set(lines) == cited, page
         assert lines == sorted(lines), page
+
+
+def test_a_citation_in_a_docstring_leads_to_its_entry():
+    """In the reference, which is made of reStructuredText."""
+    texts = [
+        text
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "jaxvae")
+        for text in docstrings(path)
+    ]
+    for text in texts:
+        cited = [label(*names) for names in CITATION.findall(folded(text))]
+        assert re.findall(r":ref:`[^<`]+ <(.+?)>`", "\n".join(as_rst(text))) == cited
+    made = as_rst("A `Bound of 2016` (van den Oord, Vinyals &\nKavukcuoglu 2017, eq. 2).")
+    assert made == [
+        "A ``Bound of 2016``\\  (:ref:`van den Oord, Vinyals & Kavukcuoglu 2017 "
+        "<van-den-oord-et-al-2017>`\\ , eq. 2)."
+    ]

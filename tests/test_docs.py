@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cache, partial
+from importlib.metadata import packages_distributions, requires
 from inspect import isfunction
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +79,18 @@ def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
         for block in blocks_of(page):
             exec(compile(block, page, "exec"), namespace)
     assert namespace
+
+
+def test_what_the_first_page_installs_is_what_its_ten_lines_import():
+    [installed] = re.findall(r"^pip install \. (.*?)  ", (ROOT / "docs/index.md").read_text(), re.M)
+    there = {"jaxvae", *installed.split()}
+    there |= {re.split(r"\W", line)[0] for line in requires("jaxvae") or [] if "extra" not in line}
+    ten, *_ = blocks_of("docs/index.md")
+    assert sum(bool(line.strip()) for line in ten.splitlines()) == 10
+    imported = re.findall(r"^(?:import|from) (.+?)(?: import .*)?$", ten, re.M)
+    for module in re.split(", ", ", ".join(imported)):
+        root = module.split(".")[0]
+        assert {root, *packages_distributions().get(root, [])} & there, module
 
 
 @pytest.mark.thorough

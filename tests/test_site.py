@@ -175,9 +175,9 @@ def test_dead_links_are_found(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("myst_parser"), reason="the group docs is not installed")
 def test_the_site_is_built_without_a_warning_or_a_dead_link(tmp_path):
-    """But for the story's page, which `make docs` builds before."""
+    """With an empty page where `make docs` has the story's."""
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = [line for line in dead_links.dead(tmp_path) if "explorable.html" not in line]
-    assert not found
+    (tmp_path / "explorable.html").touch()
+    assert not list(dead_links.dead(tmp_path))

@@ -1,7 +1,8 @@
 """Every link of a built site leads somewhere: `python docs/extension/dead_links.py docs/_build`.
 
 Within the site the page and the place on it have to be there, and no page may need another host to
-be shown. Of links that lead away only the form can be seen: https, a DOI, an identifier of arXiv.
+be shown. Of links that lead away the form is seen: https, a DOI, an identifier of arXiv; whether
+they answer is asked once a week by `sphinx-build -b linkcheck`.
 """
 
 import re

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from inspect import cleandoc
 from itertools import groupby
 
+from citations import CITATION, linked
 from formulas import formula_of, pieces, tex
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):$")
@@ -19,7 +20,7 @@ def as_rst(text: str) -> list[str]:
     for kind, run in groupby(zip(kinds, lines, strict=True), key=lambda pair: pair[0]):
         block = [line for _, line in run]
         if kind == "prose":
-            made += with_formulas("\n".join(block)).split("\n")
+            made += as_prose("\n".join(block)).split("\n")
         elif kind == "shown":
             made += [*shown([line[4:] for line in block]), ""]
         else:
@@ -68,14 +69,22 @@ def escaped(prose: str) -> str:
     return _outside_of_code(prose, lambda part: re.sub(r"([\\|*_])", r"\\\1", part))
 
 
-def with_formulas(prose: str) -> str:
-    """The same, and formulas are set."""
+def as_prose(text: str) -> str:
+    """The same, where formulas are set and citations lead to the bibliography."""
 
-    def text(part: str) -> str:
-        found = pieces(part)
-        return "".join(f":math:`{tex(p)}`\\ " if is_one else escaped(p) for p, is_one in found)
+    def cited(part: str) -> str:
+        made, at = "", 0
+        for citation in CITATION.finditer(part):
+            made += with_formulas(part[at : citation.start()]) + linked(citation)
+            at = citation.end()
+        return made + with_formulas(part[at:])
 
-    return _outside_of_code(prose, text)
+    return _outside_of_code(text, cited)
+
+
+def with_formulas(part: str) -> str:
+    found = pieces(part)
+    return "".join(f":math:`{tex(p)}`\\ " if is_one else escaped(p) for p, is_one in found)
 
 
 def _outside_of_code(prose: str, written: Callable[[str], str]) -> str:

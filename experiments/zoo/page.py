@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,17 @@ A dash means that the row has no such number. A short budget, the same for all, 
 fast: the page shows that a method runs and roughly what it does, not which one is best.
 
 """
-PICTURED = "prior", "posterior", "likelihood", "penalty", "codes"  # groups whose draws are shown
+PICTURED = {  # groups whose draws are shown -> what the eye finds in them, above all what fails
+    "prior": "Of the others most draws are digits, and some fall between two.",
+    "posterior": "By eye the others can't be told apart: most draws are digits, and some fall "
+    "between two.",
+    "likelihood": "All fail: after 1,000 steps no draw looks like a patch of a photograph. Most "
+    "are noise; those of the continuous Bernoulli are one colour each.",
+    "penalty": "VAE-GAN fails: its strokes are sharp, and most of its draws are no digit. The "
+    "adversarial autoencoder and the RAEs fail in part: some draws are scraps.",
+    "codes": "The first four rows fail: most draws are scraps, as their priors draw each code by "
+    "itself. The autoregressive prior draws fewer of them.",
+}
 
 
 def write_page(folder: Path) -> None:
@@ -64,10 +75,10 @@ def write_page(folder: Path) -> None:
         text += trained_table(rows, told) + found_table(rows, told)
         if (picture := draw(folder, group, rows)) is not None:
             text += f"\n![decoded draws, a row a line](figures/zoo/{picture})\n\n"
-            text += "Decoded draws of the prior, seed 0, a row a line."
+            caption = "Decoded draws of the prior, seed 0, a row a line."
             if gone := [r.name for r in rows if collapsed(told[r.path])]:
-                text += f" Collapsed, all draws alike: {', '.join(gone)}."
-            text += "\n"
+                caption += f" Collapsed, all draws alike: {', '.join(gone)}."
+            text += fill(f"{caption} {PICTURED[group]}", 120, break_on_hyphens=False) + "\n"
     if missing:
         text += f"\nNot run yet: {', '.join(missing)}.\n"
     (DOCS / "zoo.md").write_text(text)

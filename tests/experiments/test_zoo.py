@@ -136,6 +136,15 @@ def test_the_page_has_a_line_for_every_row_of_a_group_that_is_done(tmp_path, mon
     assert "## Posteriors" not in text
     assert "Not run yet: posteriors, likelihoods" in text
     assert (tmp_path / "figures/zoo/prior.png").exists()
+    assert text.index("(figures/zoo/prior.png)") < text.index("\nDecoded draws of the prior")
+
+
+def test_below_a_picture_stands_what_fails_in_it():
+    paragraphs = [" ".join(of.split()) for of in (DOCS / "zoo.md").read_text().split("\n\n")]
+    for group, fails in page.PICTURED.items():
+        shown = paragraphs.index(f"![decoded draws, a row a line](figures/zoo/{group}.png)")
+        assert paragraphs[shown + 1].startswith("Decoded draws of the prior, seed 0, a row a line.")
+        assert paragraphs[shown + 1].endswith(f" {fails}")
 
 
 @pytest.fixture
