@@ -139,9 +139,9 @@ def with_rates(
     if len(rates) > 1:
         return summary._replace(level_rates=rates)
     return summary._replace(
-        no_rates="Each latent has a rate of its own where they are independent under q(z|x) and "
-        f"p(z), with a KL in closed form. Here q(z|x) is {a_class_of(q)} and p(z) {a_class_of(p)}; "
-        "the rate in the table is of all latents together."
+        no_rates="Each latent has a rate of its own where they are independent numbers under "
+        "q(z|x) and p(z), with a KL in closed form. Here q(z|x) is "
+        f"{a_class_of(q)} and p(z) {a_class_of(p)}; the rate in the table is of all together."
     )
 
 

@@ -36,7 +36,7 @@ def pictures(
     labels: Any = None,
     rates: Any = None,
     rates_of_levels: Any = None,
-    full: Positive = 1.0,
+    full: Positive | None = None,
 ) -> dict[str, Any]:
     """Name -> figure, of all that can be drawn of a model: images, and latents that are a vector.
 
@@ -49,7 +49,7 @@ def pictures(
       labels: of the rows, which colour the map.
       rates: of each latent, as `Summary.rates`.
       rates_of_levels: as `Summary.level_rates`.
-      full: what a full pixel is, where x is an image.
+      full: what a full pixel is, where x is an image; by default 255 of bytes above 1, else 1.
 
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -58,6 +58,7 @@ def pictures(
     ['latent_map']
     """
     first = first_model(model, given)
+    full = (255.0 if are_bytes(xs) else 1.0) if full is None else full
     found = _images(model, key, xs, given, full) if are_images(xs, prior(first), full) else {}
     if rates is not None:
         found["latent_rates"] = latent_rates(rates)
@@ -75,6 +76,11 @@ def pictures(
         except MissingMethodError:  # of q(z|x) or p(x|z), which has no mean
             return found
     return found
+
+
+def are_bytes(xs: Any) -> bool:
+    """Whether they are pixels as they are stored, and not zeros and ones."""
+    return getattr(xs, "dtype", None) == np.uint8 and np.max(xs) > 1
 
 
 def are_images(xs: Tree, p: Any, full: float) -> bool:

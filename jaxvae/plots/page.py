@@ -123,7 +123,7 @@ def report(
     metrics: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     labels: Any = None,
-    full: Positive = 1.0,
+    full: Positive | None = None,
     num_samples: Count = 500,
     num_rows: Count = 1000,
 ) -> Summary:
