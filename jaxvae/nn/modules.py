@@ -18,4 +18,4 @@ class Module(nnx.Module):
     )
     """
 
-    __repr__ = __str__ = layered
+    __repr__ = __str__ = layered  # pyright: ignore[reportAssignmentType]

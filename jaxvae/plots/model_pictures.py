@@ -58,7 +58,7 @@ def pictures(
     ['latent_map']
     """
     first = first_model(model, given)
-    full = (255.0 if are_bytes(xs) else 1.0) if full is None else full
+    full = float((255.0 if are_bytes(xs) else 1.0) if full is None else full)
     found = _images(model, key, xs, given, full) if are_images(xs, prior(first), full) else {}
     if rates is not None:
         found["latent_rates"] = latent_rates(rates)

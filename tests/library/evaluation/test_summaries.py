@@ -130,7 +130,9 @@ def test_levels_have_their_rates_and_what_has_none_a_reason():
                  jv.Joint(jv.StandardNormal(()), Partial(unit)))  # fmt: skip
     found = summarize(two, jax.random.key(0), XS, num_samples=30)
     assert (found.rates, found.no_rates) == (None, "")
-    np.testing.assert_allclose(found.level_rates, [np.mean(XS[:, 0] ** 2) / 2, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(
+        found.level_rates, np.array([np.mean(XS[:, 0] ** 2) / 2, 0.5]), rtol=1e-5
+    )
     full = normal_model(encode=lambda x: jv.MultivariateNormal(x[:2], jnp.eye(2)))
     found = summarize(full, jax.random.key(0), XS, num_samples=30)
     assert found.rates is found.level_rates is None
