@@ -105,7 +105,7 @@ def rate_per_latent(
     return jnp.mean(jax.vmap(partial(rates_of_row, model))(rows), axis=0)
 
 
-def rates_of_row(model: Any, row: tuple[Any, Any]) -> Array:
+def rates_of_row(model: Model | Callable[[Any], Model], row: tuple[Any, Any]) -> Array:
     """KL(q(z_i|x) || p(z_i)) of each latent, of a row (x, y)."""
     return latent_kls(_posterior(model, row), prior(model_at(model, row[1])))
 

@@ -145,15 +145,15 @@ def with_rates(
     )
 
 
-def _latents(_: None, model: Any, row: tuple[Any, Any]) -> Any:
+def _latents(_: None, model: Used, row: tuple[Any, Any]) -> Any:
     return rates_of_row(model, row)
 
 
-def _levels(_: None, model: Any, row: tuple[Any, tuple[Any, Any]]) -> Any:
+def _levels(_: None, model: Used, row: tuple[Any, tuple[Any, Any]]) -> Any:
     key, (x, y) = row
-    model = model_at(model, y)
-    q = posterior(model, x)
-    return kl_of_levels(q, prior(model), *sample_and_log_prob(q, key))
+    at = model_at(model, y)
+    q = posterior(at, x)
+    return kl_of_levels(q, prior(at), *sample_and_log_prob(q, key))
 
 
 def _kinds(model: Any, xs: Tree, given: Tree | None) -> tuple[Any, Any]:

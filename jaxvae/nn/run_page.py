@@ -10,6 +10,7 @@ from jaxvae.checks import Key, Tree
 from jaxvae.nn.command_output import say, written
 from jaxvae.nn.file_training import UNSAID
 from jaxvae.nn.model_folders import is_saved
+from jaxvae.protocols import Model
 from jaxvae.training.checkpoints import checkpoint_files, newest_checkpoint, read_checkpoint
 
 LEFT_OUT = (*UNSAID, "preparation")  # of what is known of a run, too long for a line
@@ -21,7 +22,7 @@ def place_of(run: Path) -> Path:
 
 
 def write_page(
-    path: Path, run: Path, about: Any, model: Any, key: Key, xs: Tree, num_samples: int
+    path: Path, run: Path, about: Tree, model: Model, key: Key, xs: Tree, num_samples: int
 ) -> None:
     """Write the page, or say what it takes."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.checks import Key, Positive, Tree, checked
+from jaxvae.checks import Key, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import encode_all, use
 from jaxvae.evaluation.rows import first_model
 from jaxvae.evaluation.use import Used
@@ -18,7 +18,7 @@ from jaxvae.plots.figures import (
     level_rates,
     traversals,
 )
-from jaxvae.protocols import MissingMethodError, event_shape, prior
+from jaxvae.protocols import Distribution, MissingMethodError, event_shape, prior
 from jaxvae.pytrees import value_of
 
 SHOWN = 40  # rows beside their reconstructions
@@ -34,8 +34,8 @@ def pictures(
     *,
     given: Tree | None = None,
     labels: Any = None,
-    rates: Any = None,
-    rates_of_levels: Any = None,
+    rates: Numbers | None = None,
+    rates_of_levels: Numbers | None = None,
     full: Positive | None = None,
 ) -> dict[str, Any]:
     """Name -> figure, of all that can be drawn of a model: images, and latents that are a vector.
@@ -78,12 +78,12 @@ def pictures(
     return found
 
 
-def are_bytes(xs: Any) -> bool:
+def are_bytes(xs: Tree) -> bool:
     """Whether they are pixels as they are stored, and not zeros and ones."""
     return getattr(xs, "dtype", None) == np.uint8 and np.max(xs) > 1
 
 
-def are_images(xs: Tree, p: Any, full: float) -> bool:
+def are_images(xs: Tree, p: Distribution, full: float) -> bool:
     """Whether rows are images, of a model whose prior is p."""
     if not hasattr(xs, "ndim") or hasattr(value_of(p), "after"):  # which draws the next steps
         return False

@@ -60,7 +60,7 @@ def layered(value: object) -> str:
     return next((text for text in texts if len(text) <= LENGTH), _layers(value, 1))
 
 
-def _layers(value: Any, depth: int) -> str:
+def _layers(value: object, depth: int) -> str:
     def text(part: Any) -> str:
         if "flax.List" in kinds(part):
             return _collection([*part], text)
