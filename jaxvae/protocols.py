@@ -22,6 +22,7 @@ object first, whoever wrote it:
     levels_at(z)                  the rates of `Descent`'s levels     the rate of the whole
     filler, in the support        Masked                              a draw
     reparameterized               estimators, before they use a path  True
+    certain: all draws are one    log_marginal, before it trusts one  False
     check_event(name, what, x)    bounds, before they score x         the shapes of a draw
     support(x), booleans          bounds: log p = -inf outside        log_prob decides
 
@@ -48,7 +49,7 @@ from jaxvae.checks import (
     within,
     written,
 )
-from jaxvae.pytrees import T, pytree
+from jaxvae.pytrees import T, pytree, value_of
 from jaxvae.pytrees.libraries import functional
 
 
@@ -231,6 +232,11 @@ def event_shape(d: Distribution) -> Any:
 def has_path(d: Distribution) -> bool:
     """Whether samples of d have a derivative in its parameters: `reparameterized`, or numpyro's."""
     return getattr(d, "reparameterized", getattr(d, "has_rsample", True))
+
+
+def is_certain(d: Distribution) -> bool:
+    """Whether all draws of d are one, as the code of a VQ-VAE, which has one importance weight."""
+    return getattr(value_of(d), "certain", False)
 
 
 def traced_has_path(make: Callable[[], Any]) -> bool:

@@ -14,7 +14,7 @@ import jaxvae
 from experiments.common.data import Dataset
 from experiments.common.evaluate import inputs, log_marginals, of_each
 from jaxvae.evaluation import Summary, active_units
-from jaxvae.evaluation.summaries import rates_of
+from jaxvae.evaluation.summaries import with_rates
 from jaxvae.training.checkpoints.durable import part_of, publish
 
 
@@ -99,8 +99,8 @@ def measure(
         gap=float(np.mean(marginal.value - of_all.elbo[rows])),
         latents=active.size,
         active=int(np.sum(active)) if len(images) > 1 else None,
-        rates=rates_of(model, xs),
     )
+    found = with_rates(found, model, jax.random.fold_in(subset_key, 1), xs)
     return found, {
         "test_images": found.rows,
         "elbo": found.elbo,
@@ -138,10 +138,13 @@ def draw(
     order_key, key = jax.random.split(key)
     order = np.asarray(jax.random.permutation(order_key, len(xs)))  # files are often sorted
     labels = None if data.test.labels is None else np.asarray(data.test.labels)[order]
-    drawn = plots.pictures(model, key, xs[order], labels=labels, rates=found.rates, full=full)
+    drawn = plots.pictures(
+        model, key, xs[order], labels=labels, rates=found.rates, rates_of_levels=found.level_rates,
+        full=full,
+    )  # fmt: skip
     names = {name for line in lines for name in line}
     metrics = {name: [line.get(name, np.nan) for line in lines] for name in names}
-    for name in drawn.keys() - {"latent_rates"}:  # which stand beside the traversals
+    for name in drawn.keys() - {"latent_rates", "level_rates"}:  # which stand beside the traversals
         save(drawn[name], folder / f"{name}.png")
     curves = plots.learning_curves(metrics, xlabel="epoch")
     save(curves, folder / "learning_curves.png")

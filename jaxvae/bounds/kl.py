@@ -123,6 +123,17 @@ def levels(q: Distribution, p: Distribution, z: Tree) -> list[tuple[Any, Any, An
     return [(q, p, z)]
 
 
+def kl_of_levels(q: Distribution, p: Distribution, z: Tree, log_q: Array) -> Array:
+    """The KL of each level given the sample above it, [levels] nats: closed, or at the sample.
+
+    What is no hierarchy is one level, whose log q is known, so that a flow is not inverted.
+    """
+    pairs = levels(q, p, z)
+    if len(pairs) == 1:
+        return auto_kl(q, p, z, log_q)[None]
+    return jnp.stack([kl_at(*pair) for pair in pairs])
+
+
 def kl_at(q: Distribution, p: Distribution, z: Tree) -> Array:
     """KL(q || p) in closed form where one is known, else log q(z) - log p(z) at z ~ q."""
     kl = closed_form(q, p)

@@ -72,7 +72,7 @@ def evaluate(
     """
     rows = paired("evaluate", model, xs, given)
     keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
-    rows = _each(_log_marginal, model, (keys, rows), batch_size, num_samples, fewest=1)
+    rows = of_each(_log_marginal, model, (keys, rows), batch_size, num_samples, fewest=1)
     found = Evaluation(
         value=jnp.mean(rows.value),
         standard_error=jnp.sqrt(jnp.sum(jnp.square(rows.standard_error))) / len(keys),
@@ -114,7 +114,7 @@ def encode_all(
     """
     rows = paired("encode_all", model, xs, given)
     with or_else("encode_all: use.encode(model, xs, key=key) draws z"):
-        return _each(_encoded, model, rows, batch_size, of)
+        return of_each(_encoded, model, rows, batch_size, of)
 
 
 @checked
@@ -132,7 +132,7 @@ def decode_all(
     """
     rows = paired("decode_all", model, zs, given, "zs")
     with or_else("decode_all: use.decode(model, zs, key=key) draws x"):
-        return _each(_decoded, model, rows, batch_size, of)
+        return of_each(_decoded, model, rows, batch_size, of)
 
 
 def _log_marginal(num_samples: int, model: Any, row: tuple[Array, Any]) -> LogMarginal:
@@ -150,7 +150,7 @@ def _decoded(of: Callable[[Any], Any], model: Any, row: tuple[Any, Any]) -> Any:
     return of(likelihood(model_at(model, y), z))
 
 
-def _each(
+def of_each(
     one: Callable[..., Any],
     model: Tree,
     rows: Tree,
@@ -158,7 +158,10 @@ def _each(
     option: Any,
     fewest: int = FEWEST,
 ) -> Any:
-    """`one(option, model, row)` of every row, one program for all models of a structure."""
+    """`one(option, model, row)` of every row, one program for all models of a structure.
+
+    What of the model is no array, as a plain function, is part of the program, not its argument.
+    """
     leaves, structure = jax.tree.flatten(functional(model))
     arrays = [leaf if hasattr(leaf, "dtype") else None for leaf in leaves]
     others = tuple(None if hasattr(leaf, "dtype") else leaf for leaf in leaves)

@@ -1,6 +1,7 @@
 """What the latents carry: which of them are used, what each costs, and what a nat of code buys."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -101,10 +102,12 @@ def rate_per_latent(
     """
     rows = paired("rate_per_latent", model, xs, given)
 
-    def rates(row: tuple[Any, Any]) -> Array:
-        return latent_kls(_posterior(model, row), prior(model_at(model, row[1])))
+    return jnp.mean(jax.vmap(partial(rates_of_row, model))(rows), axis=0)
 
-    return jnp.mean(jax.vmap(rates)(rows), axis=0)
+
+def rates_of_row(model: Model | Callable[[Any], Model], row: tuple[Any, Any]) -> Array:
+    """KL(q(z_i|x) || p(z_i)) of each latent, of a row (x, y)."""
+    return latent_kls(_posterior(model, row), prior(model_at(model, row[1])))
 
 
 @checked

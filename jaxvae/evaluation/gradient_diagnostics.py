@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.batching import Objective
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, checked, written
 from jaxvae.protocols import Model
 from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import statistics, with_state, without_state
+from jaxvae.training.trainable import check_array
 
 
 @shown
@@ -54,6 +55,8 @@ def gradient_statistics(
     chunk = min(chunk, num_draws)
     state = statistics(functional(model))
     model = without_state(functional(model))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
+        check_array(f"gradient_statistics: model{written(model, path)}", leaf)
 
     def gradient(i: Array) -> Any:
         def bound(model: Any) -> Array:

@@ -41,6 +41,8 @@ def lines(s: Summary) -> list[Line]:
     sampled = f"{s.num_samples} importance samples for each of {s.estimated:,} rows"
     trust = trust_in(s)
     active = "unknown of one row" if s.active is None else f"{s.active} of {s.latents}"
+    count = "How many of the importance samples count, in the median row."
+    counted = "Yes. The fewer count, the less log p(x) can be trusted."
     return [
         Line("ELBO", f"{s.elbo:.2f}",
              "The bound that training raises: log p(x) is at least this, in nats a row.",
@@ -50,25 +52,38 @@ def lines(s: Summary) -> list[Line]:
         Line("distortion", f"{s.distortion:.2f}",
              "-log p(x|z): what is still to be said of x when z is known. Below 0 where x is "
              "continuous and its density is large.", "Yes."),
-        Line("log p(x)", f"{s.log_marginal:.2f} ± {s.standard_error:.2f}",
+        Line("log p(x)", log_marginal_of(s),
              f"How likely the model finds new rows, by {sampled}. The error is that of sampling; "
              "compare models by this number.", trust),
         Line("gap", f"{s.gap:.2f}",
              "log p(x) - ELBO on the same rows: how far q(z|x) is from the true posterior.",
-             trust if s.reliable >= TRUSTED else "It is at least this: log p(x) is a lower bound."),
-        Line("effective samples", f"{s.ess:.0f} of {s.num_samples}",
-             "How many of the importance samples count, in the median row.",
-             "Yes. The fewer count, the less log p(x) can be trusted."),
+             trust if is_trusted(s) else "It is at least this: log p(x) is a lower bound."),
+        Line("effective samples", "1" if s.certain else f"{s.ess:.0f} of {s.num_samples}", count,
+             "Yes: the code is certain, so that all samples are one." if s.certain else counted),
         Line("active latents", active,
              "Those whose posterior mean varies from row to row, by more than 0.01.",
              "Yes." if s.rows >= 100 else f"Roughly: of {s.rows} rows."),
     ]  # fmt: skip
 
 
+def log_marginal_of(s: Summary) -> str:
+    """log p(x) with its error, or as a bound where that is known for certain."""
+    if s.certain:
+        return f"at least {s.log_marginal:.2f}"
+    return f"{s.log_marginal:.2f} ± {s.standard_error:.2f}"
+
+
+def is_trusted(s: Summary) -> bool:
+    """Whether log p(x) is more than a bound."""
+    return s.reliable >= TRUSTED and not s.certain
+
+
 def trust_in(s: Summary) -> str:
     """Of log p(x), by the share of rows whose importance weights pass k-hat."""
     if not np.isfinite(s.log_marginal):
         return "No: to some row the likelihood gives no probability at all."
+    if s.certain:
+        return "As a lower bound only: the code of a row is certain, and this is its ELBO."
     if s.reliable >= TRUSTED:
         return f"Yes: k-hat passes for {s.reliable:.0%} of the rows."
     return f"As a lower bound only: k-hat passes for {s.reliable:.0%} of the rows."
@@ -108,8 +123,14 @@ def idle(s: Summary, curves: Curves) -> str | None:
 
 def untrusted(s: Summary, curves: Curves) -> str | None:
     del curves
-    if s.reliable >= TRUSTED:
+    if is_trusted(s):
         return None
+    if s.certain:
+        return (
+            "log p(x) is a lower bound: the code of a row is certain, which is one importance "
+            "sample, and more samples tell no more. Compare such models by the bound; a prior that "
+            "is trained on the codes, as nn.PixelCNN, makes it tighter."
+        )
     return (
         f"log p(x) is a lower bound: for {1 - s.reliable:.0%} of the rows the importance weights "
         "have too heavy a tail. Take more samples, a posterior that is nearer the truth, or "
@@ -119,7 +140,7 @@ def untrusted(s: Summary, curves: Curves) -> str | None:
 
 def imprecise(s: Summary, curves: Curves) -> str | None:
     del curves
-    if s.reliable < TRUSTED or s.standard_error < PRECISE:
+    if not is_trusted(s) or s.standard_error < PRECISE:
         return None
     return (
         f"log p(x) has a standard error of {s.standard_error:.2f} nats: four times as many "

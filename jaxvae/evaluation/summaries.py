@@ -6,12 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.bounds.kl import kl_of_levels
+from jaxvae.checks import Count, Key, Tree, a_class_of, checked
 from jaxvae.evaluation import use
-from jaxvae.evaluation.datasets import evaluate
-from jaxvae.evaluation.diagnostics import active_units, rate_per_latent
-from jaxvae.protocols import MissingMethodError, Model
-from jaxvae.pytrees import shown
+from jaxvae.evaluation.datasets import evaluate, of_each
+from jaxvae.evaluation.diagnostics import active_units, rates_of_row
+from jaxvae.evaluation.rows import model_at
+from jaxvae.evaluation.use import Used
+from jaxvae.protocols import (
+    MissingMethodError,
+    is_certain,
+    posterior,
+    prior,
+    sample_and_log_prob,
+)
+from jaxvae.pytrees import shown, value_of
 
 DRAWS = 10  # of z for each row, for the ELBO
 
@@ -37,6 +46,10 @@ class Summary(NamedTuple):
       active: how many of them the model uses, as `active_units`; None if one row can't say.
       rates: of each latent, as `rate_per_latent`; None where that has no closed form.
       skipped: updates that were not made, as they were not finite.
+      certain: whether q(z|x) is one z for certain, as the code of a VQ-VAE: then log p(x) is the
+        ELBO, a bound, however many samples there are.
+      level_rates: of each level of a hierarchy given the one above, where that has levels.
+      no_rates: why there are rates of neither latents nor levels, in a sentence or two.
     """
 
     rows: int
@@ -55,16 +68,26 @@ class Summary(NamedTuple):
     active: int | None
     rates: Any = None
     skipped: int = 0
+    certain: bool = False
+    level_rates: Any = None
+    no_rates: str = ""
 
 
 @checked
 def summarize(
-    model: Model, key: Key, xs: Tree, *, num_samples: Count = 500, num_rows: Count = 1000
+    model: Used,
+    key: Key,
+    xs: Tree,
+    *,
+    given: Tree | None = None,
+    num_samples: Count = 500,
+    num_rows: Count = 1000,
 ) -> Summary:
     """Measure a model on rows that it was not trained on: bounds, their errors, its latents.
 
     Args:
       xs: the rows, leaves of leading axis n.
+      given: of a conditional model, a function y -> model, the y of each row: all is of p(x|y).
       num_samples: importance samples for log p(x) of each row.
       num_rows: rows whose log p(x) is estimated, drawn at random; all where there are fewer.
 
@@ -74,15 +97,15 @@ def summarize(
     >>> found.active, abs(found.gap) < 1e-3  # its posterior is exact
     (1, True)
     """
-    elbo_key, rows_key, marginal_key, unit_key = jax.random.split(key, 4)
-    scores = use.score(model, elbo_key, xs, num_samples=DRAWS)
+    elbo_key, rows_key, marginal_key, unit_key, rate_key = jax.random.split(key, 5)
+    scores = use.score(model, elbo_key, xs, given=given, num_samples=DRAWS)
     n = len(scores.elbo)
     chosen = np.asarray(jax.random.permutation(rows_key, n))[:num_rows]
-    some = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], xs)
-    found = evaluate(model, marginal_key, some, num_samples=num_samples)
-    units = jax.tree.leaves(active_units(model, xs, key=unit_key))
+    some, their_y = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], (xs, given))
+    found = evaluate(model, marginal_key, some, given=their_y, num_samples=num_samples)
+    units = jax.tree.leaves(active_units(model, xs, given=given, key=unit_key))
     active = np.concatenate([np.ravel(unit) for unit in units])
-    return Summary(
+    summary = Summary(
         rows=n,
         elbo=float(np.mean(scores.elbo)),
         rate=float(np.mean(scores.rate)),
@@ -97,13 +120,49 @@ def summarize(
         gap=float(np.mean(found.rows.value - scores.elbo[chosen])),
         latents=active.size,
         active=int(np.sum(active)) if n > 1 else None,
-        rates=rates_of(model, xs),
+    )
+    return with_rates(summary, model, rate_key, xs, given=given)
+
+
+def with_rates(
+    summary: Summary, model: Used, key: Key, xs: Tree, *, given: Tree | None = None
+) -> Summary:
+    """The summary with the rate of each latent or level, or why there is none."""
+    q, p = _kinds(model, xs, given)
+    summary = summary._replace(certain=is_certain(q))
+    try:
+        rates = of_each(_latents, model, (xs, given), None, None)
+        return summary._replace(rates=np.mean(rates, axis=0))
+    except (MissingMethodError, NotImplementedError):
+        keys = jax.random.split(key, summary.rows)
+        rates = np.mean(of_each(_levels, model, (keys, (xs, given)), None, None), axis=0)
+    if len(rates) > 1:
+        return summary._replace(level_rates=rates)
+    return summary._replace(
+        no_rates="Each latent has a rate of its own where they are independent numbers under "
+        "q(z|x) and p(z), with a KL in closed form. Here q(z|x) is "
+        f"{a_class_of(q)} and p(z) {a_class_of(p)}; the rate in the table is of all together."
     )
 
 
-def rates_of(model: Model, xs: Tree) -> np.ndarray | None:
-    """The rate of each latent, of a model that has them one by one and in closed form."""
-    try:
-        return np.asarray(jax.jit(rate_per_latent)(model, xs))
-    except (MissingMethodError, NotImplementedError):
-        return None
+def _latents(_: None, model: Used, row: tuple[Any, Any]) -> Any:
+    return rates_of_row(model, row)
+
+
+def _levels(_: None, model: Used, row: tuple[Any, tuple[Any, Any]]) -> Any:
+    key, (x, y) = row
+    at = model_at(model, y)
+    q = posterior(at, x)
+    return kl_of_levels(q, prior(at), *sample_and_log_prob(q, key))
+
+
+def _kinds(model: Any, xs: Tree, given: Tree | None) -> tuple[Any, Any]:
+    """q(z|x) and p(z) of the first row, traced: what is asked is their classes."""
+    seen: list[Any] = []
+
+    def look(x: Tree, y: Tree | None) -> None:
+        at = model_at(model, y)
+        seen.extend(value_of(d) for d in (posterior(at, x), prior(at)))
+
+    jax.eval_shape(look, *jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], (xs, given)))
+    return seen[0], seen[1]

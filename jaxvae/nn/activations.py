@@ -22,6 +22,10 @@ class Named:
     def __call__(self, x: Array) -> Array:
         return getattr(import_module(self.module), self.name)(x, **dict(self.options))
 
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options)
+        return f"partial({self.name}{options})" if options else self.name
+
 
 def by_name(activation: Activation) -> Activation:
     """The same function, `Named` where it is JAX's own; any other is returned as it is.
@@ -31,7 +35,7 @@ def by_name(activation: Activation) -> Activation:
 
     >>> import jax
     >>> by_name(jax.nn.relu)
-    Named(module='jax.nn', name='relu', options=())
+    relu
     """
     if isinstance(activation, partial) and not activation.args:
         function = by_name(activation.func)

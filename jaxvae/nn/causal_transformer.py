@@ -8,11 +8,12 @@ from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.modules import Module
 from jaxvae.nn.pixel_cnn import context_of, table
 from jaxvae.nn.sequences import Attention
 
 
-class CausalTransformer(nnx.Module):
+class CausalTransformer(Module):
     """Logits of every code of a sequence given those before it: an autoregressive prior.
 
     Position i is told code i - 1 and looks at positions 1, ..., i. In a draw the keys and values of

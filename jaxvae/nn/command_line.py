@@ -10,7 +10,8 @@ was refused; 1: the run can't go on, or nothing can be saved; 130: interrupted.
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from jaxvae.nn.preparation import (
     opened,
     table_of,
 )
+from jaxvae.nn.run_page import place_of, write_page
 from jaxvae.nn.stored_units import Coded, of_coded, of_stored
 from jaxvae.protocols import MissingMethodError
 from jaxvae.training import CheckpointError, NonFiniteError
@@ -176,16 +178,27 @@ def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: i
 
 
 def report(
-    run: Path, data: Path | None = None, /, *, num_samples: int = 100, seed: int = 0
+    run: Path,
+    data: Path | None = None,
+    /,
+    *,
+    output: Path | None = None,
+    num_samples: int = 100,
+    seed: int = 0,
 ) -> None:
-    """What the model is and, on data, what it is worth: means over rows, nats.
+    """What the model is and, on data, what it is worth: means over rows, nats, and a page.
+
+    The page, report.html, has the curves of the run, pictures, each number with what it means and
+    whether to trust it, and what to try next. It is drawn with matplotlib.
 
     Args:
       run: what train made, or save_model.
       data: rows to measure it on.
+      output: .html; by default report.html in the run, of a model alone in this folder.
     """
     check_counts(num_samples=num_samples)
     info = info_of(run)
+    output = check_output(output or place_of(run), ".html")
     arrays = info["arrays"].values()
     told: dict[str, Any] = {"numbers": sum(int(np.prod(a["shape"])) for a in arrays)}
     about = info["about"]
@@ -194,16 +207,22 @@ def report(
         if isinstance(about, dict)
         else {"about": about}
     )
-    if data is not None:
+    if data is None:
+        say(told)
+    else:
         model, _, _, xs = opened(run, data)
-        scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
+        key, unit_key, page_key = jax.random.split(jax.random.key(seed), 3)
+        scores = _scored(model, key, xs, num_samples=num_samples)
         n = len(scores.iwae)
         error = float(np.std(scores.iwae) / np.sqrt(n))
         told |= {"rows of data": n, "iwae": float(np.mean(scores.iwae))}
         told |= {"standard error": error, "elbo of data": float(np.mean(scores.elbo))}
         told |= {"rate": float(np.mean(scores.rate))}
-        told |= {"active units": int(np.sum(active_units(model, jax.tree.map(jnp.asarray, xs))))}
-    say(told)
+        xs = jax.tree.map(jnp.asarray, xs)
+        units = jax.tree.leaves(active_units(model, xs, key=unit_key))
+        say(told | {"active units": int(sum(map(np.sum, units)))})
+        with without_a_word_of_gaps():
+            write_page(output, run, about, model, page_key, xs, num_samples)
 
 
 def export(
@@ -265,9 +284,15 @@ def _kinds(model: Any, preparation: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _scored(model: Any, key: jax.Array, xs: Any, num_samples: int) -> use.Scores:
     """`use.score`, whose warning of different gaps the column `per_observed` answers."""
+    with without_a_word_of_gaps():
+        return use.score(model, key, xs, num_samples=num_samples)
+
+
+@contextmanager
+def without_a_word_of_gaps() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "score: rows have")
-        return use.score(model, key, xs, num_samples=num_samples)
+        yield
 
 
 def _because(nats: Mapping[str, np.ndarray]) -> np.ndarray:

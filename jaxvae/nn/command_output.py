@@ -30,7 +30,8 @@ def check_output(path: Path, *kinds: str) -> Path:
     """The path, before any work is done; refused where nothing can be written to it."""
     if path.suffix.lower() not in kinds:
         names = [kind or "a folder, of images" for kind in kinds]
-        raise DataRefusedError(f"--output {path}: expected {', '.join(names[:-1])} or {names[-1]}")
+        several = [", ".join(names[:-1])] if names[:-1] else []
+        raise DataRefusedError(f"--output {path}: expected {' or '.join([*several, names[-1]])}")
     if not path.parent.is_dir():
         raise DataRefusedError(f"--output {path}: {path.parent} isn't there; make it first")
     if path.is_dir() and (path.suffix or any(path.iterdir())):

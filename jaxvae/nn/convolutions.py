@@ -14,10 +14,11 @@ from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import fan_in_normal
+from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP, Between, Norm
 
 
-class ConvEncoder(nnx.Module):
+class ConvEncoder(Module):
     """An image halved by strided 4x4 convolutions, then a dense layer: image -> raw parameters.
 
     Args:
@@ -61,7 +62,7 @@ class ConvEncoder(nnx.Module):
         return self.dense(x)
 
 
-class ConvDecoder(nnx.Module):
+class ConvDecoder(Module):
     """The mirror of `ConvEncoder`: dense layers, then transposed convolutions up to an image.
 
     Args:
@@ -127,7 +128,7 @@ def halvings(size: Shape, times: int) -> list[Shape]:
     return sizes
 
 
-class Down(nnx.Module):
+class Down(Module):
     """4x4 convolution of stride 2, padded "SAME": [h, w, n] -> [ceil(h/2), ceil(w/2), m]."""
 
     def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
@@ -138,7 +139,7 @@ class Down(nnx.Module):
         return fastest_down(x, self.kernel[...]) + self.bias[...].reshape(1, 1, -1)
 
 
-class Up(nnx.Module):
+class Up(Module):
     """Transposed 4x4 convolution of stride 2: [ceil(h/2), ceil(w/2), n] -> [h, w, m] of `size`."""
 
     def __init__(self, n: int, m: int, size: Shape, *, rngs: nnx.Rngs):

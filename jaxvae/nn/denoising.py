@@ -10,9 +10,10 @@ from jax import Array
 
 from jaxvae.checks import checked
 from jaxvae.nn.heads import Shape
+from jaxvae.nn.modules import Module
 
 
-class Denoiser(nnx.Module):
+class Denoiser(Module):
     """r(z_s, s) = gain * network(z_s, s, log(s^2 + w^2)) / sqrt(s^2 + w^2), for `models.Diffusion`.
 
     The gain, one for each latent, starts at 0, so that the prior starts as N(0, I) (the mixed score

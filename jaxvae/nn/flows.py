@@ -23,12 +23,13 @@ from jaxvae.distributions import Transformed
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Head, Shape
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP
 
 AFFINE = AffineTransformer()
 
 
-class MaskedMLP(nnx.Module):
+class MaskedMLP(Module):
     """Row i of the output sees z_1, ..., z_{i-1} alone: the conditioner of an autoregressive flow.
 
     A hidden unit of degree m sees coordinates up to m and is seen by rows after m. A context is
@@ -92,7 +93,7 @@ def _masked(layer: Any, mask: Any, h: Array) -> Array:
     return h @ jnp.where(mask, layer.kernel[...], 0.0) + layer.bias[...]
 
 
-class AutoregressiveFlow(nnx.Module):
+class AutoregressiveFlow(Module):
     """context -> `Chain` of `InverseAutoregressive` layers, coordinates reversed in between.
 
     One pass forward, so it serves a posterior (`FlowHead`); `Inverse` of it serves a prior.
@@ -140,7 +141,7 @@ class AutoregressiveFlow(nnx.Module):
         return _turned(InverseAutoregressive, self.conditioners, context, self.transformer)
 
 
-class CouplingFlow(nnx.Module):
+class CouplingFlow(Module):
     """context -> `Chain` of `Coupling` layers, coordinates reversed in between.
 
     One pass either way, so it serves priors and posteriors alike.
@@ -184,7 +185,7 @@ class CouplingFlow(nnx.Module):
         return _turned(Coupling, self.conditioners, context, self.transformer)
 
 
-class _Concatenated(nnx.Module):
+class _Concatenated(Module):
     """An `MLP` of z and context, side by side; its last layer starts at 0."""
 
     def __init__(self, size: int, out_shape: Shape, *, rngs: nnx.Rngs, **network: Any):
@@ -202,7 +203,7 @@ def _turned(layer: Any, conditioners: Any, context: Any, transformer: Any) -> Ch
     return Chain(tuple(b for layer in layers for b in (layer, Reverse()))[:-1])
 
 
-class InverseFlow(nnx.Module):
+class InverseFlow(Module):
     """context -> `Inverse` of another flow: of an `AutoregressiveFlow`, a masked one.
 
     >>> prior_flow = InverseFlow(AutoregressiveFlow(3, rngs=nnx.Rngs(0)))
@@ -217,7 +218,7 @@ class InverseFlow(nnx.Module):
         return Inverse(self.flow(context))
 
 
-class FlowHead(nnx.Module):
+class FlowHead(Module):
     """Raw parameters -> `Transformed`: another head's distribution, pushed through a flow.
 
     The raw output ends in the flow's context, so that one network makes both. A head may have

@@ -19,11 +19,12 @@ from jaxvae.checks import Count, check_array, check_shape, checked
 from jaxvae.nn.convolutions import check_image
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import GroupNorm
 from jaxvae.nn.residual import Convolution
 
 
-class NormedCell(nnx.Module):
+class NormedCell(Module):
     """W x + f(x), f twice a group norm, swish and a 3x3 convolution: [h, w, n] -> [h, w, m].
 
     W is the identity, and a 1x1 convolution where m is not n.
@@ -49,7 +50,7 @@ class NormedCell(nnx.Module):
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
-class PixelAttention(nnx.Module):
+class PixelAttention(Module):
     """x + W softmax(q k' / sqrt(n)) v over all pixels, q, k and v linear in norm(x): [h, w, n].
 
     One head. Zhang, Goodfellow, Metaxas & Odena 2019, equations 1 to 3; scaled and normed as in
@@ -75,7 +76,7 @@ class PixelAttention(nnx.Module):
         return x + self.out(weights @ v).reshape(x.shape)
 
 
-class Doubled(nnx.Module):
+class Doubled(Module):
     """Every pixel four times, then a 3x3 convolution: [h, w, n] -> [2 h, 2 w, n]."""
 
     def __init__(self, n: int, *, rngs: nnx.Rngs):
@@ -85,7 +86,7 @@ class Doubled(nnx.Module):
         return self.convolution(jnp.repeat(jnp.repeat(x, 2, axis=0), 2, axis=1))
 
 
-class Stage(nnx.Module):
+class Stage(Module):
     """Cells at one resolution, the first so many followed by attention, then another resolution."""
 
     def __init__(
@@ -113,7 +114,7 @@ class Stage(nnx.Module):
         return x if self.resample is None else self.resample(x)
 
 
-class ResidualEncoder(nnx.Module):
+class ResidualEncoder(Module):
     """An image to a small grid of vectors: stages of normed cells, attention, [h, w, n] -> [.., d].
 
     The grid is the image over 2^(stages - 1). Esser, Rombach & Ommer 2021, table 7, left.
@@ -181,7 +182,7 @@ class ResidualEncoder(nnx.Module):
         return (h if self.pointwise is None else self.pointwise(h)).reshape(self.out_shape)
 
 
-class ResidualDecoder(nnx.Module):
+class ResidualDecoder(Module):
     """The mirror of `ResidualEncoder`, with a cell more a stage: a grid of vectors to an image.
 
     Esser, Rombach & Ommer 2021, table 7, right.

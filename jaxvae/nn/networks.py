@@ -19,10 +19,11 @@ from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape, check_sigmas
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.modules import Module
 from jaxvae.training.preprocessing import stored
 
 
-class Conditional(nnx.Module, Generic[D]):
+class Conditional(Module, Generic[D]):
     """p(out | in): a network followed by a head, called on one example, returning a distribution.
 
     Args:
@@ -89,7 +90,7 @@ Norm = Callable[..., Any]
 """`(width, *, rngs) -> module`: `nnx.BatchNorm`, `nnx.LayerNorm`, `GroupNorm`."""
 
 
-class GroupNorm(nnx.Module):
+class GroupNorm(Module):
     """flax's group norm of one example, a vector [width] or an image [h, w, width].
 
     Wu & He 2018, "Group normalization".
@@ -132,7 +133,7 @@ def WeightNormed(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.WeightNorm:
     return nnx.WeightNorm(Linear(n, m, rngs=rngs), rngs=rngs)
 
 
-class Between(nnx.Module):
+class Between(Module):
     """What stands between two layers: a norm, the activation, dropout."""
 
     def __init__(self, width: int, *, norm: Norm | None, dropout: float, rngs: nnx.Rngs):
@@ -144,7 +145,7 @@ class Between(nnx.Module):
         return h if self.dropout is None else self.dropout(h)
 
 
-class MLP(nnx.Module):
+class MLP(Module):
     """Dense layers with an activation between them; input and output may have any shape.
 
     Args:
@@ -186,7 +187,7 @@ class MLP(nnx.Module):
         return self.layers[-1](h).reshape(self.out_shape)
 
 
-class ResidualMLP(nnx.Module):
+class ResidualMLP(Module):
     """x + f(x), some times over vectors of one width, between two dense layers.
 
     f is norm, activation, dense, norm, activation, dense.
@@ -235,7 +236,7 @@ class ResidualMLP(nnx.Module):
         return self.last(self.between[-1](self.activation, h)).reshape(self.out_shape)
 
 
-class Rescaled(nnx.Module):
+class Rescaled(Module):
     """A network behind 2 x / max_value - 1: for data as stored, integers that a likelihood wants.
 
     Args:
@@ -268,7 +269,7 @@ class Rescaled(nnx.Module):
         return self.network(2.0 * y / max_value - 1.0)
 
 
-class InPrecision(nnx.Module):
+class InPrecision(Module):
     """A network that computes in another precision, where no `Conditional` is about it.
 
     Its parameters keep their dtype, and so does its output.
@@ -300,7 +301,7 @@ class InPrecision(nnx.Module):
         return _in_precision(self.dtype, self.network, x)
 
 
-class SharedScaleHead(nnx.Module):
+class SharedScaleHead(Module):
     """Raw parameters -> `Normal` with one learned sigma, at first `scale`, for all that is seen.
 
     Or with a sigma for each coordinate or channel, where `scale` is an array of these. Start near
@@ -328,7 +329,7 @@ class SharedScaleHead(nnx.Module):
         return Normal(raw, jnp.exp(self.log_scale[...]))
 
 
-class SharedDispersionHead(nnx.Module):
+class SharedDispersionHead(Module):
     """Log means -> `NegativeBinomial` with one learned dispersion a coordinate, for all examples.
 
     p(x_i) has the mean m_i = exp(raw_i) and the variance m_i + m_i^2 / theta_i; theta, at first 1,

@@ -10,11 +10,12 @@ from jax import Array
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.convolutions import Down, check_image
 from jaxvae.nn.heads import Shape
+from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import GroupNorm
 from jaxvae.nn.residual import Convolution
 
 
-class PatchCritic(nnx.Module):
+class PatchCritic(Module):
     """Strided 4x4 convolutions, norms and leaky ReLUs, then a logit a patch: image -> [h, w].
 
     After three convolutions a logit sees 38x38 pixels, and h is a bit above an eighth of the

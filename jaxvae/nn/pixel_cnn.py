@@ -10,9 +10,10 @@ from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.modules import Module
 
 
-class PixelCNN(nnx.Module):
+class PixelCNN(Module):
     """Logits of every code of a grid given those before it, row by row: an autoregressive prior.
 
     Two stacks: the vertical one sees the rows above, the horizontal one what is to the left and,
@@ -98,7 +99,7 @@ class PixelCNN(nnx.Module):
         return self.last(jax.nn.relu(self.middle(jax.nn.relu(h))))
 
 
-class GatedConvolution(nnx.Module):
+class GatedConvolution(Module):
     """A layer of `PixelCNN`: both stacks, on what has been padded by `reach` above or to the left.
 
     tanh(a) sigmoid(b), a and b the halves of the channels that a convolution gives, and in the

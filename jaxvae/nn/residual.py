@@ -17,9 +17,10 @@ from jaxvae.distributions import Normal
 from jaxvae.nn import onednn
 from jaxvae.nn.heads import positive
 from jaxvae.nn.initializers import fan_in_normal
+from jaxvae.nn.modules import Module
 
 
-class Convolution(nnx.Module):
+class Convolution(Module):
     """Convolution, padded "SAME": [h, w, n] -> [ceil(h/stride), ceil(w/stride), m].
 
     Of stride 2 and size 3 it pads an image of even size below and to the right alone.
@@ -82,7 +83,7 @@ def convolution_products(x: Array, kernel: Array, stride: int = 1) -> Array:
     return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(k * k * n, m)
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(Module):
     """1x1, 3x3, 3x3 and 1x1 convolutions, narrow in the middle, GELU before each: n channels to m.
 
     Child 2021, figure 3 and section 3.
@@ -112,7 +113,7 @@ class Bottleneck(nnx.Module):
         return x
 
 
-class ResidualCell(nnx.Module):
+class ResidualCell(Module):
     """x + f(x), f a `Bottleneck`: [h, w, n] -> [h, w, n].
 
     He et al. 2016, "Identity mappings in deep residual networks", equation 3.
@@ -133,7 +134,7 @@ class ResidualCell(nnx.Module):
         return x + self.f(x)
 
 
-class ResidualBlock(nnx.Module):
+class ResidualBlock(Module):
     """A level of a deep hierarchy, whose posterior is its prior moved: a `Block` of `TopDown`.
 
     p(z|h) = N(mu, sigma^2),   q(z|h, x) = N(mu + sigma d, (sigma s)^2)

@@ -14,13 +14,14 @@ from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.activations import by_name
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import Linear, fan_in_normal
+from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP
 
 Sequence = Array | tuple[Array, Array]
 """An array [length, features], or a pair of it and of a mask [length], False where it is padded."""
 
 
-class Transformer(nnx.Module):
+class Transformer(Module):
     """Attention over a sequence: blocks of attention and a dense network, each x + f(norm(x)).
 
     Vaswani et al. 2017; the norm comes first as in Xiong et al. 2020. No position looks at one that
@@ -74,7 +75,7 @@ class Transformer(nnx.Module):
         return self.last(h, weight @ h / jnp.maximum(weight.sum(), 1.0))
 
 
-class Attention(nnx.Module):
+class Attention(Module):
     """A block of a `Transformer`: h + attention(norm(h)), then h + f(norm(h)), [length, width].
 
     The mask says which positions are looked at, [length], or by which, [length, length]. `step`
@@ -120,7 +121,7 @@ class Attention(nnx.Module):
         return (keys, values), h + self.f(self.norms[1](h))
 
 
-class Recurrent(nnx.Module):
+class Recurrent(Module):
     """A gated recurrent unit over a sequence; where it is padded, nothing changes.
 
     Cho et al. 2014, equations 5 to 8, by `nnx.GRUCell`.
@@ -167,7 +168,7 @@ class Recurrent(nnx.Module):
         return self.last(every, h)
 
 
-class Bidirectional(nnx.Module):
+class Bidirectional(Module):
     """A `Recurrent` from either end, whose outputs add up: each sees the whole sequence.
 
     Schuster & Paliwal 1997. Arguments as for `Recurrent`; one output is of both last states.
@@ -187,7 +188,7 @@ class Bidirectional(nnx.Module):
         return ahead(x) + back(x)
 
 
-class RecurrentGenerator(nnx.Module):
+class RecurrentGenerator(Module):
     """A vector to a sequence: a gated recurrent unit that runs on from it, and a few factors.
 
     h_1 = cell(0, z), h_t = cell(h_{t-1}, 0), f_t = W h_t + c, and row t is V f_t + b: dynamics that
@@ -224,7 +225,7 @@ class RecurrentGenerator(nnx.Module):
         return self.last(self.dynamics(jnp.zeros(self.start, z.dtype).at[0].set(z)))
 
 
-class Readout(nnx.Module):
+class Readout(Module):
     """The output of a sequence's network: of every position, or of what sums them up."""
 
     def __init__(self, length: int, width: int, out_shape: Shape, *, rngs: nnx.Rngs):

@@ -27,6 +27,7 @@ from jaxvae.nn.heads import (
     Shape,
     open_categorical,
 )
+from jaxvae.nn.modules import Module
 
 KINDS = ("number", "log", "category", "ignored")
 NUMBERS = ("number", "log")
@@ -145,7 +146,7 @@ def _category_head(column: Column) -> Head[Any]:
     return HeadOf(open_categorical, (Real("n", len(column.values)),))
 
 
-class TableNetwork(nnx.Module):
+class TableNetwork(Module):
     """A network behind (x, mask) of a table: numbers, one-hot categories, 0 in gaps, and the mask.
 
     Args:

@@ -164,6 +164,28 @@ def latent_rates(rates: Numbers, *, idle: Positive = 0.01) -> Any:
 
 @checked
 @styled
+def level_rates(rates: Numbers) -> Any:
+    """A bar for each level's rate in nats, the level that is drawn first on the left.
+
+    Args:
+      rates: [levels], as `Summary.level_rates`.
+
+    >>> level_rates(np.array([1.0, 2.0])).axes[0].get_title("left")
+    'rate of each level: 3.00 nats in all'
+    """
+    rates = np.asarray(rates, float)
+    picture = figure(3.6, 2.4)
+    axes = picture.subplots()
+    axes.bar(range(len(rates)), rates, color=BLUE, width=0.75)
+    axes.set_xticks(range(len(rates)))
+    axes.grid(visible=False, axis="x")
+    title = f"rate of each level: {rates.sum():.2f} nats in all"
+    axes.set(ylabel="nats", xlabel="levels, the first drawn on the left", title=title)
+    return picture
+
+
+@checked
+@styled
 def latent_map(means: Floats, labels: Any = None) -> Any:
     """Posterior means [n, d] in the plane of their two leading principal axes, coloured by label.
 

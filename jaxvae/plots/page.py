@@ -8,27 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxvae.checks import Count, Key, Positive, Tree, checked
-from jaxvae.evaluation import Summary, advice, encode_all, summarize, use
-from jaxvae.evaluation.reading import lines, trust_in
-from jaxvae.plots.figures import (
-    image_grid,
-    in_colour,
-    latent_map,
-    latent_rates,
-    learning_curves,
-    panels_of,
-    traversals,
-)
+from jaxvae.evaluation import Summary, advice, summarize
+from jaxvae.evaluation.reading import lines, log_marginal_of, trust_in
+from jaxvae.evaluation.use import Used
+from jaxvae.plots.figures import learning_curves, panels_of
+from jaxvae.plots.model_pictures import pictures
 from jaxvae.plots.style import LINES, matplotlib
-from jaxvae.protocols import MissingMethodError, Model, event_shape
 
-SHOWN = 40  # rows beside their reconstructions
-DRAWN = 100  # draws of the prior
 WIDER = 1.5  # than a figure is its place on the page, at most
-MOVED = 8  # latents, those of the largest rate
 CAPTIONS = {  # name -> heading, and what there is to be seen
     "learning_curves": (
         "How it learned",
@@ -49,6 +38,10 @@ CAPTIONS = {  # name -> heading, and what there is to be seen
         "What each latent says",
         "In nats, the mean over the rows. A grey one is idle: its posterior is the prior.",
     ),
+    "level_rates": (
+        "What each level says",
+        "In nats, the mean over the rows, given the levels drawn before it. A level of 0 is idle.",
+    ),
     "latent_map": (
         "Where the rows lie",
         "The posterior mean of each row, seen along the two directions in which they differ most.",
@@ -60,56 +53,6 @@ CAPTIONS = {  # name -> heading, and what there is to be seen
     ),
 }
 STYLE = (Path(__file__).parent / "page.css").read_text()
-
-
-@checked
-def pictures(
-    model: Model,
-    key: Key,
-    xs: Tree,
-    *,
-    labels: Any = None,
-    rates: Any = None,
-    full: Positive = 1.0,
-) -> dict[str, Any]:
-    """Name -> figure, of all that can be drawn of a model: images, and latents that are a vector.
-
-    Args:
-      xs: rows that it was not trained on, leading axis n.
-      labels: of the rows, which colour the map.
-      rates: of each latent, as `Summary.rates`.
-      full: what a full pixel is, where x is an image.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxvae.models import ppca
-    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
-    >>> sorted(pictures(model, jax.random.key(0), np.ones((5, 3))))  # its rows are no images
-    ['latent_map']
-    """
-    few, many = jax.random.split(key)
-    found = {}
-    is_image = hasattr(xs, "ndim") and np.ndim(xs) in (3, 4)
-    if is_image:
-        some = np.asarray(xs)[:SHOWN]
-        means = np.asarray(use.reconstruct(model, few, some))
-        pairs = np.concatenate([in_colour(some / full), in_colour(means / full)], axis=2)
-        title = "rows (left of each pair) and their reconstructions"
-        found["reconstructions"] = image_grid(1.0 * pairs, columns=8, title=title)
-        draws = np.asarray(use.generate(model, many, DRAWN, mean=True))
-        found["samples"] = image_grid(draws / full, title="decoded draws of the prior")
-    if rates is not None:
-        found["latent_rates"] = latent_rates(rates)
-    z = event_shape(model.prior)
-    if isinstance(z, tuple) and len(z) == 1 and isinstance(z[0], int):  # a vector
-        try:
-            means = np.asarray(encode_all(model, xs))
-        except MissingMethodError:
-            return found
-        found["latent_map"] = latent_map(means, labels)
-        if is_image:
-            order = np.argsort(-(np.var(means, axis=0) if rates is None else np.ravel(rates)))
-            found["traversals"] = traversals(model, means[0], order[:MOVED], rates=rates, full=full)
-    return found
 
 
 @checked
@@ -138,6 +81,10 @@ def write_report(
     curves = [learning_curves(metrics, names=(name,), xlabel=xlabel) for name in panels]
     parts = [_figure("learning_curves", curves)] if curves else []
     parts += [_figure(name, [picture]) for name, picture in drawn.items()]
+    if summary.no_rates:
+        heading, _ = CAPTIONS["latent_rates"]
+        parts.append(f"<h2>{escape(heading)}</h2>\n<p>{escape(summary.no_rates)}</p>\n")
+    told = f"{'is' if summary.certain else '='} <b>{log_marginal_of(summary)}</b>"
     text = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -151,8 +98,8 @@ def write_report(
 <body>
 <main>
 <h1>{escape(title)}</h1>
-<p class="verdict">log p(x) = <b>{summary.log_marginal:.2f} ± {summary.standard_error:.2f}</b> nats
-a row, ELBO <b>{summary.elbo:.2f}</b>. Can log p(x) be trusted? {escape(trust_in(summary))}</p>
+<p class="verdict">log p(x) {told} nats a row,
+ELBO <b>{summary.elbo:.2f}</b>. Can log p(x) be trusted? {escape(trust_in(summary))}</p>
 {_numbers(summary)}
 {_advice(summary, metrics)}
 {"".join(parts)}
@@ -167,15 +114,16 @@ a row, ELBO <b>{summary.elbo:.2f}</b>. Can log p(x) be trusted? {escape(trust_in
 @checked
 def report(
     path: str | Path,
-    model: Model,
+    model: Used,
     key: Key,
     xs: Tree,
     *,
+    given: Tree | None = None,
     title: str = "A variational autoencoder",
     metrics: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     labels: Any = None,
-    full: Positive = 1.0,
+    full: Positive | None = None,
     num_samples: Count = 500,
     num_rows: Count = 1000,
 ) -> Summary:
@@ -187,14 +135,16 @@ def report(
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
-    >>> rows, folder = np.linspace(-1.0, 1.0, 300).reshape(100, 3), tempfile.mkdtemp()
+    >>> rows, folder = jnp.linspace(-1.0, 1.0, 300).reshape(100, 3), tempfile.mkdtemp()
     >>> found = report(f"{folder}/report.html", model, jax.random.key(0), rows, num_samples=50)
     >>> round(found.elbo, 2) <= round(found.log_marginal, 2)
     True
     """
     summary_key, picture_key = jax.random.split(key)
-    found = summarize(model, summary_key, xs, num_samples=num_samples, num_rows=num_rows)
-    drawn = pictures(model, picture_key, xs, labels=labels, rates=found.rates, full=full)
+    how = {"num_samples": num_samples, "num_rows": num_rows}
+    found = summarize(model, summary_key, xs, given=given, **how)
+    rates = {"rates": found.rates, "rates_of_levels": found.level_rates}
+    drawn = pictures(model, picture_key, xs, given=given, labels=labels, full=full, **rates)
     write_report(path, found, title=title, drawn=drawn, config=config, metrics=metrics)
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxvae.checks import Tree, written
+from jaxvae.pytrees.reprs import layered as layered
 from jaxvae.pytrees.reprs import short as short
 from jaxvae.pytrees.reprs import shown as shown
 

@@ -1,7 +1,8 @@
 """Short reprs, by one rule: arrays by dtype and shape, one number by its value, all else by parts.
 
 `Normal(loc=float32[28,28], scale=0.5)`. A network, which has too many parts, is how many parameters
-it has, and so is what lies so deep that there is no room for it.
+it has, and so is what lies so deep that there is no room for it. Alone, a network of the library is
+its settings and its layers.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.pytrees.libraries import roles_of
+from jaxvae.pytrees.libraries import kinds, roles_of
 from jaxvae.pytrees.networks import Network
 
 T = TypeVar("T")
@@ -51,6 +52,33 @@ def short(value: object) -> str:
     """The repr of any value: nothing is computed, and one number at most is read of an array."""
     texts = (_text(value, depth) for depth in DEPTHS)
     return next((text for text in texts if len(text) <= LENGTH), _text(value, 1))
+
+
+def layered(value: object) -> str:
+    """The repr of a network: its settings, and its layers with how many parameters each has."""
+    texts = (_layers(value, depth) for depth in DEPTHS)
+    return next((text for text in texts if len(text) <= LENGTH), _layers(value, 1))
+
+
+def _layers(value: object, depth: int) -> str:
+    def text(part: Any) -> str:
+        if "flax.List" in kinds(part):
+            return _collection([*part], text)
+        if "flax.Variable" in kinds(part):
+            return ", ".join(map(short, jax.tree.leaves(part)))
+        is_layered = type(part).__repr__ is layered
+        return _layers(part, depth - 1) if is_layered and depth > 1 else _text(part, 0)
+
+    parts = {n: p for n, p in vars(value).items() if n[0] != "_" and not _is_idle(p)}
+    settings_first = sorted(parts.items(), key=lambda part: _size(part[1]) > 0)
+    return _call(type(value).__name__, [f"{n}={text(part)}" for n, part in settings_first])
+
+
+def _is_idle(part: Any) -> bool:
+    """Whether it is nothing, a network that holds nothing, or a list of such."""
+    if "flax.List" in kinds(part):
+        return all(map(_is_idle, part))
+    return part is None or (type(part).__repr__ is layered and not jax.tree.leaves(part))
 
 
 def as_html(value: object) -> str:

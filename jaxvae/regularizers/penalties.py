@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxvae.batching import batch_mean
 from jaxvae.bounds.evidence import Terms
-from jaxvae.bounds.kl import KL, auto_kl, kl_at, levels
+from jaxvae.bounds.kl import KL, auto_kl, kl_at, kl_of_levels
 from jaxvae.checks import Key, Numbers, Scalar, Tree, check_scalar, checked
 from jaxvae.distributions.special import weighted
 from jaxvae.evaluation.diagnostics import latent_kls
@@ -134,10 +134,7 @@ def kl_per_level(code: LatentSample) -> Array:
     In closed form, or else at the sample. What is no hierarchy is one level: this is for a flow,
     and for a prior that is a mixture or a flow.
     """
-    pairs = levels(code.q, code.p, code.z)
-    if len(pairs) == 1:  # whose log q is known, and a flow not inverted
-        return auto_kl(code.q, code.p, code.z, code.log_q)[None]
-    return jnp.stack([kl_at(*pair) for pair in pairs])
+    return kl_of_levels(code.q, code.p, code.z, code.log_q)
 
 
 @checked

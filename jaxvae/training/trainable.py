@@ -42,16 +42,21 @@ def check_trainable(owner: str, model: object) -> None:
                 f"{where} is an array of {leaf.dtype}, expected floats, as every leaf trains; "
                 "wrap it in jaxvae.Constant"
             )
-        if not isinstance(leaf, (*ARRAYS, float)):
-            raise TypeError(
-                f"{where} is {a_class_of(leaf)}, expected an array; wrap a function in "
-                "jax.tree_util.Partial, what must not train in jaxvae.Constant"
-            )
+        check_array(where, leaf)
     for holder, name, array in outside_leaves(model):
         raise TypeError(
             f"{owner}: model holds {name} ({array.dtype}{list(array.shape)}) in {holder}, not as a "
             "leaf, so it would never train; make it an argument, "
             "jax.tree_util.Partial(function, argument), or a jaxvae.Constant if it is to stay"
+        )
+
+
+def check_array(where: str, leaf: object) -> None:
+    """Raise TypeError, which begins with where it is, unless it is an array or a float."""
+    if not isinstance(leaf, (*ARRAYS, float)):
+        raise TypeError(
+            f"{where} is {a_class_of(leaf)}, expected an array; wrap a function in "
+            "jax.tree_util.Partial, what must not train in jaxvae.Constant"
         )
 
 

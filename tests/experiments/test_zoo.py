@@ -14,7 +14,6 @@ from flax import nnx
 import jaxvae as jv
 from experiments.common.compose import PARTNERS, PLAYERS, compose
 from experiments.common.methods import ALSO, DOCS, ROWS, Parts, Unsuited, find
-from experiments.datasets import cells, photographs, vowels
 from experiments.zoo import __main__ as zoo
 from experiments.zoo import data, page
 from experiments.zoo.found import base_of
@@ -145,24 +144,6 @@ def test_below_a_picture_stands_what_fails_in_it():
         shown = paragraphs.index(f"![decoded draws, a row a line](figures/zoo/{group}.png)")
         assert paragraphs[shown + 1].startswith("Decoded draws of the prior, seed 0, a row a line.")
         assert paragraphs[shown + 1].endswith(f" {fails}")
-
-
-@pytest.fixture
-def stand_ins(monkeypatch):
-    """Random data of the shapes of those that are not here."""
-    rng = np.random.default_rng(0)
-    series, mask = rng.normal(size=(60, 29, 12)).astype(np.float32), np.arange(29) < 9
-    both = series, np.tile(mask, (60, 1))
-    counts = rng.poisson(2.0, (100, 765)).astype(np.float32)
-    image = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    monkeypatch.setattr(data, "there", lambda path: path)
-    monkeypatch.setattr(vowels, "read", lambda _: (both, both))
-    monkeypatch.setattr(cells, "read", lambda _: ((counts, {}), None, None))
-    monkeypatch.setattr(photographs, "patches", lambda *_: (list(range(80)), list(range(20))))
-    monkeypatch.setattr(photographs, "read", lambda _: image)
-    data.read.cache_clear()
-    yield
-    data.read.cache_clear()
 
 
 GROUPS = sorted({row.group for row in ROWS.values() if not base_of(row)})

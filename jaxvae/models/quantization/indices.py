@@ -25,6 +25,7 @@ class Delta:
 
     value: Leaf
     reparameterized: ClassVar[bool] = False
+    certain: ClassVar[bool] = True
 
     @property
     @checked

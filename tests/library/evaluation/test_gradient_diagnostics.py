@@ -147,3 +147,10 @@ def test_a_batch_serves_too():
 def test_counts(hyper, message):
     with pytest.raises(ValueError, match=message):
         gradient_statistics(elbo, model(), jax.random.key(0), X, **hyper)
+
+
+def test_what_has_no_gradient_is_named():
+    encode, decode = lambda x: Normal(x, 1.0), Partial(lambda z: Normal(z, 1.0))
+    model = VAE(encode, decode, StandardNormal(()))
+    with pytest.raises(TypeError, match=r"gradient_statistics: model\.encode is a function, .*Par"):
+        gradient_statistics(elbo, model, jax.random.key(0), jnp.ones(()), num_draws=2)

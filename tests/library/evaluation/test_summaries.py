@@ -9,7 +9,8 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae.evaluation import Summary, advice, summarize
 from jaxvae.evaluation.reading import RULES, lines
-from jaxvae.models import ppca
+from jaxvae.models import VQVAE, ppca
+from jaxvae.models.quantization import init_codebook
 
 W = jnp.array([[1.0, 0.0], [0.5, 0.0], [-0.3, 0.0]])  # the second latent is of no use
 XS = np.asarray(jax.random.normal(jax.random.key(1), (200, 3)))
@@ -53,6 +54,91 @@ def test_rates_of_latents_are_those_of_the_posterior():
     np.testing.assert_allclose(found.rates, np.array([np.mean(XS[:, 0] ** 2) / 2, 0.0]), rtol=1e-5)
 
 
+def normal_model(**parts):
+    model = jv.VAE(
+        encode=Partial(lambda x: jv.Normal(x[:2], jnp.ones(2))),
+        decode=Partial(lambda z: jv.Normal(jnp.append(z, 0.0), 1.0)),
+        prior=jv.StandardNormal((2,)),
+    )
+    return model._replace(**parts)
+
+
+def test_a_model_of_plain_functions_is_measured_like_one_of_partials():
+    model = normal_model()
+    plain = normal_model(
+        encode=lambda x: jv.Normal(x[:2], jnp.ones(2)),
+        decode=lambda z: jv.Normal(jnp.append(z, 0.0), 1.0),
+    )
+    found, expected = (summarize(m, jax.random.key(0), XS, num_samples=30) for m in (plain, model))
+    np.testing.assert_array_equal(found.rates, expected.rates)
+    assert found._replace(rates=None) == expected._replace(rates=None)
+
+
+def test_a_conditional_model_is_measured_at_the_y_of_each_row(x64):
+    """q(z|x, y) = N(y, 1) over N(0, 1): a rate of y^2 / 2, and x = z + noise has N(0, 2)."""
+    with jax.enable_x64(True):
+        ys, xs = jnp.linspace(0.0, 1.0, 40), jnp.linspace(-1.0, 1.0, 40)
+
+        def at(y):
+            return jv.VAE(lambda x: jv.Normal(0.0 * x + y, 1.0), lambda z: jv.Normal(z, 1.0),
+                          jv.StandardNormal(()))  # fmt: skip
+
+        found = summarize(at, jax.random.key(0), xs, given=ys, num_samples=4000, num_rows=5)
+        np.testing.assert_allclose(found.rates, jnp.mean(ys**2) / 2, rtol=1e-6)
+        at_one = summarize(at(ys[-1]), jax.random.key(0), xs, num_samples=30)
+        assert at_one.rates == pytest.approx(0.5)
+        chosen = np.asarray(jax.random.permutation(jax.random.split(jax.random.key(0), 5)[1], 40))
+        log_p = jax.vmap(jv.Normal(0.0, jnp.sqrt(2.0)).log_prob)(xs[chosen[:5]])
+        assert abs(found.log_marginal - jnp.mean(log_p)) < 5 * found.standard_error
+    with pytest.raises(TypeError, match=r"of a function y -> model give model\(y\), given="):
+        summarize(at, jax.random.key(0), XS)
+
+
+def test_the_log_marginal_of_a_certain_code_is_told_as_a_bound():
+    model = VQVAE(
+        encoder=lambda x: x[:, None],
+        quantizer=init_codebook(jnp.array([[-1.0], [1.0]])),
+        decoder=lambda codes: jv.Normal(codes[:, 0], 1.0),
+        prior=jv.Constant(jv.Categorical(jnp.zeros((3, 2)))),
+    )
+    one = jv.log_marginal(model, jax.random.key(0), jnp.asarray(XS[0]), num_samples=30)
+    assert not one.reliable
+    assert np.isinf(one.pareto_k)
+    found = summarize(model, jax.random.key(0), XS, num_samples=30)
+    assert (found.certain, found.reliable) == (True, 0.0)
+    assert found.log_marginal == pytest.approx(found.elbo, rel=1e-5)
+    shown = {line.name: line for line in lines(found)}
+    assert shown["log p(x)"].value == f"at least {found.log_marginal:.2f}"
+    assert shown["log p(x)"].trust.startswith("As a lower bound only: the code of a row is certain")
+    assert shown["gap"].trust.startswith("It is at least this")
+    assert shown["effective samples"].value == "1"
+    said = advice(found)
+    assert any("one importance sample" in text for text in said)
+    assert not any("heavy a tail" in text for text in said)
+
+
+def test_levels_have_their_rates_and_what_has_none_a_reason():
+    """Levels N(x, 1) over N(0, 1), then N(a + 1, 1) over N(a, 1): x^2 / 2 and 1/2 nats."""
+
+    def unit(z):
+        return jv.Normal(z, 1.0)
+
+    def upper(x):
+        return jv.Joint(unit(x[0]), Partial(lambda a: unit(a + 1.0)))
+
+    two = jv.VAE(upper, lambda z: jv.Normal(z[1] * jnp.ones(3), 1.0),
+                 jv.Joint(jv.StandardNormal(()), Partial(unit)))  # fmt: skip
+    found = summarize(two, jax.random.key(0), XS, num_samples=30)
+    assert (found.rates, found.no_rates) == (None, "")
+    np.testing.assert_allclose(
+        found.level_rates, np.array([np.mean(XS[:, 0] ** 2) / 2, 0.5]), rtol=1e-5
+    )
+    full = normal_model(encode=lambda x: jv.MultivariateNormal(x[:2], jnp.eye(2)))
+    found = summarize(full, jax.random.key(0), XS, num_samples=30)
+    assert found.rates is found.level_rates is None
+    assert "Here q(z|x) is a MultivariateNormal and p(z) a StandardNormal;" in found.no_rates
+
+
 GOOD = Summary(
     rows=1000, elbo=-80.0, rate=20.0, distortion=60.0, spread=9.0, log_marginal=-79.0,
     standard_error=0.01, estimated=1000, num_samples=500, ess=200.0, reliable=0.98, gap=1.0,
@@ -70,6 +156,7 @@ TURNED_ON = {  # rule: a change of the summary, curves, words of what is said
     "overfitted": ({}, {"validation_loss": -FALLING}, "best after 50% of the run"),
     "loose": ({"gap": 3.0}, {}, "The ELBO is 3.00 nats below log p(x), for a rate of 20.00"),
     "untrusted": ({"reliable": 0.25}, {}, "for 75% of the rows"),
+    "untrusted, as a code is certain": ({"certain": True}, {}, "one importance sample"),
     "imprecise": ({"standard_error": 0.2}, {}, "standard error of 0.20 nats"),
     "idle": ({"active": 5}, {}, "3 of 8 latents are idle"),
 }
@@ -79,7 +166,11 @@ def test_a_good_run_is_left_alone():
     assert advice(GOOD) == advice(GOOD, FLAT) == []
 
 
-@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES])
+def test_every_rule_is_turned_on():
+    assert {rule.__name__ for rule in RULES} == {name.split(",")[0] for name in TURNED_ON}
+
+
+@pytest.mark.parametrize("rule", TURNED_ON)
 def test_each_rule_is_turned_on_by_its_own_numbers_alone(rule):
     change, curves, words = TURNED_ON[rule]
     [said] = advice(GOOD._replace(**change), curves)

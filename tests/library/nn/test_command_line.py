@@ -22,6 +22,7 @@ from jaxvae.nn.command_output import write_columns
 from jaxvae.nn.data_files import DataRefusedError, read_rows
 from jaxvae.nn.file_training import long_tailed
 from jaxvae.nn.preparation import preparation_of
+from jaxvae.nn.run_page import curves_of
 from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 
 TRAIN = ("--epochs", "1", "--latent", "2", "--hidden", "4", "--batch", "16")
@@ -65,6 +66,25 @@ def test_scores_are_those_of_the_library(run, capsys):
     np.testing.assert_allclose(found["nats b"], expected.entries[:, 1], rtol=1e-4)
     told = dict(line.split() for line in capsys.readouterr().out.splitlines())
     np.testing.assert_allclose(float(told["iwae"]), np.mean(expected.iwae), atol=1e-3)
+
+
+def test_a_report_is_a_page_with_the_curves_of_the_run(run, capsys, monkeypatch):
+    assert call("report", run / "run", run / "t.csv") == 0
+    assert f'written  "{run}/run/report.html"' in capsys.readouterr().out
+    text = (run / "run" / "report.html").read_text()
+    for part in ("<title>run: a VAE on t.csv</title>", "How it learned", "What each latent says",
+                 "<th scope=row>learning_rate</th>", "<td>gaussian</td>"):  # fmt: skip
+        assert part in text, part
+    assert len(curves_of(run / "run")["loss"]) == 3
+    monkeypatch.chdir(run)  # of a model alone it is here, as its folder is its own
+    assert call("report", run / "run" / "model", run / "t.csv") == 0
+    assert "How it learned" not in (run / "report.html").read_text()
+    assert call("report", run / "run", run / "t.csv", "--output", "page.csv") == 2
+    assert capsys.readouterr().err == "error: --output page.csv: expected .html\n"
+    monkeypatch.setitem(sys.modules, "jaxvae.plots", None)
+    monkeypatch.delattr(jaxvae, "plots", raising=False)
+    assert call("report", run / "run", run / "t.csv") == 0
+    assert "pip install 'jaxvae[plots]'" in capsys.readouterr().out
 
 
 @pytest.mark.thorough

@@ -184,6 +184,72 @@ def test_what_has_no_images_or_vector_of_latents_is_drawn_as_far_as_it_goes():
     assert set(plots.pictures(levels, jax.random.key(0), rows)) == set()
 
 
+def test_a_conditional_model_is_drawn_at_the_y_of_each_row(tmp_path):
+    ys = np.linspace(-9.0, 9.0, 60, dtype=np.float32)
+    path = tmp_path / "report.html"
+    found = plots.report(
+        path, lambda y: MODEL._replace(decode=lambda z: images_of(z + y)), jax.random.key(0), ROWS,
+        given=ys, num_samples=30,
+    )  # fmt: skip
+    assert found.rates.shape == (2,)
+    assert Page(path.read_text()).tags.count("svg") == 5
+    drawn = plots.pictures(
+        lambda y: MODEL._replace(decode=lambda z: images_of(0.0 * z + y)), jax.random.key(0), ROWS,
+        given=ys,
+    )  # fmt: skip
+    [axes] = drawn["samples"].axes  # 60, ten in a line: from white to ink
+    sheet = np.asarray(axes.images[0].get_array())
+    assert sheet.shape[0] == 6 * 5 - 1
+    assert np.all(sheet[0, :3] > 0.99)
+    assert np.all(sheet[-1, -3:] < 0.01)
+    assert "at the y of a row" in axes.get_title("left")
+
+
+def test_series_are_no_images():
+    chain = jv.models.Markov(jv.Normal(0.0, 1.0), Partial(lambda z: jv.Normal(z, 1.0)), 4)
+    walk = jv.VAE(
+        encode=lambda x: jv.Normal(x[:, 0], 1.0),
+        decode=lambda z: jv.Normal(jnp.stack([z] * 3, axis=1), 1.0),
+        prior=chain,
+    )
+    key, of_a_vector = (
+        jax.random.key(0),
+        MODEL._replace(decode=lambda z: jv.Normal(z[0] * jnp.ones((4, 3)), 1.0)),
+    )
+    assert set(plots.pictures(walk, key, ROWS[..., 0])) == {"latent_map"}
+    assert set(plots.pictures(of_a_vector, key, ROWS[..., 0] - 0.5)) == {"latent_map"}
+    assert "reconstructions" in plots.pictures(of_a_vector, key, ROWS[..., 0])  # grey images
+
+
+def test_what_is_certain_and_what_has_no_rates_is_said_on_the_page(tmp_path):
+    summary = Summary(100, -80.0, 20.0, 60.0, 9.0, -80.0, 0.0, 100, 500, 500.0, 0.0, 0.0, 8, 8)
+    summary = summary._replace(certain=True, no_rates="There is <none>.")
+    plots.write_report(tmp_path / "report.html", summary, title="", drawn={})
+    text = (tmp_path / "report.html").read_text()
+    assert "log p(x) is <b>at least -80.00</b> nats" in text
+    assert "±" not in text
+    assert "<h2>What each latent says</h2>\n<p>There is &lt;none&gt;.</p>" in text
+    drawn = plots.pictures(
+        MODEL, jax.random.key(0), ROWS[:, 0, 0], rates_of_levels=np.array([1.0, 2.0])
+    )
+    bars = drawn["level_rates"].axes[0].patches
+    assert [bar.get_height() for bar in bars] == [1.0, 2.0]
+
+
+def test_bytes_are_drawn_as_they_are_stored_and_what_has_no_mean_by_its_draws():
+    values = jv.VAE(
+        encode=lambda x: jv.Normal(jnp.ones(2) * jnp.mean(x.astype(float)), 1.0),
+        decode=lambda z: jv.Categorical(jnp.zeros((4, 3, 1, 256)).at[..., 128].set(99.0)),
+        prior=jv.StandardNormal((2,)),
+    )
+    rows = np.full((5, 4, 3, 1), 128, np.uint8)
+    drawn = plots.pictures(values, jax.random.key(0), rows)
+    for name in ("reconstructions", "samples"):
+        sheet = np.asarray(drawn[name].axes[0].images[0].get_array())
+        np.testing.assert_allclose(sheet[0, 0], 1 - 128 / 255, atol=1e-6)
+    assert "traversals" not in drawn
+
+
 def test_ink_is_the_color_of_the_page_around_it():
     svg = as_svg(plots.latent_rates(np.array([1.0, 0.5])), "bars & such")
     root = ElementTree.fromstring(svg)

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae import nn
-from jaxvae.pytrees import pytree, short, shown
+from jaxvae.pytrees import layered, pytree, short, shown
 from jaxvae.pytrees.libraries import functional
 from tests.common import programs_compiled
 
@@ -171,3 +171,45 @@ def test_equality_and_pickling_are_as_they_were():
     finally:
         for name in ("__repr__", "_repr_html_"):
             delattr(Foreign, name)
+
+
+def test_a_network_is_its_settings_and_its_layers():
+    rngs = nnx.Rngs(0)
+    encode = nn.Conditional(partial(nn.MLP, hidden=(4,)), nn.NormalHead(), (3,), (2,), rngs=rngs)
+    expected = """\
+Conditional(
+  raw_shape=(4,),
+  head=NormalHead(scale=None, floor=1e-06),
+  network=MLP(
+    in_shape=(3,),
+    out_shape=(4,),
+    activation=relu,
+    layers=[Linear(16 parameters), Linear(20 parameters)],
+  ),
+)"""
+    assert repr(encode) == str(encode) == expected
+    assert short([encode]) == "[Conditional(36 parameters)]"  # among others it is a number
+    assert repr(nn.SharedScaleHead(1.0)) == "SharedScaleHead(log_scale=0.0)"
+    activation = partial(jax.nn.leaky_relu, negative_slope=0.1)
+    network = nn.MLP((3,), (2,), hidden=(4,), activation=activation, norm=nnx.LayerNorm, rngs=rngs)
+    assert "activation=partial(leaky_relu, negative_slope=0.1),\n" in repr(network)
+    assert "between=[Between(norm=LayerNorm(8 parameters))],\n" in repr(network)
+    assert pickle.loads(pickle.dumps(network)).in_shape == (3,)
+    traced = repr(jax.eval_shape(lambda: encode))  # whose attributes NNX has in another order
+    assert sorted(traced.splitlines()) == sorted(expected.splitlines())
+
+
+def test_every_network_of_the_library_is_short():
+    classes = {
+        value
+        for info in pkgutil.walk_packages(nn.__path__, "jaxvae.nn.")
+        for value in vars(importlib.import_module(info.name)).values()
+        if inspect.isclass(value) and value.__module__.startswith("jaxvae")
+        if issubclass(value, nnx.Module)
+    }
+    assert len(classes) > 35
+    assert {c.__name__ for c in classes if c.__repr__ is not layered} == set()
+    assert {c.__name__ for c in classes if c.__str__ is not layered} == set()
+    flow = nn.AutoregressiveFlow(2, layers=8, rngs=nnx.Rngs(0))
+    assert len(repr(flow)) < 350
+    assert "... 8 in all" in repr(flow)
