@@ -1,5 +1,5 @@
 "use strict";
-// Canvases, plots and controls: everything that is seen, nothing that is computed.
+// Canvases, plots and controls: how the figures show what mathematics.js computes.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const pixels = mathematics.bytes(data.digits);
