@@ -11,7 +11,7 @@ function autoencoderFigure() {
       const r = state.reach;
       c.axes({ x: [-r, r], y: [-r, r], bare: true });
       c.heat(side.far, 41, colours.muted, { strength: 0.75 });
-      c.dots(side.shown, (i) => ofClass(labels[i]), { radius: 1.6, alpha: 0.8 });
+      c.dots(side.shown, (i) => ofClass(labels[i]), { radius: 1.6, alpha: CODES });
       for (const radius of [1, 2]) c.gaussian(M.standardNormal(2), colours.ink, { radii: [radius], width: 1.5 });
       c.dots(side.draws, colours.paper, { radius: 6 });
       c.dots(side.draws, colours[side.colour], { radius: 4.2 });

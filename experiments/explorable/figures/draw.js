@@ -28,7 +28,7 @@ function drawFigure() {
       x: [view.centre[0] - view.halfWidth, view.centre[0] + view.halfWidth],
       y: [view.centre[1] - view.halfWidth, view.centre[1] + view.halfWidth], bare: true,
     });
-    c.dots(codes, (i) => ofClass(labels[i]), { radius: state.zoom ? 4 : 1.8, alpha: 0.6 });
+    c.dots(codes, (i) => ofClass(labels[i]), { radius: state.zoom ? 4 : 1.8, alpha: CODES });
     const grid = state.zoom ? state.near : wide, density = state.zoom ? state.nearDensity : state.density;
     const top = Math.max(...density.filter((v) => v === v));
     c.heat(density.map((v) => Math.exp((v - top) / 2)), grid.m, colours.ink);
