@@ -662,7 +662,7 @@ def test_draws_in_eight_latents_lie_where_the_map_has_them(browser, built):
     axes, decoded, dots = tab.evaluate(
         """() => [axes.map((pair) => pair.map((axis) => Array.from(axis))),
           decoded.filter((z) => z.length === 8), calls
-            .filter(({ figure, given: [points] }) => figure === "autoencoder" && points.length === 10)
+            .filter(({ figure, given }) => figure === "autoencoder" && given[0].length === 10)
             .map(({ given: [points] }) => points)]"""
     )
     assert len(axes) == 2
@@ -751,10 +751,10 @@ def test_five_questions_are_answered_by_their_figures(browser, built):
     bound, covariance = rows_of(tab, "bound"), rows_of(tab, "covariance")
     assert bound["gap of the ELBO"][2] == said["gap"]
     assert bound["gap of IWAE"][2] == said["iwae"]
-    assert bound["draws of K that count"][2] == f"→ {said['wide']} % of K"
+    assert bound["draws of K that count"][2] == f"→ {said['wide']} %"
     press("bound", "q too narrow")
     bound = rows_of(tab, "bound")
-    assert bound["draws of K that count"][2] == f"→ {said['narrow']} % of K"
+    assert bound["draws of K that count"][2] == f"→ {said['narrow']} %"
     assert float(bound["draws of K that count"][0]) == pytest.approx(6.0, abs=0.5)
     press("bound", "q the posterior")
     assert rows_of(tab, "bound")["gap of the ELBO"][2] == "0.000"

@@ -61,7 +61,7 @@ function boundFigure() {
     }
   } });
   cloud.panel.classList.add("wide");
-  const table = numbers(partOf("bound", "numbers"), "The first digit, one latent, nats", ["estimate", "± error", "exact"],
+  const table = numbers(partOf("bound", "numbers"), "The first digit, one latent, nats", ["estimate", "±\u00a0error", "exact"],
     ["ELBO: mean of log w", "IWAE: mean of log (1/K) Σ w", "log p(x)", "gap of the ELBO", "gap of IWAE", "draws of K that count"]);
   const say = saying(partOf("bound", "numbers"));
   function refresh() {
@@ -71,7 +71,7 @@ function boundFigure() {
     table.set([[fixed(M.mean(state.elbos), 3), error(state.elbos), fixed(state.logP - state.gap, 3)],
       [fixed(M.mean(state.estimates), 3), error(state.estimates), fixed(state.logP - state.iwaeGap, 3)],
       ["", "", fixed(state.logP, 3)], ["", "", fixed(state.gap, 3)], ["", "", fixed(state.iwaeGap, 4)],
-      [fixed(M.mean(state.sizes), 1), error(state.sizes), share ? `→ ${fixed(100 * share, 0)} % of K` : "→ 0 % of K"]]);
+      [fixed(M.mean(state.sizes), 1), error(state.sizes), `→ ${fixed(100 * share, 0)} %`]]);
     say(state.c <= Math.SQRT1_2
       ? "Do not trust it: q is too narrow (below 0.71 posterior sds), weights have no variance that is finite, and more draws help slowly."
       : share < 0.1 ? "Trust it with care: under a tenth of the draws count."

@@ -6,7 +6,7 @@ function drawFigure() {
   const model = M.unpacked(shipped, sigma), wide = M.gridOf(model, 160, shipped.extent);
   const codes = digits.map((x) => M.encode(model, x).parts[0].loc), random = M.randomness(1);
   const eps = Array.from({ length: 400 }, () => random.normals(2)); // the same for all: no flicker
-  const state = { x: Float64Array.from(digits[numTrain + 3]), cursor: [3, 3], z: [0, 0], zoom: false };
+  const state = { x: Float64Array.from(digits[numTrain]), cursor: [3, 3], z: [0, 0], zoom: false };
 
   const pad = new Canvas(stage, { title: "x: draw here", label: "", paint(c) {
     c.axes({ x: [0, 8], y: [0, 8], bare: true });

@@ -39,7 +39,7 @@ function evidenceFigure() {
     c.dots([[run.n, value()]], colours.ink, { radius: 4 });
   } });
   const cloud = new Canvas(stage, { title: "the draws, two latents of eight", ratio: 0.72, label: "", paint(c) {
-    c.axes({ x: [-4.2, 4.2], y: [-3.4, 3.4], xLabel: "z₁", yLabel: "z₂", left: 30 });
+    c.axes({ x: [-4.2, 4.2], y: [-3.4, 4.4], xTicks: [-4, -2, 0, 2, 4], xLabel: "z₁", yLabel: "z₂", left: 30 });
     c.dots(run.cloud, colours.muted, { radius: 1.4, alpha: 0.5 });
     const t = run.posterior.tril;
     c.gaussian({ loc: run.posterior.loc, tril: [t[0], 0, t[k], t[k + 1]] }, colours.blue, { width: 2 });

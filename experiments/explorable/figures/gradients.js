@@ -47,7 +47,7 @@ function gradientsFigure() {
       const { draws } = run[kind];
       c.dots(draws, colours[colour], { radius: 2.2, alpha: 0.4 });
       const [u, v] = draws[draws.length - 1];
-      c.arrow([0, 0], [u, v], colours[colour], 2.5);
+      c.arrow([0, 0], [u, v], colours[colour], 1.5);
       c.arrow([0, 0], [-1, -1], colours.ink, 3);
       c.write("thick arrow: exact", 42, c.height - 46, colours.ink);
     } });
