@@ -594,8 +594,8 @@ def test_the_page_fits_and_is_accessible(browser, built):
     tab.close()
 
 
-def seen(tab, name, first):
-    """What later calls of `Canvas.prototype[name]` are given, once `first` has changed the tab."""
+def keep_calls(tab, name, act):
+    """`calls`, in the tab, is what `Canvas.prototype[name]` is given once `act` is done."""
     tab.evaluate(
         """(name) => {
         window.calls = [];
@@ -607,7 +607,7 @@ def seen(tab, name, first):
     }""",
         name,
     )
-    first()
+    act()
     tab.wait_for_timeout(1000)
 
 
@@ -616,7 +616,7 @@ def seen(tab, name, first):
 def test_classes_are_told_from_the_ground(browser, built, scheme):
     """What axe cannot see, being drawn: dots and numerals in the colours of ten classes."""
     tab, wrong = opened(browser, built, color_scheme=scheme)
-    seen(tab, "dots", lambda: tab.evaluate("redrawAll()"))
+    keep_calls(tab, "dots", lambda: tab.evaluate("redrawAll()"))
     card, drawn = tab.evaluate(
         """() => [Array.from(rgb(colours.card)), calls
           .filter(({ given: [, colour] }) => typeof colour === "function")
@@ -658,7 +658,7 @@ def test_draws_in_eight_latents_lie_where_the_map_has_them(browser, built):
         };
         mathematics.decode = (model, z) => (decoded.push(Array.from(z)), decode(model, z));
     }""")
-    seen(tab, "dots", lambda: tab.locator("#autoencoder select").select_option("8"))
+    keep_calls(tab, "dots", lambda: tab.locator("#autoencoder select").select_option("8"))
     axes, decoded, dots = tab.evaluate(
         """() => [axes.map((pair) => pair.map((axis) => Array.from(axis))),
           decoded.filter((z) => z.length === 8), calls
