@@ -62,7 +62,7 @@ function boundFigure() {
   } });
   cloud.panel.classList.add("wide");
   const table = numbers(partOf("bound", "numbers"), "The first digit, one latent, nats", ["estimate", "±\u00a0error", "exact"],
-    ["ELBO: mean of log w", "IWAE: mean of log (1/K) Σ w", "log p(x)", "gap of the ELBO", "gap of IWAE", "draws of K that count"]);
+    ["ELBO: mean of log w", "IWAE: mean of log (1/K) Σ\u00a0w", "log p(x)", "gap of the ELBO", "gap of IWAE", "draws of K that count"]);
   const say = saying(partOf("bound", "numbers"));
   function refresh() {
     compute();
