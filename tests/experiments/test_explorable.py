@@ -584,10 +584,10 @@ def test_the_page_fits_and_is_accessible(browser, built):
     for width, scheme in ((360, "light"), (1000, "dark"), (1600, "light"), (360, "dark")):
         tab.set_viewport_size({"width": width, "height": 900})
         tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
         tab.wait_for_timeout(1000)
-        assert tab.evaluate("document.documentElement.dataset.theme") == scheme
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.evaluate(blank) == 0
+        tab.wait_for_function(f"{blank} === 0")
         found = axe.Axe().run(tab).response["violations"]
         assert not [(v["id"], [n["html"][:90] for n in v["nodes"]]) for v in found]
     assert not wrong
