@@ -1,5 +1,5 @@
 "use strict";
-// Canvases, plots and controls: everything that is seen, nothing that is computed.
+// Canvases, plots and controls: how the figures show what mathematics.js computes.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const pixels = mathematics.bytes(data.digits);
@@ -17,7 +17,9 @@ function readColours() {
     colours[name] = style.getPropertyValue(`--${name}`).trim();
   colours.dark = style.colorScheme.includes("dark");
 }
-const ofClass = (label) => `hsl(${(label * 36 + 10) % 360} 62% ${colours.dark ? 66 : 40}%)`;
+// ten hues of one lightness, whose contrast with the card is above 3 for dots of this opacity, too
+const ofClass = (label) => `oklch(${colours.dark ? 0.75 : 0.52} 0.14 ${(label * 36 + 10) % 360})`;
+const CODES = 0.8;
 const canvases = [];
 function redrawAll() {
   readColours();

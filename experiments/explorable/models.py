@@ -7,6 +7,7 @@ float64, and JAX compute with the same ones.
 import base64
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +57,12 @@ BOUNDS: dict[str, Callable[..., Any]] = {
     "elbo": jaxvae.elbo,
     "iwae": partial(jaxvae.iwae, num_samples=SAMPLES),
 }
+
+
+MENU = tuple(product(PRIORS, HEADS, BOUNDS))  # every prior with every posterior and bound
+PAIRS = tuple(product((2, 8), ("autoencoder", "vae")))  # latents and what it is trained as
+TURNS = len(MENU) + len(PAIRS) + 1  # trainings, of which the last is of all `BETAS` at once
+At = Callable[[str], None]  # says which training begins
 
 
 class MixtureVAE(NamedTuple):
@@ -128,42 +135,43 @@ def measured(model: Any, key: Array, xs: Array) -> dict[str, Any]:
     }
 
 
-def menu(digits: Digits, key: Array, *, epochs: int) -> list[dict[str, Any]]:
-    """Every prior with every posterior and bound, two latents."""
+def menu(digits: Digits, key: Array, at: At, *, epochs: int) -> list[dict[str, Any]]:
+    """`MENU`, two latents."""
     images, test = jnp.asarray(digits.train, float), jnp.asarray(digits.test, float)
     shipped = []
-    for prior in PRIORS:
-        for posterior in HEADS:
-            for bound, objective in BOUNDS.items():
-                keys = jax.random.split(jax.random.clone(key), 3)  # the same for all
-                init_key, run_key, key_of_numbers = keys
-                model = make_model(init_key, prior, posterior, 2, images)
-                model = jax.jit(partial(trained, objective, epochs=epochs))(
-                    model, images=images, key=run_key
-                )
-                numbers = measured(model, key_of_numbers, test)
-                print(f"  {prior} prior, {posterior} posterior, {bound}: {numbers}", flush=True)
-                shipped.append({"bound": bound} | packed(model, posterior) | numbers)
+    for prior, posterior, bound in MENU:
+        name = f"{prior} prior, {posterior} posterior, {bound}"
+        at(name)
+        keys = jax.random.split(jax.random.clone(key), 3)  # the same for all
+        init_key, run_key, key_of_numbers = keys
+        model = make_model(init_key, prior, posterior, 2, images)
+        model = jax.jit(partial(trained, BOUNDS[bound], epochs=epochs))(
+            model, images=images, key=run_key
+        )
+        numbers = measured(model, key_of_numbers, test)
+        print(f"  {name}: {numbers}", flush=True)
+        shipped.append({"bound": bound} | packed(model, posterior) | numbers)
     return shipped
 
 
-def pairs(digits: Digits, key: Array, *, epochs: int) -> list[dict[str, Any]]:
+def pairs(digits: Digits, key: Array, at: At, *, epochs: int) -> list[dict[str, Any]]:
     """Step 1: the same network as an autoencoder and as a VAE, with 2 latents and with 8."""
     images = jnp.asarray(digits.train, float)
     shipped = []
-    for num_latents in (2, 8):
-        for name, objective in (("autoencoder", autoencoder), ("vae", jaxvae.elbo)):
-            both = jax.random.fold_in(jax.random.clone(key), num_latents)  # the same for both
-            init_key, run_key = jax.random.split(both)
-            model = make_model(init_key, "normal", "diagonal", num_latents, images)
-            model = jax.jit(partial(trained, objective, epochs=epochs))(
-                model, images=images, key=run_key
-            )
-            shipped.append({"name": name} | packed(model, "diagonal"))
+    for num_latents, name in PAIRS:
+        at(f"{name} of {num_latents} latents")
+        both = jax.random.fold_in(jax.random.clone(key), num_latents)  # the same for both
+        init_key, run_key = jax.random.split(both)
+        model = make_model(init_key, "normal", "diagonal", num_latents, images)
+        objective = autoencoder if name == "autoencoder" else jaxvae.elbo
+        model = jax.jit(partial(trained, objective, epochs=epochs))(
+            model, images=images, key=run_key
+        )
+        shipped.append({"name": name} | packed(model, "diagonal"))
     return shipped
 
 
-def sweep(digits: Digits, key: Array, *, epochs: int) -> list[dict[str, Any]]:
+def sweep(digits: Digits, key: Array, at: At, *, epochs: int) -> list[dict[str, Any]]:
     """Step 7: eight latents at several beta, one program; rate and distortion of test images."""
     images, test = jnp.asarray(digits.train, float), jnp.asarray(digits.test, float)
     init_key, run_key, measure_key = jax.random.split(key, 3)
@@ -177,6 +185,7 @@ def sweep(digits: Digits, key: Array, *, epochs: int) -> list[dict[str, Any]]:
         terms = jax.vmap(lambda k: jaxvae.batched(jaxvae.elbo)(model, k, test)[1])(keys)
         return model, terms.rate.mean(), terms.distortion.mean()
 
+    at(f"{len(BETAS)} betas at once")
     models, rates, distortions = run(jnp.array(BETAS))
     return [
         {"beta": beta, "rate": float(rates[i]), "distortion": float(distortions[i])}

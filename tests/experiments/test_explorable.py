@@ -4,25 +4,29 @@ Its JavaScript runs in node, and, where there is one, in a headless Chromium.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import jaxvae
 from experiments.explorable import __main__, models
 from experiments.explorable.formulas import mathml
 from experiments.explorable.page import FIGURES, HERE, page
+from experiments.explorable.screenshots import chromium, launched, screenshots
 from experiments.story.autoencoder import nearest_distance
 from experiments.story.common import SIGMA, load_digits
 from experiments.story.em import grid_over, on_grid
@@ -50,26 +54,20 @@ def node() -> str | None:
     return str(found) if found and found.exists() else None
 
 
-def chromium() -> str:
-    """Where a Chromium is; the test is skipped where none is, or nothing to drive it."""
-    pytest.importorskip("playwright", reason="the browser's driver, playwright, is not installed")
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.skip("no Chromium on the path: apt-get install chromium")
+def missing(reason: str) -> NoReturn:
+    """The test is skipped; where JAXVAE_BROWSER is "required", as in CI, it fails."""
+    (pytest.fail if os.environ.get("JAXVAE_BROWSER") == "required" else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    executable = chromium()
-    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=executable, args=["--no-sandbox"], timeout=120_000
-        )
+    for package in ("playwright", "axe_playwright_python"):
+        if not find_spec(package):
+            missing(f"{package} is not installed: uv run --group browser")
+    if not chromium():
+        missing("no Chromium on the path: apt-get install chromium")
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["node", pytest.param("chromium", marks=pytest.mark.thorough)])
@@ -150,13 +148,96 @@ def test_distributions_and_weights(x64, javascript):
         assert close(ours, theirs)
 
 
+def test_every_function_of_the_mathematics_is_tested():
+    text = Path(__file__).read_text()
+    [returned] = re.findall(
+        r"^  return \{ (.*?) \};\n\}\)", MATHEMATICS.read_text(), re.M | re.DOTALL
+    )
+    assert not [name for name in re.split(r",\s+", returned) if f"M.{name}(" not in text]
+
+
+def test_sums_and_small_matrices(javascript):
+    rng = np.random.default_rng(7)
+    a = {"log_w": rng.normal(size=7), "x": rng.uniform(size=64), "y": rng.uniform(size=64)}
+    points = rng.normal(size=(50, 8)) * np.geomspace(1.0, 0.5, 8)
+    points = points @ np.linalg.qr(rng.normal(size=(8, 8)))[0] + rng.normal(size=8)
+    tril = np.array([[0.7, 0.0], [-0.4, 1.3]])
+    weight = rng.normal(size=(64, 8))
+    found = javascript(
+        """const turned = M.turned({ weight: a.weight, mean: a.x, variance: 0.1 }, [1, 4], 0.6);
+        return [M.sum(a.x), M.mean(a.x), M.dot(a.x, a.y), M.squaredDistance(a.x, a.y),
+        M.logSumExp(a.log_w), M.standardError(a.log_w), M.array(3, (i) => i * i),
+        M.diagonal(a.x, a.y).tril, M.standardNormal(3), M.alone(a.q).parts[0], M.correlation(a.q),
+        turned.weight, turned.mean, turned.variance, M.principalAxes(a.points, 2)]""",
+        a
+        | {"points": points.tolist(), "weight": weight.ravel()}
+        | {"q": {"loc": np.zeros(2), "tril": tril.ravel()}},
+    )
+    covariance, (c, s) = tril @ tril.T, (np.cos(0.6), np.sin(0.6))
+    expected = [
+        a["x"].sum(),
+        a["x"].mean(),
+        a["x"] @ a["y"],
+        ((a["x"] - a["y"]) ** 2).sum(),
+        np.log(np.exp(a["log_w"]).sum()),
+        a["log_w"].std(ddof=1) / 7**0.5,
+        [0, 1, 4],
+        np.diag(a["y"]).ravel(),
+        {"loc": [0, 0, 0], "tril": np.eye(3).ravel().tolist()},
+        {"loc": [0, 0], "tril": tril.ravel().tolist()},
+        covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]),
+        (weight[:, [1, 4]] @ np.array([[c, -s], [s, c]])).ravel(),
+        a["x"],
+        0.1,
+    ]
+    for ours, theirs in zip(found, expected, strict=False):
+        assert ours == theirs if isinstance(theirs, dict) else close(ours, theirs)
+    axes = np.linalg.eigh(np.cov(points.T))[1][:, ::-1][:, :2].T
+    assert np.allclose(np.abs(np.sum(axes * found[-1], axis=1)), 1.0, atol=1e-10)  # to a sign
+    assert np.allclose(np.linalg.norm(found[-1], axis=1), 1.0)
+
+
+def test_what_is_random_follows_its_law(javascript):
+    uniforms, normals, after, moments = javascript(
+        """const random = M.randomness(3), again = M.randomness(4), n = 20000;
+        return [M.array(n, random.uniform), M.array(n, random.normal), M.array(4, again.uniform),
+          M.randomness(4).normals(2)]""",
+        {},
+    )
+    for draws, law in ((uniforms, "uniform"), (normals, "norm")):
+        assert stats.kstest(draws, law).pvalue > 0.01
+        for lag in (1, 2, 3):
+            assert abs(np.corrcoef(draws[:-lag], draws[lag:])[0, 1]) < 4.0 / 20_000**0.5
+    u = np.array(after)  # Box and Muller of the same uniforms
+    assert close(moments, np.sqrt(-2.0 * np.log1p(-u[::2])) * np.cos(2.0 * np.pi * u[1::2]))
+
+
+def test_draws_are_those_of_the_uniforms_and_normals_given(javascript):
+    rng = np.random.default_rng(8)
+    parts, weights, eps = [gaussian(rng, 2) for _ in range(3)], [0.2, 0.5, 0.3], rng.normal(size=2)
+    us = [0.0, 0.19, 0.21, 0.69, 0.71, 1.0]
+    found, layers = javascript(
+        """const q = { logWeights: Array.from(a.logits), parts: a.parts };
+        let last = 0;
+        return [Array.from(a.us, (u) => M.sample(q, { uniform: () => u, normals: () => a.eps })),
+          M.freshNetwork([4, 3, 2], { normal: () => ++last })]""",
+        {"logits": np.log(weights), "parts": parts, "eps": eps, "us": us},
+    )
+    for ours, chosen in zip(found, (0, 0, 1, 1, 2, 2), strict=True):
+        g = as_jax(parts[chosen])
+        assert np.allclose(ours, g.loc + g.scale_tril @ jnp.asarray(eps, jnp.float32), atol=1e-5)
+    for layer, (n, m), start in zip(layers, ((4, 3), (3, 2)), (1, 13), strict=True):
+        assert close(layer["w"], np.arange(start, start + n * m) / n**0.5)  # normals over sqrt(n)
+        assert layer["b"] == [0.0] * m
+
+
 def test_float16_is_read_to_the_bit(javascript):
     """All of them that are finite."""
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    assert javascript("return M.float16(a.text)", {"text": models.as_text(halves, np.float16)}) == (
-        halves.tolist()
-    )
+    text = models.as_text(halves, np.float16)
+    assert javascript("return M.float16(a.text)", {"text": text}) == halves.tolist()
+    assert javascript("return M.bytes(a.text)", {"text": text}) == [*halves.tobytes()]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +295,39 @@ def test_linear_model_and_em(x64, javascript):
     ]
     for ours, theirs in zip(found, expected, strict=True):
         assert close(ours, theirs)
+
+
+@pytest.mark.parametrize("tilts", [False, True])
+def test_a_step_down_the_kl_is_along_its_gradient(x64, javascript, tilts):
+    rng = np.random.default_rng(9)
+    q, p = gaussian(rng, 3), gaussian(rng, 3)
+    if not tilts:
+        q["tril"] = np.diag(np.diag(np.reshape(q["tril"], (3, 3)))).ravel()
+    found = javascript("return M.klStep(a.q, a.p, 0.01, a.tilts)", {"q": q, "p": p, "tilts": tilts})
+    kl = lambda loc, tril: kl_divergence(MultivariateNormal(loc, tril), as_jax(p))
+    at = as_jax(q)
+    of_loc, of_tril = jax.grad(kl, argnums=(0, 1))(at.loc, at.scale_tril)
+    learned = np.tril(np.ones((3, 3))) if tilts else np.eye(3)
+    assert close(found["loc"], at.loc - 0.01 * of_loc)
+    assert close(found["tril"], (at.scale_tril - 0.01 * of_tril * learned).ravel())
+
+
+def test_the_gap_is_the_area_under_its_density(x64, javascript):
+    q, p = Normal(jnp.array([0.4]), jnp.array([0.3])), Normal(jnp.array([-0.5]), jnp.array([0.7]))
+    z = jnp.linspace(-8.0, 8.0, 4001)[:, None]
+    log_q, log_p = jax.vmap(q.log_prob)(z), jax.vmap(p.log_prob)(z)
+    density = javascript(
+        """return M.array(a.z.length, (i) => M.gapDensity(...[a.q, a.p].map((g) =>
+          M.gaussianLogProb(g, [a.z[i]]))))""",
+        {
+            "z": z.ravel(),
+            "q": {"loc": q.loc, "tril": q.scale},
+            "p": {"loc": p.loc, "tril": p.scale},
+        },
+    )
+    assert close(density, jnp.exp(log_q) * (log_q - log_p - 1.0) + jnp.exp(log_p))
+    assert min(density) >= 0.0
+    assert close(np.sum(density) * 0.004, kl_divergence(q, p))
 
 
 def test_the_diagonal_loss_is_a_kl(x64, javascript):
@@ -310,7 +424,8 @@ def test_gradients_of_the_bound_and_their_variance(x64, javascript):
 
     found = javascript(
         """return [M.integrand(a.t, a.c, a.eps), M.pathwiseGradient(a.t, a.c, a.eps),
-        M.scoreGradient(a.t, a.c, a.eps, a.b), M.scoreVariance(a.t, a.c, a.b)]""",
+        M.scoreGradient(a.t, a.c, a.eps, a.b), M.scoreVariance(a.t, a.c, a.b),
+        M.pathwiseVariance(a.t, a.c), M.expectedIntegrand(a.t, a.c)]""",
         {"t": t, "eps": eps, "c": c, "b": b},
     )
     assert close(found[0], f(t, t + c * eps))
@@ -322,6 +437,10 @@ def test_gradients_of_the_bound_and_their_variance(x64, javascript):
     slopes = np.asarray(jax.vmap(jax.grad(score), (None, 0))(jnp.asarray(t), grid))
     assert close(p @ slopes, -t)
     assert close(found[3], p @ (slopes**2).sum(axis=1) - (t**2).sum())
+    pathwise = jax.grad(lambda mean, eps: f(mean, mean + c * eps))
+    slopes = np.asarray(jax.vmap(pathwise, (None, 0))(jnp.asarray(t), grid))
+    assert close(found[4], p @ (slopes**2).sum(axis=1) - (t**2).sum())
+    assert close(found[5], p @ jax.vmap(lambda eps: f(t, t + c * eps))(jnp.asarray(grid)))
 
 
 def test_the_page_trains_as_jaxvae_does(x64, javascript):
@@ -412,9 +531,16 @@ def built(tmp_path_factory):
         scale = 1.0 + 0.05 * next(number)
         return jax.tree.map(lambda leaf: models.rounded(scale * leaf), model)
 
+    @contextmanager
+    def counted(turns):
+        names = []
+        yield names.append
+        assert len(names) == turns
+
     numbers = {"extent": 3.0, "elbo": 1.0, "iwae": 2.0, "log_p": 3.0, "gap": 2.0, "gap_error": 0.1}
     patch.setattr(models, "trained", untrained)
     patch.setattr(models, "measured", lambda *args: numbers)
+    patch.setattr(__main__, "bar", counted)
     try:
         html = page(__main__.shipped(jax.random.key(0), fast=True))
     finally:
@@ -450,21 +576,109 @@ def opened(browser, built, **options):
 @pytest.mark.thorough
 def test_the_page_fits_and_is_accessible(browser, built):
     """At three widths, light and dark, by axe; and no canvas is blank or without a text."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe installed")
+    from axe_playwright_python import sync_playwright as axe  # pyright: ignore[reportMissingImports]
+
     tab, wrong = opened(browser, built)
     blank = """[...document.querySelectorAll("canvas")].filter((c) => !c.width || !c.ariaLabel || !c
       .getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v) => v)).length"""
     for width, scheme in ((360, "light"), (1000, "dark"), (1600, "light"), (360, "dark")):
         tab.set_viewport_size({"width": width, "height": 900})
         tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
         tab.wait_for_timeout(1000)
-        assert tab.evaluate("document.documentElement.dataset.theme") == scheme
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.evaluate(blank) == 0
+        tab.wait_for_function(f"{blank} === 0")
         found = axe.Axe().run(tab).response["violations"]
         assert not [(v["id"], [n["html"][:90] for n in v["nodes"]]) for v in found]
     assert not wrong
     tab.close()
+
+
+def keep_calls(tab, name, act):
+    """`calls`, in the tab, is what `Canvas.prototype[name]` is given once `act` is done."""
+    tab.evaluate(
+        """(name) => {
+        window.calls = [];
+        const drawn = Canvas.prototype[name];
+        Canvas.prototype[name] = function (...given) {
+          calls.push({ figure: this.element.closest("figure").id, given });
+          drawn.apply(this, given);
+        };
+    }""",
+        name,
+    )
+    act()
+    tab.wait_for_timeout(1000)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_classes_are_told_from_the_ground(browser, built, scheme):
+    """What axe cannot see, being drawn: dots and numerals in the colours of ten classes."""
+    tab, wrong = opened(browser, built, color_scheme=scheme)
+    keep_calls(tab, "dots", lambda: tab.evaluate("redrawAll()"))
+    card, drawn = tab.evaluate(
+        """() => [Array.from(rgb(colours.card)), calls
+          .filter(({ given: [, colour] }) => typeof colour === "function")
+          .map(({ figure, given: [points, colour, { alpha = 1 }] }) =>
+            [figure, alpha, points.length, Array.from({ length: 10 }, (_, label) =>
+              Array.from(rgb(colour(labels.indexOf(label)))))])]"""
+    )
+    assert {name for name, *_ in drawn} == {"draw", "autoencoder", "menu", "train"}
+    for _, alpha, dots, classes in drawn:
+        assert dots == 1797
+        assert len({tuple(colour) for colour in classes}) == 10
+        for colour in classes:
+            mixed = alpha * np.array(colour) + (1.0 - alpha) * np.array(card)
+            assert contrast(mixed[:3], np.array(card[:3])) > 3.0
+    assert not wrong
+    tab.close()
+
+
+def contrast(colour, ground):
+    """Of two sRGB colours, from 1 to 21, as WCAG has it."""
+    linear = [
+        np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        for c in (colour / 255.0, ground / 255.0)
+    ]
+    dark, light = sorted(c @ [0.2126, 0.7152, 0.0722] for c in linear)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.thorough
+def test_draws_in_eight_latents_lie_where_the_map_has_them(browser, built):
+    """A dot of the autoencoder's map is the projection of a code that is decoded below it."""
+    tab, wrong = opened(browser, built)
+    tab.evaluate("""() => {
+        window.axes = [], window.decoded = [];
+        const { principalAxes, decode } = mathematics;
+        mathematics.principalAxes = (...given) => {
+          axes.push(principalAxes(...given));
+          return axes.at(-1);
+        };
+        mathematics.decode = (model, z) => (decoded.push(Array.from(z)), decode(model, z));
+    }""")
+    keep_calls(tab, "dots", lambda: tab.locator("#autoencoder select").select_option("8"))
+    axes, decoded, dots = tab.evaluate(
+        """() => [axes.map((pair) => pair.map((axis) => Array.from(axis))),
+          decoded.filter((z) => z.length === 8), calls
+            .filter(({ figure, given }) => figure === "autoencoder" && given[0].length === 10)
+            .map(({ given: [points] }) => points)]"""
+    )
+    assert len(axes) == 2
+    for i, pair in enumerate(axes):  # the autoencoder's map and the VAE's; each dot has a margin
+        places = np.array(decoded) @ np.array(pair).T
+        for dot in dots[2 * i]:
+            assert np.abs(places - dot).max(axis=1).min() < 1e-9
+    assert not wrong
+    tab.close()
+
+
+@pytest.mark.thorough
+def test_every_figure_has_its_pictures(browser, built, tmp_path):
+    made = screenshots(browser, built, tmp_path / "figures")
+    assert sorted(made) == sorted((tmp_path / "figures").glob("*.png"))
+    assert len({path.read_bytes() for path in made}) == len(made) == 4 * len(FIGURES)
 
 
 @pytest.mark.thorough
@@ -537,10 +751,10 @@ def test_five_questions_are_answered_by_their_figures(browser, built):
     bound, covariance = rows_of(tab, "bound"), rows_of(tab, "covariance")
     assert bound["gap of the ELBO"][2] == said["gap"]
     assert bound["gap of IWAE"][2] == said["iwae"]
-    assert bound["draws of K that count"][2] == f"→ {said['wide']} % of K"
+    assert bound["draws of K that count"][2] == f"→ {said['wide']} %"
     press("bound", "q too narrow")
     bound = rows_of(tab, "bound")
-    assert bound["draws of K that count"][2] == f"→ {said['narrow']} % of K"
+    assert bound["draws of K that count"][2] == f"→ {said['narrow']} %"
     assert float(bound["draws of K that count"][0]) == pytest.approx(6.0, abs=0.5)
     press("bound", "q the posterior")
     assert rows_of(tab, "bound")["gap of the ELBO"][2] == "0.000"
@@ -604,7 +818,11 @@ def test_the_figures_show_what_is_so(browser, built):
 def test_main_writes_the_page(tmp_path, capsys):
     __main__.main(output=tmp_path / "page" / "story.html", fast=True)
     assert "MB" in capsys.readouterr().out
-    text = (tmp_path / "page" / "story.html").read_text()
-    shipped = json.loads(re.findall(r'id="data">(.*?)</script>', text, flags=re.DOTALL)[0])
+    built = tmp_path / "page" / "story.html"
+    shipped = __main__.kept(built)
     assert len(shipped["menu"]) == 18
     assert all(m["log_p"] > m["elbo"] for m in shipped["menu"])
+    __main__.main(output=tmp_path / "again.html", models_from=built)
+    assert (tmp_path / "again.html").read_text() == built.read_text()
+    with pytest.raises(SystemExit, match="is no page"):
+        __main__.main(output=built, models_from=Path(__file__))

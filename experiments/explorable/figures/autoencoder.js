@@ -11,10 +11,10 @@ function autoencoderFigure() {
       const r = state.reach;
       c.axes({ x: [-r, r], y: [-r, r], bare: true });
       c.heat(side.far, 41, colours.muted, { strength: 0.75 });
-      c.dots(side.shown, (i) => ofClass(labels[i]), { radius: 1.6, alpha: 0.8 });
+      c.dots(side.shown, (i) => ofClass(labels[i]), { radius: 1.6, alpha: CODES });
       for (const radius of [1, 2]) c.gaussian(M.standardNormal(2), colours.ink, { radii: [radius], width: 1.5 });
-      c.dots(state.draws, colours.paper, { radius: 6 });
-      c.dots(state.draws, colours[side.colour], { radius: 4.2 });
+      c.dots(side.draws, colours.paper, { radius: 6 });
+      c.dots(side.draws, colours[side.colour], { radius: 4.2 });
       c.handle(state.z, colours.ink);
     } });
     side.image = new Canvas(stage, { title: "at the ring", label: `The ${title(side)}'s image at the ring`, paint(c) {
@@ -32,40 +32,17 @@ function autoencoderFigure() {
     ["squared error, rebuilt test digits", "distance of 100 inventions to the nearest training digit", "the ring's image to the nearest training digit"]);
   const say = saying(partOf("autoencoder", "numbers"));
 
-  // the first two principal axes of the codes, of which the map shows the plane
-  function axesOf(codes, k) {
-    const centre = M.array(k, (j) => M.mean(codes.map((z) => z[j])));
-    if (k === 2) return { centre: [0, 0], axes: [[1, 0], [0, 1]] };
-    const axes = [];
-    for (let a = 0; a < 2; a++) {
-      let v = M.array(k, (j) => 1 / (1 + ((j + a) % k)));
-      for (let round = 0; round < 60; round++) {
-        const next = new Float64Array(k);
-        for (const z of codes) {
-          const dot = M.sum(M.array(k, (j) => (z[j] - centre[j]) * v[j]));
-          for (let j = 0; j < k; j++) next[j] += dot * (z[j] - centre[j]);
-        }
-        for (const other of axes) {
-          const dot = M.sum(next.map((n, j) => n * other[j]));
-          for (let j = 0; j < k; j++) next[j] -= dot * other[j];
-        }
-        const size = Math.sqrt(M.sum(next.map((n) => n * n)));
-        v = next.map((n) => n / size);
-      }
-      axes.push(v);
-    }
-    return { centre: new Float64Array(k), axes };
-  }
   function choose(latents) {
     state.latents = latents;
     for (const side of sides) {
       side.model = all.find((m) => m.name === side.name && m.latents === latents);
       const q = digits.map((x) => M.encode(side.model, x).parts[0]);
       const codes = side.name === "vae" ? q.map((g) => M.gaussianSample(g, state.random.normals(latents))) : q.map((g) => g.loc);
-      side.plane = axesOf(codes, latents);
-      side.shown = codes.map((z) => side.plane.axes.map((a) => M.sum(a.map((v, j) => v * (z[j] - side.plane.centre[j])))));
-      side.decoded = (p) => M.decode(side.model, M.array(latents, (j) =>
-        side.plane.centre[j] + side.plane.axes[0][j] * p[0] + side.plane.axes[1][j] * p[1]));
+      // the map shows the plane of the codes' two longest axes, through the prior's mean
+      side.axes = latents === 2 ? [[1, 0], [0, 1]] : M.principalAxes(codes, 2);
+      side.place = (z) => side.axes.map((axis) => M.dot(axis, z));
+      side.shown = codes.map(side.place);
+      side.decoded = (p) => M.decode(side.model, M.array(latents, (j) => M.sum(side.axes.map((axis, i) => axis[j] * p[i]))));
     }
     const far = sides.flatMap((s) => s.shown.flatMap((z) => z.map(Math.abs))).sort((a, b) => a - b);
     state.reach = Math.max(3, far[Math.floor(far.length * 0.997)]);
@@ -80,12 +57,10 @@ function autoencoderFigure() {
   function draw() {
     const { latents } = state;
     state.full = Array.from({ length: 100 }, () => state.random.normals(latents));
-    state.draws = latents === 2 ? state.full.slice(0, 10) : state.full.slice(0, 10).map((z) => [z[0], z[1]]);
     for (const side of sides) {
-      side.error = M.mean(digits.slice(-300).map((x) => {
-        const y = M.decode(side.model, M.encode(side.model, x).parts[0].loc);
-        return M.sum(y.map((v, i) => (v - x[i]) ** 2));
-      }));
+      side.draws = state.full.slice(0, 10).map(side.place);
+      side.error = M.mean(digits.slice(-300).map((x) =>
+        M.squaredDistance(x, M.decode(side.model, M.encode(side.model, x).parts[0].loc))));
       side.distance = M.mean(state.full.map((z) => M.nearestDistance(M.decode(side.model, z), train)));
     }
     say(`The autoencoder's inventions lie ${fixed(sides[0].distance, 1)} from any digit, the VAE's ${fixed(sides[1].distance, 1)}; both rebuild alike.`);

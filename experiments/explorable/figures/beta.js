@@ -10,7 +10,7 @@ function betaFigure() {
   const betas = M.array(121, (i) => 0.02 * 1000 ** (i / 120));
 
   const bars = new Canvas(stage, { title: "variance of each latent, and the water level βσ²", ratio: 0.75, label: "", paint(c) {
-    c.axes({ x: [0.3, k + 1.2], y: [0.01, 1.2], logY: true, xTicks: [1, 2, 3, 4, 5, 6, 7, 8], xLabel: "latent", left: 40 });
+    c.axes({ x: [0.3, k + 1.7], y: [0.01, 1.2], logY: true, xTicks: [1, 2, 3, 4, 5, 6, 7, 8], xLabel: "latent", left: 40 });
     const water = state.beta * state.sigma ** 2;
     for (let j = 0; j < k; j++) {
       const edge = (y) => [[j + 0.68, y], [j + 1.32, y]], low = Math.min(Math.max(water, 0.01), values[j]);
@@ -18,7 +18,7 @@ function betaFigure() {
       if (values[j] > low) c.line([...edge(low), ...edge(values[j]).reverse()], colours.blue, { fill: true });
     }
     c.level(water, colours.red, { width: 2.5 });
-    c.at("βσ²", k + 0.42, Math.min(Math.max(water, 0.011), 1) * 1.12, colours.red, { bold: true });
+    c.at("βσ²", k + 0.6, Math.min(Math.max(water, 0.011), 1) * 1.12, colours.red, { bold: true });
   } });
   const plane = new Canvas(stage, { title: "distortion against rate, nats", ratio: 0.75, label: "", paint(c) {
     const points = Array.from(betas, at), here = at(state.beta);

@@ -8,11 +8,10 @@ function boundFigure() {
 
   function compute() {
     const variance = state.sigma ** 2;
-    const w = M.array(64, (i) => vectors[i * (vectors.length / 64)] * Math.sqrt(Math.max(values[0] - variance, 0.01)));
-    const params = { weight: w, mean, variance };
+    const params = M.waterFilled(values, vectors, 1, mean, 1, state.sigma);
     const p = M.linearPosterior(params, x), sharp = M.linearPosterior({ ...params, variance: state.beta * variance }, x);
-    const sd = p.tril[0], loc = sharp.loc[0] + state.shift * sd; // the best q at beta, moved
-    const t = (loc - p.loc[0]) / sd, c = sharp.tril[0] / sd, logP = M.linearLogMarginal(params, x);
+    const sd = p.tril[0], q = { loc: sharp.loc.map((v) => v + state.shift * sd), tril: sharp.tril }; // the best at beta, moved
+    const t = (q.loc[0] - p.loc[0]) / sd, c = q.tril[0] / sd, logP = M.linearLogMarginal(params, x);
     const estimates = [], sizes = [], elbos = [];
     for (let r = 0; r < state.runs; r++) {
       const logW = Array.from({ length: state.samples }, () => logP + M.integrand([t], c, [random.normal()]));
@@ -20,29 +19,25 @@ function boundFigure() {
       elbos.push(logW[0]);
       sizes.push(M.effectiveSampleSize(logW));
     }
-    Object.assign(state, { p: { m: p.loc[0], s: sd }, q: { m: loc, s: c * sd }, t, c, logP, estimates, elbos, sizes,
+    Object.assign(state, { p, q, t, c, logP, estimates, elbos, sizes,
       gap: M.gapOf(t, c), iwaeGap: M.iwaeGap(t, c, state.samples) });
   }
-  const density = ({ m, s }, z) => Math.exp(-0.5 * ((z - m) / s) ** 2) / (s * Math.sqrt(2 * Math.PI));
-  const window = () => {
-    const reach = 4 * Math.max(state.p.s, state.q.s, Math.abs(state.p.m - state.q.m) / 3);
-    const middle = (state.p.m + state.q.m) / 2;
-    return { x: [middle - reach, middle + reach], z: M.array(241, (i) => middle + reach * (i / 120 - 1)) };
+  const window = () => { // where to look: z, and the log-densities of q and p there
+    const { p, q } = state, reach = 4 * Math.max(p.tril[0], q.tril[0], Math.abs(p.loc[0] - q.loc[0]) / 3);
+    const middle = (p.loc[0] + q.loc[0]) / 2, z = Array.from({ length: 241 }, (_, i) => middle + reach * (i / 120 - 1));
+    const [logQ, logP] = [q, p].map((g) => z.map((v) => M.gaussianLogProb(g, [v])));
+    return { range: [middle - reach, middle + reach], z, logQ, logP };
   };
   const curves = new Canvas(stage, { title: "q(z|x) beside the posterior p(z|x)", ratio: 0.62, label: "", paint(c) {
-    const { x: range, z } = window(), top = 1.15 / (Math.min(state.p.s, state.q.s) * Math.sqrt(2 * Math.PI));
+    const { range, z, logQ, logP } = window(), top = 1.15 * Math.exp(Math.max(...logQ, ...logP));
     c.axes({ x: range, y: [0, top], xLabel: "z", left: 34 });
-    c.line(Array.from(z, (v) => [v, density(state.p, v)]), colours.ink, { width: 2.5 });
-    c.line(Array.from(z, (v) => [v, density(state.q, v)]), colours.blue, { width: 2.5 });
+    c.line(z.map((v, i) => [v, Math.exp(logP[i])]), colours.ink, { width: 2.5 });
+    c.line(z.map((v, i) => [v, Math.exp(logQ[i])]), colours.blue, { width: 2.5 });
     c.write("p(z|x)", 42, 34, colours.ink, { bold: true });
     c.write("q(z|x)", 42, 52, colours.blue, { bold: true });
   } });
   const area = new Canvas(stage, { title: "the gap: the area under q log (q/p) − q + p", ratio: 0.62, label: "", paint(c) {
-    const { x: range, z } = window();
-    const cost = Array.from(z, (v) => {
-      const [q, p] = [density(state.q, v), density(state.p, v)];
-      return Math.max(0, (q > 0 ? q * (((v - state.p.m) / state.p.s) ** 2 / 2 - ((v - state.q.m) / state.q.s) ** 2 / 2 + Math.log(state.p.s / state.q.s)) : 0) - q + p);
-    });
+    const { range, z, logQ, logP } = window(), cost = z.map((_, i) => M.gapDensity(logQ[i], logP[i]));
     const top = Math.max(1.25 * Math.max(...cost), 0.2);
     c.axes({ x: range, y: [0, top], xLabel: "z", yLabel: "nats per unit of z", left: 34 });
     c.line([[range[0], 0], ...cost.map((v, i) => [z[i], v]), [range[1], 0]], colours.orange, { fill: true, alpha: 0.45 });
@@ -66,17 +61,17 @@ function boundFigure() {
     }
   } });
   cloud.panel.classList.add("wide");
-  const table = numbers(partOf("bound", "numbers"), "The first digit, one latent, nats", ["estimate", "± error", "exact"],
-    ["ELBO: mean of log w", "IWAE: mean of log (1/K) Σ w", "log p(x)", "gap of the ELBO", "gap of IWAE", "draws of K that count"]);
+  const table = numbers(partOf("bound", "numbers"), "The first digit, one latent, nats", ["estimate", "±\u00a0error", "exact"],
+    ["ELBO: mean of log w", "IWAE: mean of log (1/K) Σ\u00a0w", "log p(x)", "gap of the ELBO", "gap of IWAE", "draws of K that count"]);
   const say = saying(partOf("bound", "numbers"));
   function refresh() {
     compute();
-    const error = (a) => fixed(Math.sqrt(M.mean(a.map((v) => (v - M.mean(a)) ** 2)) / Math.max(a.length - 1, 1)), 3);
+    const error = (a) => fixed(M.standardError(a), 3);
     const share = M.shareThatCounts(state.t, state.c);
     table.set([[fixed(M.mean(state.elbos), 3), error(state.elbos), fixed(state.logP - state.gap, 3)],
       [fixed(M.mean(state.estimates), 3), error(state.estimates), fixed(state.logP - state.iwaeGap, 3)],
       ["", "", fixed(state.logP, 3)], ["", "", fixed(state.gap, 3)], ["", "", fixed(state.iwaeGap, 4)],
-      [fixed(M.mean(state.sizes), 1), error(state.sizes), share ? `→ ${fixed(100 * share, 0)} % of K` : "→ 0 % of K"]]);
+      [fixed(M.mean(state.sizes), 1), error(state.sizes), `→ ${fixed(100 * share, 0)} %`]]);
     say(state.c <= Math.SQRT1_2
       ? "Do not trust it: q is too narrow (below 0.71 posterior sds), weights have no variance that is finite, and more draws help slowly."
       : share < 0.1 ? "Trust it with care: under a tenth of the draws count."

@@ -6,7 +6,7 @@ function drawFigure() {
   const model = M.unpacked(shipped, sigma), wide = M.gridOf(model, 160, shipped.extent);
   const codes = digits.map((x) => M.encode(model, x).parts[0].loc), random = M.randomness(1);
   const eps = Array.from({ length: 400 }, () => random.normals(2)); // the same for all: no flicker
-  const state = { x: Float64Array.from(digits[numTrain + 3]), cursor: [3, 3], z: [0, 0], zoom: false };
+  const state = { x: Float64Array.from(digits[numTrain]), cursor: [3, 3], z: [0, 0], zoom: false };
 
   const pad = new Canvas(stage, { title: "x: draw here", label: "", paint(c) {
     c.axes({ x: [0, 8], y: [0, 8], bare: true });
@@ -28,7 +28,7 @@ function drawFigure() {
       x: [view.centre[0] - view.halfWidth, view.centre[0] + view.halfWidth],
       y: [view.centre[1] - view.halfWidth, view.centre[1] + view.halfWidth], bare: true,
     });
-    c.dots(codes, (i) => ofClass(labels[i]), { radius: state.zoom ? 4 : 1.8, alpha: 0.6 });
+    c.dots(codes, (i) => ofClass(labels[i]), { radius: state.zoom ? 4 : 1.8, alpha: CODES });
     const grid = state.zoom ? state.near : wide, density = state.zoom ? state.nearDensity : state.density;
     const top = Math.max(...density.filter((v) => v === v));
     c.heat(density.map((v) => Math.exp((v - top) / 2)), grid.m, colours.ink);

@@ -19,11 +19,11 @@ function emFigure() {
   }
   const chart = new Canvas(stage, { title: "nats short of the optimum", ratio: 0.6, label: "", paint(c) {
     const count = Math.max(40, state.path.length + 4);
-    c.axes({ x: [0, count], y: [5e-4, 200], logY: true, xLabel: "steps of EM" });
+    c.axes({ x: [-0.02 * count, count], y: [5e-4, 200], logY: true, xLabel: "steps of EM" });
     c.line(state.path.map((v, i) => [i, Math.max(optimum - v, 1e-4)]), colours.blue, { width: 2.5 });
     c.dots(state.path.map((v, i) => [i, Math.max(optimum - v, 1e-4)]), colours.blue, { radius: 3 });
   } });
-  const columns = new Canvas(stage, { title: "the columns of W: what each latent adds to an image", ratio: 0.6, label: "The eight columns of W as images", paint(c) {
+  const columns = new Canvas(stage, { title: "the columns of W: what each latent adds to an image", ratio: 0.5, label: "The eight columns of W as images", paint(c) {
     const size = Math.min(c.width / 4, c.height / 2) - 6;
     for (let j = 0; j < k; j++) {
       const w = M.array(64, (i) => state.params.weight[i * k + j]), top = Math.max(...w.map(Math.abs));

@@ -12,7 +12,7 @@ function evidenceFigure() {
     const x = digits[state.index], posterior = M.linearPosterior(model, x), c = WIDTHS[state.from];
     const q = c ? { loc: posterior.loc, tril: posterior.tril.map((v) => v * c) } : M.standardNormal(k);
     run = { x, posterior, q, exact: M.linearLogMarginal(model, x), random: M.randomness(state.seed = (state.seed || 16) + 1),
-      n: 0, log: -Infinity, log2: -Infinity, path: [], cloud: [], best: [] };
+      n: 0, logW: [], path: [], cloud: [], best: [] };
     draw(state.from === "exact" ? 1 : 100);
     refresh();
   }
@@ -23,15 +23,14 @@ function evidenceFigure() {
       const w = M.pixelsLogProb(run.x, M.linearDecode(model, z), Math.sqrt(model.variance))
         + (WIDTHS[state.from] ? prior - M.gaussianLogProb(run.q, z) : 0);
       run.n++;
-      run.log = M.logSumExp([run.log, w]);
-      run.log2 = M.logSumExp([run.log2, 2 * w]);
+      run.logW.push(w);
       if (run.cloud.length < 2500) run.cloud.push([z[0], z[1]]);
       if (run.best.length < 10 || w > run.best[run.best.length - 1].w)
         run.best = [...run.best, { z, w }].sort((a, b) => b.w - a.w).slice(0, 10);
-      if (run.n < 20 || Math.log10(run.n) * 60 >= run.path.length) run.path.push([run.n, run.log - Math.log(run.n)]);
+      if (run.n < 20 || Math.log10(run.n) * 60 >= run.path.length) run.path.push([run.n, value()]);
     }
   }
-  const value = () => run.log - Math.log(run.n), ess = () => Math.exp(2 * run.log - run.log2);
+  const value = () => M.logMeanExp(run.logW);
   const chart = new Canvas(stage, { title: "the estimate of log p(x), nats", ratio: 0.72, label: "", paint(c) {
     c.axes({ x: [1, most], y: [run.exact - 40, run.exact + 6], logX: true, xLabel: "draws N", left: 40 });
     c.level(run.exact, colours.ink, { dash: [6, 4] });
@@ -40,7 +39,7 @@ function evidenceFigure() {
     c.dots([[run.n, value()]], colours.ink, { radius: 4 });
   } });
   const cloud = new Canvas(stage, { title: "the draws, two latents of eight", ratio: 0.72, label: "", paint(c) {
-    c.axes({ x: [-4.2, 4.2], y: [-3.4, 3.4], xLabel: "z₁", yLabel: "z₂", left: 30 });
+    c.axes({ x: [-4.2, 4.2], y: [-3.4, 4.4], xTicks: [-4, -2, 0, 2, 4], xLabel: "z₁", yLabel: "z₂", left: 30 });
     c.dots(run.cloud, colours.muted, { radius: 1.4, alpha: 0.5 });
     const t = run.posterior.tril;
     c.gaussian({ loc: run.posterior.loc, tril: [t[0], 0, t[k], t[k + 1]] }, colours.blue, { width: 2 });
@@ -58,9 +57,9 @@ function evidenceFigure() {
     ["draws N", "estimate of log p(x)", "log p(x), exact", "draws that count: (Σw)² / Σw²", "share of the heaviest draw"]);
   const say = saying(partOf("evidence", "numbers"));
   function refresh() {
-    const count = ess();
+    const count = M.effectiveSampleSize(run.logW);
     table.set([[whole(run.n)], [fixed(value())], [fixed(run.exact)], [count < 100 ? fixed(count, 1) : whole(count)],
-      [`${fixed(100 * Math.exp(run.best[0].w - run.log), 1)} %`]]);
+      [`${fixed(100 * Math.exp(run.best[0].w - M.logSumExp(run.logW)), 1)} %`]]);
     say(`Of ${whole(run.n)} draws, ${count < 100 ? fixed(count, 1) : whole(count)} count. ${
       state.from === "narrow" ? "The estimate is short, and its weights do not tell by how much: what q leaves out is hardly ever drawn."
       : state.from === "exact" ? "Every weight is p(x) itself, so one draw is enough." : ""}`);

@@ -5,12 +5,11 @@ function gradientsFigure() {
   const KINDS = { pathwise: "reparameterization", score: "score function" };
   const state = { latents: 2, width: 1, baseline: true };
   let run;
+  const baselineAt = (t) => (state.baseline ? M.expectedIntegrand(t, state.width) : -29.55); // log p(x) taken off
   function restart() {
     animate.stop();
     const t = M.array(state.latents, () => 1); // the mean of q is one posterior sd off along every axis
-    const value = M.integrand(t, state.width, new Float64Array(state.latents)); // at eps = 0
-    const expected = value + state.latents * (1 - state.width ** 2) / 2; // E f - log p(x)
-    run = { t, baseline: state.baseline ? expected : -29.55, random: M.randomness(2), n: 0 };
+    run = { t, baseline: baselineAt(t), random: M.randomness(2), n: 0 };
     for (const kind in KINDS) run[kind] = { draws: [], sum: new Float64Array(state.latents), squares: 0, path: [] };
     run.walk = { pathwise: [[2.2, 1.4]], score: [[2.2, 1.4]] };
     draw(30);
@@ -26,10 +25,8 @@ function gradientsFigure() {
         const mine = run[kind];
         mine.draws.push([g[0], g[g.length > 1 ? 1 : 0]]);
         if (mine.draws.length > 1500) mine.draws.shift();
-        for (let j = 0; j < g.length; j++) {
-          mine.sum[j] += g[j];
-          mine.squares += (g[j] + run.t[j]) ** 2;
-        }
+        for (let j = 0; j < g.length; j++) mine.sum[j] += g[j];
+        mine.squares += M.squaredDistance(g, run.t.map((v) => -v)); // from the exact gradient
         if (run.n < 40 || Math.log10(run.n) * 80 >= mine.path.length) mine.path.push([run.n, mine.sum[0] / run.n]);
       }
     }
@@ -38,7 +35,7 @@ function gradientsFigure() {
       for (const kind in KINDS) {
         const path = run.walk[kind], at = path[path.length - 1];
         const g = kind === "pathwise" ? M.pathwiseGradient(at, state.width, eps)
-          : M.scoreGradient(at, state.width, eps, state.baseline ? M.integrand(at, state.width, [0, 0]) + 1 - state.width ** 2 : -29.55);
+          : M.scoreGradient(at, state.width, eps, baselineAt(at));
         path.push(at.map((v, j) => Math.min(Math.max(v + 0.05 * g[j], -9), 9)));
       }
     }
@@ -50,7 +47,7 @@ function gradientsFigure() {
       const { draws } = run[kind];
       c.dots(draws, colours[colour], { radius: 2.2, alpha: 0.4 });
       const [u, v] = draws[draws.length - 1];
-      c.arrow([0, 0], [u, v], colours[colour], 2.5);
+      c.arrow([0, 0], [u, v], colours[colour], 1.5);
       c.arrow([0, 0], [-1, -1], colours.ink, 3);
       c.write("thick arrow: exact", 42, c.height - 46, colours.ink);
     } });
@@ -81,7 +78,7 @@ function gradientsFigure() {
     ["reparameterization", "score function", "score draws that match one of the other"]);
   const say = saying(partOf("gradients", "numbers"));
   function refresh() {
-    const exact = [state.latents * state.width ** 2, M.scoreVariance(run.t, state.width, run.baseline)];
+    const exact = [M.pathwiseVariance(run.t, state.width), M.scoreVariance(run.t, state.width, run.baseline)];
     const measured = Object.keys(KINDS).map((kind) => run[kind].squares / run.n);
     const show = (v) => (v < 100 ? fixed(v, 2) : whole(v));
     table.set([[show(measured[0]), show(exact[0])], [show(measured[1]), show(exact[1])],

@@ -34,7 +34,7 @@ function menuFigure() {
     const r = model.extent, top = Math.max(...model.grid.prior);
     c.axes({ x: [-r, r], y: [-r, r], bare: true });
     c.heat(model.grid.prior.map((v) => Math.exp((v - top) / 2)), model.grid.m, colours.muted, { strength: 0.6 });
-    c.dots(model.codes, (i) => ofClass(labels[i]), { radius: 1.7, alpha: 0.8 });
+    c.dots(model.codes, (i) => ofClass(labels[i]), { radius: 1.7, alpha: CODES });
     c.handle(state.q.parts[0].loc, colours.red);
   } });
   const near = new Canvas(stage, { title: "p(z|x) (grey) and q(z|x) near the ring", label: "", paint(c) {

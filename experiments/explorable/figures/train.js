@@ -33,7 +33,7 @@ function trainFigure() {
   const map = new Canvas(stage, { title: "means of q(z|x), by class", label: "", paint(c) {
     c.axes({ x: [-3.4, 3.4], y: [-3.4, 3.4], bare: true });
     c.gaussian(M.standardNormal(2), colours.muted, { width: 1.2 });
-    c.dots(run.codes, (i) => ofClass(labels[i]), { radius: 2, alpha: 0.85 });
+    c.dots(run.codes, (i) => ofClass(labels[i]), { radius: 2, alpha: CODES });
   } });
   const sheet = new Canvas(stage, { title: "what the plane decodes to", label: "", paint(c) {
     const n = 9, size = c.width / n;
