@@ -131,7 +131,8 @@ def draw(path: Path, table: nn.Table, frame: Any, scored: Any) -> None:
     image = axes.imshow(more, cmap="Oranges", vmin=0.0, vmax=10.0, aspect="auto")
     for (row, column), _ in np.ndenumerate(more):
         value = frame[odd.columns[column]].iloc[worst[row]]
-        axes.text(column, row, str(value)[:9], ha="center", va="center", fontsize=7)
+        ink = "white" if more[row, column] > 6.0 else "black"
+        axes.text(column, row, str(value)[:9], ha="center", va="center", fontsize=7, color=ink)
     axes.set(title="Ten least likely rows", yticks=[])
     axes.set_xticks(range(len(odd.columns)), odd.columns, rotation=60, ha="right", fontsize=8)
     picture.colorbar(image, label="nats more than is usual", extend="max")
