@@ -32,6 +32,12 @@ TOGETHER = ("prior/vampprior", "prior/coupling-flow", "prior/autoregressive", "p
             "structure/dynamics-deep-markov-model-of-unequal-length-padded")  # fmt: skip
 
 
+def when(path):
+    if path in QUICK:
+        return ()
+    return pytest.mark.slow if path in TOGETHER[1::2] else pytest.mark.thorough
+
+
 def reported(path, page):
     """The summary of a new model of that row, of six examples, and the headings of the page."""
     row = ROWS[path]
@@ -51,7 +57,7 @@ def reported(path, page):
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[] if path in QUICK else pytest.mark.thorough)
+        pytest.param(path, marks=when(path))
         for path in dict.fromkeys((*LEVELS, *CERTAIN, *LATENTS, *TOGETHER))
     ],
 )
