@@ -50,6 +50,7 @@ def test_the_prior_is_all_exemplars_and_in_training_all_others(x64):
             assert np.isclose(left.log_prob(jnp.asarray(Z)), log_mean_of(Z, others), atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_the_objective_leaves_each_row_out_of_its_own_prior(x64):
     objective, xs = jv.batched(left_out(jv.elbo)), jnp.asarray(ROWS)
     _, terms = objective(model(), jax.random.key(3), (xs, jnp.arange(4)))

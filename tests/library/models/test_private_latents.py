@@ -30,6 +30,7 @@ def of_unit(n):
     return jnp.asarray((x[:, None] + 1.0) / 2.0), jnp.asarray(w / 2.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_product_is_the_normalized_product(name, x64):
     """Over every event, or by quadrature."""

@@ -253,6 +253,7 @@ def with_padding(length):
     return jnp.asarray(x), jnp.arange(length) < 3
 
 
+@pytest.mark.thorough
 def test_padding_changes_nothing(x64):
     """ELBO, its terms and gradient, log-weights, estimate: of three steps, and of seven that hold
     NaN behind them. A step behind the last has no rate."""

@@ -130,6 +130,7 @@ def test_free_bits_are_free():
     assert np.isclose(bound, -np.mean(terms.distortion) - 0.5 * price, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_refusals():
     bad: Any
     for bad, error in (

@@ -41,6 +41,7 @@ def test_padding_changes_nothing_not_even_nan(name):
         np.testing.assert_allclose(short(X[:3]), net((X, MASK)), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_transformer_without_positions_does_not_see_the_order():
     """Rows move with the positions, and one output of all stays."""
     make = partial(NETWORKS["transformer"], (5, 3), rngs=nnx.Rngs(0))

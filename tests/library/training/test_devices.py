@@ -160,6 +160,7 @@ print(json.dumps(found))
 )
 
 
+@pytest.mark.thorough
 def test_eight_devices_agree_with_one(tmp_path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
