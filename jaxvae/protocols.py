@@ -239,10 +239,10 @@ def is_certain(d: Distribution) -> bool:
     return getattr(value_of(d), "certain", False)
 
 
-def traced_has_path(make: Callable[[], Any]) -> bool:
-    """`has_path` of what `make` returns where that takes a draw to know; nothing is computed."""
+def traced(ask: Callable[[Distribution], bool], make: Callable[[], Any]) -> bool:
+    """`has_path`, `is_certain` of what takes a draw to make; nothing is computed."""
     answer = []
-    jax.eval_shape(lambda: answer.append(has_path(make())))
+    jax.eval_shape(lambda: answer.append(ask(make())))
     return answer[0]
 
 

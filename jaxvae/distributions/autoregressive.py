@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree
-from jaxvae.protocols import distribution, log_density, traced_has_path
+from jaxvae.protocols import distribution, has_path, log_density, traced
 
 
 class Stepwise(Protocol):
@@ -64,7 +64,7 @@ class Autoregressive:
 
     @property
     def reparameterized(self) -> bool:
-        return traced_has_path(lambda: self._given(self._start()))
+        return traced(has_path, lambda: self._given(self._start()))
 
     def sample(self, key: Array) -> Array:
         like = jax.eval_shape(lambda: self._given(self._start()).sample(jax.random.key(0)))

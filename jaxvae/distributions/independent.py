@@ -12,6 +12,7 @@ from jaxvae.protocols import (
     Distribution,
     event_shape,
     has_path,
+    is_certain,
     log_density,
     mean_of,
     method_of,
@@ -43,6 +44,10 @@ class Independent:
     @property
     def reparameterized(self) -> bool:
         return has_path(self.parts)
+
+    @property
+    def certain(self) -> bool:
+        return is_certain(self.parts)
 
     def sample(self, key: Array) -> Any:
         return jax.vmap(lambda d, k: d.sample(k))(self.unstack(), self._keys(key))

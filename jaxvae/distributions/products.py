@@ -15,12 +15,13 @@ from jaxvae.protocols import (
     check_density,
     check_event,
     has_path,
+    is_certain,
     log_density,
     log_density_relaxed,
     mean_of,
     method_of,
     sample_and_log_prob,
-    traced_has_path,
+    traced,
 )
 from jaxvae.pytrees import pytree, value_of
 
@@ -45,7 +46,11 @@ class Product:
 
     @property
     def reparameterized(self) -> bool:
-        return all(has_path(part) for part in self.split(self.parts))
+        return all(map(has_path, self.split(self.parts)))
+
+    @property
+    def certain(self) -> bool:
+        return all(map(is_certain, self.split(self.parts)))
 
     def sample(self, key: Array) -> Any:
         parts = self.split(self.parts)
@@ -147,9 +152,14 @@ class Joint:
 
     @property
     def reparameterized(self) -> bool:
-        return has_path(self.first) and traced_has_path(
-            lambda: self.then(self.first.sample(jax.random.key(0)))
-        )
+        return has_path(self.first) and traced(has_path, self._second)
+
+    @property
+    def certain(self) -> bool:
+        return is_certain(self.first) and traced(is_certain, self._second)
+
+    def _second(self) -> Any:
+        return self.then(self.first.sample(jax.random.key(0)))
 
     def sample(self, key: Array) -> tuple[Any, Any]:
         return self.sample_and_log_prob(key)[0]

@@ -6,7 +6,13 @@ from typing import Any
 from jax import Array
 
 from jaxvae.checks import Tree
-from jaxvae.protocols import distribution, has_path, log_density, sample_and_log_prob
+from jaxvae.protocols import (
+    distribution,
+    has_path,
+    is_certain,
+    log_density,
+    sample_and_log_prob,
+)
 
 
 @distribution
@@ -42,6 +48,10 @@ class Transformed:
     @property
     def reparameterized(self) -> bool:
         return has_path(self.base)
+
+    @property
+    def certain(self) -> bool:
+        return is_certain(self.base)
 
     def sample(self, key: Array) -> Any:
         return self.bijector.forward_and_log_det(self.base.sample(key))[0]

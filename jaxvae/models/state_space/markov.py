@@ -26,7 +26,7 @@ from jaxvae.protocols import (
     has_path,
     log_density,
     sample_and_log_prob,
-    traced_has_path,
+    traced,
 )
 from jaxvae.pytrees import pytree, value_of
 from jaxvae.regularizers import LatentSample
@@ -67,10 +67,11 @@ class Markov(Generic[D]):
         self._check()
         return has_path(self.first) and (
             self.length == 1
-            or traced_has_path(
+            or traced(
+                has_path,
                 lambda: self.step(
                     self.first.sample(jax.random.key(0)), jax.tree.map(lambda c: c[0], self.context)
-                )
+                ),
             )
         )
 

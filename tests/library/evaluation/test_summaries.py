@@ -9,8 +9,9 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae.evaluation import Summary, advice, summarize
 from jaxvae.evaluation.reading import RULES, lines
-from jaxvae.models import VQVAE, ppca
+from jaxvae.models import VQVAE, Delta, ppca
 from jaxvae.models.quantization import init_codebook
+from jaxvae.protocols import is_certain
 
 W = jnp.array([[1.0, 0.0], [0.5, 0.0], [-0.3, 0.0]])  # the second latent is of no use
 XS = np.asarray(jax.random.normal(jax.random.key(1), (200, 3)))
@@ -115,6 +116,36 @@ def test_the_log_marginal_of_a_certain_code_is_told_as_a_bound():
     said = advice(found)
     assert any("one importance sample" in text for text in said)
     assert not any("heavy a tail" in text for text in said)
+
+
+CODE = Delta(jnp.array([1, 0]))
+CERTAIN = {
+    "a constant": jv.Constant(CODE),
+    "a product": jv.Product({"top": CODE, "bottom": CODE}),
+    "levels": jv.Joint(CODE, Partial(Delta)),
+    "rows": jv.Independent(Delta(jnp.zeros((3, 2), int))),
+}
+UNCERTAIN = {
+    "a product": jv.Product((CODE, jv.StandardNormal((2,)))),
+    "levels": jv.Joint(CODE, Partial(lambda z: jv.Normal(z.astype(float), 1.0))),
+}
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_what_is_made_of_certain_codes_is_certain(name):
+    assert is_certain(CERTAIN[name])
+
+
+@pytest.mark.parametrize("name", UNCERTAIN)
+def test_what_has_a_part_that_varies_is_not(name):
+    assert not is_certain(UNCERTAIN[name])
+
+
+def test_log_p_of_two_certain_codes_is_no_more_than_a_bound():
+    p = jv.Categorical(jnp.zeros((2, 2)))
+    model = jv.VAE(lambda x: jv.Product((CODE, CODE)), lambda z: jv.Normal(z[0].astype(float), 1.0),
+                   jv.Product((p, p)))  # fmt: skip
+    assert not jv.log_marginal(model, jax.random.key(0), jnp.zeros(2), num_samples=30).reliable
 
 
 def test_levels_have_their_rates_and_what_has_none_a_reason():
