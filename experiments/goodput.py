@@ -2,12 +2,14 @@
 
     python -m experiments.goodput               # ten kills, eleven minutes
 
-Every minute the job is killed and started anew. Of that minute counts what lies between the first
-checkpoint with new steps and the last one: before is the start, and what comes behind is lost.
-Saving, by its setting one percent of the time, counts. The first start compiles all programs; it is
-left out, so that those that are measured find a warm cache.
+Every minute the job is killed and started anew. What counts is the steps that the next start finds,
+at the pace between the first checkpoint of a minute and its last; saving, by its setting one
+percent of the time, is part of that pace. What doesn't count is the start, up to the first new
+step, and what comes behind the last checkpoint. The first start compiles all programs, and the
+bytecode of all modules; it is left out, so that those that are measured find warm caches.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import tyro
 
@@ -30,44 +33,53 @@ class Goodput:
     """units of the main job's networks"""
 
 
-def one_life(folder: Path, c: Goodput) -> tuple[float, float]:
-    """Seconds from the start of a process to its first new steps, and from its last to its end."""
+class Life(NamedTuple):
+    """One minute of the job: steps, and when they were saved, in seconds from its start."""
+
+    before: int  # steps that it found
+    first: tuple[int, float]  # the first checkpoint with new steps
+    last: tuple[int, float]
+
+
+def one_life(folder: Path, c: Goodput) -> Life:
     where = ["--output", str(folder.parent), "--name", folder.name]
     if (folder / "config.json").exists():
         where = ["--resume", str(folder)]
     job = ["-m", "experiments.train", "--hidden", str(c.hidden), "--epochs", "1000000", *where]
-    before, began = newest(folder), time.time()
-    with subprocess.Popen([sys.executable, *job], stderr=subprocess.DEVNULL) as process:
-        while newest(folder) == before:
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder.parent)}
+    (before, _), began = newest(folder), time.time()
+    with subprocess.Popen(
+        [sys.executable, *job], env=os.environ | bytecode, stderr=subprocess.DEVNULL
+    ) as process:
+        while (first := newest(folder))[0] == before:
             if process.poll() is not None:
                 raise SystemExit("the job ended by itself")
             time.sleep(0.005)
-        started = time.time() - began
-        time.sleep(max(0.0, c.seconds - started))
+        time.sleep(max(0.0, began + c.seconds - time.time()))
         process.kill()
-        ended = time.time()
-    return started, ended - checkpoint_files(folder / "checkpoints")[-1].stat().st_mtime
+    return Life(before, *((step, when - began) for step, when in (first, newest(folder))))
 
 
-def newest(folder: Path) -> int:
-    """The step of the newest checkpoint; of the one before all steps it is 0, as without any."""
+def newest(folder: Path) -> tuple[int, float]:
+    """The step of the newest checkpoint, and when it was written; without any, step 0."""
     files = checkpoint_files(folder / "checkpoints")
-    return step_of(files[-1]) if files else 0
+    return (step_of(files[-1]), files[-1].stat().st_mtime) if files else (0, 0.0)
 
 
 def main(c: Goodput) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "run")
         one_life(folder, c)
-        lives = []
-        for _ in range(c.kills):
-            lives.append(one_life(folder, c))
-            print("{:.2f} s to the first new steps, {:.2f} s lost".format(*lives[-1]), flush=True)
-        steps = newest(folder)
-    starts, losses = zip(*lives, strict=True)
-    share = 1 - (sum(starts) + sum(losses)) / (c.kills * c.seconds)
-    print(f"{steps} steps; starts of {min(starts):.2f} to {max(starts):.2f} s, mean")
-    print(f"{mean(starts):.2f}; {mean(losses):.2f} s lost on average; goodput {share:.1%}")
+        lives = [one_life(folder, c) for _ in range(c.kills)]
+    pace = sum(x.last[1] - x.first[1] for x in lives) / sum(x.last[0] - x.first[0] for x in lives)
+    starts = [x.first[1] - pace * (x.first[0] - x.before) for x in lives]
+    useful = pace * mean(x.last[0] - x.before for x in lives)
+    print("s to the first new step:", " ".join(f"{start:.2f}" for start in starts))
+    print(
+        f"{lives[-1].last[0]} steps, {1000 * pace:.1f} ms each; {mean(starts):.2f} s to the first"
+    )
+    print(f"of a life, {c.seconds - useful - mean(starts):.2f} s lost at its end, on average;")
+    print(f"goodput {useful / c.seconds:.1%}")
 
 
 if __name__ == "__main__":

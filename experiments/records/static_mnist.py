@@ -14,8 +14,12 @@ epoch. A run that is ended goes on with the same command.
 Ours, seed 0: 92.69 nats on the test images, 90.59 on 10,000 that were trained on: not reached. The
 best state was three epochs before the end. With a rate of 1e-3 that falls to 0 along a cosine over
 150 epochs 92.02, and 89.78 on images trained on. So what is missing is not training, which widens
-that gap. k-hat trusts 1.3 % of the estimates (its median is 1.25): more samples would lower all of
-them. About 17 minutes of processor time on two shared x86-64 cores.
+that gap; nor regularization: with dropout and averaged parameters 93.89 of validation images. The
+published script's run in plain PyTorch, with its initialisation and its rate, ended by hand after
+260 epochs, had a best validation -ELBO of 99.18 nats, and the run of 150 epochs 98.03.
+
+k-hat trusts 1.3 % of the estimates (its median is 1.25): more samples would lower all of them.
+About 17 minutes of processor time on two shared x86-64 cores.
 """
 
 import time

@@ -124,7 +124,8 @@ def chain(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
 
 @rule("structure/dynamics-deep-markov-model-of-unequal-length-padded")
 def of_unequal_length(row: Row, rngs: nnx.Rngs, data: Data) -> Fit:
-    return Fit(Parts(rngs, **data.sizes)(row), partial(jv.elbo, kl=models.stepwise_kl))
+    model, objective = Parts(rngs, **data.sizes)(row), partial(jv.elbo, kl=models.stepwise_kl)
+    return Fit(model, objective, scored=lambda model, xs: (model, xs, None))
 
 
 @rule("prior/conditional-p-z-y", "structure/conditional-vae")

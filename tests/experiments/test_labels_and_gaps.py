@@ -21,7 +21,7 @@ def small(monkeypatch, tmp_path, module, **constants):
         loaded = SimpleNamespace(train=split, test=split)
         monkeypatch.setattr(module, "load", lambda *_, **__: loaded)
     for name, value in {"EPOCHS": 1, "BATCH": 32, "SEEDS": 1, **constants}.items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(module, name, value, raising=name != "EPOCHS")
     monkeypatch.chdir(tmp_path)
     module.main()
 
@@ -53,6 +53,9 @@ def test_semi_supervised(tmp_path, monkeypatch):
         PER_CLASS=2,
         HIDDEN=(16,),
         M1_EPOCHS=1,
+        CLASSIFIER=semi_supervised.CLASSIFIER._replace(epochs=1),
+        PIXELS=semi_supervised.PIXELS._replace(epochs=1),
+        CODES=semi_supervised.CODES._replace(epochs=1),
         M1_HIDDEN=(16,),
         ACTIVE=0.0,
     )

@@ -1,0 +1,62 @@
+"""What the scripts of long runs are made of, at sizes that take seconds."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxvae
+from experiments.records import composed
+from jaxvae import evaluation
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for name, value in {"WIDTH": 8, "LATENT": 4, "PSEUDO_INPUTS": 5, "CONTEXT": 3}.items():
+        monkeypatch.setattr(composed, name, value)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1)).astype(np.uint8)
+X = jnp.asarray(IMAGES[0] > 127, jnp.float32)
+
+
+@pytest.mark.parametrize("name", composed.FACTORS)
+def test_at_beta_one_the_bound_is_the_importance_weighted_one(name):
+    factors = composed.FACTORS[name]
+    model = composed.compose(factors, jnp.asarray(IMAGES), jax.random.key(0))
+    k, key = factors.num_samples, jax.random.key(1)
+    of = {
+        "ours": partial(composed.bound, k, beta=1.0),
+        "iwae": partial(jaxvae.iwae, num_samples=k, gradient=jaxvae.doubly_reparameterized),
+    }
+    found = {
+        name: jax.value_and_grad(lambda model, f=f: f(model, key, X)[0], allow_int=True)(model)
+        for name, f in of.items()
+    }
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found["ours"], found["iwae"]
+    )
+    assert jnp.isfinite(evaluation.log_marginal(model, key, X, num_samples=7).value)
+
+
+def test_the_products_of_matrices_make_the_mixture():
+    *keys, key = jax.random.split(jax.random.key(0), 4)
+    each = jaxvae.Normal(
+        jax.random.normal(keys[0], (5, 4)), jnp.exp(jax.random.normal(keys[1], (5, 4)))
+    )
+    z = jax.random.normal(keys[2], (4,))
+    exact = jaxvae.Mixture(jnp.zeros(5), each)
+    ours = composed.Gaussians(each)
+    np.testing.assert_allclose(ours.log_prob(z), exact.log_prob(z), rtol=1e-5)
+    same = jax.random.clone(key)
+    np.testing.assert_array_equal(ours.sample(key), exact.sample(same))
+
+
+def test_all_layers_take_part_in_what_is_drawn():
+    model = composed.compose(composed.FACTORS["flow"], jnp.asarray(IMAGES), jax.random.key(0))
+    z2, z1 = model.prior.sample(jax.random.key(1))
+    assert z2.shape == z1.shape == (4,)
+    assert not np.allclose(model.decode((z2, z1)).mean(), model.decode((z2 + 1, z1)).mean())
+    assert not np.allclose(model.decode((z2, z1)).mean(), model.decode((z2, z1 + 1)).mean())
