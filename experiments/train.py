@@ -179,7 +179,9 @@ def train(c: Config) -> Path:
                 batch_size=c.batch,
                 steps_per_call=min(steps_per_epoch, 50),
                 callbacks=[keep_config, progress],
-                checkpoints=jaxvae.Checkpoints(folder / "checkpoints", config=identity),
+                checkpoints=jaxvae.Checkpoints(
+                    folder / "checkpoints", share=c.saving, config=identity
+                ),
                 progress=False,  # it has a bar of its own
                 **hyper,
             )

@@ -62,6 +62,8 @@ class Config:
     """test images whose log p(x) is estimated, drawn at random"""
     eval_samples: int = 500
     """importance samples for each of them"""
+    saving: float = 0.01
+    """share of the time that checkpoints may take; more where a run is often killed"""
     output: Path = Path("runs")
     name: str | None = None
     """folder in the output folder; by default the data set's name, numbered if it exists"""
@@ -83,7 +85,8 @@ PLAIN: dict[str, tuple[str | None, ...]] = {
     "penalty": (None,),
 }
 # what changes no number of a run, and so may change when it goes on
-FREE = ("epochs", "eval_images", "eval_samples", "output", "name", "resume", "data_dir", "download")
+MAY_CHANGE = ("epochs", "eval_images", "eval_samples", "saving")
+FREE = (*MAY_CHANGE, "output", "name", "resume", "data_dir", "download")
 
 
 class Refused(Exception):
@@ -125,6 +128,10 @@ def check_config(c: Config) -> None:
     for name in ("learning_rate", "sigma"):
         if not 0 < getattr(c, name) < np.inf:
             raise Refused(f"--{flag(name)} is {getattr(c, name)}, expected a positive number")
+    if not 0 < c.saving <= 1:
+        raise Refused(
+            f"--saving is {c.saving}, expected a share of the time, above 0 and at most 1"
+        )
     for name in ("clip", "max_value"):
         value = getattr(c, name)
         if value is not None and not 0 < value < np.inf:
@@ -161,7 +168,7 @@ def check_resumed(c: Config, begun: Config) -> None:
     """Raise Refused for the first option that would make a run that goes on another one."""
     for name, value in vars(begun).items():
         if name not in FREE and getattr(c, name) != value:
-            may = ", ".join(f"--{flag(n)}" for n in ("epochs", "eval_images", "eval_samples"))
+            may = ", ".join(f"--{flag(n)}" for n in MAY_CHANGE)
             raise Refused(
                 f"--{flag(name)} is {getattr(c, name)} but {c.resume} was begun with {value}; "
                 f"{may} may change, for the rest begin another run"

@@ -1,8 +1,30 @@
 """A model in the class of small dense networks, composed of five factors that are added in turn.
 
-python -m experiments.prepare mnist --from DIR      # once
-python -m experiments.records.composed mnist
-python -m experiments.records.composed fashion_mnist
+    python -m experiments.prepare mnist --from DIR      # once
+    python -m experiments.records.composed mnist --seeds 0 --epochs 10 --samples 100
+    python -m experiments.records.composed mnist --factors DReG         # a long run
+    python -m experiments.records.composed fashion_mnist --factors DReG
+
+Two layers of 40 latents for one, the VampPrior of 500 pseudo-inputs (Tomczak & Welling 2018), the
+importance-weighted bound of four samples with DReG's gradient (Tucker et al. 2019), and a flow of
+the posterior next to the image (Dinh et al. 2017); images binarized anew at every visit, 50,000 to
+train on, gated layers of 300 units, Adam from 2e-3 to 0 along a cosine, batch 250, averaged
+parameters. NLL of all 10,000 test images, binarized once. Published with such networks, trained to
+convergence (Norouzi et al. 2020): one layer 84.45, with the VampPrior 82.43; two layers and an
+exemplar prior 81.22; on Fashion-MNIST 228.70, 227.35, 226.53. A run that is ended goes on with the
+same command.
+
+What each factor gains in 10 epochs, dynamic MNIST, seed 0, NLL(100), and minutes of processor time
+on two x86-64 cores, evaluation included:
+
+    plain           95.68      1.2
+    two layers      91.72      2.6
+    + VampPrior     89.84      3.6
+    + DReG          88.96      7.0
+    + flow          89.68      8.7
+
+Averaged parameters gain nothing (.002 nats at most): the rate that falls to 0 has done it. The flow
+loses .7 nats: it is not in the long run.
 """
 
 import time
@@ -34,7 +56,7 @@ PSEUDO_INPUTS = 500  # K of the VampPrior
 FLOW_LAYERS = 4  # couplings of the posterior's flow
 CONTEXT = 64  # numbers that the encoder hands to them
 LEARNING_RATE = 2e-3  # of Adam at the start; it falls to 0 along a cosine
-DECAY = 0.999  # of the average of the parameters
+AVERAGED = 0.02  # of the steps, the last of which are in the average of the parameters
 BATCH = 250  # images a step
 WARM_UP = 0.1  # of the epochs, in which beta rises to 1
 HELD_OUT = 10_000  # training images that validate
@@ -43,7 +65,7 @@ FOLDER = Path("runs/records/composed")
 
 
 class Factors(NamedTuple):
-    """What a model is composed of; the last factor is the averaged parameters, of every run."""
+    """What a model is composed of; averaged parameters, the last factor, are measured of each."""
 
     layers: int = 1  # of latents
     vamp: bool = False  # the VampPrior, instead of N(0, I)
@@ -177,7 +199,7 @@ def train(
     init_key, run_key = jax.random.split(jax.random.key(seed))
     steps = epochs * (len(images) // BATCH)
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
-    optimizer = optax.chain(optax.adam(rate), average_parameters(DECAY))
+    optimizer = optax.chain(optax.adam(rate), average_parameters(1.0 - 1.0 / (AVERAGED * steps)))
     objective = jaxvae.preprocessed(partial(bound, factors.num_samples), jaxvae.binarize)
     looks = validation(
         jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize), jax.random.key(97), held_out

@@ -228,6 +228,7 @@ REFUSED = {
     "--data-dir " + 300 * "x": "can't be read",
     "--beta -1": "--beta is -1.0",
     "--beta nan": "--beta is nan",
+    "--saving 0": "--saving is 0.0, expected a share of the time, above 0 and at most 1",
     "--learning-rate -0.1": "--learning-rate is -0.1, expected a positive number",
     "--learning-rate inf": "--learning-rate is inf",
     "--sigma 0": "--sigma is 0.0",
@@ -453,7 +454,7 @@ def test_a_resumed_run_must_be_the_same_run(run, folder, tmp_path):
         assert code == 2
         assert f"--{option} is {value} but {folder} was begun with {begun}; --epochs" in printed.err
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
-    assert run("--resume", folder, "--epochs", 3)[0] == 0
+    assert run("--resume", folder, "--epochs", 3, "--saving", 0.5)[0] == 0
     assert json.loads((folder / "config.json").read_text())["epochs"] == 3
     code, printed = run("--resume", tmp_path / "nowhere")
     assert code == 2
