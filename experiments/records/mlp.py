@@ -38,7 +38,7 @@ from flax import nnx
 import jaxvae
 from experiments.common.data import load
 from experiments.common.evaluate import inputs
-from experiments.records.runs import kept, measured
+from experiments.records.runs import Gaussians, kept, measured
 from jaxvae import nn
 from jaxvae.training import average_parameters, averaged_model, early_stopping, validation
 
@@ -86,10 +86,17 @@ def one_layer(images: jax.Array, key: jax.Array) -> jaxvae.VAE:
     )
 
 
-def vamp_prior(images: jax.Array, key: jax.Array) -> jaxvae.VampVAE:
+class Vamp(jaxvae.VampVAE):
+    """The VampPrior by products of matrices."""
+
+    @property
+    def prior(self) -> Any:
+        return Gaussians(jax.vmap(self.encode)(self.pseudo_inputs))
+
+
+def vamp_prior(images: jax.Array, key: jax.Array) -> Vamp:
     encode, decode, _ = one_layer(images, key)
-    starts = images[:PSEUDO_INPUTS].astype(float) / 255.0
-    return jaxvae.VampVAE(encode, decode, pseudo_inputs=starts)
+    return Vamp(encode, decode, images[:PSEUDO_INPUTS].astype(float) / 255.0)
 
 
 MODELS = {"N(0, I)": one_layer, "VampPrior": vamp_prior}

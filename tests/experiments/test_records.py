@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxvae
-from experiments.records import composed
+from experiments.records import composed, mlp
+from experiments.records.runs import Gaussians
 from jaxvae import evaluation
 
 
@@ -48,10 +49,19 @@ def test_the_products_of_matrices_make_the_mixture():
     )
     z = jax.random.normal(keys[2], (4,))
     exact = jaxvae.Mixture(jnp.zeros(5), each)
-    ours = composed.Gaussians(each)
+    ours = Gaussians(each)
     np.testing.assert_allclose(ours.log_prob(z), exact.log_prob(z), rtol=1e-5)
     same = jax.random.clone(key)
     np.testing.assert_array_equal(ours.sample(key), exact.sample(same))
+
+
+def test_the_vamp_prior_of_one_layer_is_the_librarys(monkeypatch):
+    monkeypatch.setattr(mlp, "HIDDEN", (8, 8))
+    model = mlp.vamp_prior(jnp.asarray(IMAGES), jax.random.key(0))
+    z = jax.random.normal(jax.random.key(1), (mlp.LATENT,))
+    exact = jaxvae.VampVAE(*model).prior.log_prob(z)
+    np.testing.assert_allclose(model.prior.log_prob(z), exact, rtol=1e-5)
+    assert jnp.isfinite(jaxvae.elbo(model, jax.random.key(2), X)[0])
 
 
 def test_all_layers_take_part_in_what_is_drawn():
