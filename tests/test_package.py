@@ -138,6 +138,7 @@ def test_one_kind_of_fusion_is_switched_off_where_it_crashes(version, flags, exp
     assert environment.get("XLA_FLAGS") == (flags if expected is None else expected)
 
 
+@pytest.mark.thorough
 def test_a_reduction_of_rank_eight_runs():
     """In a process of its own, which jax 0.10.2 would end; JAX is imported first, as by a user."""
     code = """

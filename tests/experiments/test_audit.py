@@ -24,6 +24,7 @@ def beta_elbo(params, xs, beta):
     return distortion, rate
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("beta", [0.5, 1.0, 8.0])
 def test_the_optimum_at_any_beta(beta, x64):
     audit.linear.cache_clear()

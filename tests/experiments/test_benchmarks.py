@@ -166,6 +166,7 @@ def test_growth_is_measured(axis, tmp_path, monkeypatch):
     assert (tmp_path / "benchmarks" / "growth.png").stat().st_size > 5_000
 
 
+@pytest.mark.thorough
 def test_a_step_is_taken_apart_by_its_trace(monkeypatch):
     # what the profiler and XLA call things may change: every kind is to be found in a small step
     monkeypatch.setattr(tracing, "STEPS", 2)

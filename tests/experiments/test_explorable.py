@@ -122,6 +122,7 @@ def test_the_mathematics_is_short():
     assert len(MATHEMATICS.read_text().splitlines()) <= 300
 
 
+@pytest.mark.thorough
 def test_distributions_and_weights(x64, javascript):
     rng = np.random.default_rng(0)
     a = {"q": gaussian(rng, 3), "p": gaussian(rng, 3), "z": rng.normal(size=3)}
@@ -273,6 +274,7 @@ def test_a_shipped_model_is_the_model(x64, javascript, prior, posterior):
         assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_linear_model_and_em(x64, javascript):
     rng = np.random.default_rng(2)
     xs = rng.uniform(size=(30, 64))
@@ -410,6 +412,7 @@ def test_the_gap_of_iwae_is_that_of_the_library(x64, javascript):
     assert abs(exact - draws.mean() - gap) < 4.0 * draws.std() / 20_000**0.5
 
 
+@pytest.mark.thorough
 def test_gradients_of_the_bound_and_their_variance(x64, javascript):
     rng = np.random.default_rng(5)
     t, eps, c, b = rng.normal(size=2), rng.normal(size=2), 0.6, 0.4
@@ -443,6 +446,7 @@ def test_gradients_of_the_bound_and_their_variance(x64, javascript):
     assert close(found[5], p @ jax.vmap(lambda eps: f(t, t + c * eps))(jnp.asarray(grid)))
 
 
+@pytest.mark.thorough
 def test_the_page_trains_as_jaxvae_does(x64, javascript):
     """The slope of the ELBO of a batch and two steps of Adam, at the draws that jaxvae makes."""
     rng = np.random.default_rng(6)

@@ -58,6 +58,7 @@ def test_the_entry_that_is_wrong_is_the_reason():
     assert because.startswith(f"word {wrong['word'].iloc[0]} (+")
 
 
+@pytest.mark.thorough
 def test_a_gap_is_no_reason():
     nats = anomalies.nats_of(trained()[0], scored(rows()))
     assert (nats.isna() == rows().isna()).all().all()

@@ -49,6 +49,7 @@ def model_of(places):
     return Partial(given, Gated(n, 2 * LATENT, rngs=rngs), Gated(LATENT, n, rngs=rngs))
 
 
+@pytest.mark.thorough
 def test_simulated_draws_have_the_covariance_of_their_length_scale(monkeypatch):
     monkeypatch.setattr(sampler_prior, "SCALES", 2)
     monkeypatch.setattr(sampler_prior, "EACH", 20_000)
@@ -65,6 +66,7 @@ def test_simulated_draws_have_the_covariance_of_their_length_scale(monkeypatch):
         assert np.abs(found - expected).max() < 5.0 * (2.0 / 20_000) ** 0.5 + 1e-3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ell", [0.3, 0.9])
 def test_the_peers_basis_has_the_covariance_of_the_process(as_a_user_has_it, ell):
     """f is linear in its normals, so that its covariance is that of the slopes."""
@@ -86,6 +88,7 @@ def test_the_decoder_stands_in_a_model_of_numpyro(as_a_user_has_it):
     assert np.allclose(risk, 0.1 + 0.7 * field, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_both_fields_are_one_model_of_the_cases(as_a_user_has_it):
     for field in (partial(process, PLACES), partial(decoded, model_of(PLACES), 9)):
         world = trace(seed(partial(areas, field), 0)).get_trace(EXPECTED)
@@ -105,6 +108,7 @@ def test_a_model_of_numpyro_sees_the_decoder_as_a_pure_function(as_a_user_has_it
     assert all(jnp.isfinite(leaf).all() and (leaf != 0.0).any() for leaf in gradient.values())
 
 
+@pytest.mark.thorough
 def test_the_saved_model_gives_the_same_field(tmp_path):
     model = model_of(PLACES)
     nn.save_model(tmp_path / "prior", model)

@@ -49,6 +49,7 @@ def test_a_file_of_series_is_read_padded_and_scaled(tmp_path, monkeypatch):
         vowels.read(str(tmp_path))
 
 
+@pytest.mark.thorough
 def test_padded_steps_cost_nothing_and_are_not_seen(small):
     """NaN behind the end changes neither bound nor terms; steps there have no rate; the prefix of a
     series is the same to the model as a series that ends there."""
@@ -86,6 +87,7 @@ def test_the_beginning_of_a_series_is_of_every_length(small):
     assert lengths[0] == 0
 
 
+@pytest.mark.thorough
 def test_a_forecast_is_of_the_steps_behind_those_seen(small):
     series = RNG.normal(size=(10, 6, 2)).astype(np.float32), np.ones((10, 6), bool)
     model = sequences.model_of(nnx.Rngs(0))

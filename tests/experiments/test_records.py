@@ -23,6 +23,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1)).astype(np.uin
 X = jnp.asarray(IMAGES[0] > 127, jnp.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", composed.FACTORS)
 def test_at_beta_one_the_bound_is_the_importance_weighted_one(name):
     factors = composed.FACTORS[name]
@@ -55,6 +56,7 @@ def test_the_products_of_matrices_make_the_mixture():
     np.testing.assert_array_equal(ours.sample(key), exact.sample(same))
 
 
+@pytest.mark.thorough
 def test_the_vamp_prior_of_one_layer_is_the_librarys(monkeypatch):
     monkeypatch.setattr(mlp, "HIDDEN", (8, 8))
     model = mlp.vamp_prior(jnp.asarray(IMAGES), jax.random.key(0))

@@ -340,6 +340,7 @@ def test_an_earlier_run_is_never_written_over(run, tmp_path):
     assert "exists" in printed.err
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(run, tmp_path):
     code, printed = run("--learning-rate", "1e6")
     assert code == 1
@@ -373,6 +374,7 @@ def interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("interrupts")
 def test_interrupting_a_run_keeps_what_it_wrote(tmp_path, data_dir):
     command = [sys.executable, "-m", "experiments.train", "--epochs", "100000", "--hidden", "8"]
@@ -519,6 +521,7 @@ def test_the_error_of_log_p_is_that_of_another_draw():
     assert 0.8 < np.std(means, ddof=1) / np.mean(errors) < 1.25
 
 
+@pytest.mark.thorough
 def test_rows_are_drawn_at_random_and_together():
     xs = {"a": np.arange(100), "b": np.arange(100)[:, None] * np.ones((1, 2))}
     some = drawn(jax.random.key(0), xs, 40)

@@ -91,6 +91,7 @@ def test_parts_are_made_when_they_are_named_and_once():
     assert parts(find("prior", "standard-normal")).shape == (2,)
 
 
+@pytest.mark.thorough
 def test_a_row_that_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
     """A run that is killed loses the row it was at; one that fails doesn't stop the others."""
     rows, calls = zoo.chosen(["kl"]), []

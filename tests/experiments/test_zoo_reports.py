@@ -52,6 +52,7 @@ def reported(path, page):
     return summary, page.read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize(

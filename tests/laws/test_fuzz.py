@@ -1125,6 +1125,7 @@ def test_every_bad_argument_is_named_or_right(name):
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(st.sampled_from(CASES))
@@ -1218,6 +1219,7 @@ commands = st.lists(st.tuples(st.sampled_from(OPTIONS), WORDS).map("=".join), ma
 FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=FIXTURES)
 @given(commands)

@@ -146,6 +146,7 @@ def test_poisson():
         assert np.allclose(slope, (n - r) / r, rtol=1e-14, atol=0)
 
 
+@pytest.mark.thorough
 def test_poisson_is_scipys_and_numbers_known(x64):
     """-7.878 at 1,000,321 of a rate of 1e6, and -8.98 at a rate of 1e7."""
     assert np.isclose(jv.Poisson(1e6).log_prob(jnp.array(1_000_321)), -7.878369, atol=1e-6)

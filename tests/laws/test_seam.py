@@ -166,6 +166,7 @@ def test_the_kl_of_each_latent(kind, x64):
     assert (kind is LogitNormal) == close(jnp.std(found, axis=0), jnp.zeros(2))
 
 
+@pytest.mark.thorough
 @strangers
 def test_free_bits(kind, x64):
     each = penalties(lambda code, key: jv.regularizers.kl_per_latent(code), kind)
@@ -224,6 +225,7 @@ def test_temperature(kind):
     assert close(tempered(together, 0.5).log_prob(event), 2.0 * cold.log_prob(z))
 
 
+@pytest.mark.thorough
 @strangers
 @pytest.mark.parametrize("mask", ["given", "traced"])
 def test_a_gap(kind, mask):

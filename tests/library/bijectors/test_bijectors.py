@@ -99,6 +99,7 @@ def test_every_bijector_has_a_row():
     assert len(public) == 11
 
 
+@pytest.mark.thorough
 @most
 def test_it_inverts_and_its_log_det_is_that_of_the_jacobian(make, x64):
     """inverse(forward(z)) = z = forward(inverse(z)); the log-determinants cancel, and are those
@@ -363,6 +364,7 @@ def test_wrong_sizes_are_errors():
         net(jnp.ones(4), jnp.ones(3))
 
 
+@pytest.mark.thorough
 def test_spline_is_the_identity_outside(x64):
     z = jnp.array([-2.5, 2.5, -9.0, 9.0, 2.0])
     x, _ = SPLINE(normal(3, D, SPLINE.size)).forward_and_log_det(z)

@@ -195,6 +195,7 @@ def test_a_factor_of_another_shape_is_an_error(shape):
             call()
 
 
+@pytest.mark.thorough
 def test_only_the_lower_triangle_counts(x64):
     """What stands above the diagonal changes no number and gets no gradient.
 

@@ -123,6 +123,7 @@ def ways(names, *eager):
     )
 
 
+@pytest.mark.thorough
 @ways(WHOLE, "gamma", "dirichlet", "numpyro's", "a stranger's")
 def test_a_gap_where_0_is_no_event(name, way, x64):
     """0 nats and no gradient, and where it is seen both are as if nothing were masked."""
@@ -162,6 +163,7 @@ def test_gaps_where_0_is_no_event(name, way, x64):
     assert close(gradient[OBSERVED], jax.jit(jax.grad(seen))(a)[OBSERVED])
 
 
+@pytest.mark.thorough
 def test_tables_with_such_columns_train_and_are_imputed():
     columns = lambda z: jv.Product(
         {"a": jv.Gamma(jnp.exp(z), 1.0), "b": jv.Normal(z, 1.0), "c": Stranger(z[0])}

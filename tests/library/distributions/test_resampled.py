@@ -53,6 +53,7 @@ def bell(center, z):
     return jnp.log(a) - jnp.log1p(-a)
 
 
+@pytest.mark.thorough
 def test_a_gaussian_acceptance_has_a_closed_form(x64):
     """Z = 0.9 N(center; 0, 2) sqrt(2 pi), by nodes of equal probability; and the density by it."""
     nodes = norm.ppf(jnp.arange(0.5, 20_000.0) / 20_000)[:, None]

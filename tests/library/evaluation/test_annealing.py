@@ -107,6 +107,7 @@ def test_one_temperature_is_importance_sampling(x64):
         assert estimate.acceptance.shape == estimate.step_size.shape == (0,)
 
 
+@pytest.mark.thorough
 def test_no_noise_from_the_exact_posterior(x64):
     """Started at p(z|x), every chain weighs log p(x), up and down, whatever it does."""
     weight = jnp.array([[1.0, 0.2], [0.3, -0.5], [0.1, 0.4]])
@@ -142,6 +143,7 @@ def test_the_decoder_runs_once_a_leapfrog_step():
     assert len(calls) == 3 * (1 + 4 * 3)  # of three chains
 
 
+@pytest.mark.thorough
 def test_the_step_size_adapts():
     """From far too small and far too large, to where pilots are accepted at the target rate."""
     betas = np.linspace(0.0, 1.0, 151)

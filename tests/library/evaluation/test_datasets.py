@@ -27,6 +27,7 @@ KEY = jax.random.key(1)
 again = partial(jax.random.clone, KEY)  # the same draws on purpose
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [1, 3, 100, None])
 def test_it_is_log_marginal_of_every_row(batch_size):
     found = evaluate(MODEL, again(), XS, num_samples=50, batch_size=batch_size)

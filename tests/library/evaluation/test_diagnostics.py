@@ -76,6 +76,7 @@ def given_label(slope, y):
     return VAE(encode, decode, Normal(jnp.full(2, y), jnp.ones(2)))
 
 
+@pytest.mark.thorough
 def test_rows_have_each_its_y():
     slope, ys = np.array([1.0, 0.01], np.float32), np.array([1.0, -2.0, 0.5, 0.0, 3.0], np.float32)
     at, xs = Partial(given_label, jnp.asarray(slope)), XS.astype(np.float32)
@@ -101,6 +102,7 @@ def test_rows_have_each_its_y():
     np.testing.assert_allclose(shown["rate_per_latent"], kls.mean(0), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_without_its_y_is_refused_with_what_to_do():
     at: Any = Partial(given_label, jnp.ones(2))
     ys = np.ones(5, np.float32)

@@ -103,6 +103,7 @@ def test_another_process_without_jaxvae_computes_the_same(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_takes_the_y_of_each_row_last(tmp_path):
     export_conditional(tmp_path)
     expected = used()

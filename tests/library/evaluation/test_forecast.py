@@ -58,6 +58,7 @@ def test_a_forecast_begins_at_the_end_of_its_row_and_goes_beyond_the_padding():
         assert standard_errors_off(off[:, 1:] * off[:, :-1], A * of_chain[:-1]) < 4
 
 
+@pytest.mark.thorough
 def test_quantiles_are_those_of_the_draws_in_any_batches():
     levels = (0.05, 0.5, 0.95)
     model = autoregression(jnp.array(A))
@@ -69,6 +70,7 @@ def test_quantiles_are_those_of_the_draws_in_any_batches():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_takes_the_y_of_each_row():
     ys = np.array([0.0, A, 1.0], np.float32)
     found = forecast(Partial(autoregression), KEY, EVENTS, num_samples=50, given=ys)

@@ -110,6 +110,7 @@ def test_a_large_mean_does_not_drown_the_variance():
     assert abs(s.snr / 1e4 - 1.0) < 0.1
 
 
+@pytest.mark.thorough
 def test_no_noise_no_variance(x64):
     """At the exact posterior sticking the landing is 0 without noise; pathwise is noise alone."""
     at = VAE(

@@ -116,6 +116,7 @@ def columns(z):
     )
 
 
+@pytest.mark.thorough
 def test_columns_of_any_kind(x64):
     """Against sums over a fine grid of z; draws are rows of the table, with what was seen in it."""
     x = {"count": np.array(3), "kind": np.full(3, np.nan), "reals": np.array([np.nan, -0.4])}
@@ -209,6 +210,7 @@ def test_a_mask_of_pixels_hides_their_channels():
     assert close(x, np.where(mask[..., None], np.zeros(3), 7.0 * np.ones(3)).astype("f"))
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_imputed_is_named():
     model = linear(other_posterior)
     plain = model._replace(decode=Partial(lambda z: jv.Normal(jnp.ones(4), 1.0)))

@@ -41,6 +41,7 @@ def test_four_points_by_hand(x64):
     assert float(coverage) == 1.0
 
 
+@pytest.mark.thorough
 def test_a_set_against_itself(x64):
     x = rows(30, 4)
     assert precision_recall(x, x, k=3) == (1.0, 1.0)

@@ -17,6 +17,7 @@ W = jnp.array([[1.0, 0.0], [0.5, 0.0], [-0.3, 0.0]])  # the second latent is of 
 XS = np.asarray(jax.random.normal(jax.random.key(1), (200, 3)))
 
 
+@pytest.mark.thorough
 def test_a_summary_is_exact_where_the_posterior_is_too_wide_by_a_known_factor(x64):
     """q = N(m, c^2 S) for the exact N(m, S) loses KL = sum (c^2 - 1) / 2 - log c on every row."""
     with jax.enable_x64(True):
@@ -45,6 +46,7 @@ def test_a_summary_is_exact_where_the_posterior_is_too_wide_by_a_known_factor(x6
     assert found.rates is None  # of a full covariance there is none for each
 
 
+@pytest.mark.thorough
 def test_rates_of_latents_are_those_of_the_posterior():
     model = jv.VAE(
         encode=Partial(lambda x: jv.Normal(x[:2] * jnp.array([1.0, 0.0]), jnp.ones(2))),
@@ -75,6 +77,7 @@ def test_a_model_of_plain_functions_is_measured_like_one_of_partials():
     assert found._replace(rates=None) == expected._replace(rates=None)
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_is_measured_at_the_y_of_each_row(x64):
     """q(z|x, y) = N(y, 1) over N(0, 1): a rate of y^2 / 2, and x = z + noise has N(0, 2)."""
     with jax.enable_x64(True):
@@ -95,6 +98,7 @@ def test_a_conditional_model_is_measured_at_the_y_of_each_row(x64):
         summarize(at, jax.random.key(0), XS)
 
 
+@pytest.mark.thorough
 def test_the_log_marginal_of_a_certain_code_is_told_as_a_bound():
     model = VQVAE(
         encoder=lambda x: x[:, None],
@@ -148,6 +152,7 @@ def test_log_p_of_two_certain_codes_is_no_more_than_a_bound():
     assert not jv.log_marginal(model, jax.random.key(0), jnp.zeros(2), num_samples=30).reliable
 
 
+@pytest.mark.thorough
 def test_levels_have_their_rates_and_what_has_none_a_reason():
     """Levels N(x, 1) over N(0, 1), then N(a + 1, 1) over N(a, 1): x^2 / 2 and 1/2 nats."""
 

@@ -31,6 +31,7 @@ def test_of_equals_so_many_as_are_asked_for():
     assert top_k(Categorical(jnp.zeros(4)), 3).log_prob(jnp.array(3)) == -jnp.inf
 
 
+@pytest.mark.thorough
 def test_what_is_made_of_others_is_cut_in_its_parts(x64):
     """And a temperature comes to the same before and after; k may be traced."""
     first, table = Categorical(jnp.asarray(LOGITS[0])), jnp.asarray(LOGITS)

@@ -39,6 +39,7 @@ def scores():
     return use.score(MODEL, KEY, XS, num_samples=4)
 
 
+@pytest.mark.thorough
 def test_the_bound_of_every_row_is_its_own():
     """With the exact posterior every weight is p(x)."""
     exact = jax.vmap(lambda x: ppca.log_marginal(LINEAR, x))(jnp.asarray(XS))
@@ -67,6 +68,7 @@ def test_rows_outside_the_support_are_told(owner):
     assert [w.filename for w in warned] == [__file__]
 
 
+@pytest.mark.thorough
 def test_channels_that_are_coupled_are_scored_together_and_drawn():
     """They have no mean, and no parts: one number an event, and a word on what to do instead."""
     one = jnp.ones((3, 3))
@@ -121,6 +123,7 @@ def test_the_batch_size_changes_nothing(size):
     np.testing.assert_allclose(few, use.generate(MODEL, KEY, 7)[:4], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_rows_are_what_one_example_is():
     zs = use.encode(MODEL, XS)
     assert close(zs[2], MODEL.encode(XS[2]).mean())
@@ -224,6 +227,7 @@ def test_gaps_are_filled_and_nothing_else():
     np.testing.assert_array_equal(filled[seen], HOLES[seen])
 
 
+@pytest.mark.thorough
 def test_entries_of_pixels_tables_and_wholes():
     pixels = jaxvae.Normal(jnp.zeros((2, 2, 3)), jnp.ones((2, 2, 3)))
     x, mask = jnp.ones((2, 2, 3)), jnp.array([[True, False], [True, True]])
@@ -239,6 +243,7 @@ def test_entries_of_pixels_tables_and_wholes():
     assert close(entries_of(whole, jnp.ones(3)), 3 * one)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("xs", [HOLES, {"a": HOLES[:, 0], "b": HOLES[:, 1:]}])
 def test_nan_that_a_mask_says_was_seen_is_refused_with_its_row(xs):
     """Before the work, in every function of rows and in one event."""
@@ -278,6 +283,7 @@ def test_nan_that_a_mask_says_was_seen_is_refused_with_its_row(xs):
     assert np.isfinite(jaxvae.elbo(model, KEY, hidden)[0])
 
 
+@pytest.mark.thorough
 def test_fit_says_that_a_nan_was_marked_as_seen():
     pair = (
         np.where(np.eye(4, 2, dtype=bool), np.nan, 1.0).astype(np.float32),
@@ -491,6 +497,7 @@ def of_label(shift, y):
     return jaxvae.VAE(encode, decode, jaxvae.StandardNormal((2,)))
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_is_used_with_the_y_of_each_row():
     rng = np.random.default_rng(0)
     model = Partial(of_label, jnp.array([3.0, -1.0]))

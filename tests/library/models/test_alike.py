@@ -88,6 +88,7 @@ def bound_and_gradient(bound, model):
     return jax.value_and_grad(bound, has_aux=True)(model)
 
 
+@pytest.mark.thorough
 def test_value_and_gradient_are_those_of_the_levels_one_by_one():
     alike, again, apart = models()
     pairs = (by_hand, apart), (in_one_way, apart), (in_one_way, alike), (in_one_way, again)

@@ -165,6 +165,7 @@ def test_more_levels_are_less_noise(x64):
     assert four < one / 8
 
 
+@pytest.mark.thorough
 def test_nothing_is_drawn_of_a_network_of_zeros():
     """Then p is N(0, I), and the rate is the closed form, as `auto_kl` has it; so is log_prob."""
     residual = nn.Denoiser(nn.MLP, (2,), rngs=nnx.Rngs(0))

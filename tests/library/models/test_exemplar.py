@@ -41,6 +41,7 @@ def log_mean_of(z, which):
 Z = np.array([0.4, -0.1])
 
 
+@pytest.mark.thorough
 def test_the_prior_is_all_exemplars_and_in_training_all_others(x64):
     assert np.isclose(model().prior.log_prob(jnp.asarray(Z)), log_mean_of(Z, range(4)), atol=1e-12)
     for n in range(4):

@@ -158,6 +158,7 @@ def ladder(seed=0):
     )
 
 
+@pytest.mark.thorough
 def test_the_ladder_weighs_evidence_against_what_is_above():
     @jax.jit
     def both(model, x):

@@ -67,6 +67,7 @@ def close_to(a, b):
     return bool(np.allclose(a, b, rtol=1e-9, atol=1e-9))
 
 
+@pytest.mark.thorough
 def test_smoothing_is_exact(x64):
     """Means, covariances of all pairs of steps, draws, density: of p(z) prod_t N(z_t; m_t, S_t)."""
     p, evidence = chain(), jv.Normal(jnp.asarray(LOC), jnp.asarray(SCALE))
@@ -140,6 +141,7 @@ def test_the_bound_is_the_evidence_of_a_linear_gaussian_model(x64):
     assert standard_errors_off(exact, log_p) < 4
 
 
+@pytest.mark.thorough
 def test_evidence_of_nothing_and_of_almost_everything():
     """An infinite scale leaves the prior; a tiny one takes z there, in float32 too."""
     p = jax.tree.map(lambda a: a.astype(jnp.float32), chain())

@@ -37,6 +37,7 @@ def densities(q, z):
     return jax.vmap(q.log_prob)(z)
 
 
+@pytest.mark.thorough
 def test_a_product_is_the_normalized_product(x64):
     z, weights = grid(np.zeros(1))
     z = jnp.asarray(z)

@@ -83,6 +83,7 @@ def test_what_is_seen_is_scored_with_the_mechanism(x64):
     assert np.isclose(p.log_prob(MISSING), log_n[0] + seen[0] + gap, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_imputation_is_the_mean_given_that_it_is_missing(x64):
     """By weights over the latents' own x'; and its draws have the variance that is left."""
     _, mean, variance = exact()

@@ -146,6 +146,7 @@ def test_posterior_conditions_the_joint(x64):
     assert close(q.scale_tril, jnp.tril(q.scale_tril))
 
 
+@pytest.mark.thorough
 def test_every_bound_is_log_p_at_the_exact_posterior(x64):
     # ELBO = IWAE_k = log p(x), each log-weight too: no variance, whatever the key
     xs = digits()[:5]
@@ -248,6 +249,7 @@ def test_rotation_costs_a_diagonal_posterior(rotation, lost, x64):
     assert np.allclose(exact - turns.mean(axis=0), gap, rtol=0, atol=1e-9)
 
 
+@pytest.mark.thorough
 def test_rotation_costs_a_full_posterior_nothing(x64):
     # log p(x) knows W only through W W', and the exact posterior turns with W
     best = ppca.maximum_likelihood(digits(), 8)
@@ -315,6 +317,7 @@ def test_e_step_moments(x64):
     assert close(moments.second, second)
 
 
+@pytest.mark.thorough
 def test_m_step_is_the_maximum(x64):
     # of E log p(x, z), the expectation over any posteriors taken at their sigma points (exact for
     # a quadratic): no slope in W and s2, and lower all around

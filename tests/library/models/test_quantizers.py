@@ -132,6 +132,7 @@ def turn(a, b):
     return np.eye(len(a)) + sin * (np.outer(c, a) - np.outer(a, c)) + (cos - 1.0) * plane
 
 
+@pytest.mark.thorough
 def test_the_rotation_trick_rotates(x64):
     e, z = CODES[0], Z[0]
     expected = np.linalg.norm(e) / np.linalg.norm(z) * turn(unit(z), unit(e))
@@ -329,6 +330,7 @@ def test_low_dimensional_codes(x64):
     assert alike(moved.quantizer.quantizer.quantizer, alone)
 
 
+@pytest.mark.thorough
 def test_groups_are_quantizers_side_by_side(x64):
     codes = RNG.normal(size=(2, 3, 5, 2))
     grouped, z = Grouped(ResidualCodebooks(book(codes))), WIDE
@@ -459,6 +461,7 @@ class Seen:
         return new
 
 
+@pytest.mark.thorough
 def test_hidden_vectors_cost_nothing(x64):
     """The objective, and its gradient, of four numbers of which two are there, by hand."""
     model, x = hidden_vqvae(), jnp.array([0.7, jnp.nan, -1.3, jnp.nan])
@@ -498,6 +501,7 @@ def test_hidden_vectors_cost_nothing(x64):
     assert np.asarray(terms.indices)[[1, 3]].tolist() == [[-1, -1]] * 2
 
 
+@pytest.mark.thorough
 def test_hidden_vectors_move_nothing(x64):
     z, indices = np.array([[2.0], [1e6], [4.0], [7.0]]), np.array([0, -1, 0, 2])
     there = indices >= 0
@@ -518,6 +522,7 @@ def test_hidden_vectors_move_nothing(x64):
     assert float(perplexity(counts)) == pytest.approx(3.0 / 2.0 ** (2.0 / 3.0))
 
 
+@pytest.mark.thorough
 def test_a_penalty_is_subtracted(x64):
     model, x = hidden_vqvae(), jnp.array([0.7, 0.1, -1.3, 0.4])
 
@@ -578,6 +583,7 @@ BAD: Any = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("call", "says"), BAD)
 def test_a_bad_argument_is_named(call, says):
     with pytest.raises((TypeError, ValueError)) as error:

@@ -69,6 +69,7 @@ def test_with_exact_posteriors_both_are_exact(x64, labels, given):
     assert close(bound, joint[2] + 5.0 * np.log(0.3))
 
 
+@pytest.mark.thorough
 def test_it_is_a_model_of_pairs(x64):
     """With the exact q(y|x) q(z|x, y), every weight of the pair (y, z) is p(x)."""
     log_weights = jax.jit(partial(jv.log_weights, num_samples=8))
@@ -128,6 +129,7 @@ def test_unlabelled_is_the_elbo_of_pairs(x64):
     assert np.count_nonzero(np.abs(gradient) > 1e-4) > 25  # of 36: it is not all zeros
 
 
+@pytest.mark.thorough
 def test_one_class_is_no_class(x64):
     x, model = jnp.asarray(X), coins(num_classes=1)
     key = partial(jax.random.key, 3)
@@ -152,6 +154,7 @@ def test_terms_are_means_over_the_classes(x64):
     assert close(bound, -(terms.distortion + 2.0 * terms.rate) - kl)
 
 
+@pytest.mark.thorough
 def test_alpha_trains_the_classifier_and_nothing_else_does(x64):
     xy = (jnp.asarray(X), jnp.array(1))
     objective = lambda model, alpha: labelled(ENUMERATED)(

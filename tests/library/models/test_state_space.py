@@ -41,6 +41,7 @@ def joint_gaussian():
     return np.concatenate(mean), tril
 
 
+@pytest.mark.thorough
 def test_a_linear_chain_is_one_gaussian(x64):
     mean, tril = joint_gaussian()
     joint, chain = jv.MultivariateNormal(jnp.asarray(mean), jnp.asarray(tril)), linear_chain()
@@ -132,6 +133,7 @@ def pair_of_chains(length=3):
     return q, Markov(jv.StandardNormal((D,)), Partial(other, jnp.array(0.2)), length)
 
 
+@pytest.mark.thorough
 def test_the_rate_of_a_chain_is_that_of_nested_joints():
     """Step by step in closed form, given the same sample; and log q and the draws have one mean."""
     q, p = pair_of_chains()
@@ -282,6 +284,7 @@ def test_padding_changes_nothing(x64):
     assert np.all(rates[:2] > 0.1)
 
 
+@pytest.mark.thorough
 def test_a_mask_that_ends_early_is_a_forecast(x64):
     """Behind an exact posterior the steps are the prior's: x_3, x_4 given x_1, x_2 in closed form;
     with nothing seen all is the prior, and in a gap q stays the encoder's."""

@@ -74,6 +74,7 @@ def by_hand(w, x, z):
     return log_p, log_q, np.stack(hs)
 
 
+@pytest.mark.thorough
 def test_an_rssm_is_the_recursion_of_the_paper(x64):
     w = weights()
     model, x = rssm(w), jnp.asarray(X)
@@ -90,6 +91,7 @@ def test_an_rssm_is_the_recursion_of_the_paper(x64):
     assert close(p_z, model.prior.log_prob(drawn))
 
 
+@pytest.mark.thorough
 def test_the_rate_of_a_carried_chain(x64):
     """By the step in closed form, the same f in p and q; right in mean against the sampled one."""
     model, x = rssm(weights()), jnp.asarray(X)
@@ -141,6 +143,7 @@ def numbers(a, b):
     return q, p, jnp.array([0.1, 0.2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("alpha", [0.0, 0.8])
 def test_balance_is_in_the_gradient_alone(x64, alpha):
     """Value: the rate. Gradient: alpha of the prior's, 1 - alpha of the posterior's."""

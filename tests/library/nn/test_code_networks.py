@@ -54,6 +54,7 @@ def probabilities(prior, codes):
     return jnp.exp(jax.jit(jax.vmap(prior.log_prob))(codes))
 
 
+@pytest.mark.thorough
 @NAMES
 def test_a_code_is_told_all_codes_before_it_and_no_other(name, exact):
     """Every code has a label of its own, so that the table's Jacobian tells the places apart."""

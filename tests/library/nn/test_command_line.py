@@ -57,6 +57,7 @@ def standardised():
     return ((xs - xs.mean(0)) / xs.std(0)).astype(np.float32)
 
 
+@pytest.mark.thorough
 def test_scores_are_those_of_the_library(run, capsys):
     assert call("score", run / "run", run / "t.csv", "--output", run / "s.csv") == 0
     found = pd.read_csv(run / "s.csv")
@@ -68,6 +69,7 @@ def test_scores_are_those_of_the_library(run, capsys):
     np.testing.assert_allclose(float(told["iwae"]), np.mean(expected.iwae), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_report_is_a_page_with_the_curves_of_the_run(run, capsys, monkeypatch):
     assert call("report", run / "run", run / "t.csv") == 0
     assert f'written  "{run}/run/report.html"' in capsys.readouterr().out
@@ -108,6 +110,7 @@ def test_latents_draws_reports_and_exports(run, capsys):
         assert part in told
 
 
+@pytest.mark.thorough
 def test_what_is_exported_takes_the_columns_of_the_file(run, capsys):
     model, xs = nn.load_model(run / "run"), table()[["a", "b"]].to_numpy(np.float32)
     assert call("export", run / "run", "--output", run / "e") == 0
@@ -131,6 +134,7 @@ def test_reconstructions_are_in_the_units_of_the_file(run):
     np.testing.assert_allclose(found.iloc[:, -2:].to_numpy(), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     same = ["train", run / "t.csv", run / "run", "--columns", "a", "b"]
     assert call(*same, *TRAIN) == 0
@@ -158,6 +162,7 @@ def test_a_run_that_has_not_ended_says_how_it_goes_on(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_a_folder_of_images(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
     (tmp_path / "images" / "b").mkdir(parents=True)  # folders in it are read too
@@ -192,6 +197,7 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert "small.png is (4, 4) and 00.png (8, 8)" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_table_with_text_and_gaps(tmp_path, capsys):
     rng = np.random.default_rng(1)
     frame = table().assign(home=rng.choice(["rent", "São Paulo"], 64), grade=rng.integers(1, 4, 64))
@@ -348,6 +354,7 @@ def test_an_annotated_matrix_that_can_not_be_read_gets_a_line(tmp_path, monkeypa
     assert capsys.readouterr().err == "error: odd.h5ad needs h5py: pip install h5py\n"
 
 
+@pytest.mark.thorough
 def test_the_model_of_the_best_epoch_is_kept(tmp_path, capsys):
     """The one that a run of so many epochs ends with; large steps soon lead away from it."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 8)))

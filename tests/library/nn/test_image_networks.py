@@ -129,6 +129,7 @@ def test_bfloat16_is_what_is_computed_in():
     assert 1e-4 < np.max(np.abs(half - whole)) / np.max(np.abs(whole)) < 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_convolution_of_stride_2_is_that_of_flax(x64, size):
     """Both forms, of sides that are even and odd."""

@@ -41,6 +41,7 @@ def test_many_shapes_are_one_program():
     assert programs_compiled(lambda: [fan_in_normal(jax.random.key(0), s) for s in shapes]) == 0
 
 
+@pytest.mark.thorough
 def test_networks_of_many_widths_are_built_of_few_programs():
     def build(odd: int) -> None:  # widths that no other test has
         rngs, hidden = nnx.Rngs(0), (odd + 100, odd + 102)

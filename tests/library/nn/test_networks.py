@@ -88,6 +88,7 @@ def image_vae(seed=0, networks=CONVOLUTIONAL, head=None):
 # any network library
 
 
+@pytest.mark.thorough
 def test_every_library_gives_one_number():
     # NNX, Linen, Equinox and a plain function with the same weights, through the ELBO
     @jax.jit
@@ -340,6 +341,7 @@ def test_shapes_of_convolutional_networks(size, depth):
     assert out_of.shape == (5, pixels * channels[0])
 
 
+@pytest.mark.thorough
 def test_convolutional_networks_are_their_layers():
     # convolutions and dense layers with the activation between any two, and none at the end
     sizes = {"hidden": (6,), "activation": jnp.sin}
@@ -634,6 +636,7 @@ def numpy_norm(h, axes):
     return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + 1e-6)
 
 
+@pytest.mark.thorough
 def test_group_norm_is_numpys_of_one_example():
     image = np.asarray(normal(0, 3, 2, 6))
     found = GroupNorm(6, num_groups=2, rngs=rngs())(jnp.asarray(image))
@@ -678,6 +681,7 @@ def test_networks_with_norms_train_and_are_pickled(name):
     assert np.array_equal(again.encode(xs[0]).loc, state.model.encode(xs[0]).loc)
 
 
+@pytest.mark.thorough
 def test_batch_norm_of_an_image_is_of_a_channel_of_the_batch():
     net: Any = ConvEncoder((6, 5, 1), (2,), channels=(4,), norm=nnx.BatchNorm, rngs=rngs())
     xs = normal(1, 4, 6, 5, 1)
@@ -724,6 +728,7 @@ def test_a_shape_that_no_network_can_have_is_named(make, name, shape):
         make(shape, rngs=rngs())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network", [MLP, ResidualMLP])
 def test_one_number_is_an_input_and_an_output(network):
     """Of shape (), without an axis, in NumPy's sense: as an axis of one."""

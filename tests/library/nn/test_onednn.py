@@ -50,6 +50,7 @@ FEW = [
 ]
 
 
+@pytest.mark.thorough
 @here
 @pytest.mark.parametrize("form", FEW)
 def test_values_and_derivatives_are_those_of_lax(form):
@@ -82,6 +83,7 @@ def test_values_and_derivatives_are_those_of_lax(form):
     assert alike(ours(x[0], kernel), theirs(x[0], kernel))  # and eagerly
 
 
+@pytest.mark.thorough
 @here
 def test_an_exported_program_needs_no_handler():
     ours, theirs, *shapes = FORMS["up"]
@@ -117,6 +119,7 @@ def test_layers_take_it_where_it_is_faster(monkeypatch):
     assert not taken(wide, x)
 
 
+@pytest.mark.thorough
 @here
 @pytest.mark.skipif(not onednn.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
 def test_dense_layers_take_it_in_bfloat16(monkeypatch):

@@ -113,6 +113,7 @@ def test_a_block_starts_free_of_charge():
     assert close(jv.kl_divergence(q, p), 0.0)
 
 
+@pytest.mark.thorough
 def test_a_block_moves_its_prior(x64):
     """KL = 1/2 sum (d^2 + s^2 - 1) - log s, whatever the prior: that is what moving it means."""
     block = perturbed(ResidualBlock(6, 2, middle=3, rngs=nnx.Rngs(0)))

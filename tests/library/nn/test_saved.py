@@ -121,6 +121,7 @@ def test_what_is_loaded_is_what_was_saved(name, tmp_path):
     assert nn.model_info(tmp_path / "m")["about"] == {"name": name}
 
 
+@pytest.mark.thorough
 def test_a_process_that_never_saw_the_script_computes_the_same(tmp_path):
     model = models()["running statistics"]
     nn.save_model(tmp_path / "m", model)

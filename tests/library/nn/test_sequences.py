@@ -53,6 +53,7 @@ def test_a_transformer_without_positions_does_not_see_the_order():
     assert np.abs(placed(X[order]) - placed(X)[order]).max() > 0.01
 
 
+@pytest.mark.thorough
 def test_attention_is_numpys():
     net: Any = nn.Attention(4, heads=1, rngs=nnx.Rngs(0))
     h = RNG.normal(size=(5, 4)).astype(np.float32)
@@ -140,6 +141,7 @@ def test_a_sequence_of_another_length_is_refused(name):
         net((X, MASK[:4]))
 
 
+@pytest.mark.thorough
 def test_both_ways_are_two_units_whose_outputs_add_up():
     for out in ((5, 2), (4,)):
         net: Any = nn.Bidirectional((5, 3), out, width=4, rngs=nnx.Rngs(0))

@@ -148,6 +148,7 @@ def model():
     return jaxvae.fit(step, state, KEY, table().rows(mixed()), epochs=20, batch_size=20)[0].model
 
 
+@pytest.mark.thorough
 def test_a_model_of_a_table_is_the_product_of_its_columns():
     xs, masks = table().rows(mixed())
     one = jax.tree.map(lambda a: jnp.asarray(a[0]), (xs, masks))  # without an amount
@@ -170,6 +171,7 @@ def test_what_stands_in_a_gap_is_not_looked_at():
     assert not close(model().encode((xs, seen)).mean(), model().encode((other, seen)).mean())
 
 
+@pytest.mark.thorough
 def test_a_frame_is_used_as_its_rows_are():
     """Codes with gaps come as floats, and the model wants integers."""
     frame = mixed()

@@ -80,6 +80,7 @@ def same_elbo(model, x, encode, decode):
     np.testing.assert_allclose(here, there, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_dense_vae_has_its_elbo_here():
     state = weights(
         fc1__weight=(5, 6), fc1__bias=(5,), fc_mu__weight=(2, 5), fc_mu__bias=(2,),
@@ -220,6 +221,7 @@ SAME_LAYERS = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "made"), [(name, made) for name, all_ in SAME_LAYERS.items() for made in all_]
 )

@@ -148,6 +148,7 @@ class Page(HTMLParser):
             self.found.setdefault(tag, []).append(" ".join(data.split()))
 
 
+@pytest.mark.thorough
 def test_a_report_of_a_model_is_one_file_that_says_it(tmp_path):
     path = tmp_path / "report.html"
     metrics = {"loss": np.linspace(9.0, 8.0, 50), "rate": np.ones(50)}
@@ -184,6 +185,7 @@ def test_what_has_no_images_or_vector_of_latents_is_drawn_as_far_as_it_goes():
     assert set(plots.pictures(levels, jax.random.key(0), rows)) == set()
 
 
+@pytest.mark.thorough
 def test_a_conditional_model_is_drawn_at_the_y_of_each_row(tmp_path):
     ys = np.linspace(-9.0, 9.0, 60, dtype=np.float32)
     path = tmp_path / "report.html"

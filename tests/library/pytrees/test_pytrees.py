@@ -433,6 +433,7 @@ def test_a_fixed_decoder_sigma():
 # Transformations
 
 
+@pytest.mark.thorough
 def test_inside_jit_vmap_and_scan():
     """A model with constants is mapped over, scanned and compiled like one without."""
     x = jnp.asarray(XS[0])

@@ -131,6 +131,7 @@ def test_statistics_of_the_batch_and_running_averages_are_numpys_over_three_step
         np.testing.assert_allclose(net.norm.var[...], var, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_three_libraries_give_one_number():
     runs = [trained(vae(make())) for make in (from_nnx, from_linen, from_equinox)]
     for _, losses in runs:
@@ -219,6 +220,7 @@ def test_integers_and_booleans_are_exact():
     assert (int(net.calls[...]), bool(net.called[...])) == (2**24 + 3, True)
 
 
+@pytest.mark.thorough
 def test_evaluation_is_deterministic_whether_the_model_was_trained_or_is_as_made():
     net = from_nnx(dropout=0.5)
     made, initial = vae(net), jv.init_state(vae(net), SGD).model

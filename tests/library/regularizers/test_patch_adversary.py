@@ -141,6 +141,7 @@ def test_the_gradient_of_a_vqvae_goes_straight_through(x64):
     assert close(moved, np.outer(back, x))
 
 
+@pytest.mark.thorough
 def test_what_vqgan_cannot_use_is_refused_in_a_line():
     players = players_by_hand()
     stuck = players.model._replace(encode=lambda x: jv.Categorical(jnp.zeros(3)))

@@ -187,6 +187,7 @@ def test_fit_sees_a_misspelling_through_what_a_step_has_bound():
         fit(step, start(), jax.random.key(1), XS, epochs=1, batch_size=4, epoch=3)
 
 
+@pytest.mark.thorough
 def test_validation_of_a_row_outside_the_support_is_told_once():
     """With the row and what is wrong with it; early stopping then says that nothing was finite."""
     encode = Partial(lambda w, x: Normal(w * x[:2], jnp.ones(2)), jnp.ones(2))

@@ -245,6 +245,7 @@ def swept(folder):
     return bits(found.results)
 
 
+@pytest.mark.thorough
 @one_in(500, 100)
 def test_a_sweep_is_found_as_it_was_saved(folder, every, monkeypatch):
     """No chunk that was saved is made again."""
@@ -286,6 +287,7 @@ def logs(folder, step):
     return found
 
 
+@pytest.mark.thorough
 @one_in(60, 30)
 def test_a_log_is_of_lines_that_were_written(folder, every):
     """It is of some sectors, and not flushed line by line: some are lost, and no run ends."""

@@ -347,6 +347,7 @@ def test_masked_data_outside_the_support_are_told_and_gaps_are_not(decode):
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.thorough
 def test_a_point_of_a_sweep_is_told_with_its_row():
     """The point whose loss is not finite, and the row that spoils it there."""
 
@@ -376,6 +377,7 @@ def test_an_objective_of_whole_batches_is_told_with_its_row():
             epochs=1, batch_size=12)  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
 def test_every_float_is_looked_at_and_small_arrays_in_one_sum(bad):
     sizes = [(), (3,), (2, 5), (SMALL + 1,), (600, 500)]

@@ -218,6 +218,7 @@ def test_a_computation_is_one_text_whatever_was_traced_before(one):
     assert "broadcast_dimensions=(1,) shape=(2, 3)" in text
 
 
+@pytest.mark.thorough
 def test_another_computation_data_or_first_state_does_not_go_on(tmp_path):
     """All of one shape: what differs is named, whether a number, a byte or an operation."""
     run(tmp_path, epochs=2)
@@ -246,6 +247,7 @@ def test_another_computation_data_or_first_state_does_not_go_on(tmp_path):
     assert same(again(epochs=2, steps_per_call=3)[:2], run(None, epochs=2)[:2])
 
 
+@pytest.mark.thorough
 def test_schedules_are_compared_at_every_step(tmp_path):
     """Equal at steps 1, 10, 100, ... and not between; what a longer run adds is its own."""
     schedule = optax.linear_schedule(0.0, 0.5, 8)

@@ -445,6 +445,7 @@ def run(key, beta, epochs=3):
 RUN = jax.jit(run)
 
 
+@pytest.mark.thorough
 def test_fit_is_a_scan_of_epochs():
     # to rounding, as the two are compiled apart; 10 rows in batches of 4 leave 2 out
     model_key, key = jax.random.split(jax.random.key(5))
@@ -589,6 +590,7 @@ def test_epochs_is_a_positive_integer(epochs):
         fit(step, state, jax.random.key(0), xs, epochs=epochs, batch_size=2)
 
 
+@pytest.mark.thorough
 def test_data_stay_bytes():
     # uint8 in, uint8 to the objective: no float copy of the data set in the program
     xs = np.random.default_rng(0).integers(0, 256, (30, 3)).astype(np.uint8)

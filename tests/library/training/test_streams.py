@@ -223,6 +223,7 @@ def no_thread_is_left():
     assert not [t for t in threading.enumerate() if t.name == "jaxvae data"]
 
 
+@pytest.mark.thorough
 def test_batches_train_as_the_arrays_they_are_of():
     """The rows of each shuffle, given as a list of batches, to the last bit."""
     arrays = run(ROWS, batch_size=4)
@@ -267,6 +268,7 @@ def test_batches_come_in_many_forms():
         assert same(expected, pairs_run(data))
 
 
+@pytest.mark.thorough
 def test_floats_of_64_bits_stay_so(x64):
     rows = ROWS[:20].astype(np.float64)
     wide = jax.tree.map(
@@ -338,6 +340,7 @@ class Spoiled(list):
         return super().__getitem__(i) * (np.float32(np.nan) if self.reads - 1 == self.at else 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at", [3, 5, 7, 11])
 def test_a_call_of_two_passes_that_ends_inside_goes_on_to_the_same_bits(tmp_path, at):
     """At a number that is not finite, before the end of a pass and behind it; data were mended."""

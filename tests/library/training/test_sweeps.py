@@ -269,6 +269,7 @@ def test_an_interrupted_sweep_goes_on_with_the_next_chunk(tmp_path, at_once):
     assert len(counts) == 1
 
 
+@pytest.mark.thorough
 def test_a_folder_of_another_sweep_is_refused(tmp_path):
     run = partial(kept_run, counts=[])
     jv.sweep(run, kept_grid(), folder=tmp_path, at_once=4, xs=XS)
@@ -307,6 +308,7 @@ STEP, STATE = sweep_step(make, grid())
 FIT = partial(jv.fit, STEP, STATE, jax.random.key(1), XS, epochs=2, batch_size=10)
 
 
+@pytest.mark.thorough
 def test_a_sweep_under_fit_is_the_step_at_every_point():
     """The same batches for all, and point i in the order of the axes draws from its own key."""
     state, history = FIT()
