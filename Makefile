@@ -2,7 +2,7 @@ EXPLORABLE = docs/_explorable/explorable.html
 
 .PHONY: test thorough slow lint format docs bench story soak
 
-test:            ## under five minutes
+test:            ## five to six minutes
 	uv run pytest
 
 thorough:        ## what CI adds to it: second looks, and the examples of docstrings
