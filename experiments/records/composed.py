@@ -28,9 +28,9 @@ loses .7 nats: it is not in the long run.
 
 Two layers, VampPrior and DReG for 80 epochs, dynamic MNIST, seed 0: NLL(1000) 82.32, k-hat trusts
 13 % of the rows (its median is .99); with 5,000 samples it is .17 less, on 2,000 rows drawn at
-random. -ELBO of the validation images 87.47. 52 minutes of processor time, evaluation included. The validation ELBO still
-rose, by .03 nats in the last 5 epochs at a rate of almost 0: more epochs are to lower it, and were
-not tried yet.
+random. -ELBO of the validation images 87.47. 52 minutes of processor time, evaluation included. The
+validation ELBO still rose, by .03 nats in the last 5 epochs at a rate of almost 0: more epochs are
+to lower it, and were not tried yet.
 """
 
 import time
