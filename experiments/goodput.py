@@ -5,8 +5,8 @@
 Every minute the job is killed and started anew. What counts is the steps that the next start finds,
 at the pace between the first checkpoint of a minute and its last, less the share of the time that
 saving may take. What doesn't count is the start, up to the first new step, and what comes behind
-the last checkpoint. The first start compiles all programs, and the
-bytecode of all modules; it is left out, so that those that are measured find warm caches.
+the last checkpoint. The first start compiles all programs, and the bytecode of all modules; it is
+left out, so that those that are measured find warm caches.
 """
 
 import os

@@ -35,7 +35,6 @@ to lower it, and were not tried yet.
 
 import time
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +48,7 @@ from jax.tree_util import Partial
 import jaxvae
 from experiments.common.data import load
 from experiments.common.evaluate import inputs
+from experiments.records.gated import GatedMLP
 from experiments.records.runs import Gaussians, kept, measured
 from jaxvae import nn
 from jaxvae.bounds import log_mean_exp
@@ -88,32 +88,6 @@ FACTORS = {
 }
 
 
-class Gated(nnx.Module):
-    """sum_i (W_i x_i + b_i) * sigmoid(sum_i V_i x_i + c_i), of one input or more."""
-
-    def __init__(self, *sizes: int, rngs: nnx.Rngs):
-        self.layers = nnx.List([nnx.Linear(size, 2 * WIDTH, rngs=rngs) for size in sizes])
-
-    def __call__(self, *xs: jax.Array) -> jax.Array:
-        return jax.nn.glu(sum(layer(x) for layer, x in zip(self.layers, xs, strict=True)))
-
-
-class GatedMLP(nnx.Module):
-    """Two gated layers and a dense one; of z_2 and another input, each has a first of its own."""
-
-    def __init__(self, in_shape: Any, out_shape: tuple[int, ...], *, pair: bool, rngs: nnx.Rngs):
-        sizes = [prod(in_shape), LATENT][: 1 + pair]
-        self.first = nnx.List([Gated(size, rngs=rngs) for size in sizes])
-        self.second = Gated(*[WIDTH] * len(sizes), rngs=rngs)
-        self.last = nnx.Linear(WIDTH, prod(out_shape), rngs=rngs)
-        self.out_shape = out_shape
-
-    def __call__(self, x: Any) -> jax.Array:
-        xs = x if isinstance(x, tuple) else (x,)
-        hs = [layer(x.reshape(-1)) for layer, x in zip(self.first, xs, strict=True)]
-        return self.last(self.second(*hs)).reshape(self.out_shape)
-
-
 class Composed(NamedTuple):
     """p(z_2) p(z_1|z_2) p(x|z_2, z_1), q(z_2|x) q(z_1|x, z_2), or without z_1: events (z_2, z_1).
 
@@ -144,7 +118,7 @@ def _with(conditional: Any, x: jax.Array, z: jax.Array) -> Any:
 
 def compose(factors: Factors, images: jax.Array, key: jax.Array) -> Composed:
     rngs, z, two = nnx.Rngs(key), (LATENT,), factors.layers == 2
-    of_one, of_pair = (partial(GatedMLP, pair=pair) for pair in (False, True))
+    of_one, of_pair = (partial(GatedMLP, width=WIDTH, beside=n) for n in (0, LATENT))
     conditional = partial(nn.Conditional, rngs=rngs)
     normal = next_to_image = nn.NormalHead()
     if factors.flow:

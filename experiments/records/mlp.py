@@ -24,8 +24,6 @@ evaluate. The other rows were not measured yet.
 
 import time
 from functools import partial
-from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,12 +36,13 @@ from flax import nnx
 import jaxvae
 from experiments.common.data import load
 from experiments.common.evaluate import inputs
+from experiments.records.gated import GatedMLP
 from experiments.records.runs import Gaussians, kept, measured
 from jaxvae import nn
 from jaxvae.training import average_parameters, averaged_model, early_stopping, validation
 
 SHAPE = (28, 28, 1)  # of an image
-HIDDEN = (300, 300)  # units of encoder and decoder
+WIDTH = 300  # units of each of the two gated layers of encoder and decoder
 LATENT = 40  # coordinates of z
 PSEUDO_INPUTS = 500  # K of the VampPrior
 LEARNING_RATE = 5e-4  # of Adam
@@ -60,28 +59,12 @@ OBJECTIVE = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
 OPTIMIZER = optax.chain(optax.adam(LEARNING_RATE), average_parameters(DECAY))
 
 
-class GatedMLP(nnx.Module):
-    """h' = (W h + b) * sigmoid(V h + c), and a dense layer last; Dauphin et al. 2017."""
-
-    def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, rngs: nnx.Rngs):
-        sizes = [prod(in_shape), *HIDDEN]
-        self.layers = nnx.List([nnx.Linear(n, 2 * m, rngs=rngs) for n, m in pairwise(sizes)])
-        self.last = nnx.Linear(HIDDEN[-1], prod(out_shape), rngs=rngs)
-        self.out_shape = out_shape
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = x.reshape(-1)
-        for layer in self.layers:
-            h = jax.nn.glu(layer(h))
-        return self.last(h).reshape(self.out_shape)
-
-
 def one_layer(images: jax.Array, key: jax.Array) -> jaxvae.VAE:
     del images
-    rngs = nnx.Rngs(key)
+    conditional = partial(nn.Conditional, partial(GatedMLP, width=WIDTH), rngs=nnx.Rngs(key))
     return jaxvae.VAE(
-        encode=nn.Conditional(GatedMLP, nn.NormalHead(), SHAPE, (LATENT,), rngs=rngs),
-        decode=nn.Conditional(GatedMLP, nn.BernoulliHead(), (LATENT,), SHAPE, rngs=rngs),
+        encode=conditional(nn.NormalHead(), SHAPE, (LATENT,)),
+        decode=conditional(nn.BernoulliHead(), (LATENT,), SHAPE),
         prior=jaxvae.StandardNormal((LATENT,)),
     )
 

@@ -58,7 +58,7 @@ def test_the_products_of_matrices_make_the_mixture():
 
 @pytest.mark.thorough
 def test_the_vamp_prior_of_one_layer_is_the_librarys(monkeypatch):
-    monkeypatch.setattr(mlp, "HIDDEN", (8, 8))
+    monkeypatch.setattr(mlp, "WIDTH", 8)
     model = mlp.vamp_prior(jnp.asarray(IMAGES), jax.random.key(0))
     z = jax.random.normal(jax.random.key(1), (mlp.LATENT,))
     exact = jaxvae.VampVAE(*model).prior.log_prob(z)
