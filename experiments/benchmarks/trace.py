@@ -30,7 +30,7 @@ from experiments.benchmarks.workloads import WORKLOADS, Workload, pixels
 
 STEPS = 20
 KINDS = {  # by the primitive an operation comes from, or by its own name where that says more
-    "convolutions, oneDNN": r"ffi_call|onednn_convolution",
+    "convolutions and large products, oneDNN": r"ffi_call|onednn_convolution",
     "matrix products": r"dot|dot_general",
     "sums": r"reduce_\w+|argm\w+|cumsum|wrapped_reduce-window",
     "random numbers": r"threefry2x32|random_\w+|shift_\w+|xor|erf_inv",

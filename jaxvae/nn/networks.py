@@ -183,8 +183,8 @@ class MLP(Module):
         check_shape("MLP", "input", x, self.in_shape)
         h = x.reshape(-1)
         for layer, between in zip(self.layers[:-1], self.between, strict=True):
-            h = between(self.activation, layer(h))
-        return self.layers[-1](h).reshape(self.out_shape)
+            h = between(self.activation, onednn.dense(layer, h))
+        return onednn.dense(self.layers[-1], h).reshape(self.out_shape)
 
 
 class ResidualMLP(Module):
@@ -230,10 +230,11 @@ class ResidualMLP(Module):
 
     def __call__(self, x: Array) -> Array:
         check_shape("ResidualMLP", "input", x, self.in_shape)
-        h = self.first(x.reshape(-1))
+        h = onednn.dense(self.first, x.reshape(-1))
         for before, block in zip(self.between[:-1], self.blocks, strict=True):
             h = h + block(before(self.activation, h))
-        return self.last(self.between[-1](self.activation, h)).reshape(self.out_shape)
+        h = self.between[-1](self.activation, h)
+        return onednn.dense(self.last, h).reshape(self.out_shape)
 
 
 class Rescaled(Module):

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -29,8 +29,10 @@ using tag = memory::format_tag;
 namespace {
 
 enum Wanted : int64_t { Y = 0, X = 1, K = 2 };
+enum Side { Rows, Inputs, Outputs };
 constexpr auto F32 = memory::data_type::f32;
 constexpr int64_t kPiece = 1 << 19;  // bytes of x and y, half a core's second cache
+constexpr int64_t kAlone = 1 << 21;  // products of a dense layer that do not repay another thread
 constexpr int64_t kThin = 64;        // inputs of an output, up to which rows of them are copied
 
 const dnnl::engine& cpu() {
@@ -45,52 +47,73 @@ struct Alone {
   ~Alone() { omp_set_num_threads(before); }
 };
 
-// f(i, worker) for all i < n, by this thread and those of XLA's that are free
-template <typename F>
-void share(ffi::ThreadPool& pool, int64_t n, int64_t workers, const F& f) {
+// f(i) for all i < n by this thread and those of XLA's that are free; then, by the last to
+// end, done(). Nobody waits: XLA goes on with what does not need the result.
+template <typename F, typename D>
+ffi::Future share(ffi::ThreadPool& pool, int64_t n, int64_t workers, F f, D done) {
   struct Shared {
-    std::atomic<int64_t> next{0}, worker{0};
-    int64_t done = 0;
-    std::exception_ptr error;
-    std::mutex mutex;
-    std::condition_variable all;
+    F f;
+    D done;
+    std::atomic<int64_t> left, next{0};
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
+    std::string error;
+    ffi::Promise promise;
   };
-  auto shared = std::make_shared<Shared>();
-  auto work = [shared, n, &f] {  // one that comes late finds nothing and does not touch f
-    const int64_t worker = shared->worker++;
+  std::shared_ptr<Shared> shared(new Shared{std::move(f), std::move(done), n});
+  ffi::Future future(shared->promise);
+  auto work = [shared, n] {  // one that comes late finds nothing and does not touch f
     int64_t mine = 0;
-    std::exception_ptr error;
-    for (int64_t i; (i = shared->next++) < n; ++mine) try {
-        f(i, worker);
-      } catch (...) {
-        error = std::current_exception();
+    auto tried = [&](auto step) {
+      try {
+        step();
+      } catch (const std::exception& e) {
+        if (!shared->failed.test_and_set()) shared->error = e.what();
       }
-    if (mine == 0) return;
-    std::lock_guard<std::mutex> lock(shared->mutex);
-    if (error) shared->error = error;
-    if ((shared->done += mine) == n) shared->all.notify_one();
+    };
+    Alone alone;
+    for (int64_t i; (i = shared->next++) < n; ++mine) tried([&] { shared->f(i); });
+    if (mine == 0 || (shared->left -= mine) > 0) return;
+    tried([&] { shared->done(); });
+    if (shared->failed.test_and_set())
+      shared->promise.SetError(ffi::Error::Internal(shared->error));
+    else
+      shared->promise.SetAvailable();
   };
   for (int64_t w = 1; w < std::min(n, workers); ++w) pool.Schedule(decltype(work)(work));
   work();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->all.wait(lock, [&] { return shared->done == n; });
-  if (shared->error) std::rethrow_exception(shared->error);
+  return future;
 }
 
-// memory of this thread's own, kept for the next call
-enum Use { Ordered, Summand, Columns, Image, Scratchpad, Uses };
-void* own(Use use, size_t bytes) {
+using Bytes = std::unique_ptr<char, decltype(&std::free)>;
+Bytes aligned(size_t bytes) {
+  return {static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free};
+}
+
+// memory of this thread's own, kept for the next piece
+enum Use { Columns, Image, Scratchpad, Uses };
+char* own(Use use, size_t bytes) {
   struct Buffer {
-    std::unique_ptr<void, decltype(&std::free)> data{nullptr, &std::free};
+    Bytes data{nullptr, &std::free};
     size_t size = 0;
   };
   thread_local Buffer buffers[Uses];
   Buffer& buffer = buffers[use];
-  if (buffer.size < bytes) {
-    buffer.size = (bytes + 63) / 64 * 64;
-    buffer.data.reset(std::aligned_alloc(64, buffer.size));
-  }
+  if (buffer.size < bytes) buffer = {aligned(bytes), bytes};
   return buffer.data.get();
+}
+
+// memory of a call, whose threads share it, kept for a later one
+std::shared_ptr<char> borrowed(size_t bytes) {
+  static std::mutex taking;
+  static auto& kept = *new std::multimap<size_t, Bytes>;
+  std::lock_guard<std::mutex> lock(taking);
+  auto found = kept.find(bytes);
+  Bytes data = found == kept.end() ? aligned(bytes) : std::move(found->second);
+  if (found != kept.end()) kept.erase(found);
+  return {data.release(), [bytes](char* data) {
+            std::lock_guard<std::mutex> lock(taking);
+            kept.emplace(bytes, Bytes(data, &std::free));
+          }};
 }
 
 struct Shape {
@@ -99,6 +122,13 @@ struct Shape {
   bool dense() const { return kh * kw * sh * sw == 1; }
   bool thin() const { return !dense() && inputs() <= kThin; }
   bool products() const { return dense() || thin(); }
+  int64_t rows() const { return n * oh * ow; }
+  // what threads share of a dense layer: the longer side of the matrix that is wanted
+  Side split(Wanted wanted) const {
+    const Side first = wanted == K ? Inputs : Rows, second = wanted == X ? Inputs : Outputs;
+    return size(first) >= size(second) ? first : second;
+  }
+  int64_t size(Side side) const { return side == Rows ? rows() : side == Inputs ? c : m; }
 };
 
 // the inputs of each output as a row, [n oh ow, kh kw c], of n images; or what the rows send back
@@ -116,21 +146,21 @@ void neighbourhoods(const Shape& s, int64_t n, const F& f) {
   }
 }
 
-// The work on some images or, for the gradient of a dense layer's kernel, on some of its columns.
+// The work on some images or, of a dense layer, on some rows or columns of what is wanted.
 struct Part {
   dnnl::primitive primitive;
   memory::desc x, k, y, scratchpad;
 };
 
-// Products of rows: y = x k, x = y k^T, k = x^T y.
+// Products of rows: y = x k, x = y k^T, k = x^T y; of a dense layer n rows or columns of the result.
 Part product(const Shape& s, Wanted wanted, int64_t n, memory::data_type type,
              const dnnl::primitive_attr& attr) {
-  const bool columns = wanted == K && s.dense();
-  const int64_t rows = (columns ? s.n : n) * s.oh * s.ow, inputs = columns ? n : s.inputs();
-  const memory::desc y({rows, s.m}, type, tag::ab);
+  int64_t rows = (s.dense() ? s.n : n) * s.oh * s.ow, inputs = s.inputs(), outputs = s.m;
+  if (s.dense()) (s.split(wanted) == Rows ? rows : s.split(wanted) == Inputs ? inputs : outputs) = n;
+  const memory::desc y({rows, outputs}, type, memory::dims{s.m, 1});
   const memory::desc x({rows, inputs}, wanted == X && s.thin() ? F32 : type,
                        memory::dims{s.inputs(), 1});
-  const memory::desc k({inputs, s.m}, wanted == K ? F32 : type, tag::ab);
+  const memory::desc k({inputs, outputs}, wanted == K ? F32 : type, memory::dims{s.m, 1});
   auto of = [&](const memory::desc& a, const memory::desc& b, const memory::desc& c) {
     dnnl::matmul::primitive_desc pd(cpu(), a, b, c, attr);
     return Part{dnnl::matmul(pd), x, k, y, pd.scratchpad_desc()};
@@ -182,12 +212,12 @@ struct Plan {
 };
 
 Plan plan(const Shape& s, Wanted wanted, memory::data_type type, int64_t workers) {
-  const int64_t all = wanted == K && s.dense() ? s.c : s.n;
+  const int64_t all = s.dense() ? s.size(s.split(wanted)) : s.n;
   const int64_t most = (all + workers - 1) / workers;
   const int64_t bytes = memory::data_type_size(type) * (s.h * s.w * s.c + s.oh * s.ow * s.m);
   // an oneDNN gradient by the kernel costs the same for few images as for many
-  const int64_t size =
-      wanted == K && !s.thin() ? most : std::clamp<int64_t>(kPiece / bytes, 1, most);
+  const int64_t size = s.dense() ? (s.rows() * s.c * s.m < kAlone ? all : most)
+                       : wanted == K && !s.thin() ? most : std::clamp<int64_t>(kPiece / bytes, 1, most);
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   auto of = [&](int64_t n, const memory::desc* order) {
@@ -221,34 +251,41 @@ void add(const float* from, float* to, size_t n) {
 }
 
 // T(x, k, y) = <conv(x, k), y>: the one wanted, of the others
-void compute(ffi::ThreadPool& pool, const Shape& s, Wanted wanted, memory::data_type type,
-             const Plan& plan, char* x, char* k, char* y) {
+ffi::Future compute(ffi::ThreadPool& pool, const Shape& s, Wanted wanted, memory::data_type type,
+                    std::shared_ptr<const Plan> plan, char* x, char* k, char* y) {
   const int64_t bytes = memory::data_type_size(type),
                 workers = std::max<int64_t>(1, pool.num_threads());
-  const bool thin = s.thin(), columns = wanted == K && s.dense();
+  const bool thin = s.thin(), dense = s.dense();
+  const Side side = s.split(wanted);
   const memory::desc kernel = s.products() ? memory::desc({s.inputs(), s.m}, type, tag::ab)
                                            : memory::desc({s.m, s.c, s.kh, s.kw}, type, tag::hwio);
-  const memory::desc ordered = columns ? memory::desc({s.c, s.m}, F32, tag::ab) : plan.whole.k;
+  const memory::desc ordered = dense ? memory::desc({s.c, s.m}, wanted == K ? F32 : type, tag::ab)
+                                     : plan->whole.k;
   const size_t size = ordered.get_size(), floats = size / sizeof(float);
-  // the kernel in oneDNN's order; of its gradient, a sum for each worker
-  const bool sums = wanted == K && !columns;
-  char* whole = kernel == ordered && !sums
-                    ? k
-                    : static_cast<char*>(own(Ordered, size * (sums ? workers : 1)));
-  std::vector<float*> sum(workers, nullptr);
-  if (wanted != K && whole != k) reorder(kernel, k, ordered, whole);
-  share(pool, plan.pieces, workers, [&](int64_t i, int64_t worker) {
-    Alone alone;
-    const bool last = plan.rest.primitive && i == plan.pieces - 1;
-    const Part& part = last ? plan.rest : plan.whole;
-    const int64_t images = columns ? s.n : part.y.get_dims()[0] / (s.products() ? s.oh * s.ow : 1);
-    const int64_t start = i * plan.size, first = columns ? 0 : start;
-    char* xs = x + bytes * (columns ? start : first * s.h * s.w * s.c);
+  // the kernel in oneDNN's order; of its gradient each piece's, added in turn, so that no bit
+  // depends on who computed what
+  const bool sums = wanted == K && !dense;
+  const std::shared_ptr<char> whole = kernel == ordered && !sums
+                                          ? std::shared_ptr<char>(k, [](char*) {})
+                                          : borrowed(size * (sums ? plan->pieces : 1));
+  if (wanted != K && whole.get() != k) reorder(kernel, k, ordered, whole.get());
+  auto piece = [=](int64_t i) {
+    const bool last = plan->rest.primitive && i == plan->pieces - 1;
+    const Part& part = last ? plan->rest : plan->whole;
+    const int64_t images = part.y.get_dims()[0] / (thin ? s.oh * s.ow : 1);
+    const int64_t start = i * plan->size, first = dense ? 0 : start;
+    char* xs = x + bytes * first * s.h * s.w * s.c;
     char* ys = y + bytes * first * s.oh * s.ow * s.m;
-    char* ks = whole + (columns ? start * s.m * sizeof(float) : 0);
-    if (sums) ks = sum[worker] ? static_cast<char*>(own(Summand, size)) : whole + worker * size;
-    void* inputs = thin ? own(Columns, part.x.get_size()) : xs;
-    if (thin && wanted != X) columns_of(s, images, bytes, xs, static_cast<char*>(inputs));
+    char* ks = whole.get();
+    if (dense) {
+      const int64_t of_k = wanted == K ? sizeof(float) : bytes;
+      xs += side == Outputs ? 0 : bytes * start * (side == Rows ? s.c : 1);
+      ys += side == Inputs ? 0 : bytes * start * (side == Rows ? s.m : 1);
+      ks += side == Rows ? 0 : of_k * start * (side == Inputs ? s.m : 1);
+    }
+    if (sums) ks += i * size;
+    char* inputs = thin ? own(Columns, part.x.get_size()) : xs;
+    if (thin && wanted != X) columns_of(s, images, bytes, xs, inputs);
 
     const memory mx(part.x, cpu(), inputs), mk(part.k, cpu(), ks), my(part.y, cpu(), ys);
     const memory rest(part.scratchpad, cpu(), own(Scratchpad, part.scratchpad.get_size()));
@@ -265,35 +302,37 @@ void compute(ffi::ThreadPool& pool, const Shape& s, Wanted wanted, memory::data_
     }
     execute(part.primitive, arguments);
 
-    if (sums) {
-      float* piece = reinterpret_cast<float*>(ks);
-      if (sum[worker])
-        add(piece, sum[worker], floats);
-      else
-        sum[worker] = piece;
-    } else if (wanted == X && thin) {
+    if (wanted == X && thin) {
       const int64_t count = images * s.h * s.w * s.c;
-      float* sum = static_cast<float*>(type == F32 ? xs : own(Image, count * sizeof(float)));
-      add_columns(s, images, static_cast<const float*>(inputs), sum);
+      char* sum = type == F32 ? xs : own(Image, count * sizeof(float));
+      add_columns(s, images, reinterpret_cast<float*>(inputs), reinterpret_cast<float*>(sum));
       const memory::desc flat({count}, F32, tag::a), stored({count}, type, tag::a);
       if (type != F32) reorder(flat, sum, stored, xs);
     }
-  });
-  if (wanted != K || whole == k) return;
-  const auto used = std::remove(sum.begin(), sum.end(), nullptr);
-  for (auto other = sum.begin() + 1; other < used; ++other) add(*other, sum[0], floats);
-  reorder(ordered, sums ? sum[0] : reinterpret_cast<float*>(whole), kernel, k);
+  };
+  auto done = [=] {
+    if (wanted != K || whole.get() == k) return;
+    float* sum = reinterpret_cast<float*>(whole.get());
+    for (int64_t i = 1; sums && i < plan->pieces; ++i) add(sum + i * floats, sum, floats);
+    reorder(ordered, sum, kernel, k);
+  };
+  return share(pool, plan->pieces, workers, piece, done);
 }
 
-ffi::Error convolve(ffi::ThreadPool pool, ffi::AnyBuffer first, ffi::AnyBuffer second,
+ffi::Future convolve(ffi::ThreadPool pool, ffi::AnyBuffer first, ffi::AnyBuffer second,
                     ffi::Result<ffi::AnyBuffer> out, int64_t wanted,
                     ffi::Span<const int64_t> window) {
   const ffi::AnyBuffer& x = wanted == X ? *out : first;
   const ffi::AnyBuffer& k = wanted == K ? *out : wanted == X ? first : second;
   const ffi::AnyBuffer& y = wanted == Y ? *out : second;
+  auto ended = [](ffi::Error error) {
+    ffi::Promise promise;
+    error.success() ? promise.SetAvailable() : promise.SetError(error);
+    return ffi::Future(promise);
+  };
   if (x.element_count() == 0 || y.element_count() == 0) {
     std::memset(out->untyped_data(), 0, out->size_bytes());
-    return ffi::Error::Success();
+    return ended(ffi::Error::Success());
   }
   const auto xd = x.dimensions(), kd = k.dimensions(), yd = y.dimensions();
   const Shape s{xd[0], xd[1],     xd[2],     xd[3],     kd[0],     kd[1],     yd[1],    yd[2],
@@ -316,12 +355,11 @@ ffi::Error convolve(ffi::ThreadPool pool, ffi::AnyBuffer first, ffi::AnyBuffer s
             plan(s, Wanted(wanted), type, std::max<int64_t>(1, pool.num_threads())));
       found = known;
     }
-    compute(pool, s, Wanted(wanted), type, *found, static_cast<char*>(x.untyped_data()),
-            static_cast<char*>(k.untyped_data()), static_cast<char*>(y.untyped_data()));
+    return compute(pool, s, Wanted(wanted), type, found, static_cast<char*>(x.untyped_data()),
+                   static_cast<char*>(k.untyped_data()), static_cast<char*>(y.untyped_data()));
   } catch (const std::exception& e) {
-    return ffi::Error::Internal(e.what());
+    return ended(ffi::Error::Internal(e.what()));
   }
-  return ffi::Error::Success();
 }
 
 }  // namespace

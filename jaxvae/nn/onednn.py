@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN, Intel's library that PyTorch runs on a CPU: the optional extra `onednn`.
+"""Convolutions and dense layers by oneDNN, PyTorch's library on a CPU: the optional extra `onednn`.
 
 A convolution is the trilinear form T(x, k, y) = <conv(x, k), y> of images x, a kernel k and images
 y. Its gradient by y is the convolution, its gradients by x and by k are those that training needs,
@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -56,6 +57,20 @@ def convolve_transposed(y: Array, kernel: Array, size: tuple[int, ...], *, strid
     return _convolve(back, y[None], wanted=X, shapes=shapes, window=_window(*shapes[:2], stride))[0]
 
 
+def dense(layer: Any, x: Array) -> Array:
+    """layer(x) for x [n], of which oneDNN may compute the product if it is flax's own.
+
+    Where it does is decided for a whole batch: see `LARGE`.
+    """
+    if type(layer) is not nnx.Linear or not knows(x, kernel := layer.kernel[...]):
+        return layer(x)
+    options = layer.dtype, layer.precision, layer.preferred_element_type
+    if any(options) or layer.dot_general is not jax.lax.dot_general:
+        return layer(x)
+    y = convolve(x[None, None], kernel[None, None], stride=1)[0, 0]
+    return y if layer.bias is None else y + layer.bias[...]
+
+
 def dot_general(
     x: Array, kernel: Array, dimension_numbers: DotDimensionNumbers, **options: Any
 ) -> Array:
@@ -63,19 +78,24 @@ def dot_general(
 
     XLA's products of bfloat16 are slower than those of float32 on a CPU; these are faster.
     """
-    if x.ndim == 1 and x.dtype == jnp.bfloat16 and serves(x, kernel):
+    if x.ndim == 1 and x.dtype == jnp.bfloat16 and knows(x, kernel):
         return convolve(x[None, None], kernel[None, None], stride=1)[0, 0]
     return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
 
 
 def serves(*arrays: Array) -> bool:
-    """Whether oneDNN is at hand for them, on the one CPU device there is.
+    """Whether oneDNN is at hand for them, on the one CPU device there is."""
+    return jax.device_count() == 1 and knows(*arrays)
+
+
+def knows(*arrays: Array) -> bool:
+    """Whether oneDNN is there and computes with them.
 
     All are float32, or all bfloat16 if the CPU multiplies that.
     """
     (dtype,) = dtypes if len(dtypes := {x.dtype for x in arrays}) == 1 else (None,)
     known = dtype == jnp.float32 or (dtype == jnp.bfloat16 and has_bfloat16())
-    return known and jax.default_backend() == "cpu" and jax.device_count() == 1 and ready()
+    return known and jax.default_backend() == "cpu" and ready()
 
 
 @cache
@@ -120,7 +140,11 @@ def _called(first: Array, second: Array, *, wanted: int, shapes: Shapes, window:
 
 
 def _plain(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window) -> Array:
-    """The same by `lax.conv` and its transposes."""
+    """The same by `lax.conv` and its transposes; of a dense layer by products."""
+    if _dense(shapes, window):
+        a, b = (rows.reshape(-1, rows.shape[-1]) for rows in (first, second))
+        out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
+        return (a @ b if wanted == Y else b @ a.T if wanted == X else a.T @ b).reshape(out.shape)
     stride, before, after = window[:2], window[2:4], window[4:]
 
     def conv(x: Array, kernel: Array) -> Array:
@@ -136,14 +160,30 @@ def _plain(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: 
     return jax.linear_transpose(given, jax.ShapeDtypeStruct(out.shape, out.dtype))(second)[0]
 
 
+LARGE = 2**26
+"""So many products of two numbers in float32 repay the call; below, XLA's are as fast or faster."""
+
+
+def _dense(shapes: Shapes, window: Window) -> bool:
+    return window == (1, 1, 0, 0, 0, 0) and shapes[1][:2] == (1, 1)
+
+
+def _repays(first: Shaped, second: Shaped, *, wanted: int, shapes: Shapes, window: Window) -> bool:
+    """Whether oneDNN is faster: of convolutions, in bfloat16, and of large products."""
+    if not _dense(shapes, window):
+        return True
+    rows = (second if wanted == X else first).shape[0] * shapes[2][0] * shapes[2][1]
+    large = first.dtype != jnp.float32 or rows * shapes[1][2] * shapes[1][3] >= LARGE
+    return large and jax.device_count() == 1
+
+
 def _lowered(context: Any, *operands: Any, **static: Any) -> Any:
     leaves = context.module_context.lowering_parameters.for_export
-    return mlir.lower_fun(_plain if leaves else _called, multiple_results=False)(
-        context, *operands, **static
-    )
+    form = _plain if leaves or not _repays(*context.avals_in, **static) else _called
+    return mlir.lower_fun(form, multiple_results=False)(context, *operands, **static)
 
 
-primitive.def_impl(jax.jit(_called, static_argnames=("wanted", "shapes", "window")))
+primitive.def_impl(jax.jit(_convolve, static_argnames=("wanted", "shapes", "window")))
 mlir.register_lowering(primitive, mlir.lower_fun(_plain, multiple_results=False))
 mlir.register_lowering(primitive, _lowered, platform="cpu")
 
@@ -159,7 +199,8 @@ ad.defbilinear(primitive, partial(_gradient, 0), partial(_gradient, 1))
 
 
 def _batched(given: Any, axes: Any, *, wanted: int, **static: Any) -> tuple[Array, int]:
-    """Images of one kernel are more images; whatever else is batched, one after another."""
+    """Images of one kernel are more images; whatever else is batched, one after another, but small
+    products of matrices."""
     i = int(wanted == X)  # which of the two are the images
     if wanted != K and axes[1 - i] is None:
         images = jnp.moveaxis(given[i], axes[i], 0)
@@ -167,6 +208,12 @@ def _batched(given: Any, axes: Any, *, wanted: int, **static: Any) -> tuple[Arra
         folded[i] = images.reshape(-1, *images.shape[2:])
         out = _convolve(*folded, wanted=wanted, **static)
         return out.reshape(*images.shape[:2], *out.shape[1:]), 0
+    each = [
+        x if d is None else jax.eval_shape(lambda x, d=d: jnp.take(x, 0, d), x)
+        for x, d in zip(given, axes, strict=True)
+    ]
+    if not _repays(*each, wanted=wanted, **static):
+        return jax.vmap(partial(_plain, wanted=wanted, **static), axes)(*given), 0
     rows = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(given, axes, strict=True)]
 
     def one(batched: list[Array]) -> Array:

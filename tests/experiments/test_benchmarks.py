@@ -175,4 +175,4 @@ def test_a_step_is_taken_apart_by_its_trace(monkeypatch):
     assert whole > 0
     assert min(each.values()) >= 0
     assert {"matrix products", "copies"} <= kinds
-    assert tracing.kind("ffi_call.3", "") == "convolutions, oneDNN"
+    assert tracing.kind("ffi_call.3", "") == "convolutions and large products, oneDNN"

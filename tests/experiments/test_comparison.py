@@ -1,9 +1,10 @@
 """A comparison of models that is ended goes on, and trains nothing twice or from other data."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.common.comparison import compare
@@ -22,8 +23,7 @@ def runs(trained, *data):
         here, there = jax.random.split(key)
         return {"w": jax.random.normal(here, (3,)) + data, "key": there}
 
-    data = [np.full(3, value, np.float32) for value in data]
-    return {f"of {d[0]:g}": lambda key, d=jnp.asarray(d): run(d, key) for d in data}
+    return {f"of {value:g}": partial(run, jnp.full(3, value)) for value in data}
 
 
 def mean_of(key, model):

@@ -50,7 +50,7 @@ def as_on(backend: str) -> Iterator[None]:
     """The library's forms of another backend: products for a CPU, `lax.conv` elsewhere."""
     with (
         mock.patch.object(jax, "default_backend", return_value=backend),
-        mock.patch.object(onednn, "serves", return_value=False),
+        mock.patch.object(onednn, "knows", return_value=False),
     ):
         yield
 

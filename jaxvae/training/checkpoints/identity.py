@@ -164,24 +164,24 @@ class Identity(NamedTuple):
         return None
 
     def other_start(self, leaves: Mapping[str, Any], info: Mapping[str, Any]) -> str | None:
-        """In what the first state or the step differ, or None; a warning where none can say."""
-        if info["made_by"] != _made_by():
+        """In what the first state or the step differ, or None; a warning where versions, device or
+        the form of its operations differ as well, so that the run may be the same."""
+        why = _first_other(info["start"], self.start)
+        text = zlib.decompress(np.asarray(leaves["['computation']"]).tobytes()).decode()
+        if not why and (found := first_other_line(NUMPY.sub(r"\1", text), self.step)):
+            there, here = (line if len(line) < 90 else line[:90] + "..." for line in found)
+            why = (
+                "objective, optimiser or network compute something else, first where it is "
+                f"{there!r} there and {here!r} here"
+            )
+        if why and info["made_by"] != _made_by():
             warnings.warn(
                 f"the run was begun with {info['made_by']} and goes on with {_made_by()}: whether "
                 "objective, optimiser and network are the same is not known",
                 stacklevel=5,
             )
             return None
-        if why := _first_other(info["start"], self.start):
-            return why
-        text = zlib.decompress(np.asarray(leaves["['computation']"]).tobytes()).decode()
-        if found := first_other_line(NUMPY.sub(r"\1", text), self.step):
-            there, here = (line if len(line) < 90 else line[:90] + "..." for line in found)
-            return (
-                "objective, optimiser or network compute something else, first where it is "
-                f"{there!r} there and {here!r} here"
-            )
-        return None
+        return why
 
 
 def _first_other(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -192,4 +192,7 @@ def _first_other(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
 
 
 def _made_by() -> str:
-    return f"jaxvae {version_of('jaxvae')}, jax {jax.__version__} on {jax.default_backend()}"
+    from jaxvae.nn import onednn  # which imports this module
+
+    form = " with oneDNN" if onednn.serves(jnp.zeros(())) else ""
+    return f"jaxvae {version_of('jaxvae')}, jax {jax.__version__} on {jax.default_backend()}{form}"

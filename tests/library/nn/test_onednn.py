@@ -2,16 +2,19 @@
 
 import importlib.metadata
 import subprocess
+import warnings
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax import export
 
-from jaxvae.nn import onednn
+import jaxvae
+from jaxvae.nn import ConvDecoder, ConvEncoder, onednn
 from jaxvae.nn.convolutions import Down, Up, convolution_down, convolution_up
 from jaxvae.nn.heads import NormalHead
 from jaxvae.nn.networks import MLP, Conditional
@@ -119,24 +122,145 @@ def test_layers_take_it_where_it_is_faster(monkeypatch):
     assert not taken(wide, x)
 
 
+def called(function, *arguments) -> bool:
+    return onednn.TARGET in jax.jit(function).lower(*arguments).as_text()
+
+
+@here
+def test_large_products_of_dense_layers_are_its_own(monkeypatch):
+    """Of a batch, whatever the number of devices says of the program; and not small ones."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    net = Conditional(MLP, NormalHead(1.0), (300,), (5,), rngs=nnx.Rngs(0))
+    large, xs = Conditional(MLP, NormalHead(1.0), (512,), (1024,), rngs=nnx.Rngs(0)), jnp.ones
+    of = lambda net: jax.vmap(lambda x: net(x).mean())
+    assert called(of(large), xs((512, 512)))
+    assert not called(of(large), xs((64, 512)))
+    assert not called(of(net), xs((512, 300)))
+    program = str(jax.make_jaxpr(of(large))(xs((512, 512))))
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert str(jax.make_jaxpr(of(large))(xs((512, 512)))) == program
+    assert not called(lambda x: of(large)(x), xs((512, 512)))
+
+
+@pytest.mark.thorough
+@here
+@pytest.mark.parametrize("least", [0, 2**26], ids=["called", "plain"])
+def test_dense_layers_have_the_derivatives_of_a_product(monkeypatch, least):
+    """Of a batch and one by one, of kernels in a row, and the second ones."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(onednn, "LARGE", least)
+    x, kernel, kernels = normal(0, 5, 7), normal(1, 7, 3), normal(2, 2, 7, 3)
+
+    def everything(product, x, kernel, kernels):
+        def loss(x, kernel):
+            return jnp.sum(jnp.cos(product(x, kernel)))
+
+        def mean(x, kernel):
+            return jnp.mean(jax.vmap(loss, (0, None))(x, kernel))
+
+        both = (0, 1)
+        return (
+            jax.value_and_grad(mean, both)(x, kernel),
+            jax.vmap(jax.grad(loss, both), (0, None))(x, kernel),
+            jax.vmap(jax.grad(mean, both), (None, 0))(x, kernels),
+            jax.vmap(jax.vmap(product, (0, None)), (None, 0), 1)(x, kernels),
+            jax.hessian(mean, 1)(x, kernel),
+        )
+
+    def ours(x, kernel):
+        layer = nnx.Linear(7, 3, use_bias=False, rngs=nnx.Rngs(0))
+        layer.kernel[...] = kernel
+        return onednn.dense(layer, x)
+
+    given = x, kernel, kernels
+    assert called(partial(everything, ours), *given) == (least == 0)
+    found = jax.jit(partial(everything, ours))(*given)
+    assert alike(found, partial(everything, jnp.dot)(*given))
+    assert alike(ours(x[0], kernel), x[0] @ kernel)  # and eagerly
+
+
+@here
+def test_a_sweep_takes_one_point_at_a_time_of_what_it_computes(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    net = Conditional(MLP, NormalHead(1.0), (512,), (1024,), rngs=nnx.Rngs(0))
+
+    def points(rows):
+        def run(scale):
+            return jnp.sum(jax.vmap(lambda x: net(x).mean())(jnp.full((rows, 512), scale)))
+
+        return jaxvae.training.points_at_once(run, {"scale": 1.0}, 9, backend="cpu")
+
+    assert (points(4), points(128)) == (4, 1)
+
+
+@here
+@pytest.mark.parametrize("channels", [1, 32])
+def test_every_call_gives_the_same_bits(channels):
+    """Whichever of XLA's threads computed which images of the sum over them."""
+    x, y = normal(0, 128, 28, 28, channels), normal(1, 128, 14, 14, 32)
+    kernel = normal(2, 4, 4, channels, 32)
+
+    @jax.jit
+    def gradient(kernel):
+        return jax.grad(lambda k: jnp.sum(y * jax.vmap(down, (0, None))(x, k)))(kernel)
+
+    assert len({np.asarray(gradient(kernel)).tobytes() for _ in range(30)}) == 1
+
+
+@here
+def test_a_run_goes_on_where_it_is_not_there(monkeypatch, tmp_path):
+    """Of convolutions with a warning, as their program is another; of dense layers without."""
+    images = normal(0, 32, 8, 8, 1)
+    parts = {"conv": (ConvEncoder, ConvDecoder), "mlp": (MLP, MLP)}
+
+    def run(name, epochs):
+        make = partial(Conditional, rngs=nnx.Rngs(0))
+        encoder, decoder = (partial(part, hidden=(8,)) for part in parts[name])
+        model = jaxvae.VAE(
+            make(encoder, NormalHead(), (8, 8, 1), (2,)),
+            make(decoder, NormalHead(1.0), (2,), (8, 8, 1)),
+            jaxvae.StandardNormal((2,)),
+        )
+        optimizer = optax.adam(1e-3)
+        state, _ = jaxvae.fit(
+            jaxvae.train_step(jaxvae.elbo, optimizer),
+            jaxvae.init_state(model, optimizer),
+            jax.random.key(1),
+            images,
+            epochs=epochs,
+            batch_size=16,
+            checkpoints=jaxvae.Checkpoints(tmp_path / name),
+            progress=False,
+        )
+        return int(state.step)
+
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert [run(name, 1) for name in parts] == [2, 2]
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.warns(UserWarning, match="begun with .* with oneDNN and goes on with"):
+        assert run("conv", 2) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run("mlp", 2) == 4
+
+
 @pytest.mark.thorough
 @here
 @pytest.mark.skipif(not onednn.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
 def test_dense_layers_take_it_in_bfloat16(monkeypatch):
-    """As near to the exact product as XLA's, with sums in float32; float32 stays XLA's."""
+    """As near to the exact product as XLA's, with sums in float32."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     head, rngs = NormalHead(1.0), nnx.Rngs(0)
     net = Conditional(MLP, head, (300,), (5,), dtype=jnp.bfloat16, rngs=rngs)
     plain = Conditional(MLP, head, (300,), (5,), rngs=nnx.Rngs(0))
     xs = normal(0, 3, 300)
-    assert taken(lambda x: net(x).mean(), xs[0])
-    assert not taken(lambda x: plain(x).mean(), xs[0])
+    assert called(lambda x: net(x).mean(), xs[0])
 
     def loss(net):
         return jnp.sum(jax.vmap(lambda x: net(x).mean() ** 2)(xs))
 
     ours = jax.jit(jax.grad(loss))(net)
-    monkeypatch.setattr(onednn, "serves", lambda *_, **__: False)
+    monkeypatch.setattr(onednn, "knows", lambda *_: False)
     theirs, exact = jax.grad(lambda net: loss(net))(net), jax.grad(loss)(plain)
     for a, b, c in zip(*map(jax.tree.leaves, (ours, theirs, exact)), strict=True):
         assert np.max(np.abs(a - c)) <= max(2 * np.max(np.abs(b - c)), 2**-8 * np.max(np.abs(c)))
