@@ -60,9 +60,14 @@ def convolve_transposed(y: Array, kernel: Array, size: tuple[int, ...], *, strid
 def dense(layer: Any, x: Array) -> Array:
     """layer(x) for x [n], of which oneDNN may compute the product if it is flax's own.
 
-    Where it does is decided for a whole batch: see `LARGE`.
+    Where it does is decided for a whole batch: see `LARGE`. A kernel of which that would take
+    thousands of rows is left to XLA at once, so that small networks need no handler.
     """
-    if type(layer) is not nnx.Linear or not knows(x, kernel := layer.kernel[...]):
+    if type(layer) is not nnx.Linear:
+        return layer(x)
+    kernel = layer.kernel[...]
+    small = kernel.dtype == jnp.float32 and kernel.size < LARGE >> 11
+    if small or not knows(x, kernel):
         return layer(x)
     options = layer.dtype, layer.precision, layer.preferred_element_type
     if any(options) or layer.dot_general is not jax.lax.dot_general:
