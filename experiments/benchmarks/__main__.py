@@ -125,6 +125,11 @@ def main(arguments: Sequence[str] = ()) -> None:
             peers.append(peer)
         else:
             console.print(f"{peer}: left out, as {package} is not installed")
+    folder = options.output / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    installed = {p: metadata.version(p) for p in PACKAGES if find_spec(p)}
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "rounds": options.rounds}
+    machine |= installed | {"python": platform.python_version()}
     found: dict[str, dict[str, Numbers]] = {}
     for workload in options.workloads:
         runs = defaultdict(list)
@@ -136,14 +141,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         for peer, n in found[workload].items():
             if "error" in n:
                 console.print(f"{peer}: {n['error']}", soft_wrap=True)
-
-    folder = options.output / "benchmarks"
-    folder.mkdir(parents=True, exist_ok=True)
-    installed = {p: metadata.version(p) for p in PACKAGES if find_spec(p)}
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "rounds": options.rounds}
-    result = {"machine": machine | installed | {"python": platform.python_version()}} | found
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    plot(folder / "speed.png", found)
+        result = {"machine": machine} | found  # after each, as all take the better part of an hour
+        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        plot(folder / "speed.png", found)
     console.print(f"numbers and picture: {folder}/", soft_wrap=True)
 
 

@@ -102,7 +102,8 @@ char* own(Use use, size_t bytes) {
   return buffer.data.get();
 }
 
-// memory of a call, whose threads share it, kept for a later one
+// memory of a call, whose threads share it, kept for a later one (by the end of the process too,
+// where a call may still be under way)
 std::shared_ptr<char> borrowed(size_t bytes) {
   static std::mutex taking;
   static auto& kept = *new std::multimap<size_t, Bytes>;
@@ -152,11 +153,12 @@ struct Part {
   memory::desc x, k, y, scratchpad;
 };
 
-// Products of rows: y = x k, x = y k^T, k = x^T y; of a dense layer n rows or columns of the result.
+// Products of rows: y = x k, x = y k^T, k = x^T y; of a dense layer n of the rows or columns.
 Part product(const Shape& s, Wanted wanted, int64_t n, memory::data_type type,
              const dnnl::primitive_attr& attr) {
-  int64_t rows = (s.dense() ? s.n : n) * s.oh * s.ow, inputs = s.inputs(), outputs = s.m;
-  if (s.dense()) (s.split(wanted) == Rows ? rows : s.split(wanted) == Inputs ? inputs : outputs) = n;
+  int64_t sizes[] = {n * s.oh * s.ow, s.inputs(), s.m};  // Rows, Inputs, Outputs
+  if (s.dense()) sizes[Rows] = s.rows(), sizes[s.split(wanted)] = n;
+  const auto [rows, inputs, outputs] = sizes;
   const memory::desc y({rows, outputs}, type, memory::dims{s.m, 1});
   const memory::desc x({rows, inputs}, wanted == X && s.thin() ? F32 : type,
                        memory::dims{s.inputs(), 1});
@@ -216,8 +218,9 @@ Plan plan(const Shape& s, Wanted wanted, memory::data_type type, int64_t workers
   const int64_t most = (all + workers - 1) / workers;
   const int64_t bytes = memory::data_type_size(type) * (s.h * s.w * s.c + s.oh * s.ow * s.m);
   // an oneDNN gradient by the kernel costs the same for few images as for many
-  const int64_t size = s.dense() ? (s.rows() * s.c * s.m < kAlone ? all : most)
-                       : wanted == K && !s.thin() ? most : std::clamp<int64_t>(kPiece / bytes, 1, most);
+  const bool small = s.dense() && s.rows() * s.c * s.m < kAlone;
+  const bool equal = s.dense() || (wanted == K && !s.thin());
+  const int64_t size = small ? all : equal ? most : std::clamp<int64_t>(kPiece / bytes, 1, most);
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   auto of = [&](int64_t n, const memory::desc* order) {

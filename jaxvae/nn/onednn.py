@@ -32,6 +32,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.lax import DotDimensionNumbers
 
+from jaxvae.training.checkpoints.identity import FORMS
+
 TARGET = "jaxvae_convolve"
 PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 SOURCE = Path(__file__).with_suffix(".cc")
@@ -91,6 +93,9 @@ def dot_general(
 def serves(*arrays: Array) -> bool:
     """Whether oneDNN is at hand for them, on the one CPU device there is."""
     return jax.device_count() == 1 and knows(*arrays)
+
+
+FORMS.append(lambda: " with oneDNN" if serves(jnp.zeros(())) else "")
 
 
 def knows(*arrays: Array) -> bool:

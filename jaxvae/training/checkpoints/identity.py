@@ -20,6 +20,10 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 NUMPY = re.compile(r"\bnp\.\w+\(([-+.\w]+)\)")
 
 
+FORMS: list[Callable[[], str]] = []
+"""What else on this machine decides how a program is written, in words: `nn` says of oneDNN."""
+
+
 def checksums(name: str, tree: Tree) -> dict[str, str]:
     """Name and path -> dtype, shape and CRC-32 of every leaf, of the rows of each process in turn.
 
@@ -192,7 +196,5 @@ def _first_other(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | 
 
 
 def _made_by() -> str:
-    from jaxvae.nn import onednn  # which imports this module
-
-    form = " with oneDNN" if onednn.serves(jnp.zeros(())) else ""
-    return f"jaxvae {version_of('jaxvae')}, jax {jax.__version__} on {jax.default_backend()}{form}"
+    versions = f"jaxvae {version_of('jaxvae')}, jax {jax.__version__}"
+    return f"{versions} on {jax.default_backend()}" + "".join(form() for form in FORMS)
