@@ -33,6 +33,7 @@ enum Side { Rows, Inputs, Outputs };
 constexpr auto F32 = memory::data_type::f32;
 constexpr int64_t kPiece = 1 << 19;  // bytes of x and y, half a core's second cache
 constexpr int64_t kAlone = 1 << 21;  // products of a dense layer that do not repay another thread
+constexpr int64_t kSums = 64;        // pieces at most whose sums are kept
 constexpr int64_t kThin = 64;        // inputs of an output, up to which rows of them are copied
 
 const dnnl::engine& cpu() {
@@ -220,7 +221,9 @@ Plan plan(const Shape& s, Wanted wanted, memory::data_type type, int64_t workers
   // an oneDNN gradient by the kernel costs the same for few images as for many
   const bool small = s.dense() && s.rows() * s.c * s.m < kAlone;
   const bool equal = s.dense() || (wanted == K && !s.thin());
-  const int64_t size = small ? all : equal ? most : std::clamp<int64_t>(kPiece / bytes, 1, most);
+  const int64_t least = wanted == K ? (all + kSums - 1) / kSums : 1;
+  const int64_t fits = std::clamp<int64_t>(std::max(kPiece / bytes, least), 1, most);
+  const int64_t size = small ? all : equal ? most : fits;
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   auto of = [&](int64_t n, const memory::desc* order) {
