@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Tree, check_leaves, check_pair, checked
+from jaxvae.checks import Key, Tree, a_class_of, check_leaves, check_pair, checked
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import BATCH
 
@@ -46,12 +46,25 @@ def batched(
     ) -> tuple[Array, A]:
         keys = jax.random.split(key, batch_size(xs))
         pure = functional(model)
-        one = jax.vmap(lambda k, x: objective(pure, k, x, *args, **hyper), axis_name=BATCH)
-        bounds, aux = one(keys, xs)
+
+        def one(key: Array, x: Any) -> tuple[Array, A]:
+            return _pair(objective(pure, key, x, *args, **hyper))
+
+        bounds, aux = jax.vmap(one, axis_name=BATCH)(keys, xs)
         return jnp.mean(bounds), aux
 
     vars(batch_objective)["batched"] = True
     return batch_objective
+
+
+def _pair(found: Any) -> tuple[Array, Any]:
+    if not (isinstance(found, tuple) and len(found) == 2):
+        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else a_class_of(found)
+        raise TypeError(
+            f"batched: objective returned {what}, expected (bound, aux); aux is None, or a dict of "
+            "what else to follow"
+        )
+    return found
 
 
 def check_example(objective: Callable[..., Any]) -> None:

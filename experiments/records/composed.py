@@ -49,11 +49,11 @@ import jaxvae
 from experiments.common.data import load
 from experiments.common.evaluate import inputs
 from experiments.records.gated import GatedMLP
-from experiments.records.runs import Gaussians, kept, measured
+from experiments.records.runs import Gaussians, kept, measured, train
 from jaxvae import nn
 from jaxvae.bounds import log_mean_exp
 from jaxvae.protocols import log_likelihood
-from jaxvae.training import average_parameters, averaged_model, validation
+from jaxvae.training import averaged_model, validation
 
 SHAPE = (28, 28, 1)  # of an image
 WIDTH = 300  # units of a gated layer
@@ -62,7 +62,6 @@ PSEUDO_INPUTS = 500  # K of the VampPrior
 FLOW_LAYERS = 4  # couplings of the posterior's flow
 CONTEXT = 64  # numbers that the encoder hands to them
 LEARNING_RATE = 2e-3  # of Adam at the start; it falls to 0 along a cosine
-AVERAGED = 0.02  # of the steps, the last of which are in the average of the parameters
 BATCH = 250  # images a step
 WARM_UP = 0.1  # of the epochs, in which beta rises to 1
 HELD_OUT = 10_000  # training images that validate
@@ -149,29 +148,25 @@ def bound(
     return jaxvae.doubly_reparameterized(log_mean_exp, term, model.encode(x), keys)
 
 
-def train(
+def run(
     factors: Factors, images: jax.Array, held_out: jax.Array, seed: int, epochs: int, folder: Path
 ) -> Any:
+    """The state after all epochs."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    steps = epochs * (len(images) // BATCH)
-    rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
-    optimizer = optax.chain(optax.adam(rate), average_parameters(1.0 - 1.0 / (AVERAGED * steps)))
-    objective = jaxvae.preprocessed(partial(bound, factors.num_samples), jaxvae.binarize)
-    looks = validation(
-        jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize), jax.random.key(97), held_out
-    )
-    state, _ = jaxvae.fit(
-        jaxvae.train_step(objective, optimizer),
-        jaxvae.init_state(compose(factors, images, init_key), optimizer),
+    bound_of, elbo = partial(bound, factors.num_samples), jaxvae.elbo
+    objective, looked_at = (jaxvae.preprocessed(f, jaxvae.binarize) for f in (bound_of, elbo))
+    return train(
+        objective,
+        compose(factors, images, init_key),
         run_key,
         images,
+        folder,
         epochs=epochs,
         batch_size=BATCH,
-        callbacks=[looks],
-        checkpoints=jaxvae.Checkpoints(folder, keep=1),
-        beta=optax.linear_schedule(0.0, 1.0, int(WARM_UP * steps)),
+        learning_rate=LEARNING_RATE,
+        callbacks=[validation(looked_at, jax.random.key(97), held_out)],
+        beta=optax.linear_schedule(0.0, 1.0, int(WARM_UP * epochs * (len(images) // BATCH))),
     )
-    return state
 
 
 def main(
@@ -194,7 +189,7 @@ def main(
     for name in factors:
         for seed in seeds:
             began, folder = time.process_time(), FOLDER / data / f"{name}, {epochs} epochs"
-            state = train(FACTORS[name], images, held_out, seed, epochs, folder / f"seed_{seed}")
+            state = run(FACTORS[name], images, held_out, seed, epochs, folder / f"seed_{seed}")
             key = jax.random.key(1000 + seed)
             last = measured(state.model, key, test, samples)["NLL"]
             numbers = measured(averaged_model(state), key, test, samples)

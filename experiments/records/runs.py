@@ -7,10 +7,45 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxvae
 from jaxvae import evaluation
 from jaxvae.bounds import log_mean_exp
+from jaxvae.training import average_parameters
+
+AVERAGED = 0.02  # of the steps, the last of which are in the average of the parameters
+
+
+def train(
+    objective: Any,
+    model: Any,
+    key: jax.Array,
+    images: jax.Array,
+    folder: Path,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    callbacks: Any = (),
+    **schedules: Any,
+) -> Any:
+    """The state after all epochs, by Adam's rate that falls to 0 along a cosine."""
+    steps = epochs * (len(images) // batch_size)
+    rate = optax.cosine_decay_schedule(learning_rate, steps)
+    optimizer = optax.chain(optax.adam(rate), average_parameters(1.0 - 1.0 / (AVERAGED * steps)))
+    state, _ = jaxvae.fit(
+        jaxvae.train_step(objective, optimizer),
+        jaxvae.init_state(model, optimizer),
+        key,
+        images,
+        epochs=epochs,
+        batch_size=batch_size,
+        callbacks=callbacks,
+        checkpoints=jaxvae.Checkpoints(folder, keep=1),
+        **schedules,
+    )
+    return state
 
 
 def measured(model: Any, key: jax.Array, xs: Any, num_samples: int) -> dict[str, float]:

@@ -18,9 +18,9 @@ import numpy as np
 from flax import nnx
 from flax.core import FrozenDict
 
-from jaxvae.checks import a_class_of
+from jaxvae.checks import Tree, a_class_of, written
 from jaxvae.nn.activations import Named, by_name
-from jaxvae.pytrees import Constant, paths
+from jaxvae.pytrees import Constant, held
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import Network
 
@@ -30,6 +30,7 @@ FUNCTIONS = ("jax.nn", "jax.numpy", "jax.lax")
 PURE = ("jaxvae.distributions", "jaxvae.bijectors", "jaxvae.models", "jaxvae.nn.heads",
         "flax.nnx.nn")  # fmt: skip
 FILES = ("save", "savez", "load", "fromfile", "from_dlpack", "fromfunction", "apply_along_axis")
+OF_CONSTANT = "constant "  # begins the names of arrays that are no leaves
 Trusted = Collection[str]
 Description = Any
 """What JSON holds."""
@@ -46,6 +47,13 @@ class _Leaf:
     path: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """Stands for a `Constant` of a value."""
+
+    value: Any
+
+
 def describe(model: object) -> tuple[Any, dict[str, Any]]:
     """The description of a model, as JSON holds it, and the arrays that are no leaves of it.
 
@@ -53,10 +61,22 @@ def describe(model: object) -> tuple[Any, dict[str, Any]]:
     >>> describe(StandardNormal((2,)))[0]
     {'class': 'jaxvae:StandardNormal', 'fields': {'shape': {'tuple': [2]}}}
     """
-    constants: dict[str, Any] = {}
-    marked = [_Leaf(path) if _is_array(leaf) else leaf for path, leaf in paths(model).items()]
-    whole = jax.tree.unflatten(jax.tree.structure(model), marked)
-    return _described(whole, "model", constants), constants
+    constants = {OF_CONSTANT + path: leaf for path, leaf in held(model).items() if _is_array(leaf)}
+
+    return _described(_marked(model, ""), "model", constants), constants
+
+
+def _marked(tree: Tree, below: str) -> Any:
+    """The tree with a `_Leaf` for every array, and `_Held` for every `Constant`."""
+
+    def mark(path: tuple[Any, ...], part: Any) -> Any:
+        at = below + written(tree, path)
+        if isinstance(part, Constant):
+            inside = OF_CONSTANT + at.removeprefix(OF_CONSTANT) + ".value"
+            return _Held(_marked(part.value, inside))
+        return _Leaf(at) if _is_array(part) else part
+
+    return jax.tree_util.tree_map_with_path(mark, tree, is_leaf=lambda p: isinstance(p, Constant))
 
 
 def rebuild(description: Description, arrays: Mapping[str, Any], trusted: Trusted = ()) -> Any:
@@ -93,9 +113,9 @@ def _described(given: object, at: str, constants: dict[str, Any]) -> Any:
     if isinstance(value, _Leaf):
         return {"leaf": value.path}
     if _is_array(value):
-        constants[f"constant {len(constants)}"] = value
+        constants[f"{OF_CONSTANT}{len(constants)}"] = value
         return {
-            "constant": f"constant {len(constants) - 1}",
+            "constant": f"{OF_CONSTANT}{len(constants) - 1}",
             "numpy": isinstance(value, (np.ndarray, np.generic)),
         }
     if isinstance(value, np.dtype):
@@ -110,7 +130,7 @@ def _described(given: object, at: str, constants: dict[str, Any]) -> Any:
     if isinstance(value, Named):
         options = {n: of(v, n) for n, v in value.options}
         return {"activation": f"{value.module}:{value.name}", "options": options}
-    if isinstance(value, Constant):
+    if isinstance(value, (_Held, Constant)):
         return {"held": of(value.value, "value")}
     if isinstance(value, Network):
         return {"network": of(_module_of(value, at), "module")}

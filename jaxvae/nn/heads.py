@@ -1,7 +1,8 @@
 """Heads: from a network's raw output to a distribution, whatever the network.
 
-A head is a frozen dataclass with `raw_shape(event_shape)`, what it needs of the network, and
-`raw -> Distribution`. Raw parameters may be any real numbers.
+A head has `raw_shape(event_shape)`, what it needs of the network, and is called with what that
+returns: `raw -> Distribution`. Raw parameters may be any real numbers. One that learns something
+itself, or holds heads that may, is a module; any other is a frozen dataclass.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Annotated, Generic, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 from jax.core import Tracer
 from typing_extensions import TypeAliasType
@@ -27,6 +29,7 @@ from jaxvae.distributions import (
     OneHotCategorical,
     Product,
 )
+from jaxvae.nn.modules import Module
 
 D = TypeVar("D", covariant=True)
 
@@ -168,9 +171,10 @@ def open_categorical(logits: Array) -> Categorical:
     return Categorical(jnp.concatenate([known, unseen], axis=-1))
 
 
-@dataclass(frozen=True)
-class ProductHead:
+class ProductHead(Module):
     """Raw parameters -> `Product`: a flat vector cut into the raw parameters of each column.
+
+    What a column's head learns, as a `SharedScaleHead` its sigma, trains with the rest.
 
     Args:
       columns: (name, head, event shape) of each; events are dicts.
@@ -181,7 +185,9 @@ class ProductHead:
     ((3,), ['height', 'smokes'])
     """
 
-    columns: tuple[tuple[str, Head, Shape], ...]
+    def __init__(self, columns: tuple[tuple[str, Head, Shape], ...]):
+        learned = any(isinstance(head, nnx.Module) for _, head, _ in columns)
+        self.columns = nnx.data(columns) if learned else columns
 
     def raw_shape(self, shape: Shape) -> Shape:
         del shape  # of each column, which `columns` says
@@ -196,11 +202,16 @@ class ProductHead:
         return Product(parts)
 
 
-@dataclass(frozen=True)
-class MaskedHead:
-    """Another head's distribution, `Masked`: a likelihood of data with missing entries."""
+class MaskedHead(Module):
+    """Another head's distribution, `Masked`: a likelihood of data with missing entries.
 
-    head: Head
+    >>> head = MaskedHead(NormalHead())
+    >>> float(head(jnp.zeros(2)).log_prob((jnp.array([jnp.nan]), jnp.array([False]))))
+    0.0
+    """
+
+    def __init__(self, head: Head):
+        self.head = head
 
     def raw_shape(self, shape: Shape) -> Shape:
         return self.head.raw_shape(shape)

@@ -19,7 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import Tree, checked
-from jaxvae.nn.descriptions import NotDescribedError, Trusted, describe, rebuild, resolve
+from jaxvae.nn.descriptions import (
+    OF_CONSTANT,
+    NotDescribedError,
+    Trusted,
+    describe,
+    rebuild,
+    resolve,
+)
 from jaxvae.nn.model_folders import (
     CARD,
     FORMAT,
@@ -41,7 +48,7 @@ from jaxvae.nn.model_folders import (
     shape_of,
     write_folder,
 )
-from jaxvae.pytrees import is_key, paths
+from jaxvae.pytrees import held, holding, is_key, paths
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training import (
     CheckpointError,
@@ -95,18 +102,22 @@ def save_model(
     """
     folder, model, safetensors = Path(folder), functional(model), needed_safetensors("save_model")
     refuse_other(folder)
-    leaves = {p: leaf for p, leaf in paths(model).items() if is_key(leaf) or _is_number(leaf)}
-    description, constants, why = None, {}, None
+    leaves, constants = _numbers(paths(model)), _of_constants(model)
+    by_path = [*constants]
+    description, why = None, None
     if builder is not None:
-        _same_structure(folder, model, _call(folder, builder, arguments or {}, (root(builder),)))
+        arguments = _as_read(arguments or {})
+        built = _call(folder, builder, arguments, (root(builder),))
+        _restored(f"{folder}: the model", paths(model) | constants, built)
     else:
         try:
-            description, constants = describe(model)
+            description, found = describe(model)
+            constants |= found
             again = rebuild(description, leaves | constants, roots(description))
             if jax.tree.structure(again) != jax.tree.structure(model):
                 raise NotDescribedError("model holds what its description doesn't show")
         except (NotDescribedError, *NOT_BUILT) as error:
-            description, constants, why = None, {}, str(error).splitlines()[0]
+            description, why = None, str(error).splitlines()[0]
             warnings.warn(
                 f"save_model: {why}; only load_model(folder, like=model) will read this folder: "
                 'move it to a module, or give builder="package.module:function"',
@@ -120,13 +131,14 @@ def save_model(
         "model": description,
         "why_not": why,
         "builder": builder,
-        "arguments": None if builder is None else dict(arguments or {}),
+        "arguments": None if builder is None else arguments,
+        "constants": by_path,
         "arrays": {name: shape_of(leaf) for name, leaf in (leaves | constants).items()},
     }
     try:
         text = json.dumps(manifest, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise TypeError(f"save_model: about or arguments is not what JSON holds: {error}") from None
+        raise TypeError(f"save_model: about is not what JSON holds: {error}") from None
     files = {MANIFEST: text, WEIGHTS: safetensors.save(arrays)}
     sums = "".join(f"{checksum(data)}  {name}\n" for name, data in files.items())
     told = card(folder, model, manifest).encode(errors="backslashreplace")
@@ -167,8 +179,13 @@ def load_model(
     if like is None and manifest["builder"] is not None:
         like = _call(folder, manifest["builder"], manifest["arguments"], trusted)
     if like is not None:
-        wanted = functional(like)
-        return restore(folder, {p: arrays[p] for p in arrays if not _of_constant(p)}, wanted)
+        names = manifest.get("constants")  # a folder of old doesn't say what its `Constant`s held
+        stored = {
+            name: leaf
+            for name, leaf in arrays.items()
+            if not name.startswith(OF_CONSTANT) or name in (names or ())
+        }
+        return _restored(folder, stored, functional(like), old=names is None)
     if manifest["model"] is None:
         raise CheckpointError(
             f"{folder} doesn't say what builds its model, as {manifest['why_not']}; give "
@@ -197,8 +214,32 @@ def _is_number(leaf: Tree) -> bool:
     )
 
 
-def _of_constant(name: str) -> bool:
-    return name.startswith("constant ")
+def _numbers(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: leaf for name, leaf in leaves.items() if is_key(leaf) or _is_number(leaf)}
+
+
+def _of_constants(model: Tree) -> dict[str, Any]:
+    """What the model's `Constant`s hold, by the names under which it is stored."""
+    return _numbers({OF_CONSTANT + path: leaf for path, leaf in held(model).items()})
+
+
+def _restored(owner: object, stored: Mapping[str, Any], like: Tree, *, old: bool = False) -> Any:
+    """`like` with all that was stored, or, of a folder of old, all but what `Constant`s hold."""
+    leaves = {name: leaf for name, leaf in stored.items() if not name.startswith(OF_CONSTANT)}
+    model = restore(owner, leaves, like)
+    if old:
+        return model
+    inside = {f"[{name!r}]": leaf for name, leaf in stored.items() if name not in leaves}
+    found = restore(owner, inside, _of_constants(like))
+    return holding(model, {name.removeprefix(OF_CONSTANT): leaf for name, leaf in found.items()})
+
+
+def _as_read(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A builder's arguments as `load_model` will read them: a tuple becomes a list."""
+    try:
+        return json.loads(json.dumps(arguments, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"save_model: arguments is not what JSON holds: {error}") from None
 
 
 def _call(folder: Path, builder: str, arguments: Mapping[str, Any], trusted: Trusted) -> Any:
@@ -210,10 +251,6 @@ def _call(folder: Path, builder: str, arguments: Mapping[str, Any], trusted: Tru
         raise CheckpointError(f"{folder}: {builder} with {arguments} failed: {error}") from None
 
 
-def _same_structure(folder: Path, model: Tree, built: Tree) -> None:
-    restore(f"{folder}: the model", paths(functional(model)), built)
-
-
 def _of_run(folder: Path, like: Tree, trusted: tuple[str, ...]) -> Any:
     runs = [f for f in (folder, folder / "checkpoints") if checkpoint_files(f)]
     if not runs:
@@ -221,8 +258,8 @@ def _of_run(folder: Path, like: Tree, trusted: tuple[str, ...]) -> Any:
         raise CheckpointError(f"{folder} {what}; expected what save_model or a run of fit wrote")
     best = best_checkpoint(runs[0])
     if like is None:
-        given = read_checkpoint(best if best.is_file() else best / "main.ckpt", leaves=False).info
-        config = _unflattened(given.get("given", {}))
+        info = read_checkpoint(best if best.is_file() else best / "main.ckpt", leaves=False).info
+        config = info.get("config") or _unflattened(info.get("given", {}))  # one of old has paths
         if "builder" not in config:
             raise CheckpointError(
                 f"{folder} holds checkpoints that don't say what builds their model; give "

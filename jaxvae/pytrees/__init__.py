@@ -1,5 +1,6 @@
 """Pytrees: dataclasses as pytrees, constants that never train, and the paths of leaves."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
@@ -203,6 +204,38 @@ def paths(tree: Tree) -> dict[str, Any]:
     ["['a'][0]", "['f'].args[0]", "['f'].keywords['key']"]
     """
     return {written(tree, p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def held(tree: Tree) -> dict[str, Any]:
+    """Path -> leaf of what each `Constant` of a tree holds, which are no leaves of the tree.
+
+    >>> [*held({"prior": Constant({"loc": np.zeros(2)})})]
+    ["['prior'].value['loc']"]
+    """
+    found = {}
+    for at, part in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_constant):
+        if isinstance(part, Constant):
+            inside = paths(part.value) | held(part.value)
+            found |= {f"{written(tree, at)}.value{path}": leaf for path, leaf in inside.items()}
+    return found
+
+
+def holding(tree: T, leaves: Mapping[str, Any]) -> T:
+    """The tree whose `Constant`s hold these leaves, named as by `held`."""
+
+    def filled(path: tuple[Any, ...], part: Any) -> Any:
+        if not isinstance(part, Constant):
+            return part
+        at, value = f"{written(tree, path)}.value", part.value
+        inside = [leaves.get(at + p, leaf) for p, leaf in paths(value).items()]
+        below = {p.removeprefix(at): leaf for p, leaf in leaves.items() if p.startswith(at)}
+        return Constant(holding(jax.tree.unflatten(jax.tree.structure(value), inside), below))
+
+    return jax.tree_util.tree_map_with_path(filled, tree, is_leaf=_is_constant)
+
+
+def _is_constant(part: object) -> bool:
+    return isinstance(part, Constant)
 
 
 def is_key(leaf: object) -> bool:

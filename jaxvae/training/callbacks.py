@@ -9,6 +9,7 @@ the first step and `end(state)` after the last, which may return another state f
 
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,9 +22,14 @@ from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
-from jaxvae.training.checkpoints.resuming import load_checkpoint
+from jaxvae.training.checkpoints.resuming import (
+    checkpoint_files,
+    checkpoint_of,
+    load_checkpoint,
+    step_of,
+)
 from jaxvae.training.nonfinite import not_finite_at
-from jaxvae.training.objectives import check_hyper
+from jaxvae.training.objectives import check_hyper, means_of
 from jaxvae.training.steps import Metrics, TrainState
 
 
@@ -79,12 +85,12 @@ def validation(
 
     Args:
       objective: of one example, `(model, key, x) -> (bound, aux)`; bind hyper-parameters with
-        `functools.partial`. One that compares the rows of a batch sees `batch_size` of them.
+        `functools.partial`. One that compares the rows of a batch sees about `batch_size` of them.
       key: of the noise.
       xs: the rows.
       every: at least so many steps lie between two measurements; at every look by default.
       num_samples: how often each row is measured, under noise of its own.
-      batch_size: rows at once.
+      batch_size: rows at once, at most: they are cut into parts of equal size.
 
     Raises:
       TypeError: the objective needs a hyper-parameter that is not bound.
@@ -103,15 +109,16 @@ def validation(
     """
     check_hyper("validation", objective, ())
     rows = size_of(xs, "validation")
-    size = min(batch_size, rows)
+    # equal parts, or but one row smaller, so that an objective that compares rows has enough
+    cuts = np.linspace(0, rows, -(-rows // batch_size) + 1).astype(int).tolist()
+    spans = [*pairwise(cuts)]
     lifted, told = batched(objective), False
 
     @jax.jit
     def means(model: Any, key: Array, xs: Any) -> tuple[Array, Any]:
         def one(key: Array) -> tuple[Array, Any]:
             bound, aux = lifted(model, key, xs)
-            terms = aux._asdict() if hasattr(aux, "_asdict") else {}
-            return bound, jax.tree.map(jnp.mean, terms)
+            return bound, means_of(aux)
 
         keys = jax.random.split(key, num_samples)
         return jax.tree.map(jnp.mean, jax.lax.map(one, keys))
@@ -131,16 +138,16 @@ def validation(
             return None
         nonlocal told
         parts, weights = [], []
-        for start in range(0, rows, size):
-            batch = jax.tree.map(lambda leaf, i=start: leaf[i : i + size], xs)
+        for start, end in spans:
+            batch = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], xs)
             parts.append(means(state.model, jax.random.fold_in(key, start), batch))
             weights.append(size_of(batch) / rows)
         parts = jax.device_get(parts)
         bound, terms = jax.tree.map(lambda *means: np.dot(weights, means), *parts)
         if not (told or np.isfinite(bound)):
             told = True
-            start = size * int(np.argmin(np.isfinite([part for part, _ in parts])))
-            batch = jax.tree.map(lambda leaf: leaf[start : start + size], xs)
+            start, end = spans[int(np.argmin(np.isfinite([part for part, _ in parts])))]
+            batch = jax.tree.map(lambda leaf: leaf[start:end], xs)
             why = first_bad_row(state.model, start, batch)
             warnings.warn(
                 f"validation: {name}_loss is {-bound:g} at step {int(state.step)}{why}",
@@ -177,6 +184,9 @@ class _EarlyStopping:
         self._forget()
         self.run = run
         self.path = None if run.folder is None else run.folder / "best.ckpt"
+        # what a run of more epochs has saved is this one's too, and stays as it is
+        files = [] if run.folder is None else checkpoint_files(run.folder)
+        self.keeps = self.path is not None and not any(step_of(f) > run.end for f in files)
 
     def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
         del epoch, key
@@ -195,7 +205,7 @@ class _EarlyStopping:
             self.measured = True
             if self._is_best(value):
                 self.state = state
-                if self.path is not None:
+                if self.path is not None and self.keeps:
                     save_checkpoint(self.path, {"state": state})
         self._stop_if_done()
 
@@ -218,19 +228,25 @@ class _EarlyStopping:
 
     def _kept(self, like: TrainState, step: int) -> TrainState | None:
         """The state of that step; None where a later one was better, which is made again."""
-        try:
-            if self.path is None:
-                raise CheckpointError("no folder was kept")
-            found = load_checkpoint(self.path, like)
-        except CheckpointError as error:
-            warnings.warn(
-                f"early_stopping: the best state so far, of step {step}, is lost ({error}); the "
-                "best of the steps to come will be returned",
-                stacklevel=4,
-            )
-            self.best, self.since = np.inf, 0
-            return None
-        return found if int(found.step) == step else None
+        why = "no folder was kept"
+        for path in [] if self.path is None else [self.path, checkpoint_of(self.path.parent, step)]:
+            try:
+                found = load_checkpoint(path, like)
+            except CheckpointError as error:
+                why = why if path != self.path else str(error)
+                continue
+            if int(found.step) == step:
+                return found
+            if self.run.step < int(found.step) <= self.run.end:
+                return None
+            why = f"{path.name} is of step {int(found.step)}, of a run of another length"
+        warnings.warn(
+            f"early_stopping: the best state so far, of step {step}, is lost ({why}); the best of "
+            "the steps to come will be returned",
+            stacklevel=4,
+        )
+        self.best, self.since = np.inf, 0
+        return None
 
     def end(self, state: TrainState) -> TrainState | None:
         if not self.measured and int(state.step) >= self.run.end:

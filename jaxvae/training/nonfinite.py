@@ -53,6 +53,20 @@ def all_finite(tree: Any) -> Array:
     return jnp.all(jnp.array([True, *(jnp.isfinite(jnp.sum(jnp.abs(x))) for x in sums)]))
 
 
+def still_finite(before: Tree, after: Tree) -> Array:
+    """Whether every number is finite that was so before, a boolean.
+
+    A state may hold an infinity on purpose, as `optax.contrib.reduce_on_plateau` its best loss
+    before the first.
+    """
+
+    def looked_at(old: Any, new: Any) -> Any:
+        floats = jnp.issubdtype(jnp.result_type(old), jnp.floating)
+        return jnp.where(jnp.isfinite(old), new, jnp.zeros_like(new)) if floats else new
+
+    return all_finite(jax.tree.map(looked_at, before, after))
+
+
 @checked
 def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     """Lift a step to one that leaves the state as it was where loss or update are not finite.
@@ -83,7 +97,7 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
                 "skip_nonfinite: skipped is a metric, expected another hyper-parameter"
             )
         new, metrics = step(state, key, xs, **hyper)
-        good = jnp.isfinite(metrics["loss"]) & all_finite(new)
+        good = jnp.isfinite(metrics["loss"]) & still_finite(state, new)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         return kept._replace(step=new.step), metrics | {"skipped": ~good}
 
@@ -181,7 +195,9 @@ def _first_bad_step(
         good, spoiled = (middle, spoiled) if run(middle, call)[2] else (good, middle)
     before: TrainState = run(good, call)[0]
     why = ""
-    if begins := _not_finite(before):
+    infinite, leaves = _not_finite(before), paths(before)
+    # an optimiser may hold an infinity on purpose
+    if begins := [p for p in infinite if p.startswith(".model") or jnp.isnan(leaves[p]).any()]:
         culprit = f"the state it begins with, at {begins[0]},"
     elif good == first:
         culprit = " and ".join(n for n, m in metrics.items() if not np.all(np.isfinite(m[good])))
@@ -191,7 +207,8 @@ def _first_bad_step(
             culprit += f" at point {point}"
         why = first_bad_row(step, before, given, call, good, point)
     else:
-        culprit = f"the update of {_not_finite(run(spoiled, call)[0])[0]}"
+        after = _not_finite(run(spoiled, call)[0])
+        culprit = f"the update of {next(path for path in after if path not in infinite)}"
     means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
     number = int(begun.step) + good + 1
     message = f"step {number}: {culprit} not finite ({means}){why}"

@@ -1,6 +1,6 @@
 """Objectives, as a step calls them: which hyper-parameters they take."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -8,6 +8,7 @@ from inspect import Parameter, signature, unwrap
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -64,6 +65,16 @@ def check_hyper(owner: str, objective: Callable[..., Any], given: Iterable[str])
             f"{'it' if len(needed) == 1 else 'them'}, "
             f"functools.partial({name}, {', '.join(f'{n}=...' for n in needed)})"
         )
+
+
+def means_of(aux: Any) -> dict[str, Any]:
+    """The mean of every named part of aux, a NamedTuple or a dict; nothing of whatever else.
+
+    >>> means_of({"total_correlation": jnp.array([1.0, 3.0])})
+    {'total_correlation': Array(2., dtype=float32)}
+    """
+    named = aux._asdict() if hasattr(aux, "_asdict") else aux if isinstance(aux, Mapping) else {}
+    return {str(name): jnp.mean(part) for name, part in named.items()}
 
 
 def _parameters(

@@ -35,7 +35,7 @@ from jaxvae.pytrees.networks import (
     with_state,
     without_state,
 )
-from jaxvae.training.objectives import check_hyper, names_what_is_static
+from jaxvae.training.objectives import check_hyper, means_of, names_what_is_static
 from jaxvae.training.optimizers import Optimizer, update
 from jaxvae.training.trainable import check_trainable
 
@@ -126,14 +126,14 @@ def train_step(
 
     Returns:
       The step. Its metrics are scalars: `loss` (minus the mean bound, in nats), the mean of every
-      field of aux where that is a NamedTuple (`distortion` and `rate`, for the ELBO), and each
-      hyper-parameter as it was used. What else the optimiser sees it can keep, the gradient's
+      part of aux where that is a NamedTuple (`distortion` and `rate`, for the ELBO) or a dict, and
+      each hyper-parameter as it was used. What else the optimiser sees it can keep, the gradient's
       norm by `optax.chain(optax.snapshot("norm", optax.tree.norm), optimizer)` for instance.
 
     Raises:
       TypeError: by the step, where `state` is no `TrainState` or `key` no PRNG key, where the
-        objective takes no such hyper-parameter or needs another, or where the optimiser asks for
-        more than the loss.
+        objective takes no such hyper-parameter, needs another or returns no pair, or where the
+        optimiser asks for more than the loss.
       ValueError: by the step, where a hyper-parameter bears the name of another metric.
 
     >>> from jaxvae import elbo
@@ -195,8 +195,7 @@ def train_step(
         )
         moved: Any = optax.apply_updates(params, updates)
         model = with_state(moved, new_state(kept, left))
-        terms = aux._asdict() if hasattr(aux, "_asdict") else {}
-        metrics = {"loss": value, **{name: jnp.mean(term) for name, term in terms.items()}}
+        metrics = {"loss": value, **means_of(aux)}
         for name in hyper:
             if name in metrics:
                 raise ValueError(

@@ -53,11 +53,17 @@ def check_trainable(owner: str, model: object) -> None:
 
 def check_array(where: str, leaf: object) -> None:
     """Raise TypeError, which begins with where it is, unless it is an array or a float."""
-    if not isinstance(leaf, (*ARRAYS, float)):
+    if isinstance(leaf, (*ARRAYS, float)):
+        return
+    if hasattr(leaf, "log_prob"):
         raise TypeError(
-            f"{where} is {a_class_of(leaf)}, expected an array; wrap a function in "
-            "jax.tree_util.Partial, what must not train in jaxvae.Constant"
+            f"{where} is {a_class_of(leaf)}, whose parameters no optimiser sees, expected a "
+            "pytree; decorate its dataclass with @jaxvae.pytree, or make it a NamedTuple"
         )
+    raise TypeError(
+        f"{where} is {a_class_of(leaf)}, expected an array; wrap a function in "
+        "jax.tree_util.Partial, what must not train in jaxvae.Constant"
+    )
 
 
 def _is_state(value: Any) -> bool:
@@ -67,7 +73,7 @@ def _is_state(value: Any) -> bool:
 
 
 def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
-    """Every array of floats, numbers aside, that `tree` holds but not as a leaf.
+    """Every array of floats, numbers aside but for a module's, that `tree` holds but not as a leaf.
 
     It is looked for in the structure: in functions, as of `jax.tree_util.Partial`, in static fields
     and in what these hold in turn: closures, default arguments, arguments of a `functools.partial`,
@@ -85,9 +91,10 @@ def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
         seen[id(value)] = value
         # flattening sorts the keys of a dict, and these may be of any kind
         leaves, structure = jax.tree.flatten([*value.values()] if type(value) is dict else value)
+        of_module = not {"flax.Module", "flax.Param", "equinox.Module"}.isdisjoint(kinds(value))
         for leaf in leaves:
             if isinstance(leaf, ARRAYS):
-                if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.ndim:
+                if jnp.issubdtype(leaf.dtype, jnp.inexact) and (leaf.ndim or of_module):
                     yield holder, name, leaf
             else:
                 for part, inside in _parts(leaf):

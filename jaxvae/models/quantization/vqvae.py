@@ -229,19 +229,21 @@ def ema_step(
     [-3.0, 4.0]
     """
     step = train_step(partial(objective, codebook=0.0), optimizer)
+    encoded: Objective = batched(vars(step)["objective"])  # dropout and batch norms as in training
 
     @checked
     def moved(state: TrainState, key: Key, xs: Tree, **hyper: Any) -> tuple[TrainState, Any]:
+        after, metrics = step(state, key, xs, **hyper)
         step_key = jax.random.fold_in(key, state.step)
+        given = {name: metrics[name] for name in hyper}  # schedules at this step
         # the step's own draws, so that the compiled step encodes once
-        _, terms = batched(objective)(state.model, jax.random.clone(step_key), xs)
+        _, terms = encoded(state.model, jax.random.clone(step_key), xs, **given)
         z, indices = (jax.lax.collapse(a, 0, 2) for a in (terms.vectors, terms.indices))
         quantizer = ema_codebook(state.model.quantizer, z, indices, decay=decay)
         reset_key = jax.random.fold_in(step_key, jnp.uint32(2**31))  # batches split off 0, 1, ...
         quantizer = reset_dead_codes(reset_key, quantizer, z, indices, threshold=threshold)
-        state, metrics = step(state, key, xs, **hyper)
-        quantizer = jax.tree.map(_codes_of, quantizer, state.model.quantizer, is_leaf=_is_codebook)
-        return state._replace(model=state.model._replace(quantizer=quantizer)), metrics
+        quantizer = jax.tree.map(_codes_of, quantizer, after.model.quantizer, is_leaf=_is_codebook)
+        return after._replace(model=after.model._replace(quantizer=quantizer)), metrics
 
     return moved
 

@@ -2,7 +2,8 @@
 
     jaxvae checkpoint 1     a line: what it is, and the version of the format
     12 bytes                length and CRC-32 of the header, big-endian
-    the header              JSON: versions, info, and path, dtype, shape and CRC-32 of every leaf
+    the header              JSON: versions, info, and path, dtype, shape and CRC-32 of every leaf,
+                            and of what each `Constant` holds, the values of which are not stored
     the leaves' bytes       one after another
 
 A reader finds the old file or the new one. CRC-32 sees every changed run of up to 32 bits.
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Tree, a_class_of
-from jaxvae.pytrees import is_key, paths, shown
+from jaxvae.pytrees import held, is_key, paths, shown
 from jaxvae.training.checkpoints.durable import part_of, publish
 
 MAGIC = b"jaxvae checkpoint 1\n"
@@ -71,6 +72,7 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
         {
             "versions": {name: version_of(name) for name in ("jaxvae", "jax", "numpy")},
             "info": dict(info or {}),
+            "constants": constants(tree),
             "leaves": [
                 {"path": p, "dtype": dtype, "shape": shape, "crc32": zlib.crc32(data)}
                 for p, dtype, shape, data in leaves
@@ -101,7 +103,12 @@ def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
       CorruptCheckpointError: a byte is not what was written, or the file is cut off.
       CheckpointError: the file can't be read.
     """
-    path = Path(path)
+    found, header = read_with_header(Path(path), leaves=leaves)
+    return Stored(found, header["info"])
+
+
+def read_with_header(path: Path, *, leaves: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves by their paths, and the header, as the module's docstring has it."""
     try:
         with path.open("rb") as file:
             header = _read_header(path, file)
@@ -122,13 +129,21 @@ def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
                 raise CorruptCheckpointError(f"{path} is damaged: it goes on behind its last leaf")
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
-    return Stored(found, header["info"])
+    return found, header
 
 
-def restore(owner: Any, leaves: Mapping[str, Any], like: Tree, *, below: str = "") -> Any:
+def restore(
+    owner: Any,
+    leaves: Mapping[str, Any],
+    like: Tree,
+    *,
+    below: str = "",
+    constants_there: Mapping[str, str] | None = None,
+) -> Any:
     """The pytree of `like` with the leaves that were stored below a path, which is `below`.
 
-    A CheckpointError, which names `owner`, names the first path where the trees differ.
+    A CheckpointError, which names `owner`, names the first path where the trees differ, or what
+    their `Constant`s hold, where that was recorded.
     """
     stored = {p[len(below) :]: leaf for p, leaf in leaves.items() if p.startswith(below)}
     wanted = paths(like)
@@ -140,9 +155,37 @@ def restore(owner: Any, leaves: Mapping[str, Any], like: Tree, *, below: str = "
             f"{owner} is of another model or optimiser: at {path or 'the top'} it holds {there}, "
             f"wanted {here}; build what was saved, or start in another folder"
         )
-    new = [type(w)(stored[p].item()) if isinstance(w, (bool, int, float)) else stored[p]
+    refuse_other_constants(owner, constants_there, like, below=below)
+    new = [type(w)(np.asarray(stored[p]).item()) if isinstance(w, (bool, int, float)) else stored[p]
            for p, w in wanted.items()]  # fmt: skip
     return jax.tree.unflatten(jax.tree.structure(like), new)
+
+
+def refuse_other_constants(
+    owner: Any, there: Mapping[str, str] | None, like: Tree, *, below: str = ""
+) -> None:
+    """Raise CheckpointError unless the `Constant`s of `like` hold what is recorded."""
+    if there is None:
+        return
+    stored = {p[len(below) :]: text for p, text in there.items() if p.startswith(below)}
+    if first := first_difference(stored, constants(like)):
+        path, was, here = first
+        raise CheckpointError(
+            f"{owner} is of another model: at {path} the Constant held {was}, and here it holds "
+            f"{here}; a checkpoint doesn't store Constants, so build the model with the same ones"
+        )
+
+
+def constants(tree: Tree) -> dict[str, str]:
+    """Path -> dtype, shape and CRC-32 of what the `Constant`s of a tree hold."""
+    found = {}
+    for path, leaf in held(tree).items():
+        data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+        # of what is no array, such as a function, no more than that it is there
+        numbers = not (data.dtype.hasobject or data.dtype.kind in "US")
+        checksum = f", checksum {zlib.crc32(data.tobytes()):08x}" if numbers else ""
+        found[path] = describe(leaf) + checksum
+    return found
 
 
 def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     read_checkpoint,
+    read_with_header,
     restore,
 )
 from jaxvae.training.checkpoints.sharded import load_sharded
@@ -76,7 +77,8 @@ def load_checkpoint(path: str | Path, like: Any) -> Any:
     Args:
       path: what `save_checkpoint` wrote, or a checkpoint of `fit`, the best one for instance.
       like: a pytree of the same structure, shapes and dtypes as what is wanted: the tree that was
-        saved, or of a checkpoint of `fit` a `TrainState` or a model. Its values don't matter.
+        saved, or of a checkpoint of `fit` a `TrainState` or a model. Its values don't matter, but
+        for those in a `Constant`, which must be the same.
 
     Raises:
       CorruptCheckpointError: a byte is not what was written, or the file is cut off.
@@ -94,15 +96,20 @@ def load_checkpoint(path: str | Path, like: Any) -> Any:
     path = Path(path)
     if path.is_dir():  # a state that lies on the devices of several processes
         return load_sharded(path / "state", like)
-    leaves, wanted = read_checkpoint(path).leaves, paths(like)
+    (leaves, header), wanted = read_with_header(path), paths(like)
     parts = ("", "['state']", "['state'].model")
     part = max(parts, key=lambda below: sum(below + p in leaves for p in wanted))
-    return restore(path, leaves, like, below=part)
+    return restore(path, leaves, like, below=part, constants_there=header.get("constants"))
 
 
 def step_of(path: Path) -> int:
     """How many steps came before a checkpoint."""
     return int(path.stem.removeprefix("step_"))
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies, if there is one."""
+    return folder / PATTERN.format(step)
 
 
 def main_file(path: Path) -> Path:

@@ -16,9 +16,11 @@ from jaxvae.pytrees import is_key, paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
+    constants,
     describe,
     first_difference,
     read_checkpoint,
+    refuse_other_constants,
     save_checkpoint,
 )
 
@@ -54,7 +56,8 @@ def save_sharded(folder: Path, tree: Tree) -> None:
     if leads:
         files = {str(f.relative_to(folder)): _checksum(f) for f in _files(folder)}
         leaves = {path: describe(leaf) for path, leaf in paths(tree).items()}
-        save_checkpoint(folder / "checksums", {}, info={"files": files, "leaves": leaves})
+        info = {"files": files, "leaves": leaves, "constants": constants(tree)}
+        save_checkpoint(folder / "checksums", {}, info=info)
 
 
 def load_sharded(folder: Path, like: Tree) -> Any:
@@ -77,6 +80,7 @@ def load_sharded(folder: Path, like: Tree) -> Any:
         raise CheckpointError(
             f"{folder} is of another model or optimiser: at {path} it holds {there}, wanted {here}"
         )
+    refuse_other_constants(folder, info.get("constants"), like)
     targets = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         _plain(like),

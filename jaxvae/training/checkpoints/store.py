@@ -24,9 +24,9 @@ from jaxvae.training.checkpoints.files import (
 from jaxvae.training.checkpoints.identity import Identity
 from jaxvae.training.checkpoints.resuming import (
     MAIN,
-    PATTERN,
     Checkpoints,
     checkpoint_files,
+    checkpoint_of,
     infos,
     main_file,
     step_of,
@@ -48,6 +48,7 @@ class Store:
             config = json.loads(json.dumps(checkpoints.config))
         except TypeError as error:
             raise TypeError(f"Checkpoints: config must be what JSON holds; {error}") from None
+        self.info = {"config": config}  # whole: paths don't show None, nor what is empty
         self.config = {"config" + path: value for path, value in paths(config).items()}
         self.folder, self.settings, self.key = Path(checkpoints.folder), checkpoints, key
         self.source, self.newest = source, -1
@@ -103,7 +104,7 @@ class Store:
             steps = np.array([step_of(path) for path in files[-100:]], np.int32)
             steps = np.pad(steps, (100 - len(steps), 0), constant_values=-1)
             steps = multihost_utils.broadcast_one_to_all(steps)
-            files = [self.folder / PATTERN.format(step) for step in steps if step >= 0]
+            files = [checkpoint_of(self.folder, int(step)) for step in steps if step >= 0]
         for path in reversed(files):
             try:
                 leaves, info = read_checkpoint(main_file(path))
@@ -156,9 +157,9 @@ class Store:
 
     def save(self, state: Tree, metrics: Mapping[str, np.ndarray], score: float) -> Path:
         """Write one, and remove what need not be kept any more."""
-        path = self.folder / PATTERN.format(int(state.step))
+        path = checkpoint_of(self.folder, int(state.step))
         tree = {"key": self.key, "metrics": dict(metrics), **self.identity.arrays}
-        info = self.identity.info | {"score": score}
+        info = self.identity.info | self.info | {"score": score}
         if (place := self.source.place(int(state.step))) is not None:
             info["places"] = texts_of_every_process(place)
         try:

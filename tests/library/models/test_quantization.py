@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.tree_util import Partial
 from scipy.special import logsumexp
 
@@ -403,6 +404,33 @@ def test_a_step_with_averages(x64):
     revived, _ = step(start, key, xs)
     assert close(revived.model.quantizer.counts, np.full(K, 100.0))
     assert np.all(np.any(np.isclose(revived.model.quantizer.codes, np.asarray(z).T), axis=1))
+
+
+class Normed(nnx.Module):
+    def __init__(self):
+        self.norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.norm(x)[None]
+
+
+def test_codes_follow_the_vectors_of_the_training_step():
+    # a batch norm's of this batch are -1 and 1, by its running statistics 9 and 11
+    def objective(model, key, x, *, commitment, codebook=1.0):
+        return vq(model, key, x, commitment=commitment, codebook=codebook)
+
+    model: Any = VQVAE(
+        encoder=Normed(),
+        quantizer=init_codebook(jnp.array([[-0.5], [0.5]])),
+        decoder=Partial(lambda codes: Normal(codes[0], 1.0)),
+        prior=Constant(Categorical(jnp.zeros((1, 2)))),
+    )
+    optimizer, xs = optax.sgd(0.0), jnp.array([[9.0], [9.0], [11.0], [11.0]])
+    step = ema_step(objective, optimizer, decay=0.0)
+    step = jax.jit(partial(step, commitment=optax.constant_schedule(0.25)))
+    state, _ = step(init_state(model, optimizer), jax.random.key(0), xs)
+    np.testing.assert_allclose(state.model.quantizer.codes, [[-1.0], [1.0]], atol=1e-4)
+    np.testing.assert_array_equal(state.model.quantizer.counts, [2.0, 2.0])
 
 
 def test_a_point_mass():

@@ -1,6 +1,7 @@
 """The reference networks: plain pytrees, with convolutions that equal flax's and jax.lax's own."""
 
 import pickle
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -33,7 +34,9 @@ from jaxvae.nn import (
     Conditional,
     ConvDecoder,
     ConvEncoder,
+    CouplingFlow,
     Down,
+    FlowHead,
     GroupNorm,
     HeadOf,
     MaskedHead,
@@ -510,6 +513,51 @@ def test_columns_are_cut_one_after_the_other(x64):
     assert close(parts["smokes"].logits, raw[7:])
     exact = norm.logpdf(1.0, raw[0], np.log1p(np.exp(raw[2])) + 1e-6) - np.log1p(np.exp(-raw[7]))
     assert close(log_prob, exact)
+
+
+LEARNED = {
+    "sigma": lambda: SharedScaleHead(0.5),
+    "a sigma each": lambda: SharedScaleHead(jnp.full(3, 0.5)),
+    "dispersion": lambda: SharedDispersionHead((3,)),
+    "flow": lambda: FlowHead(NormalHead(), CouplingFlow(3, rngs=nnx.Rngs(1))),
+}
+WITHIN = {
+    "masked": MaskedHead,
+    "column": lambda head: ProductHead((("b", NormalHead(), (1,)), ("a", head, (3,)))),
+    "masked column": lambda head: MaskedHead(ProductHead((("a", MaskedHead(head), (3,)),))),
+}
+
+
+@pytest.mark.parametrize("within", WITHIN)
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_a_head_learns_trains_within_another(name, within):
+    shapes = lambda model: [*map(jnp.shape, jax.tree.leaves(functional(model)))]
+    outer: Any = WITHIN[within]
+    alone, whole = shapes(LEARNED[name]()), shapes(outer(LEARNED[name]()))
+    assert alone
+    assert sorted(whole) == sorted(alone)
+    decode = Conditional(MLP, outer(LEARNED[name]()), (2,), (3,), rngs=nnx.Rngs(0))
+    plain = Conditional(MLP, NormalHead(1.0), (2,), (3,), rngs=nnx.Rngs(0))
+    assert len(shapes(decode)) == len(shapes(plain)) + len(alone)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A user's head that holds another where no optimiser looks."""
+
+    head: Any
+
+    def raw_shape(self, shape):
+        return self.head.raw_shape(shape)
+
+    def __call__(self, raw):
+        return self.head(raw)
+
+
+def test_what_a_head_hides_is_refused():
+    decode = Conditional(MLP, Frozen(SharedScaleHead(0.5)), (2,), (3,), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"holds .*not as a leaf, so it would never train"):
+        init_state(decode, optax.sgd(0.1))
 
 
 def test_data_as_stored_are_rescaled_to_minus_one_and_one(x64):

@@ -294,6 +294,68 @@ def test_what_is_your_own_is_built_where_it_is_trusted(tmp_path, monkeypatch):
     assert not (tmp_path / "d").exists()
 
 
+def held(scale):
+    """A model with constants in three places, one within another."""
+    inner = jaxvae.Constant(jnp.full(2, scale))
+    prior = jaxvae.Constant(jaxvae.Normal(jnp.full(2, scale), jnp.full(2, 1.0 + scale)))
+    return {"prior": prior, "codes": [jaxvae.Constant((inner, scale))], "w": jnp.ones(2) * scale}
+
+
+def test_what_constants_hold_comes_back_however_it_is_built(tmp_path, monkeypatch):
+    model, name = held(3.0), f"{__name__}:held"
+    nn.save_model(tmp_path / "described", model)
+    nn.save_model(tmp_path / "built", model, builder=name, arguments={"scale": 1.0})
+    found = [
+        nn.load_model(tmp_path / "described"),
+        nn.load_model(tmp_path / "described", like=held(1.0)),
+        nn.load_model(tmp_path / "built", trust=__name__),
+    ]
+    assert all(jax.tree.structure(one) == jax.tree.structure(model) for one in found)
+    assert all(same(one, model) for one in found)
+    other = model | {"prior": jaxvae.StandardNormal((2,))}
+    with pytest.raises(
+        CheckpointError, match=r"prior.*loc.* it holds float32\[2\], wanted nothing"
+    ):
+        nn.load_model(tmp_path / "built", like=other)
+    with pytest.raises(CheckpointError, match=r"prior.*loc.* it holds nothing, wanted"):
+        nn.save_model(tmp_path / "m", other, builder=name, arguments={"scale": 1.0})
+
+
+def shaped(shape, floor: float | None = 0.5):
+    return {"w": jnp.ones(shape), "floor": jaxvae.Constant(jnp.float32(floor or 0.0))}
+
+
+def test_a_builder_gets_its_arguments_as_they_will_be_read(tmp_path):
+    builder = f"{__name__}:listed"
+    with pytest.raises(CheckpointError, match="a tuple"):
+        nn.save_model(tmp_path / "m", listed((3,)), builder=builder, arguments={"shape": (3,)})
+    assert not (tmp_path / "m").exists()
+
+
+def listed(shape):
+    if not isinstance(shape, tuple):
+        raise TypeError("expected a tuple")
+    return {"w": jnp.ones(shape)}
+
+
+def test_a_runs_builder_gets_none_and_what_is_empty(tmp_path):
+    optimizer, arguments = optax.sgd(0.1), {"shape": [], "floor": None}
+    config = {"builder": f"{__name__}:shaped", "arguments": arguments}
+    model, run = shaped(**arguments), jaxvae.Checkpoints(tmp_path / "run", config=config)
+
+    def objective(model, key, x):
+        return -jnp.sum(model["w"] * x), None
+
+    state = jaxvae.init_state(model, optimizer)
+    step = jaxvae.train_step(objective, optimizer)
+    data = jnp.ones((4, 1))
+    state, _ = jaxvae.fit(step, state, jax.random.key(0), data, epochs=1, batch_size=4,
+                          checkpoints=run)  # fmt: skip
+    found = nn.load_model(tmp_path / "run", trust=__name__)
+    assert jax.tree.structure(found) == jax.tree.structure(model)
+    assert same(found, state.model)
+
+
 def test_the_best_model_of_a_run(tmp_path, monkeypatch):
     (tmp_path / "my_runs.py").write_text(
         "from tests.library.nn.test_saved import small\n"
@@ -345,7 +407,7 @@ def test_what_is_refused_is_refused_in_a_line(tmp_path):
         with pytest.raises(CheckpointError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
-    with pytest.raises(TypeError, match="about or arguments is not what JSON holds"):
+    with pytest.raises(TypeError, match="about is not what JSON holds"):
         nn.save_model(tmp_path / "n", small(), about={"x": jnp.ones(2)})
     assert not (tmp_path / "n").exists()
 

@@ -31,6 +31,7 @@ from jaxvae import (
 )
 from jaxvae.bounds import autoencoder
 from jaxvae.models import ppca
+from jaxvae.regularizers import mmd_penalty, regularized
 from jaxvae.training import (
     Stop,
     csv,
@@ -267,9 +268,38 @@ def test_a_best_state_that_is_lost_is_told(tmp_path):
     callbacks = lambda: [falling_until(9), early_stopping("distance", patience=5)]
     dies(tmp_path, 14, *callbacks())
     (tmp_path / "best.ckpt").unlink()
+    (tmp_path / "step_0000000009.ckpt").unlink(missing_ok=True)
     with pytest.warns(UserWarning, match="best state so far, of step 9, is lost.*best.ckpt"):
         state, _ = run(callbacks=callbacks(), checkpoints=Checkpoints(tmp_path, share=np.inf))
     assert int(state.step) == 14
+
+
+@pytest.mark.parametrize("keep", [1, 100])
+def test_a_call_of_fewer_epochs_leaves_the_best_state_of_more(tmp_path, keep):
+    """Best of 20 steps at 14, of 10 steps at 5."""
+    scores = dict.fromkeys(LOOKS, 9.0) | {5: 3.0, 14: 1.0}
+
+    def distance(state, metrics, epoch, key):
+        return {"distance": scores[int(state.step)]}
+
+    def best(epochs):
+        state, _ = run(
+            epochs=epochs,
+            callbacks=[distance, early_stopping("distance", patience=20)],
+            checkpoints=Checkpoints(tmp_path, share=np.inf, keep=keep),
+        )
+        return int(state.step)
+
+    assert [best(4), best(2), best(4)] == [14, 5, 14]
+
+
+def test_validation_compares_rows_in_parts_of_equal_size():
+    objective = partial(regularized, penalty=mmd_penalty)  # compares two rows or more
+    xs = XS[:9]  # in parts of 3, not of 4, 4 and 1
+    look = validation(objective, jax.random.key(0), xs, batch_size=4)
+    found = look(start(), {"loss": np.zeros(1)}, 1.0, jax.random.key(1))
+    assert found is not None
+    assert np.isfinite(found["validation_loss"])
 
 
 def test_early_stopping_says_what_it_can_not_use():

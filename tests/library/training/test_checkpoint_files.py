@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxvae import VAE, StandardNormal, init_state, nn
+from jaxvae import VAE, Constant, StandardNormal, init_state, nn
 from jaxvae.pytrees import is_key, paths
 from jaxvae.training import (
     CheckpointError,
@@ -99,6 +99,20 @@ def test_no_byte_can_change_unnoticed(tmp_path, bit):
         path.write_bytes(changed)
         with pytest.raises(CorruptCheckpointError, match="a is damaged"):
             read_checkpoint(path)
+
+
+def test_another_constant_is_refused(tmp_path):
+    def made(value):
+        return {"p": Constant({"loc": jnp.full(3, value)}), "w": jnp.ones(2) * value}
+
+    path = tmp_path / "a.ckpt"
+    save_checkpoint(path, made(1.0))
+    found = load_checkpoint(path, made(1.0) | {"w": jnp.zeros(2)})
+    assert found["p"] == made(1.0)["p"]
+    same(found["w"], made(1.0)["w"])
+    for other in (made(2.0)["p"], None, Constant({"scale": 1.0})):
+        with pytest.raises(CheckpointError, match=r"at \['p'\]\.value.* the Constant held "):
+            load_checkpoint(path, {"p": other, "w": jnp.ones(2)})
 
 
 def test_no_part_can_be_missing_unnoticed(tmp_path):

@@ -91,6 +91,27 @@ def test_a_plateau_lowers_the_rate_inside_fit():
     assert jnp.all(state.model - START == 1.0 + 1.0 + 0.5 + 0.5 + 0.25 + 0.25)
 
 
+PLATEAU = optax.contrib.reduce_on_plateau(factor=0.5, patience=2, accumulation_size=8)
+
+
+@pytest.mark.parametrize("lift", [lambda step: step, jv.training.skip_nonfinite])
+@pytest.mark.parametrize("steps_per_call", [None, 1])
+def test_an_optimiser_may_hold_an_infinity(lift, steps_per_call):
+    """The best loss of a plateau is infinite until so many losses are known, eight here."""
+    optimizer = optax.chain(optax.sgd(1.0), PLATEAU)
+    begin = jv.init_state(START, optimizer)
+    state, history = jv.fit(
+        lift(jv.train_step(still, optimizer)), begin, jax.random.key(0), jnp.ones((8, 2)),
+        epochs=3, batch_size=4, steps_per_call=steps_per_call,
+    )  # fmt: skip
+    assert jnp.all(state.model - START == 6.0)
+    assert not np.any(history.get("skipped", 0))
+    broken = begin._replace(model=START.at[0].set(jnp.nan))
+    with pytest.raises(jv.training.NonFiniteError, match=r"step 1: .*at \.model"):
+        jv.fit(jv.train_step(still, optimizer), broken, jax.random.key(0), jnp.ones((8, 2)),
+               epochs=1, batch_size=4)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -234,6 +234,24 @@ def test_an_objective_without_terms_has_a_loss():
     assert sorted(metrics) == ["loss"]
 
 
+def test_a_dict_of_terms_is_followed():
+    def objective(model, key, x):
+        bound, terms = elbo(model, key, x)
+        return bound, {"twice_the_rate": 2.0 * terms.rate}
+
+    _, found = jax.jit(train_step(objective, OPTIMIZER))(start(), jax.random.key(0), data())
+    _, expected = jax.jit(STEP)(start(), jax.random.key(0), data())
+    assert sorted(found) == ["loss", "twice_the_rate"]
+    assert close(found["twice_the_rate"], 2.0 * expected["rate"])
+
+
+@pytest.mark.parametrize(("found", "what"), [(1.0, "a float"), ((1.0, 2.0, 3.0), "a tuple of 3")])
+def test_an_objective_that_returns_no_pair_is_told(found, what):
+    step = train_step(lambda model, key, x: found, OPTIMIZER)
+    with pytest.raises(TypeError, match=rf"objective returned {what}, expected \(bound, aux\)"):
+        step(start(), jax.random.key(0), data())
+
+
 def test_schedules_are_called_with_the_step():
     # the effective beta is logged: 0, 1/4, ..., 1, 1 for a warm-up over 4 steps, and is what acts
     warm_up = optax.linear_schedule(0.0, 1.0, 4)
@@ -637,6 +655,22 @@ def test_only_arrays_train(model, message):
     # a bare function is named, with the way out
     with pytest.raises(TypeError, match=rf"{message}.*jax\.tree_util\.Partial"):
         init_state(model, OPTIMIZER)
+
+
+class Plain:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def sample(self, key):
+        return jax.random.normal(key, (2,)) * self.scale
+
+    def log_prob(self, z):
+        return Normal(jnp.zeros(2), self.scale).log_prob(z)
+
+
+def test_a_distribution_that_is_no_pytree_is_told_how_to_be_one():
+    with pytest.raises(TypeError, match=r"prior'\\] is a Plain, .* @jaxvae\.pytree"):
+        init_state({"prior": Plain(1.0)}, OPTIMIZER)
 
 
 def test_a_new_state():
