@@ -132,6 +132,8 @@ def thermodynamic(log_w: LogWeights, *, betas: Partition, at: Numbers) -> Array:
     0.5
     """
 
+    log_w = jnp.ravel(log_w)
+
     def expectation(a: Array) -> Array:
         return jnp.sum(weighted(jax.nn.softmax(weighted(a, log_w)), log_w))
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weighted import Bound, iwae
@@ -42,7 +43,9 @@ def reweighted_wake_sleep(
     gradient = partial(wake, weight=1.0 - sleep)
     bound, log_w = iwae(model, awake, x, num_samples=num_samples, gradient=gradient)
     dream = sleep * sleep_phase(model, asleep, x)[0]
-    return bound + (dream - jax.lax.stop_gradient(dream)), log_w
+    learned = dream - jax.lax.stop_gradient(dream)
+    # of a dream that the posterior rules out there is nothing to follow
+    return bound + jnp.where(jnp.isfinite(dream), learned, 0.0), log_w
 
 
 @checked

@@ -40,7 +40,7 @@ class ContinuousBernoulli:
         # the quantile log(1 + u (e^l - 1)) / l, from the side where e^l <= 1
         l = jnp.asarray(self.logits)
         u = jax.random.uniform(key, self.shape, l.dtype)
-        a = -jnp.abs(l)
+        a = jnp.where(l > 0, -l, l)  # -|l|, with the slope at 0 of the side that is taken below
         near = a > -1e-3
         safe = jnp.where(near, -1.0, a)
         z = jnp.log1p(u * jnp.expm1(safe)) / safe

@@ -113,5 +113,10 @@ class StudentT:
     def _log_density(self, y: Numbers) -> Array:
         half = 0.5 * jnp.asarray(self.df, jnp.result_type(y))
         norm = log_beta(half, jnp.full_like(half, 0.5)) + 0.5 * jnp.log(self.df)
-        power = (half + 0.5) * jnp.log1p(jnp.square(y) / self.df)
+        # log(1 + y^2 / df), whose square overflows long before y
+        r = jnp.abs(y) / jnp.sqrt(jnp.asarray(self.df, half.dtype))
+        far = r > 1.0
+        safe = jnp.where(far, r, 1.0)
+        inner = jnp.where(far, 1.0 / safe, r)
+        power = (half + 0.5) * (jnp.log1p(jnp.square(inner)) + 2.0 * jnp.log(safe))
         return -jnp.sum(power + norm + jnp.log(self.scale))

@@ -47,7 +47,7 @@ class Mixture(Generic[D]):
 
     @property
     def filler(self) -> Any:
-        return getattr(self.components, "filler", None)
+        return getattr(jax.tree.map(lambda leaf: leaf[0], self.components), "filler", None)
 
     @checked
     def sample(self, key: Array) -> Any:

@@ -98,7 +98,10 @@ class LowRankNormal:
     @property
     def scale_tril(self) -> Array:
         """L, lower triangular, with L L' = W W' + diag s^2."""
-        return jnp.linalg.cholesky(self.covariance())
+        # of [W, diag s]' by QR: the covariance itself would swallow an s that is small beside W
+        scale = jnp.broadcast_to(self.scale, self.shape)
+        upper = jnp.linalg.qr(jnp.concatenate([self.factor.T, jnp.diag(scale)]), mode="r")
+        return (upper * jnp.sign(jnp.diagonal(upper))[:, None]).T
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
@@ -131,8 +134,10 @@ class LowRankNormal:
         return jnp.linalg.cholesky(jnp.eye(w.shape[-1], dtype=w.dtype) + w.T @ w)
 
     def _log_density(self, e: Array) -> Array:
-        y = e / self.scale
-        along = (self.factor / self.scale[:, None]).T @ y
-        along = solve_lower(self._capacitance(), along)
-        square = jnp.sum(jnp.square(y)) - jnp.sum(jnp.square(along))
+        y, w = e / self.scale, self.factor / self.scale[:, None]
+        lower = self._capacitance()
+        a = solve_lower(lower, w.T @ y)
+        a = solve_lower(lower.T[::-1, ::-1], a[::-1])[::-1]  # M^-1 W' S^-1 e
+        # of min_a |y - W a / s|^2 + |a|^2, where nothing cancels
+        square = jnp.sum(jnp.square(y - w @ a)) + jnp.sum(jnp.square(a))
         return -0.5 * (square + self.log_det() + y.size * LOG_2PI)

@@ -123,7 +123,8 @@ class Normal:
         ratio = jnp.square(self.scale / other.scale)
         weight = 1.0 / (1.0 + ratio)  # of this one
         loc = self.loc + (1.0 - weight) * (other.loc - self.loc)
-        return Normal(loc, self.scale * jnp.sqrt(weight))
+        # not by the weight, which is 0 beside a factor so flat that the square overflows
+        return Normal(loc, self.scale / jnp.hypot(1.0, self.scale / other.scale))
 
     def _log_density(self, eps: Numbers) -> Array:
         return -jnp.sum(0.5 * jnp.square(eps) + jnp.log(self.scale) + 0.5 * LOG_2PI)

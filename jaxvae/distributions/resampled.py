@@ -60,7 +60,12 @@ class Resampled:
         log_pi, logit = log_density(self.proposal, z), self._logit()
         log_rest = (self.tries - 1) * jax.nn.log_sigmoid(-logit)  # log R
         log_a = jax.nn.log_sigmoid(self.logits(z)) - jax.nn.log_sigmoid(logit)
-        some = log_a + jnp.log(-jnp.expm1(log_rest)) if self.tries > 1 else -jnp.inf
+        if self.tries == 1:
+            return log_pi
+        # log(1 - R), which is log (T - 1) Z where Z is below what 1 - R can tell from 0
+        rare = logit < -40.0
+        limit = jnp.log(self.tries - 1.0) + jax.nn.log_sigmoid(logit)
+        some = log_a + jnp.where(rare, limit, jnp.log(-jnp.expm1(jnp.where(rare, -1.0, log_rest))))
         return log_pi + jnp.logaddexp(some, log_rest)
 
     def log_normalizer(self) -> Array:

@@ -70,6 +70,16 @@ def stirling(z: Array) -> Array:
     return (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w * (1 / 1680 - w / 1188)))) / z
 
 
+def floating(v: Numbers) -> Array:
+    """v as an array of floats, of the default kind where it holds whole numbers.
+
+    >>> floating(2).dtype, floating(jnp.float16(2.0)).dtype
+    (dtype('float32'), dtype('float16'))
+    """
+    v = jnp.asarray(v)
+    return v if jnp.issubdtype(v.dtype, jnp.floating) else v.astype(jnp.result_type(float))
+
+
 def weighted(w: Any, l: Any) -> Array:
     """w l, and 0 where w is 0 even if l is infinite: what weighs nothing says nothing.
 

@@ -12,7 +12,7 @@ from jaxvae.checks import Leaf, Numbers, Tree, within
 from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
 from jaxvae.distributions.deviance import log_gamma_peak_slope
 from jaxvae.distributions.implicit import increasing_root
-from jaxvae.distributions.special import log_beta
+from jaxvae.distributions.special import floating, log_beta
 from jaxvae.protocols import distribution
 
 
@@ -99,11 +99,15 @@ class VonMisesFisher:
 
     def entropy(self) -> Array:
         """-E[log p(x)] = kappa (1 - A) - (log C + kappa), in nats."""
-        return self.concentration * self.shortfall() + log_area(self._d) + self._log_partition()
+        return (
+            floating(self.concentration) * self.shortfall()
+            + log_area(self._d)
+            + self._log_partition()
+        )
 
     def shortfall(self) -> Array:
         """1 - A_d(kappa), A = I_{d/2}(kappa) / I_{d/2-1}(kappa) the length of the mean."""
-        return bessel_shortfalls(self._d, jnp.asarray(self.concentration))[0]
+        return bessel_shortfalls(self._d, floating(self.concentration))[0]
 
     @property
     def _d(self) -> int:
@@ -111,15 +115,15 @@ class VonMisesFisher:
 
     def _log_partition(self) -> Array:
         """-log C_d(kappa) - log area - kappa = log E[e^(kappa (mu'x - 1))], x uniform."""
-        return log_partition(self._d, jnp.asarray(self.concentration))
+        return log_partition(self._d, floating(self.concentration))
 
     def _log_density(self, short: Array) -> Array:
         """short = 1 - mu'x."""
-        return -self.concentration * short - self._log_partition() - log_area(self._d)
+        return -floating(self.concentration) * short - self._log_partition() - log_area(self._d)
 
     def _angle(self, key: Array) -> Array:
         """A draw of t, whose density is proportional to e^(kappa cos t) sin(t)^(d - 2)."""
-        kappa, n = jnp.asarray(self.concentration), float(self._d - 2)
+        kappa, n = floating(self.concentration), float(self._d - 2)
         dtype = kappa.dtype
         # ten standard deviations about the mode, cut in panels of Gauss-Legendre quadrature
         root = jnp.sqrt(n**2 + 4.0 * kappa**2)
@@ -204,11 +208,12 @@ class PowerSpherical:
         a, b = self._parameters()
         # E[log((1 + mu'x) / 2)] = psi(a) - psi(a + b), psi(a) = log a - G'(a)
         expected = log_gamma_peak_slope(a + b) - log_gamma_peak_slope(a) - jnp.log1p(b / a)
-        return self._log_normalizer() - self.concentration * expected
+        return self._log_normalizer() - floating(self.concentration) * expected
 
     def _parameters(self) -> tuple[Array, Array]:
-        b = jnp.asarray(0.5 * (self.shape[0] - 1), jnp.result_type(self.concentration))
-        return b + self.concentration, b
+        kappa = floating(self.concentration)
+        b = jnp.asarray(0.5 * (self.shape[0] - 1), kappa.dtype)
+        return b + kappa, b
 
     def _log_normalizer(self) -> Array:
         """log N - kappa log 2, which does not grow with kappa."""
@@ -220,7 +225,7 @@ class PowerSpherical:
     def _log_density(self, s: Array) -> Array:
         """s = (1 - mu'x) / 2."""
         at_antipode = jnp.log1p(-jnp.minimum(s, 1.0 - jnp.finfo(s.dtype).epsneg))
-        return self.concentration * at_antipode - self._log_normalizer()
+        return floating(self.concentration) * at_antipode - self._log_normalizer()
 
 
 def _normalized(v: Numbers) -> Array:

@@ -93,8 +93,10 @@ def sigmoid_schedule(num_temperatures: Count, *, steepness: Scalar = 4.0) -> Arr
     >>> sigmoid_schedule(2).tolist()
     [0.0, 0.5, 1.0]
     """
-    s = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
-    return (s - s[0]) / (s[-1] - s[0])
+    at = jnp.linspace(-1.0, 1.0, num_temperatures + 1)
+    flat = jnp.abs(steepness) < 1e-3  # where s is a line to the last digit
+    s = jax.nn.sigmoid(jnp.where(flat, 1.0, steepness) * at)
+    return jnp.where(flat, 0.5 * (at + 1.0), (s - s[0]) / (s[-1] - s[0]))
 
 
 @checked

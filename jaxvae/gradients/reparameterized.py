@@ -70,8 +70,10 @@ def doubly_reparameterized(
         alpha w_k + (1 - alpha) w_k^2,
 
     w those of the power 1 - alpha, and for the ELBO, where h is 0, that of sticking the landing. It
-    is `sticking_the_landing` with the cotangent of each sample scaled by 1 - h_k / g_k. A sample
-    may be a pytree of layers, each drawn given those before it.
+    is `sticking_the_landing` with the cotangent of each sample scaled by 1 - h_k / g_k. The
+    reduction must be smooth: where dR/dl jumps, as a median's or a trimmed mean's does, the second
+    derivative misses the jumps and the gradient is biased. A sample may be a pytree of layers, each
+    drawn given those before it.
     Tucker, Lawson, Gu & Maddison 2019; layers: Bauer & Mnih 2021.
 
     Raises:

@@ -39,8 +39,11 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
             f"leave_one_out: num_samples is {k}, expected at least 2; use no_baseline, learn "
             "one, or average several ELBOs: miwae(..., num_outer=M, num_samples=1)"
         )
-    others = (jnp.sum(l) - l) / (k - 1)
-    return jax.vmap(lambda i, other: reduction(l.at[i].set(other)))(jnp.arange(k), others)
+    each, rows = jnp.arange(k), jnp.broadcast_to(l, (k, k))
+    # each row without its own, not by subtraction: of two weights of 0 that is NaN
+    others = jnp.sum(jnp.where(jnp.eye(k, dtype=bool), 0.0, rows), axis=1) / (k - 1)
+    b = jax.vmap(lambda i, other: reduction(l.at[i].set(other)))(each, others)
+    return jnp.where(jnp.isfinite(b), b, 0.0)  # without any other weight, no baseline
 
 
 def learned_baseline(value: Any) -> Baseline:
@@ -87,6 +90,7 @@ def score_function(
     bound = reduction(l)
     b = baseline(reduction, jax.lax.stop_gradient(l))
     error = jax.lax.stop_gradient(bound) - b
+    error = jnp.where(jnp.isfinite(error), error, 0.0)  # all weights are 0: nothing to follow
     score = jnp.sum(jax.lax.stop_gradient(error) * log_q) - 0.5 * jnp.sum(jnp.square(error))
     return bound + (score - jax.lax.stop_gradient(score)), aux  # the bound, with a gradient
 

@@ -28,8 +28,9 @@ def ar1(length: Count, alpha: Scalar) -> MultivariateNormal:
     row, column = jnp.indices((length, length))
     # z_t = sum_{s <= t} alpha^(t - s) sigma_s eps_s
     sigma = jnp.where(jnp.arange(length) == 0, 1.0, jnp.sqrt(1.0 - jnp.square(alpha)))
-    lag = jnp.maximum(row - column, 0).astype(alpha.dtype)
-    scale_tril = jnp.where(row >= column, alpha**lag, 0.0) * sigma[None, :]
+    powers = jnp.cumprod(jnp.where(jnp.arange(length) == 0, 1.0, alpha))  # 0^n has a slope, too
+    lag = jnp.maximum(row - column, 0)
+    scale_tril = jnp.where(row >= column, powers[lag], 0.0) * sigma[None, :]
     return MultivariateNormal(jnp.zeros(length, alpha.dtype), scale_tril)
 
 

@@ -125,6 +125,8 @@ def kl_per_group(code: LatentSample, *, groups: Numbers) -> Array:
     kls = kl_per_latent(code)
     if np.shape(groups) != kls.shape:
         raise ValueError(f"kl_per_group: groups has shape {np.shape(groups)}, expected {kls.shape}")
+    if np.min(groups) < 0:
+        raise ValueError(f"kl_per_group: groups holds {np.min(groups)}, expected 0 or more")
     return jax.ops.segment_sum(kls, jnp.asarray(groups), int(np.max(groups)) + 1)
 
 

@@ -143,3 +143,11 @@ def test_a_maximum_has_no_second_derivative():
 def test_groups_divide_the_samples():
     with pytest.raises(ValueError, match="num_outer is 4, expected a divisor of the 6"):
         mean_log_mean_exp(jnp.asarray(LOG_W), num_outer=4)
+
+
+@pytest.mark.parametrize("name", [n for n in REDUCTIONS if "num_outer" not in n])
+def test_groups_of_log_weights_are_those_of_the_row(name):
+    """What `miwae` and `piwae` return, [M, K]."""
+    reduction = REDUCTIONS[name]
+    groups = jnp.asarray(LOG_W.reshape(3, 2), jnp.float32)
+    assert close(reduction(groups), reduction(groups.reshape(-1)))

@@ -122,3 +122,18 @@ def test_what_cannot_dream_is_told():
     m = model(Q)._replace(decode=Partial(lambda z: jv.distributions.OptimalNormal(jnp.ones(2))))
     with pytest.raises(TypeError, match="sleep_phase: OptimalNormal has no sample"):
         sleep_phase(m, jax.random.key(0), jnp.ones(2))
+
+
+def test_a_dream_that_the_posterior_rules_out_says_nothing():
+    """x is the class, and the posterior gives the second none."""
+    ruled_out = jv.VAE(
+        encode=lambda x: jv.OneHotCategorical(jnp.array([0.0, -jnp.inf])),
+        decode=lambda z: jv.Normal(z[:1], jnp.ones(1)),
+        prior=jv.OneHotCategorical(jnp.zeros(2)),
+    )
+    of = lambda key, sleep: reweighted_wake_sleep(
+        ruled_out, key, jnp.zeros(1), num_samples=3, sleep=sleep
+    )[0]
+    keys, sleep = jax.random.split(jax.random.key(0), 20), jnp.repeat(jnp.array([0.0, 0.5]), 10)
+    found = jax.jit(jax.vmap(of))(keys, sleep)
+    np.testing.assert_allclose(found, found[0], rtol=1e-6)  # one code is left, whatever the key

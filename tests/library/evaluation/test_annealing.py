@@ -41,7 +41,8 @@ def test_schedule(x64):
     assert close(betas, exact)
     assert (betas[0], betas[-1]) == (0.0, 1.0)
     assert betas[1] - betas[0] < 0.3 * (betas[6] - betas[5])
-    assert np.allclose(sigmoid_schedule(10, steepness=1e-3), t, atol=1e-6)
+    for steepness in (0.0, 1e-5, 1e-3, -1e-3):
+        assert np.allclose(sigmoid_schedule(10, steepness=steepness), t, atol=1e-6)
 
 
 @pytest.mark.thorough

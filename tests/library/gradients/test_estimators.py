@@ -43,7 +43,7 @@ from jaxvae import (
     vimco,
 )
 from jaxvae.bounds import log_mean_exp
-from jaxvae.gradients import for_component, learned_baseline, leave_one_out
+from jaxvae.gradients import for_component, learned_baseline, leave_one_out, wake
 from jaxvae.models import ppca
 from tests.common import close, standard_errors_off
 from tests.models import ladder
@@ -684,3 +684,29 @@ def test_for_component_refuses():
 
     with pytest.raises(TypeError, match="samples of Product have no derivative"):
         jax.eval_shape(jax.grad(slope), jnp.zeros(3))
+
+
+@pytest.mark.parametrize("gradient", [score_function, vimco])
+def test_a_weight_of_zero_leaves_the_value(gradient):
+    """One of three classes is impossible; three samples, so that many keys draw it twice."""
+    prior = OneHotCategorical(jnp.array([0.0, 0.3, -jnp.inf]))
+
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        def bound(logits, gradient):
+            model = VAE(
+                encode=Partial(lambda l, x: OneHotCategorical(l), logits),
+                decode=lambda z: Normal(z[:1], jnp.ones(1)),
+                prior=prior,
+            )
+            again = jax.random.clone(key)
+            return iwae(model, again, jnp.zeros(1), num_samples=3, gradient=gradient)[0]
+
+        plain = bound(jnp.zeros(3), wake)
+        return plain, jax.value_and_grad(bound)(jnp.zeros(3), gradient)
+
+    plain, (value, slope) = both(jax.random.split(jax.random.key(0), 50))
+    assert np.sum(np.isneginf(plain)) < 10  # all three the impossible one
+    np.testing.assert_allclose(value, plain, rtol=1e-5)
+    assert np.all(np.isfinite(slope))

@@ -191,6 +191,8 @@ def test_groups_add_up_their_latents(x64):
     assert close(groups, [each[1], each[0] + each[2]])
     with pytest.raises(ValueError, match="kl_per_group: groups has shape"):
         jv.regularizers.kl_per_group(code, groups=np.array([1, 0]))
+    with pytest.raises(ValueError, match="groups holds -1, expected 0 or more"):
+        jv.regularizers.kl_per_group(code, groups=np.array([1, 0, -1]))
 
 
 def test_levels_are_those_of_a_hierarchy(x64):
@@ -644,6 +646,8 @@ def test_no_independent_posterior_costs_less_than_the_delta_vae_rate(x64, alpha)
 
 
 def test_an_autoregression_has_unit_variances_and_geometric_covariances(x64):
+    slope = jax.jit(jax.jacobian(lambda alpha: jv.regularizers.ar1(4, alpha).scale_tril))(0.0)
+    assert close(slope, np.eye(4, k=-1))  # of alpha^1 alone
     scale_tril = np.asarray(jax.jit(lambda: jv.regularizers.ar1(5, 0.7).scale_tril)())
     covariance = scale_tril @ scale_tril.T
     lag = np.abs(np.arange(5)[:, None] - np.arange(5)[None])
