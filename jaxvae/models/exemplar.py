@@ -102,7 +102,8 @@ def left_out(
                     f"{model.number}, the exemplars that there are"
                 )
             key, own = jax.random.split(key)
-            shared = jax.random.wrap_key_data(gather(jax.random.key_data(own))[0])
+            shared = gather(jax.random.key_data(own))[0]
+            shared = jax.random.wrap_key_data(shared, impl=jax.random.key_impl(own))
             which = jax.random.choice(shared, which, (num_exemplars,), replace=False)
         return objective(model.among(which, index), key, x, **hyper)
 

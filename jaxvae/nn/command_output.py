@@ -5,6 +5,7 @@ A file or folder is written beside its place and renamed, so that it is there wh
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ def write_events(
 
 def _write_images(folder: Path, images: np.ndarray, files: Sequence[str]) -> None:
     pillow = needed("PIL.Image", "a folder of images")
-    for image, name in zip(images, files, strict=True):
-        file = (folder / name).with_suffix(".png")
+    names = [str(Path(name).with_suffix(".png")) for name in files]
+    known = Counter(names)
+    for image, file, name in zip(images, files, names, strict=True):
+        # of 1.jpg and 1.png in one folder each keeps its whole name
+        file = folder / (name if known[name] == 1 else f"{file}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)

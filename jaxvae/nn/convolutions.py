@@ -154,6 +154,12 @@ class Up(Module):
         return fastest_up(x, self.kernel[...], self.size) + self.bias[...].reshape(1, 1, -1)
 
 
+def promoted(x: Array, kernel: Array) -> tuple[Array, Array]:
+    """Both in the dtype of their product, as `jax.lax`'s convolutions take no other."""
+    dtype = jnp.result_type(x, kernel)
+    return x.astype(dtype), kernel.astype(dtype)
+
+
 def fastest_down(x: Array, kernel: Array) -> Array:
     """`convolution_down` in the form for this machine: on a CPU by oneDNN, else as products."""
     if jax.default_backend() != "cpu":
@@ -174,6 +180,7 @@ def fastest_up(x: Array, kernel: Array, size: Shape) -> Array:
 def convolution_down(x: Array, kernel: Array) -> Array:
     """What `Down` computes: x [h, w, n], kernel [4, 4, n, m] -> [ceil(h/2), ceil(w/2), m]."""
     layout = ("NHWC", "HWIO", "NHWC")
+    x, kernel = promoted(x, kernel)
     return jax.lax.conv_general_dilated(
         x[None], kernel, (2, 2), "SAME", dimension_numbers=layout
     ).squeeze(0)
@@ -182,6 +189,7 @@ def convolution_down(x: Array, kernel: Array) -> Array:
 def convolution_up(x: Array, kernel: Array, size: Shape) -> Array:
     """What `Up` computes: x [ceil(h/2), ceil(w/2), n], kernel [4, 4, n, m] -> [h, w, m]."""
     padding, layout = [(2, 2), (2, 2)], ("NHWC", "HWIO", "NHWC")
+    x, kernel = promoted(x, kernel)
     y = jax.lax.conv_transpose(
         x[None], kernel[::-1, ::-1], (2, 2), padding, dimension_numbers=layout
     )

@@ -121,8 +121,14 @@ def _images(folder: Path) -> Rows:
 def _image(pillow: Any, file: Path) -> np.ndarray:
     try:
         with pillow.open(file) as image:
-            grey = image.mode in ("1", "L", "I;16")
-            return np.asarray(image.convert("L" if grey else "RGB"))
+            if image.mode[0] in "IF":  # which `convert` would clip at 255
+                raise DataRefusedError(
+                    f"{file} has pixels of more than 8 bits (mode {image.mode}), expected 8; scale "
+                    "all images to floats in [0, 1] and give them as one array, a file .npy"
+                )
+            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    except DataRefusedError:
+        raise
     except Exception as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataRefusedError(f"{file} can't be read: {why}") from None

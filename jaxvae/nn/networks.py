@@ -82,7 +82,7 @@ def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree)
         if isinstance(layer, nnx.Linear) and layer.dot_general is jax.lax.dot_general:
             layer.dot_general = onednn.dot_general
     y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
-    nnx.update(network, nnx.state(inside, nnx.BatchStat))
+    nnx.update(network, nnx.state(inside, nnx.Not(nnx.Param)))  # what it keeps, as statistics
     return y
 
 

@@ -15,6 +15,7 @@ from jax import Array
 from jaxvae.checks import check_array, check_shape
 from jaxvae.distributions import Normal
 from jaxvae.nn import onednn
+from jaxvae.nn.convolutions import promoted
 from jaxvae.nn.heads import positive
 from jaxvae.nn.initializers import fan_in_normal
 from jaxvae.nn.modules import Module
@@ -67,6 +68,7 @@ def fastest(x: Array, kernel: Array, stride: int = 1) -> Array:
 def convolution(x: Array, kernel: Array, stride: int = 1) -> Array:
     """What `Convolution` computes: x [h, w, n], kernel [k, k, n, m] -> [h/stride, w/stride, m]."""
     layout = ("NHWC", "HWIO", "NHWC")
+    x, kernel = promoted(x, kernel)
     return jax.lax.conv_general_dilated(
         x[None], kernel, (stride, stride), "SAME", dimension_numbers=layout
     ).squeeze(0)

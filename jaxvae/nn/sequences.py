@@ -163,7 +163,8 @@ class Recurrent(Module):
             return h, h
 
         x, mask = _with_mask("Recurrent", x, self.in_shape)
-        start = jnp.zeros(self.cell.hidden_features, x.dtype)
+        weights = jax.tree.leaves(nnx.state(self.cell, nnx.Param))
+        start = jnp.zeros(self.cell.hidden_features, jnp.result_type(x, *weights))
         h, every = jax.lax.scan(step, start, (x, mask), reverse=self.reverse)
         return self.last(every, h)
 

@@ -16,7 +16,7 @@ from jax import Array
 from jaxvae.checks import a_class_of, checked, written
 from jaxvae.distributions import Normal
 from jaxvae.nn.heads import Shape, last_axis
-from jaxvae.nn.networks import MLP
+from jaxvae.nn.networks import MLP, ResidualMLP
 from jaxvae.nn.torch_layers import LAYERS, Place
 
 M = TypeVar("M")
@@ -155,9 +155,11 @@ def _places(model: object) -> dict[str, Place]:
 
     layers = found(_is_layer)
     places = {path: Place(layer) for path, layer in layers.items() if jax.tree.leaves(layer)}
-    for path, mlp in found(lambda part: isinstance(part, MLP)).items():
-        inside = f"{path}.layers" if path else "layers"
-        first, last = f"{inside}[0]", f"{inside}[{len(mlp.layers) - 1}]"
+    for path, mlp in found(lambda part: isinstance(part, (MLP, ResidualMLP))).items():
+        inside = f"{path}." if path else ""
+        first, last = inside + "first", inside + "last"
+        if isinstance(mlp, MLP):
+            first, last = f"{inside}layers[0]", f"{inside}layers[{len(mlp.layers) - 1}]"
         if len(mlp.in_shape) == 3 and first in places:
             places[first] = places[first]._replace(image_in=tuple(mlp.in_shape))
         if len(mlp.out_shape) == 3 and last in places:

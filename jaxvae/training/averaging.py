@@ -8,7 +8,7 @@ import optax
 
 from jaxvae.checks import Scalar, Tree, check_array, checked, written
 from jaxvae.pytrees import shown
-from jaxvae.pytrees.networks import statistics, with_state
+from jaxvae.pytrees.networks import statistics, with_state, without_state
 from jaxvae.training.steps import M, TrainState
 
 
@@ -25,12 +25,14 @@ def averaged_model(state: TrainState[M]) -> M:
             "averaged_model: state has no average, expected that of an optimiser with one; "
             "optax.chain(optimizer, average_parameters(0.999))"
         )
+    own: Any = without_state(state.model)
+    average = jax.tree.map(lambda a, theta: a.astype(jnp.result_type(theta)), average, own)
     return with_state(average, statistics(state.model))
 
 
 @shown
 class ParameterAverage(NamedTuple):
-    """What `average_parameters` keeps: a pytree like the model."""
+    """What `average_parameters` keeps: a pytree like the model, in float32 or better."""
 
     average: Any
 
@@ -66,7 +68,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     def init(params: Tree) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             check_array("average_parameters", f"params{written(params, path)}", leaf)
-        return ParameterAverage(jax.tree.map(jnp.asarray, params))
+        return ParameterAverage(jax.tree.map(_wide, params))
 
     def update(updates: Tree, state: Tree, params: Tree = None) -> Any:
         if params is None:
@@ -76,7 +78,13 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
             )
         moved: Any = optax.apply_updates(params, updates)
         return updates, ParameterAverage(
-            optax.incremental_update(moved, state.average, 1.0 - decay)
+            optax.incremental_update(jax.tree.map(_wide, moved), state.average, 1.0 - decay)
         )
 
     return optax.GradientTransformation(init, update)
+
+
+def _wide(theta: Any) -> jax.Array:
+    """In float32 or better: a bfloat16 average would never hear of a change of 1 %."""
+    theta = jnp.asarray(theta)
+    return theta.astype(jnp.float32) if jnp.finfo(theta.dtype).bits < 32 else theta

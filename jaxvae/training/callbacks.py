@@ -192,6 +192,12 @@ class _EarlyStopping:
         del epoch, key
         self.named |= self.metric in metrics
         values = metrics.get(self.metric, np.empty(0))
+        if np.ndim(values) > 1:
+            raise ValueError(
+                f"early_stopping: metric {self.metric!r} has a number at each of "
+                f"{np.shape(values)[1:]} points of a sweep, expected one; let each run to its end, "
+                "or measure what is to end them all, as their mean, in a callback"
+            )
         steps = int(state.step) - len(values) + 1 + np.flatnonzero(np.isfinite(values))
         values = values[np.isfinite(values)]
         if int(state.step) == self.run.step:  # gone on from there: all that was measured before

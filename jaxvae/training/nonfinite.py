@@ -97,6 +97,11 @@ def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
                 "skip_nonfinite: skipped is a metric, expected another hyper-parameter"
             )
         new, metrics = step(state, key, xs, **hyper)
+        if jnp.ndim(metrics["loss"]):
+            raise ValueError(
+                f"skip_nonfinite: step has a loss of shape {jnp.shape(metrics['loss'])}, expected "
+                "one number; in a sweep lift the step of each point, before sweep_step"
+            )
         good = jnp.isfinite(metrics["loss"]) & still_finite(state, new)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         return kept._replace(step=new.step), metrics | {"skipped": ~good}

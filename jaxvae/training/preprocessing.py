@@ -126,7 +126,8 @@ def dequantize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Arra
         log P(x) >= E_u log p((x + u) / (max_value + 1)) - D log(max_value + 1),
 
     8 bits a coordinate more for bytes. Without u the densities of a few levels have no bound. u is
-    one of 2^15, never 0 or 1, and x can be read off again.
+    one of 2^15, or of as many as the floats can tell apart beside x, never 0 or 1, and x can be
+    read off again.
     Uria, Murray & Larochelle 2013; Theis, van den Oord & Bethge 2016.
     x as for `rescale`.
 
@@ -135,8 +136,12 @@ def dequantize(key: Key, x: Numbers, *, max_value: Scalar | None = None) -> Arra
     ([0.0, 7.0, 255.0], True)
     """
     y, max_value = stored(x, max_value)
-    u = jax.random.bits(key, y.shape, jnp.uint16) >> 1
-    return (y + (u.astype(y.dtype) + 0.5) / 2**15) / (max_value + 1)  # of bytes: exact in float32
+    # u + 1/2 of `levels`, a power of two: exact beside max_value, and in float32 for bytes of 2^15
+    _, digits = jnp.frexp(jnp.asarray(max_value, y.dtype))  # max_value < 2^digits
+    bits = jnp.clip(jnp.finfo(y.dtype).nmant - digits, 0, 15)
+    u = jax.random.bits(key, y.shape, jnp.uint16) >> (16 - bits).astype(jnp.uint16)
+    levels = jnp.exp2(bits.astype(y.dtype))
+    return (y + (u.astype(y.dtype) + 0.5) / levels) / (max_value + 1)
 
 
 @checked

@@ -177,8 +177,8 @@ class Draws(_Counted):
 
     @staticmethod
     def draw(data: Tree, key: Key, rows: Array, i: Array) -> Any:
-        # steps fold in 0, 1, ... and shuffles from 2^31 on
-        return data(jax.random.fold_in(jax.random.fold_in(key, jnp.uint32(2**32 - 1)), rows[i]))
+        # steps fold in 0, 1, ..., shuffles from 2^31 on, and callbacks 2^32 - 1
+        return data(jax.random.fold_in(jax.random.fold_in(key, jnp.uint32(2**32 - 2)), rows[i]))
 
     def identity(self, key: Key) -> tuple[dict[str, Any], Tree]:
         given = {"steps_per_epoch": self.per_epoch, "data": computation(self.data, key)}

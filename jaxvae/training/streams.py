@@ -233,6 +233,8 @@ class Stream:
 
     def _go_to(self, place: Place) -> Place:
         """Bring the iterator there, or else to the start of the epoch."""
+        if place.state is None and self.fixed is not None:
+            return self._draw_again(place.epoch * self.fixed)._replace(epoch=place.epoch)
         if place.state is None:
             if place.passes and hasattr(self.data, "set_epoch"):
                 self.iterator, self.peeked = self._open(place.passes), []
@@ -255,6 +257,21 @@ class Stream:
         for _ in range(place.skip):
             self._next(place)
         return place
+
+    def _draw_again(self, count: int) -> Place:
+        """Drop so many batches of a stream that is read on and on: those of the epochs before."""
+        length = _length(self.data)
+        passes, rest = divmod(count, length) if length else (0, count)
+        if passes:
+            self.iterator, self.peeked = self._open(passes), []
+        ended = 0  # passes in a row without a batch: an iterator has but one
+        while rest and ended < 2:
+            if self._next(Place()) is not END:
+                rest, ended = rest - 1, 0
+            else:
+                passes, ended = passes + 1, ended + 1
+                self.iterator = self._open(passes)
+        return Place(passes=passes)
 
     def _open(self, passes: int = 0) -> Iterator[Any]:
         """The iterator of a pass, of which data that have `set_epoch` are told the number."""

@@ -123,3 +123,10 @@ def test_what_makes_no_prior_is_refused():
         jv.batched(left_out(jv.elbo, 5))(
             model(), jax.random.key(0), (jnp.ones((2, 2)), jnp.arange(2))
         )
+
+
+def test_some_exemplars_are_drawn_by_any_generator():
+    pairs = jnp.asarray(ROWS), jnp.arange(len(ROWS))
+    key = jax.random.key(0, impl="rbg")
+    bound, _ = jv.batched(left_out(jv.elbo, 2))(model(), key, pairs)
+    assert np.isfinite(bound)

@@ -162,6 +162,21 @@ def test_a_run_that_has_not_ended_says_how_it_goes_on(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+def test_two_images_of_one_name_are_two_files(tmp_path):
+    xs = np.arange(3 * 4, dtype=float).reshape(3, 2, 2, 1)
+    names = ("a/1.jpg", "a/1.png", "b/1.jpg")
+    command_output.write_events(tmp_path / "out", xs, (), names)
+    found = sorted(str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*.png"))
+    assert found == ["a/1.jpg.png", "a/1.png.png", "b/1.png"]
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "a.png"), (np.float32, "a.tif")])
+def test_images_of_more_than_eight_bits_are_refused(tmp_path, dtype, name):
+    Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(dtype)).save(tmp_path / name)
+    with pytest.raises(DataRefusedError, match=rf"{name} has pixels of more than 8 bits .*\.npy"):
+        read_rows(tmp_path)
+
+
 @pytest.mark.thorough
 def test_a_folder_of_images(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)

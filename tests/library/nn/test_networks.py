@@ -55,6 +55,13 @@ from jaxvae.nn import (
     Up,
     WeightNormed,
     positive,
+    residual,
+)
+from jaxvae.nn.convolutions import (
+    convolution_down,
+    convolution_up,
+    products_down,
+    products_up,
 )
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import in_training, statistics
@@ -539,6 +546,45 @@ def test_what_a_head_learns_trains_within_another(name, within):
     decode = Conditional(MLP, outer(LEARNED[name]()), (2,), (3,), rngs=nnx.Rngs(0))
     plain = Conditional(MLP, NormalHead(1.0), (2,), (3,), rngs=nnx.Rngs(0))
     assert len(shapes(decode)) == len(shapes(plain)) + len(alone)
+
+
+class Count(nnx.Variable):
+    pass
+
+
+class Counting(nnx.Module):
+    def __init__(self, in_shape, out_shape, *, rngs):
+        self.layer = nnx.Linear(in_shape[0], out_shape[0], rngs=rngs)
+        self.count = Count(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.count[...] = self.count[...] + 1.0
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_what_a_network_keeps_stays_in_any_precision(dtype):
+    encode = Conditional(Counting, NormalHead(1.0), (3,), (2,), dtype=dtype, rngs=nnx.Rngs(0))
+    encode(jnp.ones(3))
+    encode(jnp.ones(3))
+    assert float(encode.network.count[...]) == 2.0
+
+
+def test_whole_numbers_are_convolved_as_floats():
+    """By every form: the one of this machine is one of them."""
+    x, y = np.arange(64).reshape(8, 8, 1), np.arange(16).reshape(4, 4, 1)
+    kernel = np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        for f in (convolution_down, products_down, residual.convolution):
+            np.testing.assert_allclose(f(jnp.asarray(x), kernel), f(jnp.asarray(x, float), kernel))
+        for f in (convolution_up, products_up):
+            up = partial(f, kernel=kernel, size=(8, 8))
+            np.testing.assert_allclose(up(jnp.asarray(y)), up(jnp.asarray(y, float)))
+        network = Recurrent((5, 3), (4,), width=8, rngs=nnx.Rngs(0))
+        for dtype in (jnp.int32, jnp.uint8, jnp.bfloat16):
+            out = network(jnp.ones((5, 3), dtype))
+            assert out.dtype == jnp.float32
+            np.testing.assert_allclose(out, network(jnp.ones((5, 3))), rtol=1e-5)
 
 
 @dataclass(frozen=True)

@@ -298,6 +298,18 @@ def test_pixels_are_put_in_order_whatever_the_layer(dense):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_pixels_are_put_in_order_for_residual_layers():
+    weight, x = np.arange(24.0).reshape(2, 12), np.arange(12.0).reshape(3, 2, 2)  # c, h, w
+    model = nn.ResidualMLP(
+        (2, 2, 3), (2,), width=2, depth=0, norm=None, activation=jnp.abs, rngs=nnx.Rngs(0)
+    )
+    zeros = np.zeros(2)
+    state = {"f.weight": weight, "f.bias": zeros, "g.weight": np.eye(2), "g.bias": zeros}
+    loaded = nn.from_torch(state, model, {"first": "f", "last": "g"})
+    found = loaded(jnp.asarray(x.transpose(1, 2, 0), jnp.float32))
+    np.testing.assert_allclose(found, weight @ x.reshape(-1))
+
+
 def test_a_weight_norm_without_scales_is_refused():
     network = layers(normed(linear_64, use_scale=False))
     with pytest.raises(ValueError, match=r"^from_torch: layers\[0\] is a WeightNorm with use_sc"):

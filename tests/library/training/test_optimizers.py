@@ -91,6 +91,22 @@ def test_a_plateau_lowers_the_rate_inside_fit():
     assert jnp.all(state.model - START == 1.0 + 1.0 + 0.5 + 0.5 + 0.25 + 0.25)
 
 
+def test_an_average_of_half_precision_moves():
+    """By less than the parameters can tell: after 2,000 steps of decay .99 it is theirs."""
+    model = {"theta": jnp.ones((), jnp.bfloat16)}
+    optimizer = optax.chain(optax.sgd(0.0), jv.training.average_parameters(0.99))
+    state = optimizer.init({"theta": jnp.zeros((), jnp.bfloat16)})
+
+    def body(_, state):
+        return optimizer.update({"theta": jnp.zeros((), jnp.bfloat16)}, state, model)[1]
+
+    state = jax.jit(lambda state: jax.lax.fori_loop(0, 2000, body, state))(state)
+    whole = jv.training.TrainState(model, state, jnp.int32(2000))
+    average = jv.training.averaged_model(whole)["theta"]
+    assert average.dtype == jnp.bfloat16
+    assert float(average) == 1.0
+
+
 PLATEAU = optax.contrib.reduce_on_plateau(factor=0.5, patience=2, accumulation_size=8)
 
 

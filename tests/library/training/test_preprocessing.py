@@ -105,6 +105,16 @@ def test_noise_of_dequantization_stays_inside_its_cell(max_value):
     assert abs(u.var() - 1 / 12) < 5 / np.sqrt(180 * u.size)
 
 
+@pytest.mark.parametrize("max_value", [1, 255, 1000, 4095, 65535, 2**22 - 1])
+def test_what_is_dequantized_can_be_read_off(max_value):
+    x = np.random.default_rng(0).integers(0, max_value, 200_000, endpoint=True).astype(np.uint32)
+    x[:1000] = max_value
+    y = jax.jit(partial(dequantize, max_value=float(max_value)))(jax.random.key(0), jnp.asarray(x))
+    assert y.dtype == jnp.float32
+    assert np.all((y > 0.0) & (y < 1.0))
+    np.testing.assert_array_equal(np.floor(np.asarray(y, float) * (max_value + 1)), x)
+
+
 def test_a_density_of_dequantized_bytes_bounds_their_probability(x64):
     """log P(k), the density's integral over a cell, is at least the mean of log p less log 256."""
     k = jnp.arange(120, 137, dtype=jnp.uint8)

@@ -376,6 +376,44 @@ def test_what_can_not_tell_where_it_stands_goes_on_from_the_epoch(tmp_path):
     assert same(run(again, epochs=1), (state, history))
 
 
+@pytest.mark.parametrize("kind", ["loader", "passes", "one pass"])
+def test_a_stream_read_on_and_on_goes_on_behind_its_epochs(tmp_path, kind):
+    """Without a state: what the epochs before had is drawn again, and dropped."""
+    items = batches()[:5]  # in epochs of 3, so that one begins within a pass
+
+    def generator():
+        yield from items * (1 if kind == "passes" else 10)
+
+    data = Loader(items) if kind == "loader" else generator
+    whole = run(data, steps_per_epoch=3)
+    told = "data can't say where they stand"
+    with pytest.warns(UserWarning, match=told), pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, steps_per_epoch=3, stop_at=6)  # saved behind the second epoch
+    with pytest.warns(UserWarning, match=told):
+        assert same(run(data, tmp_path, steps_per_epoch=3), whole)
+
+
+def test_simulated_data_and_callbacks_have_noise_of_their_own():
+    drawn, seen = [], []
+
+    def data(key):
+        return jax.random.normal(jax.random.split(key)[0], (4, 3))
+
+    def callback(state, metrics, epoch, key):
+        drawn.append(np.asarray(jax.random.normal(key, (4, 3))))
+
+    def looks(model, key, x):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+        return near(model, key, x)
+
+    step = train_step(looks, optax.sgd(0.1))
+    state = init_state(jnp.zeros(3), optax.sgd(0.1))
+    fit(step, state, KEY, data, epochs=3, steps_per_epoch=1, callbacks=[callback])
+    jax.effects_barrier()
+    assert len(seen) == 3 * 4
+    assert not np.isin(np.stack(drawn).round(5), np.stack(seen).round(5)).any()
+
+
 def test_another_stream_does_not_go_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(batches(), tmp_path, stop_at=3)

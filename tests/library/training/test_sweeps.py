@@ -335,6 +335,14 @@ def test_a_sweep_under_fit_is_the_step_at_every_point():
         assert jax.tree.all(jax.tree.map(partial(np.allclose, rtol=1e-4), of_point, one.model))
 
 
+def test_what_can_not_be_lifted_over_a_sweep_is_told():
+    with pytest.raises(ValueError, match=r"skip_nonfinite: step has a loss of shape \(3, 4, 2\)"):
+        jv.training.skip_nonfinite(STEP)(STATE, jax.random.key(1), XS)
+    losses = lambda state, metrics, *_: {"look": metrics["loss"][-1]}
+    with pytest.raises(ValueError, match=r"'look' has a number at each of \(3, 4, 2\) points"):
+        FIT(callbacks=[losses, jv.training.early_stopping("look", patience=2)])
+
+
 @pytest.mark.slow
 def test_points_at_once_change_no_number_of_a_sweep_under_fit():
     step, state = sweep_step(make, grid(), at_once=5)
