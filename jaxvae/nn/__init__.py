@@ -51,8 +51,6 @@ from jaxvae.nn.networks import GroupNorm as GroupNorm
 from jaxvae.nn.networks import InPrecision as InPrecision
 from jaxvae.nn.networks import Rescaled as Rescaled
 from jaxvae.nn.networks import ResidualMLP as ResidualMLP
-from jaxvae.nn.networks import SharedDispersionHead as SharedDispersionHead
-from jaxvae.nn.networks import SharedScaleHead as SharedScaleHead
 from jaxvae.nn.networks import WeightNormed as WeightNormed
 from jaxvae.nn.patch_critic import PatchCritic as PatchCritic
 from jaxvae.nn.pixel_cnn import GatedConvolution as GatedConvolution
@@ -69,6 +67,8 @@ from jaxvae.nn.sequences import Bidirectional as Bidirectional
 from jaxvae.nn.sequences import Recurrent as Recurrent
 from jaxvae.nn.sequences import RecurrentGenerator as RecurrentGenerator
 from jaxvae.nn.sequences import Transformer as Transformer
+from jaxvae.nn.shared_heads import SharedDispersionHead as SharedDispersionHead
+from jaxvae.nn.shared_heads import SharedScaleHead as SharedScaleHead
 from jaxvae.nn.stock import make_vae as make_vae
 from jaxvae.nn.tables import Column as Column
 from jaxvae.nn.tables import Table as Table

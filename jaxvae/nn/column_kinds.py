@@ -64,7 +64,7 @@ def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
 
 def _column(series: Any, wanted: str | None) -> Column:
     gaps = series.isna().to_numpy()
-    there = series[~gaps]
+    there = series[~gaps].infer_objects()  # numbers that lie in a column of objects
     kind, why = _kind(there) if wanted is None else (wanted, "")
     column = Column(series.name, kind, missing=int(gaps.sum()), why=why)
     if kind in NUMBERS:

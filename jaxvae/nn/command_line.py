@@ -63,7 +63,7 @@ def score(
     iwae and elbo are lower bounds of log p(x), the higher the likelier, of columns standardised as
     the model sees them; per_observed is iwae an entry. `nats NAME` is -log p of a column given z,
     the higher the odder, and the rate is what z costs. `because` names the column that costs most
-    beyond its mean over the file.
+    beyond its mean over the file; a value far outside can draw z to itself, and make others cost.
 
     Args:
       run: what train made, or save_model.

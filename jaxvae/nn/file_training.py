@@ -21,7 +21,7 @@ from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts, read_rows
 from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
 from jaxvae.nn.model_folders import is_saved, refuse_other
-from jaxvae.nn.networks import MLP, Conditional, SharedScaleHead
+from jaxvae.nn.networks import MLP, Conditional
 from jaxvae.nn.preparation import (
     as_images,
     check_rows,
@@ -31,6 +31,7 @@ from jaxvae.nn.preparation import (
     table_of,
 )
 from jaxvae.nn.saved import save_model
+from jaxvae.nn.shared_heads import SharedScaleHead
 from jaxvae.nn.stock import make_vae
 from jaxvae.training import (
     Callback,

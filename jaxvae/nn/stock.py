@@ -11,7 +11,8 @@ from jaxvae.distributions import DiscretizedLogistic, StandardNormal
 from jaxvae.model import VAE
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real, Shape
-from jaxvae.nn.networks import MLP, Conditional, Rescaled, SharedScaleHead
+from jaxvae.nn.networks import MLP, Conditional, Rescaled
+from jaxvae.nn.shared_heads import SharedScaleHead
 from jaxvae.nn.tables import Table, TableNetwork
 
 

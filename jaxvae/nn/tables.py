@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxvae.checks import an
 from jaxvae.nn.heads import (
     Head,
     HeadOf,
@@ -131,10 +132,16 @@ class Table:
         """Raw parameters -> p(x|z): `Masked` of a `Product` of `Categorical` and `Normal`.
 
         Args:
-          number: the head of each number; by default `NormalHead(floor=0.1)`, as values that
-            repeat, an amount of 0 for instance, would else be worth ever more with ever less sigma.
+          number: the head of each number, an event (1,); by default `NormalHead(floor=0.1)`, as
+            values that repeat, an amount of 0 for instance, would else be worth ever more with ever
+            less sigma.
         """
         number = number or NormalHead(floor=0.1)
+        if isinstance(number, (MaskedHead, ProductHead)):
+            raise TypeError(
+                f"Table.head: number is {an(type(number).__name__)} of all columns, expected that "
+                "of one number, such as nn.NormalHead()"
+            )
         heads = [number if c.kind in NUMBERS else _category_head(c) for c in self.seen]
         names = [c.name for c in self.seen]
         return MaskedHead(

@@ -548,6 +548,23 @@ def test_what_a_head_learns_trains_within_another(name, within):
     assert len(shapes(decode)) == len(shapes(plain)) + len(alone)
 
 
+class Wrong(nnx.Module):
+    """Written for a batch."""
+
+    def __init__(self, in_shape, out_shape, *, rngs):
+        self.layer = nnx.Linear(in_shape[0], out_shape[0], rngs=rngs)
+
+    def __call__(self, x):
+        return self.layer(x.reshape(len(x), 3))
+
+
+def test_what_a_users_network_was_given_is_told():
+    encode = Conditional(Wrong, NormalHead(1.0), (3,), (2,), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError) as raised:
+        encode(jnp.ones(3))
+    assert raised.value.__notes__[0] == "Wrong was given one example, float32[3]"
+
+
 class Count(nnx.Variable):
     pass
 

@@ -63,6 +63,13 @@ def test_kinds_are_what_the_columns_hold():
     assert shown[0].endswith("2 missing")
 
 
+def test_numbers_in_a_column_of_objects_are_numbers():
+    """As of a frame that was made of one NumPy array with text in it."""
+    frame = mixed()
+    found = nn.infer_table(frame.astype(object))
+    assert [c.kind for c in found.columns] == [c.kind for c in nn.infer_table(frame).columns]
+
+
 def test_kinds_can_be_chosen():
     digits = mixed().assign(grade=pd.Categorical(["10", "9"] * 20))
     chosen = {"name": "category", "count": "category", "grade": "number", "yes": "ignored"}
@@ -230,6 +237,12 @@ def test_what_is_no_table_makes_no_model():
         nn.make_vae(mixed(), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="x is a Table, expected an image"):
         nn.make_vae(table(), convolutional=True, rngs=nnx.Rngs(0))
+
+
+def test_the_head_of_a_table_is_no_head_of_a_number():
+    of_all = table().head()
+    with pytest.raises(TypeError, match="number is a MaskedHead of all columns, expected that of"):
+        nn.make_vae(table(), likelihood=of_all, rngs=nnx.Rngs(0))
 
 
 def test_a_frame_of_other_columns_is_refused():
