@@ -98,7 +98,14 @@ def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
     if jnp.ndim(mask) == 0:
         event = jax.tree.map(partial(_if, mask), x, _in_a_gap(d, x))
         return jnp.where(mask, log_density(d, event), 0.0)
-    return jnp.sum(jax.vmap(_observed)(arrays(method_of(d, "unstack", "Masked")()), x, mask))
+    coordinates = method_of(
+        d,
+        "unstack",
+        "Masked",
+        "mask an event of entries that depend on each other as a whole, and let an end symbol fill "
+        "the padding of a sequence",
+    )()
+    return jnp.sum(jax.vmap(_observed)(arrays(coordinates), x, mask))
 
 
 def _in_a_gap(d: Distribution, x: Tree) -> Any:

@@ -9,8 +9,8 @@ import pytest
 
 import jaxvae
 from experiments.records import composed, mlp
-from experiments.records.runs import Gaussians
-from jaxvae import evaluation
+from experiments.records.runs import Gaussians, train
+from jaxvae import evaluation, training
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +72,17 @@ def test_all_layers_take_part_in_what_is_drawn():
     assert z2.shape == z1.shape == (4,)
     assert not np.allclose(model.decode((z2, z1)).mean(), model.decode((z2 + 1, z1)).mean())
     assert not np.allclose(model.decode((z2, z1)).mean(), model.decode((z2, z1 + 1)).mean())
+
+
+def test_a_long_run_goes_on_and_keeps_an_average(tmp_path):
+    objective = jaxvae.preprocessed(jaxvae.elbo, jaxvae.binarize)
+    images = jnp.asarray(IMAGES)
+    make = lambda: composed.compose(composed.FACTORS["plain"], images, jax.random.key(0))
+    run = partial(train, objective, make(), jax.random.key(1), images, epochs=2, batch_size=3)
+    state = run(tmp_path / "a", learning_rate=1e-2)
+    again = run(tmp_path / "a", learning_rate=1e-2)  # of its last checkpoint
+    assert int(state.step) == int(again.step) == 4
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    averaged = training.averaged_model(state)
+    assert jax.tree.structure(averaged) == jax.tree.structure(state.model)
