@@ -151,6 +151,16 @@ check_floats = partial(check_dtype, of=jnp.floating, expected="floats")
 check_integers = partial(check_dtype, of=jnp.integer, expected="integers")
 
 
+def refuse_bytes(owner: str, event: Any) -> None:
+    """Raise TypeError where an event of real numbers is bytes, as images are stored."""
+    if getattr(event, "dtype", None) == jnp.uint8:
+        raise TypeError(
+            f"{owner}: event is an array of uint8, expected floats; scale bytes first, as "
+            "jaxvae.preprocessed(objective, jaxvae.rescale) does, or take a likelihood of bytes, "
+            "jaxvae.DiscretizedLogistic"
+        )
+
+
 def check_pair(owner: str, name: str, value: object, of: str) -> None:
     """Raise TypeError unless `value` is a tuple, or a list, of two."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, Numbers, Tree, check_scale
+from jaxvae.checks import Leaf, Numbers, Tree, check_scale, refuse_bytes
 from jaxvae.distributions.special import log_beta
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import stacked
@@ -39,6 +39,7 @@ class Laplace:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Tree) -> Array:
+        refuse_bytes("Laplace.log_prob", z)
         return self._log_density((z - self.loc) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
@@ -97,6 +98,7 @@ class StudentT:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Tree) -> Array:
+        refuse_bytes("StudentT.log_prob", z)
         return self._log_density((z - self.loc) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtr
 
-from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked
+from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked, refuse_bytes
 from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row, stacked
 
@@ -52,6 +52,7 @@ class StandardNormal:
         return jax.random.normal(key, self.shape)
 
     def log_prob(self, z: Tree) -> Array:
+        refuse_bytes("StandardNormal.log_prob", z)
         return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI)
 
     def mean(self) -> Array:
@@ -93,6 +94,7 @@ class Normal:
         return self.sample_and_log_prob(key)[0]
 
     def log_prob(self, z: Tree) -> Array:
+        refuse_bytes("Normal.log_prob", z)
         z, loc, scale = in_a_row(z, self.loc, self.scale)
         return Normal(loc, scale)._log_density((z - loc) / scale)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Leaf, Tree
+from jaxvae.checks import Leaf, Tree, refuse_bytes
 from jaxvae.distributions.normal import LOG_2PI
 from jaxvae.protocols import distribution
 
@@ -44,6 +44,7 @@ class OptimalNormal:
         return jnp.shape(self.loc)
 
     def log_prob(self, x: Tree) -> Array:
+        refuse_bytes("OptimalNormal.log_prob", x)
         square = jnp.mean(jnp.square(x - self.loc))
         variance = square if self.axis is None else self._shared(square)
         # a perfect reconstruction has no best sigma: below this one the density stops growing

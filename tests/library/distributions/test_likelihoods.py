@@ -34,6 +34,16 @@ REFUSED = [
     (jv.Bernoulli(jnp.zeros(3)), np.array([0.0, np.nan, 1.0]), ValueError, r"nan at \(1,\)"),
     (jv.ContinuousBernoulli(jnp.zeros(3)), BYTES, TypeError, r"uint8, expected floats in \[0, 1\]"),
     (jv.ContinuousBernoulli(jnp.zeros(3)), np.array([0.0, 2.0, 1.0]), ValueError, "2.0"),
+    *(
+        (d, BYTES, TypeError, f"{type(d).__name__}.log_prob: event is an array of uint8, expected")
+        for d in (
+            jv.Normal(jnp.zeros(3), jnp.ones(3)),
+            jv.StandardNormal((3,)),
+            jv.Laplace(jnp.zeros(3), jnp.ones(3)),
+            jv.StudentT(jnp.full(3, 2.0), jnp.zeros(3), jnp.ones(3)),
+            jv.distributions.OptimalNormal(jnp.zeros(3)),
+        )
+    ),
     (
         jv.DiscretizedLogistic(jnp.zeros(3), 1.0),
         np.ones(3, np.float32),
