@@ -22,7 +22,7 @@ frame 1, 5 and 15 steps behind the first 8, by 50 draws; mean and standard devia
     RSSM, choices, balanced  44.03 +- 2.27    42.94 +- 2.32    45.08 +- 1.79    45.12 +- 1.87
 
 (4.7 minutes of processor time, two x86-64 cores.) In 40 epochs a carry is learned by one seed of
-three (RSSM: 35.99, the best of all; 50.62, 56.28). No published number is for these films.
+three (RSSM, sorted: 35.99, the best of all; 50.62, 56.28). No published number is for these films.
 forecasts.png has the mean over 200 futures of one film, bands.png where 90 % of them have the bob.
 """
 
