@@ -590,7 +590,7 @@ def test_what_a_network_keeps_stays_in_any_precision(dtype):
 def test_whole_numbers_are_convolved_as_floats():
     """By every form: the one of this machine is one of them."""
     x, y = np.arange(64).reshape(8, 8, 1), np.arange(16).reshape(4, 4, 1)
-    kernel = np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 1, 1)), jnp.float32)
     with jax.numpy_dtype_promotion("standard"):
         for f in (convolution_down, products_down, residual.convolution):
             np.testing.assert_allclose(f(jnp.asarray(x), kernel), f(jnp.asarray(x, float), kernel))
