@@ -146,6 +146,7 @@ OTHERWISE = {
             "jaxvae.elbo",
             "jax.random.poisson(jax.random.key(5), 1.0, (16, 10, 3)).astype(float)",
         ),
+        ("tokens", "jaxvae.elbo", "jax.random.randint(jax.random.key(5), (16, 12), 0, 7)"),
         ("model", "refined", "rows"),
         ("loaded", "jaxvae.elbo", "rows"),
         ("model._replace(decode=decode)", "jaxvae.elbo", "rows"),

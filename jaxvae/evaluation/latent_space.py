@@ -86,14 +86,21 @@ def slerp(z0: Floats, z1: Floats, t: Scalar) -> Array:
             f"slerp: z0 has shape {jnp.shape(z0)}, expected two coordinates or more to turn in"
         )
     (norm_0, u_0), (norm_1, u_1) = _polar("z0", z0), _polar("z1", z1)
-    theta = 2.0 * jnp.arctan2(jnp.linalg.norm(u_1 - u_0), jnp.linalg.norm(u_1 + u_0))
+    theta = 2.0 * jnp.arctan2(_length(u_1 - u_0), _length(u_1 + u_0))
     v = _across(u_0, u_1)
-    sine = jnp.linalg.norm(v)
+    sine = _length(v)
     other = _across(u_0, jnp.zeros_like(u_0).at[jnp.argmin(jnp.abs(u_0))].set(1.0))
     one_line = sine <= 4.0 * jnp.finfo(u_0.dtype).eps
-    v = jnp.where(one_line, other / jnp.linalg.norm(other), v / sine)
-    z = interpolate(norm_0, norm_1, t) * (jnp.cos(t * theta) * u_0 + jnp.sin(t * theta) * v)
-    return z.reshape(jnp.shape(z0))
+    v = jnp.where(one_line, other / _length(other), v / jnp.where(one_line, 1.0, sine))
+    arc = interpolate(norm_0, norm_1, t) * (jnp.cos(t * theta) * u_0 + jnp.sin(t * theta) * v)
+    line = interpolate(norm_0 * u_0, norm_1 * u_1, t)  # with the slopes that the arc has not there
+    return jnp.where(one_line & (u_0 @ u_1 > 0.0), line, arc).reshape(jnp.shape(z0))
+
+
+def _length(v: Array) -> Array:
+    """|v|, whose slope at 0 is 0."""
+    square = jnp.sum(jnp.square(v))
+    return jnp.where(square > 0.0, jnp.sqrt(jnp.where(square > 0.0, square, 1.0)), 0.0)
 
 
 def _polar(name: str, z: Floats) -> tuple[Array, Array]:

@@ -20,6 +20,7 @@ from jaxvae.pytrees.libraries import functional
 def with_ends(model: Model, batches: Iterable[Any], steps: int) -> Iterator[Any]:
     """Batches of (x, t), t the last step seen of each row."""
     masked, chain, start = is_masked(model), value_of(prior(model)), 0
+    chain = getattr(chain, "chain", chain)  # of a `LinearChain` its gains are the context
     for x in batches:
         ends = _ends(x[1] if masked else jax.tree.map(np.ones_like, x))
         if not ends.all():

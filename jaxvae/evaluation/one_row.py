@@ -12,6 +12,7 @@ from jaxvae.checks import Key, Tree
 from jaxvae.distributions import Masked, Product
 from jaxvae.evaluation import imputation
 from jaxvae.evaluation.rows import (
+    has_mask,
     is_masked,
     or_else,
 )
@@ -124,8 +125,8 @@ def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     total, (log_w, rate) = jax.lax.scan(add, zeros, jnp.arange(num_samples))
     entries = jax.tree.map(lambda t: -t / num_samples, total)
     observed = (
-        _observed(entries, *x)
-        if is_masked(model)
+        _observed(entries if is_masked(model) else x[0], *x)
+        if has_mask(model)
         else jnp.float32(sum(map(jnp.size, jax.tree.leaves(x))))
     )
     return log_mean_exp(log_w), jnp.mean(log_w), jnp.mean(rate), entries, observed

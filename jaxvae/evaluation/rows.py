@@ -4,7 +4,7 @@ A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from inspect import isgeneratorfunction
 from typing import Annotated, Any
@@ -223,11 +223,20 @@ def _check_shapes(where: str, xs: Tree, like: Tree) -> None:
 
 
 def is_masked(model: Model) -> bool:
+    """Whether its likelihood is `Masked`."""
+    return _of_likelihood(lambda d: isinstance(d, Masked), model)
+
+
+def has_mask(model: Model) -> bool:
+    """Whether its events are pairs (x, mask): of `Masked`, or of what says so, as `MaskedBy`."""
+    return _of_likelihood(lambda d: isinstance(d, Masked) or hasattr(d, "with_mask"), model)
+
+
+def _of_likelihood(what: Callable[[Any], bool], model: Model) -> bool:
     seen: list[bool] = []
 
     def look() -> None:
-        d = value_of(likelihood(model, prior(model).sample(jax.random.key(0))))
-        seen.append(isinstance(d, Masked))
+        seen.append(what(value_of(likelihood(model, prior(model).sample(jax.random.key(0))))))
 
     jax.eval_shape(look)
     return seen[0]

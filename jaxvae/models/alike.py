@@ -192,8 +192,8 @@ def descend(
 
     Args:
       evidence: the features of x, to draw of q(z|x); or None for each block, to draw of p(z).
-      temperatures: what each level's sigma is multiplied with, [levels]: 1 to draw, 0 for the mean;
-        None, the default, is 1.
+      temperatures: what each level's sigma is multiplied with, [levels], above 0: 1 to draw, a
+        small one to stay near the mean; None, the default, is 1.
 
     Returns:
       h after the last level, and KL(q(z_l|z_{>l}, x) || p(z_l|z_{>l})) [levels], nats.

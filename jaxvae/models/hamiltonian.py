@@ -110,7 +110,9 @@ class Leapfrog:
             check_floats("Leapfrog", name, part)
             check_shape("Leapfrog", name, part, jnp.shape(self.step_sizes)[1:])
         k = len(self.step_sizes)
-        t = 1.0 + (self.heat - 1.0) * (1.0 - jnp.square(jnp.linspace(0.0, 1.0, k + 1)))
+        dtype = jnp.result_type(self.step_sizes)
+        at = jnp.linspace(0.0, 1.0, k + 1, dtype=dtype)
+        t = 1.0 + (jnp.asarray(self.heat, dtype) - 1.0) * (1.0 - jnp.square(at))
         return t[1:] / t[:-1]
 
 

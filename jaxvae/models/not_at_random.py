@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class MaskedBy:
     distribution: Any
     imputed: Any
     mechanism: Callable[[Any], Any]
+    with_mask: ClassVar[bool] = True  # events are pairs (x, mask)
 
     def sample(self, key: Array) -> tuple[Any, Any]:
         x_key, s_key = jax.random.split(key)

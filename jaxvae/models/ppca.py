@@ -62,7 +62,10 @@ def log_marginal(params: PPCA, x: Array) -> Array:
     r = x - params.mean
     explained = solve_triangular(chol, params.weight.T @ r, lower=True)
     log_det = (d - k) * jnp.log(params.variance) + 2.0 * jnp.sum(jnp.log(jnp.diagonal(chol)))
-    mahalanobis = (jnp.sum(r**2) - jnp.sum(explained**2)) / params.variance
+    mean = solve_triangular(chol.T, explained, lower=False)  # of z given x
+    # |r|^2 - |C^-1 W' r|^2, which would cancel where the variance is small
+    square = jnp.sum((r - params.weight @ mean) ** 2) + params.variance * jnp.sum(mean**2)
+    mahalanobis = square / params.variance
     return -0.5 * (d * jnp.log(2.0 * jnp.pi) + log_det + mahalanobis)
 
 
@@ -90,7 +93,7 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
     cross = r.T @ moments.mean
     weight = jnp.linalg.solve(second, cross.T).T
     residual = jnp.sum(r**2) - 2.0 * jnp.sum(weight * cross) + jnp.sum(second * (weight.T @ weight))
-    return PPCA(weight, mean, residual / (n * d))
+    return PPCA(weight, mean, jnp.maximum(residual, 0.0) / (n * d))
 
 
 def em_step(params: PPCA, xs: Array) -> PPCA:
@@ -120,7 +123,7 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
     mean = jnp.mean(xs, axis=0)
     r = xs - mean[None]
     eigenvalues, vectors = jnp.linalg.eigh(r.T @ r / n)  # ascending
-    variance = jnp.mean(eigenvalues[: d - num_latents])
+    variance = jnp.maximum(jnp.mean(eigenvalues[: d - num_latents]), 0.0)
     leading = slice(None, d - num_latents - 1, -1)
     excess = jnp.maximum(eigenvalues[leading] - variance, 0.0)  # negative only by rounding
     weight = vectors[:, leading] * jnp.sqrt(excess)[None]

@@ -39,7 +39,8 @@ def ema_codebook(
       z: a batch's vectors, shape [n, d].
       indices: where each went, shape [n], or [n, depth]; one of -1 moves nothing.
       decay: in 0..1, traced.
-      epsilon: of the Laplace smoothing, which keeps e_k finite where N_k is 0.
+      epsilon: of the Laplace smoothing, which keeps e_k near where N_k is small; a code whose N_k
+        is 0 stays.
 
     >>> from jaxvae.models.quantization import init_codebook
     >>> z, indices = jnp.array([[1.0], [3.0], [8.0]]), jnp.array([0, 0, 1])
@@ -53,10 +54,13 @@ def ema_codebook(
         k, dtype = len(codebook.codes), jnp.result_type(codebook.counts)
         uses = jax.nn.one_hot(indices, k, dtype=dtype, axis=0)  # [K, n]
         counts = decay * codebook.counts + (1.0 - decay) * jnp.sum(uses, axis=1)
-        sums = decay * codebook.sums + (1.0 - decay) * (uses @ z.astype(dtype))
+        there = jnp.where(indices[:, None] >= 0, z, jnp.zeros_like(z)).astype(dtype)
+        sums = decay * codebook.sums + (1.0 - decay) * (uses @ there)
         total = jnp.sum(counts)
         smooth = (counts + epsilon) / (total + k * epsilon) * total
-        codes = (sums / smooth[:, None]).astype(jnp.result_type(codebook.codes))
+        used = counts[:, None] > 0.0
+        means = sums / jnp.where(used, smooth[:, None], 1.0)
+        codes = jnp.where(used, means.astype(codebook.codes.dtype), codebook.codes)
         return Codebook(codes, counts, sums)
 
     return _each("ema_codebook", move, None, quantizer, z, indices)

@@ -46,7 +46,8 @@ class FSQ:
 
     Nothing is learned, nothing is committed to and no code can die. Odd levels have one at 0, even
     ones lie about it. The paper's even levels are instead moved by half a step, so that z = 0 is a
-    code, and with h = (L - 1) (1 + 1/1000) / 2 and o = 1/2 for even L, 0 for odd:
+    code, here with h = (L - 1) (1 + 1/1000) / 2 and o = 1/2 for even L, 0 for odd (its code has
+    1 - 1/1000 and tan for artanh, which differs little but for L = 2):
 
     s_i = h_i tanh(z_i + artanh(o_i / h_i)) - o_i,   code_i = round(s_i) / floor(L_i / 2)
 

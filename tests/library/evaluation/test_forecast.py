@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 import jaxvae
 from jaxvae import use
-from jaxvae.models import Markov, Padded, emissions, ppca
+from jaxvae.models import LinearChain, Markov, Padded, emissions, ppca
 from tests.common import standard_errors_off
 
 T, STEPS, KEY = 5, 7, jax.random.key(0)
@@ -139,3 +139,21 @@ def test_what_is_refused_is_refused_in_a_line():
             call()
         assert "\n" not in str(error.value).split("\n---")[0]
     assert use.encode(model, EVENTS, key=KEY).shape == (3, T)
+
+
+def test_a_chain_whose_gains_end_is_not_forecast_beyond():
+    one = jnp.eye(1)
+    chain = LinearChain(
+        jaxvae.MultivariateNormal(jnp.zeros(1), one),
+        jnp.array([1.0, 1.0, 100.0])[:, None, None],
+        jnp.zeros((3, 1)),
+        jnp.broadcast_to(0.01 * one, (3, 1, 1)),
+        4,
+    )
+    model = jaxvae.VAE(
+        Partial(lambda x: jaxvae.Normal(x, 0.01)),
+        Partial(emissions, lambda z: jaxvae.Normal(z, 0.01)),
+        chain,
+    )
+    with pytest.raises(ValueError, match="forecast: steps is 1, expected at most 0 behind 4"):
+        use.forecast(model, jax.random.key(0), np.ones((1, 4, 1), np.float32), steps=1)

@@ -184,3 +184,11 @@ def test_a_temperature_is_positive_and_traced_where_wanted():
         tempered(Gamma(LOC, SCALE), 0.5)
     scales = jax.vmap(lambda t: tempered(NORMAL, t).scale)(jnp.array([0.5, 2.0]))
     assert close(scales, [[0.5, 1.0], [2.0, 4.0]])
+
+
+def test_slerp_has_a_slope_where_its_ends_are_parallel():
+    """That of the straight line; and between opposite ends a finite one."""
+    z = jnp.array([3.0, 4.0])
+    for of in (lambda a: slerp(a, 2.0 * z, 0.25), lambda a: slerp(2.0 * z, a, 0.75)):
+        np.testing.assert_allclose(jax.jacobian(of)(z), 0.75 * np.eye(2), atol=1e-6)
+    assert np.all(np.isfinite(jax.jacobian(lambda a: slerp(a, -z, 0.5))(z)))

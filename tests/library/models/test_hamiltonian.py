@@ -181,3 +181,10 @@ def test_the_script(tmp_path, monkeypatch, capsys):
         assert np.all(np.isfinite(list(values.values())))
     assert numbers["HVAE, K = 2"][0]["step"] != hamiltonian.STEP_SIZE
     assert "+-" in capsys.readouterr().out
+
+
+def test_parameters_may_have_another_dtype_than_the_default(x64):
+    flow = Leapfrog(Partial(wavy), jnp.full((2, 2), 0.1, jnp.float32))
+    pair = jnp.ones(2, jnp.float32), jnp.ones(2, jnp.float32)
+    (z, rho), _ = flow.forward_and_log_det(pair)
+    assert z.dtype == rho.dtype == jnp.float32

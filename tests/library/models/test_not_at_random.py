@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from scipy.special import expit
 
 import jaxvae as jv
+from jaxvae import use
 from jaxvae.evaluation import impute, multiple_imputations
 from jaxvae.models import MaskedBy, NotAtRandom
 from tests.common import close, draws, standard_errors_off
@@ -141,3 +142,12 @@ def test_parameters_are_recovered_where_ignoring_the_mechanism_is_off(x64):
     # the standard error of the mean of x_2 is about .02
     assert abs(fitted(model)) < 0.1
     assert fitted(ignoring) < -0.2
+
+
+def test_a_score_counts_what_was_seen(x64):
+    """And not the mask."""
+    rows = np.stack([MISSING[0], BOTH[0]]), np.stack([MISSING[1], BOTH[1]])
+    with pytest.warns(UserWarning, match="score: rows have 1 to 2 observed entries"):
+        scores = use.score(model(), jax.random.key(0), rows, num_samples=5)
+    np.testing.assert_array_equal(scores.observed, [1.0, 2.0])
+    np.testing.assert_allclose(scores.per_observed, scores.iwae / scores.observed)

@@ -340,3 +340,22 @@ def test_m_step_is_the_maximum(x64):
         weight = params.weight + 0.01 * rng.normal(size=(5, 2))
         assert expected(weight, params.variance * np.exp(0.01 * rng.normal())) < top
     assert close(params.mean, xs.mean(axis=0))
+
+
+def test_the_likelihood_keeps_its_digits_at_a_small_variance():
+    rng = np.random.default_rng(0)
+    weight, x = np.ones((100, 1)), 0.7 + 1e-3 * rng.normal(size=100)
+    for variance in (1e-2, 1e-4, 1e-6):
+        covariance = weight @ weight.T + variance * np.eye(100)
+        square = x @ np.linalg.solve(covariance, x)
+        exact = -0.5 * (100 * np.log(2 * np.pi) + np.linalg.slogdet(covariance)[1] + square)
+        arrays = (jnp.asarray(a, jnp.float32) for a in (weight, np.zeros(100), variance))
+        found = ppca.log_marginal(ppca.PPCA(*arrays), jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(found, exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_data_of_no_other_variance_have_none(seed):
+    rng = np.random.default_rng(seed)
+    xs = jnp.asarray(rng.normal(size=(50, 1)) @ rng.normal(size=(1, 5)), jnp.float32)
+    assert ppca.maximum_likelihood(xs, 1).variance >= 0.0

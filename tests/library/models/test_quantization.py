@@ -482,3 +482,16 @@ def test_a_bad_argument_is_named(call, says):
         call()
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_hidden_moves_no_average():
+    """Not even a NaN; and a code that nothing has gone to stays where it is."""
+    codebook = init_codebook(jnp.array([[0.0], [9.0]]))
+    hidden = EMA(codebook, jnp.array([[1.0], [jnp.nan]]), jnp.array([0, -1]), decay=0.9)
+    alone = EMA(codebook, jnp.array([[1.0]]), jnp.array([0]), decay=0.9)
+    for a, b in zip(hidden, alone, strict=True):
+        assert close(a, b)
+    unused = EMA(codebook, jnp.array([[1.0], [2.0]]), jnp.array([0, 0]), decay=0.0)
+    np.testing.assert_allclose(unused.codes, [[1.5], [9.0]], rtol=1e-4)
+    nothing = EMA(codebook, jnp.array([[1.0]]), jnp.array([-1]), decay=0.0)
+    np.testing.assert_array_equal(nothing.codes, codebook.codes)
