@@ -33,7 +33,8 @@ def train(
     """The state after all epochs, by Adam's rate that falls to 0 along a cosine."""
     steps = epochs * (len(images) // batch_size)
     rate = optax.cosine_decay_schedule(learning_rate, steps)
-    optimizer = optax.chain(optax.adam(rate), average_parameters(1.0 - 1.0 / (AVERAGED * steps)))
+    last = max(AVERAGED * steps, 1.0)
+    optimizer = optax.chain(optax.adam(rate), average_parameters(1.0 - 1.0 / last))
     state, _ = jaxvae.fit(
         jaxvae.train_step(objective, optimizer),
         jaxvae.init_state(model, optimizer),

@@ -125,6 +125,7 @@ def test_what_makes_no_prior_is_refused():
         )
 
 
+@pytest.mark.thorough
 def test_some_exemplars_are_drawn_by_any_generator():
     pairs = jnp.asarray(ROWS), jnp.arange(len(ROWS))
     key = jax.random.key(0, impl="rbg")

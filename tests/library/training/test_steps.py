@@ -669,7 +669,7 @@ class Plain:
 
 
 def test_a_distribution_that_is_no_pytree_is_told_how_to_be_one():
-    with pytest.raises(TypeError, match=r"prior'\\] is a Plain, .* @jaxvae\.pytree"):
+    with pytest.raises(TypeError, match=r"prior'\] is a Plain, .* @jaxvae\.pytree"):
         init_state({"prior": Plain(1.0)}, OPTIMIZER)
 
 

@@ -335,6 +335,7 @@ def test_a_sweep_under_fit_is_the_step_at_every_point():
         assert jax.tree.all(jax.tree.map(partial(np.allclose, rtol=1e-4), of_point, one.model))
 
 
+@pytest.mark.thorough
 def test_what_can_not_be_lifted_over_a_sweep_is_told():
     with pytest.raises(ValueError, match=r"skip_nonfinite: step has a loss of shape \(3, 4, 2\)"):
         jv.training.skip_nonfinite(STEP)(STATE, jax.random.key(1), XS)
