@@ -58,13 +58,15 @@ def batched(
 
 
 def _pair(found: Any) -> tuple[Array, Any]:
-    if not (isinstance(found, tuple) and len(found) == 2):
-        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else a_class_of(found)
+    of_several = isinstance(found, (tuple, list))
+    if not (of_several and len(found) == 2):
+        what = f"a {type(found).__name__} of {len(found)}" if of_several else a_class_of(found)
         raise TypeError(
             f"batched: objective returned {what}, expected (bound, aux); aux is None, or a dict of "
             "what else to follow"
         )
-    return found
+    bound, aux = found
+    return bound, aux
 
 
 def check_example(objective: Callable[..., Any]) -> None:

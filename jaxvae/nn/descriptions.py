@@ -73,7 +73,7 @@ def _marked(tree: Tree, below: str) -> Any:
         at = below + written(tree, path)
         if isinstance(part, Constant):
             inside = OF_CONSTANT + at.removeprefix(OF_CONSTANT) + ".value"
-            return _Held(_marked(part.value, inside))
+            return _Held(_marked(part._raw, inside))
         return _Leaf(at) if _is_array(part) else part
 
     return jax.tree_util.tree_map_with_path(mark, tree, is_leaf=lambda p: isinstance(p, Constant))

@@ -189,6 +189,12 @@ class ProductHead(Module):
         learned = any(isinstance(head, nnx.Module) for _, head, _ in columns)
         self.columns = nnx.data(columns) if learned else columns
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProductHead) and self.columns == other.columns
+
+    def __hash__(self) -> int:
+        return hash((ProductHead, self.columns))
+
     def raw_shape(self, shape: Shape) -> Shape:
         del shape  # of each column, which `columns` says
         return (sum(prod(head.raw_shape(s)) for _, head, s in self.columns),)
@@ -212,6 +218,12 @@ class MaskedHead(Module):
 
     def __init__(self, head: Head):
         self.head = head
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MaskedHead) and self.head == other.head
+
+    def __hash__(self) -> int:
+        return hash((MaskedHead, self.head))
 
     def raw_shape(self, shape: Shape) -> Shape:
         return self.head.raw_shape(shape)

@@ -106,7 +106,7 @@ def arrays_of(folder: Path, manifest: Mapping[str, Any], data: bytes) -> dict[st
             found[name] = jnp.array(array) if kept else array
     if missing := manifest["arrays"].keys() - found.keys():
         raise CheckpointError(f"{folder} has no array {sorted(missing)[0]}")
-    return found
+    return {name: found[name] for name in manifest["arrays"]}  # not in safetensors' order, any one
 
 
 def other_versions(manifest: Mapping[str, Any]) -> str:

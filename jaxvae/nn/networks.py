@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxvae.checks import Count, Tree, check_shape, checked
+from jaxvae.checks import Count, Tree, a_class_of, check_shape, checked
 from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import D, Head, Shape
@@ -64,10 +64,8 @@ class Conditional(Module, Generic[D]):
         try:
             raw = self._raw(x)
         except Exception as error:
-            shapes = ", ".join(
-                f"{jnp.result_type(a)}{list(jnp.shape(a))}" for a in jax.tree.leaves(x)
-            )
-            error.add_note(f"{type(self.network).__name__} was given one example, {shapes}")
+            given = ", ".join(map(_said, jax.tree.leaves(x)))
+            error.add_note(f"{type(self.network).__name__} was given one example, {given}")
             raise
         chex.assert_shape(
             raw, self.raw_shape, custom_message="a network's output is what its head needs"
@@ -76,6 +74,11 @@ class Conditional(Module, Generic[D]):
 
     def _raw(self, x: Tree) -> Array:
         return self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
+
+
+def _said(leaf: Any) -> str:
+    arrays = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+    return f"{leaf.dtype}{list(leaf.shape)}" if arrays else a_class_of(leaf)
 
 
 def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> Array:

@@ -1,5 +1,6 @@
 """Pytrees: dataclasses as pytrees, constants that never train, and the paths of leaves."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.checks import Tree, written
+from jaxvae.checks import Tree, a_class_of, written
 from jaxvae.pytrees.reprs import layered as layered
 from jaxvae.pytrees.reprs import short as short
 from jaxvae.pytrees.reprs import shown as shown
@@ -145,6 +146,11 @@ class Constant:
         leaves = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in self._leaves]
         return jax.tree.unflatten(self._treedef, leaves)
 
+    @property
+    def _raw(self) -> Any:
+        """The value as it is held, with NumPy's arrays."""
+        return jax.tree.unflatten(self._treedef, self._leaves)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.value(*args, **kwargs)
 
@@ -157,7 +163,7 @@ class Constant:
         raise AttributeError(f"Constant: cannot assign to {name!r}; make another Constant")
 
     def __repr__(self) -> str:
-        return f"Constant({short(jax.tree.unflatten(self._treedef, self._leaves))})"
+        return f"Constant({short(self._raw)})"
 
     # Two constants are equal when their contents are: jit compares and hashes what has no leaves.
 
@@ -180,7 +186,7 @@ class Constant:
         return self._hash
 
     def __getstate__(self) -> dict[str, Any]:  # a hash holds in one process only
-        return {name: x for name, x in vars(self).items() if name != "_hash"}
+        return {name: x for name, x in vars(self).items() if name not in ("_hash", "_sums")}
 
     def tree_flatten(self) -> tuple[tuple[()], "Constant"]:
         return (), self
@@ -215,7 +221,7 @@ def held(tree: Tree) -> dict[str, Any]:
     found = {}
     for at, part in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_constant):
         if isinstance(part, Constant):
-            inside = paths(part.value) | held(part.value)
+            inside = paths(part._raw) | held(part._raw)
             found |= {f"{written(tree, at)}.value{path}": leaf for path, leaf in inside.items()}
     return found
 
@@ -226,12 +232,34 @@ def holding(tree: T, leaves: Mapping[str, Any]) -> T:
     def filled(path: tuple[Any, ...], part: Any) -> Any:
         if not isinstance(part, Constant):
             return part
-        at, value = f"{written(tree, path)}.value", part.value
+        at, value = f"{written(tree, path)}.value", part._raw
         inside = [leaves.get(at + p, leaf) for p, leaf in paths(value).items()]
         below = {p.removeprefix(at): leaf for p, leaf in leaves.items() if p.startswith(at)}
         return Constant(holding(jax.tree.unflatten(jax.tree.structure(value), inside), below))
 
     return jax.tree_util.tree_map_with_path(filled, tree, is_leaf=_is_constant)
+
+
+def checksums(tree: Tree) -> dict[str, str]:
+    """Path -> dtype, shape and CRC-32 of what the `Constant`s of a tree hold, as `held` has it.
+
+    Of what is no array or number, such as a function, its class. Computed once for each `Constant`.
+    """
+    found = {}
+    for at, part in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_constant):
+        if isinstance(part, Constant):
+            if "_sums" not in vars(part):
+                own = {path: _sum_of(leaf) for path, leaf in paths(part._raw).items()}
+                vars(part)["_sums"] = own | checksums(part._raw)
+            found |= {f"{written(tree, at)}.value{p}": text for p, text in part._sums.items()}
+    return found
+
+
+def _sum_of(leaf: Any) -> str:
+    if not isinstance(leaf, (np.ndarray, np.generic, bool, int, float)):
+        return a_class_of(leaf)
+    leaf = np.asarray(leaf)
+    return f"{leaf.dtype}{list(leaf.shape)}, checksum {zlib.crc32(leaf.tobytes()):08x}"
 
 
 def _is_constant(part: object) -> bool:

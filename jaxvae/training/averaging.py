@@ -87,4 +87,5 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
 def _wide(theta: Any) -> jax.Array:
     """In float32 or better: a bfloat16 average would never hear of a change of 1 %."""
     theta = jnp.asarray(theta)
-    return theta.astype(jnp.float32) if jnp.finfo(theta.dtype).bits < 32 else theta
+    half = jnp.issubdtype(theta.dtype, jnp.floating) and jnp.finfo(theta.dtype).bits < 32
+    return theta.astype(jnp.float32) if half else theta

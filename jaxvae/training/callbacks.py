@@ -85,7 +85,8 @@ def validation(
 
     Args:
       objective: of one example, `(model, key, x) -> (bound, aux)`; bind hyper-parameters with
-        `functools.partial`. One that compares the rows of a batch sees about `batch_size` of them.
+        `functools.partial`. One that compares the rows of a batch sees half of `batch_size` or
+        more.
       key: of the noise.
       xs: the rows.
       every: at least so many steps lie between two measurements; at every look by default.
@@ -153,7 +154,7 @@ def validation(
                 f"validation: {name}_loss is {-bound:g} at step {int(state.step)}{why}",
                 stacklevel=6,
             )
-        return {f"{name}_{term}": value for term, value in {"loss": -bound, **terms}.items()}
+        return {f"{name}_{term}": value for term, value in {**terms, "loss": -bound}.items()}
 
     return validate
 

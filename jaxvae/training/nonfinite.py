@@ -54,15 +54,16 @@ def all_finite(tree: Any) -> Array:
 
 
 def still_finite(before: Tree, after: Tree) -> Array:
-    """Whether every number is finite that was so before, a boolean.
+    """Whether every number is finite, or infinite as it was before, a boolean.
 
     A state may hold an infinity on purpose, as `optax.contrib.reduce_on_plateau` its best loss
-    before the first.
+    before the first. What is no number is never meant.
     """
 
     def looked_at(old: Any, new: Any) -> Any:
-        floats = jnp.issubdtype(jnp.result_type(old), jnp.floating)
-        return jnp.where(jnp.isfinite(old), new, jnp.zeros_like(new)) if floats else new
+        if not jnp.issubdtype(jnp.result_type(old), jnp.floating):
+            return new
+        return jnp.where(jnp.isinf(old) & jnp.isinf(new), jnp.zeros_like(new), new)
 
     return all_finite(jax.tree.map(looked_at, before, after))
 
@@ -213,7 +214,7 @@ def _first_bad_step(
         why = first_bad_row(step, before, given, call, good, point)
     else:
         after = _not_finite(run(spoiled, call)[0])
-        culprit = f"the update of {next(path for path in after if path not in infinite)}"
+        culprit = f"the update of {next((p for p in after if p not in infinite), after[0])}"
     means = ", ".join(f"{name} {float(np.mean(m[good])):g}" for name, m in metrics.items())
     number = int(begun.step) + good + 1
     message = f"step {number}: {culprit} not finite ({means}){why}"

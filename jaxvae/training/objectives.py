@@ -68,13 +68,21 @@ def check_hyper(owner: str, objective: Callable[..., Any], given: Iterable[str])
 
 
 def means_of(aux: Any) -> dict[str, Any]:
-    """The mean of every named part of aux, a NamedTuple or a dict; nothing of whatever else.
+    """The mean of every named part of aux, a NamedTuple or a dict, that is an array of numbers.
 
     >>> means_of({"total_correlation": jnp.array([1.0, 3.0])})
     {'total_correlation': Array(2., dtype=float32)}
     """
     named = aux._asdict() if hasattr(aux, "_asdict") else aux if isinstance(aux, Mapping) else {}
-    return {str(name): jnp.mean(part) for name, part in named.items()}
+    return {str(name): jnp.mean(part) for name, part in named.items() if _has_mean(part)}
+
+
+def _has_mean(part: Any) -> bool:
+    dtype = getattr(part, "dtype", jnp.float32 if isinstance(part, (int, float)) else None)
+    numbers = dtype is not None and (
+        jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+    )
+    return numbers and jnp.size(part) > 0
 
 
 def _parameters(

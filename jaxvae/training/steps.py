@@ -195,7 +195,7 @@ def train_step(
         )
         moved: Any = optax.apply_updates(params, updates)
         model = with_state(moved, new_state(kept, left))
-        metrics = {"loss": value, **means_of(aux)}
+        metrics = {**means_of(aux), "loss": value}  # whatever a part of aux is called
         for name in hyper:
             if name in metrics:
                 raise ValueError(

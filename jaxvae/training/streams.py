@@ -233,7 +233,8 @@ class Stream:
 
     def _go_to(self, place: Place) -> Place:
         """Bring the iterator there, or else to the start of the epoch."""
-        if place.state is None and self.fixed is not None:
+        reads_on = hasattr(self.data, "__next__")  # an iterator is read on from wherever it is
+        if place.state is None and self.fixed and place.epoch < self.epochs and not reads_on:
             return self._draw_again(place.epoch * self.fixed)._replace(epoch=place.epoch)
         if place.state is None:
             if place.passes and hasattr(self.data, "set_epoch"):

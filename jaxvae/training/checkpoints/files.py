@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Tree, a_class_of
-from jaxvae.pytrees import held, is_key, paths, shown
+from jaxvae.pytrees import checksums, is_key, paths, shown
 from jaxvae.training.checkpoints.durable import part_of, publish
 
 MAGIC = b"jaxvae checkpoint 1\n"
@@ -72,7 +72,7 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
         {
             "versions": {name: version_of(name) for name in ("jaxvae", "jax", "numpy")},
             "info": dict(info or {}),
-            "constants": constants(tree),
+            "constants": checksums(tree),
             "leaves": [
                 {"path": p, "dtype": dtype, "shape": shape, "crc32": zlib.crc32(data)}
                 for p, dtype, shape, data in leaves
@@ -168,24 +168,12 @@ def refuse_other_constants(
     if there is None:
         return
     stored = {p[len(below) :]: text for p, text in there.items() if p.startswith(below)}
-    if first := first_difference(stored, constants(like)):
+    if first := first_difference(stored, checksums(like)):
         path, was, here = first
         raise CheckpointError(
             f"{owner} is of another model: at {path} the Constant held {was}, and here it holds "
             f"{here}; a checkpoint doesn't store Constants, so build the model with the same ones"
         )
-
-
-def constants(tree: Tree) -> dict[str, str]:
-    """Path -> dtype, shape and CRC-32 of what the `Constant`s of a tree hold."""
-    found = {}
-    for path, leaf in held(tree).items():
-        data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-        # of what is no array, such as a function, no more than that it is there
-        numbers = not (data.dtype.hasobject or data.dtype.kind in "US")
-        checksum = f", checksum {zlib.crc32(data.tobytes()):08x}" if numbers else ""
-        found[path] = describe(leaf) + checksum
-    return found
 
 
 def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:

@@ -563,6 +563,18 @@ def test_what_a_users_network_was_given_is_told():
     with pytest.raises(TypeError) as raised:
         encode(jnp.ones(3))
     assert raised.value.__notes__[0] == "Wrong was given one example, float32[3]"
+    with pytest.raises(TypeError, match="MLP: input is a dict"):
+        Conditional(MLP, NormalHead(1.0), (3,), (2,), rngs=nnx.Rngs(0))(
+            {"a": jnp.ones(3), "b": "x"}
+        )
+
+
+def test_heads_without_parameters_are_values():
+    columns = (("a", MaskedHead(NormalHead()), (2,)), ("b", BernoulliHead(), (1,)))
+    for make in (lambda: MaskedHead(NormalHead()), lambda: ProductHead(columns)):
+        assert make() == make()
+        assert hash(make()) == hash(make())
+    assert MaskedHead(NormalHead()) != MaskedHead(BernoulliHead())
 
 
 class Count(nnx.Variable):

@@ -321,6 +321,12 @@ def test_what_constants_hold_comes_back_however_it_is_built(tmp_path, monkeypatc
         nn.save_model(tmp_path / "m", other, builder=name, arguments={"scale": 1.0})
 
 
+def test_constants_of_numpy_are_described(tmp_path):
+    prior = jaxvae.Constant(jaxvae.Normal(np.zeros(2), np.ones(2)))
+    folder = nn.save_model(tmp_path / "m", {"prior": prior, "w": jnp.ones(2)})
+    assert same(nn.load_model(folder)["prior"].value, prior.value)
+
+
 def shaped(shape, floor: float | None = 0.5):
     return {"w": jnp.ones(shape), "floor": jaxvae.Constant(jnp.float32(floor or 0.0))}
 

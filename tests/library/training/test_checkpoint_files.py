@@ -115,6 +115,26 @@ def test_another_constant_is_refused(tmp_path):
             load_checkpoint(path, {"p": other, "w": jnp.ones(2)})
 
 
+class Odd:
+    """Of no array's kind, and with an attribute of one."""
+
+    dtype = "mine"
+
+    def __len__(self):
+        raise AssertionError("it was looked into")
+
+
+def test_a_constant_of_whatever_is_no_hindrance(tmp_path):
+    held = (Odd(), np.float32, max, np.array(["a"]), np.arange(3.0), 2)
+    tree = {"c": Constant(held), "w": jnp.ones(2)}
+    save_checkpoint(tmp_path / "a.ckpt", tree)
+    found = load_checkpoint(tmp_path / "a.ckpt", tree)
+    same(found["w"], tree["w"])
+    other = tree | {"c": Constant((*held[:-1], 3))}
+    with pytest.raises(CheckpointError, match=r"the Constant held int64\[\], checksum"):
+        load_checkpoint(tmp_path / "a.ckpt", other)
+
+
 def test_no_part_can_be_missing_unnoticed(tmp_path):
     path = tmp_path / "a"
     save_checkpoint(path, {"a": jnp.ones(3)})

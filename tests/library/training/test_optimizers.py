@@ -12,6 +12,7 @@ from flax import nnx
 
 import jaxvae as jv
 from jaxvae import nn
+from jaxvae.training.nonfinite import still_finite
 
 START, TARGET = jnp.array([3.0, -2.0]), jnp.array([1.0, 0.5])
 XS = jnp.stack([TARGET + 1.0, TARGET - 1.0])
@@ -89,6 +90,16 @@ def test_a_plateau_lowers_the_rate_inside_fit():
     # the first loss is better than none, then come two pairs of equal ones and one more
     assert optax.tree.get(state.opt_state, "scale") == 0.25
     assert jnp.all(state.model - START == 1.0 + 1.0 + 0.5 + 0.5 + 0.25 + 0.25)
+
+
+def test_what_is_no_number_is_never_meant():
+    """Neither in the model from the start, nor where an infinity of the optimiser becomes it."""
+    inf, nan = jnp.array([jnp.inf, 1.0]), jnp.array([jnp.nan, 1.0])
+    finite = jnp.ones(2)
+    of = jax.jit(still_finite)
+    assert [bool(of(a, b)) for a, b in ((inf, inf), (inf, finite), (finite, finite))] == [True] * 3
+    wrong = ((finite, inf), (finite, nan), (inf, nan), (nan, nan))
+    assert not any(bool(of(a, b)) for a, b in wrong)
 
 
 def test_an_average_of_half_precision_moves():

@@ -245,6 +245,18 @@ def test_a_dict_of_terms_is_followed():
     assert close(found["twice_the_rate"], 2.0 * expected["rate"])
 
 
+def test_what_has_no_mean_is_not_followed_and_the_loss_is_the_loss():
+    def objective(model, key, x):
+        bound, terms = elbo(model, key, x)
+        aux = {"loss": jnp.zeros(()), "terms": terms, "key": key, "none": None, "no": jnp.zeros(0)}
+        return [bound, aux]
+
+    _, found = jax.jit(train_step(objective, OPTIMIZER))(start(), jax.random.key(0), data())
+    _, expected = jax.jit(STEP)(start(), jax.random.key(0), data())
+    assert [*found] == ["loss"]
+    assert close(found["loss"], expected["loss"])
+
+
 @pytest.mark.parametrize(("found", "what"), [(1.0, "a float"), ((1.0, 2.0, 3.0), "a tuple of 3")])
 def test_an_objective_that_returns_no_pair_is_told(found, what):
     step = train_step(lambda model, key, x: found, OPTIMIZER)

@@ -393,6 +393,19 @@ def test_a_stream_read_on_and_on_goes_on_behind_its_epochs(tmp_path, kind):
         assert same(run(data, tmp_path, steps_per_epoch=3), whole)
 
 
+def test_an_iterator_is_read_on_from_wherever_it_is(tmp_path):
+    def generator():
+        for i in range(20):
+            yield np.full((4, 3), i, np.float32)
+
+    stream, told = generator(), "data can't say where they stand"
+    settings = {"steps_per_epoch": 3, "steps_per_call": 3}
+    for epochs in (2, 4):
+        with pytest.warns(UserWarning, match=told):
+            run(stream, tmp_path, epochs=epochs, **settings)
+    assert float(next(stream)[0, 0]) < 15  # twelve, and what was read ahead
+
+
 def test_simulated_data_and_callbacks_have_noise_of_their_own():
     drawn, seen = [], []
 
