@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Tree, a_class_of, check_leaves, check_pair, checked
+from jaxvae.checks import Key, Tree, a_class_of, an, check_leaves, check_pair, checked
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import BATCH
 
@@ -57,10 +57,10 @@ def batched(
     return batch_objective
 
 
-def _pair(found: Any) -> tuple[Array, Any]:
+def _pair(found: Tree) -> tuple[Array, Any]:
     of_several = isinstance(found, (tuple, list))
     if not (of_several and len(found) == 2):
-        what = f"a {type(found).__name__} of {len(found)}" if of_several else a_class_of(found)
+        what = f"{an(type(found).__name__)} of {len(found)}" if of_several else a_class_of(found)
         raise TypeError(
             f"batched: objective returned {what}, expected (bound, aux); aux is None, or a dict of "
             "what else to follow"

@@ -76,7 +76,7 @@ class Conditional(Module, Generic[D]):
         return self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
 
 
-def _said(leaf: Any) -> str:
+def _said(leaf: Tree) -> str:
     arrays = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
     return f"{leaf.dtype}{list(leaf.shape)}" if arrays else a_class_of(leaf)
 

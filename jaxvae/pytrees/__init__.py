@@ -255,7 +255,7 @@ def checksums(tree: Tree) -> dict[str, str]:
     return found
 
 
-def _sum_of(leaf: Any) -> str:
+def _sum_of(leaf: Tree) -> str:
     if not isinstance(leaf, (np.ndarray, np.generic, bool, int, float)):
         return a_class_of(leaf)
     leaf = np.asarray(leaf)

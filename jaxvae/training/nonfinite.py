@@ -60,7 +60,7 @@ def still_finite(before: Tree, after: Tree) -> Array:
     before the first. What is no number is never meant.
     """
 
-    def looked_at(old: Any, new: Any) -> Any:
+    def looked_at(old: Tree, new: Tree) -> Any:
         if not jnp.issubdtype(jnp.result_type(old), jnp.floating):
             return new
         return jnp.where(jnp.isinf(old) & jnp.isinf(new), jnp.zeros_like(new), new)

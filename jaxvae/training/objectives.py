@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxvae.checks import Tree
 from jaxvae.pytrees import is_key
 
 PLACES = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -67,7 +68,7 @@ def check_hyper(owner: str, objective: Callable[..., Any], given: Iterable[str])
         )
 
 
-def means_of(aux: Any) -> dict[str, Any]:
+def means_of(aux: Tree) -> dict[str, Any]:
     """The mean of every named part of aux, a NamedTuple or a dict, that is an array of numbers.
 
     >>> means_of({"total_correlation": jnp.array([1.0, 3.0])})
@@ -77,7 +78,7 @@ def means_of(aux: Any) -> dict[str, Any]:
     return {str(name): jnp.mean(part) for name, part in named.items() if _has_mean(part)}
 
 
-def _has_mean(part: Any) -> bool:
+def _has_mean(part: Tree) -> bool:
     dtype = getattr(part, "dtype", jnp.float32 if isinstance(part, (int, float)) else None)
     numbers = dtype is not None and (
         jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
