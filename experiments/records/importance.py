@@ -2,7 +2,7 @@
 
     python -m experiments.prepare mnist --from DIR      # once
     python -m experiments.records.importance
-    python -m experiments.records.importance --seeds 0 --epochs 40 --held-out 10000
+    python -m experiments.records.importance --objectives VAE --seeds 0 --held-out 10000
 
 784-200-200-z50 tanh and its mirror, output bias at the logit of the training mean; all 60,000
 training images, binarized anew at every visit. Published, for 3,280 epochs of batches of 20 in
@@ -10,7 +10,10 @@ eight stages of a falling rate (their table 1): VAE 86.76, IWAE-5 85.54; of IWAE
 gradient and z100 (nbip's rerun of Tucker et al. 2019): 84.90. Here Adam's rate falls along a cosine
 in 400 epochs of batches of 100. NLL of all 10,000 test images, binarized once, from 5,000
 importance samples. A run that is ended goes on with the same command. With `--held-out` it is the
-NLL of that many training images that are not trained on: the rate was chosen by it.
+NLL of that many training images that are not trained on, by which rate and epochs are to be chosen.
+
+Ours so far, VAE, seed 0, `--held-out 10000`: 88.54 on these rows, 24 active units, k-hat trusts 5 %
+of them, 16 minutes of processor time on two x86-64 cores. The test images were not looked at yet.
 """
 
 import time

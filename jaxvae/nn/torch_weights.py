@@ -88,10 +88,13 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     model = jax.tree_util.tree_map_with_path(
         lambda path, part: filled.get(_name(model, path), part), model, is_leaf=_is_layer
     )
-    is_module = lambda part: isinstance(part, nnx.Module)  # noqa: E731
-    for module in filter(is_module, jax.tree.leaves(model, is_leaf=is_module)):
+    for module in filter(_is_module, jax.tree.leaves(model, is_leaf=_is_module)):
         module.eval()  # as `state.model` is: running statistics, and no dropout
     return model
+
+
+def _is_module(part: object) -> bool:
+    return isinstance(part, nnx.Module)
 
 
 _SPELLINGS = {

@@ -84,6 +84,17 @@ def arrays(tree: T) -> T:
     return jax.tree.map(jnp.asarray, tree)
 
 
+def wide(a: Any) -> Any:
+    """An array whose floats are float32 or better: bfloat16 tells no integers apart above 256.
+
+    >>> wide(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    a = jnp.asarray(a)
+    half = jnp.issubdtype(a.dtype, jnp.floating) and jnp.finfo(a.dtype).bits < 32
+    return a.astype(jnp.float32) if half else a
+
+
 def in_a_row(*arrays: Any) -> list[Any]:
     """Each array with its axes made one; a number stays a number.
 
@@ -240,7 +251,7 @@ def holding(tree: T, leaves: Mapping[str, Any]) -> T:
     return jax.tree_util.tree_map_with_path(filled, tree, is_leaf=_is_constant)
 
 
-def checksums(tree: Tree) -> dict[str, str]:
+def checksums_held(tree: Tree) -> dict[str, str]:
     """Path -> dtype, shape and CRC-32 of what the `Constant`s of a tree hold, as `held` has it.
 
     Of what is no array or number, such as a function, its class. Computed once for each `Constant`.
@@ -250,7 +261,7 @@ def checksums(tree: Tree) -> dict[str, str]:
         if isinstance(part, Constant):
             if "_sums" not in vars(part):
                 own = {path: _sum_of(leaf) for path, leaf in paths(part._raw).items()}
-                vars(part)["_sums"] = own | checksums(part._raw)
+                vars(part)["_sums"] = own | checksums_held(part._raw)
             found |= {f"{written(tree, at)}.value{p}": text for p, text in part._sums.items()}
     return found
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxvae.checks import Scalar, Tree, check_array, checked, written
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, wide
 from jaxvae.pytrees.networks import statistics, with_state, without_state
 from jaxvae.training.steps import M, TrainState
 
@@ -32,7 +32,10 @@ def averaged_model(state: TrainState[M]) -> M:
 
 @shown
 class ParameterAverage(NamedTuple):
-    """What `average_parameters` keeps: a pytree like the model, in float32 or better."""
+    """What `average_parameters` keeps: a pytree like the model, in float32 or better.
+
+    A bfloat16 average would never hear of a change of 1 %.
+    """
 
     average: Any
 
@@ -68,7 +71,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     def init(params: Tree) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             check_array("average_parameters", f"params{written(params, path)}", leaf)
-        return ParameterAverage(jax.tree.map(_wide, params))
+        return ParameterAverage(jax.tree.map(wide, params))
 
     def update(updates: Tree, state: Tree, params: Tree = None) -> Any:
         if params is None:
@@ -78,14 +81,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
             )
         moved: Any = optax.apply_updates(params, updates)
         return updates, ParameterAverage(
-            optax.incremental_update(jax.tree.map(_wide, moved), state.average, 1.0 - decay)
+            optax.incremental_update(jax.tree.map(wide, moved), state.average, 1.0 - decay)
         )
 
     return optax.GradientTransformation(init, update)
-
-
-def _wide(theta: Any) -> jax.Array:
-    """In float32 or better: a bfloat16 average would never hear of a change of 1 %."""
-    theta = jnp.asarray(theta)
-    half = jnp.issubdtype(theta.dtype, jnp.floating) and jnp.finfo(theta.dtype).bits < 32
-    return theta.astype(jnp.float32) if half else theta

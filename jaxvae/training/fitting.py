@@ -15,7 +15,7 @@ from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.devices import AutoMesh, placed
-from jaxvae.training.nonfinite import diagnose, still_finite
+from jaxvae.training.nonfinite import all_finite, diagnose
 from jaxvae.training.objectives import check_spelling
 from jaxvae.training.planning import Call, plan_of, source_of
 from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
@@ -192,9 +192,9 @@ def _first_steps(
         state, metrics = one(i, carry[0])
         return state, jax.tree.map(lambda every, m: every.at[i].set(m), carry[1], metrics)
 
-    size, begun = len(call.rows), state
+    size = len(call.rows)
     _, shapes = jax.eval_shape(one, jnp.int32(0), state)
     empty = jax.tree.map(lambda m: jnp.zeros((size, *m.shape), m.dtype), shapes)
     bound = size if count is None else count
     state, metrics = jax.lax.fori_loop(0, bound, body, (state, empty))
-    return state, metrics, still_finite(begun, state)
+    return state, metrics, all_finite(state)

@@ -68,6 +68,9 @@ def still_finite(before: Tree, after: Tree) -> Array:
     return all_finite(jax.tree.map(looked_at, before, after))
 
 
+_still_finite = jax.jit(still_finite)  # `fit` asks it of a state that is not finite alone
+
+
 @checked
 def skip_nonfinite(step: Callable[..., Any]) -> Callable[..., Any]:
     """Lift a step to one that leaves the state as it was where loss or update are not finite.
@@ -158,7 +161,7 @@ def diagnose(
     metrics, (before, after) = history[-1], states
     bad = ~np.isfinite(metrics["loss"]) & ~metrics.get("skipped", np.array(False))
     bad = bad.reshape(len(bad), -1).any(axis=1)  # at any point, where these are of many
-    if bad.any() or not finite:
+    if bad.any() or not (finite or _still_finite(before, after)):
         first = int(np.argmax(bad)) if bad.any() else len(bad)
         return _first_bad_step(step, partial(run, before), first, before, given, call, metrics)
     if (streak := _skipped_in_a_row(history)) >= patience:
@@ -195,10 +198,15 @@ def _first_bad_step(
     metrics: Metrics,
 ) -> NonFiniteError:
     """The error for the first step that went wrong, found by making the `first` good ones again."""
-    good, spoiled = (first, first + 1) if run(first, call)[2] else (0, first)
+
+    def sound(steps: int) -> bool:
+        state, _, finite = run(steps, call)
+        return bool(finite or _still_finite(begun, state))
+
+    good, spoiled = (first, first + 1) if sound(first) else (0, first)
     while spoiled - good > 1:  # finite after `good` steps, not so after `spoiled`
         middle = (good + spoiled) // 2
-        good, spoiled = (middle, spoiled) if run(middle, call)[2] else (good, middle)
+        good, spoiled = (middle, spoiled) if sound(middle) else (good, middle)
     before: TrainState = run(good, call)[0]
     why = ""
     infinite, leaves = _not_finite(before), paths(before)

@@ -17,7 +17,8 @@ from jaxvae.checks import (
     check_shape,
     checked,
 )
-from jaxvae.models.quantization.quantizers import Codebook, Move, check_codebook, nearest, wide
+from jaxvae.models.quantization.quantizers import Codebook, Move, check_codebook, nearest
+from jaxvae.pytrees import wide
 
 
 @checked

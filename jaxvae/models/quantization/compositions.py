@@ -23,9 +23,8 @@ from jaxvae.models.quantization.quantizers import (
     sg,
     straight_through_value,
     unit,
-    wide,
 )
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, wide
 
 
 def check_quantizer(owner: str, name: str, value: object) -> None:

@@ -17,9 +17,8 @@ from jaxvae.models.quantization.quantizers import (
     sg,
     straight_through_value,
     unit,
-    wide,
 )
-from jaxvae.pytrees import pytree
+from jaxvae.pytrees import pytree, wide
 
 EDGE = 1e-3  # by which the paper's squashing of FSQ reaches beyond the outermost level
 

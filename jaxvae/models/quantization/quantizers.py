@@ -20,7 +20,7 @@ from jaxvae.checks import (
     checked,
     kind,
 )
-from jaxvae.pytrees import pytree, shown, value_of
+from jaxvae.pytrees import pytree, shown, value_of, wide
 
 sg = jax.lax.stop_gradient
 Move = Callable[[Any, "Codebook", Array, Array], "Codebook"]
@@ -232,9 +232,3 @@ def unit(z: Numbers) -> Array:
 def gap(a: Numbers, b: Numbers) -> Array:
     """|a - b|^2."""
     return jnp.sum(jnp.square(a - b))
-
-
-def wide(a: Numbers) -> Array:
-    """In float32 or better: a bfloat16 tells no integers apart above 256."""
-    a = jnp.asarray(a)
-    return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Tree, a_class_of
-from jaxvae.pytrees import checksums, is_key, paths, shown
+from jaxvae.pytrees import checksums_held, is_key, paths, shown
 from jaxvae.training.checkpoints.durable import part_of, publish
 
 MAGIC = b"jaxvae checkpoint 1\n"
@@ -72,7 +72,7 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
         {
             "versions": {name: version_of(name) for name in ("jaxvae", "jax", "numpy")},
             "info": dict(info or {}),
-            "constants": checksums(tree),
+            "constants": checksums_held(tree),
             "leaves": [
                 {"path": p, "dtype": dtype, "shape": shape, "crc32": zlib.crc32(data)}
                 for p, dtype, shape, data in leaves
@@ -132,18 +132,10 @@ def read_with_header(path: Path, *, leaves: bool = True) -> tuple[dict[str, Any]
     return found, header
 
 
-def restore(
-    owner: Any,
-    leaves: Mapping[str, Any],
-    like: Tree,
-    *,
-    below: str = "",
-    constants_there: Mapping[str, str] | None = None,
-) -> Any:
+def restore(owner: Any, leaves: Mapping[str, Any], like: Tree, *, below: str = "") -> Any:
     """The pytree of `like` with the leaves that were stored below a path, which is `below`.
 
-    A CheckpointError, which names `owner`, names the first path where the trees differ, or what
-    their `Constant`s hold, where that was recorded.
+    A CheckpointError, which names `owner`, names the first path where the trees differ.
     """
     stored = {p[len(below) :]: leaf for p, leaf in leaves.items() if p.startswith(below)}
     wanted = paths(like)
@@ -155,7 +147,6 @@ def restore(
             f"{owner} is of another model or optimiser: at {path or 'the top'} it holds {there}, "
             f"wanted {here}; build what was saved, or start in another folder"
         )
-    refuse_other_constants(owner, constants_there, like, below=below)
     new = [type(w)(np.asarray(stored[p]).item()) if isinstance(w, (bool, int, float)) else stored[p]
            for p, w in wanted.items()]  # fmt: skip
     return jax.tree.unflatten(jax.tree.structure(like), new)
@@ -168,7 +159,7 @@ def refuse_other_constants(
     if there is None:
         return
     stored = {p[len(below) :]: text for p, text in there.items() if p.startswith(below)}
-    if first := first_difference(stored, checksums(like)):
+    if first := first_difference(stored, checksums_held(like)):
         path, was, here = first
         raise CheckpointError(
             f"{owner} is of another model: at {path} the Constant held {was}, and here it holds "

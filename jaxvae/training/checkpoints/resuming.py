@@ -13,6 +13,7 @@ from jaxvae.training.checkpoints.files import (
     CheckpointError,
     read_checkpoint,
     read_with_header,
+    refuse_other_constants,
     restore,
 )
 from jaxvae.training.checkpoints.sharded import load_sharded
@@ -99,7 +100,9 @@ def load_checkpoint(path: str | Path, like: Any) -> Any:
     (leaves, header), wanted = read_with_header(path), paths(like)
     parts = ("", "['state']", "['state'].model")
     part = max(parts, key=lambda below: sum(below + p in leaves for p in wanted))
-    return restore(path, leaves, like, below=part, constants_there=header.get("constants"))
+    found = restore(path, leaves, like, below=part)
+    refuse_other_constants(path, header.get("constants"), like, below=part)
+    return found
 
 
 def step_of(path: Path) -> int:

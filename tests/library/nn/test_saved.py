@@ -322,7 +322,7 @@ def test_what_constants_hold_comes_back_however_it_is_built(tmp_path, monkeypatc
 
 
 def test_constants_of_numpy_are_described(tmp_path):
-    prior = jaxvae.Constant(jaxvae.Normal(np.zeros(2), np.ones(2)))
+    prior: Any = jaxvae.Constant(jaxvae.Normal(np.zeros(2), np.ones(2)))
     folder = nn.save_model(tmp_path / "m", {"prior": prior, "w": jnp.ones(2)})
     assert same(nn.load_model(folder)["prior"].value, prior.value)
 
