@@ -40,7 +40,7 @@ FOLDER = Path("runs/records/importance")
 def main(
     objectives: tuple[str, ...] = ("VAE", "IWAE-5", "IWAE-5, DReG"),
     seeds: tuple[int, ...] = (0, 1, 2),
-    epochs: int = 400,
+    epochs: int = 1200,
     held_out: int = 0,
 ) -> None:
     """Args:

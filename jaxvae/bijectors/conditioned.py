@@ -7,13 +7,13 @@ depend on from outside, for instance what an encoder made of x, or None.
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bijectors.elementwise import AffineTransformer
 from jaxvae.checks import Tree
 from jaxvae.pytrees import pytree
+from jaxvae.pytrees.scanning import scan
 
 
 @pytree
@@ -30,7 +30,8 @@ class InverseAutoregressive:
         `nn.MaskedMLP`.
       transformer: of raw numbers to a coordinate's map, `AffineTransformer` or `SplineTransformer`.
 
-    >>> first_alone = jax.tree_util.Partial(lambda z, _: jnp.zeros((2, 2)).at[1, 0].set(z[0]))
+    >>> from jax.tree_util import Partial
+    >>> first_alone = Partial(lambda z, _: jnp.zeros((2, 2)).at[1, 0].set(z[0]))
     >>> flow = InverseAutoregressive(first_alone)
     >>> flow.forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
     [1.0, 3.0]
@@ -44,10 +45,13 @@ class InverseAutoregressive:
         return self._at(z).forward_and_log_det(z)
 
     def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
-        def one_more(z: Array, _: None) -> tuple[Array, None]:  # after i rounds z_1..z_i are right
-            return self._at(z).inverse_and_log_det(x)[0], None
+        coordinates = jnp.arange(x.size)
 
-        z, _ = jax.lax.scan(one_more, jnp.zeros_like(x), length=x.size)
+        def one_more(z: Array, i: Array) -> tuple[Array, None]:
+            """Adds z_i to z, known up to there and 0 elsewhere: a wrong one could overflow."""
+            return jnp.where(coordinates == i, self._at(z).inverse_and_log_det(x)[0], z), None
+
+        z, _ = scan(one_more, jnp.zeros_like(x), coordinates)
         return z, -self._at(z).forward_and_log_det(z)[1]
 
     def _at(self, z: Array) -> Any:
@@ -66,7 +70,8 @@ class Coupling:
       conditioner: (z_a [d // 2], context) -> raw [d - d // 2, transformer.size].
       transformer: as for `InverseAutoregressive`.
 
-    >>> shift = jax.tree_util.Partial(lambda z, _: jnp.stack([z, 0.0 * z], axis=-1))
+    >>> from jax.tree_util import Partial
+    >>> shift = Partial(lambda z, _: jnp.stack([z, 0.0 * z], axis=-1))
     >>> Coupling(shift).forward_and_log_det(jnp.array([1.0, 2.0]))[0].tolist()
     [1.0, 3.0]
     """

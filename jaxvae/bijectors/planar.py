@@ -14,6 +14,7 @@ from jax import Array
 from jaxvae.checks import Tree
 from jaxvae.distributions.implicit import increasing_root
 from jaxvae.pytrees import pytree
+from jaxvae.pytrees.scanning import scan
 
 
 def _above_minus_one(a: Array) -> Array:
@@ -165,13 +166,15 @@ class Sylvester:
             )
             return y.at[i].set(y_i), None
 
-        y, _ = jax.lax.scan(row, jnp.zeros_like(target), jnp.arange(target.size), reverse=True)
+        y, _ = scan(row, jnp.zeros_like(target), jnp.arange(target.size), reverse=True)
         t = jnp.tanh(r_tilde @ y + self.b)
         return x - q @ (r @ t), -self._log_det(t)
 
     def _matrices(self) -> tuple[Array, Array, Array]:
-        m = self.b.size
-        q = jnp.eye(self.vectors.shape[-1], m, dtype=self.vectors.dtype)
+        m, d = self.b.size, self.vectors.shape[-1]
+        if m > d:
+            raise ValueError(f"Sylvester: b has {m} entries, expected at most the {d} of a vector")
+        q = jnp.eye(d, m, dtype=self.vectors.dtype)
         for v in self.vectors:
             q = jax.vmap(Householder(v).reflect, 1, 1)(q)
         return q, _bounded_diagonal(self.r), _bounded_diagonal(self.r_tilde)

@@ -104,7 +104,10 @@ class Autoregressive:
         return self._conditional(jax.tree.map(lambda leaf: leaf[None], row)), cache
 
     def _seen(self, z: Array) -> Array:
-        return z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(self._start().dtype)
+        if jnp.issubdtype(z.dtype, jnp.floating):
+            return z
+        # half precision would round large codes to others
+        return z.astype(jnp.promote_types(self._start().dtype, jnp.float32))
 
     def _conditional(self, raw: Any) -> Any:
         p = self.head(raw)

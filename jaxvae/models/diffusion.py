@@ -13,6 +13,7 @@ from jaxvae.checks import Count, Key, Nats, Tree, check_shape, checked
 from jaxvae.distributions import StandardNormal
 from jaxvae.protocols import Distribution, distribution
 from jaxvae.pytrees import value_of
+from jaxvae.pytrees.scanning import scan
 
 
 @distribution
@@ -51,7 +52,7 @@ class Diffusion:
     def sample(self, key: Key) -> Array:
         eps = jax.random.normal(key, self.shape, self._dtype)
         phi = jnp.linspace(jnp.pi / 2, 0.0, self.steps + 1, dtype=eps.dtype)
-        z, _ = jax.lax.scan(lambda z, at: (self._step(z, *at), None), eps, (phi[:-1], phi[1:]))
+        z, _ = scan(lambda z, at: (self._step(z, *at), None), eps, (phi[:-1], phi[1:]))
         return z
 
     @checked
@@ -65,7 +66,7 @@ class Diffusion:
         z = self._floats(z)
         phi = jnp.linspace(0.0, jnp.pi / 2, self.steps + 1, dtype=z.dtype)
         start = z, jnp.zeros((), z.dtype)
-        (eps, log_det), _ = jax.lax.scan(one, start, (phi[:-1], phi[1:]))
+        (eps, log_det), _ = scan(one, start, (phi[:-1], phi[1:]))
         return StandardNormal(self.shape).log_prob(eps) + log_det
 
     def excess(self, z: Array, s: Array, eps: Array) -> Array:

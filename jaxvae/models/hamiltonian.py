@@ -32,6 +32,7 @@ from jaxvae.protocols import (
     log_prob_of,
 )
 from jaxvae.pytrees import pytree, shown
+from jaxvae.pytrees.scanning import scan
 
 
 def check_steps(owner: str, name: str, steps: Any) -> None:
@@ -100,7 +101,7 @@ class Leapfrog:
             force = force_at(z)
             return (z, last_scale * (rho + 0.5 * step * force), force), None
 
-        (z, rho, _), _ = jax.lax.scan(one, (*event, force_at(event[0])), (steps, before, after))
+        (z, rho, _), _ = scan(one, (*event, force_at(event[0])), (steps, before, after))
         return z, rho
 
     @checked

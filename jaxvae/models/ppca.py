@@ -30,10 +30,10 @@ class PPCA(NamedTuple):
 
 @shown
 class Moments(NamedTuple):
-    """Posterior moments of every example: E[z_n|x_n], [n, k], and E[z_n z_n'|x_n], [n, k, k]."""
+    """Posterior moments of every example: E[z_n|x_n], [n, k], and Cov[z_n|x_n], [n, k, k]."""
 
     mean: Array
-    second: Array
+    covariance: Array
 
 
 def posterior(params: PPCA, x: Array) -> MultivariateNormal:
@@ -74,7 +74,7 @@ def e_step(params: PPCA, xs: Array) -> Moments:
 
     def moments(x: Array) -> Moments:
         q = posterior(params, x)
-        return Moments(q.loc, jnp.outer(q.loc, q.loc) + q.scale_tril @ q.scale_tril.T)
+        return Moments(q.loc, q.scale_tril @ q.scale_tril.T)
 
     return jax.vmap(moments)(xs)
 
@@ -83,17 +83,18 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
     """The parameters that maximise the expected complete log-likelihood, given the moments.
 
     W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
-    residual, 1/(nd) sum_n ( |x_n - mu|^2 - 2 E z_n' W'(x_n - mu) + tr(E z_n z_n' W'W) ).
+    residual, 1/(nd) sum_n ( |x_n - mu - W E z_n|^2 + tr(W Cov[z_n] W') ), where nothing cancels.
     Tipping & Bishop 1999.
     """
     n, d = xs.shape
     mean = jnp.mean(xs, axis=0)
     r = xs - mean[None]
-    second = jnp.sum(moments.second, axis=0)
-    cross = r.T @ moments.mean
-    weight = jnp.linalg.solve(second, cross.T).T
-    residual = jnp.sum(r**2) - 2.0 * jnp.sum(weight * cross) + jnp.sum(second * (weight.T @ weight))
-    return PPCA(weight, mean, jnp.maximum(residual, 0.0) / (n * d))
+    covariance = jnp.sum(moments.covariance, axis=0)
+    second = moments.mean.T @ moments.mean + covariance
+    weight = jnp.linalg.solve(second, moments.mean.T @ r).T
+    unexplained = jnp.sum((r - moments.mean @ weight.T) ** 2)
+    residual = unexplained + jnp.sum(weight @ covariance * weight)
+    return PPCA(weight, mean, residual / (n * d))
 
 
 def em_step(params: PPCA, xs: Array) -> PPCA:
@@ -122,11 +123,13 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
         raise ValueError(f"num_latents is {num_latents}, expected 1 <= num_latents < {d}")
     mean = jnp.mean(xs, axis=0)
     r = xs - mean[None]
-    eigenvalues, vectors = jnp.linalg.eigh(r.T @ r / n)  # ascending
-    variance = jnp.maximum(jnp.mean(eigenvalues[: d - num_latents]), 0.0)
-    leading = slice(None, d - num_latents - 1, -1)
-    excess = jnp.maximum(eigenvalues[leading] - variance, 0.0)  # negative only by rounding
-    weight = vectors[:, leading] * jnp.sqrt(excess)[None]
+    r = jnp.pad(r, ((0, max(num_latents - n, 0)), (0, 0)))
+    # of r itself: r'r squares its singular values, of which the small ones would be rounding
+    _, singular, vectors = jnp.linalg.svd(r, full_matrices=False)  # descending
+    eigenvalues = singular**2 / n
+    variance = jnp.sum(eigenvalues[num_latents:]) / (d - num_latents)
+    excess = jnp.maximum(eigenvalues[:num_latents] - variance, 0.0)  # negative only by rounding
+    weight = vectors[:num_latents].T * jnp.sqrt(excess)[None]
     return PPCA(weight, mean, variance)
 
 

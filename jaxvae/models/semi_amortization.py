@@ -126,7 +126,9 @@ def _raw_parameters(conditionals: list[Any], encode: Callable[..., Any], x: Tree
     raws = {}
 
     def recorded(i: int, event: Tree) -> Any:
-        raws[i] = conditionals[i].network(event)
+        conditional = conditionals[i]
+        # its own call of the network, where it has one, computes in the precision it was given
+        raws[i] = getattr(conditional, "_raw", conditional.network)(event)
         return conditionals[i].head(raws[i])
 
     encode([partial(recorded, i) for i in range(len(conditionals))], x)

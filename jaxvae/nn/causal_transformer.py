@@ -7,7 +7,7 @@ from flax import nnx
 from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
-from jaxvae.nn.initializers import Linear
+from jaxvae.nn.initializers import LayerNorm, Linear
 from jaxvae.nn.modules import Module
 from jaxvae.nn.pixel_cnn import context_of, table
 from jaxvae.nn.sequences import Attention
@@ -52,7 +52,7 @@ class CausalTransformer(Module):
         given = [Linear(context, width, use_bias=False, rngs=rngs)] if context else []
         blocks = [Attention(width, heads=heads, dropout=dropout, rngs=rngs) for _ in range(depth)]
         self.contexts, self.blocks = nnx.List(given), nnx.List(blocks)
-        self.norm, self.last = nnx.LayerNorm(width, rngs=rngs), Linear(width, labels, rngs=rngs)
+        self.norm, self.last = LayerNorm(width, rngs=rngs), Linear(width, labels, rngs=rngs)
         self.length, self.labels, self.context = length, labels, context
 
     def __call__(self, z: Array, context: Array | None = None) -> Array:

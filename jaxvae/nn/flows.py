@@ -1,6 +1,7 @@
 """Flows with networks in them, and the head that puts one behind any other head."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -33,7 +34,7 @@ class MaskedMLP(Module):
     """Row i of the output sees z_1, ..., z_{i-1} alone: the conditioner of an autoregressive flow.
 
     A hidden unit of degree m sees coordinates up to m and is seen by rows after m. A context is
-    added to every hidden layer, unmasked. The last layer starts at 0, so a flow starts as identity.
+    added to every layer, unmasked. The last layer starts at 0, so a flow starts as identity.
     Germain, Gregor, Murray & Larochelle 2015, section 4.
 
     Args:
@@ -63,7 +64,10 @@ class MaskedMLP(Module):
         self.contexts = nnx.List(
             [Linear(context, m, use_bias=False, rngs=rngs) for m in hidden if context]
         )
-        self.last = Linear(sizes[-1], dim * size, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        last = partial(Linear, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.last = last(sizes[-1], dim * size)
+        # row 1 sees no hidden unit, nor does any row where there is none
+        self.last_context = last(context, dim * size, use_bias=False) if context else None
         self.dim, self.size, self.hidden = dim, size, tuple(hidden)
         self.context, self.activation = context, by_name(activation)
 
@@ -79,7 +83,10 @@ class MaskedMLP(Module):
                 h = h + self.contexts[i](given)
             h, degree = self.activation(h), to
         rows = np.repeat(np.arange(self.dim), self.size)
-        return _masked(self.last, degree[:, None] < rows, h).reshape(self.dim, self.size)
+        raw = _masked(self.last, degree[:, None] < rows, h)
+        if self.last_context is not None:
+            raw = raw + self.last_context(given)
+        return raw.reshape(self.dim, self.size)
 
 
 def _degrees(width: int, dim: int) -> np.ndarray:

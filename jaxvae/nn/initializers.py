@@ -41,5 +41,9 @@ def fan_in_normal(
     return jax.device_put(drawn[:size].reshape(shape) * deviation)  # jnp.asarray is a program too
 
 
-Linear = partial(nnx.Linear, kernel_init=fan_in_normal)
-"""`nnx.Linear`."""
+Linear = partial(nnx.Linear, kernel_init=fan_in_normal, param_dtype=float)
+"""`nnx.Linear` of floats, which are double under `jax_enable_x64`, as in the next two."""
+Embed = partial(nnx.Embed, param_dtype=float)
+"""`nnx.Embed`."""
+LayerNorm = partial(nnx.LayerNorm, param_dtype=float)
+"""`nnx.LayerNorm`."""

@@ -13,7 +13,7 @@ from jax import Array
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.activations import by_name
 from jaxvae.nn.heads import Shape
-from jaxvae.nn.initializers import Linear, fan_in_normal
+from jaxvae.nn.initializers import Embed, LayerNorm, Linear, fan_in_normal
 from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP
 
@@ -57,9 +57,9 @@ class Transformer(Module):
     ):
         length, features = in_shape
         self.first = Linear(features, width, rngs=rngs)
-        self.positions = nnx.Embed(length, width, rngs=rngs) if positions else None
+        self.positions = Embed(length, width, rngs=rngs) if positions else None
         blocks = [Attention(width, heads=heads, dropout=dropout, rngs=rngs) for _ in range(depth)]
-        self.blocks, self.norm = nnx.List(blocks), nnx.LayerNorm(width, rngs=rngs)
+        self.blocks, self.norm = nnx.List(blocks), LayerNorm(width, rngs=rngs)
         self.last = Readout(length, width, out_shape, rngs=rngs)
         self.in_shape = in_shape
 
@@ -87,7 +87,7 @@ class Attention(Module):
     """
 
     def __init__(self, width: int, *, heads: int = 4, dropout: float = 0.0, rngs: nnx.Rngs):
-        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+        self.norms = nnx.List([LayerNorm(width, rngs=rngs) for _ in range(2)])
         self.attention = nnx.MultiHeadAttention(
             heads,
             width,
@@ -95,6 +95,7 @@ class Attention(Module):
             decode=False,
             keep_rngs=dropout > 0,
             kernel_init=fan_in_normal,
+            param_dtype=float,
             rngs=rngs,
         )
         self.f = MLP((width,), (width,), hidden=(4 * width,), activation=jax.nn.gelu, rngs=rngs)
@@ -151,7 +152,13 @@ class Recurrent(Module):
         length, features = in_shape
         gate, bend = by_name(jax.nn.sigmoid), by_name(jnp.tanh)  # JAX's own can't be pickled
         self.cell = nnx.GRUCell(
-            features, width, gate_fn=gate, activation_fn=bend, kernel_init=fan_in_normal, rngs=rngs
+            features,
+            width,
+            gate_fn=gate,
+            activation_fn=bend,
+            kernel_init=fan_in_normal,
+            param_dtype=float,
+            rngs=rngs,
         )
         self.last = Readout(length, width, out_shape, rngs=rngs)
         self.in_shape, self.reverse = in_shape, reverse

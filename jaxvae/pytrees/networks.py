@@ -243,6 +243,13 @@ def _is_network(part: object) -> bool:
     return isinstance(part, Network)
 
 
+def parameters(model: Tree) -> Any:
+    """The model without what its networks keep that no optimiser changes."""
+    return jax.tree.map(
+        lambda part: part.params if _is_network(part) else part, model, is_leaf=_is_network
+    )
+
+
 def networks(model: Tree) -> list[Network]:
     """Those of the model that hold more than parameters."""
     return [part for part in jax.tree.leaves(model, is_leaf=_is_network) if _is_network(part)]

@@ -80,10 +80,11 @@ def vqgan(
     critic     mean min(0, D(x) - 1) + mean min(0, -D(x') - 1)
     lambda   = |grad_L (log p(x|z) - v d(x, x'))| / (|grad_L mean D(x')| + delta)
 
-    x' is the mean of p(x|z) at the z of the bound. Each line moves whom it names. The gradients in
-    lambda are means over the batch, so this is an objective for `batched` and `train_step`; w is
-    then how large the critic's part in the last layer is beside that of the reconstruction. With
-    `elbo` it is the first stage of latent diffusion, with `jaxvae.models.vq` that of VQGAN.
+    x' is the mean of p(x|z) at a z of q, that of the bound for objectives that draw it by the key
+    itself, as `elbo` and `vq` do. Each line moves whom it names. The gradients in lambda are means
+    over the batch, so this is an objective for `batched` and `train_step`; w is then how large the
+    critic's part in the last layer is beside that of the reconstruction. With `elbo` it is the
+    first stage of latent diffusion, with `jaxvae.models.vq` that of VQGAN.
     Esser, Rombach & Ommer 2021, equations 5 to 7; Rombach et al. 2022, section 3.1 and appendix G.
 
     Args:

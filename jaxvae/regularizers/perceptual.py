@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Numbers, Tree, check_shape, checked
+from jaxvae.pytrees import wide
 
 TINY = 1e-10  # in the length of a pixel's features, which may all be 0
 
@@ -38,7 +39,7 @@ def perceptual_distance(
 
     def apart(a: Array, b: Array, w: Array) -> Array:
         check_shape("perceptual_distance", "weights", w, a.shape[-1:])
-        return jnp.mean(jnp.square(_unit(a) - _unit(b)) @ w)
+        return jnp.mean(jnp.square(_unit(a) - _unit(b)) @ wide(w))
 
     check_shape("perceptual_distance", "y", y, jnp.shape(x))
     of_x, of_y = features(x), features(y)
@@ -48,4 +49,5 @@ def perceptual_distance(
 
 
 def _unit(f: Array) -> Array:
+    f = wide(f)  # in half precision TINY is 0
     return f * jax.lax.rsqrt(jnp.sum(jnp.square(f), axis=-1, keepdims=True) + TINY)

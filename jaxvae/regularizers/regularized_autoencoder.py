@@ -12,7 +12,8 @@ from jaxvae.bounds.evidence import autoencoder
 from jaxvae.checks import Floats, Key, Scalar, Tree, check_array, check_scalar, checked
 from jaxvae.protocols import Model, likelihood, mean_of, part, posterior
 from jaxvae.pytrees import shown
-from jaxvae.pytrees.networks import quiet
+from jaxvae.pytrees.libraries import functional
+from jaxvae.pytrees.networks import parameters, quiet
 
 Penalty = Callable[[Model, Array, Any], Array]
 
@@ -36,6 +37,8 @@ class RAETerms(NamedTuple):
 def weight_penalty(model: Model, key: Key | None, z: Tree) -> Array:
     """|theta|^2 over all parameters of the decoder, a pytree of floats: RAE-L2, the same at any z.
 
+    Running statistics, as of a batch norm, are no parameters.
+
     Ghosh et al. 2020, section 3.1.
 
     >>> from jaxvae.models import ppca
@@ -44,7 +47,7 @@ def weight_penalty(model: Model, key: Key | None, z: Tree) -> Array:
     12.0
     """
     del key, z
-    return optax.tree.norm(part(model, "decode"), squared=True)
+    return optax.tree.norm(parameters(functional(part(model, "decode"))), squared=True)
 
 
 @checked

@@ -18,6 +18,7 @@ from jaxvae.models.quantization.quantizers import (
     straight_through_value,
 )
 from jaxvae.pytrees import shown
+from jaxvae.pytrees.scanning import scan
 
 
 def check_books(owner: str, name: str, value: object) -> None:
@@ -56,7 +57,7 @@ class ResidualCodebooks(NamedTuple):
             q = codebook(rest)
             return rest - sg(codebook.lookup(q.indices)), q
 
-        _, q = jax.lax.scan(one, jnp.asarray(z), self.codebooks)
+        _, q = scan(one, z, self.codebooks)
         code = straight_through_value(self.lookup(q.indices), z)
         return Quantized(code, q.indices, jnp.sum(q.commitment), jnp.sum(q.codebook), q.logits)
 
@@ -75,7 +76,7 @@ class ResidualCodebooks(NamedTuple):
             codebook, index = at
             return rest - jax.vmap(codebook.lookup)(index), rest
 
-        _, rests = jax.lax.scan(left, z, (self.codebooks, indices))
+        _, rests = scan(left, z, (self.codebooks, indices))
         return ResidualCodebooks(_of_each(self.codebooks, move, key, rests, indices))
 
 

@@ -17,6 +17,7 @@ from jaxvae.models.hierarchical import times
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.protocols import Conditional, Distribution, distribution
 from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees.scanning import scan
 
 
 @distribution
@@ -86,7 +87,7 @@ class LinearChain:
             return here, here
 
         start = self.first.mean(), self.first.covariance()
-        _, rest = jax.lax.scan(step, start, self._steps())
+        _, rest = scan(step, start, self._steps())
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest)
 
     def kl_to(self, p: Distribution) -> Array | None:
@@ -122,7 +123,7 @@ class LinearChain:
 
         zeros = jnp.zeros_like(precision[0]), jnp.zeros_like(information[0])
         seen = precision[1:], information[1:]
-        later, steps = jax.lax.scan(step, zeros, (self._steps(), seen), reverse=True)
+        later, steps = scan(step, zeros, (self._steps(), seen), reverse=True)
         now = precision[0] + later[0], information[0] + later[1]
         loc, tril = self.first.loc, jnp.tril(self.first.scale_tril)
         _, (_, loc, tril) = _update(jnp.zeros_like(tril), loc, tril, *now)

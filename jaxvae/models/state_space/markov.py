@@ -29,6 +29,7 @@ from jaxvae.protocols import (
     traced,
 )
 from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees.scanning import scan
 from jaxvae.regularizers import LatentSample
 
 D = TypeVar("D", bound=Distribution)
@@ -98,7 +99,7 @@ class Markov(Generic[D]):
             return z, (z, log_p)
 
         steps = jnp.arange(self.length - 1)
-        _, (rest, log_p) = jax.lax.scan(step, first, (steps, self.context))
+        _, (rest, log_p) = scan(step, first, (steps, self.context))
         z = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         return z, log_first + jnp.sum(log_p)
 

@@ -288,14 +288,13 @@ def test_flows_are_their_layers(x64):
 
 def test_a_masked_network_by_hand(x64):
     """Three coordinates, hidden units of degrees 0, 1, 0: unit m sees z_j to j = m, and row i of
-    the output the units of degrees below i; the context is added to the hidden layer."""
+    the output the units of degrees below i; the context is added to both layers."""
     net: Any = trained(
         lambda: nn.MaskedMLP(3, 2, hidden=(3,), context=2, activation=jnp.tanh, rngs=nnx.Rngs(0))
     )
     z, c, degrees = numbers(1, 3), numbers(2, 2), (0, 1, 0)
-    hidden, given, last = (
-        np.asarray(layer.kernel[...]) for layer in (net.layers[0], net.contexts[0], net.last)
-    )
+    layers = net.layers[0], net.contexts[0], net.last, net.last_context
+    hidden, given, last, last_given = (np.asarray(layer.kernel[...]) for layer in layers)
     bias, last_bias = (np.asarray(layer.bias[...]) for layer in (net.layers[0], net.last))
     h = [
         np.tanh(sum(z[j] * hidden[j, u] for j in range(m + 1)) + c @ given[:, u] + bias[u])
@@ -305,6 +304,7 @@ def test_a_masked_network_by_hand(x64):
         [
             sum(h[u] * last[u, 2 * i + s] for u, m in enumerate(degrees) if m < i)
             + last_bias[2 * i + s]
+            + c @ last_given[:, 2 * i + s]
             for s in range(2)
         ]
         for i in range(3)
@@ -315,7 +315,7 @@ def test_a_masked_network_by_hand(x64):
 @pytest.mark.parametrize("context", [0, 3])
 @pytest.mark.parametrize("hidden", [(), (7,), (4, 9)])
 def test_masked_network_sees_what_comes_before(context, hidden):
-    """Row i of the output has a derivative in z_j exactly for j < i, and in the context."""
+    """Row i of the output has a derivative in z_j exactly for j < i, and each in the context."""
     how = {"hidden": hidden, "context": context, "activation": jnp.tanh}
     net = trained(lambda: nn.MaskedMLP(D, 2, rngs=nnx.Rngs(0), **how))
     c = normal(5, context) if context else None
@@ -325,8 +325,38 @@ def test_masked_network_sees_what_comes_before(context, hidden):
     assert not np.triu(depends).any()
     if hidden:
         assert np.array_equal(depends, np.tril(np.ones((D, D), bool), -1))
-    if context and hidden:
-        assert np.abs(given).sum() > 0
+    if context:
+        assert np.all(np.abs(given[0]).sum(axis=(1, 2)) > 0)
+
+
+def test_one_coordinate_is_told_its_context():
+    """The first has nothing before it: without the context a flow of one would be told nothing."""
+    flow = trained(lambda: nn.AutoregressiveFlow(1, context=3, rngs=nnx.Rngs(0)))
+    x, y = (flow(c).forward_and_log_det(jnp.ones(1))[0] for c in (jnp.zeros(3), jnp.ones(3)))
+    assert not close(x, y)
+
+
+def test_the_inverse_does_not_feed_on_what_is_not_known_yet():
+    """z_i = x_i + 2 z_{i-1} - z_{i-2}, 200 of them: a wrong z_j behind i would overflow."""
+    d = 200
+    net: Any = nn.MaskedMLP(d, 2, hidden=(), rngs=nnx.Rngs(0))
+    at, kernel = np.arange(d), np.zeros((d, d, 2), np.float32)
+    kernel[at[:-1], at[1:], 0], kernel[at[:-2], at[2:], 0] = -2.0, 1.0
+    net.last.kernel[...] = jnp.asarray(kernel.reshape(d, 2 * d))
+    flow, z = jv.bijectors.InverseAutoregressive(net), jnp.sin(at / 9.0)
+    x, log_det = flow.forward_and_log_det(z)
+    back, other = flow.inverse_and_log_det(x)
+    np.testing.assert_allclose(back, z, atol=1e-2)
+    np.testing.assert_allclose(other, -log_det, rtol=1e-5)
+
+
+def test_the_other_way_takes_integers_and_half_precision():
+    flow = trained(lambda: nn.AutoregressiveFlow(D, rngs=nnx.Rngs(0)))()
+    exact, _ = flow.inverse_and_log_det(jnp.arange(D, dtype=float))
+    for dtype in (int, jnp.bfloat16):
+        with jax.numpy_dtype_promotion("standard"):
+            found, _ = flow.inverse_and_log_det(jnp.arange(D, dtype=dtype))
+        assert close(found, exact)
 
 
 def test_few_hidden_units_are_spread_over_all_coordinates():
@@ -355,6 +385,9 @@ def test_an_autoregressive_posterior_trains_in_one_pass_a_layer():
 
 
 def test_wrong_sizes_are_errors():
+    wide = jv.bijectors.Sylvester(normal(1, 1, 2), normal(2, 3, 3), normal(3, 3, 3), normal(4, 3))
+    with pytest.raises(ValueError, match="Sylvester: b has 3 entries, expected at most the 2"):
+        wide.forward_and_log_det(jnp.ones(2))
     with pytest.raises(ValueError, match="dim is 1, expected at least 2"):
         nn.CouplingFlow(1, rngs=nnx.Rngs(0))
     net = nn.MaskedMLP(D, 2, context=3, rngs=nnx.Rngs(0))

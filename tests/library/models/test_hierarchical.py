@@ -306,6 +306,16 @@ def test_refinement_by_hand(x64):
     assert close(refined(model, jax.random.clone(key), x)[0], exact)
 
 
+def test_refinement_starts_in_the_precision_of_the_encoder():
+    """By steps of 0 the bound is that of the encoder, which computes in bfloat16."""
+    half = partial(nn.Conditional, nn.MLP, nn.NormalHead(), (4,), (2,), dtype=jnp.bfloat16)
+    model = jv.VAE(half(rngs=nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)
+    _, last_key = jax.random.split(jax.random.key(0))
+    exact, _ = jax.jit(jv.elbo)(model, last_key, jnp.ones(4))
+    refined = jax.jit(jv.models.semi_amortized(jv.elbo, optax.sgd(0.0), num_steps=1))
+    assert close(refined(model, jax.random.key(0), jnp.ones(4))[0], exact)
+
+
 @pytest.mark.thorough
 def test_refinement_trains_the_start_or_leaves_it():
     build = lambda: jv.VAE(conditional(4, 2, nnx.Rngs(0)), conditional(2, 4, nnx.Rngs(1)), TOP)

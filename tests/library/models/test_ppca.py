@@ -311,10 +311,9 @@ def test_e_step_moments(x64):
     gain = np.linalg.solve(covariance(params), params.weight).T
     spread = np.eye(2) - gain @ np.asarray(params.weight)
     mean = (np.asarray(xs) - np.asarray(params.mean)) @ gain.T
-    second = spread + mean[:, :, None] * mean[:, None]
     moments = ppca.e_step(params, xs)
     assert close(moments.mean, mean)
-    assert close(moments.second, second)
+    assert close(moments.covariance, np.broadcast_to(spread, moments.covariance.shape))
 
 
 @pytest.mark.thorough
@@ -326,8 +325,8 @@ def test_m_step_is_the_maximum(x64):
     loc, tril = rng.normal(size=(200, 2)), np.tril(rng.normal(size=(200, 2, 2)))
     steps = 2**0.5 * np.concatenate([tril, -tril], axis=2).swapaxes(1, 2)
     z = loc[:, None] + steps  # [n, 2k, k]
-    second = np.mean(z[..., :, None] * z[..., None, :], axis=1)
-    params = ppca.m_step(xs, ppca.Moments(jnp.asarray(loc), jnp.asarray(second)))
+    moments = ppca.Moments(jnp.asarray(loc), jnp.asarray(tril @ tril.swapaxes(1, 2)))
+    params = ppca.m_step(xs, moments)
 
     def expected(weight, variance):
         predicted = jnp.einsum("dk,nsk->nsd", weight, z) + xs.mean(axis=0)[None, None]
@@ -359,3 +358,28 @@ def test_data_of_no_other_variance_have_none(seed):
     rng = np.random.default_rng(seed)
     xs = jnp.asarray(rng.normal(size=(50, 1)) @ rng.normal(size=(1, 5)), jnp.float32)
     assert ppca.maximum_likelihood(xs, 1).variance >= 0.0
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-3])
+def test_a_small_variance_is_found_in_single_precision(noise):
+    """Where s2 is 1e-10 of the data's, by EM that never falls and in closed form."""
+    rng = np.random.default_rng(0)
+    weight = 10.0 * rng.normal(size=(20, 3))
+    xs = rng.normal(size=(500, 3)) @ weight.T + noise * rng.normal(size=(500, 20))
+    xs = xs.astype(np.float32)
+    wide = xs.astype(float) - xs.astype(float).mean(axis=0)
+    exact = np.linalg.eigvalsh(wide.T @ wide / 500)[:17].mean()
+    params = PPCA(*(jnp.asarray(a, jnp.float32) for a in (weight, xs.mean(axis=0), noise**2)))
+    for _ in range(4):
+        params = ppca.em_step(params, xs)
+    np.testing.assert_allclose(params.variance, exact, rtol=0.02)
+    np.testing.assert_allclose(ppca.maximum_likelihood(xs, 3).variance, exact, rtol=0.02)
+
+
+def test_fewer_examples_than_latents():
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)))
+    params = ppca.maximum_likelihood(xs, 5)
+    assert params.weight.shape == (8, 5)
+    centred = xs - params.mean[None]
+    found = params.weight @ params.weight.T + params.variance * jnp.eye(8)
+    assert jnp.allclose(found, centred.T @ centred / 3, atol=1e-5)

@@ -200,3 +200,15 @@ def test_what_does_not_fit_is_refused(name):
             call(jnp.zeros(3))
     with pytest.raises(ValueError, match="labels is 0, expected an integer of at least 1"):
         make(name, (2, 2), 0)
+
+
+@NAMES
+def test_half_precision_reads_every_code(name):
+    """bfloat16 tells 513 from 512 no more, and another code would be read."""
+    net = make(name, (1, 3), 600)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), net)
+    p = jax.jit(jv.Autoregressive(half, jv.Categorical, 3).log_prob)
+    with jax.numpy_dtype_promotion("standard"):
+        given = half(jnp.array([513, 5, 7]))
+        exact = jv.Categorical(given).log_prob(jnp.array([513, 5, 7]))
+        assert np.isclose(p(jnp.array([513, 5, 7])), exact, atol=0.2)

@@ -183,3 +183,11 @@ def test_the_perceptual_distance_by_hand(x64):
     assert np.all(np.isfinite(jax.grad(distance, 1)(x, dark)))
     with pytest.raises(ValueError, match="perceptual_distance: weights has shape"):
         distance(x, y, weights={"a": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_the_perceptual_distance_of_black_pixels_in_half_precision():
+    black, white = jnp.zeros((2, 2, 3), jnp.float16), jnp.ones((2, 2, 3), jnp.float16)
+    distance = jax.value_and_grad(partial(perceptual_distance, lambda image: image))
+    value, slope = distance(black, white)
+    assert np.isclose(value, 1.0, rtol=1e-2)
+    assert jnp.all(jnp.isfinite(slope))

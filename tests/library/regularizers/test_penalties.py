@@ -283,6 +283,21 @@ def test_mmd_of_two_gaussians_is_the_closed_form(x64):
     assert standard_errors_off(draws(estimate, 4000), exact) < 4
 
 
+def test_a_kernel_without_a_derivative_at_a_point_itself(x64):
+    """exp(-|x - y|), positive definite, whose slope is undefined where x = y."""
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(4, 2))), jnp.asarray(rng.normal(size=(3, 2)))
+
+    def found(x):
+        return jv.regularizers.mmd(x, y, kernel=lambda a, b: jnp.exp(-jnp.linalg.norm(a - b)))
+
+    k = lambda a, b: np.exp(-np.linalg.norm(a - b))
+    pairs = [np.mean([k(p, q) for p in a for q in a if p is not q]) for a in map(list, (x, y))]
+    exact = sum(pairs) - 2.0 * np.mean([k(p, q) for p in x for q in y])
+    assert close(found(x), exact)
+    assert jnp.all(jnp.isfinite(jax.grad(found)(x)))
+
+
 def test_the_multiquadric_kernel_by_hand():
     x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
     assert close(

@@ -82,6 +82,15 @@ def test_weight_penalty_is_decay_of_the_decoder_alone(model):
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(gradient.encode))
 
 
+def test_weight_penalty_leaves_out_running_statistics():
+    mlp = partial(nn.MLP, hidden=(7,), norm=nnx.BatchNorm)
+    decode = nn.Conditional(mlp, nn.NormalHead(), (2,), (3,), rngs=nnx.Rngs(0))
+    model = jv.VAE(encode=decode, decode=decode, prior=jv.StandardNormal((2,)))
+    trained = jax.tree.leaves(nnx.state(decode, nnx.Param))
+    exact = sum(float(jnp.sum(jnp.square(leaf))) for leaf in trained)
+    assert np.isclose(weight_penalty(model, jax.random.key(0), jnp.zeros(2)), exact, rtol=1e-5)
+
+
 def test_bad_input_is_named(model):
     key = jax.random.key(0)
     with pytest.raises(TypeError, match="z has dtype int"):
