@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxvae.checks import Tree
 from jaxvae.protocols import distribution, has_path, log_density, traced
+from jaxvae.pytrees import wide
 
 
 class Stepwise(Protocol):
@@ -107,7 +108,7 @@ class Autoregressive:
         if jnp.issubdtype(z.dtype, jnp.floating):
             return z
         # half precision would round large codes to others
-        return z.astype(jnp.promote_types(self._start().dtype, jnp.float32))
+        return z.astype(wide(self._start()).dtype)
 
     def _conditional(self, raw: Any) -> Any:
         p = self.head(raw)

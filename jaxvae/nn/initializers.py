@@ -1,7 +1,9 @@
 """Initial weights: flax's numbers, of which layers of many shapes share one compiled program."""
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxvae.checks import Key
 from jaxvae.nn.heads import Shape
 
+M = TypeVar("M", bound=nnx.Module)
 FEWEST = 2**16  # numbers that are drawn, of which the smaller kernels take the first
 CUT = 0.87962566103423978  # standard deviation of N(0, 1) cut at -2 and 2
 
@@ -41,9 +44,15 @@ def fan_in_normal(
     return jax.device_put(drawn[:size].reshape(shape) * deviation)  # jnp.asarray is a program too
 
 
-Linear = partial(nnx.Linear, kernel_init=fan_in_normal, param_dtype=float)
-"""`nnx.Linear` of floats, which are double under `jax_enable_x64`, as in the next two."""
-Embed = partial(nnx.Embed, param_dtype=float)
-"""`nnx.Embed`."""
-LayerNorm = partial(nnx.LayerNorm, param_dtype=float)
-"""`nnx.LayerNorm`."""
+def in_precision(layer: Callable[..., M]) -> Callable[..., M]:
+    """A layer of NNX that holds JAX's floats: float64 under `jax_enable_x64`, unlike its own."""
+
+    def made(*args: Any, **kwargs: Any) -> M:
+        double = jnp.result_type(float) == jnp.float64
+        return layer(*args, **({"param_dtype": jnp.float64} if double else {}) | kwargs)
+
+    return made
+
+
+Linear = in_precision(partial(nnx.Linear, kernel_init=fan_in_normal))
+Embed, LayerNorm = in_precision(nnx.Embed), in_precision(nnx.LayerNorm)

@@ -13,7 +13,7 @@ from jax import Array
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.activations import by_name
 from jaxvae.nn.heads import Shape
-from jaxvae.nn.initializers import Embed, LayerNorm, Linear, fan_in_normal
+from jaxvae.nn.initializers import Embed, LayerNorm, Linear, fan_in_normal, in_precision
 from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP
 
@@ -88,14 +88,13 @@ class Attention(Module):
 
     def __init__(self, width: int, *, heads: int = 4, dropout: float = 0.0, rngs: nnx.Rngs):
         self.norms = nnx.List([LayerNorm(width, rngs=rngs) for _ in range(2)])
-        self.attention = nnx.MultiHeadAttention(
+        self.attention = in_precision(nnx.MultiHeadAttention)(
             heads,
             width,
             dropout_rate=dropout,
             decode=False,
             keep_rngs=dropout > 0,
             kernel_init=fan_in_normal,
-            param_dtype=float,
             rngs=rngs,
         )
         self.f = MLP((width,), (width,), hidden=(4 * width,), activation=jax.nn.gelu, rngs=rngs)
@@ -151,13 +150,12 @@ class Recurrent(Module):
     ):
         length, features = in_shape
         gate, bend = by_name(jax.nn.sigmoid), by_name(jnp.tanh)  # JAX's own can't be pickled
-        self.cell = nnx.GRUCell(
+        self.cell = in_precision(nnx.GRUCell)(
             features,
             width,
             gate_fn=gate,
             activation_fn=bend,
             kernel_init=fan_in_normal,
-            param_dtype=float,
             rngs=rngs,
         )
         self.last = Readout(length, width, out_shape, rngs=rngs)
