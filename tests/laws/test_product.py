@@ -234,7 +234,8 @@ def conditional(head, in_shape, event_shape, seed=0):
 
 
 # where q is right the gradient of this estimator is 0, without noise
-REFINER, STICKING = optax.adam(0.1), {"gradient": jv.sticking_the_landing, "through": False}
+REFINER = optax.adam(optax.cosine_decay_schedule(0.1, 400))
+STICKING = {"gradient": jv.sticking_the_landing, "through": False}
 
 
 def refining_a_ladder():
