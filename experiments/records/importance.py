@@ -19,13 +19,13 @@ NLL of that many training images that are not trained on, by which rate and epoc
     1,200 epochs, from 1e-3          87.41
 
 The VAE after 400 epochs is better by .4 nats on images that it was trained on: what it lacks is
-training. Ours, on the test images, looked at once (seeds 0, 1):
+training. Ours, on the test images, looked at once (seeds 0, 1, 2):
 
-    VAE       86.18 +- 0.07    (86.12, 86.23)
+    VAE       86.17 +- 0.05    (86.12, 86.23, 86.17)
 
-24 and 23 active units; k-hat trusts 12 % of the rows (its median is .90), so that more samples
-would lower it. 51 minutes of processor time a seed on two shared x86-64 cores. IWAE-5, with either
-gradient, is to follow.
+23 or 24 active units; k-hat trusts 12 % of the rows (its median is .91), so that more samples
+would lower it. 45 to 52 minutes of processor time a seed on two shared x86-64 cores. IWAE-5, with
+either gradient, was not run yet.
 """
 
 import time
