@@ -273,6 +273,12 @@ def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
                 "as integers, as nn.infer_table(frame).coded(frame) does"
             )
     values = frame.to_numpy(np.float64, na_value=np.nan)
+    if np.issubdtype(dtype, np.integer):
+        for name, column in zip(frame.columns, values.T, strict=True):
+            if (part := column[(column != np.round(column)) & ~np.isnan(column)]).size:
+                raise ValueError(
+                    f"{owner}: column {name!r} holds {part[0]:g}, expected whole numbers"
+                )
     return values.astype(np.float32 if np.isnan(values).any() else dtype)
 
 
@@ -295,8 +301,8 @@ def nats_of(frame: Any, entries: Tree) -> dict[str, np.ndarray]:
 
 
 def columns_of(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
-    def join(name: object) -> str:
-        return f"{title} {name}" if title else str(name)
+    def join(name: Any) -> Any:
+        return f"{title} {name}" if title else name
 
     if isinstance(values, dict):  # a tree's leaves are in the order of the alphabet
         values = {n: values[n] for n in (*names, *values) if n in values}

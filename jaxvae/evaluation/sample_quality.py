@@ -15,7 +15,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxvae.checks import Count, Real, check_floats, check_shape, checked
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, wide
 
 
 def _check_finite(owner: str, name: str, value: Any, axes: int) -> None:
@@ -42,7 +42,13 @@ def _check_rows(owner: str, real: Features, fake: Features, *neighbours: int) ->
             "expected those of one network"
         )
     for name, rows, k in zip(("real", "fake"), (real, fake), neighbours, strict=True):
-        n = jnp.shape(rows)[0]
+        n, d = jnp.shape(rows)
+        largest = 0.0 if isinstance(rows, Tracer) else float(np.max(np.abs(np.asarray(rows))))
+        if 4.0 * d * largest**2 > float(jnp.finfo(wide(rows).dtype).max):
+            raise ValueError(
+                f"{owner}: {name} holds {largest:g}, expected numbers whose squared distances are "
+                "finite; divide all features by one number"
+            )
         if n <= k:
             raise ValueError(
                 f"{owner}: {name} has {n} rows, expected at least {k + 1}, a row and {k} others"
@@ -165,7 +171,7 @@ def sample_frechet_distance(real: Features, fake: Features) -> Array:
 
 
 def _mean_and_cov(features: Features) -> tuple[Array, Array]:
-    rows = jnp.asarray(features)
+    rows = wide(features)
     mean = jnp.mean(rows, axis=0)
     centred = rows - mean[None]
     return mean, centred.T @ centred / (len(rows) - 1)
@@ -212,4 +218,6 @@ def _mean(counts: Array, like: Array) -> Array:
 
 
 def _squared_distances(point: Array, others: Features) -> Array:
-    return jnp.sum(jnp.square(others - point[None]), axis=1)  # exactly 0 to a copy of the point
+    return jnp.sum(
+        jnp.square(wide(others) - wide(point)[None]), axis=1
+    )  # exactly 0 to a copy of the point

@@ -224,9 +224,12 @@ def impute(
     found = each_row(imputed, model, key, rows, batch_size, num_samples=num_samples)
     if not is_frame(xs):
         return found
-    values = columns_of("", found, [*xs.columns])
-    there = [name for name in xs.columns if name in values]
-    return xs.assign(**{name: xs[name].where(xs[name].notna(), values[name]) for name in there})
+    filled = xs.copy()
+    for name, values in columns_of("", found, [*xs.columns]).items():
+        if name in xs and (gaps := xs[name].isna()).any():
+            column = xs[name] if xs[name].dtype.kind == "f" else xs[name].astype(float)
+            filled[name] = column.where(~gaps, values)
+    return filled
 
 
 @checked

@@ -71,7 +71,8 @@ def _column(series: Any, wanted: str | None) -> Column:
         numbers = floats_of(series)
         seen, numbers = seen_of(column, numbers)[~gaps], numbers[~gaps]
         whole = bool((numbers == np.round(numbers)).all())
-        scale = float(seen.std()) or 1.0
+        # of equal numbers it is 0 up to rounding
+        scale = (float(seen.std()) or 1.0) if seen.size and np.ptp(seen) > 0 else 1.0
         why = LONG_TAIL if wanted is None and has_long_tail(numbers) else ""
         return column._replace(shift=float(seen.mean()), scale=scale, whole=whole, why=why)
     return column._replace(values=_values(there)) if kind == "category" else column

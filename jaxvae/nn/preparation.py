@@ -61,7 +61,8 @@ def preparation_of(
     if likelihood == "gaussian" and xs.ndim == 2:
         scale = xs.std(0, dtype=np.float64)
         shift = xs.mean(0, dtype=np.float64).tolist()
-        return {"columns": names, "shift": shift, "scale": np.where(scale > 0, scale, 1.0).tolist()}
+        varies = (np.ptp(xs, axis=0) > 0) & (scale > 0)  # that of equal numbers may be rounding
+        return {"columns": names, "shift": shift, "scale": np.where(varies, scale, 1.0).tolist()}
     full = 255.0 if xs.dtype == np.uint8 and likelihood != "poisson" and xs.max() > 1 else 1.0
     return {"columns": names, "shift": 0.0, "scale": full}
 

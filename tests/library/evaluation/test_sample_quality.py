@@ -168,3 +168,15 @@ def test_what_is_no_covariance_is_named():
         frechet_distance(mean, jnp.array([[1.0, 0.5], [0.0, 1.0]]), mean, cov)
     with pytest.raises(ValueError, match=r"mean2 has shape \(3,\)"):
         frechet_distance(mean, cov, jnp.zeros(3), cov)
+
+
+def test_half_precision_and_what_overflows():
+    """Sets 20 deviations apart, whose squared distances float16 doesn't hold: nothing in common."""
+    rng = np.random.default_rng(0)
+    real, fake = ((50.0 * rng.normal(size=(60, 64)) + c).astype(np.float16) for c in (0.0, 1000.0))
+    assert precision_recall(real, fake) == (0.0, 0.0)
+    assert tuple(density_coverage(real, fake)) == (0.0, 0.0)
+    assert np.isfinite(sample_frechet_distance(real, fake))
+    large = 1e20 * np.ones((9, 2), np.float32)
+    with pytest.raises(ValueError, match=r"real holds 1e\+20, expected numbers whose squared"):
+        precision_recall(large, large)

@@ -439,6 +439,30 @@ def test_a_frame_keeps_its_columns_and_gets_the_results_beside():
     np.testing.assert_allclose(filled.to_numpy(), use.impute(GAPS, KEY, HOLES), rtol=1e-6)
 
 
+def test_gaps_of_columns_that_no_word_names_are_filled_too():
+    exact = use.impute(GAPS, KEY, HOLES)
+    filled = use.impute(GAPS, KEY, pd.DataFrame(HOLES))  # names 0 and 1
+    np.testing.assert_allclose(filled.to_numpy(), exact, rtol=1e-6)
+    whole = pd.DataFrame({"x": [1.0, 2.0], "y": pd.array([1, None], dtype="Int64")})
+    filled = use.impute(GAPS, KEY, whole)
+    exact = use.impute(GAPS, KEY, np.array([[1.0, 1.0], [2.0, np.nan]], np.float32))
+    np.testing.assert_allclose(filled.to_numpy(float), exact, rtol=1e-6)
+
+
+def test_a_part_of_a_label_is_refused():
+    """Not cut off: 1.7 was scored as 1."""
+    parts = {"n": jaxvae.Categorical(jnp.zeros(3)), "x": jaxvae.Normal(0.0, 1.0)}
+    model = jaxvae.VAE(
+        Partial(lambda x: jaxvae.StandardNormal((1,))),
+        Partial(lambda z: jaxvae.Product(parts)),
+        jaxvae.StandardNormal((1,)),
+    )
+    frame = pd.DataFrame({"n": [1.0, 2.0], "x": [0.0, 0.0]})
+    assert np.isfinite(use.score(model, KEY, frame)["iwae"]).all()
+    with pytest.raises(ValueError, match=r"column 'n' holds 1\.7, expected whole numbers"):
+        use.score(model, KEY, frame.assign(n=[1.0, 1.7]))
+
+
 def test_a_frame_of_named_columns_in_any_order():
     parts = {"n": jaxvae.Poisson(jnp.ones(1)), "x": jaxvae.Normal(jnp.zeros(1), jnp.ones(1))}
     model = jaxvae.VAE(

@@ -70,6 +70,12 @@ def test_numbers_in_a_column_of_objects_are_numbers():
     assert [c.kind for c in found.columns] == [c.kind for c in nn.infer_table(frame).columns]
 
 
+def test_a_constant_column_has_no_scale_of_rounding():
+    """300 times 0.1 deviate by 1e-17 from their mean, by which 0.2 would be 1e16 off."""
+    found = nn.infer_table(pd.DataFrame({"k": np.full(300, 0.1)}), {"k": "number"})
+    assert found.columns[0].scale == 1.0
+
+
 def test_kinds_can_be_chosen():
     digits = mixed().assign(grade=pd.Categorical(["10", "9"] * 20))
     chosen = {"name": "category", "count": "category", "grade": "number", "yes": "ignored"}
