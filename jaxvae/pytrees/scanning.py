@@ -13,7 +13,8 @@ def scan(step: Callable[..., Any], start: Tree, xs: Tree, *, reverse: bool = Fal
     """`jax.lax.scan`, its carry in the wider of the precisions that it starts in and comes out in.
 
     >>> scaled = lambda z, gain: (gain * z, None)
-    >>> z, _ = scan(scaled, jnp.ones(2, jnp.bfloat16), jnp.array([2.0, 3.0]))
+    >>> with jax.numpy_dtype_promotion("standard"):
+    ...     z, _ = scan(scaled, jnp.ones(2, jnp.bfloat16), jnp.array([2.0, 3.0]))
     >>> z.dtype, z.tolist()
     (dtype('float32'), [6.0, 6.0])
     """
