@@ -218,6 +218,5 @@ def _mean(counts: Array, like: Array) -> Array:
 
 
 def _squared_distances(point: Array, others: Features) -> Array:
-    return jnp.sum(
-        jnp.square(wide(others) - wide(point)[None]), axis=1
-    )  # exactly 0 to a copy of the point
+    # exactly 0 to a copy of the point
+    return jnp.sum(jnp.square(wide(others) - wide(point)[None]), axis=1)

@@ -62,6 +62,16 @@ def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
     return table
 
 
+def deviation(values: np.ndarray) -> np.ndarray:
+    """The standard deviation of every column; 1 where all are equal, of which rounding leaves some.
+
+    >>> deviation(np.array([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]])).round(3).tolist()
+    [1.0, 1.633]
+    """
+    found = values.std(axis=0, dtype=np.float64)
+    return np.where((values == values[:1]).all(axis=0) | (found == 0.0), 1.0, found)
+
+
 def _column(series: Any, wanted: str | None) -> Column:
     gaps = series.isna().to_numpy()
     there = series[~gaps].infer_objects()  # numbers that lie in a column of objects
@@ -71,8 +81,7 @@ def _column(series: Any, wanted: str | None) -> Column:
         numbers = floats_of(series)
         seen, numbers = seen_of(column, numbers)[~gaps], numbers[~gaps]
         whole = bool((numbers == np.round(numbers)).all())
-        # of equal numbers it is 0 up to rounding
-        scale = (float(seen.std()) or 1.0) if seen.size and np.ptp(seen) > 0 else 1.0
+        scale = float(deviation(seen))
         why = LONG_TAIL if wanted is None and has_long_tail(numbers) else ""
         return column._replace(shift=float(seen.mean()), scale=scale, whole=whole, why=why)
     return column._replace(values=_values(there)) if kind == "category" else column

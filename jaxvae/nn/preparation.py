@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvae.checks import a_class_of
 from jaxvae.evaluation.rows import event_like
-from jaxvae.nn.column_kinds import infer_table
+from jaxvae.nn.column_kinds import deviation, infer_table
 from jaxvae.nn.data_files import DataRefusedError, Rows, read_rows
 from jaxvae.nn.model_folders import is_saved
 from jaxvae.nn.saved import load_model, model_info
@@ -59,10 +59,8 @@ def preparation_of(
     if likelihood == "logistic":
         return {"columns": names, "shift": 0.0, "scale": 1.0}
     if likelihood == "gaussian" and xs.ndim == 2:
-        scale = xs.std(0, dtype=np.float64)
         shift = xs.mean(0, dtype=np.float64).tolist()
-        varies = (np.ptp(xs, axis=0) > 0) & (scale > 0)  # that of equal numbers may be rounding
-        return {"columns": names, "shift": shift, "scale": np.where(varies, scale, 1.0).tolist()}
+        return {"columns": names, "shift": shift, "scale": deviation(xs).tolist()}
     full = 255.0 if xs.dtype == np.uint8 and likelihood != "poisson" and xs.max() > 1 else 1.0
     return {"columns": names, "shift": 0.0, "scale": full}
 

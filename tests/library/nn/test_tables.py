@@ -14,6 +14,8 @@ from flax import nnx
 
 import jaxvae
 from jaxvae import nn, use
+from jaxvae.nn.data_files import Rows
+from jaxvae.nn.preparation import preparation_of
 from jaxvae.nn.stored_units import Coded, of_coded
 from tests.common import close
 
@@ -74,6 +76,8 @@ def test_a_constant_column_has_no_scale_of_rounding():
     """300 times 0.1 deviate by 1e-17 from their mean, by which 0.2 would be 1e16 off."""
     found = nn.infer_table(pd.DataFrame({"k": np.full(300, 0.1)}), {"k": "number"})
     assert found.columns[0].scale == 1.0
+    xs = np.stack([np.full(300, 0.1), np.arange(300.0)], axis=1)
+    assert preparation_of(Rows(xs), "gaussian", (), ())["scale"] == [1.0, np.std(xs[:, 1])]
 
 
 def test_kinds_can_be_chosen():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -89,6 +90,12 @@ def test_weight_penalty_leaves_out_running_statistics():
     trained = jax.tree.leaves(nnx.state(decode, nnx.Param))
     exact = sum(float(jnp.sum(jnp.square(leaf))) for leaf in trained)
     assert np.isclose(weight_penalty(model, jax.random.key(0), jnp.zeros(2)), exact, rtol=1e-5)
+    in_training = jv.init_state(model, optax.sgd(0.1)).model  # networks with a state and a key
+    assert np.isclose(weight_penalty(in_training, None, jnp.zeros(2)), exact, rtol=1e-5)
+    objective = lambda model, key, x: (-weight_penalty(model, None, jnp.zeros(2)), None)
+    step = jax.jit(jv.train_step(objective, optax.sgd(0.1)))
+    _, metrics = step(jv.init_state(model, optax.sgd(0.1)), jax.random.key(1), jnp.ones((4, 3)))
+    assert np.isclose(metrics["loss"], exact, rtol=1e-5)
 
 
 def test_bad_input_is_named(model):
