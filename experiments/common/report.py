@@ -89,7 +89,7 @@ def measure(
         elbo=float(np.mean(of_all.elbo)),
         rate=float(np.mean(of_all.rate)),
         distortion=float(np.mean(of_all.distortion)),
-        spread=float(np.std(of_all.elbo)),
+        spread=float(np.std(of_all.elbo, ddof=1)),
         log_marginal=float(np.mean(marginal.value)),
         standard_error=float(np.sqrt(np.sum(marginal.standard_error**2)) / len(rows)),
         estimated=len(rows),

@@ -66,6 +66,7 @@ BATCH = 250  # images a step
 WARM_UP = 0.1  # of the epochs, in which beta rises to 1
 HELD_OUT = 10_000  # training images that validate
 SAMPLES = 5000  # of importance, an image
+FEW_SAMPLES = 100  # of those that tell the averaged parameters from the last
 FOLDER = Path("runs/records/composed")
 
 
@@ -190,11 +191,17 @@ def main(
         for seed in seeds:
             began, folder = time.process_time(), FOLDER / data / f"{name}, {epochs} epochs"
             state = run(FACTORS[name], images, held_out, seed, epochs, folder / f"seed_{seed}")
-            key = jax.random.key(1000 + seed)
-            last = measured(state.model, key, test, samples)["NLL"]
-            numbers = measured(averaged_model(state), key, test, samples)
+            key, averaged = jax.random.key(1000 + seed), averaged_model(state)
+            numbers = measured(averaged, key, test, samples)
+            last, of_averaged = (
+                measured(m, key, test, FEW_SAMPLES)["NLL"] for m in (state.model, averaged)
+            )
             minutes = (time.process_time() - began) / 60
-            kept(folder, seed, numbers | {"NLL, last": last, "minutes": minutes})
+            kept(
+                folder,
+                seed,
+                numbers | {"gain of averaging": last - of_averaged, "minutes": minutes},
+            )
 
 
 if __name__ == "__main__":

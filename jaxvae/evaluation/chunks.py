@@ -21,7 +21,9 @@ def chunked(
     one: Callable[[Any], Any], rows: Tree, size: int | None = None, fewest: int = FEWEST
 ) -> Any:
     """one(row) of every row, stacked: `size` of them at a time, or as many as `at_once` says."""
-    return jax.lax.map(one, rows, batch_size=size or at_once(one, rows, fewest))
+    size = size or at_once(one, rows, fewest)
+    whole = size >= number_of_rows(rows)
+    return jax.vmap(one)(rows) if whole else jax.lax.map(one, rows, batch_size=size)
 
 
 def at_once(one: Callable[[Any], Any], rows: Tree, fewest: int = FEWEST) -> int:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +11,11 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.evaluation.chunks import FEWEST, chunked
 from jaxvae.evaluation.marginal import LogMarginal, log_marginal
+from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at, or_else, paired, warn_of_outside
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees import shown
-from jaxvae.pytrees.libraries import functional
 from jaxvae.training.monitoring import NEGLIGIBLE
 
 
@@ -148,37 +146,3 @@ def _encoded(of: Callable[[Any], Any], model: Any, row: tuple[Any, Any]) -> Any:
 def _decoded(of: Callable[[Any], Any], model: Any, row: tuple[Any, Any]) -> Any:
     z, y = row
     return of(likelihood(model_at(model, y), z))
-
-
-def of_each(
-    one: Callable[..., Any],
-    model: Tree,
-    rows: Tree,
-    batch_size: int | None,
-    option: Any,
-    fewest: int = FEWEST,
-) -> Any:
-    """`one(option, model, row)` of every row, one program for all models of a structure.
-
-    What of the model is no array, as a plain function, is part of the program, not its argument.
-    """
-    leaves, structure = jax.tree.flatten(functional(model))
-    arrays = [leaf if hasattr(leaf, "dtype") else None for leaf in leaves]
-    others = tuple(None if hasattr(leaf, "dtype") else leaf for leaf in leaves)
-    return _mapped(arrays, rows, one, option, structure, others, batch_size, fewest)
-
-
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
-def _mapped(
-    arrays: list[Any],
-    rows: Tree,
-    one: Callable[..., Any],
-    option: Any,
-    structure: Any,
-    others: tuple[Any, ...],
-    batch_size: int | None,
-    fewest: int,
-) -> Any:
-    leaves = [b if a is None else a for a, b in zip(arrays, others, strict=True)]
-    model = structure.unflatten(leaves)
-    return chunked(partial(one, option, model), rows, batch_size, fewest)

@@ -12,6 +12,7 @@ from jaxvae.batching import batch_size
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.independent import factors
+from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import check_values
 from jaxvae.protocols import (
     Distribution,
@@ -125,15 +126,23 @@ def rate_decomposition(
     m = batch_size(xs, "rate_decomposition")
     check_values("rate_decomposition", "xs", model, xs)
     n = m if dataset_size is None else dataset_size
-    qs = jax.vmap(lambda x: marginals(posterior(model, x)))(xs)  # [M, d]
+    qs = of_each(_marginals, model, xs)  # [M, d]
     p = factors(prior(model))
     keys = jax.random.split(key, m)
-    draw = jax.vmap(lambda key, x: sample_and_log_prob(posterior(model, x), key))
-    z, log_q_given_x = draw(keys, xs)
+    z, log_q_given_x = of_each(_drawn, model, (keys, xs))
     z = z.reshape(m, -1)
 
     rows = (z, log_q_given_x, weighting(m, n).astype(log_q_given_x.dtype))
     return jax.lax.map(lambda row: decompose(qs, p, *row), rows, batch_size=chunk)
+
+
+def _marginals(_: None, model: Any, x: Tree) -> Any:
+    return marginals(posterior(model, x))
+
+
+def _drawn(_: None, model: Any, row: tuple[Key, Any]) -> tuple[Array, Array]:
+    key, x = row
+    return sample_and_log_prob(posterior(model, x), key)
 
 
 def decompose(

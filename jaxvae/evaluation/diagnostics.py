@@ -1,18 +1,20 @@
 """What the latents carry: which of them are used, what each costs, and what a nat of code buys."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
-from jaxvae.batching import batched, conditioned
+from jaxvae.batching import batch_size, conditioned
 from jaxvae.bounds.evidence import Terms, elbo
 from jaxvae.checks import Count, Key, Scalar, Tree, check_count, checked
 from jaxvae.distributions.independent import factors
 from jaxvae.distributions.kl import kl_divergence
+from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at, paired
 from jaxvae.protocols import (
     Distribution,
@@ -50,6 +52,9 @@ def active_units(
       threshold: least variance of an active unit.
       key: a PRNG key, where the posterior has no `mean()`.
       num_samples: draws for each example, at least 2, where it has none.
+
+    Raises:
+      ValueError: the posterior of a row is not finite.
     """
     rows = paired("active_units", model, xs, given)
     return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, rows, key, num_samples))
@@ -60,10 +65,22 @@ def _posterior(model: Any, row: tuple[Any, Any]) -> Any:
     return posterior(model_at(model, y), x)
 
 
+def _mean(_: None, model: Any, row: tuple[Any, Any]) -> Any:
+    return mean_of(_posterior(model, row))
+
+
+def _moments(num_samples: int, model: Any, row: tuple[Key, Any]) -> tuple[Any, Any]:
+    """Of draws, their mean and the variance of it."""
+    key, xy = row
+    z = jax.vmap(_posterior(model, xy).sample)(jax.random.split(key, num_samples))
+    noise = jax.tree.map(lambda z: jnp.var(z, axis=0, ddof=1) / num_samples, z)
+    return jax.tree.map(lambda z: jnp.mean(z, axis=0), z), noise
+
+
 def _variance_of_mean(model: Any, rows: Tree, key: Key | None, num_samples: Count) -> Any:
     """Var_x(E_q[z|x]), in the structure and shape of z."""
     try:
-        means = jax.vmap(lambda row: mean_of(_posterior(model, row)))(rows)
+        means = _finite(of_each(_mean, model, rows))
         return jax.tree.map(lambda m: jnp.var(m, axis=0), means)
     except MissingMethodError as error:
         if key is None:
@@ -72,17 +89,25 @@ def _variance_of_mean(model: Any, rows: Tree, key: Key | None, num_samples: Coun
             ) from None
     check_count("active_units", "num_samples - 1", num_samples - 1)
 
-    def moments(key: Key, row: Any) -> tuple[Any, Any]:
-        z = jax.vmap(_posterior(model, row).sample)(jax.random.split(key, num_samples))
-        noise = jax.tree.map(lambda z: jnp.var(z, axis=0, ddof=1) / num_samples, z)
-        return jax.tree.map(lambda z: jnp.mean(z, axis=0), z), noise
-
     n = len(jax.tree.leaves(rows)[0])
     keys = jax.random.split(key, n)
-    means, noise = jax.lax.map(lambda row: moments(*row), (keys, rows), batch_size=100)
+    means, noise = of_each(_moments, model, (keys, rows), None, num_samples)
     return jax.tree.map(
-        lambda m, v: jnp.var(m, axis=0) - (n - 1) / n * jnp.mean(v, axis=0), means, noise
+        lambda m, v: jnp.var(m, axis=0) - (n - 1) / n * jnp.mean(v, axis=0), _finite(means), noise
     )
+
+
+def _finite(means: Tree) -> Any:
+    """ValueError where the mean of a row is not finite, unless under jit."""
+    for leaf in jax.tree.leaves(means):
+        if not isinstance(leaf, Tracer):
+            bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(1)
+            if bad.any():
+                raise ValueError(
+                    f"active_units: the mean of q(z|x) is not finite at {bad.sum()} of {len(leaf)} "
+                    f"rows, first at {bad.argmax()}; leave rows with NaN out, or look at the model"
+                )
+    return means
 
 
 @checked
@@ -101,11 +126,10 @@ def rate_per_latent(
     [2.0, 0.0]
     """
     rows = paired("rate_per_latent", model, xs, given)
+    return jnp.mean(of_each(_rates, model, rows), axis=0)
 
-    return jnp.mean(jax.vmap(partial(rates_of_row, model))(rows), axis=0)
 
-
-def rates_of_row(model: Model | Callable[[Any], Model], row: tuple[Any, Any]) -> Array:
+def _rates(_: None, model: Model | Callable[[Any], Model], row: tuple[Any, Any]) -> Array:
     """KL(q(z_i|x) || p(z_i)) of each latent, of a row (x, y)."""
     return latent_kls(_posterior(model, row), prior(model_at(model, row[1])))
 
@@ -186,13 +210,16 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
     >>> bool(jnp.all(jnp.diff(curve.rate) < 0) & jnp.all(jnp.diff(curve.distortion) > 0))
     True
     """
-
-    objective: Any = batched(elbo) if given is None else batched(conditioned(elbo))
     rows = xs if given is None else (xs, given)
+    n = batch_size(rows, "rate_distortion_curve")
 
     def point(model: Any) -> Terms:
-        again = jax.random.clone(key)  # the same draws on purpose
-        _, terms = objective(model, again, rows)
-        return jax.tree.map(jnp.mean, terms)
+        keys = jax.random.split(jax.random.clone(key), n)  # the same draws on purpose
+        return jax.tree.map(jnp.mean, of_each(_terms, model, (keys, rows), None, given is not None))
 
     return jax.lax.map(point, models)
+
+
+def _terms(conditional: bool, model: Any, row: tuple[Key, Any]) -> Terms:
+    objective = conditioned(elbo) if conditional else elbo
+    return objective(model, *row)[1]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.importance_weights import importance_term, sample_keys
+from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import (
     Count,
     Key,
@@ -25,6 +26,7 @@ from jaxvae.checks import (
     checked,
 )
 from jaxvae.distributions import Categorical, Independent, Masked, Product
+from jaxvae.evaluation.rows import warn_of_outside
 from jaxvae.protocols import (
     Distribution,
     Model,
@@ -80,12 +82,19 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     >>> [round(float(x_i), 2) for x_i in x]  # 1 / 1.01
     [1.0, 0.99]
     """
+    x, log_p = imputed(model, key, event, num_samples)
+    warn_of_outside("impute", log_p)
+    return x
+
+
+def imputed(model: Model, key: Key, event: Tree, num_samples: Count) -> tuple[Any, Array]:
+    """x with its gaps filled, and the log p(x_observed) that is known from doing so."""
     zs, log_w = _weighted("impute", model, key, event, num_samples)
     moments = jax.vmap(lambda z: _moments(_whole("impute", model, z)))(zs)
     w = jax.nn.softmax(log_w)
     mean = jax.tree.map(lambda m: jnp.tensordot(w, m, 1), moments)
     best = jax.tree.map(_most_probable, mean, is_leaf=_of_labels)
-    return _fill("impute", event, best)
+    return _fill("impute", event, best), log_mean_exp(log_w)
 
 
 @checked
@@ -110,6 +119,7 @@ def multiple_imputations(
     owner = "multiple_imputations"
     z_key, which_key, x_key = jax.random.split(key, 3)
     zs, log_w = _weighted(owner, model, z_key, event, num_samples)
+    warn_of_outside(owner, log_mean_exp(log_w))
     which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
 
     def draw(key: Key, k: Array) -> Any:

@@ -108,8 +108,9 @@ def _polar(name: str, z: Floats) -> tuple[Array, Array]:
     if not isinstance(z, Tracer) and not np.any(z):
         raise ValueError(f"slerp: {name} is 0, expected a vector that has a direction")
     flat = jnp.ravel(jnp.asarray(z))
-    norm = jnp.linalg.norm(flat)
-    return norm, flat / norm
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(flat)))  # whose square may not be a float
+    norm = jnp.linalg.norm(flat / largest)
+    return largest * norm, flat / largest / norm
 
 
 def _across(u: Array, v: Array) -> Array:

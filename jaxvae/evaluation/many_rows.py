@@ -1,7 +1,6 @@
 """How `use` goes over many rows: batches, the y of each row, one compiled program."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,10 +10,10 @@ import numpy as np
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Key, Tree
 from jaxvae.evaluation.chunks import chunked
+from jaxvae.evaluation.programs import compiled
 from jaxvae.evaluation.rows import is_masked, model_at, of_one_length
 from jaxvae.protocols import Model, prior
 from jaxvae.pytrees import value_of
-from jaxvae.pytrees.libraries import functional
 
 
 def with_ends(model: Model, batches: Iterable[Any], steps: int) -> Iterator[Any]:
@@ -68,14 +67,12 @@ def each_row(
     **static: Any,
 ) -> Any:
     """one(model, key of the row, x) of every row (x, y) of the batches, in NumPy."""
-    leaves, treedef = jax.tree.flatten(functional(model))
-    moving = [leaf if _is_array(leaf) else None for leaf in leaves]
-    fixed = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    run = compiled(_batch, model, one, tuple(static.items()))
     key = jax.random.key(0) if key is None else key
     found: list[Any] = []
     done = 0
     for rows, count in of_one_length(batches, size):
-        out = _batch(one, treedef, fixed, tuple(static.items()), moving, key, done, rows)
+        out = run(key, done, rows)
         if found:
             found[-1] = jax.device_get(found[-1])  # while the device works on the next
         found.append(out)
@@ -83,19 +80,7 @@ def each_row(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:done], *map(jax.device_get, found))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _batch(
-    one: Any,
-    treedef: object,
-    fixed: Tree,
-    static: Any,
-    moving: Tree,
-    key: Key,
-    start: int,
-    rows: Tree,
-) -> Any:
-    leaves = [a if f is None else f for a, f in zip(moving, fixed, strict=True)]
-    model = jax.tree.unflatten(treedef, leaves)
+def _batch(model: Any, one: Any, static: Any, key: Key, start: int, rows: Tree) -> Any:
     numbers = start + jnp.arange(number_of_rows(rows))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
 
@@ -104,7 +89,3 @@ def _batch(
         return one(model_at(model, y), key, x, **dict(static))
 
     return chunked(of_row, (keys, *rows))
-
-
-def _is_array(leaf: object) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float))

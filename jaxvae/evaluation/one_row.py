@@ -73,8 +73,8 @@ def new_draw(model: Model, key: Key, x: Tree) -> Any:
     return likelihood_draw(model, x_key, prior(model).sample(z_key))
 
 
-def imputed(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
-    return imputation.impute(model, key, x, num_samples=num_samples)
+def imputed(model: Model, key: Key, x: Tree, num_samples: int) -> tuple[Any, Array]:
+    return imputation.imputed(model, key, x, num_samples)
 
 
 def ahead(

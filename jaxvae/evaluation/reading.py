@@ -18,6 +18,7 @@ Curves = Mapping[str, Any]
 TRUSTED = 0.9  # share of rows below which an estimate is called a bound
 PRECISE = 0.1  # nats of standard error, from where it would be worth more samples
 LOOSE = 0.1  # of the rate, from where a gap would be worth another posterior
+OUTSIDE = "No: to some row the likelihood gives no probability at all."
 PARTS = 10  # a curve's last tenth is held against the tenth before
 
 
@@ -37,7 +38,9 @@ def lines(s: Summary) -> list[Line]:
     >>> lines(found)[0].value, lines(found)[0].trust
     ('-80.00', 'Yes. Another 100 rows would move it by about 0.90.')
     """
-    again = f"Another {s.rows:,} rows would move it by about {s.spread / np.sqrt(s.rows):.2f}."
+    again = f"Yes. Another {s.rows:,} rows would move it by about {s.spread / np.sqrt(s.rows):.2f}."
+    again = again if s.rows > 1 else "Of this row: how it varies from row to row one can't say."
+    again = again if np.isfinite(s.elbo) else OUTSIDE
     sampled = f"{s.num_samples} importance samples for each of {s.estimated:,} rows"
     trust = trust_in(s)
     active = "unknown of one row" if s.active is None else f"{s.active} of {s.latents}"
@@ -46,7 +49,7 @@ def lines(s: Summary) -> list[Line]:
     return [
         Line("ELBO", f"{s.elbo:.2f}",
              "The bound that training raises: log p(x) is at least this, in nats a row.",
-             f"Yes. {again}"),
+             again),
         Line("rate", f"{s.rate:.2f}",
              "KL(q(z|x) || p(z)): how much of x the latents hold, in nats.", "Yes."),
         Line("distortion", f"{s.distortion:.2f}",
@@ -81,7 +84,7 @@ def is_trusted(s: Summary) -> bool:
 def trust_in(s: Summary) -> str:
     """Of log p(x), by the share of rows whose importance weights pass k-hat."""
     if not np.isfinite(s.log_marginal):
-        return "No: to some row the likelihood gives no probability at all."
+        return OUTSIDE
     if s.certain:
         return "As a lower bound only: the code of a row is certain, and this is its ELBO."
     if s.reliable >= TRUSTED:
@@ -93,6 +96,8 @@ def impossible(s: Summary, curves: Curves) -> str | None:
     del curves
     if np.isfinite([s.elbo, s.log_marginal]).all():
         return None
+    if np.isnan([s.elbo, s.log_marginal]).any():
+        return "The numbers are NaN: leave rows with NaN out, or look at the model."
     return (
         "Some rows have no probability: they lie outside the support of p(x|z), as a grey pixel "
         "under a Bernoulli. Choose a likelihood that fits the data, or preprocess them."
@@ -101,7 +106,7 @@ def impossible(s: Summary, curves: Curves) -> str | None:
 
 def collapsed(s: Summary, curves: Curves) -> str | None:
     del curves
-    if s.active != 0 and s.rate >= NEGLIGIBLE:
+    if np.isnan(s.rate) or (s.active != 0 and s.rate >= NEGLIGIBLE):
         return None
     return (
         "The posterior has collapsed to the prior: no latent says anything of x. Warm beta up "
@@ -192,11 +197,11 @@ def unfinished(s: Summary, curves: Curves) -> str | None:
 
 
 def unstable(s: Summary, curves: Curves) -> str | None:
-    del curves
-    if not s.skipped:
+    skipped = s.skipped or int(np.sum(curves.get("skipped", 0)))
+    if not skipped:
         return None
     return (
-        f"{s.skipped} updates were not finite and were skipped: take a smaller learning rate, or "
+        f"{skipped} updates were not finite and were skipped: take a smaller learning rate, or "
         "clip the gradient."
     )
 
@@ -213,7 +218,7 @@ def advice(summary: Summary, curves: Curves | None = None) -> list[str]:
 
     Args:
       curves: the run's metrics, as `fit` returns them; of held-out rows by names that begin with
-        `validation_`.
+        `validation_`; `skipped`, whether an update was skipped, is counted.
 
     >>> found = Summary(100, -80.0, 20.0, 60.0, 9.0, -79.0, 0.02, 100, 500, 90.0, 1.0, 1.0, 8, 5)
     >>> [text] = advice(found)

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import DTypeLike
 
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Tree, check_leaves
 from jaxvae.distributions import Masked
 from jaxvae.distributions.masked import check_observed
+from jaxvae.evaluation.frames import is_frame, of_frame
 from jaxvae.protocols import MissingMethodError, Model, likelihood, prior
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.libraries import functional
@@ -96,19 +96,24 @@ def _holds_bytes(leaf: Tree) -> bool:
 
 
 def warn_of_outside(owner: str, log_p: Tree) -> None:
-    """Warn, for the caller's caller, of rows whose log p(x) is -inf, where that is concrete."""
-    if isinstance(log_p, Tracer) or not (outside := np.flatnonzero(np.isneginf(log_p))).size:
+    """Warn, for the caller's caller, of rows whose concrete log p(x) is -inf or NaN."""
+    if isinstance(log_p, Tracer):
         return
-    warnings.warn(
-        f"{owner}: log p(x) is -inf at {len(outside)} of {len(log_p)} rows, first at {outside[0]}, "
-        "which the likelihood gives no probability, as the scale or dtype of xs is not that of "
-        "training, or a value is out of range; mend these rows or leave them out",
-        stacklevel=4,
-    )
+    log_p = np.atleast_1d(log_p)
+    for value, is_it, why in UNSCORED:
+        if (rows := np.flatnonzero(is_it(log_p))).size:
+            warnings.warn(
+                f"{owner}: log p(x) is {value} at {len(rows)} of {len(log_p)} rows, first at "
+                f"{rows[0]}, {why}; mend these rows or leave them out",
+                stacklevel=4,
+            )
 
 
-def is_frame(xs: object) -> bool:
-    return type(xs).__name__ == "DataFrame" and hasattr(xs, "columns")
+UNSCORED: tuple[tuple[str, Callable[[Any], np.ndarray], str], ...] = (
+    ("-inf", np.isneginf, "which the likelihood gives no probability, as the scale or dtype of xs "
+     "is not that of training, or a value is out of range"),
+    ("NaN", np.isnan, "as there is NaN in them, or the model gives NaN"),
+)  # fmt: skip
 
 
 def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
@@ -116,7 +121,7 @@ def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
     masked, like = is_masked(model), event_like(model)
     like = like[0] if masked else like
     for where, batch in _batches(owner, "xs", xs, like):
-        rows = _of_frame(owner, batch, like) if is_frame(batch) else batch
+        rows = of_frame(owner, batch, like) if is_frame(batch) else batch
         pair = isinstance(rows, tuple) and len(rows) == 2
         x = rows[0] if masked and pair else rows
         _check_shapes(f"{owner}: {where}", x, like)
@@ -247,68 +252,3 @@ def _as_stored(a: Tree) -> Any:
     if isinstance(a, np.ndarray) and a.dtype == np.float64:
         return a.astype(jax.dtypes.canonicalize_dtype(np.float64))
     return a
-
-
-def _of_frame(owner: str, frame: Any, like: Tree) -> Any:
-    if isinstance(like, dict):
-        if missing := [name for name in like if name not in frame.columns]:
-            raise ValueError(f"{owner}: xs has no column {missing[0]!r}, which the model wants")
-        return {n: _numbers(owner, frame[[n]], s.dtype).reshape(len(frame), *s.shape)
-                for n, s in like.items()}  # fmt: skip
-    values = _numbers(owner, frame, np.float32)
-    if getattr(like, "shape", None) != values.shape[1:]:
-        raise ValueError(
-            f"{owner}: xs has {values.shape[1]} columns, expected {getattr(like, 'shape', like)}, "
-            "the shape of x; choose them: frame[columns]"
-        )
-    return values
-
-
-def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
-    """A frame's values, in floats where there are gaps."""
-    for name, column in frame.items():
-        if column.dtype.kind not in "biuf":
-            raise TypeError(
-                f"{owner}: column {name!r} holds {column.dtype}, expected numbers; code categories "
-                "as integers, as nn.infer_table(frame).coded(frame) does"
-            )
-    values = frame.to_numpy(np.float64, na_value=np.nan)
-    if np.issubdtype(dtype, np.integer):
-        for name, column in zip(frame.columns, values.T, strict=True):
-            if (part := column[(column != np.round(column)) & ~np.isnan(column)]).size:
-                raise ValueError(
-                    f"{owner}: column {name!r} holds {part[0]:g}, expected whole numbers"
-                )
-    return values.astype(np.float32 if np.isnan(values).any() else dtype)
-
-
-def beside(frame: Any, results: dict[str, Any]) -> Any:
-    """The frame with results as columns: one of [n], else a column an entry."""
-    names = [*frame.columns]
-    columns: dict[str, Any] = {}
-    for title, values in results.items():
-        columns |= columns_of(title, values, names)
-    return frame.assign(**columns)
-
-
-def nats_of(frame: Any, entries: Tree) -> dict[str, np.ndarray]:
-    """What each entry costs as columns in the order of the frame's: NaN in its gaps."""
-    columns = columns_of("nats", entries, [*frame.columns])
-    for name in frame.columns:
-        if (title := f"nats {name}") in columns:
-            columns[title] = np.where(frame[name].isna(), np.nan, columns[title])
-    return columns
-
-
-def columns_of(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarray]:
-    def join(name: Any) -> Any:
-        return f"{title} {name}" if title else name
-
-    if isinstance(values, dict):  # a tree's leaves are in the order of the alphabet
-        values = {n: values[n] for n in (*names, *values) if n in values}
-        return {join(n): np.reshape(v, (len(v), -1)).sum(-1) for n, v in values.items()}
-    if np.ndim(values) == 1:
-        return {title: values}
-    values = np.reshape(values, (len(values), -1))
-    named = names if len(names) == values.shape[1] and title != "z" else range(values.shape[1])
-    return {join(name): column for name, column in zip(named, values.T, strict=True)}

@@ -1,5 +1,6 @@
 """All that one wants to know of a trained model, measured at once."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 from jaxvae.bounds.kl import kl_of_levels
 from jaxvae.checks import Count, Key, Tree, a_class_of, checked
 from jaxvae.evaluation import use
-from jaxvae.evaluation.datasets import evaluate, of_each
-from jaxvae.evaluation.diagnostics import active_units, rates_of_row
+from jaxvae.evaluation.datasets import evaluate
+from jaxvae.evaluation.diagnostics import active_units, rate_per_latent
+from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at
 from jaxvae.evaluation.use import Used
 from jaxvae.protocols import (
@@ -34,7 +36,7 @@ class Summary(NamedTuple):
       elbo: the bound, -(rate + distortion).
       rate: KL(q(z|x) || p(z)).
       distortion: -log p(x|z).
-      spread: the standard deviation of the ELBO over the rows.
+      spread: the standard deviation of the ELBO over the rows; NaN of one row.
       log_marginal: log p(x) by importance sampling, of `estimated` rows drawn at random.
       standard_error: of that, for the noise of importance sampling.
       estimated: how many rows it is of.
@@ -45,7 +47,7 @@ class Summary(NamedTuple):
       latents: how many numbers z is.
       active: how many of them the model uses, as `active_units`; None if one row can't say.
       rates: of each latent, as `rate_per_latent`; None where that has no closed form.
-      skipped: updates that were not made, as they were not finite.
+      skipped: updates that were not made, as they were not finite, where whoever trained says so.
       certain: whether q(z|x) is one z for certain, as the code of a VQ-VAE: then log p(x) is the
         ELBO, a bound, however many samples there are.
       level_rates: of each level of a hierarchy given the one above, where that has levels.
@@ -91,6 +93,9 @@ def summarize(
       num_samples: importance samples for log p(x) of each row.
       num_rows: rows whose log p(x) is estimated, drawn at random; all where there are fewer.
 
+    Raises:
+      ValueError: the ELBO of a row is NaN.
+
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> found = summarize(model, jax.random.key(0), jnp.linspace(-1.0, 1.0, 60).reshape(20, 3))
@@ -100,6 +105,11 @@ def summarize(
     elbo_key, rows_key, marginal_key, unit_key, rate_key = jax.random.split(key, 5)
     scores = use.score(model, elbo_key, xs, given=given, num_samples=DRAWS)
     n = len(scores.elbo)
+    if (bad := np.isnan(scores.elbo)).any():
+        raise ValueError(
+            f"summarize: the ELBO is NaN at {bad.sum()} of {n} rows, first at {bad.argmax()}, as "
+            "there is NaN in them, or the model gives NaN; leave them out, or mend the model"
+        )
     chosen = np.asarray(jax.random.permutation(rows_key, n))[:num_rows]
     some, their_y = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], (xs, given))
     found = evaluate(model, marginal_key, some, given=their_y, num_samples=num_samples)
@@ -110,7 +120,7 @@ def summarize(
         elbo=float(np.mean(scores.elbo)),
         rate=float(np.mean(scores.rate)),
         distortion=float(-np.mean(scores.elbo + scores.rate)),
-        spread=float(np.std(scores.elbo)),
+        spread=float(np.std(scores.elbo, ddof=1)) if n > 1 else math.nan,
         log_marginal=float(found.value),
         standard_error=float(found.standard_error),
         estimated=len(chosen),
@@ -131,11 +141,10 @@ def with_rates(
     q, p = _kinds(model, xs, given)
     summary = summary._replace(certain=is_certain(q))
     try:
-        rates = of_each(_latents, model, (xs, given), None, None)
-        return summary._replace(rates=np.mean(rates, axis=0))
+        return summary._replace(rates=np.asarray(rate_per_latent(model, xs, given=given)))
     except (MissingMethodError, NotImplementedError):
         keys = jax.random.split(key, summary.rows)
-        rates = np.mean(of_each(_levels, model, (keys, (xs, given)), None, None), axis=0)
+        rates = np.mean(of_each(_levels, model, (keys, (xs, given))), axis=0)
     if len(rates) > 1:
         return summary._replace(level_rates=rates)
     return summary._replace(
@@ -143,10 +152,6 @@ def with_rates(
         "q(z|x) and p(z), with a KL in closed form. Here q(z|x) is "
         f"{a_class_of(q)} and p(z) {a_class_of(p)}; the rate in the table is of all together."
     )
-
-
-def _latents(_: None, model: Used, row: tuple[Any, Any]) -> Any:
-    return rates_of_row(model, row)
 
 
 def _levels(_: None, model: Used, row: tuple[Any, tuple[Any, Any]]) -> Any:

@@ -15,19 +15,22 @@ loader, a generator. What comes back is of all its rows in order, the same as of
 themselves are not kept, so that only the results have to fit into memory.
 
 A pandas frame is rows by its columns: those of an array in their order, those of a `Product` by its
-names. What comes back then is the frame with the results as columns beside its own. Where the
-likelihood is `Masked`, a plain x is read as the pair (x, mask) with its NaN for gaps.
+names. What comes back then is the frame with the results as columns beside its own, none of which
+may have such a name. Where the likelihood is `Masked`, a plain x is read as the pair (x, mask) with
+its NaN for gaps.
 
 A conditional model, a function y -> model, is used with `given=`, the y of each row.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.evaluation.frames import check_new, columns_of, is_frame, nats_of
 from jaxvae.evaluation.many_rows import each_row, paired_batches, with_ends
 from jaxvae.evaluation.one_row import (
     ahead,
@@ -43,18 +46,12 @@ from jaxvae.evaluation.one_row import (
 )
 from jaxvae.evaluation.rows import (
     Rows,
-    beside,
-    columns_of,
     events,
     first_model,
-    is_frame,
     latents,
-    nats_of,
     warn_of_outside,
 )
-from jaxvae.protocols import (
-    Model,
-)
+from jaxvae.protocols import Model, prior
 from jaxvae.pytrees import shown
 
 Used = Model | Callable[[Any], Model]
@@ -104,9 +101,11 @@ def encode(
     (1000, 1)
     """
     one = posterior_mean if key is None else posterior_draw
+    if is_frame(xs):
+        check_new("encode", xs, columns_of("z", z_like(first_model(model, given)), []))
     rows = _rows("encode", model, xs, given)
     zs = each_row(one, model, key, rows, batch_size)
-    return beside(xs, {"z": zs}) if is_frame(xs) else zs
+    return xs.assign(**columns_of("z", zs, [])) if is_frame(xs) else zs
 
 
 @checked
@@ -129,9 +128,13 @@ def reconstruct(
     model: Used, key: Key, xs: Rows, *, given: Tree | None = None, batch_size: Count = 256
 ) -> Any:
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
+    if is_frame(xs):
+        check_new("reconstruct", xs, [f"reconstructed {name}" for name in xs.columns])
     rows = _rows("reconstruct", model, xs, given)
     found = each_row(remembered, model, key, rows, batch_size)
-    return beside(xs, {"reconstructed": found}) if is_frame(xs) else found
+    if not is_frame(xs):
+        return found
+    return xs.assign(**columns_of("reconstructed", found, [*xs.columns]))
 
 
 @checked
@@ -189,6 +192,8 @@ def score(
     >>> bool(scores.iwae[0] > scores.iwae[1]), int(np.argmax(scores.entries[1]))
     (True, 2)
     """
+    if is_frame(xs):
+        check_new("score", xs, [*Scores._fields, *(f"nats {name}" for name in xs.columns)])
     rows = _rows("score", model, xs, given)
     found = each_row(scored, model, key, rows, batch_size, num_samples=num_samples)
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
@@ -221,7 +226,8 @@ def impute(
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
     """
     rows = _rows("impute", model, xs, given)
-    found = each_row(imputed, model, key, rows, batch_size, num_samples=num_samples)
+    found, log_p = each_row(imputed, model, key, rows, batch_size, num_samples=num_samples)
+    warn_of_outside("impute", log_p)
     if not is_frame(xs):
         return found
     filled = xs.copy()
@@ -240,7 +246,7 @@ def forecast(
     *,
     steps: Count,
     num_samples: Count = 100,
-    quantiles: tuple[float, ...] | None = None,
+    quantiles: Sequence[float] | None = None,
     given: Tree | None = None,
     batch_size: Count = 256,
 ) -> Any:
@@ -269,12 +275,22 @@ def forecast(
     >>> forecast(model, jax.random.key(0), np.ones((5, 4)), steps=6, quantiles=(0.05, 0.95)).shape
     (5, 2, 6)
     """
-    if quantiles is not None and not all(0 <= q <= 1 for q in quantiles):
-        raise ValueError(f"forecast: quantiles are {quantiles}, expected numbers in 0..1")
+    if quantiles is not None:
+        if np.ndim(quantiles) != 1 or not all(0 <= q <= 1 for q in quantiles):
+            raise ValueError(
+                f"forecast: quantiles is {quantiles}, expected numbers in 0..1, as (0.05, 0.95)"
+            )
+        quantiles = tuple(map(float, quantiles))
     first = first_model(model, given)
     series = with_ends(first, events("forecast", first, xs), steps)
     how = {"steps": steps, "num_samples": num_samples, "quantiles": quantiles}
     return each_row(ahead, model, key, paired_batches("forecast", series, given), batch_size, **how)
+
+
+def z_like(model: Model) -> Any:
+    """z of one row, of zeros."""
+    like = jax.eval_shape(lambda: prior(model).sample(jax.random.key(0)))
+    return jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape)), like)
 
 
 def _rows(owner: str, model: Used, xs: Rows, given: Tree | None) -> Iterator[Any]:

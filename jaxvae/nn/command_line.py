@@ -20,8 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.evaluation import active_units, export_model, use
-from jaxvae.evaluation.rows import is_masked, nats_of
-from jaxvae.nn.command_output import TABLES, check_output, say, write_columns, write_events
+from jaxvae.evaluation.frames import columns_of, nats_of
+from jaxvae.evaluation.rows import is_masked
+from jaxvae.nn.command_output import (
+    TABLES,
+    check_beside,
+    check_output,
+    say,
+    write_columns,
+    write_events,
+)
 from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts
 from jaxvae.nn.exported_input import exported_input
 from jaxvae.nn.file_training import UNSAID, train
@@ -49,9 +57,8 @@ def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
     """
     output = check_output(output or Path("latents.csv"), *TABLES)
     model, _, rows, xs = opened(run, data)
-    zs = use.encode(model, xs)
-    columns = _files_of(rows)
-    columns |= {f"z {i}": z for i, z in enumerate(np.reshape(zs, (len(zs), -1)).T)}
+    check_beside(output, rows.frame, columns_of("z", use.z_like(model), []))
+    columns = _files_of(rows) | columns_of("z", use.encode(model, xs), [])
     write_columns(output, columns, rows.frame)
 
 
@@ -72,10 +79,13 @@ def score(
     check_counts(num_samples=num_samples)
     output = check_output(output or Path("scores.csv"), *TABLES)
     model, info, rows, xs = opened(run, data)
+    names = kept_preparation(info).get("columns") or ()
+    results = "iwae", "elbo", "rate", "observed", "per_observed", "because"
+    check_beside(output, rows.frame, [*results, *(f"nats {name}" for name in names)])
     scores = _scored(model, jax.random.key(seed), xs, num_samples=num_samples)
     columns = _files_of(rows)
     columns |= {"iwae": scores.iwae, "elbo": scores.elbo, "rate": scores.rate}
-    names, nats = kept_preparation(info).get("columns") or (), {}
+    nats = {}
     if isinstance(scores.entries, dict):
         columns |= {"observed": scores.observed, "per_observed": scores.per_observed}
         nats = nats_of(rows.frame, scores.entries)
@@ -160,6 +170,7 @@ def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: i
     model, _, rows, xs = opened(run, data)
     output = output or Path("reconstructed.csv" if names else "reconstructed.npy")
     output = check_output(output, *_kinds(model, preparation))
+    check_beside(output, rows.frame, [f"reconstructed {name}" for name in names])
     key = jax.random.key(seed)
     if table:
         coded, codes = table.coded(rows.frame), of_coded(table)
@@ -214,9 +225,10 @@ def report(
         key, unit_key, page_key = jax.random.split(jax.random.key(seed), 3)
         scores = _scored(model, key, xs, num_samples=num_samples)
         n = len(scores.iwae)
-        error = float(np.std(scores.iwae) / np.sqrt(n))
         told |= {"rows of data": n, "iwae": float(np.mean(scores.iwae))}
-        told |= {"standard error": error, "elbo of data": float(np.mean(scores.elbo))}
+        if n > 1:
+            told |= {"standard error": float(np.std(scores.iwae, ddof=1) / np.sqrt(n))}
+        told |= {"elbo of data": float(np.mean(scores.elbo))}
         told |= {"rate": float(np.mean(scores.rate))}
         xs = jax.tree.map(jnp.asarray, xs)
         units = jax.tree.leaves(active_units(model, xs, key=unit_key))

@@ -6,12 +6,13 @@ A file or folder is written beside its place and renamed, so that it is there wh
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxvae.evaluation.frames import check_new
 from jaxvae.nn.data_files import DataRefusedError, needed, write_rows, written_columns
 from jaxvae.training.checkpoints.durable import publish
 
@@ -38,6 +39,15 @@ def check_output(path: Path, *kinds: str) -> Path:
     if path.is_dir() and (path.suffix or any(path.iterdir())):
         raise DataRefusedError(f"--output {path}: there is a folder, with files in it or as a file")
     return path
+
+
+def check_beside(path: Path, frame: Any, names: Iterable[str]) -> None:
+    """Before any work: results of such names take no column's place in the file."""
+    if frame is not None and path.suffix.lower() in (".csv", ".parquet"):
+        try:
+            check_new("data", frame, names)
+        except ValueError as error:
+            raise DataRefusedError(f"{error}, or write an .npz, of results alone") from None
 
 
 def written(path: Path, write: Callable[[Path], object], **told: Any) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.evaluation.rows import event_like
+from jaxvae.nn.data_files import DataRefusedError
 from jaxvae.nn.preparation import table_of
 from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 from jaxvae.nn.tables import Column, Table
@@ -18,6 +19,7 @@ def exported_input(
 ) -> tuple[Any, dict[str, str], Any]:
     """The model of rows as they are stored, what is to be said of them, and one example."""
     x = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), event_like(model))
+    _check_kept(preparation)
     names = ", ".join(preparation.get("columns") or ())
     where = "in the units of the data" if preparation else "as the model has it"
     if table := table_of(preparation):
@@ -39,6 +41,31 @@ def exported_input(
     }[what]
     told = {"takes": takes, "gives": gives} | ({"order of columns": names} if names else {})
     return model, told | (_categories(table) if table else {}), x
+
+
+def _check_kept(preparation: Mapping[str, Any]) -> None:
+    """That the program's float32 holds the data, in their units, as finely as the model sees them.
+
+    Numbers in files are float64, of which training takes the mean before it rounds.
+    """
+    if table := table_of(preparation):
+        columns = [(c.name, c.shift, c.scale) for c in table.seen if c.kind == "number"]
+    else:
+        shift, scale = (
+            np.ravel(preparation.get(n, d)) for n, d in (("shift", 0.0), ("scale", 1.0))
+        )
+        names = preparation.get("columns") or range(max(len(shift), len(scale)))
+        columns = [*zip(names, *np.broadcast_arrays(shift, scale), strict=False)]
+    for name, shift, scale in columns:
+        if np.spacing(np.float32(abs(shift))) > COARSEST * scale:
+            raise DataRefusedError(
+                f"column {name!r} is around {shift:.6g} with a deviation of {scale:.2g}, more than "
+                "float32, which the exported function takes, can tell apart; subtract a constant "
+                "from it and train again, or use the model in Python"
+            )
+
+
+COARSEST = 0.01  # of a column's deviation, to which float32 may round it
 
 
 def _shapes(x: Any) -> str:

@@ -115,11 +115,19 @@ def is_images(rows: Rows) -> bool:
 
 
 def kept_preparation(info: Mapping[str, Any]) -> dict[str, Any]:
-    about = info["about"] if isinstance(info["about"], dict) else {}
-    if "table" in about:
-        return {"columns": [c["name"] for c in about["table"] if c["kind"] != "ignored"],
-                "table": about["table"]}  # fmt: skip
-    return about.get("config", {}).get("preparation", {})
+    """What is to be done to data; nothing, where what is known of a model is not of this format."""
+    match info["about"]:
+        case {"table": [_, *_] as columns} if all(map(_is_column, columns)):
+            seen = [c["name"] for c in columns if c["kind"] != "ignored"]
+            return {"columns": seen, "table": columns}
+        case {"config": {"preparation": {"table": _} | {"shift": _, "scale": _} as kept}}:
+            return kept
+    return {}
+
+
+def _is_column(kept: object) -> bool:
+    """Whether it is one of `Table.as_json`."""
+    return isinstance(kept, dict) and {"name", "kind"} <= kept.keys() <= {*Column._fields}
 
 
 def info_of(run: Path) -> dict[str, Any]:
@@ -163,7 +171,11 @@ def opened(run: Path, data: Path) -> tuple[Any, dict[str, Any], Rows, Any]:
     if mixed:
         return model, info, rows, prepared(data, rows, preparation)
     like = event_like(model)
-    bytes_ = getattr(like, "dtype", None) == np.uint8 and rows.values.dtype == np.uint8
+    bytes_ = getattr(like, "dtype", None) == np.uint8
+    if bytes_ and rows.values.dtype != np.uint8:
+        raise DataRefusedError(
+            f"{data} holds {rows.values.dtype}, expected bytes, uint8, as the model draws"
+        )
     xs = as_images(rows.values) if bytes_ else prepared(data, rows, preparation)
     if getattr(like, "shape", None) != xs.shape[1:]:
         raise DataRefusedError(

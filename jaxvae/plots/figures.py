@@ -20,8 +20,9 @@ STEPS = 11  # of a traversal, an odd number, so that one is the middle
 def mosaic(images: Numbers, columns: Count, *, gap: int = 1) -> np.ndarray:
     """Images [n, H, W] or [n, H, W, C] in [0, 1] as one image, row by row: [., ., 3].
 
-    Grey ones become ink on paper, three channels are red, green and blue, and of any other number
-    each is a grey image, the first on the left.
+    Bytes are from 0 to 255, unless there are none but zeros and ones. Grey images become ink on
+    paper, three channels are red, green and blue, and of any other number each is a grey image, the
+    first on the left.
 
     >>> mosaic(np.ones((3, 2, 2)), 2).shape  # two rows and columns, a line between them
     (5, 5, 3)
@@ -36,8 +37,14 @@ def mosaic(images: Numbers, columns: Count, *, gap: int = 1) -> np.ndarray:
     return canvas
 
 
+def are_bytes(xs: Tree) -> bool:
+    """Whether they are pixels as they are stored, and not zeros and ones."""
+    return getattr(xs, "dtype", None) == np.uint8 and np.max(xs, initial=0) > 1
+
+
 def in_colour(images: Any) -> np.ndarray:
     """Images [n, H, W] or [n, H, W, C], any C, as [n, H, W', 3], clipped to [0, 1]."""
+    images = np.asarray(images) / 255.0 if are_bytes(images) else images
     images = np.clip(np.asarray(images, np.float32), 0.0, 1.0)
     images = images[..., None] if images.ndim == 3 else images
     n, h, _, channels = images.shape
@@ -184,6 +191,11 @@ def level_rates(rates: Numbers) -> Any:
     return picture
 
 
+def check_labels(owner: str, labels: Any, rows: int) -> None:
+    if labels is not None and len(labels) != rows:
+        raise ValueError(f"{owner}: labels are {len(labels)}, expected {rows}, one for each row")
+
+
 @checked
 @styled
 def latent_map(means: Floats, labels: Any = None) -> Any:
@@ -193,10 +205,17 @@ def latent_map(means: Floats, labels: Any = None) -> Any:
       means: as `evaluation.encode_all` gives them.
       labels: one for each row, integers or text.
 
+    Raises:
+      ValueError: there aren't as many labels as rows, or a mean is not finite.
+
     >>> latent_map(np.eye(3), ["a", "a", "b"]).axes[0].get_title("left")
     'posterior means (100% of their variance)'
     """
-    centred = np.asarray(means) - np.mean(means, axis=0)
+    means = np.asarray(means)
+    check_labels("latent_map", labels, len(means))
+    if (bad := ~np.isfinite(means).all(axis=1)).any():
+        raise ValueError(f"latent_map: means of row {bad.argmax()} are not finite; leave it out")
+    centred = means - np.mean(means, axis=0)
     padded = np.pad(centred, (0, 1))  # two axes at least, of one row or latent too
     _, spread, axes_of = np.linalg.svd(padded, full_matrices=False)
     share = (spread[:2] ** 2).sum() / max((spread**2).sum(), np.finfo(float).tiny)

@@ -6,11 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvae.batching import batch_size
 from jaxvae.checks import Key, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import encode_all, use
 from jaxvae.evaluation.rows import first_model
 from jaxvae.evaluation.use import Used
 from jaxvae.plots.figures import (
+    are_bytes,
+    check_labels,
     image_grid,
     in_colour,
     latent_map,
@@ -57,6 +60,7 @@ def pictures(
     >>> sorted(pictures(model, jax.random.key(0), np.ones((5, 3))))  # its rows are no images
     ['latent_map']
     """
+    check_labels("pictures", labels, batch_size(xs, "pictures"))
     first = first_model(model, given)
     full = float((255.0 if are_bytes(xs) else 1.0) if full is None else full)
     found = _images(model, key, xs, given, full) if are_images(xs, prior(first), full) else {}
@@ -76,11 +80,6 @@ def pictures(
         except MissingMethodError:  # of q(z|x) or p(x|z), which has no mean
             return found
     return found
-
-
-def are_bytes(xs: Tree) -> bool:
-    """Whether they are pixels as they are stored, and not zeros and ones."""
-    return getattr(xs, "dtype", None) == np.uint8 and np.max(xs) > 1
 
 
 def are_images(xs: Tree, p: Distribution, full: float) -> bool:

@@ -9,13 +9,15 @@ from typing import Any
 
 import jax
 
+from jaxvae.batching import batch_size
 from jaxvae.checks import Count, Key, Positive, Tree, checked
 from jaxvae.evaluation import Summary, advice, summarize
 from jaxvae.evaluation.reading import lines, log_marginal_of, trust_in
 from jaxvae.evaluation.use import Used
-from jaxvae.plots.figures import learning_curves, panels_of
+from jaxvae.plots.figures import check_labels, learning_curves, panels_of
 from jaxvae.plots.model_pictures import pictures
 from jaxvae.plots.style import LINES, matplotlib
+from jaxvae.training.checkpoints.durable import write_text
 
 WIDER = 1.5  # than a figure is its place on the page, at most
 CAPTIONS = {  # name -> heading, and what there is to be seen
@@ -52,7 +54,7 @@ CAPTIONS = {  # name -> heading, and what there is to be seen
         "few rows lie, and the pictures may make no sense.",
     ),
 }
-STYLE = (Path(__file__).parent / "page.css").read_text()
+STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 @checked
@@ -108,7 +110,7 @@ ELBO <b>{summary.elbo:.2f}</b>. Can log p(x) be trusted? {escape(trust_in(summar
 </body>
 </html>
 """
-    Path(path).write_text(text)
+    write_text(Path(path), text)
 
 
 @checked
@@ -131,6 +133,10 @@ def report(
 
     Arguments as those of `evaluation.summarize`, `pictures` and `write_report`, which it calls.
 
+    Raises:
+      IsADirectoryError: there is a folder at `path`; folders above it that are missing are made.
+      ValueError: there aren't as many labels as rows; the ELBO of a row is NaN.
+
     >>> import tempfile
     >>> import jax.numpy as jnp
     >>> from jaxvae.models import ppca
@@ -140,6 +146,9 @@ def report(
     >>> round(found.elbo, 2) <= round(found.log_marginal, 2)
     True
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"report: path is {path}, a folder, expected that of a file")
+    check_labels("report", labels, batch_size(xs, "report"))
     summary_key, picture_key = jax.random.split(key)
     how = {"num_samples": num_samples, "num_rows": num_rows}
     found = summarize(model, summary_key, xs, given=given, **how)

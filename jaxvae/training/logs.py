@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxvae.checks import checked
 from jaxvae.training.callbacks import Callback, Run
-from jaxvae.training.checkpoints.durable import make_folder, part_of, publish
+from jaxvae.training.checkpoints.durable import part_of, write_text
 from jaxvae.training.showing import means_of
 from jaxvae.training.steps import Metrics, TrainState
 
@@ -144,11 +144,11 @@ class _JsonLines(_Log):
             return int(json.loads(line)["step"])
 
         kept = _up_to(run.step, self.path, by_step, whole_lines(self.path))
-        write_whole(self.path, [line for _, line in kept])
+        write_text(self.path, "".join(line for _, line in kept))
         return kept[-1][0] if kept else 0
 
     def add(self, step: int, numbers: Numbers) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
 
@@ -180,16 +180,16 @@ class _Csv(_Log):
         writer = DictWriter(file, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.path, [file.getvalue()])
+        write_text(self.path, file.getvalue())
 
     def add(self, step: int, numbers: Numbers) -> None:
         row = {"step": step, **numbers}
         if new := [name for name in row if name not in self.columns]:
-            with self.path.open(newline="") as file:
+            with self.path.open(encoding="utf-8", newline="") as file:
                 rows = [*DictReader(file)]
             self.columns += new
             self._write_all(rows)
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
 
@@ -197,7 +197,7 @@ def whole_lines(path: Path) -> list[str]:
     """Of a file that a kill may have cut off in the last, or that is not there yet."""
     if not path.exists():
         return []
-    with path.open(newline="", errors="replace") as file:
+    with path.open(encoding="utf-8", newline="", errors="replace") as file:
         return [line for line in file if line.endswith("\n")]
 
 
@@ -215,11 +215,3 @@ def _up_to(last: int, path: Path, step: Callable[[Any], int], lines: Iterable[An
             stacklevel=2,
         )
     return [(at, line) for at, line in kept if at <= last]
-
-
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Whole, or not at all."""
-    make_folder(path.parent)
-    part = part_of(path)
-    part.write_text("".join(lines), newline="")
-    publish(part, path)

@@ -75,10 +75,11 @@ def _is_state(value: Any) -> bool:
 def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
     """Every array of floats, numbers aside but for a module's, that `tree` holds but not as a leaf.
 
-    It is looked for in the structure: in functions, as of `jax.tree_util.Partial`, in static fields
-    and in what these hold in turn: closures, default arguments, arguments of a `functools.partial`,
-    attributes of an object and global names. A NumPy array under a global name is a constant, as
-    modules have them. A `Constant` has neither leaves nor structure of its own.
+    It is looked for in leaves that are no arrays and in the structure: in functions, bare or of
+    `jax.tree_util.Partial`, in static fields and in what these hold in turn: closures, default
+    arguments, arguments of a `functools.partial`, attributes of an object and global names. A NumPy
+    array under a global name is a constant, as modules have them. A `Constant` has neither leaves
+    nor structure of its own.
 
     Returns:
       What holds it, the name it has there, and the array.
@@ -108,7 +109,9 @@ def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
             for child in structure.children():
                 yield from static(child)
 
-    yield from static(jax.tree.structure(tree))
+    leaves, structure = jax.tree.flatten(tree)
+    yield from held([leaf for leaf in leaves if not isinstance(leaf, ARRAYS)], "the model", "")
+    yield from static(structure)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

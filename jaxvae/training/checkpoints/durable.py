@@ -31,6 +31,14 @@ def publish(part: Path, path: Path) -> None:
         shutil.rmtree(away)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A file of text, whole or not at all, in a folder that is made where it is missing."""
+    make_folder(path.parent)
+    part = part_of(path)
+    part.write_text(text, encoding="utf-8", newline="")
+    publish(part, path)
+
+
 def discard(path: Path) -> None:
     """Remove a file or folder, so that no half of it is left under its name."""
     if path.is_dir():

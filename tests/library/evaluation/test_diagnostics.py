@@ -1,7 +1,7 @@
 """What latents carry, against mixtures written out in NumPy and a linear model in closed form."""
 
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -350,3 +350,28 @@ def test_the_curve_measures_every_model_with_the_same_draws():
     _, terms = batched(elbo)(at_optimum(jnp.array(1.0)), KEY(10), xs)
     assert close(curve.rate, np.full(2, terms.rate.mean()))
     assert close(curve.distortion, np.full(2, terms.distortion.mean()))
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_row_of_nan_is_no_collapse(drawn):
+    """Its variance is NaN, which is not above the threshold: all latents were idle."""
+    encode = partial(
+        lambda of, x: of(Normal(x, jnp.ones(2))), WithoutMean if drawn else lambda q: q
+    )
+    model = VAE(encode, lambda z: Normal(z, 1.0), StandardNormal((2,)))
+    xs = jnp.arange(10.0).reshape(5, 2)
+    assert jnp.all(active_units(model, xs, key=KEY(0)))
+    with pytest.raises(
+        ValueError, match=r"^active_units: the mean of q.z.x. is not finite at 1 of 5"
+    ):
+        active_units(model, xs.at[3, 1].set(jnp.nan), key=KEY(0))
+
+
+class WithoutMean(NamedTuple):
+    distribution: Normal
+
+    def sample(self, key):
+        return self.distribution.sample(key)
+
+    def log_prob(self, z):
+        return self.distribution.log_prob(z)

@@ -1,6 +1,7 @@
 """Forecasts of chains of latents: each from its own end, against an autoregression's exact law."""
 
 from functools import cache, partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def test_a_forecast_begins_at_the_end_of_its_row_and_goes_beyond_the_padding():
 
 @pytest.mark.thorough
 def test_quantiles_are_those_of_the_draws_in_any_batches():
-    levels = (0.05, 0.5, 0.95)
+    levels = [0.05, 0.5, 0.95]
     model = autoregression(jnp.array(A))
     draws = forecast(model, KEY, EVENTS, num_samples=40)
     assert draws.shape == (3, 40, STEPS)
@@ -131,7 +132,11 @@ def test_what_is_refused_is_refused_in_a_line():
         (lambda: forecast(model, KEY, none), "forecast: row 1 has no step seen, expected one at l"),
         (lambda: forecast(model, KEY, [EVENTS, none]), "forecast: row 4 has no step seen"),
         (lambda: forecast(linear, KEY, np.ones((2, 3), np.float32)), "forecast: StandardNormal ha"),
-        (lambda: forecast(model, KEY, EVENTS, quantiles=(5, 95)), r"forecast: quantiles are \(5, "),
+        (lambda: forecast(model, KEY, EVENTS, quantiles=(5, 95)), r"forecast: quantiles is \(5, "),
+        (
+            lambda: forecast(model, KEY, EVENTS, quantiles=cast("Any", 0.5)),
+            r"forecast: quantiles is 0\.5, expec",
+        ),
         (lambda: use.forecast(model, KEY, EVENTS, steps=0), "forecast: steps is 0, expected an in"),
         (lambda: use.encode(model, EVENTS), "encode: give it a key, .*; Markov has no mean"),
     ):

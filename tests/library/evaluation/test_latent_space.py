@@ -56,6 +56,12 @@ ENDS = {
 }
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_slerp_of_what_has_a_square_that_is_no_float(size):
+    z = slerp(jnp.array([size, 0.0]), jnp.array([0.0, size]), 0.5)
+    np.testing.assert_allclose(z / size, np.sqrt([0.5, 0.5]), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ENDS)
 def test_slerp_turns_at_a_constant_rate_and_its_norm_goes_linearly(name, x64):
     z0, z1 = ENDS[name]

@@ -188,6 +188,7 @@ TURNED_ON = {  # rule: a change of the summary, curves, words of what is said
     "impossible": ({"log_marginal": -np.inf, "gap": -np.inf}, {}, "outside the support"),
     "collapsed": ({"active": 0, "rate": 0.5}, {}, "collapsed to the prior"),
     "unstable": ({"skipped": 3}, {}, "3 updates were not finite"),
+    "unstable, by the curves": ({}, {"skipped": [True, False, True]}, "2 updates were not"),
     "unfinished": ({}, {"validation_elbo": RISING}, "the last tenth of the run gained 2.02 nats"),
     "overfitted": ({}, {"validation_loss": -FALLING}, "best after 50% of the run"),
     "loose": ({"gap": 3.0}, {}, "The ELBO is 3.00 nats below log p(x), for a rate of 20.00"),
@@ -196,6 +197,29 @@ TURNED_ON = {  # rule: a change of the summary, curves, words of what is said
     "imprecise": ({"standard_error": 0.2}, {}, "standard error of 0.20 nats"),
     "idle": ({"active": 5}, {}, "3 of 8 latents are idle"),
 }
+
+
+def test_of_one_row_nothing_is_said_of_others():
+    found = summarize(normal_model(), jax.random.key(0), XS[:1], num_samples=30)
+    assert np.isnan(found.spread)
+    assert lines(found)[0].trust.startswith("Of this row: how it varies")
+    many = summarize(normal_model(), jax.random.key(0), XS, num_samples=30)
+    scores = jv.use.score(
+        normal_model(), jax.random.split(jax.random.key(0), 5)[0], XS, num_samples=10
+    )
+    np.testing.assert_allclose(many.spread, np.std(scores.elbo, ddof=1), rtol=1e-5)
+    assert lines(GOOD._replace(elbo=-np.inf))[0].trust.startswith("No: to some row")
+
+
+@pytest.mark.filterwarnings("ignore:score. log p.x. is NaN")
+def test_rows_of_nan_are_refused_and_not_read_as_a_collapse():
+    with pytest.raises(ValueError, match=r"^summarize: the ELBO is NaN at 1 of"):
+        summarize(
+            normal_model(),
+            jax.random.key(0),
+            np.where(np.arange(len(XS))[:, None] == 2, np.nan, XS),
+            num_samples=30,
+        )
 
 
 def test_a_good_run_is_left_alone():

@@ -69,6 +69,37 @@ def test_rows_outside_the_support_are_told(owner):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("owner", ["score", "evaluate"])
+def test_rows_of_nan_are_told(owner):
+    xs = XS.copy()
+    xs[[2, 4], 1] = np.nan
+    told = f"^{owner}: log p.x. is NaN at 2 of 7 rows, first at 2, as there is NaN in them"
+    function = {"score": use.score, "evaluate": evaluation.evaluate}[owner]
+    with pytest.warns(UserWarning, match=told):
+        function(MODEL, KEY, xs, num_samples=2)
+
+
+def test_what_the_gaps_are_filled_by_is_told_where_the_rest_is_impossible():
+    parts = {"b": jaxvae.Bernoulli(jnp.zeros(1)), "n": jaxvae.Poisson(jnp.full((1,), 2.0))}
+    model = jaxvae.VAE(
+        Partial(lambda event: jaxvae.StandardNormal((1,))),
+        Partial(lambda z: Masked(jaxvae.Product(parts))),
+        jaxvae.StandardNormal((1,)),
+    )
+    frame = pd.DataFrame({"b": [0.0, 0.5], "n": [np.nan, np.nan]})
+    with pytest.warns(UserWarning, match="^impute: log p.x. is -inf at 1 of 2 rows, first at 1,"):
+        filled = use.impute(model, KEY, frame, num_samples=3)
+    assert close(filled["n"].to_numpy(np.float32)[0], 2.0)
+    event = (
+        {"b": jnp.array([0.5]), "n": jnp.zeros(1)},
+        {"b": jnp.ones(1, bool), "n": ~jnp.ones(1, bool)},
+    )
+    with pytest.warns(UserWarning, match="^impute: log p.x. is -inf at 1 of 1 rows"):
+        evaluation.impute(model, KEY, event, num_samples=3)
+    with pytest.warns(UserWarning, match="^multiple_imputations: log p.x. is -inf at 1 of 1 rows"):
+        evaluation.multiple_imputations(model, KEY, event, num_samples=3, num_draws=2)
+
+
 def test_channels_that_are_coupled_are_scored_together_and_drawn():
     """They have no mean, and no parts: one number an event, and a word on what to do instead."""
     one = jnp.ones((3, 3))
@@ -437,6 +468,37 @@ def test_a_frame_keeps_its_columns_and_gets_the_results_beside():
     holes = pd.DataFrame(HOLES, columns=["x", "y"])
     filled = use.impute(GAPS, KEY, holes)
     np.testing.assert_allclose(filled.to_numpy(), use.impute(GAPS, KEY, HOLES), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("use_it", "name"),
+    [
+        (lambda frame: use.score(MODEL, KEY, frame), "rate"),
+        (lambda frame: use.score(MODEL, KEY, frame), "nats a"),
+        (lambda frame: use.encode(MODEL, frame), "z 1"),
+        (lambda frame: use.reconstruct(MODEL, KEY, frame), "reconstructed b"),
+    ],
+)
+def test_a_result_takes_no_column_s_place(use_it, name):
+    frame = pd.DataFrame(XS, columns=["a", "b", name])
+    with pytest.raises(ValueError, match=f"there is a column '{name}' already, expected none"):
+        use_it(frame)
+
+
+def test_levels_of_latents_are_columns():
+    model = jaxvae.VAE(
+        Partial(lambda x: jaxvae.Joint(jaxvae.Normal(x[:2], jnp.ones(2)), _below)),
+        Partial(lambda z: jaxvae.Normal(jnp.zeros(3) + z[1], jnp.ones(3))),
+        jaxvae.Joint(jaxvae.StandardNormal((2,)), _below),
+    )
+    found = use.encode(model, pd.DataFrame(XS, columns=["a", "b", "c"]), key=KEY)
+    assert [*found.columns] == ["a", "b", "c", "z 0 0", "z 0 1", "z 1"]
+    z = use.encode(model, XS, key=KEY)
+    np.testing.assert_allclose(found["z 0 1"], z[0][:, 1], rtol=1e-6)
+    np.testing.assert_allclose(found["z 1"], z[1], rtol=1e-6)
+
+
+_below = Partial(lambda z: jaxvae.Normal(jnp.sum(z), 1.0))
 
 
 def test_gaps_of_columns_that_no_word_names_are_filled_too():

@@ -537,3 +537,69 @@ def test_a_table_is_asked_for_where_the_model_is_of_one(tmp_path, capsys):
     assert call("encode", tmp_path / "m", tmp_path / "x.npy") == 2
     error = capsys.readouterr().err
     assert error == f"error: {tmp_path}/x.npy is no table, expected one with the columns a, home\n"
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"config": "beta=4"},
+        {"table": "patients.csv"},
+        {"table": []},
+        {"config": {"preparation": "standardised"}},
+    ],
+)
+def test_what_is_known_of_a_model_may_be_anything(about, tmp_path, capsys):
+    """It was read as what `jaxvae train` writes, and ended in a traceback."""
+    rngs = nnx.Rngs(0)
+    model = jaxvae.VAE(
+        nn.Conditional(nn.MLP, nn.NormalHead(), (3,), (1,), rngs=rngs),
+        nn.Conditional(nn.MLP, nn.NormalHead(), (1,), (3,), rngs=rngs),
+        jaxvae.StandardNormal((1,)),
+    )
+    nn.save_model(tmp_path / "model", model, about=about)
+    xs = np.ones((5, 3), np.float32)
+    np.save(tmp_path / "x.npy", xs)
+    out = tmp_path / "z.npy"
+    assert call("encode", tmp_path / "model", tmp_path / "x.npy", "--output", out) == 0
+    np.testing.assert_allclose(np.load(out), use.encode(model, xs), rtol=1e-6)
+    assert call("report", tmp_path / "model") == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("score", "rate"), ("score", "nats a"), ("encode", "z 1"), ("reconstruct", "reconstructed b")],
+)
+def test_a_result_takes_no_column_s_place(command, name, run, tmp_path, capsys):
+    table().assign(**{name: 1.0}).to_csv(tmp_path / "t.csv", index=False)
+    arguments = (command, run / "run", tmp_path / "t.csv", "--output")
+    assert call(*arguments, tmp_path / "o.csv") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: data: there is a column '{name}' already, expected none")
+    assert len(told.splitlines()) == 1
+    assert call(*arguments, tmp_path / "o.npz") == 0  # of results alone
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float32])
+def test_images_of_other_types_for_a_model_of_bytes_get_a_line(dtype, tmp_path, capsys):
+    xs = np.random.default_rng(0).integers(0, 256, (32, 4, 4, 1), np.uint8)
+    np.save(tmp_path / "x.npy", xs)
+    run = tmp_path / "run"
+    assert call("train", tmp_path / "x.npy", run, "--likelihood", "logistic", *TRAIN) == 0
+    np.save(tmp_path / "y.npy", xs.astype(dtype))
+    capsys.readouterr()
+    assert call("encode", run, tmp_path / "y.npy", "--output", tmp_path / "z.npy") == 2
+    told = capsys.readouterr().err
+    assert f"holds {np.dtype(dtype)}, expected bytes, uint8, as the model draws" in told
+
+
+def test_an_offset_that_float32_loses_is_not_exported(tmp_path, capsys):
+    """Times in seconds since 1970, an hour apart, are 128 seconds apart in float32."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"time": 1.7e9 + rng.uniform(0.0, 3600.0, 64), "x": rng.normal(size=64)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    run, out = tmp_path / "run", tmp_path / "e.stablehlo"
+    assert call("train", tmp_path / "t.csv", run, *TRAIN) == 0
+    capsys.readouterr()
+    assert call("export", run, "--output", out) == 2
+    assert "column 'time' is around 1.7e+09 with a deviation of" in capsys.readouterr().err
+    assert not out.exists()

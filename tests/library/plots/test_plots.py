@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 import jaxvae as jv
 from jaxvae import plots
 from jaxvae.evaluation import Summary
+from jaxvae.models import ppca
 from jaxvae.plots.figures import POINTS
 from jaxvae.plots.page import as_svg
 
@@ -36,6 +37,12 @@ def test_images_of_any_number_of_channels_can_be_drawn():
     assert np.array_equal(ink[:, 4:, 2], 1 - IMAGES[0, ..., 1])
     assert np.array_equal(plots.mosaic(IMAGES[..., 0], 3), plots.mosaic(IMAGES[..., :1], 3))
     assert np.all(plots.mosaic(2.0 * np.ones((1, 2, 2)), 1) == 0.0)
+
+
+def test_bytes_are_pixels_of_255():
+    stored = np.array([[[0, 51], [102, 255]]], np.uint8)
+    assert np.allclose(plots.mosaic(stored, 1)[..., 0], [[1.0, 0.8], [0.6, 0.0]])
+    assert np.allclose(plots.mosaic(stored // 255, 1)[..., 0], [[1.0, 1.0], [1.0, 0.0]])  # binary
 
 
 def curves_in(axes):
@@ -272,3 +279,24 @@ def test_without_matplotlib_it_says_what_to_install():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = run.stderr.strip().splitlines()[-1]
     assert last == "ImportError: jaxvae.plots draws with matplotlib; pip install 'jaxvae[plots]'"
+
+
+def test_what_a_report_can_not_do_is_known_before_it_measures(tmp_path, monkeypatch):
+    model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
+    xs, key, measured = np.random.default_rng(0).normal(size=(9, 3)), jax.random.key(0), []
+    monkeypatch.setattr("jaxvae.plots.page.summarize", lambda *args, **how: measured.append(args))
+    with pytest.raises(ValueError, match=r"^report: labels are 2, expected 9, one for each row"):
+        plots.report(tmp_path / "r.html", model, key, xs, labels=[0, 1])
+    with pytest.raises(IsADirectoryError, match=r"^report: path is .* a folder"):
+        plots.report(tmp_path, model, key, xs)
+    assert not measured
+    with pytest.raises(ValueError, match=r"^latent_map: means of row 1 are not finite"):
+        plots.latent_map(np.array([[0.0], [np.nan]]))
+
+
+def test_a_report_is_utf_8_whole_and_makes_its_folder(tmp_path):
+    model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 2)), jnp.zeros(3), jnp.array(0.5)))
+    xs, path = np.random.default_rng(0).normal(size=(9, 3)), tmp_path / "new" / "r.html"
+    plots.report(path, model, jax.random.key(0), xs, title="Größe", num_samples=5)
+    assert "<title>Größe</title>" in path.read_text(encoding="utf-8")
+    assert [*path.parent.iterdir()] == [path]
