@@ -80,7 +80,14 @@ def each_row(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:done], *map(jax.device_get, found))
 
 
-def _batch(model: Any, one: Any, static: Any, key: Key, start: int, rows: Tree) -> Any:
+def _batch(
+    model: Tree,
+    one: Callable[..., Any],
+    static: tuple[tuple[str, object], ...],
+    key: Key,
+    start: int,
+    rows: Tree,
+) -> Any:
     numbers = start + jnp.arange(number_of_rows(rows))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
 

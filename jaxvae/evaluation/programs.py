@@ -35,7 +35,12 @@ def compiled(f: Callable[..., Any], model: Tree, *static: object) -> Callable[..
 
 
 def _call(
-    f: Callable[..., Any], static: Any, structure: Any, fixed: Any, moving: Any, *args: Any
+    f: Callable[..., Any],
+    static: tuple[object, ...],
+    structure: object,
+    fixed: tuple[object, ...],
+    moving: list[Tree],
+    *args: Tree,
 ) -> Any:
     leaves = [a if b is None else b for a, b in zip(moving, fixed, strict=True)]
     return f(jax.tree.unflatten(structure, leaves), *static, *args)
@@ -46,7 +51,7 @@ def of_each(
     model: Tree,
     rows: Tree,
     batch_size: int | None = None,
-    option: Any = None,
+    option: object = None,
     fewest: int = FEWEST,
 ) -> Any:
     """`one(option, model, row)` of every row, one program for all models of a structure."""
@@ -54,9 +59,9 @@ def of_each(
 
 
 def _mapped(
-    model: Any,
+    model: Tree,
     one: Callable[..., Any],
-    option: Any,
+    option: object,
     batch_size: int | None,
     fewest: int,
     rows: Tree,
