@@ -55,9 +55,11 @@ from jaxvae.training import (
     best_checkpoint,
     checkpoint_files,
     load_checkpoint,
+    newest_checkpoint,
     read_checkpoint,
 )
 from jaxvae.training.checkpoints.files import restore, version_of
+from jaxvae.training.checkpoints.resuming import main_file
 
 NOT_BUILT = (KeyError, TypeError, AttributeError, ValueError)  # what other fields end in
 
@@ -256,9 +258,8 @@ def _of_run(folder: Path, like: Tree, trusted: tuple[str, ...]) -> Any:
     if not runs:
         what = "isn't there" if not folder.exists() else "holds no model and no checkpoint"
         raise CheckpointError(f"{folder} {what}; expected what save_model or a run of fit wrote")
-    best = best_checkpoint(runs[0])
     if like is None:
-        info = read_checkpoint(best if best.is_file() else best / "main.ckpt", leaves=False).info
+        info = read_checkpoint(main_file(newest_checkpoint(runs[0])), leaves=False).info
         config = info.get("config") or _unflattened(info.get("given", {}))  # one of old has paths
         if "builder" not in config:
             raise CheckpointError(
@@ -267,7 +268,7 @@ def _of_run(folder: Path, like: Tree, trusted: tuple[str, ...]) -> Any:
                 'config={"builder": "package.module:function", "arguments": {}})'
             )
         like = _call(folder, config["builder"], config.get("arguments", {}), trusted)
-    return load_checkpoint(best, functional(like))
+    return load_checkpoint(best_checkpoint(runs[0]), functional(like))
 
 
 def _unflattened(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxvae.checks import Scalar, Tree, check_array, checked, written
 from jaxvae.pytrees import shown, wide
@@ -38,18 +39,22 @@ class ParameterAverage(NamedTuple):
     """
 
     average: Any
+    steps: Any
 
 
 @checked
 def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     """Keep an exponential moving average of the parameters beside the optimiser's own state.
 
-    a_0 = theta_0,   a_t = decay a_{t-1} + (1 - decay) theta_t
+    a_0 = theta_0,   a_t = d_t a_{t-1} + (1 - d_t) theta_t,   d_t = min(decay, t / (t + 9))
 
-    It leaves the updates as they are and has to be the last of a chain, where they are what the
-    parameters will be moved by. In the state of the optimiser the average trains, scans, vmaps and
-    is saved with the rest; `averaged_model(state)` is the model to evaluate.
-    Polyak & Juditsky 1992; for deep hierarchies: Child 2021.
+    A step t before 9 decay / (1 - decay) so has the average of the last tenth of the steps, in
+    which little is left of the parameters that the run began with. It leaves the updates as they
+    are and has to be the last of a chain, where they are what the parameters will be moved by. In
+    the state of the optimiser the average trains, scans, vmaps and is saved with the rest;
+    `averaged_model(state)` is the model to evaluate.
+    Polyak & Juditsky 1992; for deep hierarchies: Child 2021; d_t as in TensorFlow's
+    `ExponentialMovingAverage`.
 
     Args:
       decay: between 0 and 1; the average reaches back about 1 / (1 - decay) steps.
@@ -60,8 +65,8 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     >>> optimizer = optax.chain(optax.sgd(1.0), average_parameters(0.5))
     >>> model = {"theta": jnp.array(4.0)}
     >>> updates, state = optimizer.update({"theta": jnp.array(2.0)}, optimizer.init(model), model)
-    >>> float(optax.tree.get(state, "average")["theta"])  # of 4 and 2
-    3.0
+    >>> round(float(optax.tree.get(state, "average")["theta"]), 4)  # a tenth of 4, and of 2
+    2.2
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(
@@ -71,7 +76,7 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
     def init(params: Tree) -> Any:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             check_array("average_parameters", f"params{written(params, path)}", leaf)
-        return ParameterAverage(jax.tree.map(wide, params))
+        return ParameterAverage(jax.tree.map(wide, params), jnp.zeros((), jnp.int32))
 
     def update(updates: Tree, state: Tree, params: Tree = None) -> Any:
         if params is None:
@@ -80,8 +85,13 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
                 "call update(gradient, state, params)"
             )
         moved: Any = optax.apply_updates(params, updates)
-        return updates, ParameterAverage(
-            optax.incremental_update(jax.tree.map(wide, moved), state.average, 1.0 - decay)
-        )
+        t = optax.safe_increment(state.steps)
+
+        def averaged(a: Array, theta: Array) -> Array:
+            keep = jnp.minimum(float(decay), t.astype(a.real.dtype) / (t + 9).astype(a.real.dtype))
+            return keep * a + (1.0 - keep) * theta
+
+        average = jax.tree.map(averaged, state.average, jax.tree.map(wide, moved))
+        return updates, ParameterAverage(average, t)
 
     return optax.GradientTransformation(init, update)

@@ -23,6 +23,7 @@ from jaxvae.batching import batched
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import (
+    BEST,
     checkpoint_files,
     checkpoint_of,
     load_checkpoint,
@@ -164,7 +165,8 @@ def early_stopping(metric: str, *, patience: Count) -> Callback:
     """A callback that ends the run where a metric falls no more; `fit` returns the best state.
 
     That is the state of the lowest value, whether patience or the epochs came to an end. With
-    checkpoints it lies in their folder as best.ckpt, so that a run that goes on knows it.
+    checkpoints it lies in their folder as best.ckpt, so that a run that goes on knows it, and is
+    what `best_checkpoint` and `nn.load_model` find.
 
     Args:
       metric: measured by a callback that stands before this one, as `validation_loss`.
@@ -184,7 +186,7 @@ class _EarlyStopping:
     def begin(self, run: Run) -> None:
         self._forget()
         self.run = run
-        self.path = None if run.folder is None else run.folder / "best.ckpt"
+        self.path = None if run.folder is None else run.folder / BEST
         # what a run of more epochs has saved is this one's too, and stays as it is
         files = [] if run.folder is None else checkpoint_files(run.folder)
         self.keeps = self.path is not None and not any(step_of(f) > run.end for f in files)

@@ -19,6 +19,7 @@ from jaxvae.training.checkpoints.files import (
 from jaxvae.training.checkpoints.sharded import load_sharded
 
 PATTERN = "step_{:010d}.ckpt"
+BEST = "best.ckpt"  # what `early_stopping` returns
 MAIN = "main.ckpt"  # in a folder of that name, where the state is sharded
 
 
@@ -36,7 +37,8 @@ class Checkpoints(NamedTuple):
       folder: one of the run's own; made where it is missing.
       keep: how many of the newest stay; the best stays as well.
       score: (state, metrics since the last look) -> a number, the lower the better, to say which is
-        the best: on validation data for instance. By default the mean loss.
+        the best: on validation data for instance. By default the mean loss. (`early_stopping` has
+        its own metric, and keeps its best state.)
       share: of the run's time that saving may take. It is the pace: after a save that took 10 ms
         the next comes no sooner than a second later, at a look.
       config: what makes this run what it is, anything that JSON holds. One that finds another
@@ -64,11 +66,20 @@ def newest_checkpoint(folder: str | Path) -> Path:
 
 
 def best_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint of the lowest score in a run's folder; CheckpointError where none can be read.
+    """The best state in a run's folder; CheckpointError where none can be read.
 
-    `load_checkpoint` reads it. One that can't be read is named in a warning: its score is lost.
+    With `early_stopping` that is the state that `fit` returns, and else the checkpoint of the
+    lowest `Checkpoints.score`. `load_checkpoint` reads it. One that can't be read is named in a
+    warning: its score is lost.
     """
-    found = _some(folder)
+    found, kept = _some(folder), Path(folder) / BEST
+    if kept.exists():
+        try:
+            read_checkpoint(kept, leaves=False)
+        except CheckpointError:
+            warnings.warn(f"{kept} is damaged; looking at the others", stacklevel=2)
+        else:
+            return kept
     return min(found, key=lambda path: found[path]["score"])
 
 

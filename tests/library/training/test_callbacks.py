@@ -26,6 +26,7 @@ from jaxvae import (
     elbo,
     fit,
     init_state,
+    nn,
     renyi,
     train_step,
 )
@@ -34,9 +35,11 @@ from jaxvae.models import ppca
 from jaxvae.regularizers import mmd_penalty, regularized
 from jaxvae.training import (
     Stop,
+    best_checkpoint,
     csv,
     early_stopping,
     json_lines,
+    load_checkpoint,
     log_to,
     mlflow,
     newest_checkpoint,
@@ -262,6 +265,19 @@ def test_a_run_that_was_killed_stops_where_it_would_have(tmp_path, step):
     done = again()  # and a run that is done is not made again
     assert same(done[0], whole[0])
     assert len(done[1]["loss"]) == 14
+
+
+def test_the_best_checkpoint_is_the_state_that_early_stopping_returns(tmp_path):
+    """Not that of the lowest loss in training, which falls to the end."""
+    callbacks = [falling_until(9), early_stopping("distance", patience=5)]
+    state, _ = run(callbacks=callbacks, checkpoints=Checkpoints(tmp_path, share=np.inf))
+    best = best_checkpoint(tmp_path)
+    assert best.name == "best.ckpt"
+    assert same(load_checkpoint(best, state), state)
+    assert same(nn.load_model(tmp_path, like=state.model), state.model)
+    best.write_bytes(best.read_bytes()[:40])
+    with pytest.warns(UserWarning, match="best.ckpt is damaged; looking at the others"):
+        assert best_checkpoint(tmp_path).name.startswith("step_")
 
 
 def test_a_best_state_that_is_lost_is_told(tmp_path):
