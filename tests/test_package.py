@@ -44,14 +44,31 @@ def test_import_is_light():
     assert answer.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["nn", "plots"])
+def test_what_imports_more_is_there_when_it_is_asked_for(name):
+    code = f"import jaxvae; print(jaxvae.{name}.__name__); jaxvae.neural"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert answer.stdout.strip() == f"jaxvae.{name}"
+    assert "module 'jaxvae' has no attribute 'neural'" in answer.stderr
+
+
 def test_init_is_a_list_of_names():
-    # `from x import name as name`, which type checkers take as public, and nothing else
+    # `from x import name as name`, which type checkers take as public, and what is imported late
     docstring, version, *body = ast.parse(Path(jaxvae.__file__).read_text()).body
     assert isinstance(docstring, ast.Expr)
     assert ast.unparse(version) == f"__version__ = {jaxvae.__version__!r}"
+    *body, for_checkers, late = body
+    assert ast.unparse(for_checkers).startswith(
+        "if TYPE_CHECKING:\n    from jaxvae import nn as nn"
+    )
+    assert isinstance(late, ast.FunctionDef)
     for line in body:
         assert isinstance(line, ast.ImportFrom)
         assert line.module
+        if line.module in ("importlib", "types", "typing"):
+            continue
         assert line.module.split(".")[0] == "jaxvae"
         assert all(alias.asname == alias.name for alias in line.names)
 

@@ -34,7 +34,7 @@ PAGES = {  # folder -> its title, in the order of the site
     "jaxvae.pytrees": "Pytrees",
     "jaxvae.checks": "Kinds of arguments",
 }
-# nn, which imports flax, and plots, which imports matplotlib, are not exported
+# nn, which imports flax, and plots, which imports matplotlib, are imported where they are asked for
 ROOTS = ["jaxvae", "jaxvae.nn", "jaxvae.plots", "jaxvae.checks.kinds"]
 NOT_FOR_USERS = {"Check", "check_fields", "check_instance", "checks_of"}  # of the last
 

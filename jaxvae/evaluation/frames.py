@@ -9,10 +9,6 @@ from jax.typing import DTypeLike
 from jaxvae.checks import Tree
 
 
-def is_frame(xs: object) -> bool:
-    return type(xs).__name__ == "DataFrame" and hasattr(xs, "columns")
-
-
 def of_frame(owner: str, frame: Any, like: Tree) -> Any:
     if isinstance(like, dict):
         if missing := [name for name in like if name not in frame.columns]:

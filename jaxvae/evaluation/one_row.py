@@ -20,6 +20,7 @@ from jaxvae.protocols import (
     MissingMethodError,
     Model,
     event_shape,
+    is_certain,
     likelihood,
     log_density,
     log_likelihood,
@@ -33,9 +34,11 @@ from jaxvae.pytrees import arrays, value_of
 
 
 def posterior_mean(model: Model, key: Key, x: Tree) -> Any:
-    del key
+    q = posterior(model, x)
+    if is_certain(q):
+        return q.sample(key)
     with or_else("encode: give it a key, use.encode(model, xs, key=key), and it draws z"):
-        return mean_of(posterior(model, x))
+        return mean_of(q)
 
 
 def posterior_draw(model: Model, key: Key, x: Tree) -> Any:

@@ -18,11 +18,11 @@ from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Tree, check_leaves
 from jaxvae.distributions import Masked
 from jaxvae.distributions.masked import check_observed
-from jaxvae.evaluation.frames import is_frame, of_frame
+from jaxvae.evaluation.frames import of_frame
 from jaxvae.protocols import MissingMethodError, Model, likelihood, prior
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.libraries import functional
-from jaxvae.training.batches import is_stream, like_first
+from jaxvae.training.batches import is_frame, is_stream, like_first
 
 
 def _check_rows(owner: str, name: str, xs: object) -> None:

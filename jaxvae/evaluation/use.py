@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.evaluation.frames import check_new, columns_of, is_frame, nats_of
+from jaxvae.evaluation.frames import check_new, columns_of, nats_of
 from jaxvae.evaluation.many_rows import each_row, paired_batches, with_ends
 from jaxvae.evaluation.one_row import (
     ahead,
@@ -53,6 +53,7 @@ from jaxvae.evaluation.rows import (
 )
 from jaxvae.protocols import Model, prior
 from jaxvae.pytrees import shown
+from jaxvae.training.batches import is_frame
 
 Used = Model | Callable[[Any], Model]
 """A model, or with `given=` a conditional one, y -> model."""
@@ -90,6 +91,8 @@ def encode(
     batch_size: Count = 256,
 ) -> Any:
     """The latents of every row: the mean of q(z|x) or, with a key, a draw of it.
+
+    Of a posterior that is one z for certain, as of a `VQVAE`, they are that z: indices of codes.
 
     Args:
       given: of a conditional model, a function y -> model, the y of each row.

@@ -1,5 +1,6 @@
 """Which columns of a data frame are numbers and which categories."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,10 @@ from jaxvae.checks import checked
 from jaxvae.nn.tables import KINDS, NUMBERS, Column, Table, floats_of, seen_of
 
 LONG_TAIL = "long tail: log?"  # why a number may be a log
+AN_INDEX = "all different: an index?"  # why whole numbers may be ignored
+MANY = 50  # categories, from where a column may be none
+DATES = "dates: make numbers of them"
+DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
 
 
 @checked
@@ -16,8 +21,9 @@ def infer_table(frame: Any, kinds: Mapping[str, str] | None = None) -> Table:
     """The columns of a pandas frame by what they hold.
 
     Text, pandas categories and booleans are categories, and so are numbers of at most two values;
-    other numbers are numbers. Ignored are dates, columns without any value, and text of which most
-    values are there once, as names and identifiers are.
+    other numbers are numbers. Ignored are dates, as text too, columns without any value, and text
+    of which most values are there once, as names and identifiers are. The table says what may be
+    meant otherwise: amounts, an index, a category of many values.
 
     Args:
       frame: with one row an example, None and NaN in its gaps.
@@ -82,9 +88,20 @@ def _column(series: Any, wanted: str | None) -> Column:
         seen, numbers = seen_of(column, numbers)[~gaps], numbers[~gaps]
         whole = bool((numbers == np.round(numbers)).all())
         scale = float(deviation(seen))
-        why = LONG_TAIL if wanted is None and has_long_tail(numbers) else ""
+        why = _number_why(numbers, whole) if wanted is None else ""
         return column._replace(shift=float(seen.mean()), scale=scale, whole=whole, why=why)
-    return column._replace(values=_values(there)) if kind == "category" else column
+    if kind != "category":
+        return column
+    values = _values(there)
+    many = f"{len(values)} values: ignored?" if wanted is None and len(values) > MANY else ""
+    return column._replace(values=values, why=many)
+
+
+def _number_why(numbers: np.ndarray, whole: bool) -> str:
+    """Why a column of numbers may be another kind."""
+    if whole and len(numbers) >= MANY and len(np.unique(numbers)) == len(numbers):
+        return AN_INDEX
+    return LONG_TAIL if has_long_tail(numbers) else ""
 
 
 def _kind(there: Any) -> tuple[str, str]:
@@ -92,13 +109,17 @@ def _kind(there: Any) -> tuple[str, str]:
     distinct, code = there.nunique(), there.dtype.kind
     if not len(there):
         return "ignored", "no values"
-    if code in "mM":
-        return "ignored", "dates: make numbers of them"
+    if code in "mM" or (code == "O" and all(map(_is_date, there))):
+        return "ignored", DATES
     if code in "iuf" and distinct > 2:
         return "number", ""
     if code in "biuf" or 2 * distinct <= len(there) or distinct <= 2:
         return "category", ""
     return "ignored", f"{distinct} different of {len(there)}"
+
+
+def _is_date(value: object) -> bool:
+    return isinstance(value, str) and DATE.fullmatch(value) is not None
 
 
 def _values(there: Any) -> tuple[Any, ...]:

@@ -190,6 +190,7 @@ def floats_of(series: Any) -> np.ndarray:
         except (TypeError, ValueError):
             raise ValueError(
                 f"table: column {series.name!r} is a number, and holds {value!r} in row {row}"
+                f"{OF_DATES if series.dtype.kind in 'mM' else ''}"
             ) from None
         if not np.isfinite(numbers[row]):
             raise ValueError(
@@ -197,6 +198,9 @@ def floats_of(series: Any) -> np.ndarray:
                 "NaN"
             )
     return numbers
+
+
+OF_DATES = "; days are numbers: (frame[name] - frame[name].min()).dt.total_seconds() / 86400"
 
 
 def seen_of(column: Column, numbers: np.ndarray) -> np.ndarray:
@@ -238,7 +242,10 @@ def _decoded(column: Column, frame: Any) -> Any:
 
 
 def _rounded(column: Column, values: Any) -> Any:
-    return np.round(values) if column.kind in NUMBERS and column.whole else values
+    if column.kind not in NUMBERS or not column.whole:
+        return values
+    values = np.round(values)
+    return values.astype(np.int64) if (abs(values) < 2**62).all() else values
 
 
 def _shown(column: Column) -> tuple[str, str, str, str, str]:
@@ -248,7 +255,7 @@ def _shown(column: Column) -> tuple[str, str, str, str, str]:
         "category": ", ".join(map(str, column.values)),
         "ignored": column.why,
     }[column.kind]
-    if len(what) > 40:
+    if column.kind == "category" and len(what) > 40:
         what = f"{what[:30]} ... of {len(column.values)}"
     missing = f"{column.missing} missing" if column.missing else ""
     return column.name, column.kind, what, missing, "" if column.kind == "ignored" else column.why

@@ -85,10 +85,11 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
                 "call update(gradient, state, params)"
             )
         moved: Any = optax.apply_updates(params, updates)
-        t = optax.safe_increment(state.steps)
+        t = jnp.asarray(optax.safe_increment(state.steps))
 
         def averaged(a: Array, theta: Array) -> Array:
-            keep = jnp.minimum(float(decay), t.astype(a.real.dtype) / (t + 9).astype(a.real.dtype))
+            steps = t.astype(a.dtype)
+            keep = jnp.minimum(float(decay), steps / (steps + 9))
             return keep * a + (1.0 - keep) * theta
 
         average = jax.tree.map(averaged, state.average, jax.tree.map(wide, moved))

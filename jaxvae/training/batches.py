@@ -12,6 +12,11 @@ from jaxvae.training.checkpoints.files import describe, first_difference
 from jaxvae.training.sparse import is_sparse
 
 
+def is_frame(xs: object) -> bool:
+    """Whether it is a data frame, as of pandas."""
+    return type(xs).__name__ == "DataFrame" and hasattr(xs, "columns")
+
+
 def is_stream(data: Tree, batch_size: int | None) -> bool:
     """Whether these are batches to be iterated: what is no array and no pytree of them."""
     if isinstance(data, list):  # a pytree, or batches

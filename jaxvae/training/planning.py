@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import Key, Tree, check_leaves
-from jaxvae.training.batches import is_stream
+from jaxvae.training.batches import is_frame, is_stream
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.schedules import at_steps
 from jaxvae.training.sources import Draws, Rows, Source, sliced
@@ -116,6 +116,11 @@ def source_of(
                 "expected the same; leave batch_size out"
             )
         return Draws(data, begun, epochs, steps_per_epoch, size)
+    if is_frame(data):
+        raise TypeError(
+            "fit: data is a data frame, expected arrays: nn.infer_table(frame).rows(frame), or "
+            "frame.to_numpy(np.float32) of numbers alone"
+        )
     if is_stream(data, batch_size):
         return Stream(data, begun, epochs, batch_size, steps_per_epoch, size)
     check_leaves("fit", "data", by_rows(compressed(data)))

@@ -1,6 +1,7 @@
 """Tables: kinds are what the columns hold, codes go there and back, and a model takes them."""
 
 import json
+import re
 import warnings
 from functools import cache
 
@@ -99,6 +100,7 @@ def test_amounts_are_seen_by_their_logarithms():
     np.testing.assert_allclose(found.decoded(coded).amount, frame.amount)
     drawn = found.decoded({n: np.full((1, 1), 0.1) for n in ("amount", "year")})
     assert drawn.year[0] == 2002  # 2001.5, as years were whole
+    assert drawn.year.dtype == np.int64
     with pytest.raises(ValueError, match=r"'amount' is a log and holds 0 in row 2, .* leave it"):
         found.coded(frame.assign(amount=[1.0, None, 0.0]))
     with pytest.raises(ValueError, match="'year' is a number, and holds '2OO1' in row 1"):
@@ -114,6 +116,38 @@ def test_a_long_tail_gets_a_hint():
     assert not [line for line in (debt, age) if "tail" in line]
     for kind in ("number", "log"):  # what was chosen isn't asked about
         assert "tail" not in str(nn.infer_table(frame, {"pay": kind}))
+
+
+def test_dates_are_ignored_as_text_too():
+    """Those of a .csv were a category of a hundred values."""
+    days = pd.date_range("2024-01-01", periods=100)
+    columns = {
+        "day": days, "iso": days.strftime("%Y-%m-%d"), "hour": days.strftime("%Y-%m-%d %H:%M:%S"),
+        "german": days.strftime("%d.%m.%Y"), "american": days.strftime("%m/%d/%y"),
+    }  # fmt: skip
+    frame = pd.DataFrame({n: [*v, *v, None] for n, v in columns.items()} | {"x": np.arange(201.0)})
+    found = nn.infer_table(frame)
+    assert [c.kind for c in found.columns] == 5 * ["ignored"] + ["number"]
+    assert re.fullmatch(
+        " *iso +ignored +dates: make numbers of them +1 missing", str(found).splitlines()[1]
+    )
+    codes = pd.DataFrame({"code": ["1-2", "12.5", "3/4", "2024-1"] * 3})
+    assert nn.infer_table(codes).columns[0].kind == "category"
+    with pytest.raises(ValueError, match=r"holds Timestamp.* in row 0; days are numbers: \(frame"):
+        nn.infer_table(frame, {"day": "number"})
+    as_days = (frame["day"] - frame["day"].min()).dt.total_seconds() / 86400
+    assert nn.infer_table(frame.assign(day=as_days)).columns[0].shift == 49.5
+
+
+def test_an_index_and_many_values_get_a_hint():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"id": np.arange(200), "n": rng.integers(0, 30, 200)})
+    frame = frame.assign(x=rng.normal(size=200), town=[f"t{i % 90}" for i in range(200)])
+    index, n, x, town = str(nn.infer_table(frame)).splitlines()
+    assert index.endswith("all different: an index?")
+    assert town.endswith("90 values: ignored?")
+    assert not [line for line in (n, x) if "?" in line]
+    assert "?" not in str(nn.infer_table(frame, {"id": "number", "town": "category"}))
 
 
 def test_a_constant_number_is_0_and_not_nan():
