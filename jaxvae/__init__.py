@@ -2,9 +2,9 @@
 
 __version__ = "0.2.0"
 
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
+import importlib as _importlib
+import types as _types
+import typing as _typing
 
 from jaxvae import bijectors as bijectors
 from jaxvae import bounds as bounds
@@ -92,13 +92,13 @@ from jaxvae.training import sweep as sweep
 from jaxvae.training import train_epoch as train_epoch
 from jaxvae.training import train_step as train_step
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from jaxvae import nn as nn
     from jaxvae import plots as plots
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> _types.ModuleType:
     """`nn` and `plots` where they are first asked for, as they import Flax and matplotlib."""
     if name in ("nn", "plots"):
-        return import_module(f"jaxvae.{name}")
+        return _importlib.import_module(f"jaxvae.{name}")
     raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")

@@ -30,7 +30,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 asked = nn, plots  # which `import jaxvae` leaves out
 PACKAGES = [jaxvae, *asked]
-PACKAGES += [v for v in vars(jaxvae).values() if hasattr(v, "__path__") and v not in asked]
+PACKAGES += [
+    value
+    for name, value in vars(jaxvae).items()
+    if hasattr(value, "__path__") and not name.startswith("_") and value not in asked
+]
 PACKAGES += [jaxvae.evaluation.disentanglement]
 for ground in (checks, pytrees):  # the others stand on them
     PACKAGES.remove(ground)

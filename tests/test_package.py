@@ -61,14 +61,15 @@ def test_init_is_a_list_of_names():
     assert ast.unparse(version) == f"__version__ = {jaxvae.__version__!r}"
     *body, for_checkers, late = body
     assert ast.unparse(for_checkers).startswith(
-        "if TYPE_CHECKING:\n    from jaxvae import nn as nn"
+        "if _typing.TYPE_CHECKING:\n    from jaxvae import nn as nn"
     )
     assert isinstance(late, ast.FunctionDef)
     for line in body:
+        if isinstance(line, ast.Import):
+            assert all(f"{alias.asname}" == f"_{alias.name}" for alias in line.names)
+            continue
         assert isinstance(line, ast.ImportFrom)
         assert line.module
-        if line.module in ("importlib", "types", "typing"):
-            continue
         assert line.module.split(".")[0] == "jaxvae"
         assert all(alias.asname == alias.name for alias in line.names)
 

@@ -70,7 +70,7 @@ def make(layers: tuple[int, ...] | None, key: jax.Array) -> jaxvae.VAE:
     emission = conditional(mlp(HIDDEN, HIDDEN), nn.BernoulliHead(), d, SHAPE)
     summary = Partial(backwards, embed, cell)
     return jaxvae.VAE(
-        encode=jaxvae.models.Smoother(summary, Partial(of_pair, step), jnp.zeros(LATENT)),
+        encode=jaxvae.models.Smoother(summary, nn.Concatenated(step), jnp.zeros(LATENT)),
         decode=Partial(jaxvae.models.emissions, emission),
         prior=jaxvae.models.Markov(jaxvae.StandardNormal(d), transition, LENGTH),
     )
@@ -87,10 +87,6 @@ def forgetful(z: jax.Array) -> jaxvae.Normal:
 
 def backwards(embed: Any, cell: Any, x: jax.Array) -> jax.Array:
     return jax.lax.scan(cell, jnp.zeros(HIDDEN), jax.vmap(embed)(x), reverse=True)[1]
-
-
-def of_pair(conditional: Any, pair: tuple[jax.Array, jax.Array]) -> Any:
-    return conditional(jnp.concatenate(pair))
 
 
 def mlp(*hidden: int) -> partial[nn.MLP]:

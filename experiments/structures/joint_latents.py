@@ -32,7 +32,6 @@ import numpy as np
 import optax
 import tyro
 from flax import nnx
-from jax.tree_util import Partial
 
 import jaxvae
 from experiments.common.comparison import compare
@@ -68,11 +67,7 @@ def make(key: jax.Array) -> jaxvae.VAE:
     prior: Any = jaxvae.Constant(jaxvae.Product(both))
     network = nn.Conditional(down, nn.BernoulliHead(), (CHOICES + STYLE,), SHAPE, rngs=rngs)
     encode = nn.Conditional(up, HEAD, SHAPE, (), rngs=rngs)
-    return jaxvae.VAE(encode=encode, decode=Partial(of_both, network), prior=prior)
-
-
-def of_both(network: Any, z: dict[str, jax.Array]) -> Any:
-    return network(jnp.concatenate([z["choice"], z["style"]]))
+    return jaxvae.VAE(encode=encode, decode=nn.Concatenated(network), prior=prior)
 
 
 def held(model: Any, key: jax.Array, x: Any, *, gradient: Any, share: Any) -> Any:

@@ -82,9 +82,9 @@ def with_inputs(rngs: nnx.Rngs) -> models.RSSM:
     return models.RSSM(
         advance=Partial(recur, nnx.GRUCell(INPUTS, HIDDEN, rngs=rngs)),
         transition=Partial(lambda h: jaxvae.StandardNormal((INPUTS,))),
-        inference=Partial(of_both, of(MLP, nn.NormalHead(), (2 * HIDDEN,), u)),
+        inference=nn.Concatenated(of(MLP, nn.NormalHead(), (2 * HIDDEN,), u)),
         embed=encode,
-        emission=Partial(of_both, of(FEW, head, (HIDDEN + INPUTS,), (NEURONS,))),
+        emission=nn.Concatenated(of(FEW, head, (HIDDEN + INPUTS,), (NEURONS,))),
         start=(jnp.zeros(HIDDEN), jnp.zeros(INPUTS)),
         length=BINS,
     )
@@ -98,7 +98,7 @@ def deep_markov(rngs: nnx.Rngs) -> jaxvae.VAE:
     infer = of(MLP, nn.NormalHead(), (INPUTS + HIDDEN,), d)
     move = of(MLP, nn.SharedScaleHead(0.3), d, d)
     return jaxvae.VAE(
-        encode=models.Smoother(encode, Partial(of_both, infer), jnp.zeros(d)),
+        encode=models.Smoother(encode, nn.Concatenated(infer), jnp.zeros(d)),
         decode=Partial(models.emissions, of(FEW, head, d, (NEURONS,))),
         prior=models.Markov(jaxvae.StandardNormal(d), Partial(residual, move), BINS),
     )
@@ -115,10 +115,6 @@ def poisson(log_rate: jax.Array) -> jaxvae.Poisson:
 def recur(cell: Any, state: tuple[jax.Array, jax.Array]) -> jax.Array:
     h, u = state
     return cell(h, u)[0]
-
-
-def of_both(conditional: Any, pair: tuple[jax.Array, jax.Array]) -> Any:
-    return conditional(jnp.concatenate(pair))
 
 
 def residual(conditional: Any, z: jax.Array) -> jaxvae.Normal:

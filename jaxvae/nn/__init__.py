@@ -46,6 +46,7 @@ from jaxvae.nn.image_networks import ResidualDecoder as ResidualDecoder
 from jaxvae.nn.image_networks import ResidualEncoder as ResidualEncoder
 from jaxvae.nn.linen import linen_network as linen_network
 from jaxvae.nn.networks import MLP as MLP
+from jaxvae.nn.networks import Concatenated as Concatenated
 from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import GroupNorm as GroupNorm
 from jaxvae.nn.networks import InPrecision as InPrecision

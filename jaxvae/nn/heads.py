@@ -7,9 +7,10 @@ itself, or holds heads that may, is a module; any other is a frozen dataclass.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from math import isqrt, prod
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,17 @@ def Positive(*shape: int | str) -> Parameter:
 
 
 @dataclass(frozen=True)
+class WithOptions:
+    """A `functools.partial` that is equal to every other of the same function and options."""
+
+    function: Callable[..., Any]
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args: Array) -> Any:
+        return self.function(*args, **dict(self.options))
+
+
+@dataclass(frozen=True)
 class HeadOf(Generic[D]):
     """Raw parameters -> any distribution: the last axis of raw is cut into the arguments of `make`.
 
@@ -119,7 +131,8 @@ class HeadOf(Generic[D]):
     parameter's own axes.
 
     Args:
-      make: a class or a function of the parameters; no lambda, as heads are compared.
+      make: a class or a function of the parameters, or a `functools.partial` of one; no lambda, as
+        heads are compared.
       parameters: one for each argument, `Real` or `Positive` with its axes.
 
     >>> from jaxvae import Laplace, LowRankNormal
@@ -132,6 +145,11 @@ class HeadOf(Generic[D]):
 
     make: Callable[..., D]
     parameters: tuple[Parameter, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.make, partial) and not self.make.args:  # equal to itself alone
+            bound = WithOptions(self.make.func, tuple(self.make.keywords.items()))
+            object.__setattr__(self, "make", bound)
 
     def raw_shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self._size(last_axis("HeadOf", shape)))

@@ -76,6 +76,25 @@ class Conditional(Module, Generic[D]):
         return self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
 
 
+class Concatenated(Module):
+    """A network or `Conditional` of several arrays side by side: (a [n], b [m]) -> network([a, b]).
+
+    As q(z_t|z_{t-1}, h_t), which hears a pair. Arrays of more axes are flattened.
+
+    >>> from jaxvae.nn import NormalHead
+    >>> rngs = nnx.Rngs(0)
+    >>> infer = Concatenated(Conditional(MLP, NormalHead(), (3 + 4,), (2,), rngs=rngs))
+    >>> infer((jnp.ones(3), jnp.ones((2, 2)))).mean().shape
+    (2,)
+    """
+
+    def __init__(self, network: Callable[[Array], Any]):
+        self.network = network
+
+    def __call__(self, parts: Tree) -> Any:
+        return self.network(jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(parts)]))
+
+
 def _said(leaf: Tree) -> str:
     arrays = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
     return f"{leaf.dtype}{list(leaf.shape)}" if arrays else a_class_of(leaf)

@@ -31,6 +31,7 @@ from jaxvae import (
 from jaxvae.nn import (
     MLP,
     BernoulliHead,
+    Concatenated,
     Conditional,
     ConvDecoder,
     ConvEncoder,
@@ -870,3 +871,11 @@ def test_a_head_that_needs_an_axis_says_so(head):
         ValueError, match=r"Head.*an event of shape \(\) has no axis, expected \(1,\)"
     ):
         Conditional(MLP, head, (2,), (), rngs=rngs())
+
+
+def test_arrays_side_by_side_are_one_input():
+    network = MLP((7,), (2,), rngs=nnx.Rngs(0))
+    a, b = jnp.arange(3.0), jnp.arange(4.0).reshape(2, 2)
+    expected = network(jnp.concatenate([a, b.ravel()]))
+    assert np.array_equal(Concatenated(network)((a, b)), expected)
+    assert np.array_equal(Concatenated(network)({"a": a, "b": b}), expected)

@@ -83,13 +83,23 @@ def models():
         ),
         "deep": nn.deep_hierarchy((4, 4, 1), levels=(1, 1), width=4, rngs=nnx.Rngs(0)),
         "running statistics": running,
+        "head with options": small(
+            nn.HeadOf(
+                partial(jaxvae.DiscretizedLogistic, levels=17), (nn.Real("n"), nn.Positive("n"))
+            )
+        ),
+        "side by side": jaxvae.models.Smoother(
+            nn.Recurrent((5, 3), (5, 2), reverse=True, rngs=nnx.Rngs(0)),
+            nn.Concatenated(conditional(SMALL, nn.NormalHead(), (4,), (2,))),
+            jnp.zeros(2),
+        ),
         "half precision": jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), small()),
         "any tree": {"key": jax.random.key(3), "n": 7, "empty": jnp.zeros((0, 2)), "f": jnp.inf},
     }
 
 
 NAMES = ("dense", "convolutions", "vamp", "table", "flow", "deep", "running statistics",
-         "half precision", "any tree")  # fmt: skip
+         "head with options", "side by side", "half precision", "any tree")  # fmt: skip
 
 
 MODULES = {
