@@ -21,6 +21,7 @@ from jaxvae.evaluation.diagnostics import collapse_panel as collapse_panel
 from jaxvae.evaluation.diagnostics import latent_kls as latent_kls
 from jaxvae.evaluation.diagnostics import rate_distortion_curve as rate_distortion_curve
 from jaxvae.evaluation.diagnostics import rate_per_latent as rate_per_latent
+from jaxvae.evaluation.diagnostics import rate_per_level as rate_per_level
 from jaxvae.evaluation.exported import export_model as export_model
 from jaxvae.evaluation.gradient_diagnostics import GradientStatistics as GradientStatistics
 from jaxvae.evaluation.gradient_diagnostics import gradient_statistics as gradient_statistics

@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from jaxvae.batching import batch_size, conditioned
 from jaxvae.bounds.evidence import Terms, elbo
+from jaxvae.bounds.kl import kl_of_levels
 from jaxvae.checks import Count, Key, Scalar, Tree, check_count, checked
 from jaxvae.distributions.independent import factors
 from jaxvae.distributions.kl import kl_divergence
@@ -24,6 +25,7 @@ from jaxvae.protocols import (
     mean_of,
     posterior,
     prior,
+    sample_and_log_prob,
 )
 from jaxvae.training.callbacks import Callback, is_due
 from jaxvae.training.steps import Metrics, TrainState
@@ -116,7 +118,8 @@ def rate_per_latent(
 ) -> Array:
     """The rate of each latent, the mean over the data of KL(q(z_i|x) || p(z_i)): 0 where collapsed.
 
-    In nats and the shape of z; posterior and prior factorise and have a KL in closed form.
+    In nats and the shape of z; posterior and prior factorise and have a KL in closed form. Of a
+    hierarchy: `rate_per_level`.
     Of a conditional model, a function y -> model, `given` is the y of each row.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
@@ -132,6 +135,37 @@ def rate_per_latent(
 def _rates(_: None, model: Model | Callable[[Any], Model], row: tuple[Any, Any]) -> Array:
     """KL(q(z_i|x) || p(z_i)) of each latent, of a row (x, y)."""
     return latent_kls(_posterior(model, row), prior(model_at(model, row[1])))
+
+
+@checked
+def rate_per_level(
+    model: Model | Callable[[Any], Model], key: Key, xs: Tree, *, given: Tree | None = None
+) -> Array:
+    """The rate of each level of a hierarchy given the one above: 0 where a level is idle.
+
+    The mean over the data of KL(q(z_l|z_{l+1}, x) || p(z_l|z_{l+1})), in nats, [L] from the top
+    down; in closed form where there is one, at a draw of the levels above, which `key` is for.
+    Of a conditional model, a function y -> model, `given` is the y of each row.
+
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import VAE, Joint, Normal, StandardNormal
+    >>> unit = Partial(lambda z: Normal(z, 1.0))
+    >>> upper = lambda x: Joint(Normal(x, 1.0), Partial(lambda z: Normal(z + 1.0, 1.0)))
+    >>> model = VAE(upper, lambda z: Normal(z[1], 1.0), Joint(StandardNormal(()), unit))
+    >>> rates = rate_per_level(model, jax.random.key(0), jnp.array([2.0, 2.0]))
+    >>> [round(float(rate), 4) for rate in rates]  # 2^2 / 2, 1^2 / 2
+    [2.0, 0.5]
+    """
+    rows = paired("rate_per_level", model, xs, given)
+    keys = jax.random.split(key, len(jax.tree.leaves(rows)[0]))
+    return jnp.mean(of_each(_levels, model, (keys, rows)), axis=0)
+
+
+def _levels(_: None, model: Model | Callable[[Any], Model], row: tuple[Key, Any]) -> Array:
+    key, (x, y) = row
+    at = model_at(model, y)
+    q = posterior(at, x)
+    return kl_of_levels(q, prior(at), *sample_and_log_prob(q, key))
 
 
 @checked

@@ -16,6 +16,7 @@ from jaxvae.training.monitoring import NEGLIGIBLE
 Curves = Mapping[str, Any]
 """Name -> a value for each step or epoch, as `fit` returns."""
 TRUSTED = 0.9  # share of rows below which an estimate is called a bound
+IDLE = 0.1  # of the mean rate of a level, below which it is called idle
 PRECISE = 0.1  # nats of standard error, from where it would be worth more samples
 LOOSE = 0.1  # of the rate, from where a gap would be worth another posterior
 OUTSIDE = "No: to some row the likelihood gives no probability at all."
@@ -126,6 +127,19 @@ def idle(s: Summary, curves: Curves) -> str | None:
     )
 
 
+def idle_levels(s: Summary, curves: Curves) -> str | None:
+    del curves
+    rates = np.asarray([] if s.level_rates is None else s.level_rates)
+    idle = int(np.sum(rates < IDLE * np.mean(rates))) if len(rates) else 0
+    if not idle:
+        return None
+    return (
+        f"{idle} of {len(rates)} levels of latents say next to nothing: their rates are "
+        f"{', '.join(f'{rate:.2f}' for rate in rates)} nats from the top down. See that q of each "
+        "level has x (models.Ladder, models.TopDown), and warm beta up from 0."
+    )
+
+
 def untrusted(s: Summary, curves: Curves) -> str | None:
     del curves
     if is_trusted(s):
@@ -209,6 +223,7 @@ def unstable(s: Summary, curves: Curves) -> str | None:
 Rule = Callable[[Summary, Curves], str | None]
 RULES: tuple[Rule, ...] = (
     impossible, collapsed, unstable, unfinished, overfitted, loose, untrusted, imprecise, idle,
+    idle_levels,
 )  # fmt: skip
 
 

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.bounds.kl import kl_of_levels
 from jaxvae.checks import Count, Key, Tree, a_class_of, checked
 from jaxvae.evaluation import use
 from jaxvae.evaluation.datasets import evaluate
-from jaxvae.evaluation.diagnostics import active_units, rate_per_latent
-from jaxvae.evaluation.programs import of_each
+from jaxvae.evaluation.diagnostics import active_units, rate_per_latent, rate_per_level
 from jaxvae.evaluation.rows import model_at
 from jaxvae.evaluation.use import Used
 from jaxvae.protocols import (
@@ -20,7 +18,6 @@ from jaxvae.protocols import (
     is_certain,
     posterior,
     prior,
-    sample_and_log_prob,
 )
 from jaxvae.pytrees import shown, value_of
 
@@ -143,8 +140,7 @@ def with_rates(
     try:
         return summary._replace(rates=np.asarray(rate_per_latent(model, xs, given=given)))
     except (MissingMethodError, NotImplementedError):
-        keys = jax.random.split(key, summary.rows)
-        rates = np.mean(of_each(_levels, model, (keys, (xs, given))), axis=0)
+        rates = np.asarray(rate_per_level(model, key, xs, given=given))
     if len(rates) > 1:
         return summary._replace(level_rates=rates)
     return summary._replace(
@@ -152,13 +148,6 @@ def with_rates(
         "q(z|x) and p(z), with a KL in closed form. Here q(z|x) is "
         f"{a_class_of(q)} and p(z) {a_class_of(p)}; the rate in the table is of all together."
     )
-
-
-def _levels(_: None, model: Used, row: tuple[Any, tuple[Any, Any]]) -> Any:
-    key, (x, y) = row
-    at = model_at(model, y)
-    q = posterior(at, x)
-    return kl_of_levels(q, prior(at), *sample_and_log_prob(q, key))
 
 
 def _kinds(model: Any, xs: Tree, given: Tree | None) -> tuple[Any, Any]:

@@ -267,6 +267,9 @@ CALLS: dict[str, Call] = {
         {"model": MODEL, "zs": XS[:, :2], "batch_size": 2},
         ("model", "zs"),
     ),
+    "rate_per_level": Call(
+        jv.evaluation.rate_per_level, {"model": MODEL, "key": KEY, "xs": XS}, ("xs",)
+    ),
     "rate_per_latent": Call(
         jv.evaluation.rate_per_latent,
         {"model": MODEL._replace(encode=Partial(lambda x: Q)), "xs": XS},

@@ -195,6 +195,7 @@ TURNED_ON = {  # rule: a change of the summary, curves, words of what is said
     "untrusted": ({"reliable": 0.25}, {}, "for 75% of the rows"),
     "untrusted, as a code is certain": ({"certain": True}, {}, "one importance sample"),
     "imprecise": ({"standard_error": 0.2}, {}, "standard error of 0.20 nats"),
+    "idle_levels": ({"level_rates": np.array([7.3, 0.3])}, {}, "1 of 2 levels of latents say next"),
     "idle": ({"active": 5}, {}, "3 of 8 latents are idle"),
 }
 
