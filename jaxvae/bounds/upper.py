@@ -62,8 +62,8 @@ def eubo(
     """The evidence upper bound, E_{p(z|x)}[log w] = log p(x) + KL(p(z|x) || q(z|x)).
 
     Unbiased, given draws of the true posterior: `ppca.posterior(params, x).sample` in a linear
-    model, `lambda key: z` for an x that was itself drawn from the model at z. The model is held as
-    it is there: descending this fits the encoder to p(z|x), and says nothing of the decoder.
+    model, `lambda key: z` for an x that was itself drawn from the model at z. Descend it in the
+    encoder alone, which it fits to p(z|x): in the decoder it has no minimum.
     Ji & Shen 2019.
 
     Args:

@@ -42,6 +42,8 @@ def reweighted_wake_sleep(
     awake, asleep = jax.random.split(key)
     gradient = partial(wake, weight=1.0 - sleep)
     bound, log_w = iwae(model, awake, x, num_samples=num_samples, gradient=gradient)
+    if not isinstance(sleep, jax.Array) and sleep == 0.0:
+        return bound, log_w  # with no dream in the statistics of a network
     dream = sleep * sleep_phase(model, asleep, x)[0]
     learned = dream - jax.lax.stop_gradient(dream)
     # of a dream that the posterior rules out there is nothing to follow

@@ -184,7 +184,7 @@ def collapse_panel(
     Args:
       xs: rows to measure at, a few hundred held out.
       given: of a conditional model, a function y -> model, the y of each row.
-      every: at least so many steps lie between two measurements; at every look by default.
+      every: at the first look behind each multiple of so many steps; at every look by default.
       threshold: least variance of an active unit.
     """
 

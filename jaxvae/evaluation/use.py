@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.evaluation.frames import check_new, columns_of, nats_of
 from jaxvae.evaluation.many_rows import each_row, paired_batches, with_ends
@@ -161,6 +162,8 @@ def generate(
     >>> generate(model, jax.random.key(0), 1000).shape
     (1000, 3)
     """
+    if given is not None and (rows := number_of_rows(given, "generate", "given")) != n:
+        raise ValueError(f"generate: given has {rows} rows, expected {n}, one for each row to draw")
     one = new_mean if mean else new_draw
     rows = paired_batches("generate", [np.zeros(n, np.float32)], given)
     return each_row(one, model, key, rows, batch_size)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import TypeAliasType
 
-from jaxvae.bounds.evidence import elbo
+from jaxvae.bounds.evidence import Terms
 from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
+from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, pathwise
+from jaxvae.protocols import Distribution, Model, log_likelihood, posterior, prior
 from jaxvae.pytrees import shown
 
 Number = TypeAliasType("Number", Annotated[Array, check_scalar])
@@ -87,8 +89,9 @@ def geco(
     Args:
       tolerance: D, nats an example; traced.
     """
-    _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
-    return _lagrangian(model, terms, terms.rate, terms.distortion - tolerance)
+    weights = jnp.exp(model.log_multiplier), jnp.ones(())
+    bound, terms = _weighted_elbo(model.model, key, x, kl, gradient, weights)
+    return _lagrangian(model, terms, bound, terms.distortion, tolerance)
 
 
 @checked
@@ -112,16 +115,38 @@ def target_rate(
     Args:
       target: R, nats an example; traced.
     """
-    _, terms = elbo(model.model, key, x, kl=kl, gradient=gradient)
-    return _lagrangian(model, terms, terms.distortion, terms.rate - target)
+    weights = jnp.ones(()), jnp.exp(model.log_multiplier)
+    bound, terms = _weighted_elbo(model.model, key, x, kl, gradient, weights)
+    return _lagrangian(model, terms, bound, terms.rate, target)
+
+
+def _weighted_elbo(
+    model: Model,
+    key: Key,
+    x: Tree,
+    kl: KL,
+    gradient: Estimator,
+    weights: tuple[Array, Array],
+) -> tuple[Array, Terms]:
+    """-(weighted distortion + weighted rate), with the estimator's gradient; weights are held."""
+    of_distortion, of_rate = jax.lax.stop_gradient(weights)
+
+    def term(q: Distribution, z: Tree, log_q: Array) -> tuple[Array, Terms]:
+        terms = Terms(distortion=-log_likelihood(model, x, z), rate=kl(q, prior(model), z, log_q))
+        distortion = weighted(of_distortion.astype(terms.distortion.dtype), terms.distortion)
+        return -(distortion + weighted(of_rate.astype(terms.rate.dtype), terms.rate)), terms
+
+    bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
+    return bound, jax.tree.map(lambda t: t[0], terms)
 
 
 def _lagrangian(
-    model: Constrained, terms: Any, cost: Array, excess: Array
+    model: Constrained, terms: Terms, bound: Array, constrained: Array, limit: Scalar
 ) -> tuple[Array, ConstrainedTerms]:
     """-(cost + lambda excess), whose ascent moves the model one way and lambda the other."""
     multiplier = jnp.exp(model.log_multiplier)
     held = jax.lax.stop_gradient(multiplier)
-    ascent = (multiplier - held) * jax.lax.stop_gradient(excess)  # 0, but for its gradient
+    # 0, but for its gradient
+    ascent = (multiplier - held) * jax.lax.stop_gradient(constrained - limit)
     aux = ConstrainedTerms(terms.distortion, terms.rate, held)
-    return -(cost + held * excess) + ascent, aux
+    return bound + held * limit + ascent, aux

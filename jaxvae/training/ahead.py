@@ -37,7 +37,7 @@ class Ahead:
                 if self.closed.is_set():
                     return
             self._put((None, StopIteration()))
-        except Exception as error:
+        except BaseException as error:  # of a SystemExit, too, who asks has to hear
             self._put((None, error))
 
     def _put(self, made: Tree) -> None:

@@ -17,6 +17,8 @@ from jaxvae.training.steps import M, TrainState
 def averaged_model(state: TrainState[M]) -> M:
     """The model with the averaged parameters, and the running statistics of the last step's.
 
+    Parameters that another optimiser moves, which keeps no average, are the last step's too.
+
     Raises:
       ValueError: the optimiser keeps no average; chain `average_parameters` last.
     """
@@ -27,8 +29,17 @@ def averaged_model(state: TrainState[M]) -> M:
             "optax.chain(optimizer, average_parameters(0.999))"
         )
     own: Any = without_state(state.model)
-    average = jax.tree.map(lambda a, theta: a.astype(jnp.result_type(theta)), average, own)
+
+    def averaged(a: Any, theta: Array) -> Array:
+        return theta if _is_masked(a) else a.astype(jnp.result_type(theta))
+
+    average = jax.tree.map(averaged, average, own, is_leaf=_is_masked)
     return with_state(average, statistics(state.model))
+
+
+def _is_masked(part: object) -> bool:
+    """Whether it stands for parameters that another optimiser moves, as of `optax.partition`."""
+    return isinstance(part, optax.MaskedNode)
 
 
 @shown

@@ -90,7 +90,7 @@ def validation(
         more.
       key: of the noise.
       xs: the rows.
-      every: at least so many steps lie between two measurements; at every look by default.
+      every: at the first look behind each multiple of so many steps; at every look by default.
       num_samples: how often each row is measured, under noise of its own.
       batch_size: rows at once, at most: they are cut into parts of equal size.
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.checks import Key, Positive, Tree, checked, told_outside
-from jaxvae.pytrees import paths
+from jaxvae.pytrees import paths, wide
 from jaxvae.training.planning import Call
 from jaxvae.training.steps import Metrics, Step, TrainState
 
@@ -42,13 +42,13 @@ def all_finite(tree: Any) -> Array:
     False
     """
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    wide = [
+    large = [
         jnp.asarray(x, None if jnp.result_type(x).itemsize > 2 else jnp.float32) for x in floats
     ]
     # every sum is three kernels to XLA, and those of a small model's state a third of its program
-    sums = [x for x in wide if x.size > SMALL]
-    for dtype in dict.fromkeys(x.dtype for x in wide):
-        small = [x.ravel() for x in wide if x.size <= SMALL and x.dtype == dtype]
+    sums = [x for x in large if x.size > SMALL]
+    for dtype in dict.fromkeys(x.dtype for x in large):
+        small = [x.ravel() for x in large if x.size <= SMALL and x.dtype == dtype]
         sums += [jnp.concatenate(small)] if small else []
     return jnp.all(jnp.array([True, *(jnp.isfinite(jnp.sum(jnp.abs(x))) for x in sums)]))
 
@@ -132,7 +132,11 @@ def clip_by_finite_norm(max_norm: Positive) -> optax.GradientTransformation:
 
     def clip(updates: Tree, _: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # leaves of several dtypes
-            norm = optax.tree.norm(updates)
+            # as a half or a float may have a square that is none
+            precise = jax.tree.map(wide, updates)
+            largest = optax.tree.norm(precise, ord=jnp.inf)
+            unit = jnp.where(jnp.isfinite(largest) & (largest > 0.0), largest, 1.0)
+            norm = unit * optax.tree.norm(jax.tree.map(lambda g: g / unit, precise))
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         good = jnp.isfinite(norm)
         return jax.tree.map(
@@ -178,14 +182,16 @@ def diagnose(
 
 
 def _skipped_in_a_row(history: list[Metrics]) -> int:
-    streak = 0
+    """How many updates were skipped last, one after another, at the point where it is the most."""
+    streak, going = 0, True
     for metrics in reversed(history):
         skipped = metrics.get("skipped", np.zeros(len(metrics["loss"]))).astype(bool)
-        skipped = skipped.reshape(len(skipped), -1).any(axis=1)
-        if not skipped.all():
-            return streak + int(np.argmin(skipped[::-1]))
-        streak += len(skipped)
-    return streak
+        skipped = skipped.reshape(len(skipped), -1)[::-1]  # the last step first, [steps, points]
+        streak = streak + going * np.cumprod(skipped, axis=0).sum(axis=0)
+        going = going & skipped.all(axis=0)
+        if not np.any(going):
+            break
+    return int(np.max(streak))
 
 
 def _first_bad_step(
@@ -243,6 +249,7 @@ def first_bad_row(
     if point and (at_point := getattr(step, "at_point", None)):
         step, state, key = at_point(state, key, point)
         step, hyper = _bound(step, hyper)
+    hyper = {name: h(state.step) if callable(h) else h for name, h in hyper.items()}
     if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
         return ""
     xs = given(i)

@@ -86,8 +86,9 @@ def warn_if_dark(owner: str, data: Tree) -> None:
     if found and (largest := max(int(jnp.max(leaf)) for leaf in found)) < 128:
         warnings.warn(
             f"{owner}: the largest value of data is {largest}, which is taken for {largest} of "
-            f"255, as max_value is not given; functools.partial(jaxvae.binarize, "
-            f"max_value={largest}.0), and so of rescale, threshold and dequantize",
+            f"255; give max_value={largest}.0 to what scales them, as "
+            f"functools.partial(jaxvae.binarize, max_value={largest}.0) or of rescale, threshold, "
+            f"dequantize, nn.Rescaled, and levels={largest + 1} to a DiscretizedLogistic",
             stacklevel=4,
         )
 

@@ -70,7 +70,9 @@ def at_steps(schedule: Schedule, begun: int, end: int) -> Array:
 @checked
 def warn_if_unfinished(name: str, schedule: Schedule, values: Array) -> None:
     """Warn of a warm-up that is longer than the run: the schedule never reaches where it leads."""
-    seen, leads_to = float(np.max(values)), float(schedule(2**30))
+    if np.ndim(values) != 1:
+        return
+    seen, leads_to = float(np.max(values)), float(schedule(jnp.int32(2**30)))
     if seen < leads_to - 1e-3 * abs(leads_to):
         warnings.warn(
             f"{name} rises to {leads_to:g}, but only {seen:g} is reached in the {len(values)} "

@@ -112,7 +112,7 @@ def pictures(
       folder: made where it is missing.
       draw: `(model, key) -> picture`: a figure of matplotlib, or an image of uint8, or of floats in
         [0, 1], of shape [H, W] or [H, W, 3], saved with Pillow.
-      every: at least so many steps lie between two pictures; one at every look by default.
+      every: at the first look behind each multiple of so many steps; at every look by default.
     """
 
     def save(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:

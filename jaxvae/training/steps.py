@@ -61,6 +61,15 @@ class TrainState(NamedTuple, Generic[M]):
     step: Array
 
 
+def _by_name(owner: str, args: tuple[object, ...]) -> None:
+    """TypeError where a step, which an objective's signature types, is given more by position."""
+    if args:
+        raise TypeError(
+            f"{owner}: hyper-parameters by position ({len(args)}), expected them by name, such as "
+            "step(state, key, xs, beta=0.5)"
+        )
+
+
 def check_step(owner: str, name: str, step: Any) -> None:
     """Raise TypeError unless `step` can be called."""
     if not callable(step):
@@ -163,8 +172,9 @@ def train_step(
 
     @checked
     def step(
-        state: TrainState[M], key: Key, xs: Tree, *_: P.args, **given: P.kwargs
+        state: TrainState[M], key: Key, xs: Tree, *args: P.args, **given: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
+        _by_name("train_step", args)
         check_hyper("train_step", objective, given)
         params: Any = without_state(state.model)
         kept = statistics(state.model)
@@ -292,8 +302,9 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
 
     @checked
     def epoch(
-        state: TrainState[M], key: Key, data: Tree, *_: P.args, **hyper: P.kwargs
+        state: TrainState[M], key: Key, data: Tree, *args: P.args, **hyper: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
+        _by_name("train_epoch", args)
         num_examples = size_of(data, "train_epoch", "data")
         check_batch_size("train_epoch", batch_size, num_examples)
         index = state.step // max(num_examples // batch_size, 1)

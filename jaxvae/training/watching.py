@@ -105,6 +105,7 @@ class Watch:
         """After a call: callbacks, then a checkpoint where it is time to, then a stop if wanted."""
         self.state = state
         stop = self._call(state, metrics, keep=True)
+        self._check_shapes(metrics)
         self.parts.append(metrics)
         if self.store is not None:
             end = self.source.end
@@ -113,6 +114,16 @@ class Watch:
         if stop is not None:
             raise stop
         return state
+
+    def _check_shapes(self, metrics: Metrics) -> None:
+        """ValueError where an array of a callback has another shape than at the look before."""
+        for name in metrics.keys() & (self.parts[-1].keys() if self.parts else set()):
+            before, now = np.shape(self.parts[-1][name])[1:], np.shape(metrics[name])[1:]
+            if before != now:
+                raise ValueError(
+                    f"fit: {name!r} of a callback has shape {now} at step {int(self.state.step)}, "
+                    f"expected {before}, as at the look before"
+                )
 
     def _methods(self, name: str) -> list[Callable[[Any], Any]]:
         """That of the callbacks that have it."""

@@ -199,6 +199,7 @@ def _as_bytes(path: str, leaf: Any) -> tuple[str, tuple[int, ...], memoryview | 
             f"save_checkpoint: {path} is {a_class_of(leaf)}, expected an array; wrap what is "
             "none in jaxvae.Constant or jax.tree_util.Partial"
         )
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)  # a name says nothing of the order
     return data.dtype.name, data.shape, np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
 
 
