@@ -63,7 +63,9 @@ def regularized(
     aux holds the true `Terms`, so that -(distortion + rate) is still the ELBO of the model trained.
 
     The value is in nats, a bound on log p(x) where the penalty is at least the rate. The penalties
-    of this library all look at a batch, and need `batched`.
+    of this library all look at a batch, and need `batched`. So they need an estimator that
+    differentiates through the draws, as `pathwise`: `enumeration` gives all rows of a batch the
+    same code at once, and `score_function` hears of what a row's own code does to its own penalty.
 
     Args:
       penalty: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_penalty`.

@@ -1,6 +1,7 @@
 """Training at its edges: what was silent, hung or ended in somebody else's error."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,18 +76,16 @@ def test_hyper_parameters_by_position_are_refused():
         return jaxvae.elbo(model, key, x, beta=beta)
 
     step, state = train_step(objective, ADAM), init_state(MODEL, ADAM)
-    with pytest.raises(
-        TypeError, match=r"^train_step: 1 arguments behind the data, expected hyper"
-    ):
+    with pytest.raises(TypeError, match=r"^train_step: hyper-parameters by position \(1\), exp"):
         step(state, KEY(0), XS, 100.0)
-    with pytest.raises(TypeError, match="^train_epoch: 1 arguments behind the data"):
+    with pytest.raises(TypeError, match=r"^train_epoch: hyper-parameters by position"):
         train_epoch(step, batch_size=5)(state, KEY(0), XS, 100.0)
 
 
 def test_a_bad_row_is_named_where_a_schedule_is_bound_to_the_step():
     xs = XS.copy()
     xs[7, 1] = np.nan
-    step = partial(train_step(jaxvae.elbo, ADAM), beta=optax.linear_schedule(0.0, 1.0, 5))
+    step: Any = partial(train_step(jaxvae.elbo, ADAM), beta=optax.linear_schedule(0.0, 1.0, 5))
     with pytest.raises(NonFiniteError, match=r"step 2: .*; first at row 7 of the data"):
         fit(step, init_state(MODEL, ADAM), KEY(0), xs, epochs=1, batch_size=5, steps_per_call=1)
 
@@ -142,7 +141,8 @@ def test_a_sleep_phase_of_no_weight_leaves_no_dream_in_the_statistics():
     def mean_after(objective):
         model = MODEL._replace(encode=Encoder())
         state, _ = train_step(objective, ADAM)(init_state(model, ADAM), KEY(0), XS + 10.0)
-        return jax.tree.leaves(state.model.encode.state)[0]
+        encode: Any = state.model.encode
+        return jax.tree.leaves(encode.state)[0]
 
     awake = mean_after(partial(jaxvae.iwae, num_samples=2))
     np.testing.assert_allclose(mean_after(partial(reweighted_wake_sleep, num_samples=2)), awake)
@@ -187,9 +187,9 @@ def test_schedules_see_an_array_and_may_give_one(name):
 )  # fmt: skip
 def test_a_norm_is_finite_where_its_square_is_not(dtype, size):
     clip = clip_by_finite_norm(1.0)
-    gradient = {"a": jnp.array([size], dtype), "b": jnp.zeros(2, dtype)}
-    found = clip.update(gradient, clip.init(gradient))[0]["a"]
-    np.testing.assert_allclose(float(found[0]), min(size, 1.0), rtol=1e-2)
+    gradient: Any = {"a": jnp.array([size], dtype), "b": jnp.zeros(2, dtype)}
+    found: Any = clip.update(gradient, clip.init(gradient))[0]
+    np.testing.assert_allclose(float(found["a"][0]), min(size, 1.0), rtol=1e-2)
 
 
 def test_what_another_optimiser_moves_is_in_the_averaged_model_as_it_is():
