@@ -30,8 +30,17 @@ def compiled(f: Callable[..., Any], model: Tree, *static: object) -> Callable[..
     leaves, structure = jax.tree.flatten(model)
     moving = [leaf if isinstance(leaf, MOVING) else None for leaf in leaves]
     fixed = tuple(None if isinstance(leaf, MOVING) else leaf for leaf in leaves)
-    run = _run if next(outside_leaves(model), None) is None else jax.jit(partial(_call), **STATIC)
-    return partial(run, f, static, structure, fixed, moving)
+    whole = (f, static, structure, fixed)
+    anew = next(outside_leaves(model), None) is not None or not _is_hashable(whole)
+    return partial(jax.jit(partial(_call, *whole)) if anew else partial(_run, *whole), moving)
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _call(
@@ -69,5 +78,4 @@ def _mapped(
     return chunked(partial(one, option, model), rows, batch_size, fewest)
 
 
-STATIC: Any = {"static_argnums": (0, 1, 2, 3)}
-_run = jax.jit(_call, **STATIC)
+_run = jax.jit(_call, static_argnums=(0, 1, 2, 3))
