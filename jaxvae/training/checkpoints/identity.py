@@ -175,8 +175,8 @@ class Identity(NamedTuple):
         if not why and (found := first_other_line(NUMPY.sub(r"\1", text), self.step)):
             there, here = (line if len(line) < 90 else line[:90] + "..." for line in found)
             why = (
-                "objective, optimiser or network compute something else, as a schedule of another "
-                f"length does, first where it is {there!r} there and {here!r} here"
+                "objective, optimiser or network compute something else, first where it is "
+                f"{there!r} there and {here!r} here (a schedule of another length does so)"
             )
         if why and info["made_by"] != _made_by():
             warnings.warn(

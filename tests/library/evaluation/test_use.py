@@ -95,9 +95,9 @@ def test_what_the_gaps_are_filled_by_is_told_where_the_rest_is_impossible():
         {"b": jnp.ones(1, bool), "n": ~jnp.ones(1, bool)},
     )
     with pytest.warns(UserWarning, match="^impute: log p.x. is -inf at 1 of 1 rows"):
-        evaluation.impute(model, KEY, event, num_samples=3)
+        evaluation.impute(model, jax.random.key(1), event, num_samples=3)
     with pytest.warns(UserWarning, match="^multiple_imputations: log p.x. is -inf at 1 of 1 rows"):
-        evaluation.multiple_imputations(model, KEY, event, num_samples=3, num_draws=2)
+        evaluation.multiple_imputations(model, jax.random.key(2), event, num_samples=3, num_draws=2)
 
 
 def test_channels_that_are_coupled_are_scored_together_and_drawn():
