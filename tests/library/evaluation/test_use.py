@@ -76,7 +76,7 @@ def test_rows_of_nan_are_told(owner):
     told = f"^{owner}: log p.x. is NaN at 2 of 7 rows, first at 2, as there is NaN in them"
     function = {"score": use.score, "evaluate": evaluation.evaluate}[owner]
     with pytest.warns(UserWarning, match=told):
-        function(MODEL, KEY, xs, num_samples=2)
+        function(MODEL, jax.random.key(5), xs, num_samples=2)
 
 
 def test_what_the_gaps_are_filled_by_is_told_where_the_rest_is_impossible():
