@@ -1,6 +1,7 @@
 """What the main job measures of a trained model, the table it prints, and the page it writes."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def measure(
         elbo=float(np.mean(of_all.elbo)),
         rate=float(np.mean(of_all.rate)),
         distortion=float(np.mean(of_all.distortion)),
-        spread=float(np.std(of_all.elbo, ddof=1)),
+        spread=float(np.std(of_all.elbo, ddof=1)) if len(images) > 1 else math.nan,
         log_marginal=float(np.mean(marginal.value)),
         standard_error=float(np.sqrt(np.sum(marginal.standard_error**2)) / len(rows)),
         estimated=len(rows),
