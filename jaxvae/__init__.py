@@ -3,7 +3,6 @@
 __version__ = "0.2.0"
 
 import importlib as _importlib
-import types as _types
 import typing as _typing
 
 from jaxvae import bijectors as bijectors
@@ -95,10 +94,10 @@ from jaxvae.training import train_step as train_step
 if _typing.TYPE_CHECKING:
     from jaxvae import nn as nn
     from jaxvae import plots as plots
+else:
 
-
-def __getattr__(name: str) -> _types.ModuleType:
-    """`nn` and `plots` where they are first asked for, as they import Flax and matplotlib."""
-    if name in ("nn", "plots"):
-        return _importlib.import_module(f"jaxvae.{name}")
-    raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")
+    def __getattr__(name):
+        """`nn` and `plots` where they are first asked for, as they import Flax and matplotlib."""
+        if name in ("nn", "plots"):
+            return _importlib.import_module(f"jaxvae.{name}")
+        raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")

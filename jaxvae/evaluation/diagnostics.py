@@ -93,7 +93,7 @@ def _variance_of_mean(model: Any, rows: Tree, key: Key | None, num_samples: Coun
 
     n = len(jax.tree.leaves(rows)[0])
     keys = jax.random.split(key, n)
-    means, noise = of_each(_moments, model, (keys, rows), None, num_samples)
+    means, noise = of_each(_moments, model, (keys, rows), option=num_samples)
     return jax.tree.map(
         lambda m, v: jnp.var(m, axis=0) - (n - 1) / n * jnp.mean(v, axis=0), _finite(means), noise
     )
@@ -249,7 +249,9 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
 
     def point(model: Any) -> Terms:
         keys = jax.random.split(jax.random.clone(key), n)  # the same draws on purpose
-        return jax.tree.map(jnp.mean, of_each(_terms, model, (keys, rows), None, given is not None))
+        return jax.tree.map(
+            jnp.mean, of_each(_terms, model, (keys, rows), option=given is not None)
+        )
 
     return jax.lax.map(point, models)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -84,6 +85,11 @@ def columns_of(title: str, values: Tree, names: list[Any]) -> dict[str, np.ndarr
         parts = dict(zip(named, flat.T, strict=True))
     of_parts = (columns_of(join(name), part, []) for name, part in parts.items())
     return {name: column for columns in of_parts for name, column in columns.items()}
+
+
+def names_of_latents(like: Tree) -> list[str]:
+    """The columns of z, of the shapes of one z."""
+    return [*columns_of("z", jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape)), like), [])]
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -39,9 +39,6 @@ def lines(s: Summary) -> list[Line]:
     >>> lines(found)[0].value, lines(found)[0].trust
     ('-80.00', 'Yes. Another 100 rows would move it by about 0.90.')
     """
-    again = f"Yes. Another {s.rows:,} rows would move it by about {s.spread / np.sqrt(s.rows):.2f}."
-    again = again if s.rows > 1 else "Of this row: how it varies from row to row one can't say."
-    again = again if np.isfinite(s.elbo) else OUTSIDE
     sampled = f"{s.num_samples} importance samples for each of {s.estimated:,} rows"
     trust = trust_in(s)
     active = "unknown of one row" if s.active is None else f"{s.active} of {s.latents}"
@@ -50,7 +47,7 @@ def lines(s: Summary) -> list[Line]:
     return [
         Line("ELBO", f"{s.elbo:.2f}",
              "The bound that training raises: log p(x) is at least this, in nats a row.",
-             again),
+             trust_in_elbo(s)),
         Line("rate", f"{s.rate:.2f}",
              "KL(q(z|x) || p(z)): how much of x the latents hold, in nats.", "Yes."),
         Line("distortion", f"{s.distortion:.2f}",
@@ -68,6 +65,15 @@ def lines(s: Summary) -> list[Line]:
              "Those whose posterior mean varies from row to row, by more than 0.01.",
              "Yes." if s.rows >= 100 else f"Roughly: of {s.rows} rows."),
     ]  # fmt: skip
+
+
+def trust_in_elbo(s: Summary) -> str:
+    """By how much it varies from row to row."""
+    if not np.isfinite(s.elbo):
+        return OUTSIDE
+    if s.rows == 1:
+        return "Of this row: how it varies from row to row one can't say."
+    return f"Yes. Another {s.rows:,} rows would move it by about {s.spread / np.sqrt(s.rows):.2f}."
 
 
 def log_marginal_of(s: Summary) -> str:

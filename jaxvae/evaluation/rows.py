@@ -74,14 +74,14 @@ def check_values(owner: str, name: str, model: Model, xs: Tree) -> None:
     """
     if isinstance(xs, tuple) and len(xs) == 2 and is_masked(model):
         check_observed(owner, name, *xs)
-    if any(map(_holds_bytes, jax.tree.leaves(xs))):
+    if any(map(holds_bytes, jax.tree.leaves(xs))):
         check_bytes(owner, name, xs, event_like(model))
 
 
 def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
     if jax.tree.structure(xs) == jax.tree.structure(like):
         for leaf, one in zip(jax.tree.leaves(xs), jax.tree.leaves(like), strict=True):
-            if _holds_bytes(leaf) and jnp.issubdtype(one.dtype, jnp.floating):
+            if holds_bytes(leaf) and jnp.issubdtype(one.dtype, jnp.floating):
                 raise ValueError(
                     f"{owner}: {name} holds bytes up to {np.asarray(leaf).max()}, expected "
                     f"{one.dtype} as the model draws; scale them as in training, e.g. {name} / "
@@ -89,10 +89,17 @@ def check_bytes(owner: str, name: str, xs: Tree, like: Tree) -> None:
                 )
 
 
-def _holds_bytes(leaf: Tree) -> bool:
+def holds_bytes(leaf: Tree) -> bool:
     """Of more than zeros and ones."""
     stored = getattr(leaf, "dtype", None) == np.uint8 and not isinstance(leaf, Tracer)
     return stored and bool(np.size(leaf)) and np.asarray(leaf).max() > 1  # under jit, too
+
+
+UNSCORED: tuple[tuple[str, Callable[[Any], np.ndarray], str], ...] = (
+    ("-inf", np.isneginf, "which the likelihood gives no probability, as the scale or dtype of xs "
+     "is not that of training, or a value is out of range"),
+    ("NaN", np.isnan, "as there is NaN in them, or the model gives NaN"),
+)  # fmt: skip
 
 
 def warn_of_outside(owner: str, log_p: Tree) -> None:
@@ -107,13 +114,6 @@ def warn_of_outside(owner: str, log_p: Tree) -> None:
                 f"{rows[0]}, {why}; mend these rows or leave them out",
                 stacklevel=4,
             )
-
-
-UNSCORED: tuple[tuple[str, Callable[[Any], np.ndarray], str], ...] = (
-    ("-inf", np.isneginf, "which the likelihood gives no probability, as the scale or dtype of xs "
-     "is not that of training, or a value is out of range"),
-    ("NaN", np.isnan, "as there is NaN in them, or the model gives NaN"),
-)  # fmt: skip
 
 
 def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
@@ -133,8 +133,7 @@ def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
 
 def latents(owner: str, model: Model, zs: Rows) -> Iterator[Any]:
     """Batches of z."""
-    like = jax.eval_shape(lambda: prior(model).sample(jax.random.key(0)))
-    for _, batch in _batches(owner, "zs", zs, like):
+    for _, batch in _batches(owner, "zs", zs, latent_like(model)):
         yield np.asarray(batch, np.float32) if is_frame(batch) else batch
 
 
@@ -189,6 +188,11 @@ def _padded(rows: Tree, size: int) -> Any:
     """The last batch as long as the others, so that all are one program."""
     short = size - len(rows)
     return np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)]) if short else rows
+
+
+def latent_like(model: Model) -> Any:
+    """Shapes and dtypes of one z."""
+    return jax.eval_shape(lambda: prior(model).sample(jax.random.key(0)))
 
 
 def event_like(model: Model) -> Any:

@@ -26,12 +26,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.evaluation.frames import check_new, columns_of, nats_of
+from jaxvae.evaluation.frames import check_new, columns_of, names_of_latents, nats_of
 from jaxvae.evaluation.many_rows import each_row, paired_batches, with_ends
 from jaxvae.evaluation.one_row import (
     ahead,
@@ -49,10 +48,11 @@ from jaxvae.evaluation.rows import (
     Rows,
     events,
     first_model,
+    latent_like,
     latents,
     warn_of_outside,
 )
-from jaxvae.protocols import Model, prior
+from jaxvae.protocols import Model
 from jaxvae.pytrees import shown
 from jaxvae.training.batches import is_frame
 
@@ -106,7 +106,7 @@ def encode(
     """
     one = posterior_mean if key is None else posterior_draw
     if is_frame(xs):
-        check_new("encode", xs, columns_of("z", z_like(first_model(model, given)), []))
+        check_new("encode", xs, names_of_latents(latent_like(first_model(model, given))))
     rows = _rows("encode", model, xs, given)
     zs = each_row(one, model, key, rows, batch_size)
     return xs.assign(**columns_of("z", zs, [])) if is_frame(xs) else zs
@@ -291,12 +291,6 @@ def forecast(
     series = with_ends(first, events("forecast", first, xs), steps)
     how = {"steps": steps, "num_samples": num_samples, "quantiles": quantiles}
     return each_row(ahead, model, key, paired_batches("forecast", series, given), batch_size, **how)
-
-
-def z_like(model: Model) -> Any:
-    """z of one row, of zeros."""
-    like = jax.eval_shape(lambda: prior(model).sample(jax.random.key(0)))
-    return jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape)), like)
 
 
 def _rows(owner: str, model: Used, xs: Rows, given: Tree | None) -> Iterator[Any]:

@@ -14,6 +14,9 @@ as to any dict of arrays.
 
 from jaxvae.nn.causal_transformer import CausalTransformer as CausalTransformer
 from jaxvae.nn.column_kinds import infer_table as infer_table
+from jaxvae.nn.conditional import Concatenated as Concatenated
+from jaxvae.nn.conditional import Conditional as Conditional
+from jaxvae.nn.conditional import InPrecision as InPrecision
 from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
 from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
 from jaxvae.nn.convolutions import Down as Down
@@ -46,10 +49,7 @@ from jaxvae.nn.image_networks import ResidualDecoder as ResidualDecoder
 from jaxvae.nn.image_networks import ResidualEncoder as ResidualEncoder
 from jaxvae.nn.linen import linen_network as linen_network
 from jaxvae.nn.networks import MLP as MLP
-from jaxvae.nn.networks import Concatenated as Concatenated
-from jaxvae.nn.networks import Conditional as Conditional
 from jaxvae.nn.networks import GroupNorm as GroupNorm
-from jaxvae.nn.networks import InPrecision as InPrecision
 from jaxvae.nn.networks import Rescaled as Rescaled
 from jaxvae.nn.networks import ResidualMLP as ResidualMLP
 from jaxvae.nn.networks import WeightNormed as WeightNormed

@@ -1,4 +1,4 @@
-"""Activations that a network can be copied and pickled with."""
+"""Functions that a network can be copied, pickled and compared with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +25,17 @@ class Named:
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
         return f"partial({self.name}{options})" if options else self.name
+
+
+@dataclass(frozen=True)
+class WithOptions:
+    """A `functools.partial` that is equal to every other of the same function and options."""
+
+    function: Callable[..., Any]
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args: Array) -> Any:
+        return self.function(*args, **dict(self.options))
 
 
 def by_name(activation: Activation) -> Activation:

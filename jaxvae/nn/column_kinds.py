@@ -13,7 +13,10 @@ LONG_TAIL = "long tail: log?"  # why a number may be a log
 AN_INDEX = "all different: an index?"  # why whole numbers may be ignored
 MANY = 50  # categories, from where a column may be none
 DATES = "dates: make numbers of them"
-DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
+DATE = re.compile(
+    r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3\d{4}|\d{1,2}/\d{1,2}/\d{2})"
+    r"([ T]\d{1,2}:\d{2}.*)?"
+)
 
 
 @checked

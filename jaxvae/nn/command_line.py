@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.evaluation import active_units, export_model, use
-from jaxvae.evaluation.frames import columns_of, nats_of
-from jaxvae.evaluation.rows import is_masked
+from jaxvae.evaluation.frames import columns_of, names_of_latents, nats_of
+from jaxvae.evaluation.rows import is_masked, latent_like
 from jaxvae.nn.command_output import (
     TABLES,
     check_beside,
@@ -57,7 +57,7 @@ def encode(run: Path, data: Path, /, *, output: Path | None = None) -> None:
     """
     output = check_output(output or Path("latents.csv"), *TABLES)
     model, _, rows, xs = opened(run, data)
-    check_beside(output, rows.frame, columns_of("z", use.z_like(model), []))
+    check_beside(output, rows.frame, names_of_latents(latent_like(model)))
     columns = _files_of(rows) | columns_of("z", use.encode(model, xs), [])
     write_columns(output, columns, rows.frame)
 

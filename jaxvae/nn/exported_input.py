@@ -13,6 +13,8 @@ from jaxvae.nn.preparation import table_of
 from jaxvae.nn.stored_units import Coded, Scaled, of_stored
 from jaxvae.nn.tables import Column, Table
 
+COARSEST = 0.01  # of a column's deviation, to which float32 may round it
+
 
 def exported_input(
     model: Any, preparation: Mapping[str, Any], what: str
@@ -63,9 +65,6 @@ def _check_kept(preparation: Mapping[str, Any]) -> None:
                 "float32, which the exported function takes, can tell apart; subtract a constant "
                 "from it and train again, or use the model in Python"
             )
-
-
-COARSEST = 0.01  # of a column's deviation, to which float32 may round it
 
 
 def _shapes(x: Any) -> str:

@@ -17,11 +17,12 @@ from jaxvae.distributions import Poisson, StandardNormal
 from jaxvae.model import VAE
 from jaxvae.nn.column_kinds import LONG_TAIL, has_long_tail
 from jaxvae.nn.command_output import say
+from jaxvae.nn.conditional import Conditional
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.data_files import DataRefusedError, Rows, check_counts, read_rows
 from jaxvae.nn.heads import BernoulliHead, HeadOf, NormalHead, Positive
 from jaxvae.nn.model_folders import is_saved, refuse_other
-from jaxvae.nn.networks import MLP, Conditional
+from jaxvae.nn.networks import MLP
 from jaxvae.nn.preparation import (
     as_images,
     check_rows,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import isqrt, prod
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jaxvae.distributions import (
     OneHotCategorical,
     Product,
 )
+from jaxvae.nn.activations import WithOptions
 from jaxvae.nn.modules import Module
 
 D = TypeVar("D", covariant=True)
@@ -110,17 +111,6 @@ def Real(*shape: int | str) -> Parameter:
 def Positive(*shape: int | str) -> Parameter:
     """A parameter that is positive: softplus(raw) + 1e-6."""
     return Parameter(shape, positive=True)
-
-
-@dataclass(frozen=True)
-class WithOptions:
-    """A `functools.partial` that is equal to every other of the same function and options."""
-
-    function: Callable[..., Any]
-    options: tuple[tuple[str, Any], ...]
-
-    def __call__(self, *args: Array) -> Any:
-        return self.function(*args, **dict(self.options))
 
 
 @dataclass(frozen=True)

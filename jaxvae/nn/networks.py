@@ -1,121 +1,22 @@
-"""A conditional is a network followed by a head; the dense network."""
+"""Dense networks, and what stands between and around layers."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import prod
-from typing import Any, Generic
+from typing import Any
 
-import chex
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 
-from jaxvae.checks import Count, Tree, a_class_of, check_shape, checked
+from jaxvae.checks import Count, Tree, check_shape, checked
 from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
-from jaxvae.nn.heads import D, Head, Shape
+from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import Linear
 from jaxvae.nn.modules import Module
 from jaxvae.training.preprocessing import stored
-
-
-class Conditional(Module, Generic[D]):
-    """p(out | in): a network followed by a head, called on one example, returning a distribution.
-
-    Args:
-      network: `(in_shape, out_shape, *, rngs) -> module`: `MLP`, or a `functools.partial` of it.
-      head: what makes the raw output a distribution.
-      in_shape: shape of what is conditioned on.
-      event_shape: shape of an event of the distribution.
-      dtype: what the network computes in, `jnp.bfloat16` for mixed precision; by default that of
-        its parameters. These keep their dtype, and so does the output that the head sees.
-
-    Raises:
-      AssertionError: when called, if the network's output has not the shape that the head needs.
-
-    >>> from jaxvae.nn import BernoulliHead, NormalHead
-    >>> rngs = nnx.Rngs(0)
-    >>> encode = Conditional(MLP, NormalHead(), (28, 28, 1), (20,), rngs=rngs)
-    >>> decode = Conditional(MLP, BernoulliHead(), (20,), (28, 28, 1), rngs=rngs)
-    >>> q = encode(jnp.zeros((28, 28, 1)))
-    >>> q.mean().shape, decode(q.mean()).mean().shape
-    ((20,), (28, 28, 1))
-    """
-
-    @checked
-    def __init__(
-        self,
-        network: Callable[..., nnx.Module],
-        head: Head[D],
-        in_shape: Shape,
-        event_shape: Shape,
-        *,
-        dtype: DTypeLike | None = None,
-        rngs: nnx.Rngs,
-    ):
-        self.raw_shape = head.raw_shape(event_shape)
-        self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
-        self.head, self.dtype = head, dtype
-
-    def __call__(self, x: Tree, /) -> D:
-        try:
-            raw = self._raw(x)
-        except Exception as error:
-            given = ", ".join(map(_said, jax.tree.leaves(x)))
-            error.add_note(f"{type(self.network).__name__} was given one example, {given}")
-            raise
-        chex.assert_shape(
-            raw, self.raw_shape, custom_message="a network's output is what its head needs"
-        )
-        return self.head(raw)
-
-    def _raw(self, x: Tree) -> Array:
-        return self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
-
-
-class Concatenated(Module):
-    """A network or `Conditional` of several arrays side by side: (a [n], b [m]) -> network([a, b]).
-
-    As q(z_t|z_{t-1}, h_t), which hears a pair. Arrays of more axes are flattened.
-
-    >>> from jaxvae.nn import NormalHead
-    >>> rngs = nnx.Rngs(0)
-    >>> infer = Concatenated(Conditional(MLP, NormalHead(), (3 + 4,), (2,), rngs=rngs))
-    >>> infer((jnp.ones(3), jnp.ones((2, 2)))).mean().shape
-    (2,)
-    """
-
-    def __init__(self, network: Callable[[Array], Any]):
-        self.network = network
-
-    def __call__(self, parts: Tree) -> Any:
-        return self.network(jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(parts)]))
-
-
-def _said(leaf: Tree) -> str:
-    arrays = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
-    return f"{leaf.dtype}{list(leaf.shape)}" if arrays else a_class_of(leaf)
-
-
-def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> Array:
-    """network(x), computed in `dtype` and returned in the precision of its parameters."""
-
-    def cast(leaf: Any) -> Any:
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    params = nnx.state(network, nnx.Param)
-    inside = jax.tree.map(lambda leaf: leaf, network)  # a copy, whose statistics stay in float32
-    nnx.update(inside, jax.tree.map(cast, params))
-    for _, layer in nnx.iter_modules(inside):
-        if isinstance(layer, nnx.Linear) and layer.dot_general is jax.lax.dot_general:
-            layer.dot_general = onednn.dot_general
-    y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
-    nnx.update(network, nnx.state(inside, nnx.Not(nnx.Param)))  # what it keeps, as statistics
-    return y
-
 
 Norm = Callable[..., Any]
 """`(width, *, rngs) -> module`: `nnx.BatchNorm`, `nnx.LayerNorm`, `GroupNorm`."""
@@ -133,6 +34,7 @@ class GroupNorm(Module):
     Raises:
       ValueError: the groups are not of equal size, or of one channel, whose norm is 0.
 
+    >>> from jax import numpy as jnp
     >>> norm = GroupNorm(4, num_groups=2, rngs=nnx.Rngs(0))
     >>> norm(jnp.array([1.0, 3.0, 5.0, 5.0])).round(3).tolist()
     [-1.0, 1.0, 0.0, 0.0]
@@ -156,6 +58,7 @@ def WeightNormed(n: int, m: int, *, rngs: nnx.Rngs) -> nnx.WeightNorm:
 
     Salimans & Kingma 2016, equation 2, by flax.
 
+    >>> from jax import numpy as jnp
     >>> layer = WeightNormed(3, 2, rngs=nnx.Rngs(0))
     >>> columns = layer(jnp.eye(3))
     >>> jnp.linalg.norm(columns, axis=0).round(3).tolist()
@@ -230,6 +133,7 @@ class ResidualMLP(Module):
       depth: how many blocks.
       activation, norm, dropout, dense: as in `MLP`.
 
+    >>> from jax import numpy as jnp
     >>> ResidualMLP((8, 8, 1), (2,), depth=3, rngs=nnx.Rngs(0))(jnp.ones((8, 8, 1))).shape
     (2,)
     """
@@ -275,8 +179,9 @@ class Rescaled(Module):
       network: `(in_shape, out_shape, *, rngs) -> module`, of one input and the output.
       max_value: the largest value stored, as in `rescale`: by default 255 for uint8.
 
+    >>> from jax import numpy as jnp
     >>> from functools import partial
-    >>> from jaxvae.nn import NormalHead
+    >>> from jaxvae.nn import Conditional, NormalHead
     >>> encoder = partial(Rescaled, MLP)
     >>> encode = Conditional(encoder, NormalHead(), (8, 8, 1), (2,), rngs=nnx.Rngs(0))
     >>> encode(jnp.zeros((8, 8, 1), jnp.uint8)).mean().shape
@@ -299,35 +204,3 @@ class Rescaled(Module):
     def __call__(self, x: Tree) -> Array:
         y, max_value = stored(x, self.max_value, "nn.Rescaled")
         return self.network(2.0 * y / max_value - 1.0)
-
-
-class InPrecision(Module):
-    """A network that computes in another precision, where no `Conditional` is about it.
-
-    Its parameters keep their dtype, and so does its output.
-
-    Args:
-      network: `(in_shape, out_shape, *, rngs) -> module`.
-      dtype: of what is computed, `jnp.bfloat16` for mixed precision.
-
-    >>> from functools import partial
-    >>> encoder = partial(InPrecision, MLP, dtype=jnp.bfloat16)
-    >>> encoder((3,), (2,), rngs=nnx.Rngs(0))(jnp.ones(3)).dtype.name
-    'float32'
-    """
-
-    @checked
-    def __init__(
-        self,
-        network: Callable[..., nnx.Module],
-        in_shape: Shape,
-        out_shape: Shape,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        self.network: Any = network(in_shape, out_shape, rngs=rngs)
-        self.dtype = dtype
-
-    def __call__(self, x: Tree) -> Array:
-        return _in_precision(self.dtype, self.network, x)

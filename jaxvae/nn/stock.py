@@ -9,9 +9,10 @@ from flax import nnx
 from jaxvae.checks import Count, Tree, check_array, checked
 from jaxvae.distributions import DiscretizedLogistic, StandardNormal
 from jaxvae.model import VAE
+from jaxvae.nn.conditional import Conditional
 from jaxvae.nn.convolutions import ConvDecoder, ConvEncoder
 from jaxvae.nn.heads import Head, HeadOf, NormalHead, Positive, Real, Shape
-from jaxvae.nn.networks import MLP, Conditional, Rescaled
+from jaxvae.nn.networks import MLP, Rescaled
 from jaxvae.nn.shared_heads import SharedScaleHead
 from jaxvae.nn.tables import Table, TableNetwork
 

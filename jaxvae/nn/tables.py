@@ -32,6 +32,7 @@ from jaxvae.nn.modules import Module
 
 KINDS = ("number", "log", "category", "ignored")
 NUMBERS = ("number", "log")
+OF_DATES = "; days are numbers: (frame[name] - frame[name].min()).dt.total_seconds() / 86400"
 
 
 class Column(NamedTuple):
@@ -198,9 +199,6 @@ def floats_of(series: Any) -> np.ndarray:
                 "NaN"
             )
     return numbers
-
-
-OF_DATES = "; days are numbers: (frame[name] - frame[name].min()).dt.total_seconds() / 86400"
 
 
 def seen_of(column: Column, numbers: np.ndarray) -> np.ndarray:

@@ -133,10 +133,13 @@ def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 def _others(model: object, places: Mapping[str, Place]) -> list[str]:
     """Paths of parameters that are in no layer that is known."""
-    is_param = lambda part: isinstance(part, nnx.Param)  # noqa: E731
-    flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_param)
-    paths = [_name(model, path) for path, part in flat if is_param(part)]
+    flat = jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_param)
+    paths = [_name(model, path) for path, part in flat if _is_param(part)]
     return [p for p in paths if not any(p.startswith(f"{place}.") or not place for place in places)]
+
+
+def _is_param(part: object) -> bool:
+    return isinstance(part, nnx.Param)
 
 
 def _is_layer(part: object) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxvae.checks import Count, Floats, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import decode_all
+from jaxvae.evaluation.rows import holds_bytes
 from jaxvae.plots.style import BLUE, GREY, RED, figure, matplotlib, styled
 from jaxvae.protocols import Model
 
@@ -37,14 +38,9 @@ def mosaic(images: Numbers, columns: Count, *, gap: int = 1) -> np.ndarray:
     return canvas
 
 
-def are_bytes(xs: Tree) -> bool:
-    """Whether they are pixels as they are stored, and not zeros and ones."""
-    return getattr(xs, "dtype", None) == np.uint8 and np.max(xs, initial=0) > 1
-
-
 def in_colour(images: Any) -> np.ndarray:
     """Images [n, H, W] or [n, H, W, C], any C, as [n, H, W', 3], clipped to [0, 1]."""
-    images = np.asarray(images) / 255.0 if are_bytes(images) else images
+    images = np.asarray(images) / 255.0 if holds_bytes(images) else images
     images = np.clip(np.asarray(images, np.float32), 0.0, 1.0)
     images = images[..., None] if images.ndim == 3 else images
     n, h, _, channels = images.shape

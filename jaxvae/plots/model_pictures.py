@@ -9,10 +9,9 @@ import numpy as np
 from jaxvae.batching import batch_size
 from jaxvae.checks import Key, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import encode_all, use
-from jaxvae.evaluation.rows import first_model
+from jaxvae.evaluation.rows import first_model, holds_bytes
 from jaxvae.evaluation.use import Used
 from jaxvae.plots.figures import (
-    are_bytes,
     check_labels,
     image_grid,
     in_colour,
@@ -62,7 +61,7 @@ def pictures(
     """
     check_labels("pictures", labels, batch_size(xs, "pictures"))
     first = first_model(model, given)
-    full = float((255.0 if are_bytes(xs) else 1.0) if full is None else full)
+    full = float((255.0 if holds_bytes(xs) else 1.0) if full is None else full)
     found = _images(model, key, xs, given, full) if are_images(xs, prior(first), full) else {}
     if rates is not None:
         found["latent_rates"] = latent_rates(rates)

@@ -37,7 +37,7 @@ class Ahead:
                 if self.closed.is_set():
                     return
             self._put((None, StopIteration()))
-        except BaseException as error:  # of a SystemExit, too, who asks has to hear
+        except BaseException as error:  # SystemExit too, or who asks would wait for ever
             self._put((None, error))
 
     def _put(self, made: Tree) -> None:

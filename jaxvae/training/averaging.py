@@ -59,11 +59,11 @@ def average_parameters(decay: Scalar) -> optax.GradientTransformation:
 
     a_0 = theta_0,   a_t = d_t a_{t-1} + (1 - d_t) theta_t,   d_t = min(decay, t / (t + 9))
 
-    A step t before 9 decay / (1 - decay) so has the average of the last tenth of the steps, in
-    which little is left of the parameters that the run began with. It leaves the updates as they
-    are and has to be the last of a chain, where they are what the parameters will be moved by. In
-    the state of the optimiser the average trains, scans, vmaps and is saved with the rest;
-    `averaged_model(state)` is the model to evaluate.
+    Until step 9 decay / (1 - decay) the average is of the last tenth of the steps, which holds
+    little of the parameters that the run began with. It leaves the updates as they are and has to
+    be the last of a chain, where they are what the parameters will be moved by. In the state of the
+    optimiser the average trains, scans, vmaps and is saved with the rest; `averaged_model(state)`
+    is the model to evaluate.
     Polyak & Juditsky 1992; for deep hierarchies: Child 2021; d_t as in TensorFlow's
     `ExponentialMovingAverage`.
 

@@ -55,6 +55,7 @@ class Watch:
         self.store = None if checkpoints is None else Store(checkpoints, key, source)
         self.folder = None if checkpoints is None else Path(checkpoints.folder)
         self.parts: list[Metrics] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of each metric at a step
 
     def __enter__(self) -> "Watch":
         if self.store is not None:
@@ -86,6 +87,7 @@ class Watch:
         if self.store is not None:
             state, metrics = self.store.restore(state, identity())
             self.parts += [metrics] if metrics else []
+            self.shapes |= {name: np.shape(values)[1:] for name, values in metrics.items()}
         return state
 
     def begin(self, state: TrainState) -> None:
@@ -116,13 +118,13 @@ class Watch:
         return state
 
     def _check_shapes(self, metrics: Metrics) -> None:
-        """ValueError where an array of a callback has another shape than at the look before."""
-        for name in metrics.keys() & (self.parts[-1].keys() if self.parts else set()):
-            before, now = np.shape(self.parts[-1][name])[1:], np.shape(metrics[name])[1:]
-            if before != now:
+        """ValueError where an array of a callback has another shape than it had before."""
+        for name, values in metrics.items():
+            now = np.shape(values)[1:]
+            if (before := self.shapes.setdefault(name, now)) != now:
                 raise ValueError(
                     f"fit: {name!r} of a callback has shape {now} at step {int(self.state.step)}, "
-                    f"expected {before}, as at the look before"
+                    f"expected {before}, as it was measured before"
                 )
 
     def _methods(self, name: str) -> list[Callable[[Any], Any]]:

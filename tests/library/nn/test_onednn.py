@@ -15,9 +15,10 @@ from jax import export
 
 import jaxvae
 from jaxvae.nn import ConvDecoder, ConvEncoder, onednn
+from jaxvae.nn.conditional import Conditional
 from jaxvae.nn.convolutions import Down, Up, convolution_down, convolution_up
 from jaxvae.nn.heads import NormalHead
-from jaxvae.nn.networks import MLP, Conditional
+from jaxvae.nn.networks import MLP
 from jaxvae.nn.residual import Convolution, convolution
 
 here = pytest.mark.skipif(not onednn.ready(), reason="needs the extra `onednn` and a C++ compiler")

@@ -1,0 +1,144 @@
+"""A network with a head, which is a conditional distribution."""
+
+from collections.abc import Callable
+from typing import Any, Generic
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxvae.checks import Tree, a_class_of, checked
+from jaxvae.nn import onednn
+from jaxvae.nn.heads import D, Head, Shape
+from jaxvae.nn.modules import Module
+
+
+class Conditional(Module, Generic[D]):
+    """p(out | in): a network followed by a head, called on one example, returning a distribution.
+
+    Args:
+      network: `(in_shape, out_shape, *, rngs) -> module`: `MLP`, or a `functools.partial` of it.
+      head: what makes the raw output a distribution.
+      in_shape: shape of what is conditioned on.
+      event_shape: shape of an event of the distribution.
+      dtype: what the network computes in, `jnp.bfloat16` for mixed precision; by default that of
+        its parameters. These keep their dtype, and so does the output that the head sees.
+
+    Raises:
+      AssertionError: when called, if the network's output has not the shape that the head needs.
+
+    >>> from jaxvae.nn import MLP, BernoulliHead, NormalHead
+    >>> rngs = nnx.Rngs(0)
+    >>> encode = Conditional(MLP, NormalHead(), (28, 28, 1), (20,), rngs=rngs)
+    >>> decode = Conditional(MLP, BernoulliHead(), (20,), (28, 28, 1), rngs=rngs)
+    >>> q = encode(jnp.zeros((28, 28, 1)))
+    >>> q.mean().shape, decode(q.mean()).mean().shape
+    ((20,), (28, 28, 1))
+    """
+
+    @checked
+    def __init__(
+        self,
+        network: Callable[..., nnx.Module],
+        head: Head[D],
+        in_shape: Shape,
+        event_shape: Shape,
+        *,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.raw_shape = head.raw_shape(event_shape)
+        self.network: Any = network(in_shape, self.raw_shape, rngs=rngs)
+        self.head, self.dtype = head, dtype
+
+    def __call__(self, x: Tree, /) -> D:
+        try:
+            raw = self._raw(x)
+        except Exception as error:
+            given = ", ".join(map(_said, jax.tree.leaves(x)))
+            error.add_note(f"{type(self.network).__name__} was given one example, {given}")
+            raise
+        chex.assert_shape(
+            raw, self.raw_shape, custom_message="a network's output is what its head needs"
+        )
+        return self.head(raw)
+
+    def _raw(self, x: Tree) -> Array:
+        return self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
+
+
+class Concatenated(Module):
+    """A network or `Conditional` of several arrays side by side: (a [n], b [m]) -> network([a, b]).
+
+    As q(z_t|z_{t-1}, h_t), which hears a pair. Arrays of more axes are flattened.
+
+    >>> from jaxvae.nn import MLP, NormalHead
+    >>> rngs = nnx.Rngs(0)
+    >>> infer = Concatenated(Conditional(MLP, NormalHead(), (3 + 4,), (2,), rngs=rngs))
+    >>> infer((jnp.ones(3), jnp.ones((2, 2)))).mean().shape
+    (2,)
+    """
+
+    def __init__(self, network: Callable[[Array], Any]):
+        self.network = network
+
+    def __call__(self, parts: Tree) -> Any:
+        return self.network(jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(parts)]))
+
+
+def _said(leaf: Tree) -> str:
+    arrays = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+    return f"{leaf.dtype}{list(leaf.shape)}" if arrays else a_class_of(leaf)
+
+
+class InPrecision(Module):
+    """A network that computes in another precision, where no `Conditional` is about it.
+
+    Its parameters keep their dtype, and so does its output.
+
+    Args:
+      network: `(in_shape, out_shape, *, rngs) -> module`.
+      dtype: of what is computed, `jnp.bfloat16` for mixed precision.
+
+    >>> from functools import partial
+    >>> from jaxvae.nn import MLP
+    >>> encoder = partial(InPrecision, MLP, dtype=jnp.bfloat16)
+    >>> encoder((3,), (2,), rngs=nnx.Rngs(0))(jnp.ones(3)).dtype.name
+    'float32'
+    """
+
+    @checked
+    def __init__(
+        self,
+        network: Callable[..., nnx.Module],
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.network: Any = network(in_shape, out_shape, rngs=rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: Tree) -> Array:
+        return _in_precision(self.dtype, self.network, x)
+
+
+def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> Array:
+    """network(x), computed in `dtype` and returned in the precision of its parameters."""
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    params = nnx.state(network, nnx.Param)
+    inside = jax.tree.map(lambda leaf: leaf, network)  # a copy, whose statistics stay in float32
+    nnx.update(inside, jax.tree.map(cast, params))
+    for _, layer in nnx.iter_modules(inside):
+        if isinstance(layer, nnx.Linear) and layer.dot_general is jax.lax.dot_general:
+            layer.dot_general = onednn.dot_general
+    y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
+    nnx.update(network, nnx.state(inside, nnx.Not(nnx.Param)))  # what it keeps, as statistics
+    return y
