@@ -12,7 +12,7 @@ import optax
 import jaxvae
 from jaxvae import evaluation
 from jaxvae.bounds import log_mean_exp
-from jaxvae.training import average_parameters
+from jaxvae.training import average_parameters, json_lines
 
 AVERAGED = 0.02  # of the steps, the last of which are in the average of the parameters
 
@@ -30,7 +30,10 @@ def train(
     callbacks: Any = (),
     **schedules: Any,
 ) -> Any:
-    """The state after all epochs, by Adam's rate that falls to 0 along a cosine."""
+    """The state after all epochs, by Adam's rate that falls to 0 along a cosine.
+
+    What is looked at on the way is in metrics.jsonl of the folder.
+    """
     steps = epochs * (len(images) // batch_size)
     rate = optax.cosine_decay_schedule(learning_rate, steps)
     last = max(AVERAGED * steps, 1.0)
@@ -42,7 +45,7 @@ def train(
         images,
         epochs=epochs,
         batch_size=batch_size,
-        callbacks=callbacks,
+        callbacks=[*callbacks, json_lines(folder / "metrics.jsonl")],
         checkpoints=jaxvae.Checkpoints(folder, keep=1),
         **schedules,
     )

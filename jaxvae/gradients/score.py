@@ -43,7 +43,8 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
     # each row without its own, not by subtraction: of two weights of 0 that is NaN
     others = jnp.sum(jnp.where(jnp.eye(k, dtype=bool), 0.0, rows), axis=1) / (k - 1)
     b = jax.vmap(lambda i, other: reduction(l.at[i].set(other)))(each, others)
-    return jnp.where(jnp.isfinite(b), b, 0.0)  # without any other weight, no baseline
+    b = jnp.where(jnp.isfinite(b), b, 0.0)  # without any other weight, no baseline
+    return jax.lax.stop_gradient(b)  # of R's own parameters too: nothing here is learned
 
 
 def learned_baseline(value: Any) -> Baseline:
@@ -113,7 +114,7 @@ def wake(
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
     held = hold("the posterior", q)
     l, aux = over_samples(lambda z: term(held, z, log_density(held, z)))(z)
-    w = jax.grad(reduction)(jax.lax.stop_gradient(l))
+    w = jax.lax.stop_gradient(jax.grad(reduction)(jax.lax.stop_gradient(l)))
     score = weight * jnp.sum(w * over_samples(lambda z: log_density(q, z))(z))
     return reduction(l) + (score - jax.lax.stop_gradient(score)), aux
 

@@ -710,3 +710,16 @@ def test_a_weight_of_zero_leaves_the_value(gradient):
     assert np.sum(np.isneginf(plain)) < 10  # all three the impossible one
     np.testing.assert_allclose(value, plain, rtol=1e-5)
     assert np.all(np.isfinite(slope))
+
+
+@pytest.mark.parametrize("gradient", [score_function, vimco, wake, doubly_reparameterized])
+def test_the_reductions_own_parameter_has_its_slope_at_fixed_samples(gradient):
+    model, key, x = ladder(LADDER), jax.random.key(0), 1.5
+
+    def slope(gradient):
+        def bound(alpha):
+            return renyi(model, key, x, num_samples=3, alpha=alpha, gradient=gradient)[0]
+
+        return jax.grad(bound)(jnp.array(0.3))
+
+    np.testing.assert_allclose(slope(gradient), slope(pathwise), rtol=1e-5)
