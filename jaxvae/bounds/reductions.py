@@ -51,7 +51,10 @@ def log_power_mean(log_w: LogWeights, *, power: Scalar) -> Array:
     by_series = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(small, y, 0.0))))
     p = jnp.where(power == 0.0, 1.0, power)
     directly = log_mean_exp(jnp.where(small, 0.0, power * log_w))
-    return jnp.where(small, mean + by_series / p, directly / p)
+    # at 0 the slope in p is half the variance
+    half_variance = 0.5 * jnp.mean(jnp.square(jnp.where(jnp.isfinite(mean), log_w - mean, 0.0)))
+    slope = jnp.where(power == 0.0, power * jax.lax.stop_gradient(half_variance), 0.0)
+    return jnp.where(small, mean + by_series / p, directly / p) + slope
 
 
 @jax.custom_jvp

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree
-from jaxvae.protocols import distribution, has_path, log_density, traced
+from jaxvae.protocols import distribution, has_path, log_density, log_density_relaxed, traced
 from jaxvae.pytrees import wide
 
 
@@ -84,6 +84,9 @@ class Autoregressive:
 
     def log_prob(self, z: Tree) -> Array:
         return log_density(self._given(z), z)
+
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        return log_density_relaxed(self._given(z), z)
 
     @property
     def _stepwise(self) -> bool:

@@ -10,17 +10,28 @@ from jax.typing import DTypeLike
 
 from jaxvae.checks import Leaf, Tree, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak, log_poisson_peak
-from jaxvae.distributions.special import sigmoid, softplus
+from jaxvae.distributions.special import floating, sigmoid, softplus
 from jaxvae.protocols import distribution
-from jaxvae.pytrees import stacked
+from jaxvae.pytrees import stacked, wide
 
 
 def _counts(owner: str, x: Tree, dtype: DTypeLike) -> tuple[Array, Array]:
     """x as floats, 0 in place of what is no count, and whether all are."""
-    counts = jnp.asarray(x).astype(dtype)
-    valid = (counts >= 0) & (counts == jnp.floor(counts)) & jnp.isfinite(counts)
+    counts = jnp.asarray(x).astype(wide(jnp.zeros((), dtype)).dtype)
+    valid = (counts >= 0) & (counts == jnp.floor(counts)) & (counts < jnp.inf)
+    counts = jnp.minimum(counts, float(jnp.finfo(dtype).max)).astype(dtype)
     expected = "whole numbers of at least 0: raw counts, not scaled ones nor their logarithms"
     return jnp.where(valid, counts, 0.0), within(owner, x, valid, expected)
+
+
+def _draw(key: Array, rate: Array) -> Array:
+    """A Poisson's, in the dtype of its rate: where int32 may not hold it, a normal's, rounded."""
+    count_key, eps_key = jax.random.split(key)
+    few = rate < 1e8
+    x = jax.random.poisson(count_key, jnp.where(few, rate, 0.0), rate.shape).astype(rate.dtype)
+    eps = jax.random.normal(eps_key, rate.shape, rate.dtype)
+    many = jnp.round(rate * (1.0 + eps * jax.lax.rsqrt(jnp.where(few, 1.0, rate))))
+    return jnp.where(few, x, many)
 
 
 @distribution
@@ -44,11 +55,10 @@ class Poisson:
         return jnp.shape(self.rate)
 
     def sample(self, key: Array) -> Array:
-        rate = jnp.asarray(self.rate)
-        return jax.random.poisson(key, rate, self.shape).astype(rate.dtype)
+        return _draw(key, floating(self.rate))
 
     def log_prob(self, x: Tree) -> Array:
-        rate = jnp.asarray(self.rate)
+        rate = floating(self.rate)
         x, valid = _counts("Poisson.log_prob", x, rate.dtype)
         return jnp.where(valid, jnp.sum(log_poisson_peak(x) - deviance(x, rate)), -jnp.inf)
 
@@ -91,12 +101,12 @@ class NegativeBinomial:
 
     def sample(self, key: Array) -> Array:
         rate_key, count_key = jax.random.split(key)
-        r = jnp.asarray(self.total_count)
+        r = floating(self.total_count)
         rate = jax.random.gamma(rate_key, r, self.shape, r.dtype) * jnp.exp(self.logits)
-        return jax.random.poisson(count_key, rate, self.shape).astype(r.dtype)
+        return _draw(count_key, rate)
 
     def log_prob(self, x: Tree) -> Array:
-        r, l = jnp.asarray(self.total_count), jnp.asarray(self.logits)
+        r, l = floating(self.total_count), floating(self.logits)
         x, valid = _counts("NegativeBinomial.log_prob", x, r.dtype)
         n, log_n = r + x, jnp.log(r + x)
         # of n trials, what it costs that x succeed and r fail

@@ -22,7 +22,7 @@ from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from jaxvae.checks import Numbers
-from jaxvae.distributions.special import LARGE, finite, stirling
+from jaxvae.distributions.special import LARGE, finite, floating, stirling
 
 
 def deviance(a: Any, b: Any, log_b: Any = None) -> Array:
@@ -38,7 +38,7 @@ def deviance(a: Any, b: Any, log_b: Any = None) -> Array:
     >>> round(float(deviance(2.0, 3.0)), 5), float(deviance(0.0, 3.0)), float(deviance(1.0, 0.0))
     (0.18907, 3.0, inf)
     """
-    a, b = jnp.asarray(a), jnp.asarray(b)
+    a, b = floating(a), floating(b)
     if log_b is None:
         positive = b > 0  # at 0 the derivative of b alone counts
         log_b = jnp.where(positive, jnp.log(jnp.where(positive, b, 1.0)), -jnp.inf)
@@ -124,7 +124,7 @@ def log_gamma_peak_slope(a: Numbers) -> Array:
     >>> round(float(log_gamma_peak_slope(jnp.array(1.0))), 5)  # Euler's constant
     0.57722
     """
-    a = jnp.asarray(a)
+    a = floating(a)
     return jax.jvp(log_gamma_peak, (a,), (jnp.ones_like(a),))[1]
 
 

@@ -233,12 +233,15 @@ def unimix(logits: Floats, *, share: Scalar = 0.01) -> Array:
     [0.75, 0.25]
     """
     k = logits_shape("unimix", logits, axes=1)[-1]
-    return jnp.logaddexp(jnp.log1p(-share) + jax.nn.log_softmax(logits), jnp.log(share / k))
+    log_p, least = jnp.log1p(-share) + jax.nn.log_softmax(logits), jnp.log(share / k)
+    possible = jnp.maximum(log_p, least) > -jnp.inf  # else logaddexp has no gradient
+    return jnp.where(possible, jnp.logaddexp(jnp.where(possible, log_p, 0.0), least), -jnp.inf)
 
 
 def _choices(k: int, shape: tuple[int, ...]) -> Array:
     """Every way to choose one of k in each place of `shape`: integers [k^n, *shape]."""
-    return combinations((k,) * math.prod(shape)).reshape(-1, *shape)
+    chosen = combinations((k,) * math.prod(shape))
+    return chosen.reshape(len(chosen), *shape)
 
 
 def combinations(sizes: Sequence[int]) -> Array:
@@ -249,4 +252,4 @@ def combinations(sizes: Sequence[int]) -> Array:
             f"{math.prod(sizes)} events, expected at most 2^20; use gradient=score_function or "
             "vimco, which sample"
         )
-    return jnp.indices(sizes).reshape(len(sizes), -1).T
+    return jnp.indices(sizes).reshape(len(sizes), math.prod(sizes)).T

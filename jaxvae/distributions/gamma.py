@@ -12,8 +12,9 @@ from jax import Array
 
 from jaxvae.checks import Leaf, Tree, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak
+from jaxvae.distributions.special import floating, rounding
 from jaxvae.protocols import check_factor, distribution
-from jaxvae.pytrees import stacked
+from jaxvae.pytrees import stacked, wide
 
 
 @distribution
@@ -39,15 +40,15 @@ class Gamma:
         return jnp.shape(self.concentration)
 
     def sample(self, key: Array) -> Array:
-        a = jnp.asarray(self.concentration)
+        a = floating(self.concentration)
         z = jnp.exp(jax.random.loggamma(key, a, self.shape, a.dtype)) / self.rate
         return jnp.maximum(z, jnp.finfo(a.dtype).tiny)
 
     def log_prob(self, z: Tree) -> Array:
         inside = within("Gamma.log_prob", z, (z > 0) & (z < jnp.inf), "positive numbers")
         z = jnp.where(inside, z, 1.0)
-        a, log_z = jnp.asarray(self.concentration), jnp.log(z)
-        gap = deviance(a, self.rate * z, jnp.log(self.rate) + log_z)
+        a, rate, log_z = floating(self.concentration), floating(self.rate), jnp.log(z)
+        gap = deviance(a, rate * z, jnp.log(rate) + log_z)
         return jnp.where(inside, jnp.sum(log_gamma_peak(a) - gap - log_z), -jnp.inf)
 
     def mean(self) -> Array:
@@ -59,7 +60,7 @@ class Gamma:
     def times(self, other: "Gamma") -> "Gamma":
         """Of rates that add up; proper where the concentrations are more than 1 together."""
         check_factor(self, other)
-        a = jnp.asarray(self.concentration) + other.concentration - 1.0
+        a = floating(self.concentration) + other.concentration - 1.0
         return Gamma(a, jnp.asarray(self.rate) + other.rate)
 
 
@@ -86,15 +87,17 @@ class Beta:
         return jnp.shape(self.a)
 
     def sample(self, key: Array) -> Array:
-        a = jnp.asarray(self.a)
-        z = jax.random.beta(key, a, jnp.broadcast_to(self.b, self.shape), self.shape, a.dtype)
+        a = floating(self.a)
+        z = jax.random.beta(
+            key, a, jnp.broadcast_to(floating(self.b), self.shape), self.shape, a.dtype
+        )
         info = jnp.finfo(a.dtype)
         return jnp.clip(z, info.tiny, 1.0 - info.epsneg)
 
     def log_prob(self, z: Tree) -> Array:
         inside = within("Beta.log_prob", z, (z > 0) & (z < 1), "numbers between 0 and 1")
         z = jnp.where(inside, z, 0.5)
-        a, b = jnp.asarray(self.a), jnp.broadcast_to(self.b, self.shape)
+        a, b = floating(self.a), jnp.broadcast_to(floating(self.b), self.shape)
         log_p = _log_part(a, a + b, z, jnp.log(z)) + _log_part(b, a + b, 1.0 - z, jnp.log1p(-z))
         return jnp.where(inside, jnp.sum(log_p - log_gamma_peak(a + b)), -jnp.inf)
 
@@ -128,21 +131,27 @@ class Dirichlet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.concentration)
+        shape = jnp.shape(self.concentration)
+        if len(shape) != 1:
+            raise ValueError(
+                f"Dirichlet: concentration has shape {shape}, expected [d]; several are an "
+                "Independent(Dirichlet(...))"
+            )
+        return shape
 
     @property
     def filler(self) -> Array:
         return jnp.full(self.shape, 1.0 / self.shape[0])
 
     def sample(self, key: Array) -> Array:
-        a = jnp.asarray(self.concentration)
-        z = jax.random.dirichlet(key, a, dtype=a.dtype)
+        a = floating(self.concentration)
+        z = jax.random.dirichlet(key, a, self.shape[:-1], a.dtype)
         return jnp.maximum(z, jnp.finfo(a.dtype).tiny)
 
     def log_prob(self, z: Tree) -> Array:
-        sums = jnp.abs(jnp.sum(z) - 1.0) < 1e-3
+        sums = jnp.abs(jnp.sum(wide(z)) - 1.0) < rounding(z)
         inside = within("Dirichlet.log_prob", z, (z > 0) & sums, "positive numbers that sum to 1")
-        a, z = jnp.asarray(self.concentration), jnp.where(inside, z, 1.0)
+        a, z = floating(self.concentration), jnp.where(inside, z, 1.0)
         total = jnp.sum(z)  # what it is off 1 by rounding would count sum_i a_i times
         log_p = _log_part(a, jnp.sum(a), z / total, jnp.log(z) - jnp.log(total))
         return jnp.where(inside, jnp.sum(log_p) - log_gamma_peak(jnp.sum(a)), -jnp.inf)
@@ -153,7 +162,7 @@ class Dirichlet:
     def times(self, other: "Dirichlet") -> "Dirichlet":
         """Proper where the concentrations of each coordinate are more than 1 together."""
         check_factor(self, other)
-        return Dirichlet(jnp.asarray(self.concentration) + other.concentration - 1.0)
+        return Dirichlet(floating(self.concentration) + other.concentration - 1.0)
 
 
 def _log_part(a: Array, total: Array, z: Array, log_z: Array) -> Array:

@@ -1,5 +1,6 @@
 """Independent events, stacked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxvae.protocols import (
     has_path,
     is_certain,
     log_density,
+    log_density_relaxed,
     mean_of,
     method_of,
     sample_and_log_prob,
@@ -53,6 +55,12 @@ class Independent:
         return jax.vmap(lambda d, k: d.sample(k))(self.unstack(), self._keys(key))
 
     def log_prob(self, x: Tree) -> Array:
+        return self._sum(log_density, x)
+
+    def log_prob_relaxed(self, x: Tree) -> Array:
+        return self._sum(log_density_relaxed, x)
+
+    def _sum(self, log_density: Callable[[Any, Any], Array], x: Tree) -> Array:
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self._event()), strict=True):
             check_shape("Independent.log_prob", "event", leaf, like.shape)
         return jnp.sum(jax.vmap(log_density)(self.unstack(), x))
@@ -65,6 +73,12 @@ class Independent:
         return jax.vmap(mean_of)(self.unstack())
 
     def unstack(self) -> Any:
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.parts)}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Independent: the leaves of parts have the leading axes {sorted(sizes)}, expected "
+                "(n,) for all, as jax.vmap makes them"
+            )
         return arrays(self.parts)
 
     @property

@@ -30,6 +30,16 @@ class Adapted:
         except (AttributeError, TypeError, ValueError):
             return None
 
+    @property
+    def reparameterized(self) -> bool:
+        """As numpyro and TFP say; of distrax, which doesn't, whether draws are floats."""
+        d = self.distribution
+        if hasattr(d, "reparameterization_type"):
+            return "FULLY" in str(d.reparameterization_type)
+        draw = jax.eval_shape(lambda: self.sample(jax.random.key(0)))
+        floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(draw)]
+        return getattr(d, "has_rsample", all(floats))
+
     def sample(self, key: Array) -> Any:
         with default_promotion():
             if "seed" in signature(self.distribution.sample).parameters:

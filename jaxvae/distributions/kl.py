@@ -81,6 +81,7 @@ def closed_form(q: Any, p: Any) -> Array | None:
         return kl
     match q, p:
         case Independent(), Independent():
+            _check_events(q, p)
             each = jax.vmap(closed_form)(q.unstack(), p.unstack())
             return None if each is None else jnp.sum(each)
         case Product(), Product():
@@ -227,7 +228,8 @@ def _laplace_distance_jvp(
     (shift, scale), (by_shift, by_scale) = primals, tangents
     u = jnp.minimum(jnp.abs(shift) / scale, 1e4)  # the slope in b is 0 there
     slope = (1.0 + u) * jnp.exp(-u)
-    tangent = -jnp.sign(shift) * jnp.expm1(-u) * by_shift + slope * by_scale
+    side = jnp.where(shift < 0, -1.0, 1.0)  # of 0, too, where the slope of expm1 counts
+    tangent = -side * jnp.expm1(-u) * by_shift + slope * by_scale
     return _laplace_distance(*primals), tangent
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Leaf, Numbers, Tree, check_scale, refuse_bytes
-from jaxvae.distributions.special import log_beta
+from jaxvae.distributions.special import float_type, log_beta
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import stacked
 
@@ -43,7 +43,7 @@ class Laplace:
         return self._log_density((z - self.loc) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        eps = jax.random.laplace(key, self.shape, jnp.result_type(self.loc, self.scale))
+        eps = jax.random.laplace(key, self.shape, float_type(self.loc, self.scale))
         return self.loc + self.scale * eps, self._log_density(eps)
 
     def mean(self) -> Array:
@@ -102,7 +102,7 @@ class StudentT:
         return self._log_density((z - self.loc) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        dtype = jnp.result_type(self.df, self.loc, self.scale)
+        dtype = float_type(self.df, self.loc, self.scale)
         y = jax.random.t(key, jnp.asarray(self.df, dtype), self.shape, dtype)
         return self.loc + self.scale * y, self._log_density(y)
 

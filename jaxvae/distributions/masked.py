@@ -87,15 +87,18 @@ def check_observed(owner: str, name: str, x: Tree, mask: Tree) -> None:
 
 def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
     d = value_of(d)
+    as_a_whole = jax.tree.structure(mask) == jax.tree.structure(0) and jnp.ndim(mask) == 0
     if isinstance(d, Product):
-        parts = zip(d.split(d.parts), d.split(x), d.split(mask), strict=True)
+        each = d.split(d.parts)
+        masks = [mask] * len(each) if as_a_whole else d.split(mask)
+        parts = zip(each, d.split(x), masks, strict=True)
         return jnp.sum(jnp.stack([_observed(*part) for part in parts]))
     if not hasattr(d, "sample"):
         raise TypeError(
             f"Masked: {type(d).__name__} has no sample, expected a distribution whose density of "
             "an entry does not depend on others that may be missing"
         )
-    if jnp.ndim(mask) == 0:
+    if as_a_whole:
         event = jax.tree.map(partial(_if, mask), x, _in_a_gap(d, x))
         return jnp.where(mask, log_density(d, event), 0.0)
     coordinates = method_of(

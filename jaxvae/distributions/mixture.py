@@ -12,7 +12,7 @@ from jax.scipy.special import logsumexp
 from jaxvae.checks import Leaf, Tree, checked, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.independent import factors
-from jaxvae.protocols import Distribution, log_density, mean_of
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of
 from jaxvae.pytrees import arrays, pytree
 
 D = TypeVar("D", bound=Distribution)
@@ -58,6 +58,13 @@ class Mixture(Generic[D]):
 
     @checked
     def log_prob(self, z: Tree) -> Array:
+        return self._score(log_density, z)
+
+    @checked
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        return self._score(log_density_relaxed, z)
+
+    def _score(self, log_density: Callable[[Any, Any], Array], z: Tree) -> Array:
         each = jax.vmap(lambda d: log_density(d, z))(arrays(self.components))
         log_p = self._log_weights + each
         possible = jnp.any(log_p > -jnp.inf)  # else logsumexp has no gradient

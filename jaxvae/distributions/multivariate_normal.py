@@ -70,6 +70,8 @@ class LowRankNormal:
 
     log p(z) = -1/2 [ e' S^-1 e - (W' S^-1 e)' M^-1 (W' S^-1 e) + log |M| + log |S| + d log 2 pi ]
 
+    computed of the QR factors of [I; W / s], whatever r and however alike the columns.
+
     Rezende, Mohamed & Wierstra 2014; Ong, Nott & Smith 2018.
 
     Args:
@@ -124,20 +126,21 @@ class LowRankNormal:
 
     def log_det(self) -> Array:
         """log |W W' + diag s^2|."""
-        return 2.0 * jnp.sum(jnp.log(jnp.diagonal(self._capacitance()))) + 2.0 * jnp.sum(
-            jnp.log(self.scale)
-        )
+        return self._log_det(self._columns()[1])
 
-    def _capacitance(self) -> Array:
-        """The lower factor of M."""
+    def _log_det(self, r: Array) -> Array:
+        log_m = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(r))))
+        return 2.0 * (log_m + jnp.sum(jnp.log(self.scale)))
+
+    def _columns(self) -> tuple[Array, Array]:
+        """Q [r + d, r] and R of the columns of [I; W / s], so that R' R is M."""
         w = self.factor / self.scale[:, None]
-        return jnp.linalg.cholesky(jnp.eye(w.shape[-1], dtype=w.dtype) + w.T @ w)
+        # not by M itself, in which the 1 of I is lost beside the square of a large W / s
+        return jnp.linalg.qr(jnp.concatenate([jnp.eye(w.shape[-1], dtype=w.dtype), w]))
 
     def _log_density(self, e: Array) -> Array:
-        y, w = e / self.scale, self.factor / self.scale[:, None]
-        lower = self._capacitance()
-        a = solve_lower(lower, w.T @ y)
-        a = solve_lower(lower.T[::-1, ::-1], a[::-1])[::-1]  # M^-1 W' S^-1 e
-        # of min_a |y - W a / s|^2 + |a|^2, where nothing cancels
-        square = jnp.sum(jnp.square(y - w @ a)) + jnp.sum(jnp.square(a))
-        return -0.5 * (square + self.log_det() + y.size * LOG_2PI)
+        q, r = self._columns()
+        y = jnp.concatenate([jnp.zeros(len(r), e.dtype), e / self.scale])
+        for _ in range(2):  # what is left of y across the columns; the second takes off rounding
+            y = y - q @ (q.T @ y)
+        return -0.5 * (jnp.sum(jnp.square(y)) + self._log_det(r) + e.size * LOG_2PI)

@@ -9,8 +9,9 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked, refuse_bytes
+from jaxvae.distributions.special import float_type
 from jaxvae.protocols import check_factor, distribution
-from jaxvae.pytrees import in_a_row, stacked
+from jaxvae.pytrees import in_a_row, stacked, wide
 
 LOG_2PI = 1.8378770664093453
 
@@ -100,7 +101,7 @@ class Normal:
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         # log q is read off eps: (z - mu) / sigma would lose digits when sigma is small beside mu
-        eps = jax.random.normal(key, self.shape, jnp.result_type(self.loc, self.scale))
+        eps = jax.random.normal(key, self.shape, float_type(self.loc, self.scale))
         return self.loc + self.scale * eps, self._log_density(eps)
 
     def mean(self) -> Array:
@@ -112,7 +113,7 @@ class Normal:
 
     def cdf(self, z: Tree) -> Array:
         """P(z_i' <= z_i) of each coordinate, in the shape of the event."""
-        return ndtr((z - self.loc) / self.scale)
+        return ndtr(wide((z - self.loc) / self.scale)).astype(float_type(self.loc, self.scale))
 
     def unstack(self) -> "Normal":
         return stacked(self, self.shape)

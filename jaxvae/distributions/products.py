@@ -67,8 +67,7 @@ class Product:
         parts = self.split(self.parts)
         keys = jax.random.split(key, len(parts))
         draws = [sample_and_log_prob(d, k) for d, k in zip(parts, keys, strict=True)]
-        events, log_p = zip(*draws, strict=True)
-        return self.join(list(events)), jnp.sum(jnp.stack(log_p))
+        return self.join([event for event, _ in draws]), _total([log_p for _, log_p in draws])
 
     def mean(self) -> Any:
         return self.join([mean_of(d) for d in self.split(self.parts)])
@@ -94,7 +93,7 @@ class Product:
 
     def _sum(self, log_density: Callable[[Any, Any], Array], x: Tree) -> Array:
         pairs = zip(self.split(self.parts), self.split(x), strict=True)
-        return jnp.sum(jnp.stack([log_density(d, part) for d, part in pairs]))
+        return _total([log_density(d, part) for d, part in pairs])
 
     def check_event(self, name: str, what: str, event: Any) -> None:
         """As `protocols.check_event`, part by part."""
@@ -122,6 +121,10 @@ class Product:
     def join(self, parts: list[Any]) -> Any:
         """A tree of the structure of an event, of what belongs to each part."""
         return jax.tree.unflatten(self._structure, parts)
+
+
+def _total(terms: list[Array]) -> Array:
+    return jnp.sum(jnp.stack(terms)) if terms else jnp.zeros(())
 
 
 Part = TypeAliasType("Part", Annotated[Any, check_density])
@@ -168,6 +171,11 @@ class Joint:
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         a, b = event
         return log_density(self.first, a) + log_density(self.then(a), b)
+
+    @checked
+    def log_prob_relaxed(self, event: tuple[Any, Any]) -> Array:
+        a, b = event
+        return log_density_relaxed(self.first, a) + log_density_relaxed(self.then(a), b)
 
     @checked
     def sample_and_log_prob(self, key: Array) -> tuple[tuple[Any, Any], Array]:

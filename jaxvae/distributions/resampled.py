@@ -10,7 +10,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.protocols import Distribution, log_density
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed
 from jaxvae.pytrees import pytree, value_of
 
 
@@ -57,7 +57,14 @@ class Resampled:
 
     @checked
     def log_prob(self, z: Tree) -> Array:
-        log_pi, logit = log_density(self.proposal, z), self._logit()
+        return self._accepted(log_density(self.proposal, z), z)
+
+    @checked
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        return self._accepted(log_density_relaxed(self.proposal, z), z)
+
+    def _accepted(self, log_pi: Array, z: Tree) -> Array:
+        logit = self._logit()
         log_rest = (self.tries - 1) * jax.nn.log_sigmoid(-logit)  # log R
         log_a = jax.nn.log_sigmoid(self.logits(z)) - jax.nn.log_sigmoid(logit)
         if self.tries == 1:

@@ -70,14 +70,32 @@ def stirling(z: Array) -> Array:
     return (1 / 12 - w * (1 / 360 - w * (1 / 1260 - w * (1 / 1680 - w / 1188)))) / z
 
 
+def float_type(*values: Numbers) -> Any:
+    """The floats that these are together, the default ones where all are whole numbers.
+
+    >>> float_type(0, 1), float_type(jnp.float16(0.0), 1)
+    (dtype('float32'), dtype('float16'))
+    """
+    dtype = jnp.result_type(*values)
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+
+
 def floating(v: Numbers) -> Array:
     """v as an array of floats, of the default kind where it holds whole numbers.
 
     >>> floating(2).dtype, floating(jnp.float16(2.0)).dtype
     (dtype('float32'), dtype('float16'))
     """
-    v = jnp.asarray(v)
-    return v if jnp.issubdtype(v.dtype, jnp.floating) else v.astype(jnp.result_type(float))
+    return jnp.asarray(v, float_type(v))
+
+
+def rounding(x: Any) -> float:
+    """By how much coordinates that sum to 1 may miss it.
+
+    >>> rounding(jnp.ones(3)), rounding(jnp.ones(3, jnp.bfloat16))
+    (0.001, 0.03125)
+    """
+    return max(1e-3, 4.0 * float(jnp.finfo(float_type(x)).eps))
 
 
 def weighted(w: Any, l: Any) -> Array:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Leaf, Numbers, Tree, within
+from jaxvae.checks import Leaf, Numbers, Tree, check_shape, within
 from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
 from jaxvae.distributions.deviance import log_gamma_peak_slope
 from jaxvae.distributions.implicit import increasing_root
-from jaxvae.distributions.special import floating, log_beta
+from jaxvae.distributions.special import floating, log_beta, rounding
 from jaxvae.protocols import distribution
+from jaxvae.pytrees import wide
 
 
 def log_area(d: int) -> float:
@@ -76,7 +77,7 @@ class VonMisesFisher:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.loc)
+        return _shape("VonMisesFisher", self.loc, self.concentration)
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
@@ -179,7 +180,7 @@ class PowerSpherical:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return jnp.shape(self.loc)
+        return _shape("PowerSpherical", self.loc, self.concentration)
 
     def sample(self, key: Array) -> Array:
         return self.sample_and_log_prob(key)[0]
@@ -228,6 +229,14 @@ class PowerSpherical:
         return floating(self.concentration) * at_antipode - self._log_normalizer()
 
 
+def _shape(owner: str, loc: Numbers, concentration: Numbers) -> tuple[int, ...]:
+    shape = jnp.shape(loc)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"{owner}: loc has shape {shape}, expected [d], d at least 2")
+    check_shape(owner, "concentration", concentration, ())
+    return shape
+
+
 def _normalized(v: Numbers) -> Array:
     """v / |v|; the first axis stands for 0, which a network gives to an empty input."""
     square = jnp.sum(jnp.square(v))
@@ -244,5 +253,5 @@ def _around(key: Array, loc: Numbers, cosine: Array, sine: Array) -> Array:
 
 
 def _on_sphere(owner: str, x: Tree, shape: tuple[int, ...]) -> Array:
-    on = jnp.abs(jnp.sum(jnp.square(x)) - 1.0) < 1e-3
+    on = jnp.abs(jnp.sum(jnp.square(wide(x))) - 1.0) < rounding(x)
     return within(owner, x, jnp.broadcast_to(on, shape), "a vector of length 1")

@@ -1,0 +1,265 @@
+"""What users give distributions: whole numbers, half precision, wrong shapes, edges."""
+
+from functools import partial
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as npd
+import pytest
+from jax.tree_util import Partial
+
+import jaxvae as jv
+from jaxvae import gradients
+from jaxvae.bounds import log_power_mean
+from jaxvae.distributions import (
+    PowerSpherical,
+    Resampled,
+    StraightThrough,
+    VonMisesFisher,
+    ZeroInflated,
+    adapt,
+    unimix,
+)
+from jaxvae.gradients import for_component
+from tests.common import close, standard_errors_off
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-3])
+@pytest.mark.parametrize("scale", [1e-3, 3e-4, 1e-4])
+@pytest.mark.parametrize("d", [10, 2])
+def test_columns_of_a_low_rank_factor_may_be_parallel(d, scale, gap):
+    """Expected: NumPy in float64, of the eigenvalues."""
+    column = np.ones((d, 1), np.float32)
+    tilt = np.linspace(-gap, gap, d, dtype=np.float32)[:, None]
+    factor = np.concatenate([column, column + tilt, column - tilt], axis=1)
+    q = jv.LowRankNormal(jnp.zeros(d), jnp.asarray(factor), jnp.full(d, scale))
+    z, log_q = q.sample_and_log_prob(jax.random.key(0))
+    w = factor.astype(np.float64) / np.float64(np.float32(scale))
+    log_m = np.sum(np.log1p(np.maximum(np.linalg.eigvalsh(w.T @ w), 0.0)))
+    log_det = log_m + 2 * d * np.log(np.float64(np.float32(scale)))
+    np.testing.assert_allclose(q.log_det(), log_det, atol=0.01)
+    values, vectors = np.linalg.eigh(np.eye(d) + w @ w.T)
+    y = vectors.T @ (np.asarray(z, np.float64) / np.float64(np.float32(scale)))
+    exact = -0.5 * (np.sum(y**2 / np.maximum(values, 1.0)) + log_det + d * np.log(2 * np.pi))
+    np.testing.assert_allclose(log_q, exact, atol=0.01)
+    slopes = jax.grad(lambda q: q.log_prob(jnp.zeros(d)))(q)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_a_low_rank_normal_of_more_columns_than_coordinates():
+    factor = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+    q = jv.LowRankNormal(jnp.zeros(2), jnp.asarray(factor), jnp.array([0.5, 1e-3]))
+    covariance = factor.astype(float) @ factor.T + np.diag([0.25, 1e-6])
+    z = np.array([0.3, -0.2])
+    square = z @ np.linalg.solve(covariance, z)
+    exact = -0.5 * (square + np.log(np.linalg.det(2.0 * np.pi * covariance)))
+    np.testing.assert_allclose(q.log_prob(jnp.asarray(z, jnp.float32)), exact, rtol=1e-5)
+
+
+LOGITS = jnp.array([0.3, -0.6])
+OF_BERNOULLIS = {
+    "Mixture": lambda: jv.Mixture(jnp.zeros(2), jv.Bernoulli(jnp.stack([LOGITS, -LOGITS]))),
+    "Independent": lambda: jv.Independent(jv.Bernoulli(LOGITS)),
+    "Autoregressive": lambda: jv.Autoregressive(Partial(lambda z, _: 0.0 * z), jv.Bernoulli, 2),
+    "Resampled": lambda: Resampled(
+        jv.Constant(jv.Bernoulli(LOGITS)), Partial(jnp.sum), jv.Constant(jnp.eye(2)), tries=3
+    ),
+    "StraightThrough": lambda: StraightThrough(jv.Bernoulli(LOGITS)),
+}
+
+
+@pytest.mark.parametrize("prior", OF_BERNOULLIS)
+def test_what_is_made_of_bernoullis_scores_a_relaxed_draw(prior):
+    p, events = OF_BERNOULLIS[prior](), jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    for z in events:  # where the two are the same
+        np.testing.assert_allclose(p.log_prob_relaxed(z), p.log_prob(z), rtol=1e-6)
+    for gradient in (
+        partial(gradients.gumbel_softmax, temperature=0.5),
+        partial(gradients.rebar, scale=1.0, temperature=0.5),
+    ):
+
+        def bound(logits, gradient=gradient):
+            encode, decode = (
+                Partial(lambda l, x: jv.Bernoulli(l), logits),
+                lambda z: jv.Normal(z, 1.0),
+            )
+            return jv.elbo(
+                jv.VAE(encode, decode, p), jax.random.key(0), jnp.ones(2), gradient=gradient
+            )[0]
+
+        value, slope = jax.jit(jax.value_and_grad(bound))(LOGITS)
+        assert np.isfinite(value)
+        assert np.isfinite(slope).all()
+
+
+def test_a_joint_of_bernoullis_scores_a_relaxed_draw():
+    p = jv.Joint(jv.Bernoulli(LOGITS), Partial(lambda a: jv.Bernoulli(a)))
+    relaxed = jnp.array([0.25, 0.5])
+    exact = jv.Bernoulli(LOGITS).log_prob_relaxed(relaxed)
+    exact += jv.Bernoulli(relaxed).log_prob_relaxed(relaxed)
+    np.testing.assert_allclose(p.log_prob_relaxed((relaxed, relaxed)), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "discrete",
+    [
+        pytest.param(lambda l: npd.Bernoulli(logits=l).to_event(1), id="numpyro"),
+        pytest.param(lambda l: distrax.Bernoulli(logits=l), id="distrax"),
+    ],
+)
+def test_an_adapted_distribution_without_a_path_is_refused_by_pathwise(discrete):
+    def bound(logits):
+        q = Partial(lambda l, x: adapt(discrete(l)), logits)
+        model = jv.VAE(q, lambda z: jv.Normal(1.0 * z, 1.0), adapt(discrete(jnp.zeros(2))))
+        return jv.elbo(model, jax.random.key(0), jnp.ones(2))[0]
+
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(TypeError, match="no derivative"):
+        jax.grad(bound)(LOGITS)
+
+
+def test_an_adapted_distribution_with_a_path_keeps_it():
+    for d in (npd.Normal(0.0, 1.0), distrax.Normal(jnp.zeros(2), 1.0), npd.Gamma(2.0, 1.0)):
+        assert adapt(d).reparameterized
+    assert not adapt(npd.Poisson(1.0)).reparameterized
+
+
+WHOLE = {
+    "Normal": (jv.Normal, (0, 1)),
+    "Laplace": (jv.Laplace, (0, 1)),
+    "StudentT": (jv.StudentT, (3, 0, 1)),
+    "Gamma": (jv.Gamma, (jnp.array([2, 3]), 1)),
+    "Beta": (jv.Beta, (jnp.array([2, 3]), 1)),
+    "Dirichlet": (jv.Dirichlet, (jnp.array([2, 3]),)),
+    "Poisson": (jv.Poisson, (jnp.array([2, 3]),)),
+    "NegativeBinomial": (jv.NegativeBinomial, (jnp.array([2, 3]), jnp.array([0.5, 1.0]))),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_parameters_are_the_floats(name):
+    make, whole = WHOLE[name]
+    with jax.numpy_dtype_promotion("standard"):  # as users have it
+        _compare(make, whole, has_kl=name not in ("NegativeBinomial", "StudentT"))
+
+
+def _compare(make, whole, *, has_kl):
+    floats = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), whole)
+    key = jax.random.key(1)
+    x = make(*floats).sample(key)
+    np.testing.assert_array_equal(make(*whole).sample(jax.random.key(1)), x)
+    slopes = [jax.grad(lambda x, p=p: make(*p).log_prob(x))(x) for p in (whole, floats)]
+    np.testing.assert_allclose(*slopes, rtol=1e-6)
+    if has_kl:
+        first, *others = floats
+
+        def kl(first, p, others=others):
+            return jv.kl_divergence(make(first + 0.5, *others), p)
+
+        found = [jax.grad(kl)(first, make(*p)) for p in (whole, floats)]
+        np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_parameters_of_a_shape_that_has_no_meaning_are_refused():
+    with pytest.raises(ValueError, match=r"concentration has shape \(2, 3\), expected \[d\]"):
+        jv.Dirichlet(jnp.ones((2, 3))).sample(jax.random.key(0))
+    for make in (VonMisesFisher, PowerSpherical):
+        with pytest.raises(ValueError, match=r"loc has shape \(1,\), expected \[d\]"):
+            make(jnp.ones(1), 1.0).log_prob(jnp.ones(1))
+        with pytest.raises(ValueError, match="concentration has shape"):
+            make(jnp.ones(3), jnp.ones(3)).sample(jax.random.key(2))
+    uneven = jv.Independent(jv.Normal(jnp.zeros((5, 2)), 1.0))
+    with pytest.raises(ValueError, match=r"Independent: the leaves of parts have the leading axes"):
+        uneven.log_prob(jnp.zeros((5, 2)))
+    five, four = (jv.Independent(jv.Normal(jnp.zeros(n), jnp.ones(n))) for n in (5, 4))
+    with pytest.raises(ValueError, match="kl_divergence: q is over events of shape"):
+        jv.kl_divergence(five, four)
+
+
+def test_a_masked_stack_of_products():
+    parts = jv.Product(
+        {"a": jv.Normal(jnp.zeros(3), jnp.ones(3)), "b": jv.Poisson(jnp.full(3, 2.0))}
+    )
+    stack = jv.Independent(parts)
+    x = {"a": jnp.array([0.5, -1.0, 2.0]), "b": jnp.array([1.0, 0.0, 4.0])}
+    seen = jnp.array([True, False, True])
+    normal, poisson = jv.Normal(0.0, 1.0), jv.Poisson(2.0)
+    both = sum(normal.log_prob(x["a"][i]) + poisson.log_prob(x["b"][i]) for i in (0, 2))
+    assert close(jv.Masked(stack).log_prob((x, seen)), both)
+    alone = both - poisson.log_prob(x["b"][2])
+    mask = {"a": seen, "b": jnp.array([True, False, False])}
+    assert close(jv.Masked(stack).log_prob((x, mask)), alone)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: jv.Dirichlet(jnp.ones(16, jnp.bfloat16)),
+        pytest.param(
+            lambda: VonMisesFisher(jnp.ones(16, jnp.bfloat16), jnp.bfloat16(2.0)),
+            marks=pytest.mark.thorough,
+        ),
+        lambda: PowerSpherical(jnp.ones(16, jnp.bfloat16), jnp.bfloat16(2.0)),
+    ],
+    ids=["Dirichlet", "VonMisesFisher", "PowerSpherical"],
+)
+def test_draws_in_half_precision_are_in_the_support(make):
+    with jax.numpy_dtype_promotion("standard"):
+        d = make()
+        log_p = jax.jit(jax.vmap(lambda key: d.log_prob(d.sample(key))))(
+            jax.random.split(jax.random.key(0), 200)
+        )
+    assert np.isfinite(np.asarray(log_p, np.float32)).all()
+
+
+def test_a_mixture_in_half_precision_is_drawn_from():
+    half = jv.Normal(jnp.zeros((2, 3), jnp.bfloat16), jnp.ones((2, 3), jnp.bfloat16))
+    with jax.numpy_dtype_promotion("standard"):
+        z = jv.Mixture(jnp.zeros(2, jnp.bfloat16), half).sample(jax.random.key(0))
+    assert z.dtype == jnp.bfloat16
+    assert z.shape == (3,)
+
+
+def test_a_count_that_half_precision_cannot_hold_is_still_a_count():
+    log_p = jv.Poisson(jnp.full(1, 1000.0, jnp.float16)).log_prob(jnp.array([70_000.0]))
+    assert log_p < -1000.0
+
+
+def test_large_counts_are_drawn():
+    rates = jnp.array([3e9, 1e12, 1e30])
+    draws = jax.vmap(jv.Poisson(rates).sample)(jax.random.split(jax.random.key(0), 500))
+    assert standard_errors_off((draws - rates[None]) / jnp.sqrt(rates)[None], np.zeros(3)) < 4
+    assert np.isinf(jv.Poisson(jnp.array(jnp.inf)).sample(jax.random.key(1)))
+    found = jv.NegativeBinomial(jnp.full(1, 5.0), jnp.full(1, 60.0)).sample(jax.random.key(2))
+    assert 0.05 < float(found[0]) / (5.0 * np.exp(60.0)) < 5.0
+
+
+def test_derivatives_where_a_branch_meets_another():
+    def kl(loc):
+        return jv.kl_divergence(jv.Laplace(loc, 1.0), jv.Laplace(0.0, 2.0))
+
+    assert close(jax.grad(jax.grad(kl))(0.0), 0.5)  # 1 / (b_q b_p)
+    log_w = jnp.array([0.1, 0.5, 0.9, 0.3])
+    slope = jax.grad(lambda power: log_power_mean(log_w, power=power))
+    assert close(slope(0.0), 0.5 * np.var(np.asarray(log_w)))
+    np.testing.assert_allclose(slope(0.0), slope(1e-3), rtol=1e-2)
+    impossible = jnp.array([0.0, -jnp.inf])
+    assert log_power_mean(impossible, power=0.0) == -jnp.inf
+    sloped = jax.grad(lambda l: unimix(l, share=0.0)[0])(jnp.array([0.0, 1.0, -jnp.inf]))
+    np.testing.assert_allclose(sloped, [0.7310586, -0.7310586, 0.0], rtol=1e-5)
+    assert unimix(impossible, share=0.0)[1] == -jnp.inf
+
+
+def test_nothing_is_a_product_too():
+    one = jv.Product({"c": jv.OneHotCategorical(jnp.zeros(3))})
+
+    def term(q, z, log_q):
+        return z["c"] @ jnp.arange(3.0), log_q
+
+    bound, _ = for_component("c", gradients.enumeration)(
+        jnp.mean, term, one, jax.random.split(jax.random.key(0), 1)
+    )
+    assert close(bound, 1.0)
+    assert jv.Bernoulli(jnp.zeros(0)).enumerate_support().shape == (1, 0)
+    assert ZeroInflated(jv.Poisson(2), jnp.array(0.0)).log_prob(jnp.array(0)) < 0.0
