@@ -36,9 +36,10 @@ class Adapted:
         d = self.distribution
         if hasattr(d, "reparameterization_type"):
             return "FULLY" in str(d.reparameterization_type)
-        draw = jax.eval_shape(lambda: self.sample(jax.random.key(0)))
-        floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(draw)]
-        return getattr(d, "has_rsample", all(floats))
+        if hasattr(d, "has_rsample"):
+            return d.has_rsample
+        draw = jax.eval_shape(self.sample, jax.random.key(0))
+        return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(draw))
 
     def sample(self, key: Array) -> Any:
         with default_promotion():
