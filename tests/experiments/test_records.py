@@ -5,10 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxvae
-from experiments.records import composed, mlp
+from experiments.records import composed, static_convolutions
 from experiments.records.runs import Gaussians, train
 from jaxvae import evaluation, training
 
@@ -57,13 +58,40 @@ def test_the_products_of_matrices_make_the_mixture():
 
 
 @pytest.mark.thorough
-def test_the_vamp_prior_of_one_layer_is_the_librarys(monkeypatch):
-    monkeypatch.setattr(mlp, "WIDTH", 8)
-    model = mlp.vamp_prior(jnp.asarray(IMAGES), jax.random.key(0))
-    z = jax.random.normal(jax.random.key(1), (mlp.LATENT,))
-    exact = jaxvae.VampVAE(*model).prior.log_prob(z)
-    np.testing.assert_allclose(model.prior.log_prob(z), exact, rtol=1e-5)
+def test_the_vamp_prior_of_one_layer_is_the_librarys():
+    model = composed.compose(
+        composed.FACTORS["VampPrior alone"], jnp.asarray(IMAGES), jax.random.key(0)
+    )
+    z = jax.random.normal(jax.random.key(1), (4,))
+    exact = jaxvae.VampVAE(model.top, model.decode, model.pseudo_inputs, jnp.zeros(5)).prior
+    np.testing.assert_allclose(model.prior.log_prob(z), exact.log_prob(z), rtol=1e-5)
     assert jnp.isfinite(jaxvae.elbo(model, jax.random.key(2), X)[0])
+
+
+def test_four_channels_become_four_pixels():
+    x = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 20)
+    y = static_convolutions.to_pixels(x)
+    assert y.shape == (4, 6, 5)
+    for i, j, a, b in np.ndindex(2, 3, 2, 2):
+        np.testing.assert_array_equal(y[2 * i + a, 2 * j + b], x[i, j].reshape(2, 2, 5)[a, b])
+
+
+@pytest.mark.thorough
+def test_the_convolutions_of_two_layers_learn(monkeypatch):
+    for name, value in {"WIDTH": 8, "LATENT": 4, "PSEUDO_INPUTS": 5, "CHANNELS": (2, 4)}.items():
+        monkeypatch.setattr(static_convolutions, name, value)
+    monkeypatch.setattr(composed, "LATENT", 4)
+    images, optimizer = jnp.asarray(IMAGES > 127), optax.sgd(1.0)
+    model = static_convolutions.make_vae(images, jax.random.key(0))
+    objective = jaxvae.preprocessed(partial(composed.bound, 1), static_convolutions.AS_STORED)
+    step = jaxvae.train_step(objective, optimizer)
+    state = jaxvae.init_state(model, optimizer)
+    after, metrics = step(state, jax.random.key(1), images, beta=0.9)
+    assert np.isfinite(metrics["loss"])
+    pairs = zip(jax.tree.leaves(state.model), jax.tree.leaves(after.model), strict=True)
+    assert all(np.any(a != b) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.floating))
+    z2, z1 = model.prior.sample(jax.random.key(2))
+    assert model.decode((z2, z1)).mean().shape == (28, 28, 1)
 
 
 def test_all_layers_take_part_in_what_is_drawn():
