@@ -1,8 +1,24 @@
 """Two layers of latents, a VampPrior and convolutions, on static binarized MNIST.
 
-python -m experiments.prepare binarized_mnist --from DIR      # once
-python -m experiments.records.static_convolutions
+    python -m experiments.prepare binarized_mnist --from DIR      # once
+    python -m experiments.records.static_convolutions
 
+Larochelle's 50,000 training images, whose pixels are 0 or 1 once and for all, are soon learned by
+heart. The model of Tomczak & Welling 2018, section 4: z_2 and z_1 of 40 coordinates each, the
+VampPrior of 500 pseudo-inputs. q(z_1|x, z_2) and p(x|z_1, z_2) are convolutional, with a residual
+cell at 14x14 and one at 7x7; the others are gated dense layers of 300 units. A fifth of the
+channels in a cell, and of the units beside the images, is dropped; Adam from 1e-3 to 0 along a
+cosine, batch 128, sticking the landing; beta rises to 1 in a tenth of the epochs; averaged
+parameters. NLL of all 10,000 test images. A run that is ended goes on with the same command.
+
+Published there, trained to convergence, NLL(5000), with a VampPrior: one layer, dense, 85.57; two
+layers, dense, 83.19; two layers, with convolutions at the full 28x28, 81.09.
+
+Ours, seed 0, 70 epochs: NLL(1000) 81.90, known to .004 by sampling; 80.15 of 2,000 images that were
+trained on, drawn at random. 99 minutes of processor time on two x86-64 cores (AMD), evaluation
+included. k-hat trusts 16 % of the rows (its median is .94), so that more samples would lower it.
+The 10,000 validation images were only looked at: their -ELBO still fell, from 86.00 to 85.96 nats
+in the last seven epochs. Nothing was tuned on them or on the test images: this is the first run.
 """
 
 import time
@@ -112,7 +128,7 @@ def make_vae(images: jax.Array, key: jax.Array) -> Composed:
     )
 
 
-def main(seeds: tuple[int, ...] = (0, 1, 2), epochs: int = 100) -> None:
+def main(seeds: tuple[int, ...] = (0, 1, 2), epochs: int = 70) -> None:
     """Args:
     seeds: a run each.
     epochs: of a run, over which the rate falls.
