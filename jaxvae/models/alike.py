@@ -291,7 +291,7 @@ def deep_elbo(
     ((2,), 0.0)
     """
     model = top_down(model)
-    h, kls = descend(model, key, model.up(x))
+    h, kls = descend(model, key, model.features(x))
     distortion = -log_prob_of("the likelihood", model.likelihood(h), "x", x)
     price = jnp.sum(kls if free_nats is None else jnp.maximum(free_nats, batch_mean(kls)))
     return -(distortion + beta * price), DeepTerms(distortion, jnp.sum(kls), kls)

@@ -115,6 +115,12 @@ class Ladder(NamedTuple):
         return hierarchy(self.top, *self.down)
 
     def encode(self, x: Tree) -> Any:
+        sizes = len(self.up), len(self.evidence), len(self.down) + 1
+        if len({*sizes}) > 1:
+            raise ValueError(
+                f"Ladder: up, evidence and down are of {sizes[0]}, {sizes[1]} and {sizes[2] - 1} "
+                "levels, expected L, L and L - 1"
+            )
         evidence = []
         for up, at in zip(self.up, self.evidence, strict=True):
             x = up(x)
@@ -124,7 +130,9 @@ class Ladder(NamedTuple):
         return hierarchy(top, *(Partial(_combined, down, at) for down, at in pairs))
 
     def decode(self, z: Tree) -> Any:
-        return self.likelihood(bottom(z))
+        for _ in self.down:
+            _, z = z
+        return self.likelihood(z)
 
 
 def _combined(down: Callable[[Any], Any], evidence: Tree, z: Tree) -> Any:
@@ -181,7 +189,18 @@ class TopDown(NamedTuple):
         return _descend(tuple(self.blocks), None, self.start)
 
     def encode(self, x: Tree) -> Any:
-        return _descend(tuple(self.blocks), tuple(self.up(x)), self.start)
+        return _descend(tuple(self.blocks), self.features(x), self.start)
+
+    def features(self, x: Tree) -> tuple[Any, ...]:
+        """`up` of x: those of each block."""
+        found, expected = self.up(x), len(self.blocks)
+        if not isinstance(found, (tuple, list)) or len(found) != expected:
+            of = f" of {len(found)}" * isinstance(found, (tuple, list))
+            raise ValueError(
+                f"TopDown: up returned {a_class_of(found)}{of}, expected a tuple of features, "
+                f"one of each of the {expected} blocks, from the top down"
+            )
+        return tuple(found)
 
     def decode(self, z: Tree) -> Any:
         h, rest = self.start, z

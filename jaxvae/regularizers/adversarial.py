@@ -28,7 +28,7 @@ from jaxvae.checks import (
     checked,
     kind,
 )
-from jaxvae.gradients.reparameterized import hold
+from jaxvae.gradients.reparameterized import hold, require_path_of_gradient
 from jaxvae.protocols import (
     log_likelihood,
     posterior,
@@ -163,7 +163,7 @@ def factor_vae(
         discrimination=discrimination(discriminator, *_code_and_permuted(z)),
     )
     gain = -(terms.distortion + terms.rate) - gamma * terms.log_ratio
-    return gain + terms.discrimination, terms
+    return require_path_of_gradient(q, gain + terms.discrimination), terms
 
 
 @checked
@@ -195,7 +195,8 @@ def adversarial_autoencoder(
     """
     model, discriminator, held = pair_of("adversarial_autoencoder", players)
     z_key, prior_key = jax.random.split(key)
-    z, z_prior = posterior(model, x).sample(z_key), prior(model).sample(prior_key)
+    q = posterior(model, x)
+    z, z_prior = q.sample(z_key), prior(model).sample(prior_key)
     distortion = -log_likelihood(model, x, z)
     terms = AdversarialTerms(
         distortion=distortion,
@@ -203,7 +204,8 @@ def adversarial_autoencoder(
         log_ratio=logit_of(held, z),
         discrimination=discrimination(discriminator, *jax.lax.stop_gradient((z, z_prior))),
     )
-    return -distortion - beta * terms.log_ratio + terms.discrimination, terms
+    gain = -distortion - beta * terms.log_ratio
+    return require_path_of_gradient(q, gain + terms.discrimination), terms
 
 
 def pair_of(owner: str, players: AdversarialPair) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ from jax import Array
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_shape, checked
 from jaxvae.distributions import Normal
-from jaxvae.gradients.reparameterized import hold
+from jaxvae.gradients.reparameterized import hold, require_path_of_gradient
 from jaxvae.protocols import Model, likelihood, mean_of, posterior, prior, sample_and_log_prob
 from jaxvae.pytrees import shown
 from jaxvae.regularizers.adversarial import (
@@ -101,4 +101,5 @@ def vae_gan(
 
     x_z, x_p = jax.lax.stop_gradient(fakes)
     gain = discrimination(critic, x, x_z) + jax.nn.log_sigmoid(-logit_of(critic, x_p))
-    return encoder + decoder + gain, AdversarialTerms(of_features, rate, jnp.mean(log_ratios), gain)
+    bound = require_path_of_gradient(q, encoder + decoder + gain)
+    return bound, AdversarialTerms(of_features, rate, jnp.mean(log_ratios), gain)
