@@ -138,4 +138,7 @@ def log_ratio(a: Numbers, b: Numbers) -> Array:
     return _log_ratio(jnp.asarray(b), jnp.asarray(a), jnp.log(a))
 
 
-log_ratio.defjvps(lambda tangent, _, a, b: tangent / a, lambda tangent, _, a, b: -tangent / b)
+log_ratio.defjvps(  # a and b may be of two precisions
+    lambda tangent, y, a, b: (tangent / a).astype(y.dtype),
+    lambda tangent, y, a, b: (-tangent / b).astype(y.dtype),
+)

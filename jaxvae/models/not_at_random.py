@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxvae.checks import Tree, check_leaves, checked
 from jaxvae.distributions import Joint, Masked
+from jaxvae.distributions.special import float_type
 from jaxvae.protocols import Distribution, check_event, log_density
 from jaxvae.pytrees import pytree, shown
 
@@ -45,7 +46,7 @@ class MaskedBy:
             check_leaves("MaskedBy", name, tree)
             check_event("MaskedBy", self.distribution, name, tree)
         whole = jax.tree.map(jnp.where, mask, x, self.imputed)
-        s = jax.tree.map(lambda m, x: jnp.asarray(m).astype(jnp.result_type(x)), mask, whole)
+        s = jax.tree.map(lambda m, x: jnp.asarray(m).astype(float_type(x)), mask, whole)
         return Masked(self.distribution).log_prob(event) + log_density(self.mechanism(whole), s)
 
     def check_event(self, name: str, what: str, event: Any) -> None:

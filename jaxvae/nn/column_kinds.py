@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,11 @@ def _column(series: Any, wanted: str | None) -> Column:
     gaps = series.isna().to_numpy()
     there = series[~gaps].infer_objects()  # numbers that lie in a column of objects
     kind, why = _kind(there) if wanted is None else (wanted, "")
+    if wanted not in (None, "ignored") and not len(there):
+        raise ValueError(
+            f"infer_table: kinds has {series.name!r}: {wanted!r}, and the column holds no value; "
+            "leave it ignored"
+        )
     column = Column(series.name, kind, missing=int(gaps.sum()), why=why)
     if kind in NUMBERS:
         numbers = floats_of(series)
@@ -112,13 +118,22 @@ def _kind(there: Any) -> tuple[str, str]:
     distinct, code = there.nunique(), there.dtype.kind
     if not len(there):
         return "ignored", "no values"
-    if code in "mM" or (code == "O" and all(map(_is_date, there))):
+    named = getattr(there.dtype, "categories", None)
+    if code in "mM" or (code == "O" and all(map(_is_date, there))) or _are_dates(named):
         return "ignored", DATES
+    if named is not None:
+        return "category", ""
+    if code == "O" and all(isinstance(value, Number) for value in there) and distinct > 2:
+        return "number", ""  # decimals and fractions
     if code in "iuf" and distinct > 2:
         return "number", ""
     if code in "biuf" or 2 * distinct <= len(there) or distinct <= 2:
         return "category", ""
     return "ignored", f"{distinct} different of {len(there)}"
+
+
+def _are_dates(categories: Any) -> bool:
+    return categories is not None and categories.dtype.kind in "mM"
 
 
 def _is_date(value: object) -> bool:

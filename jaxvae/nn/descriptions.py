@@ -25,9 +25,10 @@ from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import Network
 
 STOCK = ("jaxvae", "flax")
-FUNCTIONS = ("jax.nn", "jax.numpy", "jax.lax")
+FUNCTIONS = ("jax.nn", "jax.nn.initializers", "jax.numpy", "jax.lax")
 # of these packages' functions, those that compute: none of them writes a file
 PURE = ("jaxvae.distributions", "jaxvae.bijectors", "jaxvae.models", "jaxvae.nn.heads",
+        "jaxvae.evaluation.latent_space", "jaxvae.evaluation.truncation",
         "flax.nnx.nn")  # fmt: skip
 FILES = ("save", "savez", "load", "fromfile", "from_dlpack", "fromfunction", "apply_along_axis")
 OF_CONSTANT = "constant "  # begins the names of arrays that are no leaves

@@ -263,3 +263,13 @@ def test_nothing_is_a_product_too():
     assert close(bound, 1.0)
     assert jv.Bernoulli(jnp.zeros(0)).enumerate_support().shape == (1, 0)
     assert ZeroInflated(jv.Poisson(2), jnp.array(0.0)).log_prob(jnp.array(0)) < 0.0
+
+
+def test_a_divergence_of_two_precisions_has_a_gradient():
+    with jax.numpy_dtype_promotion("standard"):
+        q = jv.Normal(jnp.ones(2, jnp.bfloat16), jnp.full(2, 0.5, jnp.bfloat16))
+        p = jv.Normal(jnp.zeros(2), jnp.ones(2))
+        of_q, of_p = jax.grad(jv.kl_divergence, argnums=(0, 1))(q, p)
+    np.testing.assert_allclose(np.asarray(of_q.scale, float), [-1.5, -1.5])  # s - 1 / s
+    np.testing.assert_allclose(of_p.scale, [-0.25, -0.25])  # 1 - s^2 - m^2
+    assert of_q.loc.dtype == jnp.bfloat16

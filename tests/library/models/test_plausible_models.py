@@ -71,3 +71,19 @@ def test_adversaries_refuse_the_gradient_of_codes_without_a_path(name):
     assert np.isfinite(bound(players, jax.random.key(0)))
     with pytest.raises(TypeError, match="samples of OneHotCategorical have no derivative"):
         jax.grad(bound)(players, jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [lambda z: jv.Categorical(jnp.stack([z, -z], axis=-1)), lambda z: jv.Poisson(jnp.exp(z))],
+    ids=["Categorical", "Poisson"],
+)
+def test_what_hides_may_be_whole_numbers(likelihood):
+    model = models.NotAtRandom(
+        GIVEN,
+        Partial(likelihood),
+        jv.StandardNormal((1,)),
+        Partial(lambda x: jv.Bernoulli(0.1 * x.astype(jnp.float32))),
+    )
+    d = model.decode(model.prior.sample(jax.random.key(0)))
+    assert np.isfinite(d.log_prob(d.sample(jax.random.key(1))))

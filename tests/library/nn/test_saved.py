@@ -18,7 +18,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from jaxvae import nn
+from jaxvae import evaluation, nn
 from jaxvae.models import ppca
 from jaxvae.nn import saved
 from jaxvae.nn.descriptions import NotDescribedError, describe, rebuild
@@ -433,3 +433,21 @@ def test_without_safetensors_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ImportError, match="pip install safetensors"):
         nn.save_model(tmp_path / "m", small())
+
+
+@pytest.mark.parametrize("name", ["weight normed", "top_k of tempered", "tempered chain"])
+def test_what_the_guide_makes_is_loaded_without_trust(name, tmp_path):
+    rngs, p = nnx.Rngs(0), jaxvae.StandardNormal((2,))
+    dense = partial(nn.MLP, dense=nn.WeightNormed)
+    codes = nn.PixelCNN((2, 3), 4, width=4, depth=2, rngs=rngs)
+    codes = jaxvae.Autoregressive(codes, jaxvae.Categorical, 6)
+    step = nn.Conditional(nn.MLP, nn.NormalHead(), (2,), (2,), rngs=rngs)
+    model = {
+        "weight normed": lambda: nn.Conditional(dense, nn.NormalHead(), (3,), (2,), rngs=rngs),
+        "top_k of tempered": lambda: evaluation.top_k(evaluation.tempered(codes, 0.9), 4),
+        "tempered chain": lambda: evaluation.tempered(jaxvae.models.Markov(p, step, 5), 0.5),
+    }[name]()
+    nn.save_model(tmp_path / "m", model)
+    loaded = nn.load_model(tmp_path / "m")
+    for ours, theirs in zip(jax.tree.leaves(model), jax.tree.leaves(loaded), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

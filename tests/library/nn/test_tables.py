@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from decimal import Decimal
 from functools import cache
 
 import jax
@@ -315,3 +316,20 @@ def test_the_columns_of_a_file_become_what_a_model_sees_in_a_program_too():
         np.testing.assert_allclose(again[name][there], raw[name][there], rtol=1e-5)
     seen = Coded(of_coded(table)).seen({name: jnp.asarray(v, float) for name, v in x.items()})[0]
     np.testing.assert_array_equal(seen["pay"], x["pay"])
+
+
+def test_categories_of_pandas_are_categories_and_decimals_numbers():
+    sizes = pd.Categorical(["s", "m", "l", "xl", "s"], ["s", "m", "l", "xl"], ordered=True)
+    prices = [Decimal("1.5"), Decimal("2.5"), Decimal("3"), Decimal("4"), Decimal("5")]
+    days = pd.Categorical(pd.to_datetime(["2020-01-01", "2020-02-01"] * 2 + ["2020-01-01"]))
+    table = nn.infer_table(pd.DataFrame({"size": sizes, "price": prices, "day": days}))
+    assert [c.kind for c in table.columns] == ["category", "number", "ignored"]
+    assert table.columns[0].values == ("s", "m", "l", "xl")
+    json.dumps(table.as_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["category", "number", "log"])
+def test_a_column_without_a_value_is_of_no_kind(kind):
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [None] * 3})
+    with pytest.raises(ValueError, match=r"kinds has .b.: .* and the column holds no value"):
+        nn.infer_table(frame, kinds={"b": kind})
