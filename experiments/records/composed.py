@@ -187,7 +187,7 @@ def main(
 ) -> None:
     """Args:
     data: what is trained on, binarized anew at every visit.
-    factors: those to measure, in the order in which they are added; the last has all of them.
+    factors: those to measure; each has those before it, but for the VampPrior of one layer.
     seeds: a run each.
     epochs: of a run, over which the rate falls.
     samples: of importance, an image.

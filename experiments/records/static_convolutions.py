@@ -11,8 +11,8 @@ channels in a cell, and of the units beside the images, is dropped; Adam from 1e
 cosine, batch 128, sticking the landing; beta rises to 1 in a tenth of the epochs; averaged
 parameters. NLL of all 10,000 test images. A run that is ended goes on with the same command.
 
-Published there, trained to convergence, NLL(5000), with a VampPrior: one layer, dense, 85.57; two
-layers, dense, 83.19; two layers, with convolutions at the full 28x28, 81.09.
+Published there, trained to convergence, NLL(5000): one dense layer with a VampPrior 85.57. A ladder
+of twelve convolutional layers has 78.30 by 1,000 samples.
 
 Ours, seed 0, 70 epochs: NLL(1000) 81.90, known to .004 by sampling; 80.15 of 2,000 images that were
 trained on, drawn at random. 99 minutes of processor time on two x86-64 cores (AMD), evaluation

@@ -113,7 +113,8 @@ class Normal:
 
     def cdf(self, z: Tree) -> Array:
         """P(z_i' <= z_i) of each coordinate, in the shape of the event."""
-        return ndtr(wide((z - self.loc) / self.scale)).astype(float_type(self.loc, self.scale))
+        eps = (z - self.loc) / self.scale
+        return ndtr(wide(eps)).astype(eps.dtype)
 
     def unstack(self) -> "Normal":
         return stacked(self, self.shape)

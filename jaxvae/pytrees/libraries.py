@@ -145,7 +145,10 @@ def is_batch_norm(part: object) -> bool:
 
 def _wants_state(part: object) -> bool:
     """Whether it is a module of Equinox that is called with an `eqx.nn.State`."""
-    is_index = lambda part: "equinox.StateIndex" in kinds(part)  # noqa: E731
+
+    def is_index(part: object) -> bool:
+        return "equinox.StateIndex" in kinds(part)
+
     return any(map(is_index, jax.tree.leaves(part, is_leaf=is_index)))
 
 

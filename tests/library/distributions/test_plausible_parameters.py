@@ -161,6 +161,11 @@ def _compare(make, whole, *, has_kl):
         np.testing.assert_allclose(*found, rtol=1e-6)
 
 
+def test_a_whole_rate_under_zero_inflation():
+    log_p = ZeroInflated(jv.Poisson(2), jnp.array(0.0)).log_prob(jnp.array(0))
+    assert close(log_p, np.log(0.5 + 0.5 * np.exp(-2.0)))
+
+
 def test_parameters_of_a_shape_that_has_no_meaning_are_refused():
     with pytest.raises(ValueError, match=r"concentration has shape \(2, 3\), expected \[d\]"):
         jv.Dirichlet(jnp.ones((2, 3))).sample(jax.random.key(0))
@@ -262,7 +267,6 @@ def test_nothing_is_a_product_too():
     )
     assert close(bound, 1.0)
     assert jv.Bernoulli(jnp.zeros(0)).enumerate_support().shape == (1, 0)
-    assert ZeroInflated(jv.Poisson(2), jnp.array(0.0)).log_prob(jnp.array(0)) < 0.0
 
 
 def test_a_divergence_of_two_precisions_has_a_gradient():
