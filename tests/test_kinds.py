@@ -33,6 +33,7 @@ from jaxvae.checks import (
     Floats,
     Key,
     Keys,
+    Location,
     Nats,
     Numbers,
     Partition,
@@ -251,6 +252,7 @@ KINDS: dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]] = {  # what is right, 
     Nats: ((np.ones(()),), (*NO_ARRAYS, TWO)),
     Numbers: ((1, 1.5, True, TWO, np.arange(2)), NO_ARRAYS),
     Floats: ((TWO,), (*NO_ARRAYS, np.arange(2), TWO > 0, np.zeros(2, np.uint8))),
+    Location: (("a", Path("a")), (None, 1, b"a", ["a"], TWO)),
     Partition: (
         (np.array([0.0, 0.3, 1.0]),),
         (*NO_ARRAYS, TWO, 1.0, np.array([0.0, 0.5]), np.array([0.0, 0.6, 0.5, 1.0])),
@@ -297,7 +299,7 @@ def test_the_error_of_what_a_function_makes_names_the_function():
     model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     bad: Any = None
     objective = jaxvae.batched(jaxvae.renyi)
-    with pytest.raises(TypeError, match=r"^batched: key is a NoneType"):
+    with pytest.raises(TypeError, match=r"^batched: key is None"):
         objective(model, bad, jnp.ones((2, 3)), num_samples=1, alpha=0.5)
     with pytest.raises(ValueError, match=r"^renyi: num_samples is 0"):
         objective(model, jax.random.key(0), jnp.ones((2, 3)), num_samples=0, alpha=0.5)
@@ -306,7 +308,7 @@ def test_the_error_of_what_a_function_makes_names_the_function():
 def test_a_method_looks_at_the_fields_of_its_object():
     bad: Any = None
     chain = jaxvae.models.Markov(jaxvae.Normal(0.0, 1.0), bad, 3)
-    with pytest.raises(TypeError, match=r"^Markov: transition is a NoneType, expected a function"):
+    with pytest.raises(TypeError, match=r"^Markov: transition is None, expected a function"):
         chain.log_prob(jnp.zeros(3))
 
 
@@ -343,7 +345,7 @@ def test_an_article_is_the_one_that_is_spoken(name):
     assert checks.a_class_of(type(name, (), {})()) == f"an {name}"
 
 
-@pytest.mark.parametrize("name", ["str", "NoneType", "VAE", "PPCA", "uint8", "Uniform", "Normal"])
+@pytest.mark.parametrize("name", ["str", "VAE", "PPCA", "uint8", "Uniform", "Normal"])
 def test_and_so_is_the_other_one(name):
     assert checks.an(name) == f"a {name}"
 

@@ -7,6 +7,7 @@ from jaxvae.checks.kinds import Integers as Integers
 from jaxvae.checks.kinds import Key as Key
 from jaxvae.checks.kinds import Keys as Keys
 from jaxvae.checks.kinds import Leaf as Leaf
+from jaxvae.checks.kinds import Location as Location
 from jaxvae.checks.kinds import Nats as Nats
 from jaxvae.checks.kinds import Numbers as Numbers
 from jaxvae.checks.kinds import Partition as Partition
@@ -36,6 +37,7 @@ from jaxvae.checks.values import check_integers as check_integers
 from jaxvae.checks.values import check_key as check_key
 from jaxvae.checks.values import check_keys as check_keys
 from jaxvae.checks.values import check_leaves as check_leaves
+from jaxvae.checks.values import check_location as check_location
 from jaxvae.checks.values import check_log_prob as check_log_prob
 from jaxvae.checks.values import check_pair as check_pair
 from jaxvae.checks.values import check_partition as check_partition

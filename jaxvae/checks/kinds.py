@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial, wraps
+from os import PathLike
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -33,6 +34,7 @@ from jaxvae.checks.values import (
     check_key,
     check_keys,
     check_leaves,
+    check_location,
     check_partition,
     check_positive,
     check_scalar,
@@ -153,6 +155,8 @@ Keys = TypeAliasType("Keys", Annotated[Array, check_keys])
 """A key a sample, shape [K]."""
 Count = TypeAliasType("Count", Annotated[int, check_count])
 """A Python integer of at least one: a number of samples, of steps, of rows."""
+Location = TypeAliasType("Location", Annotated[str | PathLike[str], check_location])
+"""The path of a file or a folder."""
 Scalar = TypeAliasType("Scalar", Annotated[Array | np.floating | np.integer | float, check_scalar])
 """One real number, traced or not."""
 Positive = TypeAliasType(

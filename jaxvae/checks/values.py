@@ -1,9 +1,8 @@
 """What one value must be: a line each that names the function, the argument and what came."""
 
 from functools import partial
-from typing import (
-    Any,
-)
+from os import PathLike
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,9 @@ from jax.core import Tracer
 
 
 def a_class_of(value: object) -> str:
-    """For a message: an int, a Normal, an MLP."""
+    """For a message: an int, a Normal, an MLP, None."""
+    if value is None:
+        return "None"
     return an("array" if isinstance(value, jax.Array) else type(value).__name__)
 
 
@@ -87,6 +88,12 @@ def check_function(owner: str, name: str, value: object) -> None:
     """Raise TypeError unless `value` can be called."""
     if not callable(value):
         raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected a function")
+
+
+def check_location(owner: str, name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a path."""
+    if not isinstance(value, (str, PathLike)):
+        raise TypeError(f"{owner}: {name} is {a_class_of(value)}, expected a path")
 
 
 def check_scalar(owner: str, name: str, value: Any) -> None:

@@ -49,9 +49,7 @@ class Masked:
 
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         x, mask = event
-        if jax.tree.structure(x) == jax.tree.structure(mask):
-            for leaf, seen in zip(jax.tree.leaves(x), jax.tree.leaves(mask), strict=True):
-                check_shape("Masked", "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
+        check_masks("Masked", x, mask)
         check_observed("Masked", "x", x, mask)
         return _observed(self.distribution, x, mask)
 
@@ -68,12 +66,32 @@ class Masked:
         check_event(name, self.distribution, f"{what}[0]", event[0])
 
 
+def a_mask_each(owner: str, x: Tree, mask: Tree) -> list[Any]:
+    """Of every leaf of x its mask, which may be that of a whole part."""
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(mask, x))
+    except ValueError:
+        raise ValueError(
+            f"{owner}: mask has structure {jax.tree.structure(mask)}, expected that of x, "
+            f"{jax.tree.structure(x)}, or one for a whole part of it"
+        ) from None
+
+
+def check_masks(owner: str, x: Tree, mask: Tree) -> None:
+    """Raise ValueError unless the axes of every mask are the first ones of what it hides."""
+    for leaf, seen in zip(jax.tree.leaves(x), a_mask_each(owner, x, mask), strict=True):
+        check_shape(owner, "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
+
+
+def is_of_a_whole(mask: Tree) -> bool:
+    """Whether a mask is one flag, of a whole part."""
+    return jax.tree.structure(mask) == jax.tree.structure(0) and jnp.ndim(mask) == 0
+
+
 def check_observed(owner: str, name: str, x: Tree, mask: Tree) -> None:
     """OutsideSupportError where x, concrete, one event or rows, has NaN in what was seen."""
-    if jax.tree.structure(x) != jax.tree.structure(mask):
-        return
     named = jax.tree_util.tree_leaves_with_path(x)
-    for (path, leaf), seen in zip(named, jax.tree.leaves(mask), strict=True):
+    for (path, leaf), seen in zip(named, a_mask_each(owner, x, mask), strict=True):
         floats = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         told = not (isinstance(leaf, Tracer) or isinstance(seen, Tracer)) or somebody_listens()
         if floats and told and jnp.shape(leaf)[: jnp.ndim(seen)] == jnp.shape(seen):
@@ -87,7 +105,7 @@ def check_observed(owner: str, name: str, x: Tree, mask: Tree) -> None:
 
 def _observed(d: Distribution, x: Tree, mask: Any) -> Array:
     d = value_of(d)
-    as_a_whole = jax.tree.structure(mask) == jax.tree.structure(0) and jnp.ndim(mask) == 0
+    as_a_whole = is_of_a_whole(mask)
     if isinstance(d, Product):
         each = d.split(d.parts)
         masks = [mask] * len(each) if as_a_whole else d.split(mask)

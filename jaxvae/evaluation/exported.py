@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.errors import InconclusiveDimensionOperation
 
-from jaxvae.checks import Count, Tree, checked
+from jaxvae.checks import Count, Location, Tree, checked
 from jaxvae.evaluation.one_row import scored
 from jaxvae.evaluation.rows import event_like, model_at
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
@@ -20,7 +20,7 @@ from jaxvae.training.checkpoints.durable import part_of, publish
 
 @checked
 def export_model(
-    path: str | Path,
+    path: Location,
     model: Model | Callable[[Any], Model],
     what: Literal["encode", "decode", "score"] = "encode",
     *,

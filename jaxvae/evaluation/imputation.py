@@ -26,6 +26,7 @@ from jaxvae.checks import (
     checked,
 )
 from jaxvae.distributions import Categorical, Independent, Masked, Product
+from jaxvae.distributions.masked import a_mask_each, check_masks
 from jaxvae.evaluation.rows import warn_of_outside
 from jaxvae.protocols import (
     Distribution,
@@ -43,13 +44,7 @@ def _check_event(owner: str, name: str, event: Tree) -> None:
     x, mask = event
     check_leaves(owner, "x", x)
     check_leaves(owner, "mask", mask)
-    if jax.tree.structure(x) != jax.tree.structure(mask):
-        raise ValueError(
-            f"{owner}: mask has structure {jax.tree.structure(mask)}, expected that of x, "
-            f"{jax.tree.structure(x)}"
-        )
-    for leaf, seen in zip(jax.tree.leaves(x), jax.tree.leaves(mask), strict=True):
-        check_shape(owner, "mask", seen, jnp.shape(leaf)[: jnp.ndim(seen)])
+    check_masks(owner, x, mask)
 
 
 Event = Annotated[tuple[Any, Any], _check_event]
@@ -208,4 +203,5 @@ def _fill(owner: str, event: tuple[Any, Any], imputed: Tree) -> Any:
         m = jnp.expand_dims(m, tuple(range(jnp.ndim(m), jnp.ndim(y))))
         return jnp.where(m, jnp.asarray(x).astype(y.dtype), y)
 
-    return jax.tree.map(fill, mask, x, imputed)
+    masks = jax.tree.unflatten(jax.tree.structure(x), a_mask_each(owner, x, mask))
+    return jax.tree.map(fill, masks, x, imputed)

@@ -10,6 +10,7 @@ from jaxvae.bounds.importance_weights import log_prior
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Key, Tree
 from jaxvae.distributions import Masked, Product
+from jaxvae.distributions.masked import a_mask_each, is_of_a_whole
 from jaxvae.evaluation import imputation
 from jaxvae.evaluation.rows import (
     has_mask,
@@ -147,8 +148,9 @@ def entries_of(d: Any, x: Tree, mask: Tree | None = None) -> Any:
     if isinstance(d, Masked):
         return entries_of(d.distribution, *x)
     if isinstance(d, Product):
-        masks = [None for _ in d.split(d.parts)] if mask is None else d.split(mask)
-        parts = zip(d.split(d.parts), d.split(x), masks, strict=True)
+        each = d.split(d.parts)
+        of_all = mask is None or is_of_a_whole(mask)
+        parts = zip(each, d.split(x), [mask] * len(each) if of_all else d.split(mask), strict=True)
         return d.join([entries_of(*part) for part in parts])
     parts = None if event_shape(d) == () else _independent(d)
     if parts is None:
@@ -169,6 +171,6 @@ def _independent(d: Any) -> Any:
 def _observed(entries: Tree, x: Tree, mask: Tree) -> Array:
     """How many entries are there; a choice is one, however many axes a mask has."""
     like = entries if jax.tree.structure(entries) == jax.tree.structure(x) else x
-    pairs = zip(*map(jax.tree.leaves, (like, mask)), strict=True)
+    pairs = zip(jax.tree.leaves(like), a_mask_each("score", like, mask), strict=True)
     shares = [jnp.mean(mask, dtype=jnp.float32) * jnp.size(entry) for entry, mask in pairs]
     return jnp.sum(jnp.stack(shares))

@@ -8,6 +8,8 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from jaxvae.checks import Location, checked
+
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
@@ -36,7 +38,8 @@ class Rows(NamedTuple):
     files: tuple[str, ...] = ()
 
 
-def read_rows(path: str | Path, columns: tuple[str, ...] = (), *, mixed: bool = False) -> Rows:
+@checked
+def read_rows(path: Location, columns: tuple[str, ...] = (), *, mixed: bool = False) -> Rows:
     """The rows of a .npy, .npz, .csv, .parquet or .h5ad file, or of a folder of images.
 
     Args:

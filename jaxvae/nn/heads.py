@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import isqrt, prod
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -194,22 +194,34 @@ class ProductHead(Module):
     """
 
     def __init__(self, columns: tuple[tuple[str, Head, Shape], ...]):
-        learned = any(isinstance(head, nnx.Module) for _, head, _ in columns)
-        self.columns = nnx.data(columns) if learned else columns
+        modules = [head for _, head, _ in columns if isinstance(head, nnx.Module)]
+        places = count()
+        self.columns = tuple(  # with its place among the modules for a head that is one
+            (name, next(places) if isinstance(head, nnx.Module) else head, shape)
+            for name, head, shape in columns
+        )
+        if modules:
+            self.modules = nnx.List(modules)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ProductHead) and self.columns == other.columns
+        return isinstance(other, ProductHead) and self._heads() == other._heads()
 
     def __hash__(self) -> int:
-        return hash((ProductHead, self.columns))
+        return hash((ProductHead, self._heads()))
+
+    def _heads(self) -> tuple[tuple[str, Any, Shape], ...]:
+        return tuple(
+            (name, self.modules[head] if isinstance(head, int) else head, shape)
+            for name, head, shape in self.columns
+        )
 
     def raw_shape(self, shape: Shape) -> Shape:
         del shape  # of each column, which `columns` says
-        return (sum(prod(head.raw_shape(s)) for _, head, s in self.columns),)
+        return (sum(prod(head.raw_shape(s)) for _, head, s in self._heads()),)
 
     def __call__(self, raw: Array) -> Product:
         parts, start = {}, 0
-        for name, head, shape in self.columns:
+        for name, head, shape in self._heads():
             part = head.raw_shape(shape)
             parts[name] = head(raw[start : start + prod(part)].reshape(part))
             start += prod(part)

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import Tree, checked
+from jaxvae.checks import Location, Tree, checked
 from jaxvae.nn.descriptions import (
     OF_CONSTANT,
+    STOCK,
     NotDescribedError,
     Trusted,
     describe,
@@ -66,7 +67,7 @@ NOT_BUILT = (KeyError, TypeError, AttributeError, ValueError)  # what other fiel
 
 @checked
 def save_model(
-    folder: str | Path,
+    folder: Location,
     model: object,
     *,
     about: str | Mapping[str, Any] | None = None,
@@ -118,6 +119,7 @@ def save_model(
             again = rebuild(description, leaves | constants, roots(description))
             if jax.tree.structure(again) != jax.tree.structure(model):
                 raise NotDescribedError("model holds what its description doesn't show")
+            _warn_of_trust(description, leaves | constants)
         except (NotDescribedError, *NOT_BUILT) as error:
             description, why = None, str(error).splitlines()[0]
             warnings.warn(
@@ -148,10 +150,16 @@ def save_model(
     return folder
 
 
+def _warn_of_trust(description: Any, arrays: Mapping[str, Any]) -> None:
+    """Of a function of jaxvae or Flax that `load_model` won't run unasked."""
+    try:
+        rebuild(description, arrays, {*roots(description)} - {*STOCK})
+    except NotDescribedError as error:
+        warnings.warn(f"save_model: load_model will refuse this folder: {error}", stacklevel=4)
+
+
 @checked
-def load_model(
-    folder: str | Path, *, like: object = None, trust: str | Collection[str] = ()
-) -> Any:
+def load_model(folder: Location, *, like: object = None, trust: str | Collection[str] = ()) -> Any:
     """The model that `save_model` wrote, or the best one of a run of `fit`, every byte verified.
 
     Nothing but classes of jaxvae and Flax and functions of JAX is used, so that a folder from
@@ -201,7 +209,7 @@ def load_model(
 
 
 @checked
-def model_info(folder: str | Path) -> dict[str, Any]:
+def model_info(folder: Location) -> dict[str, Any]:
     """What a saved model's folder says of it: `about`, `versions`, `arrays`, `builder`, ..."""
     folder = Path(folder)
     folder = folder if is_saved(folder) or not is_saved(folder / "model") else folder / "model"

@@ -133,9 +133,9 @@ class Table:
         """Raw parameters -> p(x|z): `Masked` of a `Product` of `Categorical` and `Normal`.
 
         Args:
-          number: the head of each number, an event (1,); by default `NormalHead(floor=0.1)`, as
-            values that repeat, an amount of 0 for instance, would else be worth ever more with ever
-            less sigma.
+          number: the head of each number, an event (1,), of which each column has its own copy
+            where it learns; by default `NormalHead(floor=0.1)`, as values that repeat, an amount
+            of 0 for instance, would else be worth ever more with ever less sigma.
         """
         number = number or NormalHead(floor=0.1)
         if isinstance(number, (MaskedHead, ProductHead)):
@@ -143,11 +143,15 @@ class Table:
                 f"Table.head: number is {an(type(number).__name__)} of all columns, expected that "
                 "of one number, such as nn.NormalHead()"
             )
-        heads = [number if c.kind in NUMBERS else _category_head(c) for c in self.seen]
+        heads = [_own(number) if c.kind in NUMBERS else _category_head(c) for c in self.seen]
         names = [c.name for c in self.seen]
         return MaskedHead(
             ProductHead(tuple((n, h, (1,)) for n, h in zip(names, heads, strict=True)))
         )
+
+
+def _own(head: Head[Any]) -> Head[Any]:
+    return nnx.clone(head) if isinstance(head, nnx.Module) else head
 
 
 def _category_head(column: Column) -> Head[Any]:

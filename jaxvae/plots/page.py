@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxvae.batching import batch_size
-from jaxvae.checks import Count, Key, Positive, Tree, checked
+from jaxvae.checks import Count, Key, Location, Positive, Tree, checked
 from jaxvae.evaluation import Summary, advice, summarize
 from jaxvae.evaluation.reading import lines, log_marginal_of, trust_in
 from jaxvae.evaluation.use import Used
@@ -59,7 +59,7 @@ STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 @checked
 def write_report(
-    path: str | Path,
+    path: Location,
     summary: Summary,
     *,
     title: str,
@@ -115,7 +115,7 @@ ELBO <b>{summary.elbo:.2f}</b>. Can log p(x) be trusted? {escape(trust_in(summar
 
 @checked
 def report(
-    path: str | Path,
+    path: Location,
     model: Used,
     key: Key,
     xs: Tree,

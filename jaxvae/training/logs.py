@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import checked
+from jaxvae.checks import Location, checked
 from jaxvae.training.callbacks import Callback, Run
 from jaxvae.training.checkpoints.durable import part_of, write_text
 from jaxvae.training.showing import means_of
@@ -126,7 +126,7 @@ def mlflow(module: ModuleType | None = None) -> Callback:
 
 
 @checked
-def json_lines(path: str | Path) -> Callback:
+def json_lines(path: Location) -> Callback:
     """A callback that adds a line of JSON at every look: step, epoch, the means of the metrics.
 
     The file is the run's own: one that begins starts it anew, one that goes on drops the lines of
@@ -153,7 +153,7 @@ class _JsonLines(_Log):
 
 
 @checked
-def csv(path: str | Path) -> Callback:
+def csv(path: Location) -> Callback:
     """A callback that adds a row to a table at every look, as `json_lines` adds a line.
 
     A metric that comes later gets a column then; where it was not measured its cell is empty.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Count, checked
+from jaxvae.checks import Count, Location, checked
 from jaxvae.training.callbacks import Callback, Run, is_due
 from jaxvae.training.steps import Metrics, TrainState
 
@@ -104,7 +104,7 @@ def means_of(metrics: Metrics) -> dict[str, Any]:
 
 @checked
 def pictures(
-    folder: str | Path, draw: Callable[[Any, Array], Any], *, every: Count | None = None
+    folder: Location, draw: Callable[[Any, Array], Any], *, every: Count | None = None
 ) -> Callback:
     """A callback that draws the model while it learns: folder/step_0000000100.png and so on.
 

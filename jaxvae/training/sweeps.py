@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import Count, Tree, checked
+from jaxvae.checks import Count, Location, Tree, checked
 from jaxvae.pytrees import shown
 from jaxvae.training.checkpoints.durable import make_folder
 from jaxvae.training.checkpoints.files import (
@@ -52,7 +52,7 @@ def sweep(
     *,
     at_once: Count | None = None,
     mesh: AutoMesh | None = None,
-    folder: str | Path | None = None,
+    folder: Location | None = None,
     **fixed: Any,
 ) -> Sweep:
     """Call `run` at every point of a grid: seeds, betas, learning rates, whatever is traced.

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree, a_class_of
+from jaxvae.checks import Location, Tree, a_class_of, checked
 from jaxvae.pytrees import checksums_held, is_key, paths, shown
 from jaxvae.training.checkpoints.durable import part_of, publish
 
@@ -48,7 +48,8 @@ class Stored(NamedTuple):
     info: dict[str, Any]
 
 
-def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | None = None) -> None:
+@checked
+def save_checkpoint(path: Location, tree: Any, *, info: Mapping[str, Any] | None = None) -> None:
     """Write a pytree to a file: whole, or not at all.
 
     Args:
@@ -92,7 +93,8 @@ def save_checkpoint(path: str | Path, tree: Any, *, info: Mapping[str, Any] | No
         raise CheckpointError(f"{path} can't be written: {error.strerror}") from None
 
 
-def read_checkpoint(path: str | Path, *, leaves: bool = True) -> Stored:
+@checked
+def read_checkpoint(path: Location, *, leaves: bool = True) -> Stored:
     """All that a checkpoint holds, verified, without knowing of what it is.
 
     Args:

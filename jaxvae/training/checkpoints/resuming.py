@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.checks import Count, Positive, kind
+from jaxvae.checks import Count, Location, Positive, checked, kind
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -45,19 +45,21 @@ class Checkpoints(NamedTuple):
         configuration in its folder does not go on.
     """
 
-    folder: str | Path
+    folder: Location
     keep: Count = 3
     score: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
     share: Positive = 0.01
     config: Mapping[str, Any] = {}
 
 
-def checkpoint_files(folder: str | Path) -> list[Path]:
+@checked
+def checkpoint_files(folder: Location) -> list[Path]:
     """The checkpoints in a run's folder, the newest last."""
     return sorted(Path(folder).glob(PATTERN.replace("{:010d}", "*")))
 
 
-def newest_checkpoint(folder: str | Path) -> Path:
+@checked
+def newest_checkpoint(folder: Location) -> Path:
     """The last checkpoint of a run's folder that can be read; CheckpointError where none can be.
 
     One that can't be is named in a warning. What is in the arrays `load_checkpoint` verifies.
@@ -65,7 +67,8 @@ def newest_checkpoint(folder: str | Path) -> Path:
     return max(_some(folder), key=step_of)
 
 
-def best_checkpoint(folder: str | Path) -> Path:
+@checked
+def best_checkpoint(folder: Location) -> Path:
     """The best state in a run's folder; CheckpointError where none can be read.
 
     With `early_stopping` that is the state that `fit` returns, and else the checkpoint of the
@@ -83,7 +86,8 @@ def best_checkpoint(folder: str | Path) -> Path:
     return min(found, key=lambda path: found[path]["score"])
 
 
-def load_checkpoint(path: str | Path, like: Any) -> Any:
+@checked
+def load_checkpoint(path: Location, like: Any) -> Any:
     """Read a pytree back, every byte verified: all that was saved, or the state or model in it.
 
     Args:
@@ -131,7 +135,8 @@ def main_file(path: Path) -> Path:
     return path / MAIN if path.is_dir() else path
 
 
-def infos(folder: str | Path) -> dict[Path, dict[str, Any]]:
+@checked
+def infos(folder: Location) -> dict[Path, dict[str, Any]]:
     """Of the readable ones, damaged leaves not looked for."""
     infos = {}
     for path in checkpoint_files(folder):

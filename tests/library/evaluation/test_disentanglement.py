@@ -211,7 +211,7 @@ def test_votes_of_unequal_values():
 
 
 BAD = {
-    "None": (None, V, "codes is a NoneType"),
+    "None": (None, V, "codes is None"),
     "a list": (V.tolist(), V, "codes is a list"),
     "one axis": (V[:, 0], V, r"codes has shape \(64,\)"),
     "no latents": (V[:, :0], V, r"codes has shape \(64, 0\)"),

@@ -675,7 +675,7 @@ def test_for_component_refuses():
         TypeError, match="for_component: q is a Normal, expected a Product of a dict"
     ):
         gradient(jnp.mean, term, q.parts["style"], keys(1))
-    with pytest.raises(TypeError, match="for_component: estimator is a NoneType"):
+    with pytest.raises(TypeError, match="for_component: estimator is None"):
         for_component("choice", None)  # pyright: ignore
 
     def slope(logits):

@@ -11,6 +11,8 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxvae as jv
+from jaxvae.checks import OutsideSupportError
+from jaxvae.evaluation import multiple_imputations, use
 from jaxvae.gradients.mixtures import stratified_mixture
 from jaxvae.models.multimodal import (
     Multimodal,
@@ -21,6 +23,7 @@ from jaxvae.models.multimodal import (
 from tests.common import close, draws, grid, standard_errors_off
 
 JOINS = (product_of_experts, mixture_of_experts, mixture_of_products)
+GAUSSIAN = Partial(lambda v: jv.Normal(v, jnp.ones(2)))
 LOCS, SCALES = (0.3, -1.0, 2.0), (0.5, 2.0, 0.8)
 
 
@@ -241,6 +244,44 @@ def scaled(scale, i, x):
     return jv.Normal(scale * d.loc, d.scale)
 
 
+@pytest.mark.filterwarnings("ignore:score. rows have:UserWarning")
+def test_a_modality_may_be_a_dict_in_use(x64):
+    """Its flag is of all that it holds, and each number as of a modality that is an array."""
+    as_array = jv.models.Multimodal(
+        (GAUSSIAN, Partial(lambda v: jv.Normal(v[:2] + v[2:], jnp.ones(2)))),
+        (GAUSSIAN, Partial(lambda z: jv.Normal(jnp.concatenate([z, -z]), 0.5))),
+        jv.StandardNormal((2,)),
+    )
+    halves = lambda z: jv.Product({"a": jv.Normal(z, 0.5), "b": jv.Normal(-z, 0.5)})
+    as_dict = as_array._replace(
+        experts=(GAUSSIAN, Partial(lambda v: jv.Normal(v["a"] + v["b"], jnp.ones(2)))),
+        likelihoods=(GAUSSIAN, Partial(halves)),
+    )
+    first, second = np.ones((3, 2)), np.arange(12.0).reshape(3, 4)
+    mask = np.array([True, True, False]), np.array([True, False, True])
+    dicts = (first, {"a": second[:, :2], "b": second[:, 2:]}), mask
+    key = jax.random.key(0)
+
+    expected = use.score(as_array, key, ((first, second), mask), num_samples=4)
+    found = use.score(as_dict, key, dicts, num_samples=4)
+    assert found.observed.tolist() == [6, 2, 4]
+    for name in ("iwae", "elbo", "rate", "observed"):
+        assert close(getattr(found, name), getattr(expected, name))
+    parts = found.entries[1]
+    assert close(np.concatenate([parts["a"], parts["b"]], 1), expected.entries[1])
+
+    of_array = use.impute(as_array, key, ((first, second), mask), num_samples=4)
+    of_dict = use.impute(as_dict, key, dicts, num_samples=4)
+    assert close(of_dict[0], of_array[0])
+    assert close(np.concatenate([of_dict[1]["a"], of_dict[1]["b"]], 1), of_array[1])
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), dicts)
+    drawn = multiple_imputations(as_dict, key, one, num_samples=4, num_draws=3)
+    assert drawn[1]["b"].shape == (3, 2)
+    unseen = first, jax.tree.map(lambda leaf: leaf * np.nan, dicts[0][1])
+    with pytest.raises(OutsideSupportError, match=r"xs\[1\]\['a'\] holds nan at \(0, 0\)"):
+        use.score(as_dict, key, (unseen, mask), num_samples=4)
+
+
 def test_errors_name_the_argument():
     d, p = experts()[0], prior()
     bad: Any
@@ -248,7 +289,7 @@ def test_errors_name_the_argument():
         (([], p), TypeError, "experts is"),
         ((d, p), TypeError, "experts is"),
         (([d, jv.Laplace(d.loc, d.scale)], p), TypeError, r"experts\[1\] is a Laplace"),
-        (([d], None), TypeError, "prior is a NoneType"),
+        (([d], None), TypeError, "prior is None"),
         (([d], jv.StandardNormal((2,))), ValueError, "prior is over events of shape"),
         (([d, d], p, (True,)), ValueError, "present has"),
         (([d, d], p, jnp.ones((2, 1))), ValueError, "present has"),

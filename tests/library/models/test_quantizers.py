@@ -563,9 +563,9 @@ F32 = jnp.zeros(3, jnp.float32)
 BAD: Any = [
     (lambda: nearest(F32, F32), "codes has shape"),
     (lambda: rotation_trick(F32, F32[:2]), "e has shape"),
-    (lambda: Rotation(NONE)(F32), "quantizer is a NoneType"),
+    (lambda: Rotation(NONE)(F32), "quantizer is None"),
     (lambda: IBQ(FSQ((3, 3)))(F32), "expected one with codes"),
-    (lambda: Projected(NONE)(F32), "quantizer is a NoneType"),
+    (lambda: Projected(NONE)(F32), "quantizer is None"),
     (lambda: cosine(LFQ(3)), "expected one with codes"),
     (lambda: Grouped(book(np.zeros((2, 5, 1), np.float32)))(F32), "multiple of 2"),
     (lambda: Grouped(book(np.zeros((2, 5, 1)))).lookup(jnp.zeros(3, int)), "index has (3,)"),

@@ -134,9 +134,9 @@ def test_free_bits_are_free():
 def test_refusals():
     bad: Any
     for bad, error in (
-        ({"model": None}, "model is a NoneType"),
+        ({"model": None}, "model is None"),
         ({"model": jv.StandardNormal((2,))}, "model is a StandardNormal"),
-        ({"key": None}, "key is a NoneType"),
+        ({"key": None}, "key is None"),
         ({"x": jnp.zeros((4, 4))}, "x has shape"),
         ({"x": jnp.zeros((4, 4, 2))}, "x has shape"),
         ({"x": None}, "x is None"),

@@ -273,6 +273,18 @@ def make(weight, d=2):
 """
 
 
+def test_where_trust_will_be_asked_for_saving_says_so(tmp_path):
+    """For a function of jaxvae that is none of a model's: it could do anything."""
+    told = (
+        r"^save_model: load_model will refuse this folder: it needs jaxvae:elbo.*trust=\"jaxvae\""
+    )
+    with pytest.warns(UserWarning, match=told):
+        nn.save_model(tmp_path / "m", small(network=partial(SMALL, activation=jaxvae.elbo)))
+    with pytest.raises(CheckpointError, match=r'needs jaxvae:elbo.*trust="jaxvae"'):
+        nn.load_model(tmp_path / "m")
+    nn.load_model(tmp_path / "m", trust="jaxvae")
+
+
 def test_what_is_your_own_is_built_where_it_is_trusted(tmp_path, monkeypatch):
     (tmp_path / "my_models.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)

@@ -215,6 +215,30 @@ def test_a_model_of_a_table_is_the_product_of_its_columns():
     assert close(least, 0.1)  # as values that repeat can't be worth infinitely much
 
 
+@pytest.mark.thorough
+def test_each_number_learns_a_sigma_of_its_own(tmp_path):
+    """Under a head that learns, which a model is jitted, saved and loaded with."""
+    optimizer = optax.adam(3e-2)
+    built = nn.make_vae(
+        table(), latents=1, hidden=(4,), likelihood=nn.SharedScaleHead(0.5), rngs=nnx.Rngs(0)
+    )
+    step = jaxvae.train_step(jaxvae.elbo, optimizer)
+    state = jaxvae.init_state(built, optimizer)
+    rows = table().rows(mixed())
+    trained = jaxvae.fit(step, state, KEY, rows, epochs=5, batch_size=20)[0].model
+
+    @jax.jit
+    def sigmas(model):
+        parts = model.decode(jnp.zeros(1)).distribution.parts.items()
+        return {name: part.scale for name, part in parts if isinstance(part, jaxvae.Normal)}
+
+    numbers = [c.name for c in table().seen if c.kind in ("number", "log")]
+    assert sorted(sigmas(trained)) == sorted(numbers)
+    assert len({0.5, *map(float, sigmas(trained).values())}) == len(numbers) + 1
+    nn.save_model(tmp_path / "model", trained)
+    assert sigmas(nn.load_model(tmp_path / "model")) == sigmas(trained)
+
+
 def test_what_stands_in_a_gap_is_not_looked_at():
     xs, masks = jax.tree.map(lambda a: jnp.asarray(a[0]), table().rows(mixed()))
     other = xs | {"amount": jnp.full(1, 7.0)}

@@ -172,7 +172,7 @@ def test_what_a_step_does_not_have_is_said(name):
 
 @pytest.mark.parametrize(
     ("optimizer", "what"),
-    [("adam", "a str"), (optax.adam, "the function adam"), (None, "a NoneType"), (0.1, "a float")],
+    [("adam", "a str"), (optax.adam, "the function adam"), (None, "None"), (0.1, "a float")],
 )
 def test_what_is_no_optimiser_is_refused_before_the_first_step(optimizer, what):
     calls = {
