@@ -51,3 +51,10 @@ def x64():
     """Float64 for one test: what is exact is then held to 1e-9 or better."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs():
+    """What a file compiled is let go after it, or a worker would grow to 6 GB."""
+    yield
+    jax.clear_caches()

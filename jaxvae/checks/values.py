@@ -51,6 +51,11 @@ def check_array(owner: str, name: str, value: Any) -> None:
     dtype = getattr(value, "dtype", None)
     if dtype is None and isinstance(value, (bool, int, float)):
         return
+    if type(value).__module__.startswith("scipy.sparse"):
+        raise TypeError(
+            f"{owner}: {name} is {a_class_of(value)}, which fit, validation and use take, expected "
+            f"an array, {name}.toarray()"
+        )
     if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
         what = a_class_of(value) if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{owner}: {name} is {what}, expected an array of numbers")

@@ -30,7 +30,7 @@ from jaxvae.protocols import (
     log_likelihood,
     prior,
 )
-from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees import shown, value_of, wide
 
 TARGET_ACCEPTANCE = 0.8
 ADAPTATION = 0.3  # of log step size, a temperature
@@ -255,7 +255,7 @@ def _chains(
         start = (here, increments[0] * here.slope, jnp.log(jnp.asarray(step_size, z.dtype)))
         times = jnp.arange(1, len(increments))
         (_, log_w, _), (acceptance, used) = jax.lax.scan(anneal, start, times)
-        log_w = log_w[num_pilots:]
+        log_w = wide(log_w[num_pilots:])
         standard_error, ess = spread(log_w)
         return AIS(log_mean_exp(log_w), standard_error, ess, log_w, acceptance, used)
 

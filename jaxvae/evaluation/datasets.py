@@ -15,7 +15,7 @@ from jaxvae.evaluation.marginal import LogMarginal, log_marginal
 from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at, or_else, paired, warn_of_outside
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, wide
 from jaxvae.training.monitoring import NEGLIGIBLE
 
 
@@ -72,10 +72,10 @@ def evaluate(
     keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
     rows = of_each(_log_marginal, model, (keys, rows), batch_size, num_samples, fewest=1)
     found = Evaluation(
-        value=jnp.mean(rows.value),
+        value=jnp.mean(wide(rows.value)),
         standard_error=jnp.sqrt(jnp.sum(jnp.square(rows.standard_error))) / len(keys),
         reliable=jnp.mean(rows.reliable),
-        rate=jnp.mean(rows.rate),
+        rate=jnp.mean(wide(rows.rate)),
         rows=rows,
     )
     warn_of_outside("evaluate", rows.value)

@@ -11,7 +11,7 @@ from jax import Array
 from jax.errors import InconclusiveDimensionOperation
 
 from jaxvae.checks import Count, Location, Tree, checked
-from jaxvae.evaluation.one_row import scored
+from jaxvae.evaluation.one_row import posterior_mean, scored
 from jaxvae.evaluation.rows import event_like, model_at
 from jaxvae.protocols import Model, likelihood, mean_of, posterior
 from jaxvae.pytrees.libraries import functional
@@ -100,7 +100,8 @@ def export_model(
 
 def _encode(model: Any, num_samples: int, xs: Tree, ys: Tree | None = None) -> Any:
     del num_samples
-    return jax.vmap(lambda x, y: mean_of(posterior(model_at(model, y), x)))(xs, ys)
+    no_key = jax.random.key(0)  # of a certain code, which is its only draw
+    return jax.vmap(lambda x, y: posterior_mean(model_at(model, y), no_key, x))(xs, ys)
 
 
 def _decode(model: Any, num_samples: int, zs: Tree, ys: Tree | None = None) -> Any:

@@ -1,6 +1,8 @@
 """Rows of a pandas frame as a model takes them, and results as columns beside its own."""
 
 from collections.abc import Iterable
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 import jax
@@ -16,13 +18,33 @@ def of_frame(owner: str, frame: Any, like: Tree) -> Any:
             raise ValueError(f"{owner}: xs has no column {missing[0]!r}, which the model wants")
         return {n: _numbers(owner, frame[[n]], s.dtype).reshape(len(frame), *s.shape)
                 for n, s in like.items()}  # fmt: skip
-    values = _numbers(owner, frame, np.float32)
-    if getattr(like, "shape", None) != values.shape[1:]:
+    if getattr(like, "shape", None) != frame.shape[1:]:
         raise ValueError(
-            f"{owner}: xs has {values.shape[1]} columns, expected {getattr(like, 'shape', like)}, "
+            f"{owner}: xs has {frame.shape[1]} columns, expected {getattr(like, 'shape', like)}, "
             "the shape of x; choose them: frame[columns]"
         )
-    return values
+    return _numbers(owner, frame, like.dtype)
+
+
+def of_latents(owner: str, frame: Any, like: Tree) -> Any:
+    """z of the columns that `columns_of` gives them, or of a frame that has no others."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([0, *(prod(leaf.shape) for leaf in leaves)])
+    spans = [*zip(leaves, pairwise(ends), strict=True)]
+    places = [np.arange(a, b).reshape(1, *leaf.shape) for leaf, (a, b) in spans]
+    named = columns_of("z", jax.tree.unflatten(structure, places), [])
+    names = [*frame.columns]
+    if {*named} <= {*names}:
+        names = sorted(named, key=lambda name: named[name])
+    if len(names) != ends[-1]:
+        raise ValueError(
+            f"{owner}: zs has {len(names)} columns, expected {ends[-1]}: {', '.join(named)}"
+        )
+    z = [
+        _numbers(owner, frame[names[a:b]], leaf.dtype).reshape(len(frame), *leaf.shape)
+        for leaf, (a, b) in spans
+    ]
+    return jax.tree.unflatten(structure, z)
 
 
 def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
@@ -34,13 +56,18 @@ def _numbers(owner: str, frame: Any, dtype: DTypeLike) -> np.ndarray:
                 "as integers, as nn.infer_table(frame).coded(frame) does"
             )
     values = frame.to_numpy(np.float64, na_value=np.nan)
+    gaps = np.isnan(values)
     if np.issubdtype(dtype, np.integer):
-        for name, column in zip(frame.columns, values.T, strict=True):
-            if (part := column[(column != np.round(column)) & ~np.isnan(column)]).size:
-                raise ValueError(
-                    f"{owner}: column {name!r} holds {part[0]:g}, expected whole numbers"
-                )
-    return values.astype(np.float32 if np.isnan(values).any() else dtype)
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        wrong = ~gaps & ((values != np.round(values)) | (values < least) | (values > most))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"{owner}: column {frame.columns[column]!r} holds {values[row, column]:g}, "
+                f"expected whole numbers of {np.dtype(dtype)}"
+            )
+    floats = jax.dtypes.canonicalize_dtype(np.float64)
+    return values.astype(floats if gaps.any() or np.issubdtype(dtype, np.floating) else dtype)
 
 
 def check_new(owner: str, frame: Any, names: Iterable[str]) -> None:

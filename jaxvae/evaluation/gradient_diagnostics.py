@@ -9,7 +9,7 @@ from jax import Array
 from jaxvae.batching import Objective
 from jaxvae.checks import Count, Key, Tree, checked, written
 from jaxvae.protocols import Model
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, wide
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import statistics, with_state, without_state
 from jaxvae.training.trainable import check_array
@@ -71,7 +71,7 @@ def gradient_statistics(
         drawn = index < num_draws  # the last chunk may be padded
         size = jnp.sum(drawn)
         total = count + size
-        g = jax.vmap(gradient)(index)
+        g = jax.tree.map(wide, jax.vmap(gradient)(index))
 
         def leaf(g: Array, mean: Array, square: Array) -> tuple[Array, Array]:
             n, m, share = (a.astype(g.dtype) for a in (count, size, size / total))
@@ -86,7 +86,7 @@ def gradient_statistics(
         return (total, *(jax.tree.unflatten(structure, m) for m in (means, squares))), None
 
     structure = jax.tree.structure(model)
-    zeros = jax.tree.map(jnp.zeros_like, model)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), model)
     start = (jnp.zeros((), int), zeros, zeros)
     (_, mean, square), _ = jax.lax.scan(merge, start, jnp.arange(0, num_draws, chunk))
     variance = jax.tree.map(lambda q: q / (num_draws - 1), square)

@@ -30,6 +30,7 @@ from jaxvae.distributions.masked import a_mask_each, check_masks
 from jaxvae.evaluation.rows import warn_of_outside
 from jaxvae.protocols import (
     Distribution,
+    MissingMethodError,
     Model,
     likelihood,
     mean_of,
@@ -85,7 +86,10 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
 def imputed(model: Model, key: Key, event: Tree, num_samples: Count) -> tuple[Any, Array]:
     """x with its gaps filled, and the log p(x_observed) that is known from doing so."""
     zs, log_w = _weighted("impute", model, key, event, num_samples)
-    moments = jax.vmap(lambda z: _moments(_whole("impute", model, z)))(zs)
+    try:
+        moments = jax.vmap(lambda z: _moments(_whole("impute", model, z)))(zs)
+    except MissingMethodError as error:
+        raise MissingMethodError(f"impute: multiple_imputations draws from any; {error}") from None
     w = jax.nn.softmax(log_w)
     mean = jax.tree.map(lambda m: jnp.tensordot(w, m, 1), moments)
     best = jax.tree.map(_most_probable, mean, is_leaf=_of_labels)
@@ -182,12 +186,14 @@ def _moments(d: Distribution) -> Any:
             return jax.vmap(_moments)(d.parts)
         case Categorical() as d:
             return _Labels(jnp.exp(d.log_probs))
-    if getattr(d, "mean", None) is None:
-        raise TypeError(
-            f"impute: {type(d).__name__} has no mean, expected one that has, or a Categorical; "
-            "multiple_imputations draws from any"
-        )
     return mean_of(d)
+
+
+def best_guess(d: Distribution) -> Any:
+    """E[x], and of labels the most probable one."""
+    d = value_of(d)
+    moments = _moments(d.distribution if isinstance(d, Masked) else d)
+    return jax.tree.map(_most_probable, moments, is_leaf=_of_labels)
 
 
 def _most_probable(mean: Tree) -> Array:

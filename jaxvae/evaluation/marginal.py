@@ -25,7 +25,7 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, wide
 
 CHUNK = 250  # samples at a time, at most
 FEWEST = 25  # samples of which the largest have a tail to look at
@@ -119,7 +119,7 @@ def _estimate(
 
     samples = jnp.arange(num_samples)
     size = chunk or min(CHUNK, at_once(log_weight, samples))
-    log_w = jax.lax.map(log_weight, samples, batch_size=size)
+    log_w = wide(jax.lax.map(log_weight, samples, batch_size=size))
     standard_error, ess = spread(log_w)
     k = pareto_k(log_w)
     bar = min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else -jnp.inf

@@ -49,7 +49,7 @@ def posterior_draw(model: Model, key: Key, x: Tree) -> Any:
 def likelihood_mean(model: Model, key: Key, z: Tree) -> Any:
     del key
     with or_else("decode: give it a key, use.decode(model, zs, key=key), and it draws x"):
-        return mean_of(likelihood(model, z))
+        return imputation.best_guess(likelihood(model, z))
 
 
 def likelihood_draw(model: Model, key: Key, z: Tree) -> Any:
@@ -60,7 +60,7 @@ def likelihood_draw(model: Model, key: Key, z: Tree) -> Any:
 def remembered(model: Model, key: Key, x: Tree) -> Any:
     z = posterior(model, x).sample(key)
     with or_else("reconstruct: draw, use.decode(model, use.encode(model, xs, key=k), key=l)"):
-        return mean_of(likelihood(model, z))
+        return imputation.best_guess(likelihood(model, z))
 
 
 def new_mean(model: Model, key: Key, x: Tree) -> Any:
@@ -68,7 +68,7 @@ def new_mean(model: Model, key: Key, x: Tree) -> Any:
     z_key, _ = jax.random.split(key)  # the z of new_draw
     z = prior(model).sample(z_key)
     with or_else("generate: leave out mean=True, and it draws x"):
-        return mean_of(likelihood(model, z))
+        return imputation.best_guess(likelihood(model, z))
 
 
 def new_draw(model: Model, key: Key, x: Tree) -> Any:

@@ -2,24 +2,29 @@
 
 from collections.abc import Callable
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxvae.checks import Tree
 from jaxvae.evaluation.chunks import FEWEST, chunked
 from jaxvae.pytrees.libraries import functional
-from jaxvae.training.trainable import outside_leaves
+from jaxvae.training.trainable import ARRAYS, outside
 
 MOVING = (jax.Array, np.ndarray, np.generic, float)
+SMALL = 64  # numbers; a network has more
 
 
 def compiled(f: Callable[..., Any], model: Tree, *static: object) -> Callable[..., Any]:
     """g(*args) = f(model, *static, *args), compiled once for all models of a structure.
 
     What of the model is neither an array nor a float, as a plain function, is part of the program,
-    not its argument. If it holds arrays, as those of a network under a global name, they may train
+    not its argument, and with it what it reads: a global number, an attribute, an array of NumPy.
+    With other ones it is another program. What it reads that may be a network's parameters trains
     between two calls of `compiled`, so that each compiles anew.
 
     >>> from jax import numpy as jnp
@@ -31,8 +36,22 @@ def compiled(f: Callable[..., Any], model: Tree, *static: object) -> Callable[..
     moving = [leaf if isinstance(leaf, MOVING) else None for leaf in leaves]
     fixed = tuple(None if isinstance(leaf, MOVING) else leaf for leaf in leaves)
     whole = (f, static, structure, fixed)
-    anew = next(outside_leaves(model), None) is not None or not _is_hashable(whole)
-    return partial(jax.jit(partial(_call, *whole)) if anew else partial(_run, *whole), moving)
+    read = [_as_read(part.value) for tree in (model, static) for part in outside(tree)]
+    if None in read or not _is_hashable(whole):
+        return partial(jax.jit(partial(_call, *whole)), moving)
+    return partial(_run, tuple(read), *whole, moving)
+
+
+def _as_read(value: Any) -> object:
+    """What tells a number or an array from another; None of what may be parameters."""
+    small = isinstance(value, jax.Array) and value.size <= SMALL and not isinstance(value, Tracer)
+    if small and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return str(value.dtype), value.shape, blake2b(value.tobytes()).digest()
+    if isinstance(value, ARRAYS):
+        return None
+    return type(value), repr(value)
 
 
 def _is_hashable(value: object) -> bool:
@@ -78,4 +97,15 @@ def _mapped(
     return chunked(partial(one, option, model), rows, batch_size, fewest)
 
 
-_run = jax.jit(_call, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _run(
+    read: object,
+    f: Callable[..., Any],
+    static: tuple[object, ...],
+    structure: object,
+    fixed: tuple[object, ...],
+    moving: list[Tree],
+    *args: Tree,
+) -> Any:
+    del read  # of which it is another program
+    return _call(f, static, structure, fixed, moving, *args)

@@ -18,11 +18,14 @@ from jaxvae.batching import batch_size as number_of_rows
 from jaxvae.checks import Tree, check_leaves
 from jaxvae.distributions import Masked
 from jaxvae.distributions.masked import check_observed
-from jaxvae.evaluation.frames import of_frame
+from jaxvae.evaluation.frames import of_frame, of_latents
 from jaxvae.protocols import MissingMethodError, Model, likelihood, prior
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.batches import is_frame, is_stream, like_first
+from jaxvae.training.sparse import by_rows, compressed, in_batches
+
+DENSE = 256  # rows of a sparse matrix at a time
 
 
 def _check_rows(owner: str, name: str, xs: object) -> None:
@@ -30,12 +33,12 @@ def _check_rows(owner: str, name: str, xs: object) -> None:
         if not len(xs):  # pyright: ignore[reportArgumentType]
             raise ValueError(f"{owner}: {name} is a frame without rows, expected at least one")
     elif not is_stream(xs, None):
-        check_leaves(owner, name, xs)
+        check_leaves(owner, name, by_rows(compressed(xs)))
 
 
 Rows = Annotated[Any, _check_rows]
-"""Rows of data: an array, a pytree of arrays with a common leading axis, or a pandas frame; or an
-iterable of batches of them."""
+"""Rows of data: an array, a sparse matrix, a pytree of them with a common leading axis, or a pandas
+frame; or an iterable of batches of them."""
 
 
 def model_at(model: Any, y: Tree | None) -> Any:
@@ -133,17 +136,22 @@ def events(owner: str, model: Model, xs: Rows) -> Iterator[Any]:
 
 def latents(owner: str, model: Model, zs: Rows) -> Iterator[Any]:
     """Batches of z."""
-    for _, batch in _batches(owner, "zs", zs, latent_like(model)):
-        yield np.asarray(batch, np.float32) if is_frame(batch) else batch
+    like = latent_like(model)
+    for where, batch in _batches(owner, "zs", zs, like):
+        rows = of_latents(owner, batch, like) if is_frame(batch) else batch
+        _check_shapes(f"{owner}: {where}", rows, like)
+        yield rows
 
 
 def _batches(owner: str, name: str, xs: Rows, like: Tree) -> Iterator[tuple[str, Any]]:
     """What a batch is called, and itself: arrays, or a frame."""
     a_list = isinstance(xs, list) and jax.tree.structure(xs) == jax.tree.structure(like)
     if is_frame(xs) or a_list or not is_stream(xs, None):
-        if not is_frame(xs):
-            number_of_rows(xs, owner, name)
-        yield name, xs
+        if is_frame(xs):
+            yield name, xs
+            return
+        number_of_rows(by_rows(compressed(xs)), owner, name)
+        yield from ((name, part) for part in in_batches(xs, DENSE))
         return
     first, where = {}, ""
     for i, batch in enumerate(xs() if isgeneratorfunction(xs) else xs):

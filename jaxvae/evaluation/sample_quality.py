@@ -149,8 +149,8 @@ def frechet_distance(mean1: Mean, cov1: Covariance, mean2: Mean, cov2: Covarianc
         check_shape("frechet_distance", name, value, shape)
     a1, a2 = _factor("cov1", cov1), _factor("cov2", cov2)
     overlap = jnp.sum(jnp.linalg.svd(a1.T @ a2, compute_uv=False))
-    spread = jnp.trace(jnp.asarray(cov1)) + jnp.trace(jnp.asarray(cov2)) - 2.0 * overlap
-    return jnp.sum(jnp.square(mean1 - mean2)) + jnp.maximum(spread, 0.0)
+    spread = jnp.trace(wide(cov1)) + jnp.trace(wide(cov2)) - 2.0 * overlap
+    return jnp.sum(jnp.square(wide(mean1) - wide(mean2))) + jnp.maximum(spread, 0.0)
 
 
 @checked
@@ -179,7 +179,7 @@ def _mean_and_cov(features: Features) -> tuple[Array, Array]:
 
 def _factor(name: str, cov: Covariance) -> Array:
     """A with A A' = C, by eigendecomposition, so that C may be singular."""
-    values, vectors = jnp.linalg.eigh(cov)
+    values, vectors = jnp.linalg.eigh(wide(cov))
     if not isinstance(cov, Tracer):
         largest = float(jnp.max(jnp.abs(values), initial=0.0))
         tolerance = 1e-3 * largest

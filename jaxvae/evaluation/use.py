@@ -121,7 +121,14 @@ def decode(
     given: Tree | None = None,
     batch_size: Count = 256,
 ) -> Any:
-    """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it."""
+    """x of every row of latents: the mean of p(x|z) or, with a key, a draw of it.
+
+    For the mean of labels stands the most probable one.
+
+    Args:
+      zs: or a frame with the columns that `encode` gives, `z 0`, `z 1` and so on, or no others.
+      given: of a conditional model, a function y -> model, the y of each row.
+    """
     one = likelihood_mean if key is None else likelihood_draw
     rows = paired_batches("decode", latents("decode", first_model(model, given), zs), given)
     return each_row(one, model, key, rows, batch_size)
@@ -131,7 +138,10 @@ def decode(
 def reconstruct(
     model: Used, key: Key, xs: Rows, *, given: Tree | None = None, batch_size: Count = 256
 ) -> Any:
-    """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it."""
+    """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it.
+
+    For the mean of labels stands the most probable one.
+    """
     if is_frame(xs):
         check_new("reconstruct", xs, [f"reconstructed {name}" for name in xs.columns])
     rows = _rows("reconstruct", model, xs, given)

@@ -117,9 +117,8 @@ def impute(
     found = use.impute(
         model, jax.random.key(seed), table.coded(rows.frame), num_samples=num_samples
     )
-    filled = table.decoded(found)
-    columns = {c.name: rows.frame[c.name].where(rows.frame[c.name].notna(), filled[c.name])
-               for c in table.seen}  # fmt: skip
+    filled = table.decoded(found, original=rows.frame)
+    columns = {column.name: filled[column.name] for column in table.seen}
     write_columns(output, columns, rows.frame)
 
 

@@ -32,6 +32,7 @@ from jaxvae.distributions import (
 )
 from jaxvae.nn.activations import WithOptions
 from jaxvae.nn.modules import Module
+from jaxvae.protocols import distribution
 
 D = TypeVar("D", covariant=True)
 
@@ -167,7 +168,16 @@ def OneHotHead() -> HeadOf[OneHotCategorical]:
     return HeadOf(OneHotCategorical, (Real("n"),))
 
 
-def open_categorical(logits: Array) -> Categorical:
+@distribution
+@dataclass(frozen=True, eq=False)
+class OpenCategorical(Categorical):
+    """A `Categorical` whose last choice is whatever was never seen: it is scored and not drawn."""
+
+    def sample(self, key: Array) -> Array:
+        return Categorical(jnp.asarray(self.logits)[..., :-1]).sample(key)
+
+
+def open_categorical(logits: Array) -> OpenCategorical:
     """Choices among K, and as number K, of probability 1/1000, whatever was never seen.
 
     >>> d = open_categorical(jnp.zeros((1, 4)))
@@ -176,7 +186,7 @@ def open_categorical(logits: Array) -> Categorical:
     """
     known = jax.nn.log_softmax(logits) + jnp.log1p(-1e-3)
     unseen = jnp.full_like(known[..., :1], jnp.log(1e-3))
-    return Categorical(jnp.concatenate([known, unseen], axis=-1))
+    return OpenCategorical(jnp.concatenate([known, unseen], axis=-1))
 
 
 class ProductHead(Module):

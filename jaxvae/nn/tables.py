@@ -32,6 +32,7 @@ from jaxvae.nn.modules import Module
 
 KINDS = ("number", "log", "category", "ignored")
 NUMBERS = ("number", "log")
+MANY = 20  # rows; where so many hold no category that is known, they are of another table
 OF_DATES = "; days are numbers: (frame[name] - frame[name].min()).dt.total_seconds() / 86400"
 
 
@@ -94,20 +95,34 @@ class Table:
             raise ValueError(f"table: the frame has no column {missing[0]!r}")
         return frame.assign(**{column.name: _coded(column, frame) for column in self.seen})
 
-    def decoded(self, frame: Any) -> Any:
+    def decoded(self, frame: Any, *, original: Any = None) -> Any:
         """The inverse of `coded`: numbers in their units, categories by their names.
 
         Other columns, as scores, stay as they are. A category that wasn't known has no name: a gap.
 
         Args:
           frame: or a dict of arrays [n, 1], as `use.generate` gives.
+          original: the frame of the same rows whose gaps were filled: what it holds stays, to the
+            last digit, and what wasn't known by its name.
         """
+        if original is not None:
+            filled = self.decoded(frame)
+            return filled.assign(
+                **{
+                    c.name: original[c.name].where(
+                        original[c.name].notna(), filled[c.name].to_numpy()
+                    )
+                    for c in self.seen
+                }
+            )
         if isinstance(frame, dict):
             values = {name: np.asarray(x)[:, 0] for name, x in frame.items()}
             frame = import_module("pandas").DataFrame({c.name: values[c.name] for c in self.seen})
-            return frame.assign(**{c.name: _rounded(c, _decoded(c, frame)) for c in self.seen})
-        there = [column for column in self.seen if column.name in frame.columns]
-        return frame.assign(**{column.name: _decoded(column, frame) for column in there})
+            found = {c.name: _rounded(c, _decoded(c, frame[c.name])) for c in self.seen}
+            return frame.assign(**found)
+        titles = {f"{title}{c.name}": c for title in ("", "reconstructed ") for c in self.seen}
+        there = {title: column for title, column in titles.items() if title in frame.columns}
+        return frame.assign(**{t: _decoded(column, frame[t]) for t, column in there.items()})
 
     def rows(self, frame: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The frame as pairs (x, mask), to train on: of each column [n, 1]."""
@@ -226,7 +241,8 @@ def _coded(column: Column, frame: Any) -> np.ndarray:
     found = np.full(len(series), np.nan)
     places = {value: i for i, value in enumerate(column.values)}
     found[~gaps] = [places.get(value, len(places)) for value in there.tolist()]
-    if len(there) and not (found[~gaps] < len(places)).any():
+    strange = {*map(type, there.tolist())}.isdisjoint(map(type, column.values))
+    if (strange or len(there) >= MANY) and not (found[~gaps] < len(places)).any() and len(there):
         raise ValueError(
             f"table: column {column.name!r} holds {there.tolist()[0]!r} and no value that is "
             f"known, as {column.values[0]!r}"
@@ -234,8 +250,8 @@ def _coded(column: Column, frame: Any) -> np.ndarray:
     return found
 
 
-def _decoded(column: Column, frame: Any) -> Any:
-    coded = frame[column.name].to_numpy(np.float64)
+def _decoded(column: Column, series: Any) -> Any:
+    coded = series.to_numpy(np.float64)
     if column.kind in NUMBERS:
         numbers = coded * column.scale + column.shift
         return np.exp(numbers) if column.kind == "log" else numbers

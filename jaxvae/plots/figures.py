@@ -42,6 +42,10 @@ def in_colour(images: Any) -> np.ndarray:
     """Images [n, H, W] or [n, H, W, C], any C, as [n, H, W', 3], clipped to [0, 1]."""
     images = np.asarray(images) / 255.0 if holds_bytes(images) else images
     images = np.clip(np.asarray(images, np.float32), 0.0, 1.0)
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            f"mosaic: images has shape {images.shape}, expected [n, H, W] or [n, H, W, C]"
+        )
     images = images[..., None] if images.ndim == 3 else images
     n, h, _, channels = images.shape
     if channels == 3:
@@ -207,7 +211,9 @@ def latent_map(means: Floats, labels: Any = None) -> Any:
     >>> latent_map(np.eye(3), ["a", "a", "b"]).axes[0].get_title("left")
     'posterior means (100% of their variance)'
     """
-    means = np.asarray(means)
+    means = np.asarray(means, float)
+    if means.ndim != 2:
+        raise ValueError(f"latent_map: means has shape {means.shape}, expected [n, d]")
     check_labels("latent_map", labels, len(means))
     if (bad := ~np.isfinite(means).all(axis=1)).any():
         raise ValueError(f"latent_map: means of row {bad.argmax()} are not finite; leave it out")

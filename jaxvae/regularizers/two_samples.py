@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Numbers, Real, Scalar, check_array, checked
+from jaxvae.pytrees import wide
 
 Kernel = Callable[[Array, Array], Array]
 """Two points [d] -> how near they are."""
@@ -109,5 +110,5 @@ def _points(owner: str, x: Points, y: Points) -> tuple[Array, Array]:
 
 
 def _as_floats(points: Numbers) -> Array:
-    points = jnp.asarray(points)
-    return points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(float)
+    found = jnp.asarray(wide(points))
+    return found if jnp.issubdtype(found.dtype, jnp.floating) else found.astype(float)

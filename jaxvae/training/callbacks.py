@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxvae.batching import batch_size as size_of
 from jaxvae.batching import batched
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, check_leaves, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import (
     BEST,
@@ -31,7 +31,16 @@ from jaxvae.training.checkpoints.resuming import (
 )
 from jaxvae.training.nonfinite import not_finite_at
 from jaxvae.training.objectives import check_hyper, means_of
+from jaxvae.training.sparse import by_rows, compressed, part
 from jaxvae.training.steps import Metrics, TrainState
+
+
+def _check_data(owner: str, name: str, xs: object) -> None:
+    check_leaves(owner, name, by_rows(compressed(xs)))
+
+
+Data = Annotated[Any, _check_data]
+"""Rows: an array, a sparse matrix, or a pytree of them."""
 
 
 class Callback(Protocol):
@@ -71,7 +80,7 @@ def is_due(every: int | None, step: int, num_steps: int) -> bool:
 def validation(
     objective: Callable[..., tuple[Array, Any]],
     key: Key,
-    xs: Tree,
+    xs: Data,
     *,
     every: Count | None = None,
     num_samples: Count = 1,
@@ -89,7 +98,7 @@ def validation(
         `functools.partial`. One that compares the rows of a batch sees half of `batch_size` or
         more.
       key: of the noise.
-      xs: the rows.
+      xs: the rows, which may be sparse, as those of `fit`.
       every: at the first look behind each multiple of so many steps; at every look by default.
       num_samples: how often each row is measured, under noise of its own.
       batch_size: rows at once, at most: they are cut into parts of equal size.
@@ -110,7 +119,8 @@ def validation(
     [True, True, False, True, True, False]
     """
     check_hyper("validation", objective, ())
-    rows = size_of(xs, "validation")
+    xs = compressed(xs)
+    rows = size_of(by_rows(xs), "validation")
     # equal parts, or but one row smaller, so that an objective that compares rows has enough
     cuts = np.linspace(0, rows, -(-rows // batch_size) + 1).astype(int).tolist()
     spans = [*pairwise(cuts)]
@@ -141,7 +151,7 @@ def validation(
         nonlocal told
         parts, weights = [], []
         for start, end in spans:
-            batch = jax.tree.map(lambda leaf, i=start, j=end: leaf[i:j], xs)
+            batch = part(xs, start, end)
             parts.append(means(state.model, jax.random.fold_in(key, start), batch))
             weights.append(size_of(batch) / rows)
         parts = jax.device_get(parts)
@@ -149,7 +159,7 @@ def validation(
         if not (told or np.isfinite(bound)):
             told = True
             start, end = spans[int(np.argmin(np.isfinite([part for part, _ in parts])))]
-            batch = jax.tree.map(lambda leaf: leaf[start:end], xs)
+            batch = part(xs, start, end)
             why = first_bad_row(state.model, start, batch)
             warnings.warn(
                 f"validation: {name}_loss is {-bound:g} at step {int(state.step)}{why}",
@@ -181,7 +191,7 @@ class _EarlyStopping:
 
     def _forget(self) -> None:
         self.best, self.since, self.state = np.inf, 0, None
-        self.measured = self.named = False
+        self.measured = self.named = self.told = False
 
     def begin(self, run: Run) -> None:
         self._forget()
@@ -192,8 +202,15 @@ class _EarlyStopping:
         self.keeps = self.path is not None and not any(step_of(f) > run.end for f in files)
 
     def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
-        del epoch, key
+        del key
         self.named |= self.metric in metrics
+        if epoch >= 1.0 and not (self.named or self.told):
+            self.told = True
+            warnings.warn(
+                f"early_stopping: {self.metric!r} was not measured in the first epoch, of "
+                f"{', '.join(metrics)}; name a metric that a callback before this one returns",
+                stacklevel=6,
+            )
         values = metrics.get(self.metric, np.empty(0))
         if np.ndim(values) > 1:
             raise ValueError(
@@ -258,7 +275,8 @@ class _EarlyStopping:
         return None
 
     def end(self, state: TrainState) -> TrainState | None:
-        if not self.measured and int(state.step) >= self.run.end:
+        ended = int(state.step) >= self.run.end
+        if ended and not self.measured and not (self.told and not self.named):
             never = (
                 "finite, so that the last state is returned"
                 if self.named

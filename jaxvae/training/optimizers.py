@@ -46,11 +46,22 @@ def update(
     try:
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes float ** int
             return extended.update(gradient, opt_state, params, **loss)
-    except TypeError as error:
+    except Exception as error:
+        _check_state(owner, optimizer, opt_state, params)
         keywords = "missing .* required keyword-only argument|got an unexpected keyword argument"
-        if not re.search(keywords, str(error)):
+        if not (isinstance(error, TypeError) and re.search(keywords, str(error))):
             raise
         raise TypeError(
             f"{owner}: optimizer is given {', '.join(['the gradient', *loss])}, but {error}; "
             "expected one of optax that asks for no more and takes **extra_args"
         ) from error
+
+
+def _check_state(owner: str, optimizer: Optimizer, opt_state: Tree, params: Tree) -> None:
+    """Raise TypeError where a state is that of another optimizer."""
+    own = jax.tree.structure(jax.eval_shape(optimizer.init, params))
+    if jax.tree.structure(opt_state) != own:
+        raise TypeError(
+            f"{owner}: opt_state is not one of the step's optimizer; give the same optimizer to "
+            "init_state(model, optimizer) and to the step"
+        ) from None

@@ -31,12 +31,13 @@ def sigmoid_annealing(
     >>> [round(float(schedule(t)), 3) for t in (0, 400, 500, 1000, 5000)]
     [0.0, 0.23, 0.5, 1.0, 1.0]
     """
-    low, high = (jax.nn.sigmoid(sharpness * end) for end in (-0.5, 0.5))
 
     def schedule(step: Scalar) -> Any:
         t = jnp.clip(jnp.asarray(step) / transition_steps, 0.0, 1.0)
-        s = (jax.nn.sigmoid(sharpness * (t - 0.5)) - low) / (high - low)
-        return init_value + (end_value - init_value) * s
+        # sigmoid(a) = (1 + tanh(a / 2)) / 2, and tanh loses nothing where k is small
+        k = jnp.asarray(sharpness, t.dtype) / 4.0
+        s = 0.5 + 0.5 * jnp.tanh(k * (2.0 * t - 1.0)) / jnp.where(k == 0.0, 1.0, jnp.tanh(k))
+        return init_value + (end_value - init_value) * jnp.where(k == 0.0, t, s)
 
     return schedule
 

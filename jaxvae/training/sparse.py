@@ -1,5 +1,6 @@
 """Rows of a sparse matrix, kept compressed on the device and made dense a batch at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxvae.batching import batch_size
 from jaxvae.checks import Integers, Tree, a_class_of, checked
 from jaxvae.pytrees import pytree
 
@@ -40,6 +42,8 @@ class SparseRows:
         if jnp.ndim(rows) != 1:
             raise ValueError(f"SparseRows: rows has shape {jnp.shape(rows)}, expected [n]")
         values, columns, starts = map(jnp.asarray, (self.values, self.columns, self.starts))
+        rows = jnp.asarray(rows).astype(starts.dtype)  # in which rows + 1 is a number
+        rows = jnp.where(rows < 0, rows + len(self), rows)  # -1 is the last
         first, last = starts[rows, None], starts[rows + 1, None]
         entry = first + jnp.arange(self.most, dtype=first.dtype)[None]
         columns = jnp.where(entry < last, columns[entry], self.width)  # one too far: dropped
@@ -102,6 +106,26 @@ def take(data: Tree, rows: Array) -> Any:
     """These rows of every array, made dense where they are sparse."""
     return jax.tree.map(
         lambda x: x.dense(rows) if isinstance(x, SparseRows) else x[rows], data, is_leaf=_compressed
+    )
+
+
+def in_batches(data: Tree, most: int) -> Iterator[Any]:
+    """Data as it is, or if it has sparse matrices, batches of so many rows, made dense."""
+    data = compressed(data)
+    if not any(map(_compressed, jax.tree.leaves(data, is_leaf=_compressed))):
+        yield data
+        return
+    rows = batch_size(by_rows(data))
+    for start in range(0, rows, most):
+        yield part(data, start, min(start + most, rows))
+
+
+def part(data: Tree, start: int, end: int) -> Any:
+    """These rows, one after the other, made dense where they are sparse."""
+    return jax.tree.map(
+        lambda x: x.dense(jnp.arange(start, end)) if _compressed(x) else x[start:end],
+        data,
+        is_leaf=_compressed,
     )
 
 

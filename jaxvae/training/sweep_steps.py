@@ -125,7 +125,15 @@ def each_point(callback: Callback) -> Callback:
 
     What it returns by name is stacked to [len(axis 1), len(axis 2), ...]:
     `each_point(validation(...))`. It is a function of its arguments, without `begin` or `end`.
+
+    Raises:
+      TypeError: it has one of these, as `early_stopping`, which follows a single run.
     """
+    if method := next((name for name in ("begin", "end") if hasattr(callback, name)), None):
+        raise TypeError(
+            f"each_point: callback has a method {method}, expected a function of (state, metrics, "
+            "epoch, key), as it is called at every point"
+        )
 
     def call(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> Any:
         sizes = metrics["loss"].shape[1:]
@@ -139,8 +147,14 @@ def each_point(callback: Callback) -> Callback:
             }
             one = TrainState(model, opt_state, state.step)
             found.append(callback(one, of_point, epoch, jax.random.fold_in(key, i)))
-        if found[0] is None:
+        silent = [of is None for of in found]
+        if all(silent):
             return None
+        if any(silent):
+            raise ValueError(
+                "each_point: callback returned None at some points and numbers at others, "
+                "expected one or the other, as numbers are stacked"
+            )
         every = jax.tree.map(lambda *leaves: np.stack(leaves), *map(dict, found))
         return {name: leaf.reshape(*sizes, *leaf.shape[1:]) for name, leaf in every.items()}
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxvae.pytrees.libraries import kinds
 from jaxvae.pytrees.networks import without_state
 
 ARRAYS = (jax.Array, np.ndarray)
+NUMBERS = (np.generic, bool, int, float, complex, str)
 
 
 def check_trainable(owner: str, model: object) -> None:
@@ -72,21 +73,49 @@ def _is_state(value: Any) -> bool:
     return "equinox.StateIndex" in of or ("flax.Variable" in of and "flax.Param" not in of)
 
 
+class Outside(NamedTuple):
+    """What a tree holds, but not as a leaf.
+
+    Args:
+      holder: what holds it.
+      name: which it has there.
+      value: an array, or a number or text.
+      of_module: whether it is a parameter of a network.
+      fixed: whether it is a NumPy array under a global name, a constant as modules have them.
+    """
+
+    holder: str
+    name: str
+    value: Any
+    of_module: bool
+    fixed: bool
+
+
 def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
     """Every array of floats, numbers aside but for a module's, that `tree` holds but not as a leaf.
 
-    It is looked for in leaves that are no arrays and in the structure: in functions, bare or of
-    `jax.tree_util.Partial`, in static fields and in what these hold in turn: closures, default
-    arguments, arguments of a `functools.partial`, attributes of an object and global names. A NumPy
-    array under a global name is a constant, as modules have them. A `Constant` has neither leaves
-    nor structure of its own.
+    NumPy arrays under a global name aside, which are constants.
 
     Returns:
       What holds it, the name it has there, and the array.
     """
+    for holder, name, value, of_module, fixed in outside(tree):
+        floats = isinstance(value, ARRAYS) and jnp.issubdtype(value.dtype, jnp.inexact)
+        if floats and (value.ndim or of_module) and not fixed:
+            yield holder, name, value
+
+
+def outside(tree: Tree) -> Iterator[Outside]:
+    """Every array and number that `tree` holds but not as a leaf.
+
+    It is looked for in leaves that are no arrays and in the structure: in functions, bare or of
+    `jax.tree_util.Partial`, in static fields and in what these hold in turn: closures, default
+    arguments, arguments of a `functools.partial`, attributes of an object and global names. A
+    `Constant` has neither leaves nor structure of its own.
+    """
     seen = {}  # kept alive, so that no other value gets its id
 
-    def held(value: Any, holder: str, name: str) -> Iterator[tuple[str, str, Any]]:
+    def held(value: Any, holder: str, name: str, fixed: bool = False) -> Iterator[Outside]:
         if id(value) in seen or isinstance(value, (ModuleType, type)):
             return
         seen[id(value)] = value
@@ -94,54 +123,54 @@ def outside_leaves(tree: Tree) -> Iterator[tuple[str, str, Any]]:
         leaves, structure = jax.tree.flatten([*value.values()] if type(value) is dict else value)
         of_module = not {"flax.Module", "flax.Param", "equinox.Module"}.isdisjoint(kinds(value))
         for leaf in leaves:
-            if isinstance(leaf, ARRAYS):
-                if jnp.issubdtype(leaf.dtype, jnp.inexact) and (leaf.ndim or of_module):
-                    yield holder, name, leaf
+            if isinstance(leaf, (*ARRAYS, *NUMBERS)):
+                yield Outside(holder, name, leaf, of_module, fixed)
             else:
-                for part, inside in _parts(leaf):
+                for part, inside, is_global in _parts(leaf):
                     where = (_described(leaf), part) if part else (holder, name)
-                    yield from held(inside, *where)
+                    yield from held(inside, *where, is_global and isinstance(inside, np.ndarray))
         yield from static(structure)
 
-    def static(structure: Any) -> Iterator[tuple[str, str, Any]]:
+    def static(structure: Any) -> Iterator[Outside]:
         if (node := structure.node_data()) is not None:
             yield from held(node[1], f"the structure of {an(node[0].__name__)}", "an array")
             for child in structure.children():
                 yield from static(child)
 
     leaves, structure = jax.tree.flatten(tree)
-    yield from held([leaf for leaf in leaves if not isinstance(leaf, ARRAYS)], "the model", "")
+    inner = [leaf for leaf in leaves if not isinstance(leaf, (*ARRAYS, *NUMBERS))]
+    yield from held(inner, "the model", "")
     yield from static(structure)
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a function is made of, by name where it has one."""
+def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
+    """What a function is made of: the name where it has one, and whether that is a global name."""
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         for name, cell in cells:
             with suppress(ValueError):  # not assigned yet
-                yield name, cell.cell_contents
-        yield "a default argument", (value.__defaults__, value.__kwdefaults__)
-        for name in _names(value.__code__, "LOAD_GLOBAL"):
+                yield name, cell.cell_contents, False
+        yield "a default argument", (value.__defaults__, value.__kwdefaults__), False
+        ours = (value.__module__ or "").split(".")[0] == "jaxvae"  # whose global names don't change
+        for name in () if ours else _names(value.__code__, "LOAD_GLOBAL"):
             found = value.__globals__.get(name)
-            elsewhere = getattr(found, "__globals__", value.__globals__) is not value.__globals__
-            if not isinstance(found, np.ndarray) and not elsewhere:
-                yield name, found
+            if getattr(found, "__globals__", value.__globals__) is value.__globals__:
+                yield name, found, True
     elif isinstance(value, MethodType):
-        yield "", value.__func__
+        yield "", value.__func__, False
         if not jax.tree_util.all_leaves([value.__self__]):
-            yield "its object", value.__self__
+            yield "its object", value.__self__, False
         elif isinstance(value.__func__, FunctionType):
             mine = getattr(value.__self__, "__dict__", {})
             names = _names(value.__func__.__code__, "LOAD_ATTR", "LOAD_METHOD")
-            yield from ((name, mine[name]) for name in names if name in mine)
+            yield from ((name, mine[name], False) for name in names if name in mine)
     elif isinstance(value, partial):
-        yield "", value.func
-        yield "an argument", (value.args, value.keywords)
+        yield "", value.func, False
+        yield "an argument", (value.args, value.keywords), False
     elif hasattr(value, "__wrapped__"):
-        yield "", value.__wrapped__
+        yield "", value.__wrapped__, False
     elif callable(value) and isinstance(value.__call__, MethodType):
-        yield "", value.__call__
+        yield "", value.__call__, False
 
 
 def _names(code: CodeType, *instructions: str) -> set[str]:

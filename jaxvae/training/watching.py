@@ -94,9 +94,9 @@ class Watch:
         """Before the first step: callbacks are shown what was restored."""
         end = np.inf if self.source.num_steps is None else self.begun + self.source.num_steps
         run = Run(int(state.step), end, self._epoch(end), self.folder)
+        self.state = state
         for begin in self._methods("begin"):
             begin(run)
-        self.state = state
         stop = self._call(state, dict(self.history), keep=False) if self.parts else None
         if self.store is not None:
             self.store.begin(state)

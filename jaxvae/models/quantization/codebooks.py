@@ -139,7 +139,7 @@ def code_counts(indices: Integers, *, num_codes: Count) -> Array:
     >>> counts.tolist(), int(jnp.sum(counts == 0))  # two dead codes
     ([1, 0, 2, 0], 2)
     """
-    flat = jnp.ravel(indices)
+    flat = jnp.ravel(indices).astype(int)  # in which num_codes is a number
     return jnp.bincount(jnp.where(flat < 0, num_codes, flat), length=num_codes)
 
 

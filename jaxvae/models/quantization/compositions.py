@@ -63,13 +63,14 @@ def rotation_trick(e: Array, z: Floats) -> Array:
     [[0.0, -2.0], [2.0, 0.0]]
     """
     check_shape("rotation_trick", "e", e, jnp.shape(z))
-    to, at = sg(unit(e)), sg(unit(z))
+    to, at = sg(unit(wide(e))), sg(unit(wide(z)))
     middle = to + at
-    there = jnp.any(e != 0) & jnp.any(z != 0) & (gap(middle, 0.0) > jnp.finfo(z.dtype).eps)
+    there = jnp.any(e != 0) & jnp.any(z != 0) & (gap(middle, 0.0) > float(jnp.finfo(z.dtype).eps))
     stretch = jnp.sqrt(sg(gap(e, 0.0) / jnp.where(there, gap(z, 0.0), 1.0)))
     r = unit(middle)
-    turned = z - 2.0 * r * jnp.dot(r, z) + 2.0 * to * jnp.dot(at, z)
-    return straight_through_value(e, jnp.where(there, stretch * turned, z))
+    turned = wide(z) - 2.0 * r * jnp.dot(r, wide(z)) + 2.0 * to * jnp.dot(at, wide(z))
+    moved = jnp.where(there, stretch * turned, wide(z)).astype(z.dtype)
+    return straight_through_value(e, moved)
 
 
 @pytree

@@ -224,11 +224,11 @@ def code_at(quantizer: Any, index: Integers) -> Array:
 
 def unit(z: Numbers) -> Array:
     """z / |z|, and 0 at 0."""
-    z = jnp.asarray(z)
-    square = jnp.sum(jnp.square(z))
-    return z / jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    square = jnp.sum(jnp.square(wide(z)))
+    length = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    return (wide(z) / length).astype(jnp.result_type(z))
 
 
 def gap(a: Numbers, b: Numbers) -> Array:
     """|a - b|^2."""
-    return jnp.sum(jnp.square(a - b))
+    return jnp.sum(jnp.square(wide(a) - wide(b)))

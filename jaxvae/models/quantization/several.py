@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import TypeAliasType
 
-from jaxvae.checks import Floats, Integers, check_shape, checked
+from jaxvae.checks import Floats, Integers, a_class_of, check_shape, checked
 from jaxvae.models.quantization.compositions import Quantizer, check_quantizer
 from jaxvae.models.quantization.quantizers import (
     Codebook,
@@ -117,7 +117,13 @@ class Grouped(NamedTuple):
 
     def _parts(self, z: Floats) -> Array:
         """[d] -> [G, d/G]."""
-        groups = len(jax.tree.leaves(self.quantizers)[0])
+        if not (leaves := jax.tree.leaves(self.quantizers)):
+            raise TypeError(
+                f"Grouped: quantizers is {a_class_of(self.quantizers)}, which has no arrays whose "
+                "leading axis could be that of the groups; group the numbers of z yourself and "
+                "jax.vmap it, as all groups share it"
+            )
+        groups = len(leaves[0])
         if jnp.ndim(z) != 1 or jnp.size(z) % groups:
             raise ValueError(
                 f"Grouped: z has shape {jnp.shape(z)}, expected [d], d a multiple of {groups}"

@@ -147,7 +147,7 @@ def infos(folder: Location) -> dict[Path, dict[str, Any]]:
     return infos
 
 
-def _some(folder: str | Path) -> dict[Path, dict[str, Any]]:
+def _some(folder: Location) -> dict[Path, dict[str, Any]]:
     files, found = checkpoint_files(folder), infos(folder)
     for path in files:
         if path not in found:

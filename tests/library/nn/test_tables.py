@@ -186,8 +186,42 @@ def test_a_value_that_is_new_has_a_place_of_its_own():
     coded = table().coded(new)
     assert coded.home.tolist() == [2, 3, 1]
     assert table().decoded(coded).home.fillna("").tolist() == ["rent", "", "owner"]
-    with pytest.raises(ValueError, match="'home' holds 'castle' and no value that is known"):
-        table().coded(new.assign(home="castle"))
+    alone = table().coded(new.iloc[1:2])  # as among others
+    assert alone.home.tolist() == [3]
+    for strange in (mixed().assign(home="castle"), new.assign(home=[1, 2, 3])):
+        with pytest.raises(ValueError, match=r"'home' holds .* and no value that is known"):
+            table().coded(strange)
+
+
+def test_what_is_drawn_is_known():
+    """The choice that stands for what was never seen is scored, and not drawn."""
+    certain = nn.heads.open_categorical(jnp.zeros((1, 2)))
+    drawn = jax.vmap(certain.sample)(jax.random.split(KEY, 20_000))
+    assert {*drawn.ravel().tolist()} == {0, 1}
+    assert close(jnp.exp(certain.log_prob(jnp.array([2]))), 1e-3)
+    frame = table().decoded(use.generate(model(), KEY, 3000))
+    assert not frame.home.isna().any()
+
+
+@pytest.mark.filterwarnings("ignore:score. rows have:UserWarning")
+def test_what_was_seen_stays_where_gaps_are_filled():
+    new = mixed().iloc[30:33].assign(home=["rent", "castle", None])
+    filled = table().decoded(
+        use.impute(model(), KEY, table().coded(new), num_samples=5), original=new
+    )
+    assert filled.home.tolist()[:2] == ["rent", "castle"]
+    assert filled.home.iloc[2] in ("owner", "rent", "free")
+    numbers = [c.name for c in table().seen if c.kind != "category"]
+    seen = new[numbers].notna().to_numpy()
+    np.testing.assert_array_equal(filled[numbers].to_numpy()[seen], new[numbers].to_numpy()[seen])
+
+
+def test_a_frame_is_reconstructed_in_its_own_words():
+    frame = mixed().iloc[:5]
+    found = table().decoded(use.reconstruct(model(), KEY, table().coded(frame)))
+    assert {*found["reconstructed home"]} <= {*mixed().home.dropna()}
+    amount = found["reconstructed amount"]
+    assert (amount > 0).all()  # it is a log
 
 
 @cache
