@@ -63,7 +63,9 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
     Args:
       encode: x -> q(z|x), one kind of distribution for all x.
       decode: z -> p(x|z).
-      pseudo_inputs: u, K examples stacked, floats that train; rows of data make a good start.
+      pseudo_inputs: u, K examples stacked, floats that train; rows of data make a good start. Of
+        bytes they are floats from 0 to 255, and so `encode` takes these:
+        `partial(nn.Rescaled, network, max_value=255.0)`.
       logits: of pi, shape [K]; None, the default, holds all at 1/K.
 
     >>> from jaxvae import Normal

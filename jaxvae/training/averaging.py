@@ -22,19 +22,20 @@ def averaged_model(state: TrainState[M]) -> M:
     Raises:
       ValueError: the optimiser keeps no average; chain `average_parameters` last.
     """
-    average: Any = optax.tree.get(state.opt_state, "average")
-    if average is None:
+    averages = [a for _, a in optax.tree.get_all_with_path(state.opt_state, "average")]
+    if not averages:
         raise ValueError(
             "averaged_model: state has no average, expected that of an optimiser with one; "
             "optax.chain(optimizer, average_parameters(0.999))"
         )
-    own: Any = without_state(state.model)
 
     def averaged(a: Any, theta: Array) -> Array:
         return theta if _is_masked(a) else a.astype(jnp.result_type(theta))
 
-    average = jax.tree.map(averaged, average, own, is_leaf=_is_masked)
-    return with_state(average, statistics(state.model))
+    model: Any = without_state(state.model)
+    for average in averages:  # one for each optimiser of a partition
+        model = jax.tree.map(averaged, average, model, is_leaf=_is_masked)
+    return with_state(model, statistics(state.model))
 
 
 def _is_masked(part: object) -> bool:

@@ -1,6 +1,7 @@
 """What looks at a run between its calls: callbacks, checkpoints, and who wants it to stop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ class Watch:
         self.key, self.begun, self.source = key, begun, source
         self.store = None if checkpoints is None else Store(checkpoints, key, source)
         self.folder = None if checkpoints is None else Path(checkpoints.folder)
+        self.shown: list[Any] = []  # the callbacks that were begun
         self.parts: list[Metrics] = []
         self.shapes: dict[str, tuple[int, ...]] = {}  # of each metric at a step
 
@@ -64,15 +66,19 @@ class Watch:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         stopped = isinstance(error, Stop)
-        try:
-            for end in self._methods("end") if hasattr(self, "state") else ():
-                found = end(self.state)
-                if found is not None and (stopped or error is None):
-                    self.state = found
-        finally:
-            self.source.close()
+
+        def finish(end: Callable[[TrainState], Any]) -> None:
+            found = end(self.state)
+            if found is not None and (stopped or error is None):
+                self.state = found
+
+        with ExitStack() as stack:  # all of it, whatever fails, from the last line up
             if self.store is not None:
-                self.store.__exit__(kind, error, trace)
+                stack.callback(self.store.__exit__, kind, error, trace)
+            stack.callback(self.source.close)
+            for callback in reversed(self.shown):
+                if hasattr(callback, "end"):
+                    stack.callback(finish, callback.end)
         return stopped
 
     @property
@@ -95,8 +101,10 @@ class Watch:
         end = np.inf if self.source.num_steps is None else self.begun + self.source.num_steps
         run = Run(int(state.step), end, self._epoch(end), self.folder)
         self.state = state
-        for begin in self._methods("begin"):
-            begin(run)
+        for callback in self.callbacks:
+            if (begin := getattr(callback, "begin", None)) is not None:
+                begin(run)
+            self.shown.append(callback)
         stop = self._call(state, dict(self.history), keep=False) if self.parts else None
         if self.store is not None:
             self.store.begin(state)
@@ -126,10 +134,6 @@ class Watch:
                     f"fit: {name!r} of a callback has shape {now} at step {int(self.state.step)}, "
                     f"expected {before}, as it was measured before"
                 )
-
-    def _methods(self, name: str) -> list[Callable[[Any], Any]]:
-        """That of the callbacks that have it."""
-        return [getattr(callback, name) for callback in self.callbacks if hasattr(callback, name)]
 
     def _call(self, state: TrainState, metrics: Metrics, *, keep: bool) -> Stop | None:
         """Every callback; what it returns is kept in the metrics, for those behind it too."""

@@ -63,6 +63,34 @@ def test_a_callback_may_stop_a_run_before_its_first_step():
     assert history == {}
 
 
+def test_whatever_fails_at_the_end_every_callback_that_was_begun_ends():
+    ended = []
+
+    class Ends:
+        def __init__(self, name, begins=True):
+            self.name, self.begins = name, begins
+
+        def begin(self, run):
+            if not self.begins:
+                raise RuntimeError(f"{self.name} can't begin")
+
+        def __call__(self, *of_a_look):
+            return None
+
+        def end(self, state):
+            ended.append(self.name)
+            if self.name == "a":
+                raise OSError("no more room")
+
+    with pytest.raises(OSError, match="no more room"):
+        run(callbacks=[Ends("a"), Ends("b")])
+    assert ended == ["a", "b"]
+    ended.clear()
+    with pytest.raises(RuntimeError, match="c can't begin"):
+        run(callbacks=[Ends("b"), Ends("c", begins=False), Ends("d")])
+    assert ended == ["b"]
+
+
 def points():
     def make(lr):
         optimizer = optax.sgd(lr)
