@@ -284,7 +284,16 @@ def mean_of(d: Distribution) -> Any:
       TypeError: it has none, as a `Categorical`.
     """
     mean = method_of(d, "mean", instead="use a distribution that has one")
-    return mean() if callable(mean) else mean
+    if callable(mean):
+        return mean()
+    of = d
+    while (inner := getattr(of, "base_dist", None)) is not None:
+        of = inner
+    if type(of).__name__.startswith("Categorical"):  # whose mean is NaN in numpyro
+        raise MissingMethodError(
+            f"{type(of).__name__} has no mean; use a distribution that has one"
+        )
+    return mean
 
 
 class Conditional(Protocol[D]):

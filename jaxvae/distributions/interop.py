@@ -13,6 +13,8 @@ from jax import Array
 from jaxvae.checks import Tree, a_class_of
 from jaxvae.protocols import distribution, mean_of
 
+CHOICES = ("Bernoulli", "Categorical", "Greedy", "Mixture", "Multinomial", "Quantized", "Softmax")
+
 
 @distribution
 @dataclass(frozen=True, eq=False)
@@ -32,12 +34,14 @@ class Adapted:
 
     @property
     def reparameterized(self) -> bool:
-        """As numpyro and TFP say; of distrax, which doesn't, whether draws are floats."""
+        """As numpyro and TFP say; of distrax, which doesn't, if it draws floats by no choice."""
         d = self.distribution
-        if hasattr(d, "reparameterization_type"):
-            return "FULLY" in str(d.reparameterization_type)
+        if hasattr(d, "reparameterization_type"):  # one, or of a joint distribution several
+            return "NOT" not in str(d.reparameterization_type)
         if hasattr(d, "has_rsample"):
             return d.has_rsample
+        if _chooses(d):
+            return False
         draw = jax.eval_shape(self.sample, jax.random.key(0))
         return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(draw))
 
@@ -54,6 +58,14 @@ class Adapted:
     def mean(self) -> Any:
         with default_promotion():
             return mean_of(self.distribution)
+
+
+def _chooses(d: Any) -> bool:
+    """Whether a distribution of distrax, or one within it, draws by a choice, which has no path."""
+    within = jax.tree.leaves([*vars(d).values()], is_leaf=lambda part: hasattr(part, "sample"))
+    return any(word in type(d).__name__ for word in CHOICES) or any(
+        _chooses(part) for part in within if hasattr(part, "sample")
+    )
 
 
 @contextmanager

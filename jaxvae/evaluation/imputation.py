@@ -185,7 +185,8 @@ def _moments(d: Distribution) -> Any:
         case Independent() as d:
             return jax.vmap(_moments)(d.parts)
         case Categorical() as d:
-            return _Labels(jnp.exp(d.log_probs))
+            known = getattr(d, "known", lambda: d)()  # of an `OpenCategorical`
+            return _Labels(jnp.exp(known.log_probs))
     return mean_of(d)
 
 

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from jaxvae.checks import checked
+from jaxvae.checks import a_class_of, checked
 from jaxvae.nn.tables import KINDS, NUMBERS, Column, Table, floats_of, seen_of
 
 LONG_TAIL = "long tail: log?"  # why a number may be a log
@@ -115,7 +116,13 @@ def _number_why(numbers: np.ndarray, whole: bool) -> str:
 
 def _kind(there: Any) -> tuple[str, str]:
     """The kind of a column's values, and why it is ignored."""
-    distinct, code = there.nunique(), there.dtype.kind
+    try:
+        distinct, code = there.nunique(), there.dtype.kind
+    except TypeError:
+        raise TypeError(
+            f"infer_table: column {there.name!r} holds {a_class_of(there.iloc[0])}, expected "
+            "numbers or text; leave it out"
+        ) from None
     if not len(there):
         return "ignored", "no values"
     named = getattr(there.dtype, "categories", None)
@@ -137,7 +144,7 @@ def _are_dates(categories: Any) -> bool:
 
 
 def _is_date(value: object) -> bool:
-    return isinstance(value, str) and DATE.fullmatch(value) is not None
+    return isinstance(value, date) or (isinstance(value, str) and DATE.fullmatch(value) is not None)
 
 
 def _values(there: Any) -> tuple[Any, ...]:

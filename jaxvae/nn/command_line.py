@@ -104,6 +104,8 @@ def impute(
 ) -> None:
     """The rows with E[x_missing|x_observed] in their gaps: means, and categories most probable.
 
+    Of a column of kind log they are geometric means, exp(E[log x]).
+
     Args:
       run: what train made of a table with gaps.
       output: .csv or .parquet; by default imputed.csv.
@@ -157,7 +159,8 @@ def generate(
 def reconstruct(run: Path, data: Path, /, *, output: Path | None = None, seed: int = 0) -> None:
     """What the model remembers of every row: means of p(x|z), z ~ q(z|x), in the units of the data.
 
-    Of a table they are columns beside its own, of categories the most probable ones.
+    Of a table they are columns beside its own, of categories the most probable ones, of kind log
+    geometric means.
 
     Args:
       run: what train made, or save_model.

@@ -189,8 +189,9 @@ def _numbers(path: Path, frame: Any) -> np.ndarray:
             )
         if missing := int(column.isna().sum()):
             raise DataRefusedError(
-                f"{path}: column {name!r} lacks {missing} of {len(frame)} values; drop such rows, "
-                "fill them in, or take --likelihood gaussian --network mlp"
+                f"{path}: column {name!r} lacks {missing} of {len(frame)} values; drop such rows "
+                "or fill them in; a model trained with --likelihood gaussian --network mlp on rows "
+                "with gaps takes them"
             )
     return frame.to_numpy(np.float64)
 

@@ -173,8 +173,12 @@ def OneHotHead() -> HeadOf[OneHotCategorical]:
 class OpenCategorical(Categorical):
     """A `Categorical` whose last choice is whatever was never seen: it is scored and not drawn."""
 
+    def known(self) -> Categorical:
+        """That of the choices that were seen."""
+        return Categorical(jnp.asarray(self.logits)[..., :-1])
+
     def sample(self, key: Array) -> Array:
-        return Categorical(jnp.asarray(self.logits)[..., :-1]).sample(key)
+        return self.known().sample(key)
 
 
 def open_categorical(logits: Array) -> OpenCategorical:

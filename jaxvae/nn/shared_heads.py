@@ -35,7 +35,8 @@ class SharedScaleHead(Module):
         return shape
 
     def __call__(self, raw: Array) -> Normal:
-        return Normal(raw, jnp.exp(self.log_scale[...]))
+        scale = jnp.exp(self.log_scale[...])
+        return Normal(raw, jnp.broadcast_to(scale, jnp.shape(raw)) if scale.ndim else scale)
 
 
 class SharedDispersionHead(Module):

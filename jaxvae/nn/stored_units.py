@@ -14,7 +14,8 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxvae.checks import Key, Numbers, Tree
-from jaxvae.distributions import Categorical, Masked
+from jaxvae.distributions import Masked
+from jaxvae.evaluation.imputation import best_guess
 from jaxvae.model import VAE
 from jaxvae.nn.tables import NUMBERS, Column, Table
 from jaxvae.protocols import Distribution, Model, likelihood, mean_of, posterior
@@ -39,7 +40,8 @@ class Scaled(NamedTuple):
 class Coded(NamedTuple):
     """A dict of columns [1], floats with NaN in gaps: numbers as they are, categories by number.
 
-    The mean of a category is the number of the most probable one.
+    The mean of a category is the number of the most probable one, that of a logarithm is
+    exp(E[log x]).
     """
 
     table: Table
@@ -56,8 +58,7 @@ class Coded(NamedTuple):
         return {column.name: _stored(column, x[column.name]) for column in self.table.seen}
 
     def mean(self, d: Any) -> Any:
-        product = d.distribution if isinstance(d, Masked) else d
-        return product.join([_mean_or_label(part) for part in product.split(product.parts)])
+        return best_guess(d)
 
 
 Units = Scaled | Coded
@@ -112,7 +113,3 @@ def _stored(column: Column, x: Array) -> Array:
         return x.astype(float)
     x = x * column.scale + column.shift
     return jnp.exp(x) if column.kind == "log" else x
-
-
-def _mean_or_label(d: Distribution) -> Any:
-    return jnp.argmax(d.log_probs, axis=-1) if isinstance(d, Categorical) else mean_of(d)

@@ -99,6 +99,7 @@ class Table:
         """The inverse of `coded`: numbers in their units, categories by their names.
 
         Other columns, as scores, stay as they are. A category that wasn't known has no name: a gap.
+        The mean of a logarithm comes back as exp(E[log x]), the geometric mean.
 
         Args:
           frame: or a dict of arrays [n, 1], as `use.generate` gives.
@@ -106,15 +107,9 @@ class Table:
             last digit, and what wasn't known by its name.
         """
         if original is not None:
-            filled = self.decoded(frame)
-            return filled.assign(
-                **{
-                    c.name: original[c.name].where(
-                        original[c.name].notna(), filled[c.name].to_numpy()
-                    )
-                    for c in self.seen
-                }
-            )
+            found = self.decoded(frame)
+            filled = {c.name: _filled(c, original[c.name], found[c.name]) for c in self.seen}
+            return found.assign(**filled)
         if isinstance(frame, dict):
             values = {name: np.asarray(x)[:, 0] for name, x in frame.items()}
             frame = import_module("pandas").DataFrame({c.name: values[c.name] for c in self.seen})
@@ -214,8 +209,8 @@ def floats_of(series: Any) -> np.ndarray:
             ) from None
         if not np.isfinite(numbers[row]):
             raise ValueError(
-                f"table: column {series.name!r} holds infinity in row {row}, expected numbers or "
-                "NaN"
+                f"table: column {series.name!r} holds {value!r} in row {row}, expected numbers, or "
+                "an empty cell"
             )
     return numbers
 
@@ -242,12 +237,19 @@ def _coded(column: Column, frame: Any) -> np.ndarray:
     places = {value: i for i, value in enumerate(column.values)}
     found[~gaps] = [places.get(value, len(places)) for value in there.tolist()]
     strange = {*map(type, there.tolist())}.isdisjoint(map(type, column.values))
+    if strange:  # a file may hold numbers that another has as text
+        places = {_as_text(value): i for i, value in enumerate(column.values)}
+        found[~gaps] = [places.get(_as_text(value), len(places)) for value in there.tolist()]
     if (strange or len(there) >= MANY) and not (found[~gaps] < len(places)).any() and len(there):
         raise ValueError(
             f"table: column {column.name!r} holds {there.tolist()[0]!r} and no value that is "
             f"known, as {column.values[0]!r}"
         )
     return found
+
+
+def _as_text(value: Any) -> str:
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _decoded(column: Column, series: Any) -> Any:
@@ -257,6 +259,20 @@ def _decoded(column: Column, series: Any) -> Any:
         return np.exp(numbers) if column.kind == "log" else numbers
     names = (*column.values, None)
     return [None if np.isnan(code) else names[int(code)] for code in coded]
+
+
+def _filled(column: Column, original: Any, found: Any) -> Any:
+    """A column with what was found in its gaps alone, as a dtype that holds both."""
+    if not (gaps := original.isna().to_numpy()).any():
+        return original
+    if hasattr(original.dtype, "categories"):
+        new = {*found[gaps].dropna()} - {*original.dtype.categories}
+        original = original.cat.add_categories(sorted(new, key=str))
+    elif column.kind in NUMBERS and original.dtype.kind in "iuf":
+        original = original.astype(np.float64)
+    elif original.dtype.kind in "biuf":
+        original = original.astype(object)
+    return original.where(~gaps, found.to_numpy())
 
 
 def _rounded(column: Column, values: Any) -> Any:

@@ -77,9 +77,19 @@ def from_torch(state_dict: Mapping[str, Any], model: M, names: Names) -> M:
     names = {path: names(path) for path in places} if callable(names) else names
     _check_names(names, places, state_dict, _others(model, places))
     used: set[str] = set()
-    filled = {
-        path: _filled(state_dict, path, place, names[path], used) for path, place in places.items()
-    }
+    filled: dict[str, Any] = {}
+    tied: dict[int, str] = {}  # the first path of each layer
+    for path, place in places.items():
+        first = tied.setdefault(id(place.layer), path)
+        if first == path:
+            filled[path] = _filled(state_dict, path, place, names[path], used)
+            continue
+        if names[path] != names[first]:
+            raise ValueError(
+                f"from_torch: {first} and {path} are one layer, and names has {names[first]!r} and "
+                f"{names[path]!r} for it, expected one"
+            )
+        filled[path] = filled[first]
     if rest := [n for n in state_dict if n not in used and not n.endswith("num_batches_tracked")]:
         raise ValueError(
             f"from_torch: state_dict has {rest[0]}, which no layer takes; name its module in "

@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae.checks import a_class_of
+from jaxvae.protocols import mean_of
 from tests.common import close, draws, standard_errors_off
 
 LOC, SCALE = np.array([0.3, -1.0]), np.array([0.5, 2.0])
@@ -401,3 +402,47 @@ def test_to_event_and_adapt_are_the_way_out():
         jv.sample_and_log_prob(jv.distributions.adapt(bare), key()),
     )
     assert all(close(a, b) for a, b in zip(one, other, strict=True))
+
+
+HALF = jnp.zeros(2)
+WITHOUT_PATH = {
+    "distrax mixture": lambda: distrax.MixtureSameFamily(
+        distrax.Categorical(HALF), distrax.Normal(HALF, jnp.ones(2))
+    ),
+    "distrax mixture within": lambda: distrax.Transformed(
+        distrax.MixtureOfTwo(0.5, distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)),
+        distrax.Tanh(),
+    ),
+    "distrax coins as floats": lambda: distrax.Independent(
+        distrax.Bernoulli(HALF, dtype=jnp.float32), 1
+    ),
+    "distrax one-hot": lambda: distrax.OneHotCategorical(HALF, dtype=jnp.float32),
+    "tfp joint with coins": lambda: tfd.JointDistributionSequential(
+        [tfd.Normal(0.0, 1.0), tfd.Bernoulli(probs=0.5, dtype=jnp.float32)]
+    ),
+}
+WITH_PATH = {
+    "distrax": lambda: distrax.Transformed(
+        distrax.Independent(distrax.Normal(HALF, jnp.ones(2)), 1), distrax.Block(distrax.Tanh(), 1)
+    ),
+    "distrax joint": lambda: distrax.Joint([distrax.Normal(0.0, 1.0), distrax.Laplace(0.0, 1.0)]),
+    "tfp joint": lambda: tfd.JointDistributionSequential(
+        [tfd.Normal(0.0, 1.0), tfd.Laplace(0.0, 1.0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_PATH, *WITH_PATH])
+def test_a_draw_by_a_choice_has_no_path(name, lenient):
+    """Its pathwise gradient would lack what the choice depends on, in silence."""
+    make = (WITHOUT_PATH | WITH_PATH)[name]
+    assert jv.distributions.adapt(make()).reparameterized is (name in WITH_PATH)
+
+
+def test_labels_of_numpyro_have_no_mean():
+    """Its own is NaN."""
+    several: Any = nd.Categorical(logits=jnp.zeros((3, 4)))
+    for labels in (nd.Categorical(logits=HALF), several.to_event(1)):
+        for d in (labels, jv.distributions.adapt(labels)):
+            with pytest.raises(TypeError, match=r"Categorical.* has no mean"):
+                mean_of(d)

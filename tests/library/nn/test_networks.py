@@ -879,3 +879,10 @@ def test_arrays_side_by_side_are_one_input():
     expected = network(jnp.concatenate([a, b.ravel()]))
     assert np.array_equal(Concatenated(network)((a, b)), expected)
     assert np.array_equal(Concatenated(network)({"a": a, "b": b}), expected)
+
+
+def test_a_sigma_a_channel_is_one_for_all_pixels():
+    head = SharedScaleHead(jnp.array([0.5, 1.0, 2.0]))
+    x = np.arange(48.0, dtype=np.float32).reshape(4, 4, 3) / 48.0
+    found = head(jnp.zeros((4, 4, 3))).log_prob(x)
+    assert close(found, norm.logpdf(x, 0.0, [0.5, 1.0, 2.0]).sum())

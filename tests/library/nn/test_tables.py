@@ -1,5 +1,6 @@
 """Tables: kinds are what the columns hold, codes go there and back, and a model takes them."""
 
+import datetime
 import json
 import re
 import warnings
@@ -17,6 +18,7 @@ from flax import nnx
 import jaxvae
 from jaxvae import nn, use
 from jaxvae.nn.data_files import Rows
+from jaxvae.nn.heads import open_categorical
 from jaxvae.nn.preparation import preparation_of
 from jaxvae.nn.stored_units import Coded, of_coded
 from tests.common import close
@@ -195,7 +197,7 @@ def test_a_value_that_is_new_has_a_place_of_its_own():
 
 def test_what_is_drawn_is_known():
     """The choice that stands for what was never seen is scored, and not drawn."""
-    certain = nn.heads.open_categorical(jnp.zeros((1, 2)))
+    certain = open_categorical(jnp.zeros((1, 2)))
     drawn = jax.vmap(certain.sample)(jax.random.split(KEY, 20_000))
     assert {*drawn.ravel().tolist()} == {0, 1}
     assert close(jnp.exp(certain.log_prob(jnp.array([2]))), 1e-3)
@@ -214,6 +216,53 @@ def test_what_was_seen_stays_where_gaps_are_filled():
     numbers = [c.name for c in table().seen if c.kind != "category"]
     seen = new[numbers].notna().to_numpy()
     np.testing.assert_array_equal(filled[numbers].to_numpy()[seen], new[numbers].to_numpy()[seen])
+
+
+def test_gaps_of_every_dtype_are_filled():
+    """A nullable integer takes no fraction, and a level that the rows lack is no category yet."""
+    frame = mixed().iloc[:12]
+    few = frame.assign(grade=frame.grade.cat.set_categories(["low"]))
+    for rows in (frame, few):
+        imputed = use.impute(model(), KEY, table().coded(rows), num_samples=3)
+        filled = table().decoded(imputed, original=rows)
+        for column in table().seen:
+            seen = rows[column.name].notna()
+            assert filled[column.name].notna().all()
+            assert filled[column.name][seen].tolist() == rows[column.name][seen].tolist()
+
+
+def test_numbers_that_another_file_has_as_text_are_the_same_categories():
+    frame = pd.DataFrame({"g": ["1", "2", "A", "1", "2"] * 8, "x": np.arange(40) % 7 / 3.0})
+    found = nn.infer_table(frame)
+    as_text, as_numbers = (
+        found.coded(pd.DataFrame({"g": values, "x": [0.5, 1.0, 1.5]})).g.tolist()
+        for values in (["2", "1", "2"], [2, 1, 2])
+    )
+    assert as_text == as_numbers == [1, 0, 1]
+    with_a_gap = pd.DataFrame({"g": [2.0, np.nan, 1.0], "x": [0.5, 1.0, 1.5]})
+    np.testing.assert_array_equal(found.coded(with_a_gap).g, [1.0, np.nan, 0.0])
+
+
+def test_the_most_probable_of_many_categories_is_known():
+    """Each less probable than what stands for all that was never seen."""
+    many = nn.Table((nn.Column("b", "category", values=tuple(map(str, range(1500)))),
+                     nn.Column("x", "number")))  # fmt: skip
+    even = jax.tree.map(jnp.zeros_like, nn.make_vae(many, latents=1, hidden=(2,), rngs=nnx.Rngs(0)))
+    rows = pd.DataFrame({"b": ["0", None], "x": [0.0, 1.0]})
+    with warnings.catch_warnings(action="ignore"):
+        imputed = use.impute(even, KEY, many.coded(rows), num_samples=3)
+    assert many.decoded(imputed, original=rows).b.notna().all()
+    assert (
+        many.decoded(use.reconstruct(even, KEY, many.coded(rows)))["reconstructed b"].notna().all()
+    )
+
+
+def test_days_are_dates_and_lists_are_named():
+    days = [datetime.date(2026, 1, 1), datetime.date(2026, 1, 2)] * 10
+    found = nn.infer_table(pd.DataFrame({"d": days, "x": np.arange(20.0)}))
+    assert [column.kind for column in found.columns] == ["ignored", "number"]
+    with pytest.raises(TypeError, match="infer_table: column 'l' holds a list, expected numbers"):
+        nn.infer_table(pd.DataFrame({"l": [[1], [2]], "x": [1.0, 2.0]}))
 
 
 def test_a_frame_is_reconstructed_in_its_own_words():
@@ -325,7 +374,7 @@ def test_a_model_of_a_table_is_saved_with_what_reads_it(tmp_path):
         (pd.DataFrame({"a": [1.0]}), {"b": "number"}, "kinds has 'b': 'number'"),
         (pd.DataFrame({"a": [1.0]}), {"a": "real"}, "one of number, log, category, ignored"),
         (pd.DataFrame({"a": ["x", "y"]}), {"a": "number"}, "'a' is a number, and holds 'x'"),
-        (pd.DataFrame({"a": [1.0, 2.0, np.inf]}), None, "'a' holds infinity in row 2"),
+        (pd.DataFrame({"a": [1.0, 2.0, np.inf]}), None, "'a' holds inf in row 2"),
         (pd.DataFrame({"a": [None, None]}), None, "no column is left"),
     ],
 )

@@ -391,3 +391,22 @@ def test_what_comes_over_is_in_use():
     x = np.array([[3.0, 4.0]], np.float32)
     found = [np.asarray(layer(x)) for _ in range(2)]  # the second as the first: nothing moved
     np.testing.assert_allclose(found, [x - 0.5 + 1.0] * 2, rtol=1e-4)
+
+
+class Tied(nnx.Module):
+    def __init__(self, rngs):
+        self.a = nnx.Linear(3, 3, rngs=rngs)
+        self.b = self.a
+
+
+def test_layers_that_are_one_stay_one():
+    state = {f"{name}.{of}": np.ones(shape) * value for name, value in (("a", 1.0), ("c", 2.0))
+             for of, shape in (("weight", (3, 3)), ("bias", (3,)))}  # fmt: skip
+    of_one = {name: value for name, value in state.items() if name[0] == "a"}
+    found = nn.from_torch(of_one, Tied(nnx.Rngs(0)), {"a": "a", "b": "a"})
+    assert found.a is found.b
+    assert float(found.b.kernel[0, 0]) == 1.0
+    with pytest.raises(
+        ValueError, match="from_torch: a and b are one layer, and names has 'a' and"
+    ):
+        nn.from_torch(state, Tied(nnx.Rngs(0)), {"a": "a", "b": "c"})
