@@ -441,8 +441,9 @@ def test_a_draw_by_a_choice_has_no_path(name, lenient):
 
 def test_labels_of_numpyro_have_no_mean():
     """Its own is NaN."""
+    one: Any = nd.Categorical(logits=HALF)
     several: Any = nd.Categorical(logits=jnp.zeros((3, 4)))
-    for labels in (nd.Categorical(logits=HALF), several.to_event(1)):
+    for labels in (one, several.to_event(1)):
         for d in (labels, jv.distributions.adapt(labels)):
             with pytest.raises(TypeError, match=r"Categorical.* has no mean"):
                 mean_of(d)
