@@ -45,7 +45,9 @@ class Convolution(Module):
         scale: float = 1.0,
         rngs: nnx.Rngs,
     ):
-        self.kernel = nnx.Param(scale * fan_in_normal(rngs.params(), (size, size, n, m)))
+        kernel = fan_in_normal(rngs.params(), (size, size, n, m))
+        # a product outside of a program is one more to compile for every shape
+        self.kernel = nnx.Param(kernel if scale == 1.0 else scale * kernel)
         self.bias = nnx.Param(jnp.zeros(m))
         self.stride = stride
 
