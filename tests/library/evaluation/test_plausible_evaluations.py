@@ -1,5 +1,7 @@
 """Plausible inputs of evaluation and use: half precision, frames and sparse matrices as arrays."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +46,9 @@ def test_moments_of_half_precision_are_kept_in_single(dtype):
     def objective(model, key, x):
         return model["w"].astype(jnp.float32) * (3.0 + jax.random.normal(key)), None
 
-    found = evaluation.gradient_statistics(
-        objective, {"w": jnp.ones((), dtype)}, KEY, jnp.ones(1), num_draws=5000, chunk=10
+    model: Any = {"w": jnp.ones((), dtype)}
+    found: Any = evaluation.gradient_statistics(
+        objective, model, KEY, jnp.ones(1), num_draws=5000, chunk=10
     )
     assert close(found.mean["w"], 3.0, rtol=0.02)
     assert close(found.variance["w"], 1.0, rtol=0.06)

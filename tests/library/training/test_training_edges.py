@@ -205,7 +205,7 @@ def test_what_another_optimiser_moves_is_in_the_averaged_model_as_it_is():
 def test_each_optimiser_of_a_partition_may_keep_an_average():
     params: Any = {"a": jnp.ones(2), "b": jnp.ones(3)}
     of = {"slow": optax.sgd(1.0), "fast": optax.sgd(2.0)}
-    chains = {name: optax.chain(sgd, average_parameters(0.5)) for name, sgd in of.items()}
+    chains: Any = {n: optax.chain(sgd, average_parameters(0.5)) for n, sgd in of.items()}
     optimizer = optax.partition(chains, {"a": "slow", "b": "fast"})
     gradient = jax.tree.map(jnp.ones_like, params)
     updates, opt_state = optimizer.update(gradient, optimizer.init(params), params)
