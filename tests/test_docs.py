@@ -151,6 +151,11 @@ OTHERWISE = {
             "jax.random.poisson(jax.random.key(5), 1.0, (16, 10, 3)).astype(float)",
         ),
         ("tokens", "jaxvae.elbo", "jax.random.randint(jax.random.key(5), (16, 12), 0, 7)"),
+        (
+            "semi",
+            "models.unlabelled(jaxvae.elbo)",
+            "jax.random.uniform(jax.random.key(5), (16, 8, 8, 1))",
+        ),
         ("model", "refined", "rows"),
         ("loaded", "jaxvae.elbo", "rows"),
         ("model._replace(decode=decode)", "jaxvae.elbo", "rows"),
