@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxvae.checks import Tree
 from jaxvae.evaluation.chunks import FEWEST, chunked
 from jaxvae.pytrees.libraries import functional
-from jaxvae.training.trainable import ARRAYS, outside
+from jaxvae.training.trainable import ARRAYS, Outside, outside
 
 MOVING = (jax.Array, np.ndarray, np.generic, float)
 SMALL = 64  # numbers; a network has more
@@ -36,17 +36,20 @@ def compiled(f: Callable[..., Any], model: Tree, *static: object) -> Callable[..
     moving = [leaf if isinstance(leaf, MOVING) else None for leaf in leaves]
     fixed = tuple(None if isinstance(leaf, MOVING) else leaf for leaf in leaves)
     whole = (f, static, structure, fixed)
-    read = [_as_read(part.value) for tree in (model, static) for part in outside(tree)]
+    read = [_as_read(part) for tree in (model, static) for part in outside(tree)]
     if None in read or not _is_hashable(whole):
         return partial(jax.jit(partial(_call, *whole)), moving)
     return partial(_run, tuple(read), *whole, moving)
 
 
-def _as_read(value: Any) -> object:
+def _as_read(part: Outside) -> object:
     """What tells a number or an array from another; None of what may be parameters."""
-    small = isinstance(value, jax.Array) and value.size <= SMALL and not isinstance(value, Tracer)
-    if small and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = np.asarray(value)
+    value = part.value
+    if isinstance(value, Tracer) or (part.of_module and isinstance(value, ARRAYS)):
+        return None
+    if isinstance(value, jax.Array) and value.size <= SMALL:
+        of_keys = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        value = np.asarray(jax.random.key_data(value) if of_keys else value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return str(value.dtype), value.shape, blake2b(value.tobytes()).digest()
     if isinstance(value, ARRAYS):
@@ -98,14 +101,6 @@ def _mapped(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _run(
-    read: object,
-    f: Callable[..., Any],
-    static: tuple[object, ...],
-    structure: object,
-    fixed: tuple[object, ...],
-    moving: list[Tree],
-    *args: Tree,
-) -> Any:
-    del read  # of which it is another program
-    return _call(f, static, structure, fixed, moving, *args)
+def _run(read: object, *whole_and_args: Any) -> Any:
+    del read  # with another one it is another program
+    return _call(*whole_and_args)
