@@ -46,12 +46,17 @@ def _children(tree: Any) -> dict[Any, Any]:
     return {path[0]: child for path, child in below}
 
 
+def is_sparse(value: Any) -> bool:
+    """Whether it is one of SciPy's sparse matrices or arrays, in whatever format."""
+    return type(value).__module__.startswith("scipy.sparse") and hasattr(value, "tocsr")
+
+
 def check_array(owner: str, name: str, value: Any) -> None:
     """Raise TypeError unless `value` is an array of real numbers, or a number."""
     dtype = getattr(value, "dtype", None)
     if dtype is None and isinstance(value, (bool, int, float)):
         return
-    if type(value).__module__.startswith("scipy.sparse"):
+    if is_sparse(value):
         raise TypeError(
             f"{owner}: {name} is {a_class_of(value)}, which fit, validation and use take, expected "
             f"an array, {name}.toarray()"

@@ -62,7 +62,8 @@ class Adapted:
 
 def _chooses(d: Any) -> bool:
     """Whether a distribution of distrax, or one within it, draws by a choice, which has no path."""
-    within = jax.tree.leaves([*vars(d).values()], is_leaf=lambda part: hasattr(part, "sample"))
+    parts = [*getattr(d, "__dict__", {}).values()]
+    within = jax.tree.leaves(parts, is_leaf=lambda part: hasattr(part, "sample"))
     return any(word in type(d).__name__ for word in CHOICES) or any(
         _chooses(part) for part in within if hasattr(part, "sample")
     )

@@ -11,9 +11,9 @@ from jax import Array
 from jax.errors import InconclusiveDimensionOperation
 
 from jaxvae.checks import Count, Location, Tree, checked
-from jaxvae.evaluation.one_row import posterior_mean, scored
+from jaxvae.evaluation.one_row import likelihood_mean, posterior_mean, scored
 from jaxvae.evaluation.rows import event_like, model_at
-from jaxvae.protocols import Model, likelihood, mean_of, posterior
+from jaxvae.protocols import Model, posterior
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.checkpoints.durable import part_of, publish
 
@@ -106,7 +106,8 @@ def _encode(model: Any, num_samples: int, xs: Tree, ys: Tree | None = None) -> A
 
 def _decode(model: Any, num_samples: int, zs: Tree, ys: Tree | None = None) -> Any:
     del num_samples
-    return jax.vmap(lambda z, y: mean_of(likelihood(model_at(model, y), z)))(zs, ys)
+    no_key = jax.random.key(0)
+    return jax.vmap(lambda z, y: likelihood_mean(model_at(model, y), no_key, z))(zs, ys)
 
 
 def _score(model: Any, num_samples: int, words: Array, xs: Tree, ys: Tree | None = None) -> Array:

@@ -23,7 +23,7 @@ from jaxvae.protocols import MissingMethodError, Model, likelihood, prior
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.batches import is_frame, is_stream, like_first
-from jaxvae.training.sparse import by_rows, compressed, in_batches
+from jaxvae.training.sparse import by_rows, in_batches
 
 DENSE = 256  # rows of a sparse matrix at a time
 
@@ -33,7 +33,7 @@ def _check_rows(owner: str, name: str, xs: object) -> None:
         if not len(xs):  # pyright: ignore[reportArgumentType]
             raise ValueError(f"{owner}: {name} is a frame without rows, expected at least one")
     elif not is_stream(xs, None):
-        check_leaves(owner, name, by_rows(compressed(xs)))
+        check_leaves(owner, name, by_rows(xs))
 
 
 Rows = Annotated[Any, _check_rows]
@@ -150,7 +150,7 @@ def _batches(owner: str, name: str, xs: Rows, like: Tree) -> Iterator[tuple[str,
         if is_frame(xs):
             yield name, xs
             return
-        number_of_rows(by_rows(compressed(xs)), owner, name)
+        number_of_rows(by_rows(xs), owner, name)
         yield from ((name, part) for part in in_batches(xs, DENSE))
         return
     first, where = {}, ""

@@ -115,7 +115,7 @@ class Table:
             frame = import_module("pandas").DataFrame({c.name: values[c.name] for c in self.seen})
             found = {c.name: _rounded(c, _decoded(c, frame[c.name])) for c in self.seen}
             return frame.assign(**found)
-        titles = {f"{title}{c.name}": c for title in ("", "reconstructed ") for c in self.seen}
+        titles = {f"{title}{c.name}": c for title in ("reconstructed ", "") for c in self.seen}
         there = {title: column for title, column in titles.items() if title in frame.columns}
         return frame.assign(**{t: _decoded(column, frame[t]) for t, column in there.items()})
 

@@ -257,7 +257,10 @@ def networks(model: Tree) -> list[Network]:
 
 def _each(f: Callable[[int, Network], Network], model: M) -> M:
     number = iter(range(sys.maxsize))
-    of_part = lambda part: f(next(number), part) if _is_network(part) else part  # noqa: E731
+
+    def of_part(part: Any) -> Any:
+        return f(next(number), part) if _is_network(part) else part
+
     return jax.tree.map(of_part, model, is_leaf=_is_network)
 
 

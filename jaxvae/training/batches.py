@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.checks import Tree, check_leaves
+from jaxvae.checks import Tree, check_leaves, is_sparse
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import describe, first_difference
-from jaxvae.training.sparse import is_sparse
 
 
 def is_frame(xs: object) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxvae.batching import batch_size
-from jaxvae.checks import Integers, Tree, a_class_of, checked
+from jaxvae.checks import Integers, Tree, a_class_of, checked, is_sparse
 from jaxvae.pytrees import pytree
 
 
@@ -92,11 +92,6 @@ def sparse_rows(matrix: Any) -> SparseRows:
     )
 
 
-def is_sparse(value: Any) -> bool:
-    """Whether it is one of SciPy's sparse matrices or arrays, in whatever format."""
-    return type(value).__module__.startswith("scipy.sparse") and hasattr(value, "tocsr")
-
-
 def compressed(data: Tree) -> Any:
     """Data with `SparseRows` for each sparse matrix."""
     return jax.tree.map(lambda x: sparse_rows(x) if is_sparse(x) else x, data, is_leaf=is_sparse)
@@ -130,8 +125,12 @@ def part(data: Tree, start: int, end: int) -> Any:
 
 
 def by_rows(data: Tree) -> Any:
-    """Data with an array of as many rows for each `SparseRows`."""
-    return jax.tree.map(lambda x: x.starts[1:] if _compressed(x) else x, data, is_leaf=_compressed)
+    """Data with an array of as many rows for each sparse matrix, compressed or not."""
+
+    def rows(x: Any) -> Any:
+        return np.empty(x.shape[:1]) if is_sparse(x) else x.starts[1:] if _compressed(x) else x
+
+    return jax.tree.map(rows, data, is_leaf=lambda x: is_sparse(x) or _compressed(x))
 
 
 def _compressed(value: Any) -> bool:

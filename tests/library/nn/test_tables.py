@@ -231,6 +231,12 @@ def test_gaps_of_every_dtype_are_filled():
             assert filled[column.name][seen].tolist() == rows[column.name][seen].tolist()
 
 
+def test_a_column_named_as_a_result_is_decoded_by_itself():
+    frame = pd.DataFrame({"a": [0.0, 10.0, 5.0], "reconstructed a": [100.0, 300.0, 100.0]})
+    found = nn.infer_table(frame, dict.fromkeys(frame, "number"))
+    np.testing.assert_allclose(found.decoded(found.coded(frame)), frame)
+
+
 def test_numbers_that_another_file_has_as_text_are_the_same_categories():
     frame = pd.DataFrame({"g": ["1", "2", "A", "1", "2"] * 8, "x": np.arange(40) % 7 / 3.0})
     found = nn.infer_table(frame)
