@@ -15,8 +15,22 @@ from jaxvae.pytrees.networks import BATCH
 Objective = Callable[..., tuple[Array, Any]]
 M = TypeVar("M")
 A = TypeVar("A")
+F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 P = ParamSpec("P")
+
+
+def lifts(objective: Callable[..., Any]) -> Callable[[F], F]:
+    """Mark a function as made of an objective, whose hyper-parameters it takes besides its own.
+
+    `training.objectives.check_hyper` asks.
+    """
+
+    def mark(function: F) -> F:
+        vars(function)["lifts"] = objective
+        return function
+
+    return mark
 
 
 @checked
@@ -40,11 +54,12 @@ def batched(
 
     check_example(objective)
 
+    @lifts(objective)
     @checked
     def batch_objective(
         model: M, key: Key, xs: Any, *args: P.args, **hyper: P.kwargs
     ) -> tuple[Array, A]:
-        keys = jax.random.split(key, batch_size(xs))
+        keys = jax.random.split(key, number_of_rows(xs))
         pure = functional(model)
 
         def one(key: Array, x: Any) -> tuple[Array, A]:
@@ -102,6 +117,7 @@ def conditioned(
     ((7,), 1.0)
     """
 
+    @lifts(objective)
     def conditional_objective(
         model: Callable[[Any], M], key: Key, xy: tuple[Any, Any], *args: P.args, **hyper: P.kwargs
     ) -> R:
@@ -109,7 +125,6 @@ def conditioned(
         x, y = xy
         return objective(model(y), key, x, *args, **hyper)
 
-    vars(conditional_objective)["__wrapped__"] = objective  # for who asks what it takes
     return conditional_objective
 
 
@@ -155,7 +170,7 @@ def check_rows(owner: str, name: str, tree: Tree, rows: int) -> None:
         raise ValueError(f"{owner}: {name} has leading axes {sorted(sizes)}, expected ({rows},)")
 
 
-def batch_size(xs: Tree, owner: str = "batched", name: str = "xs") -> int:
+def number_of_rows(xs: Tree, owner: str = "batched", name: str = "xs") -> int:
     """The length of the leading axis that all leaves share; an error names whose argument it is."""
     for part in jax.tree.leaves(xs, is_leaf=lambda part: isinstance(part, list)):
         shapes = {jnp.shape(row) for row in jax.tree.leaves(part)}

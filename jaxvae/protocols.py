@@ -10,7 +10,8 @@ object first, whoever wrote it:
     mean()                        reconstructions, active units       an error, or draws
     kl_to(p), or None             kl_divergence, auto_kl, free bits   the library's, or sampled
     unstack()                     Masked, free bits, decompositions   an error
-    tempered(t)                   tempered                            the library's, or an error
+    tempered(t), top_k(k)         tempered, top_k                     the library's, or in_parts
+    in_parts(change)              tempered, top_k                     an error
     after(z, t, steps)            use.forecast                        an error
     covariance()                  dip_2_penalty                       an error
     enumerate_support()           enumeration                         an error
@@ -246,6 +247,17 @@ def traced(ask: Callable[[Distribution], bool], make: Callable[[], Any]) -> bool
     return answer[0]
 
 
+ARGUMENTS = {
+    "after": "z, t, steps",
+    "sample": "key",
+    "sample_relaxed": "key, t",
+    "tempered": "t",
+    "times": "q",
+    "top_k": "k",
+}
+"""Of those methods of the table above that take any."""
+
+
 class MissingMethodError(TypeError):
     """A distribution is asked for an optional method that it does not have."""
 
@@ -258,8 +270,9 @@ def method_of(d: Distribution, name: str, owner: str = "", instead: str = "") ->
     method = getattr(d, name, None)
     if method is None:
         raise MissingMethodError(
-            f"{owner}{owner and ': '}{type(d).__name__} has no {name}; add `{name}()`, see "
-            f"docs/new_method.md{instead and ', or '}{instead}"
+            f"{owner}{owner and ': '}{type(d).__name__} has no {name}; add "
+            f"`{name}({ARGUMENTS.get(name, '')})`, see docs/new_method.md"
+            f"{instead and ', or '}{instead}"
         )
     return method
 

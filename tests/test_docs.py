@@ -22,7 +22,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
-from jaxvae import checks, nn, plots, pytrees, train_step
+from jaxvae import checks, nn, plots, protocols, pytrees, train_step
 from jaxvae.pytrees import paths
 from tests.common import COPIES, same
 
@@ -428,6 +428,23 @@ def test_new_methods_are_short_and_made_of_public_names():
         assert any("assert np." in block for block in blocks)
     for path in {path for block in blocks_of(page) for path in uses(block, page)}:
         assert path in names | packages, path
+
+
+def test_every_optional_method_stands_in_both_tables():
+    """That of `protocols` and that of the page; those with arguments are asked for with them."""
+    lines = (protocols.__doc__ or "").partition("----\n")[2].partition("\n\n")[0].splitlines()
+    table = " ".join(line[:34] for line in lines)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/new_method.md").read_text(), re.MULTILINE)
+    written = " ".join(code for row in rows for code in re.findall(r"`(.*?)`", row))
+
+    def names(text):
+        return set(re.findall(r"[a-z_]+(?=\()", text))
+
+    assert {"kl_to", "levels_at", "top_k"} <= names(table)
+    assert names(table) == names(written)
+    for name, arguments in protocols.ARGUMENTS.items():
+        for text in (table, written):
+            assert f"{name}({arguments})" in text
 
 
 def local(value):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.batching import lifts
 from jaxvae.checks import Nats, Scalar, Tree, checked
 from jaxvae.distributions import Joint
 from jaxvae.distributions.kl import closed_form, kl_divergence
@@ -163,10 +164,10 @@ def keyed_kl(
     ()
     """
 
+    @lifts(objective)
     def keyed(model: M, key: Array, x: Any, *args: P.args, **hyper: P.kwargs) -> R:
         key, own = jax.random.split(key)
         takes_kl: Any = objective
         return takes_kl(model, key, x, *args, kl=partial(kl, key=own), **hyper)
 
-    vars(keyed)["__wrapped__"] = objective  # for who asks what it takes
     return keyed

@@ -1,7 +1,7 @@
 """A distribution that draws one coordinate after the other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import jax
@@ -87,6 +87,9 @@ class Autoregressive:
 
     def log_prob_relaxed(self, z: Tree) -> Array:
         return log_density_relaxed(self._given(z), z)
+
+    def in_parts(self, change: Callable[[Any], Any]) -> "Autoregressive":
+        return replace(self, changes=(*self.changes, change))
 
     @property
     def _stepwise(self) -> bool:

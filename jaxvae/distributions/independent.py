@@ -81,6 +81,9 @@ class Independent:
             )
         return arrays(self.parts)
 
+    def in_parts(self, change: Callable[[Any], Any]) -> "Independent":
+        return Independent(change(self.parts))
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self._event().shape

@@ -23,7 +23,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
     traced,
 )
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees import composed, pytree, value_of
 
 
 @pytree
@@ -76,6 +76,9 @@ class Product:
         """Part by part, of a Product of that structure."""
         pairs = zip(self.split(self.parts), self.split(value_of(other).parts), strict=True)
         return Product(self.join([method_of(a, "times", "Product")(b) for a, b in pairs]))
+
+    def in_parts(self, change: Callable[[Any], Any]) -> "Product":
+        return Product(self.join([change(d) for d in self.split(self.parts)]))
 
     def sample_relaxed(self, key: Array, temperature: Numbers) -> Any:
         """Every part relaxed; TypeError where one can't be."""
@@ -183,3 +186,6 @@ class Joint:
         a, log_a = sample_and_log_prob(self.first, first_key)
         b, log_b = sample_and_log_prob(self.then(a), then_key)
         return (a, b), log_a + log_b
+
+    def in_parts(self, change: Callable[[Any], Any]) -> "Joint":
+        return Joint(change(self.first), composed(change, self.then))

@@ -1,5 +1,6 @@
 """Draws of choices with a derivative of their own, where no estimator can reach: within a chain."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,9 @@ class StraightThrough:
 
     def unstack(self) -> "StraightThrough":
         return StraightThrough(method_of(self.distribution, "unstack")())
+
+    def in_parts(self, change: Callable[[Any], Any]) -> "StraightThrough":
+        return StraightThrough(change(self.distribution))
 
     def kl_to(self, p: Distribution) -> Array | None:
         p = value_of(p)

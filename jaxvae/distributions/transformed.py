@@ -1,5 +1,6 @@
 """A distribution pushed through a bijector."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,3 +65,6 @@ class Transformed:
         z, log_p = sample_and_log_prob(self.base, key)
         x, log_det = self.bijector.forward_and_log_det(z)
         return x, log_p - log_det
+
+    def in_parts(self, change: Callable[[Any], Any]) -> "Transformed":
+        return Transformed(change(self.base), self.bijector)

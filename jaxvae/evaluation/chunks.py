@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxvae.batching import batch_size as number_of_rows
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Tree
 
 FEWEST, MOST = 8, 25_000  # rows; below eight a product reads its weights for little

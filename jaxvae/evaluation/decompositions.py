@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jaxvae.batching import batch_size
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.independent import factors
@@ -123,7 +123,7 @@ def rate_decomposition(
             "of all rows and p(z) is one; where that depends on no y give VAE(lambda xy: "
             "model(xy[1]).encode(xy[0]), decode, prior) and the rows (xs, ys)"
         )
-    m = batch_size(xs, "rate_decomposition")
+    m = number_of_rows(xs, "rate_decomposition")
     check_values("rate_decomposition", "xs", model, xs)
     n = m if dataset_size is None else dataset_size
     qs = of_each(_marginals, model, xs)  # [M, d]

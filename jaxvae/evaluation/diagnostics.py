@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.batching import batch_size, conditioned
+from jaxvae.batching import conditioned, number_of_rows
 from jaxvae.bounds.evidence import Terms, elbo
 from jaxvae.bounds.kl import kl_of_levels
 from jaxvae.checks import Count, Key, Scalar, Tree, check_count, checked
@@ -245,7 +245,7 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
     True
     """
     rows = xs if given is None else (xs, given)
-    n = batch_size(rows, "rate_distortion_curve")
+    n = number_of_rows(rows, "rate_distortion_curve")
 
     def point(model: Any) -> Terms:
         keys = jax.random.split(jax.random.clone(key), n)  # the same draws on purpose

@@ -1,6 +1,5 @@
 """Moving about among the latents: between two of them, along one of them, and nearer the mode."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -15,29 +14,23 @@ from jaxvae.checks import (
     Floats,
     Positive,
     Scalar,
-    Tree,
     check_integers,
     check_scalar,
     check_shape,
     checked,
 )
 from jaxvae.distributions import (
-    Autoregressive,
     Bernoulli,
     Categorical,
     DiscretizedLogistic,
-    Independent,
-    Joint,
     Laplace,
     LowRankNormal,
     Mixture,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
-    Product,
     StandardNormal,
     StudentT,
-    Transformed,
 )
 from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
@@ -144,10 +137,11 @@ def tempered(distribution: Distribution, temperature: Positive) -> Any:
     becomes a `Normal`, `MultivariateNormal`, `LowRankNormal`, `Laplace`, `StudentT`,
     `DiscretizedLogistic`) the scale is multiplied by T; of choices and coins (`Bernoulli`,
     `Categorical`, `OneHotCategorical`) the logits are divided by T. What is made of others is
-    tempered in its parts: the components of a `Mixture` (its weights stay), the base of
-    `Transformed`, the parts of `Independent` and `Product`, every level of a `Joint`, step of a
-    `Markov` chain or coordinate of an `Autoregressive` given those before, and what a `Constant`
-    holds. `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
+    tempered in its parts, by its `in_parts(change)`: the base of `Transformed`, the parts of
+    `Independent` and `Product`, every level of a `Joint`, step of a `Markov` chain or coordinate of
+    an `Autoregressive` given those before, what `Carried`, `StraightThrough` and a `Constant` hold;
+    and the components of a `Mixture`, whose weights stay.
+    `model._replace(prior=tempered(p, 0.8))` generates at that temperature.
     Kingma & Dhariwal 2018; hierarchies: Vahdat & Kautz 2020.
 
     Raises:
@@ -173,31 +167,7 @@ def tempered(distribution: Distribution, temperature: Positive) -> Any:
             return replace(d, logits=d.logits / t)
         case Mixture() as d:
             return Mixture(d.logits, tempered(d.components, t))
+        case d if hasattr(d, "in_parts"):
+            return d.in_parts(Partial(tempered, temperature=t))
         case d:
-            return in_parts("tempered", Partial(tempered, temperature=t), d)
-
-
-def in_parts(name: str, change: Callable[[Any], Any], d: Distribution) -> Any:
-    """d with each distribution that it is made of changed; if it is made of none, a TypeError."""
-    match d:
-        case Transformed():
-            return Transformed(change(d.base), d.bijector)
-        case Independent():
-            return Independent(change(d.parts))
-        case Joint():
-            return Joint(change(d.first), Partial(_changed_given, d.then, change))
-        case Product():
-            return Product(d.join([change(part) for part in d.split(d.parts)]))
-        case Autoregressive():
-            return replace(d, changes=(*d.changes, change))
-        case _:
-            return method_of(d, name, name)
-
-
-def _changed_given(then: Callable[..., Any], change: Callable[[Any], Any], z: Tree) -> Any:
-    return change(then(z))
-
-
-def tempered_given(then: Callable[..., Any], temperature: Scalar, z: Tree) -> Any:
-    """then(z), tempered."""
-    return tempered(then(z), temperature)
+            return method_of(d, "tempered", "tempered")

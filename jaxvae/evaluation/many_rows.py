@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.batching import batch_size as number_of_rows
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Tree
 from jaxvae.evaluation.chunks import chunked
 from jaxvae.evaluation.programs import compiled

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.batching import batch_size as number_of_rows
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Tree, check_leaves
 from jaxvae.distributions import Masked
 from jaxvae.distributions.masked import check_observed

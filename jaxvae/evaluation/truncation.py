@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 
 from jaxvae.checks import checked
 from jaxvae.distributions import Categorical, OneHotCategorical
-from jaxvae.evaluation.latent_space import Index, in_parts
-from jaxvae.protocols import Distribution
+from jaxvae.evaluation.latent_space import Index
+from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
 
 
@@ -21,7 +21,8 @@ def top_k(distribution: Distribution, k: Index) -> Any:
 
     Of equals those of lower number are kept. What is made of others is cut in its parts, as by
     `tempered`, with which it commutes: every coordinate of an `Autoregressive` given those before,
-    level of a `Joint`, part of an `Independent` or a `Product`, and what a `Constant` holds.
+    level of a `Joint`, step of a `Markov` chain, part of an `Independent` or a `Product`, and what
+    a `Constant` holds.
     `model._replace(prior=top_k(tempered(p, 0.8), 20))` generates so.
     Fan, Lewis & Dauphin 2018.
 
@@ -43,8 +44,10 @@ def top_k(distribution: Distribution, k: Index) -> Any:
             return d.top_k(k)
         case Categorical() | OneHotCategorical() as d:
             return replace(d, logits=_largest(jnp.asarray(d.logits), k))
+        case d if hasattr(d, "in_parts"):
+            return d.in_parts(Partial(top_k, k=k))
         case d:
-            return in_parts("top_k", Partial(top_k, k=k), d)
+            return method_of(d, "top_k", "top_k")
 
 
 def _largest(logits: Array, k: Index) -> Array:

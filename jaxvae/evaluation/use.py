@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.batching import batch_size as number_of_rows
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.evaluation.frames import check_new, columns_of, names_of_latents, nats_of
 from jaxvae.evaluation.many_rows import each_row, paired_batches, with_ends

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.batching import batch_size, gather
+from jaxvae.batching import gather, lifts, number_of_rows
 from jaxvae.checks import Count, Integers, Key, Scalar, check_pair, checked
 from jaxvae.distributions import Mixture, Normal
 from jaxvae.model import VAE
@@ -51,7 +51,7 @@ class ExemplarVAE(NamedTuple):
     @property
     def number(self) -> int:
         """N."""
-        return batch_size(value_of(self.exemplars), "ExemplarVAE", "exemplars")
+        return number_of_rows(value_of(self.exemplars), "ExemplarVAE", "exemplars")
 
     @checked
     def among(self, which: Integers, out: Scalar) -> VAE:
@@ -91,6 +91,7 @@ def left_out(
     if num_exemplars == 1:
         raise ValueError("left_out: num_exemplars is 1, expected 2, as one may be left out")
 
+    @lifts(objective)
     def of_others(model: ExemplarVAE, key: Key, pair: tuple[Any, Array], **hyper: Any) -> Any:
         check_pair("left_out", "data", pair, "(x, index)")
         x, index = pair
@@ -107,5 +108,4 @@ def left_out(
             which = jax.random.choice(shared, which, (num_exemplars,), replace=False)
         return objective(model.among(which, index), key, x, **hyper)
 
-    vars(of_others)["__wrapped__"] = objective  # for who asks what it takes
     return of_others

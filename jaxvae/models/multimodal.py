@@ -17,10 +17,17 @@ from typing_extensions import TypeAliasType
 
 from jaxvae.bounds import KL, Terms, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_function, checked
-from jaxvae.distributions import Beta, Gamma, Masked, Mixture, Normal, Product, StandardNormal
+from jaxvae.distributions import Independent, Masked, Mixture, Product, StandardNormal
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.models.hierarchical import times
-from jaxvae.protocols import Distribution, event_shape, log_likelihood, posterior
+from jaxvae.protocols import (
+    Distribution,
+    MissingMethodError,
+    event_shape,
+    log_likelihood,
+    method_of,
+    posterior,
+)
 from jaxvae.pytrees import shown, value_of
 
 
@@ -271,4 +278,10 @@ def whole(d: Distribution) -> Any:
     d = value_of(d)
     if isinstance(d, Product):
         return Product(d.join([whole(part) for part in d.split(d.parts)]))
-    return d.unstack() if isinstance(d, (Normal, StandardNormal, Gamma, Beta)) else d
+    if isinstance(d, Independent):  # whose leaves are stacked already
+        return d
+    try:
+        parts = method_of(d, "unstack")()
+    except MissingMethodError:
+        return d
+    return parts if isinstance(parts, type(d)) or isinstance(d, StandardNormal) else d

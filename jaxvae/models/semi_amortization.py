@@ -10,6 +10,7 @@ import optax
 from jax import Array
 from jax.tree_util import Partial
 
+from jaxvae.batching import lifts
 from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import Count, Key, Tree, a_class_of, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
@@ -70,6 +71,7 @@ def semi_amortized(
     """
     step = _differentiable(optimizer)
 
+    @lifts(objective)
     def refined_objective(model: Any, key: Key, x: Tree, **hyper: Any) -> Any:
         given = {**getattr(objective, "keywords", {}), **hyper}  # of a functools.partial, too
         estimator = gradient or given.get("gradient", pathwise)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxvae.batching import Objective, conditioned
+from jaxvae.batching import Objective, conditioned, lifts
 from jaxvae.checks import Key, Scalar, Tree, check_leaves, check_pair, checked, kind
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
@@ -89,6 +89,7 @@ def labelled(objective: Objective) -> Objective:
       objective. alpha is traced; 0.0 by default.
     """
 
+    @lifts(objective)
     @checked
     def labelled_objective(
         model: LabelVAE, key: Key, xy: Labelled, *, alpha: Scalar = 0.0, **hyper: Any
@@ -122,6 +123,7 @@ def unlabelled(objective: Objective) -> Objective:
         or q(y|x) cannot be enumerated.
     """
 
+    @lifts(objective)
     @checked
     def unlabelled_objective(model: LabelVAE, key: Key, x: Tree, **hyper: Any) -> tuple[Array, Any]:
         def term(q: Distribution, y: Tree, log_q: Array) -> tuple[Array, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.batching import batch_size
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import encode_all, use
 from jaxvae.evaluation.rows import first_model, holds_bytes
@@ -59,7 +59,7 @@ def pictures(
     >>> sorted(pictures(model, jax.random.key(0), np.ones((5, 3))))  # its rows are no images
     ['latent_map']
     """
-    check_labels("pictures", labels, batch_size(xs, "pictures"))
+    check_labels("pictures", labels, number_of_rows(xs, "pictures"))
     first = first_model(model, given)
     full = float((255.0 if holds_bytes(xs) else 1.0) if full is None else full)
     found = _images(model, key, xs, given, full) if are_images(xs, prior(first), full) else {}

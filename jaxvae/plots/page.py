@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxvae.batching import batch_size
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Count, Key, Location, Positive, Tree, checked
 from jaxvae.evaluation import Summary, advice, summarize
 from jaxvae.evaluation.reading import lines, log_marginal_of, trust_in
@@ -148,7 +148,7 @@ def report(
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"report: path is {path}, a folder, expected that of a file")
-    check_labels("report", labels, batch_size(xs, "report"))
+    check_labels("report", labels, number_of_rows(xs, "report"))
     summary_key, picture_key = jax.random.split(key)
     how = {"num_samples": num_samples, "num_rows": num_rows}
     found = summarize(model, summary_key, xs, given=given, **how)

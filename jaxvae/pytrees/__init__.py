@@ -1,7 +1,7 @@
 """Pytrees: dataclasses as pytrees, constants that never train, and the paths of leaves."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.tree_util import Partial
 
 from jaxvae.checks import Tree, a_class_of, written
 from jaxvae.pytrees.reprs import layered as layered
@@ -212,6 +213,15 @@ def value_of(d: Any) -> Any:
     while isinstance(d, Constant):
         d = d.value
     return d
+
+
+def composed(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Partial:
+    """x -> outer(inner(x)), a callable pytree as both are."""
+    return Partial(_composed, outer, inner)
+
+
+def _composed(outer: Callable[[Any], Any], inner: Callable[[Any], Any], x: Any) -> Any:
+    return outer(inner(x))
 
 
 def paths(tree: Tree) -> dict[str, Any]:

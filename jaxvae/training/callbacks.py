@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.batching import batch_size as size_of
-from jaxvae.batching import batched
+from jaxvae.batching import batched, number_of_rows
 from jaxvae.checks import Count, Key, check_leaves, checked
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import (
@@ -120,7 +119,7 @@ def validation(
     """
     check_hyper("validation", objective, ())
     xs = compressed(xs)
-    rows = size_of(by_rows(xs), "validation")
+    rows = number_of_rows(by_rows(xs), "validation")
     # equal parts, or but one row smaller, so that an objective that compares rows has enough
     cuts = np.linspace(0, rows, -(-rows // batch_size) + 1).astype(int).tolist()
     spans = [*pairwise(cuts)]
@@ -137,7 +136,7 @@ def validation(
 
     def first_bad_row(model: Any, start: int, xs: Any) -> str:
         for sample in jax.random.split(jax.random.fold_in(key, start), num_samples):
-            keys = jax.random.split(sample, size_of(xs))
+            keys = jax.random.split(sample, number_of_rows(xs))
             found = not_finite_at(lambda key, x: objective(model, key, x)[0], keys, xs)
             if found is not None:
                 row, why = found
@@ -153,7 +152,7 @@ def validation(
         for start, end in spans:
             batch = part(xs, start, end)
             parts.append(means(state.model, jax.random.fold_in(key, start), batch))
-            weights.append(size_of(batch) / rows)
+            weights.append(number_of_rows(batch) / rows)
         parts = jax.device_get(parts)
         bound, terms = jax.tree.map(lambda *means: np.dot(weights, means), *parts)
         if not (told or np.isfinite(bound)):

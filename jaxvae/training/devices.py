@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvae.batching import batch_size as size_of
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Tree, a_class_of, checked
 from jaxvae.pytrees import is_key
 
@@ -107,7 +107,7 @@ def shard_rows(mesh: AutoMesh, rows: Tree) -> Any:
     (6, 2)
     """
     here = len(mesh.local_devices)
-    if (number := size_of(rows, "shard_rows", "rows")) % here:
+    if (number := number_of_rows(rows, "shard_rows", "rows")) % here:
         raise ValueError(
             f"shard_rows: {number} rows on {here} devices of this process, expected a multiple; "
             f"leave out the last {number % here}"

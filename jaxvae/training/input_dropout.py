@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
+from jaxvae.batching import lifts
 from jaxvae.checks import Key, Numbers, Scalar, Tree, checked
 from jaxvae.distributions import Masked
 from jaxvae.model import VAE
@@ -41,6 +42,7 @@ def coordinated_dropout(
     36.0
     """
 
+    @lifts(objective)
     @checked
     def coordinated(
         model: Model, key: Key, x: Numbers, *args: Any, rate: Scalar, **hyper: Any
@@ -56,7 +58,6 @@ def coordinated_dropout(
         )
         return objective(hidden, key, (x, dropped), *args, **hyper)
 
-    vars(coordinated)["__wrapped__"] = objective  # for who asks what it takes
     return coordinated
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxvae.batching import batch_size as size_of
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Positive, Tree, checked, told_outside
 from jaxvae.pytrees import paths, wide
 from jaxvae.training.planning import Call
@@ -253,7 +253,7 @@ def first_bad_row(
     if (objective := getattr(step, "objective", None)) is None or jax.process_count() > 1:
         return ""
     xs = given(i)
-    keys = jax.random.split(jax.random.fold_in(key, state.step), size_of(xs))
+    keys = jax.random.split(jax.random.fold_in(key, state.step), number_of_rows(xs))
 
     def bounds(key: Array, x: Tree) -> Array:
         return objective(state.model, key, x, **hyper)[0]

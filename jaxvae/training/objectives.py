@@ -91,12 +91,19 @@ def _parameters(
 ) -> tuple[dict[str, Parameter], dict[str, Any], set[Any], list[str]]:
     """Hyper-parameters, what is bound of them, every parameter's kind, and those of an example."""
     bound: dict[str, Any] = {}
+    own: dict[str, Parameter] = {}
     places = 3
-    while not hasattr(objective, "__signature__"):
+    while True:
         if isinstance(objective, partial):  # whose own signature refuses an unknown name in silence
             bound = objective.keywords | bound
             places += len(objective.args)
             objective = objective.func
+        elif (lifted := getattr(objective, "lifts", None)) is not None:  # see `batching.lifts`
+            every = signature(objective).parameters.values()
+            own |= {p.name: p for p in every if p.kind is Parameter.KEYWORD_ONLY}
+            objective = lifted
+        elif hasattr(objective, "__signature__"):
+            break
         elif hasattr(objective, "__wrapped__"):
             objective = objective.__wrapped__
         else:
@@ -104,7 +111,7 @@ def _parameters(
     every = signature(objective).parameters.values()
     of_example = [p.name for p in every if p.kind in PLACES][:places]
     hyper = {p.name: p for p in every if p.kind not in VARIADIC and p.name not in of_example}
-    return hyper, bound, {p.kind for p in every}, of_example
+    return hyper | own, bound, {p.kind for p in every}, of_example
 
 
 def _is_schedule(value: Any, parameter: Parameter) -> bool:
@@ -193,6 +200,13 @@ def listed(names: Iterable[str]) -> str:
 
 def name_of(objective: Any) -> str:
     """What it is called, under all that was put around it."""
-    while isinstance(objective, partial) or hasattr(objective, "__wrapped__"):
-        objective = objective.func if isinstance(objective, partial) else unwrap(objective)
+    while True:
+        if isinstance(objective, partial):
+            objective = objective.func
+        elif hasattr(objective, "lifts"):
+            objective = objective.lifts
+        elif hasattr(objective, "__wrapped__"):
+            objective = unwrap(objective)
+        else:
+            break
     return getattr(objective, "__name__", type(objective).__name__)

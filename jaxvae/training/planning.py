@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.batching import batch_size as size_of
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Tree, check_leaves
 from jaxvae.training.batches import is_frame, is_stream
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
@@ -109,7 +109,7 @@ def source_of(
                 "expected how many of its batches are an epoch"
             )
         batch = jax.eval_shape(data, jax.random.key(0))
-        rows = size_of(batch, "fit", "data(key)")
+        rows = number_of_rows(batch, "fit", "data(key)")
         if batch_size not in (None, rows):
             raise ValueError(
                 f"fit: batch_size is {batch_size} and data returned {rows} rows, "

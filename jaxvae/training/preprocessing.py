@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxvae.batching import lifts
 from jaxvae.checks import Key, Numbers, Scalar, Tree, checked, within
 
 _TAKEN: ContextVar[list[Any] | None] = ContextVar("bytes taken for 0 to 255", default=None)
@@ -159,9 +160,9 @@ def preprocessed(
     2.0
     """
 
+    @lifts(objective)
     def transformed_objective(model: M, key: Key, x: Tree, *args: P.args, **hyper: P.kwargs) -> R:
         transform_key, objective_key = jax.random.split(key)
         return objective(model, objective_key, transform(transform_key, x), *args, **hyper)
 
-    vars(transformed_objective)["__wrapped__"] = objective  # for who asks what it takes
     return transformed_objective

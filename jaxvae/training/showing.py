@@ -24,6 +24,7 @@ def someone_looks() -> bool:
 def progress() -> Callback:
     """A callback that shows one line, written over at every look: epoch, time left, means.
 
+    A line before says where a run with checkpoints goes on from.
     `fit` has one by default where standard error is a terminal, and in a notebook.
     """
     return Progress()
@@ -65,6 +66,8 @@ class Progress:
     """See `progress`; runs of less than a second show nothing."""
 
     def begin(self, run: Run) -> None:
+        if run.folder is not None and run.step > 0:
+            print(f"going on from step {run.step:,} in {run.folder}", file=sys.stderr, flush=True)
         self.run, self.line = run, Line(run.end)
 
     def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:

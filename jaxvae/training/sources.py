@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
-from jaxvae.batching import batch_size as size_of
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Tree
 from jaxvae.training.checkpoints.identity import checksums, computation
 from jaxvae.training.devices import check_even, placed
@@ -121,7 +121,7 @@ class Rows(_Counted):
 
     def __init__(self, data: Tree, begun: int, epochs: int, batch_size: int, size: int | None):
         self.data = compressed(data)
-        self.num_examples = size_of(by_rows(self.data), "fit", "data")
+        self.num_examples = number_of_rows(by_rows(self.data), "fit", "data")
         check_batch_size("fit", batch_size, self.num_examples)
         self.batch_size, self.begun = batch_size, begun
         self.shuffled = -1, jnp.zeros(0)
@@ -186,7 +186,7 @@ class Draws(_Counted):
 
     def begin(self, mesh: Mesh | None) -> None:
         batch = jax.eval_shape(self.data, jax.random.key(0))
-        check_even(mesh, size_of(batch), "data returned {} rows")
+        check_even(mesh, number_of_rows(batch), "data returned {} rows")
         self.data = placed(mesh, self.data)
 
     def steps(self, key: Key, done: int) -> Steps | None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.batching import batch_size
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Integers, Tree, a_class_of, checked, is_sparse
 from jaxvae.pytrees import pytree
 
@@ -110,7 +110,7 @@ def in_batches(data: Tree, most: int) -> Iterator[Any]:
     if not any(map(_compressed, jax.tree.leaves(data, is_leaf=_compressed))):
         yield data
         return
-    rows = batch_size(by_rows(data))
+    rows = number_of_rows(by_rows(data))
     for start in range(0, rows, most):
         yield part(data, start, min(start + most, rows))
 

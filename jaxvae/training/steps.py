@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxvae.batching import batch_size as size_of
-from jaxvae.batching import batched, check_example
+from jaxvae.batching import batched, check_example, lifts, number_of_rows
 from jaxvae.checks import Count, Integers, Key, Scalar, Tree, a_class_of, checked, kind
 from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
@@ -159,6 +158,7 @@ def train_step(
 
     check_example(objective)
 
+    @lifts(objective)
     def trained(
         model: Any, key: Array, x: Any, *args: P.args, **hyper: P.kwargs
     ) -> tuple[Array, Any]:
@@ -216,7 +216,6 @@ def train_step(
         metrics |= {name: jnp.asarray(h) for name, h in hyper.items()}
         return TrainState(model, opt_state, state.step + 1), metrics
 
-    vars(trained)["__wrapped__"] = objective  # for who asks what it takes
     vars(step)["objective"] = trained  # for who explains a loss that is not finite
     return step
 
@@ -260,7 +259,7 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
     def steps(
         state: TrainState, key: Key, data: Tree, order: Integers, **hyper: Any
     ) -> tuple[TrainState, Metrics]:
-        size_of(data, "scan_steps", "data")
+        number_of_rows(data, "scan_steps", "data")
         if jnp.ndim(order) != 2:
             raise ValueError(
                 f"scan_steps: order has shape {jnp.shape(order)}, expected [num_steps, batch_size]"
@@ -305,7 +304,7 @@ def train_epoch(step: Step[P], *, batch_size: Count) -> Step[P]:
         state: TrainState[M], key: Key, data: Tree, *args: P.args, **hyper: P.kwargs
     ) -> tuple[TrainState[M], Metrics]:
         _by_name("train_epoch", args)
-        num_examples = size_of(data, "train_epoch", "data")
+        num_examples = number_of_rows(data, "train_epoch", "data")
         check_batch_size("train_epoch", batch_size, num_examples)
         index = state.step // max(num_examples // batch_size, 1)
         order = epoch_order(key, index, num_examples, batch_size)

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxvae.batching import batch_size as size_of
+from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Tree
 from jaxvae.pytrees import paths
 from jaxvae.training.ahead import Ahead
@@ -70,9 +70,10 @@ class Stream:
         batch = self._next(self.start)
         if batch is END:
             raise ValueError("fit: data gave no batch, expected at least one")
-        if batch_size not in (None, size_of(batch)):
+        rows = number_of_rows(batch)
+        if batch_size not in (None, rows):
             raise ValueError(
-                f"fit: batch_size is {batch_size} and the first batch of data has {size_of(batch)} "
+                f"fit: batch_size is {batch_size} and the first batch of data has {rows} "
                 "rows, expected the same; leave batch_size out, as a stream makes its own batches"
             )
         self.peeked = [batch]
@@ -180,11 +181,11 @@ class Stream:
         places: list[Place] = []
         batches, rows, count = None, 0, 0
         for place, batch in self._batches():
-            if count and (place.epoch, size_of(batch)) != (places[0].epoch, rows):
+            if count and (place.epoch, number_of_rows(batch)) != (places[0].epoch, rows):
                 yield places, batches, count
                 count = 0
             if not count:
-                places, rows = [], size_of(batch)
+                places, rows = [], number_of_rows(batch)
                 batches = jax.tree.map(self._empty, batch)
             for every, leaf in zip(jax.tree.leaves(batches), jax.tree.leaves(batch), strict=True):
                 every[count] = leaf

@@ -453,7 +453,7 @@ def TERM(q, z, log_q):
     ("ask", "text"),
     [
         (lambda d: jv.mean_of(d), "Bare has no mean; add `mean()`"),
-        (lambda d: tempered(d, 0.5), "tempered: Bare has no tempered; add `tempered()`"),
+        (lambda d: tempered(d, 0.5), "tempered: Bare has no tempered; add `tempered(t)`"),
         (
             lambda d: jv.Masked(d).log_prob((A, jnp.ones(2, bool))),
             "Masked: Bare has no unstack; add `unstack()`",
@@ -474,7 +474,7 @@ def TERM(q, z, log_q):
         ),
         (
             lambda d: jv.gumbel_softmax(jnp.mean, TERM, d, KEYS, temperature=1.0),
-            "gumbel_softmax: Bare has no sample_relaxed; add `sample_relaxed()`",
+            "gumbel_softmax: Bare has no sample_relaxed; add `sample_relaxed(key, t)`",
         ),
         (
             lambda d: jv.models.product_of_experts([d], d),

@@ -65,6 +65,9 @@ class Carried:
         p = value_of(p)
         return closed_form(self.distribution, p.distribution) if isinstance(p, Carried) else None
 
+    def in_parts(self, change: Callable[[Any], Any]) -> "Carried":
+        return Carried(self.carry, change(self.distribution))
+
 
 @pytree
 @dataclass(frozen=True, eq=False)

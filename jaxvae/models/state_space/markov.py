@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
-from jax.tree_util import Partial
 
 from jaxvae.batching import check_rows
 from jaxvae.bounds.kl import KL, auto_kl
-from jaxvae.checks import Count, Key, Scalar, Tree, a_class_of, check_leaves, checked
+from jaxvae.checks import Count, Key, Tree, a_class_of, check_leaves, checked
 from jaxvae.distributions import Independent, Product
-from jaxvae.evaluation.latent_space import Index, tempered, tempered_given
+from jaxvae.evaluation.latent_space import Index
 from jaxvae.protocols import (
     Distribution,
     check_distribution,
@@ -28,7 +27,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
     traced,
 )
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees import composed, pytree, value_of
 from jaxvae.pytrees.scanning import scan
 from jaxvae.regularizers import LatentSample
 
@@ -130,12 +129,10 @@ class Markov(Generic[D]):
         first, rest = first_and_rest(jax.tree.map(cut, self.context))
         return Markov(self.step(at, first), self.transition, steps, rest)
 
-    def tempered(self, temperature: Scalar) -> "Markov":
-        """Every step tempered, given the one before it."""
-        first = tempered(self.first, temperature)
-        return replace(
-            self, first=first, transition=Partial(tempered_given, self.transition, temperature)
-        )
+    def in_parts(self, change: Callable[[Any], Any]) -> "Markov":
+        """Every step changed, given the one before it."""
+        transition = composed(change, self.transition)
+        return replace(self, first=change(self.first), transition=transition)
 
     @checked
     def given(self, z: Tree) -> Product:

@@ -7,7 +7,9 @@ import pytest
 from jax.tree_util import Partial
 
 from jaxvae import Categorical, Constant, Joint, Normal, OneHotCategorical, Product
+from jaxvae.distributions import StraightThrough
 from jaxvae.evaluation import tempered, top_k
+from jaxvae.models import Carried, Markov
 from tests.common import close
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 7))
@@ -29,6 +31,25 @@ def test_of_equals_so_many_as_are_asked_for():
     d = top_k(Categorical(jnp.array([0.0, 1.0, 0.0, 0.0])), 2)
     assert close(jnp.exp(d.log_probs), [1 / (1 + np.e), np.e / (1 + np.e), 0.0, 0.0])
     assert top_k(Categorical(jnp.zeros(4)), 3).log_prob(jnp.array(3)) == -jnp.inf
+
+
+def test_a_chain_is_cut_and_tempered_step_by_step(x64):
+    """Of choices, which `StraightThrough` and a memory may wrap, as in an RSSM."""
+    logits = jnp.asarray(LOGITS)
+    first = StraightThrough(OneHotCategorical(logits[0]))
+    step = Partial(lambda table, z: StraightThrough(OneHotCategorical(z[:5] @ table)), logits)
+    chain = Markov(first, step, 3)
+    z = top_k(chain, 1).sample(jax.random.key(0))  # the likeliest at every step
+    assert close(top_k(chain, 1).log_prob(z), 0.0)
+    cold, sharp = tempered(chain, 0.5), jax.nn.log_softmax(2.0 * logits[0])
+    assert close(cold.first.log_prob(z[0]), sharp @ z[0])
+    warm = jax.nn.log_softmax(2.0 * z[0, :5] @ logits)
+    assert close(cold.step(z[0], None).log_prob(z[1]), warm @ z[1])
+    count = Partial(lambda state: Carried(state[0] + 1, step(state[1])))
+    counted = top_k(Markov(Carried(jnp.array(1), first), count, 3), 1)
+    steps, states = counted.sample(jax.random.key(1))
+    assert steps.tolist() == [1, 2, 3]
+    assert close(states, z)
 
 
 @pytest.mark.thorough

@@ -129,6 +129,17 @@ def mixture(logits, loc, scale):
     return jv.Mixture(logits, jv.Normal(loc, scale))
 
 
+@pytest.mark.parametrize("of", [jv.Normal, jv.Laplace, partial(jv.StudentT, 4.0)])
+def test_an_expert_may_have_one_scale_for_all_latents(of, x64):
+    p = of(loc=jnp.zeros(2), scale=jnp.ones(2))
+    pair = of(loc=jnp.ones(2), scale=0.5), of(loc=jnp.full(2, -1.0), scale=jnp.full(2, 0.5))
+    q = mixture_of_experts(pair, p)
+    z = jnp.array([0.3, -0.2])
+    both = jnp.array([expert.log_prob(z) for expert in pair])
+    assert close(q.log_prob(z), jax.nn.logsumexp(both) - jnp.log(2.0))
+    assert close(mixture_of_experts(pair, p, (False, False)).log_prob(z), p.log_prob(z))
+
+
 @pytest.mark.thorough
 def test_strata_have_the_bound_and_its_gradient(x64):
     """Against quadrature, in logits, means and scales; and quieter than draws of the mixture."""

@@ -488,6 +488,12 @@ def test_a_line_is_shown_in_a_terminal_alone(monkeypatch, capsys):
     assert not look(tty=False)
 
 
+def test_a_line_says_where_a_run_goes_on_from(monkeypatch, capsys, tmp_path):
+    look = partial(shown, monkeypatch, capsys, tty=True, checkpoints=Checkpoints(tmp_path))
+    assert "going on" not in look(epochs=2)
+    assert look(epochs=4).startswith(f"going on from step 10 in {tmp_path}\n")
+
+
 def test_a_short_run_shows_nothing(monkeypatch, capsys):
     monkeypatch.setattr("jaxvae.training.showing.time.monotonic", lambda: 5.0)
     run(progress=True)

@@ -27,13 +27,15 @@ from jaxvae import (
     fit,
     init_state,
     iwae,
+    models,
     preprocessed,
     train_epoch,
     train_step,
     training,
 )
 from jaxvae.models import ppca
-from jaxvae.training import epoch_order, scan_steps
+from jaxvae.training import coordinated_dropout, epoch_order, scan_steps
+from jaxvae.training.objectives import check_hyper
 from jaxvae.training.sources import Rows
 from tests.common import close
 
@@ -754,3 +756,29 @@ def test_a_call_begins_where_the_last_one_ended(size):
         assert steps.made == min(size or 4, 4 - inside)
         assert steps.rows.shape == (size or 4, 3)
         assert np.array_equal(steps.rows[: steps.made], order[inside : inside + steps.made])
+
+
+LIFTED = {
+    "coordinated": (coordinated_dropout, ["rate"]),
+    "labelled": (models.labelled, ["alpha"]),
+    "unlabelled": (models.unlabelled, []),
+    "refined": (partial(models.semi_amortized, optimizer=optax.sgd(0.1), num_steps=1), []),
+    "preprocessed": (partial(preprocessed, transform=binarize), []),
+    "conditioned": (conditioned, []),
+    "left out": (models.left_out, []),
+}
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_what_is_made_of_an_objective_takes_its_hyper_parameters_and_its_own(name):
+    lift, own = LIFTED[name]
+    check_hyper("here", lift(elbo), ["beta", *own])
+    check_hyper("here", partial(lift(iwae), num_samples=2), own)
+    check_hyper("here", lift(partial(iwae, num_samples=2)), own)
+    with pytest.raises(TypeError, match="here: iwae needs num_samples"):
+        check_hyper("here", lift(iwae), own)
+    with pytest.raises(TypeError, match="here: elbo takes no betta, expected "):
+        check_hyper("here", lift(elbo), ["betta", *own])
+    if name == "coordinated":
+        with pytest.raises(TypeError, match="here: elbo needs rate; bind it"):
+            check_hyper("here", lift(elbo), [])
