@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
 from jaxvae.distributions.special import weighted
-from jaxvae.gradients.reparameterized import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
 from jaxvae.protocols import (
     Distribution,
     Model,
@@ -60,6 +59,7 @@ def elbo(
       NotImplementedError: `analytic_kl` of a pair without a closed form, or under
         `sticking_the_landing`, which is made for the sampled one.
 
+    >>> import jax
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
     >>> bound, terms = elbo(model, jax.random.key(0), jnp.ones(3))
@@ -71,8 +71,7 @@ def elbo(
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=kl(q, prior(model), z, log_q))
         return -(terms.distortion + weighted(beta, terms.rate)), terms
 
-    bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
-    return bound, jax.tree.map(lambda t: t[0], terms)
+    return at_one_sample(gradient, term, posterior(model, x), key)
 
 
 @checked
@@ -85,6 +84,7 @@ def autoencoder(model: Model, key: Key | None, x: Tree) -> tuple[Array, Terms]:
     |x - x'|^2, summed over x, and a rate of 0. Both distributions need a `mean()`.
     Hinton & Salakhutdinov 2006; the limit: Kingma & Welling 2014, section 2.3.
 
+    >>> import jax
     >>> from jaxvae.models import ppca
     >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(1.0)))
     >>> round(float(autoencoder(model, jax.random.key(0), jnp.ones(3))[0]), 5)  # -3 (1/4)^2

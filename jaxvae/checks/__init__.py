@@ -45,6 +45,7 @@ from jaxvae.checks.values import check_positive as check_positive
 from jaxvae.checks.values import check_scalar as check_scalar
 from jaxvae.checks.values import check_scale as check_scale
 from jaxvae.checks.values import check_shape as check_shape
+from jaxvae.checks.values import is_key as is_key
 from jaxvae.checks.values import is_sparse as is_sparse
 from jaxvae.checks.values import logits_shape as logits_shape
 from jaxvae.checks.values import refuse_bytes as refuse_bytes

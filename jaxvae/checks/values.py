@@ -61,6 +61,16 @@ def check_array(owner: str, name: str, value: Any) -> None:
             f"{owner}: {name} is {a_class_of(value)}, which fit, validation and use take, expected "
             f"an array, {name}.toarray()"
         )
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{owner}: {name} is a masked array, whose mask would be lost, expected an array: "
+            "x.filled(0.0), or for a jaxvae.Masked likelihood the pair of that and "
+            "~numpy.ma.getmaskarray(x)"
+        )
+    if hasattr(value, "iloc"):
+        raise TypeError(
+            f"{owner}: {name} is {a_class_of(value)}, expected an array, {name}.to_numpy()"
+        )
     if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
         what = a_class_of(value) if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{owner}: {name} is {what}, expected an array of numbers")
@@ -70,20 +80,25 @@ def check_array(owner: str, name: str, value: Any) -> None:
         raise TypeError(f"{owner}: {name} is an array of {dtype}, expected this machine's order")
 
 
+def is_key(leaf: object) -> bool:
+    """Whether it is an array of typed PRNG keys."""
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
 def check_leaves(owner: str, name: str, tree: Any) -> None:
     """Raise TypeError unless `tree` has leaves and each is an array of real numbers, or a key."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise TypeError(f"{owner}: {name} is {tree!r}, expected an array or a pytree of arrays")
     for path, leaf in leaves:
-        if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+        if not is_key(leaf):
             check_array(owner, name + written(tree, path), leaf)
 
 
 def check_key(owner: str, name: str, key: Any, axes: int = 0) -> None:
     """Raise TypeError unless `key` is one PRNG key, typed or old, or keys along `axes` axes."""
     dtype, shape = getattr(key, "dtype", None), np.shape(key) if hasattr(key, "dtype") else ()
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    typed = is_key(key)
     old = dtype == np.uint32 and shape[axes:] in ((2,), (4,))  # threefry's and rbg's words
     if len(shape) != axes + (not typed) or not (typed or old) or 0 in shape:
         what = a_class_of(key) if dtype is None else f"{dtype}{list(shape)}"
@@ -195,14 +210,14 @@ def check_log_prob(owner: str, value: Any) -> None:
 
 
 def check_count(owner: str, name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a Python integer of at least one."""
+    """Raise ValueError unless `value` is an integer of at least one, of Python or NumPy."""
     if isinstance(value, Tracer):
         raise ValueError(
             f"{owner}: {name} is traced, expected a Python integer, as it fixes a shape; bind it, "
             f"functools.partial(..., {name}=3), or name it in static_argnames of jax.jit; over "
             "many values loop in Python, a sweep each"
         )
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {name} is {value!r}, expected an integer of at least 1")
     if value >= 2**31:
         raise ValueError(f"{owner}: {name} is {value}, expected less than 2^31")

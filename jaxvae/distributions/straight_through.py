@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jax import Array
 
 from jaxvae.checks import Key, Tree
@@ -17,7 +16,7 @@ from jaxvae.protocols import (
     mean_of,
     method_of,
 )
-from jaxvae.pytrees import pytree, value_of
+from jaxvae.pytrees import pytree, value_of, with_path
 
 
 @pytree
@@ -34,6 +33,7 @@ class StraightThrough:
     Args:
       distribution: with a `mean()` of a sample's shape: `OneHotCategorical`, `Bernoulli`.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxvae import OneHotCategorical
     >>> key, draw = jax.random.key(0), lambda d: d.sample(key)
@@ -49,8 +49,7 @@ class StraightThrough:
         return event_shape(self.distribution)
 
     def sample(self, key: Key) -> Array:
-        mean, still = self.mean(), jax.lax.stop_gradient
-        return still(self.distribution.sample(key)) + (mean - still(mean))
+        return with_path(self.distribution.sample(key), self.mean())
 
     def log_prob(self, z: Tree) -> Array:
         return log_density(self.distribution, z)

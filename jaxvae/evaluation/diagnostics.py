@@ -27,6 +27,7 @@ from jaxvae.protocols import (
     prior,
     sample_and_log_prob,
 )
+from jaxvae.pytrees import on_host
 from jaxvae.training.callbacks import Callback, is_due
 from jaxvae.training.steps import Metrics, TrainState
 
@@ -201,7 +202,7 @@ def collapse_panel(
     def panel(state: TrainState, metrics: Metrics, epoch: float, key: Array) -> Any:
         del epoch
         if is_due(every, int(state.step), len(metrics["loss"])):
-            return jax.device_get(measure(state.model, key, xs, given))
+            return on_host(measure(state.model, key, xs, given))
         return None
 
     return panel

@@ -12,7 +12,7 @@ from jaxvae.protocols import Model
 from jaxvae.pytrees import shown, wide
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import statistics, with_state, without_state
-from jaxvae.training.trainable import check_array
+from jaxvae.training.trainable import check_trains
 
 
 @shown
@@ -56,7 +56,7 @@ def gradient_statistics(
     state = statistics(functional(model))
     model = without_state(functional(model))
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        check_array(f"gradient_statistics: model{written(model, path)}", leaf)
+        check_trains(f"gradient_statistics: model{written(model, path)}", leaf)
 
     def gradient(i: Array) -> Any:
         def bound(model: Any) -> Array:

@@ -13,7 +13,7 @@ from jaxvae.evaluation.chunks import chunked
 from jaxvae.evaluation.programs import compiled
 from jaxvae.evaluation.rows import is_masked, model_at, of_one_length
 from jaxvae.protocols import Model, prior
-from jaxvae.pytrees import value_of
+from jaxvae.pytrees import on_host, value_of
 
 
 def with_ends(model: Model, batches: Iterable[Any], steps: int) -> Iterator[Any]:
@@ -74,7 +74,7 @@ def each_row(
     for rows, count in of_one_length(batches, size):
         out = run(key, done, rows)
         if found:
-            found[-1] = jax.device_get(found[-1])  # while the device works on the next
+            found[-1] = on_host(found[-1])  # while the device works on the next
         found.append(out)
         done += count
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:done], *map(jax.device_get, found))

@@ -6,11 +6,10 @@ from hashlib import blake2b
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, is_key
 from jaxvae.evaluation.chunks import FEWEST, chunked
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.trainable import ARRAYS, Outside, outside
@@ -48,8 +47,7 @@ def _as_read(part: Outside) -> object:
     if isinstance(value, Tracer) or (part.of_module and isinstance(value, ARRAYS)):
         return None
     if isinstance(value, jax.Array) and value.size <= SMALL:
-        of_keys = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        value = np.asarray(jax.random.key_data(value) if of_keys else value)
+        value = np.asarray(jax.random.key_data(value) if is_key(value) else value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return str(value.dtype), value.shape, blake2b(value.tobytes()).digest()
     if isinstance(value, ARRAYS):

@@ -6,7 +6,6 @@ A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from inspect import isgeneratorfunction
 from typing import Annotated, Any
 
 import jax
@@ -22,7 +21,7 @@ from jaxvae.evaluation.frames import of_frame, of_latents
 from jaxvae.protocols import MissingMethodError, Model, likelihood, prior
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.libraries import functional
-from jaxvae.training.batches import is_frame, is_stream, like_first
+from jaxvae.training.batches import is_frame, is_stream, iterated, like_first
 from jaxvae.training.sparse import by_rows, in_batches
 
 DENSE = 256  # rows of a sparse matrix at a time
@@ -154,7 +153,7 @@ def _batches(owner: str, name: str, xs: Rows, like: Tree) -> Iterator[tuple[str,
         yield from ((name, part) for part in in_batches(xs, DENSE))
         return
     first, where = {}, ""
-    for i, batch in enumerate(xs() if isgeneratorfunction(xs) else xs):
+    for i, batch in enumerate(iterated(xs)):
         where = f"batch {i} of {name}"
         if not is_frame(batch):
             batch, first = like_first(owner, where, batch, first)

@@ -11,6 +11,7 @@ from jaxvae.checks import Count, Key, Keys, Scalar, checked
 from jaxvae.distributions.special import finite
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
 from jaxvae.protocols import Distribution, log_density_relaxed, mean_of, method_of
+from jaxvae.pytrees import with_path
 
 INSTEAD = (
     "use a posterior that has one, such as OneHotCategorical or Bernoulli, or "
@@ -32,7 +33,7 @@ def straight_through(
     mean = mean_of(q)
 
     def draw(key: Key) -> Any:
-        return _with_path(q.sample(key), mean)
+        return with_path(q.sample(key), mean)
 
     return _at(draw, reduction, term, q, keys)
 
@@ -62,7 +63,7 @@ def reinmax(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tu
         z = _one_hot(key, log_p)
         score = jnp.sum(z * log_p, axis=-1, keepdims=True)  # log q(z) of each choice
         away = jax.lax.stop_gradient(z - p)
-        return event(_with_path(z, 0.5 * (p + away * score)))
+        return event(with_path(z, 0.5 * (p + away * score)))
 
     return _at(draw, reduction, term, q, keys)
 
@@ -122,11 +123,11 @@ def gumbel_rao(
 
         def relaxed(key: Key) -> Array:
             noise = jax.random.gumbel(key, log_p.shape, log_p.dtype)
-            noisy = _with_path(perturbed(noise, log_p, z), log_p)  # the noise is held still
+            noisy = with_path(perturbed(noise, log_p, z), log_p)  # the noise is held still
             return jax.nn.softmax(noisy / temperature)
 
         mean = jnp.mean(jax.vmap(relaxed)(jax.random.split(noise_key, num_draws)), axis=0)
-        return event(_with_path(z, mean))
+        return event(with_path(z, mean))
 
     return _at(draw, reduction, term, q, keys)
 
@@ -150,12 +151,6 @@ def perturbed(noise: Array, log_p: Array, choice: Array) -> Array:
 
 def _one_hot(key: Key, log_p: Array) -> Array:
     return jax.nn.one_hot(jax.random.categorical(key, log_p), log_p.shape[-1], dtype=log_p.dtype)
-
-
-def _with_path(value: Any, path: Any) -> Any:
-    """`value`, held still, with the derivative of `path`."""
-    still = jax.lax.stop_gradient
-    return jax.tree.map(lambda a, b: still(a) + (b - still(b)), value, path)
 
 
 def _at(

@@ -100,6 +100,14 @@ def over_samples(f: Callable[..., Any]) -> Callable[..., Any]:
     return mapped
 
 
+def at_one_sample(
+    gradient: Estimator, term: Term, q: Distribution, key: Array
+) -> tuple[Array, Any]:
+    """The term and its aux at one draw of q: what an ELBO is."""
+    value, aux = gradient(jnp.mean, term, q, key[None])
+    return value, jax.tree.map(lambda a: a[0], aux)
+
+
 class Held(NamedTuple):
     """A posterior held still, known by its density alone: a rate is then taken at the sample."""
 

@@ -19,6 +19,7 @@ from jaxvae.bounds import KL, Terms, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_function, checked
 from jaxvae.distributions import Independent, Masked, Mixture, Product, StandardNormal
 from jaxvae.gradients import Estimator, pathwise
+from jaxvae.gradients.reparameterized import at_one_sample
 from jaxvae.models.hierarchical import times
 from jaxvae.protocols import (
     Distribution,
@@ -50,6 +51,7 @@ def product_of_experts(
       prior: p(z), of that class; a `StandardNormal` with `Normal`s.
       present: M booleans, traced or not; None, the default, is all.
 
+    >>> from jaxvae import Normal
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = product_of_experts(experts, StandardNormal((1,)))
     >>> float(q.loc[0]), round(float(q.scale[0]), 5)  # (2 + 4 + 0) / 3 and 1 / sqrt 3
@@ -76,6 +78,7 @@ def mixture_of_experts(
       prior: p(z), of that class; it is the posterior where nothing is present.
       present: as in `product_of_experts`.
 
+    >>> from jaxvae import Normal
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
     3.0
@@ -100,6 +103,7 @@ def mixture_of_products(
       prior: p(z), of that class; an expert in every product.
       present: as in `product_of_experts`.
 
+    >>> from jaxvae import Normal
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = mixture_of_products(experts, StandardNormal((1,)))
     >>> round(float(q.mean()[0]), 5)  # (1 + 2 + 2) / 3
@@ -143,6 +147,7 @@ class Multimodal(NamedTuple):
       join: `product_of_experts`, `mixture_of_experts` or `mixture_of_products`, in a
         `jax.tree_util.Partial`.
 
+    >>> from jaxvae import Normal
     >>> of = Partial(lambda v: Normal(v, jnp.ones(2)))
     >>> model = Multimodal((of, of), (of, of), StandardNormal((2,)))
     >>> x, missing = jnp.ones(2), jnp.full(2, jnp.nan)
@@ -202,6 +207,7 @@ def mvtcae(
       alpha: in [0, 1], traced: from the rate to the mean distance from the experts.
       beta: weight of both.
 
+    >>> from jaxvae import Normal
     >>> of = Partial(lambda v: Normal(v, jnp.ones(2)))
     >>> model = Multimodal((of, of), (of, of), StandardNormal((2,)))
     >>> x = (jnp.ones(2), jnp.ones(2)), (True, True)
@@ -222,8 +228,7 @@ def mvtcae(
         terms = Terms(distortion=-log_likelihood(model, x, z), rate=rate)
         return -((1.0 - jnp.max(here)) * terms.distortion + beta * rate), terms
 
-    bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
-    return bound, jax.tree.map(lambda t: t[0], terms)
+    return at_one_sample(gradient, term, posterior(model, x), key)
 
 
 def where(here: Any, tree: Tree, other: Any) -> Any:

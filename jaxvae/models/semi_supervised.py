@@ -4,8 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
@@ -14,6 +12,7 @@ from jaxvae.checks import Key, Scalar, Tree, check_leaves, check_pair, checked, 
 from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.discrete import enumeration
+from jaxvae.gradients.reparameterized import at_one_sample
 from jaxvae.protocols import (
     Distribution,
     Model,
@@ -43,6 +42,8 @@ class LabelVAE(NamedTuple):
       given: y -> the `Model` of x given y, a callable pytree.
       labels: p(y).
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae import VAE, Categorical, Normal, StandardNormal
     >>> given = Partial(lambda y: VAE(
     ...     encode=lambda x: Normal(x / 2.0 - y, 0.7 * jnp.ones(2)),
@@ -131,8 +132,7 @@ def unlabelled(objective: Objective) -> Objective:
             bound, aux = conditioned(objective)(model.given, key, (x, y), **hyper)
             return bound + _log_prior(model, y) - log_q, aux
 
-        bound, aux = enumeration(jnp.mean, term, _class_posterior(model, x), key[None])
-        return bound, jax.tree.map(lambda a: a[0], aux)
+        return at_one_sample(enumeration, term, _class_posterior(model, x), key)
 
     return unlabelled_objective
 

@@ -184,8 +184,9 @@ def _numbers(path: Path, frame: Any) -> np.ndarray:
     for name, column in frame.items():
         if column.dtype.kind not in "biuf":
             raise DataRefusedError(
-                f"{path}: column {name!r} holds {column.dtype}, expected numbers; choose with "
-                "--columns, or --likelihood gaussian --network mlp, which take categories"
+                f"{path}: column {name!r} holds {column.dtype}, expected numbers; jaxvae "
+                "train takes some columns, --columns, or categories, --likelihood gaussian "
+                "--network mlp"
             )
         if missing := int(column.isna().sum()):
             raise DataRefusedError(

@@ -20,7 +20,7 @@ from flax.core import FrozenDict
 
 from jaxvae.checks import Tree, a_class_of, written
 from jaxvae.nn.activations import Named, by_name
-from jaxvae.pytrees import Constant, held
+from jaxvae.pytrees import Constant, constant_leaves
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import Network
 
@@ -62,7 +62,9 @@ def describe(model: object) -> tuple[Any, dict[str, Any]]:
     >>> describe(StandardNormal((2,)))[0]
     {'class': 'jaxvae:StandardNormal', 'fields': {'shape': {'tuple': [2]}}}
     """
-    constants = {OF_CONSTANT + path: leaf for path, leaf in held(model).items() if _is_array(leaf)}
+    constants = {
+        OF_CONSTANT + path: leaf for path, leaf in constant_leaves(model).items() if _is_array(leaf)
+    }
 
     return _described(_marked(model, ""), "model", constants), constants
 

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxvae.checks import Key
 from jaxvae.nn.heads import Shape
+from jaxvae.pytrees import on_host
 
 M = TypeVar("M", bound=nnx.Module)
 FEWEST = 2**16  # numbers that are drawn, of which the smaller kernels take the first
@@ -39,7 +40,7 @@ def fan_in_normal(
         return init(key, shape, dtype)
     dtype, size = jnp.result_type(float if dtype is None else dtype), prod(shape)
     length = max(FEWEST, 1 << (size - 1).bit_length())
-    drawn = np.asarray(jax.random.truncated_normal(key, -2, 2, (length,), dtype))
+    drawn = on_host(jax.random.truncated_normal(key, -2, 2, (length,), dtype))
     deviation = np.sqrt(np.asarray(scale / prod(shape[:-1]), dtype)) / np.asarray(CUT, dtype)
     return jax.device_put(drawn[:size].reshape(shape) * deviation)  # jnp.asarray is a program too
 

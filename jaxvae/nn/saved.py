@@ -49,7 +49,7 @@ from jaxvae.nn.model_folders import (
     shape_of,
     write_folder,
 )
-from jaxvae.pytrees import held, holding, is_key, paths
+from jaxvae.pytrees import constant_leaves, is_key, paths, with_constant_leaves
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training import (
     CheckpointError,
@@ -103,6 +103,8 @@ def save_model(
     >>> load_model(folder).encode(jnp.ones(3)).mean().shape
     (2,)
     """
+    if hasattr(model, "opt_state"):
+        raise TypeError("save_model: model is a TrainState, expected its model, state.model")
     folder, model, safetensors = Path(folder), functional(model), needed_safetensors("save_model")
     refuse_other(folder)
     leaves, constants = _numbers(paths(model)), _of_constants(model)
@@ -230,7 +232,7 @@ def _numbers(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_constants(model: Tree) -> dict[str, Any]:
     """What the model's `Constant`s hold, by the names under which it is stored."""
-    return _numbers({OF_CONSTANT + path: leaf for path, leaf in held(model).items()})
+    return _numbers({OF_CONSTANT + path: leaf for path, leaf in constant_leaves(model).items()})
 
 
 def _restored(owner: object, stored: Mapping[str, Any], like: Tree, *, old: bool = False) -> Any:
@@ -241,7 +243,9 @@ def _restored(owner: object, stored: Mapping[str, Any], like: Tree, *, old: bool
         return model
     inside = {f"[{name!r}]": leaf for name, leaf in stored.items() if name not in leaves}
     found = restore(owner, inside, _of_constants(like))
-    return holding(model, {name.removeprefix(OF_CONSTANT): leaf for name, leaf in found.items()})
+    return with_constant_leaves(
+        model, {name.removeprefix(OF_CONSTANT): leaf for name, leaf in found.items()}
+    )
 
 
 def _as_read(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 
 from jaxvae.checks import Tree, a_class_of, written
+from jaxvae.checks import is_key as is_key
 from jaxvae.pytrees.reprs import layered as layered
 from jaxvae.pytrees.reprs import short as short
 from jaxvae.pytrees.reprs import shown as shown
@@ -215,12 +216,23 @@ def value_of(d: Any) -> Any:
     return d
 
 
+def on_host(tree: T) -> T:
+    """`jax.device_get`, but an error where memory ran out: unawaited, that ends the process."""
+    return jax.device_get(jax.block_until_ready(tree))
+
+
+def with_path(value: T, path: Tree) -> T:
+    """`value`, with the derivative of `path` in place of its own: sg(value) + path - sg(path)."""
+    sg = jax.lax.stop_gradient
+    return jax.tree.map(lambda a, b: sg(a) + (b - sg(b)), value, path)
+
+
 def composed(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Partial:
     """x -> outer(inner(x)), a callable pytree as both are."""
-    return Partial(_composed, outer, inner)
+    return Partial(of_inner, outer, inner)
 
 
-def _composed(outer: Callable[[Any], Any], inner: Callable[[Any], Any], x: Any) -> Any:
+def of_inner(outer: Callable[[Any], Any], inner: Callable[[Any], Any], x: Any) -> Any:
     return outer(inner(x))
 
 
@@ -233,22 +245,22 @@ def paths(tree: Tree) -> dict[str, Any]:
     return {written(tree, p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def held(tree: Tree) -> dict[str, Any]:
+def constant_leaves(tree: Tree) -> dict[str, Any]:
     """Path -> leaf of what each `Constant` of a tree holds, which are no leaves of the tree.
 
-    >>> [*held({"prior": Constant({"loc": np.zeros(2)})})]
+    >>> [*constant_leaves({"prior": Constant({"loc": np.zeros(2)})})]
     ["['prior'].value['loc']"]
     """
     found = {}
     for at, part in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_constant):
         if isinstance(part, Constant):
-            inside = paths(part._raw) | held(part._raw)
+            inside = paths(part._raw) | constant_leaves(part._raw)
             found |= {f"{written(tree, at)}.value{path}": leaf for path, leaf in inside.items()}
     return found
 
 
-def holding(tree: T, leaves: Mapping[str, Any]) -> T:
-    """The tree whose `Constant`s hold these leaves, named as by `held`."""
+def with_constant_leaves(tree: T, leaves: Mapping[str, Any]) -> T:
+    """The tree whose `Constant`s hold these leaves, named as by `constant_leaves`."""
 
     def filled(path: tuple[Any, ...], part: Any) -> Any:
         if not isinstance(part, Constant):
@@ -256,13 +268,15 @@ def holding(tree: T, leaves: Mapping[str, Any]) -> T:
         at, value = f"{written(tree, path)}.value", part._raw
         inside = [leaves.get(at + p, leaf) for p, leaf in paths(value).items()]
         below = {p.removeprefix(at): leaf for p, leaf in leaves.items() if p.startswith(at)}
-        return Constant(holding(jax.tree.unflatten(jax.tree.structure(value), inside), below))
+        return Constant(
+            with_constant_leaves(jax.tree.unflatten(jax.tree.structure(value), inside), below)
+        )
 
     return jax.tree_util.tree_map_with_path(filled, tree, is_leaf=_is_constant)
 
 
-def checksums_held(tree: Tree) -> dict[str, str]:
-    """Path -> dtype, shape and CRC-32 of what the `Constant`s of a tree hold, as `held` has it.
+def constant_checksums(tree: Tree) -> dict[str, str]:
+    """Path -> dtype, shape and CRC-32 of the `constant_leaves` of a tree.
 
     Of what is no array or number, such as a function, its class. Computed once for each `Constant`.
     """
@@ -271,7 +285,7 @@ def checksums_held(tree: Tree) -> dict[str, str]:
         if isinstance(part, Constant):
             if "_sums" not in vars(part):
                 own = {path: _sum_of(leaf) for path, leaf in paths(part._raw).items()}
-                vars(part)["_sums"] = own | checksums_held(part._raw)
+                vars(part)["_sums"] = own | constant_checksums(part._raw)
             found |= {f"{written(tree, at)}.value{p}": text for p, text in part._sums.items()}
     return found
 
@@ -285,8 +299,3 @@ def _sum_of(leaf: Tree) -> str:
 
 def _is_constant(part: object) -> bool:
     return isinstance(part, Constant)
-
-
-def is_key(leaf: object) -> bool:
-    """Whether it is an array of typed PRNG keys."""
-    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)

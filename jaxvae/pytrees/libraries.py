@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Tree, a_class_of, written
+from jaxvae.checks import Tree, a_class_of, is_key, written
 from jaxvae.pytrees.networks import BATCH, Network, Structure
 
 M = TypeVar("M")
@@ -89,7 +89,7 @@ def roles_of(tree: Tree, of_arrays: str = "") -> list[str]:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             return "static"
         if "flax.RngState" in kinds(part):
-            return "key" if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else "count"
+            return "key" if is_key(leaf) else "count"
         trains = jnp.issubdtype(leaf.dtype, jnp.inexact)
         trains &= not _is_variable(part) or "flax.Param" in kinds(part)
         return of_arrays or ("params" if trains else "state")

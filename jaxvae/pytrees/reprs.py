@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxvae.checks import is_key
 from jaxvae.pytrees.libraries import kinds, roles_of
 from jaxvae.pytrees.networks import Network
 
@@ -127,8 +128,7 @@ def _is_known(value: Any) -> bool:
         return False
     if not isinstance(value, jax.Array):
         return True
-    is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return not is_key and not value.is_deleted() and value.is_fully_addressable
+    return not is_key(value) and not value.is_deleted() and value.is_fully_addressable
 
 
 def _is_open(value: object) -> bool:

@@ -11,7 +11,7 @@ from jaxvae.bounds.evidence import Terms
 from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.distributions.special import weighted
-from jaxvae.gradients.reparameterized import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
 from jaxvae.protocols import Distribution, Model, log_likelihood, posterior, prior
 from jaxvae.pytrees import shown
 
@@ -136,8 +136,7 @@ def _weighted_elbo(
         distortion = weighted(of_distortion.astype(terms.distortion.dtype), terms.distortion)
         return -(distortion + weighted(of_rate.astype(terms.rate.dtype), terms.rate)), terms
 
-    bound, terms = gradient(jnp.mean, term, posterior(model, x), key[None])
-    return bound, jax.tree.map(lambda t: t[0], terms)
+    return at_one_sample(gradient, term, posterior(model, x), key)
 
 
 def _lagrangian(

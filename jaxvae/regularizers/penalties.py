@@ -18,7 +18,7 @@ from jaxvae.bounds.kl import KL, auto_kl, kl_at, kl_of_levels
 from jaxvae.checks import Key, Numbers, Scalar, Tree, check_scalar, checked
 from jaxvae.distributions.special import weighted
 from jaxvae.evaluation.diagnostics import latent_kls
-from jaxvae.gradients.reparameterized import Estimator, pathwise
+from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
 from jaxvae.protocols import Distribution, Model, log_likelihood, posterior, prior
 from jaxvae.pytrees import shown
 
@@ -89,8 +89,7 @@ def regularized(
         check_scalar("regularized", "penalty's result", charged)
         return -(terms.distortion + weighted(beta, charged)), terms
 
-    bound, terms = gradient(jnp.mean, term, posterior(model, x), sample_key[None])
-    return bound, jax.tree.map(lambda t: t[0], terms)
+    return at_one_sample(gradient, term, posterior(model, x), sample_key)
 
 
 @checked

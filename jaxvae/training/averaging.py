@@ -17,11 +17,16 @@ from jaxvae.training.steps import M, TrainState
 def averaged_model(state: TrainState[M]) -> M:
     """The model with the averaged parameters, and the running statistics of the last step's.
 
-    Parameters that another optimiser moves, which keeps no average, are the last step's too.
+    Those of `optax.contrib.schedule_free` are the ones to evaluate at. Parameters that another
+    optimiser moves, which keeps no average, are the last step's too.
 
     Raises:
       ValueError: the optimiser keeps no average; chain `average_parameters` last.
     """
+    if isinstance(state.opt_state, optax.contrib.ScheduleFreeState):
+        params: Any = without_state(state.model)
+        params = optax.contrib.schedule_free_eval_params(state.opt_state, params)
+        return with_state(params, statistics(state.model))
     averages = [a for _, a in optax.tree.get_all_with_path(state.opt_state, "average")]
     if not averages:
         raise ValueError(

@@ -1,6 +1,6 @@
 """What is a stream of batches, and its batches as arrays, each like the first."""
 
-from inspect import isgeneratorfunction
+from inspect import isgeneratorfunction, signature
 from typing import Any
 
 import jax
@@ -23,7 +23,24 @@ def is_stream(data: Tree, batch_size: int | None) -> bool:
     arrays = hasattr(data, "dtype") or is_sparse(data) or isinstance(data, (str, bytes))
     if arrays or not jax.tree_util.all_leaves([data]):
         return False
-    return isgeneratorfunction(data) or any(hasattr(data, n) for n in ("__iter__", "__getitem__"))
+    return gives_iterator(data) or any(hasattr(data, n) for n in ("__iter__", "__getitem__"))
+
+
+def gives_iterator(data: object) -> bool:
+    """Whether it is called for an iterator: a generator function, or one of no arguments."""
+    if isgeneratorfunction(data):
+        return True
+    if not callable(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
+        return False
+    try:
+        return not signature(data).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def iterated(data: Any) -> Any:
+    """What has the batches, of a function that gives it what it returns."""
+    return data() if gives_iterator(data) else data
 
 
 def arrays_of(batch: Tree) -> Any:
@@ -34,7 +51,7 @@ def arrays_of(batch: Tree) -> Any:
             return part.toarray()
         if isinstance(part, list) and any(hasattr(x, "__array__") or _is_tree(x) for x in part):
             return tuple(map(arrays_of, part))
-        return np.asarray(part)
+        return np.asanyarray(part)  # a masked array stays one, and is refused
 
     return jax.tree.map(
         array, batch, is_leaf=lambda part: isinstance(part, list) or is_sparse(part)

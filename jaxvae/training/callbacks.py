@@ -20,6 +20,7 @@ from jax import Array
 
 from jaxvae.batching import batched, number_of_rows
 from jaxvae.checks import Count, Key, check_leaves, checked
+from jaxvae.pytrees import on_host
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import (
     BEST,
@@ -153,7 +154,7 @@ def validation(
             batch = part(xs, start, end)
             parts.append(means(state.model, jax.random.fold_in(key, start), batch))
             weights.append(number_of_rows(batch) / rows)
-        parts = jax.device_get(parts)
+        parts = on_host(parts)
         bound, terms = jax.tree.map(lambda *means: np.dot(weights, means), *parts)
         if not (told or np.isfinite(bound)):
             told = True
@@ -206,8 +207,9 @@ class _EarlyStopping:
         if epoch >= 1.0 and not (self.named or self.told):
             self.told = True
             warnings.warn(
-                f"early_stopping: {self.metric!r} was not measured in the first epoch, of "
-                f"{', '.join(metrics)}; name a metric that a callback before this one returns",
+                f"early_stopping: {self.metric!r} is not measured yet after an epoch, of "
+                f"{', '.join(metrics)}; name a metric that a callback before this one returns, "
+                "unless that measures less often",
                 stacklevel=6,
             )
         values = metrics.get(self.metric, np.empty(0))

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, a_class_of, checked
+from jaxvae.pytrees import on_host
 from jaxvae.training.callbacks import Callback
 from jaxvae.training.checkpoints.resuming import Checkpoints
 from jaxvae.training.devices import AutoMesh, placed
@@ -134,6 +135,7 @@ def fit(
             given = partial(source.draw, data, key, call.rows)
             run = partial(_first_steps, step, data=data, draw=source.draw, mesh=mesh, layout=layout)
             new, every, finite = run(state, _known(count, source.size), call)
+            _check_steps(done, int(new.step), count)
             if taken and jax.process_count() == 1:
                 taken.clear()  # once
                 warn_if_dark("fit", (data, given(0)))
@@ -143,7 +145,7 @@ def fit(
                     compare(state, (new, every), run(state, _known(count, source.size), call)[:2])
                 except ReplayError as error:
                     raise watch.lost(error, {}) from None
-            metrics = {name: m[:count] for name, m in jax.device_get(every).items()}
+            metrics = {name: m[:count] for name, m in on_host(every).items()}
             history, patience = [*watch.parts, metrics], source.per_epoch or source.size
             error = diagnose(step, run, (state, new), given, call, history, finite, patience)
             if error is not None:
@@ -157,6 +159,25 @@ def _known(count: int, length: int) -> int | None:
     """None, for all of them, where a loop's length should be a constant of its program."""
     # on a GPU the host asks the device before every turn of a loop of unknown length, and waits
     return None if count == length and jax.default_backend() != "cpu" else count
+
+
+def _check_steps(begun: int, now: int, count: int) -> None:
+    """Raise ValueError unless each of `count` calls of the step added one to the state's count."""
+    if now != begun + count:
+        raise ValueError(
+            f"fit: step moved state.step from {begun} to {now} in {count} calls, expected one a "
+            "call; let it return state._replace(step=...) with the step it was given plus 1"
+        )
+
+
+def _made(found: Any) -> tuple[TrainState, Metrics]:
+    """What a step returned; TypeError where it is not a state and named metrics with a loss."""
+    expected = "expected (state, metrics), the metrics a dict with a loss, as train_step's are"
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+        raise TypeError(f"fit: step returned {a_class_of(found)}, {expected}")
+    if "loss" not in found[1]:
+        raise TypeError(f"fit: step returned metrics without a loss, {expected}")
+    return found
 
 
 @partial(jax.jit, static_argnames=("step", "draw", "mesh", "layout"))
@@ -182,7 +203,7 @@ def _first_steps(
         if mesh is not None:
             split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
             xs = jax.lax.with_sharding_constraint(xs, split)
-        state, metrics = jax.jit(step)(state, call.key, xs, **call.hyper(i))
+        state, metrics = _made(jax.jit(step)(state, call.key, xs, **call.hyper(i)))
         if mesh is not None:
             leaves, structure = jax.tree.flatten(state)
             state = structure.unflatten(map(jax.lax.with_sharding_constraint, leaves, layout))

@@ -16,7 +16,7 @@ from jax import Array
 from jaxvae.checks import Location, checked
 from jaxvae.training.callbacks import Callback, Run
 from jaxvae.training.checkpoints.durable import part_of, write_text
-from jaxvae.training.showing import means_of
+from jaxvae.training.showing import means_over_steps
 from jaxvae.training.steps import Metrics, TrainState
 
 Numbers = dict[str, float]
@@ -49,7 +49,7 @@ class _Log(ABC):
 def numbers_of(metrics: Metrics, epoch: float) -> Numbers:
     """Means over the steps, of an array each of its numbers as `name_0`, `name_1` ..."""
     numbers = {"epoch": float(epoch)}
-    for name, value in means_of(metrics).items():
+    for name, value in means_over_steps(metrics).items():
         if np.ndim(value) == 0:
             numbers[name] = float(value)
         else:

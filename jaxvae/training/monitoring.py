@@ -1,4 +1,5 @@
-"""What is told of a run without being asked: that its posterior has collapsed to the prior."""
+"""What is told of a run without being asked: a posterior collapsed to the prior, points of a sweep
+whose loss is no number."""
 
 import warnings
 from math import prod
@@ -73,17 +74,39 @@ def warn_of_collapse(owner: str, results: Tree, sizes: tuple[int, ...]) -> None:
     return None
 
 
+def warn_of_nonfinite(owner: str, results: Tree, sizes: tuple[int, ...]) -> None:
+    """Warn, once, of the points of a sweep that end at a loss, or at one result, not finite."""
+    for path, leaf in paths(results).items():
+        if path and not path.endswith(("['loss']", ".loss")):
+            continue
+        if isinstance(leaf, Tracer) or not leaf.size or not leaf.is_fully_addressable:
+            continue
+        last = np.asarray(leaf, np.float64).reshape(prod(sizes), -1)[:, -1]
+        if (bad := ~np.isfinite(last)).any():
+            return warnings.warn(
+                f"{owner}: {'the loss' if path else 'the result'} is {last[bad][0]:g} at the end"
+                f"{_points(bad, sizes)}; jaxvae.fit and jaxvae.training.sweep_step stop at the "
+                "first such step, and name it and the row",
+                stacklevel=4,
+            )
+    return None
+
+
+def _points(those: np.ndarray, sizes: tuple[int, ...]) -> str:
+    """ " at 1 of 4 points, [0, 1]"; nothing where sizes are () and there is one."""
+    if not sizes:
+        return ""
+    at = [str([*map(int, index)]) for index in np.argwhere(those.reshape(sizes))]
+    named = ", ".join(at[:5]) + ", ..." * (len(at) > 5)
+    return f" at {len(at)} of {those.size} points, {named}"
+
+
 def _warn(
     when: str, rate: np.ndarray, fallen: np.ndarray, sizes: tuple[int, ...], *, stacklevel: int
 ) -> None:
     """Of `fallen`, the points in turn; sizes are () where there is one."""
-    points = ""
-    if sizes:
-        at = [str([*map(int, index)]) for index in np.argwhere(fallen.reshape(sizes))]
-        named = ", ".join(at[:5]) + ", ..." * (len(at) > 5)
-        points = f" at {len(at)} of {len(rate)} points, {named}"
     warnings.warn(
-        f"{when} the rate is {rate[fallen][0]:.2f} nats{points}: the "
+        f"{when} the rate is {rate[fallen][0]:.2f} nats{_points(fallen, sizes)}: the "
         "posterior has collapsed to the prior; warm beta up from 0, "
         "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with "
         "jaxvae.regularizers.free_bits; or p(x|z) is too wide to pay for a code, as with "

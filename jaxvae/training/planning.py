@@ -1,6 +1,5 @@
 """Which steps a call of `fit` makes, and what each of them is given, from which source."""
 
-from inspect import isgeneratorfunction
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jax import Array
 
 from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Tree, check_leaves
-from jaxvae.training.batches import is_frame, is_stream
+from jaxvae.training.batches import gives_iterator, is_frame, is_stream
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.schedules import at_steps
 from jaxvae.training.sources import Draws, Rows, Source, sliced
@@ -102,7 +101,9 @@ def source_of(
     size: int | None,
 ) -> Source:
     """What gives the batches of a run that begins at a step; arguments as `fit`'s."""
-    if callable(data) and not isgeneratorfunction(data) and not hasattr(data, "__iter__"):
+    batch_size = None if batch_size is None else int(batch_size)  # NumPy's is not JSON
+    steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
+    if callable(data) and not gives_iterator(data) and not hasattr(data, "__iter__"):
         if steps_per_epoch is None:
             raise ValueError(
                 "fit: data is a function, of a key, and has no end: steps_per_epoch is None, "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree
-from jaxvae.pytrees import is_key, paths
+from jaxvae.pytrees import is_key, on_host, paths
 
 
 class ReplayError(ArithmeticError):
@@ -38,7 +38,7 @@ def compare(before: Any, made: tuple[Any, Tree], again: tuple[Any, Tree]) -> Non
       ...
     jaxvae.training.replaying.ReplayError: step 5, made twice, came out differently in 1 of 2 ...
     """
-    counts = _named(jax.device_get(_differing(made, again)))
+    counts = _named(on_host(_differing(made, again)))
     differing = {path: int(n) for path, n in counts.items() if n}
     if not differing:
         return

@@ -87,7 +87,7 @@ def line_of(metrics: Metrics, where: str, left: float | None = None) -> str:
     if left is not None:  # first, as a terminal may be too narrow for all
         minutes, seconds = divmod(round(left), 60)
         parts.append(f"{minutes}:{seconds:02d} left")
-    for name, value in means_of(metrics).items():
+    for name, value in means_over_steps(metrics).items():
         if np.ndim(value) == 0:
             parts.append(f"{name} {value:.4g}")
         elif name == "loss":  # of a sweep
@@ -95,7 +95,7 @@ def line_of(metrics: Metrics, where: str, left: float | None = None) -> str:
     return "  ".join(parts)
 
 
-def means_of(metrics: Metrics) -> dict[str, Any]:
+def means_over_steps(metrics: Metrics) -> dict[str, Any]:
     """The mean over the steps of each metric where it is finite; one without is left out."""
     found = {}
     for name, values in metrics.items():

@@ -8,7 +8,6 @@ import warnings
 from ast import literal_eval
 from collections.abc import Iterator
 from functools import partial
-from inspect import isgeneratorfunction
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from jaxvae.batching import number_of_rows
 from jaxvae.checks import Key, Tree
 from jaxvae.pytrees import paths
 from jaxvae.training.ahead import Ahead
-from jaxvae.training.batches import like_first
+from jaxvae.training.batches import iterated, like_first
 from jaxvae.training.checkpoints.files import CheckpointError, describe
 from jaxvae.training.devices import of_every_process, shard_batches
 from jaxvae.training.places import Items, Place, as_it_was, as_literals, memory
@@ -281,7 +280,7 @@ class Stream:
             self.data.set_epoch(passes)
         if isinstance(self.data, list):
             return Items(self.data)
-        return iter(self.data() if isgeneratorfunction(self.data) else self.data)
+        return iter(iterated(self.data))
 
     def _state(self) -> Any:
         get_state, _ = memory(self.iterator) or memory(self.data) or (lambda: None, None)

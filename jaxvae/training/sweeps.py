@@ -25,7 +25,7 @@ from jaxvae.training.checkpoints.files import (
 from jaxvae.training.checkpoints.identity import Identity, checksums, computation
 from jaxvae.training.devices import AutoMesh
 from jaxvae.training.grids import Grid, axes_and_points, names_what_is_static
-from jaxvae.training.monitoring import warn_of_collapse
+from jaxvae.training.monitoring import warn_of_collapse, warn_of_nonfinite
 from jaxvae.training.preprocessing import bytes_taken, warn_if_dark
 from jaxvae.training.showing import Line, line_of, someone_looks
 
@@ -120,6 +120,7 @@ def sweep(
     if taken and jax.process_count() == 1:
         warn_if_dark("sweep", fixed)
     warn_of_collapse("sweep", every, sizes)
+    warn_of_nonfinite("sweep", every, sizes)
     return Sweep(axes, every, at_once)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree, a_class_of, an, written
+from jaxvae.checks import Tree, a_class_of, an, is_key, written
 from jaxvae.pytrees.libraries import kinds
 from jaxvae.pytrees.networks import without_state
 
@@ -33,7 +33,7 @@ def check_trainable(owner: str, model: object) -> None:
                 "jaxvae.nn.equinox_network, and a Linen module with its variables to "
                 "jaxvae.nn.linen_network"
             )
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             raise TypeError(
                 f"{where} is a PRNG key, expected parameters; a network that draws noise is an NNX "
                 "module with Rngs, or takes a key= in Equinox"
@@ -43,7 +43,7 @@ def check_trainable(owner: str, model: object) -> None:
                 f"{where} is an array of {leaf.dtype}, expected floats, as every leaf trains; "
                 "wrap it in jaxvae.Constant"
             )
-        check_array(where, leaf)
+        check_trains(where, leaf)
     for holder, name, array in outside_leaves(model):
         raise TypeError(
             f"{owner}: model holds {name} ({array.dtype}{list(array.shape)}) in {holder}, not as a "
@@ -52,9 +52,9 @@ def check_trainable(owner: str, model: object) -> None:
         )
 
 
-def check_array(where: str, leaf: object) -> None:
+def check_trains(where: str, leaf: object) -> None:
     """Raise TypeError, which begins with where it is, unless it is an array or a float."""
-    if isinstance(leaf, (*ARRAYS, float)):
+    if isinstance(leaf, (*ARRAYS, np.floating, float)):
         return
     if hasattr(leaf, "log_prob"):
         raise TypeError(

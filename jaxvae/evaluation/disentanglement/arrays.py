@@ -25,7 +25,7 @@ Table = Annotated[Array | np.ndarray, _check_table]
 """A row an example: codes [n, d], factors [n, k]."""
 
 
-def paired(owner: str, codes: Table, factors: Table) -> tuple[np.ndarray, np.ndarray]:
+def codes_and_factors(owner: str, codes: Table, factors: Table) -> tuple[np.ndarray, np.ndarray]:
     """The two as NumPy arrays, or an error that says what they lack."""
     codes, factors = np.asarray(codes), np.asarray(factors)
     if factors.dtype.kind not in "biu":

@@ -3,7 +3,13 @@
 import numpy as np
 
 from jaxvae.checks import Count, Key, checked
-from jaxvae.evaluation.disentanglement.arrays import Table, generator, paired, sklearn, standardised
+from jaxvae.evaluation.disentanglement.arrays import (
+    Table,
+    codes_and_factors,
+    generator,
+    sklearn,
+    standardised,
+)
 
 
 @checked
@@ -76,7 +82,7 @@ def beta_vae_score(
 def _to_draw_from(
     owner: str, key: Key, codes: Table, factors: Table, groups: Count, size: Count
 ) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
-    codes, factors = paired(owner, codes, factors)
+    codes, factors = codes_and_factors(owner, codes, factors)
     if factors.shape[1] < 2:
         raise ValueError(f"{owner}: factors has one column, expected two to tell apart")
     return generator(key), standardised(codes), factors

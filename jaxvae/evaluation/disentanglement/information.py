@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxvae.checks import Count, checked
-from jaxvae.evaluation.disentanglement.arrays import Table, entropy, gap, paired
+from jaxvae.evaluation.disentanglement.arrays import Table, codes_and_factors, entropy, gap
 
 
 @checked
@@ -74,7 +74,7 @@ def _information(
     owner: str, codes: Table, factors: Table, bins: Count
 ) -> tuple[np.ndarray, np.ndarray]:
     """I(z_i; v_j) [d, k] and H(v_j) [k]."""
-    codes, factors = paired(owner, codes, factors)
+    codes, factors = codes_and_factors(owner, codes, factors)
     if codes.dtype.kind == "f":
         low, width = codes.min(axis=0), np.ptp(codes, axis=0)
         cells = (codes - low) / np.where(width > 0, width, 1.0) * bins

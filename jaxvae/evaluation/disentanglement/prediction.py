@@ -7,10 +7,10 @@ import numpy as np
 from jaxvae.checks import Count, Key, checked
 from jaxvae.evaluation.disentanglement.arrays import (
     Table,
+    codes_and_factors,
     concentration,
     gap,
     generator,
-    paired,
     sklearn,
     standardised,
 )
@@ -30,7 +30,7 @@ def sap(codes: Table, factors: Table) -> float:
     >>> round(sap(-10.0 * v, v), 6)
     1.0
     """
-    codes, factors = paired("sap", codes, factors)
+    codes, factors = codes_and_factors("sap", codes, factors)
     correlation = standardised(codes).T @ standardised(factors) / len(codes)
     return float(np.mean(gap(correlation**2)))
 
@@ -69,11 +69,11 @@ def dci(key: Key, codes: Table, factors: Table, *, trees: Count = 100) -> DCI:
     >>> [round(score, 3) for score in dci(jax.random.key(0), v, v, trees=5)]
     [1.0, 1.0, 1.0]
     """
-    codes, factors = paired("dci", codes, factors)
+    codes, factors = codes_and_factors("dci", codes, factors)
     classifier = sklearn("dci", "ensemble").GradientBoostingClassifier
     rng = generator(key)
     learn, test = np.array_split(rng.permutation(len(codes)), 2)
-    paired("dci (half of the rows)", codes[learn], factors[learn])
+    codes_and_factors("dci (half of the rows)", codes[learn], factors[learn])
     seed = int(rng.integers(2**31))
     fits = [
         classifier(n_estimators=trees, random_state=seed).fit(codes[learn], v)

@@ -20,7 +20,7 @@ from jaxvae.checks import (
     checked,
     kind,
 )
-from jaxvae.pytrees import pytree, shown, value_of, wide
+from jaxvae.pytrees import pytree, shown, value_of, wide, with_path
 
 sg = jax.lax.stop_gradient
 Move = Callable[[Any, "Codebook", Array, Array], "Codebook"]
@@ -56,7 +56,7 @@ def straight_through_value(e: Array, z: Floats) -> Array:
     2.0
     """
     check_shape("straight_through_value", "e", e, jnp.shape(z))
-    return sg(e) + (z - sg(z))
+    return with_path(e, z)
 
 
 @checked

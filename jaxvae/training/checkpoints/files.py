@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import Location, Tree, a_class_of, checked
-from jaxvae.pytrees import checksums_held, is_key, paths, shown
+from jaxvae.pytrees import constant_checksums, is_key, paths, shown
 from jaxvae.training.checkpoints.durable import part_of, publish
 
 MAGIC = b"jaxvae checkpoint 1\n"
@@ -73,7 +73,7 @@ def save_checkpoint(path: Location, tree: Any, *, info: Mapping[str, Any] | None
         {
             "versions": {name: version_of(name) for name in ("jaxvae", "jax", "numpy")},
             "info": dict(info or {}),
-            "constants": checksums_held(tree),
+            "constants": constant_checksums(tree),
             "leaves": [
                 {"path": p, "dtype": dtype, "shape": shape, "crc32": zlib.crc32(data)}
                 for p, dtype, shape, data in leaves
@@ -161,7 +161,7 @@ def refuse_other_constants(
     if there is None:
         return
     stored = {p[len(below) :]: text for p, text in there.items() if p.startswith(below)}
-    if first := first_difference(stored, checksums_held(like)):
+    if first := first_difference(stored, constant_checksums(like)):
         path, was, here = first
         raise CheckpointError(
             f"{owner} is of another model: at {path} the Constant held {was}, and here it holds "

@@ -59,7 +59,8 @@ def computation(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     that two processes that trace one function write one text. A Python function that a callback
     calls is known by its name alone.
 
-    f is jitted or not; it is traced, unless `jax.jit(f)` was with these shapes.
+    f is jitted or not; it is traced, unless `jax.jit(f)` was with these shapes. On which devices
+    the arguments lie makes no difference.
 
     >>> print(computation(lambda x, w: 2.0 * x + w, 1.0, w=np.zeros(3, np.float32)))
     a0:float32[] a1:float32[3]
@@ -68,7 +69,15 @@ def computation(f: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     a4:float32[3] = add a3 a1
     return a4
     """
+    args, kwargs = jax.tree.map(_anywhere, (args, kwargs))
     return "\n".join(_lines(jax.jit(f).trace(*args, **kwargs).jaxpr))
+
+
+def _anywhere(leaf: Tree) -> Any:
+    """An array's shape and dtype, without the devices it is on."""
+    if not isinstance(leaf, jax.Array) or is_key(leaf):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type)
 
 
 def _lines(closed: ClosedJaxpr) -> Iterator[str]:

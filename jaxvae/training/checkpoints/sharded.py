@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxvae.checks import Tree
-from jaxvae.pytrees import checksums_held, is_key, paths
+from jaxvae.pytrees import constant_checksums, is_key, paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,
@@ -55,7 +55,7 @@ def save_sharded(folder: Path, tree: Tree) -> None:
     if leads:
         files = {str(f.relative_to(folder)): _checksum(f) for f in _files(folder)}
         leaves = {path: describe(leaf) for path, leaf in paths(tree).items()}
-        info = {"files": files, "leaves": leaves, "constants": checksums_held(tree)}
+        info = {"files": files, "leaves": leaves, "constants": constant_checksums(tree)}
         save_checkpoint(folder / "checksums", {}, info=info)
 
 

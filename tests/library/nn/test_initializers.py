@@ -61,3 +61,8 @@ def test_sequences_too(network, programs):
     build = lambda width: network((3, 2), (2,), width=width, rngs=nnx.Rngs(0))
     build(20)
     assert programs_compiled(lambda: build(28)) <= programs  # 17 and 6 with flax's own kernels
+
+
+def test_a_kernel_beyond_memory_is_an_error_and_does_not_end_the_process():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        fan_in_normal(jax.random.key(0), (2**42, 4))

@@ -132,6 +132,19 @@ found["elastic"] = len(difference) == 16 and float(difference.max())
 try: call(epochs=9, mesh=of(5), checkpoints=Checkpoints(sys.argv[1] + "/elastic"))
 except ValueError as error: found["by five"] = str(error)
 
+# elastic too where parameters are split: over four, over two and on one
+def split(*shape):
+    lies = NamedSharding(mesh_of(*shape), PartitionSpec(None, "model"))
+    put = lambda a: jax.device_put(a, lies) if jnp.shape(a) == (6, 16) else a
+    return jax.tree.map(put, start())
+every = dict(key=jax.random.key(1), data=data, batch_size=24)
+_, one = fit(train_step(elbo, optimizer), start(), epochs=3, **every)
+for epochs, state, mesh in ((1, split(2, 4), mesh_of(2, 4)), (2, split(4, 2), mesh_of(4, 2)),
+                            (3, start(), None)):
+    _, elastic = fit(train_step(elbo, optimizer), state, epochs=epochs, mesh=mesh, **every,
+                     checkpoints=Checkpoints(sys.argv[1] + "/split"))
+found["elastic split"] = np.allclose(elastic["loss"], one["loss"], rtol=1e-5)
+
 # streams, sparse rows and functions of a key: each device has its part of every batch
 sparse = scipy.sparse.csr_array(np.where(data > 0, data, 0).astype(np.float32))
 call = partial(fit, train_step(elbo, optimizer), start(), jax.random.key(1), epochs=2)
@@ -180,7 +193,7 @@ def test_eight_devices_agree_with_one(tmp_path):
         assert "12 rows, which 8 devices can't share evenly" in found.pop(name)
     assert "axis 'batch' is Explicit, expected Auto: jax.make_mesh(" in found.pop("explicit")
     assert "9 rows on 8 devices" in found.pop("rows")
-    assert len(found) == 16
+    assert len(found) == 17
     assert all(found.values()), found
 
 

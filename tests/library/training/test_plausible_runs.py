@@ -1,16 +1,20 @@
 """Plausible runs: sparse rows held out, callbacks that stop early, optimisers mixed up."""
 
+import re
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 import scipy.sparse
 
 import jaxvae
-from jaxvae import training
+from jaxvae import nn, training
+from jaxvae.evaluation import use
 from jaxvae.models import ppca
 
 KEY = jax.random.key(0)
@@ -144,3 +148,114 @@ def test_logistic_annealing_of_any_sharpness(x64):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     at_start = training.sigmoid_annealing(0.0, 1.0, 3)(jnp.zeros((), jnp.int32))
     assert float(at_start) == 0.0
+
+
+STEP = jaxvae.train_step(jaxvae.elbo, optax.sgd(1e-2))
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "text"),
+    [
+        (lambda *given: STEP(*given)[0], TypeError, "step returned a TrainState, expected"),
+        (lambda *given: (STEP(*given)[0], {}), TypeError, "step returned metrics without a loss"),
+        (
+            lambda state, *given: (STEP(state, *given)[0]._replace(step=state.step), {"loss": 0.0}),
+            ValueError,
+            "step moved state.step from 0 to 0 in 4 calls, expected one a call",
+        ),
+        (
+            lambda state, *given: STEP(STEP(state, *given)[0], *given),
+            ValueError,
+            "step moved state.step from 0 to 8 in 4 calls, expected one a call",
+        ),
+    ],
+)
+def test_a_step_of_ones_own_returns_a_state_one_step_on_and_a_loss(step, error, text):
+    state = jaxvae.init_state(linear(), optax.sgd(1e-2))
+    with pytest.raises(error, match=re.escape(f"fit: {text}")):
+        jaxvae.fit(step, state, KEY, XS, epochs=1, batch_size=10)
+
+
+def test_a_masked_array_is_refused_whose_mask_would_be_lost():
+    masked = np.ma.masked_array(XS, XS > 0.5)
+    for call in (
+        lambda: run(masked),
+        lambda: jaxvae.fit(
+            STEP, jaxvae.init_state(linear(), optax.sgd(1e-2)), KEY, [masked], epochs=1
+        ),
+        lambda: use.encode(linear(), masked),
+        lambda: use.encode(linear(), [masked]),
+        lambda: training.validation(jaxvae.elbo, KEY, masked),
+    ):
+        with pytest.raises(
+            TypeError, match=r"is a masked array, whose mask would be lost, expected"
+        ):
+            call()
+    with pytest.raises(
+        TypeError, match=r"fit: data is a Series, expected an array, data\.to_numpy"
+    ):
+        run(pd.Series(XS[:, 0]))
+
+
+def test_sizes_may_be_numpys_integers(tmp_path):
+    kept = training.Checkpoints(tmp_path)
+    state = jaxvae.init_state(linear(), optax.sgd(1e-2))
+    sizes = {"epochs": np.int64(2), "batch_size": np.int32(10), "replay": np.uint8(2)}
+    _, history = jaxvae.fit(STEP, state, KEY, XS, checkpoints=kept, **sizes)
+    assert history["loss"].shape == (8,)
+    for k in np.array([2, 4]):
+        assert jaxvae.iwae(linear(), KEY, XS[0], num_samples=k)[1].shape == (k,)
+    with pytest.raises(ValueError, match=r"epochs is np\.int64\(0\), expected an integer of at"):
+        run(epochs=np.int64(0))
+
+
+class Batches:
+    def __call__(self):
+        yield from (XS[:20], XS[20:])
+
+
+@pytest.mark.parametrize("data", [lambda: iter([XS[:20], XS[20:]]), Batches()])
+def test_a_function_of_nothing_gives_an_iterator_each_epoch(data):
+    state = jaxvae.init_state(linear(), optax.sgd(1e-2))
+    state, _ = jaxvae.fit(STEP, state, KEY, data, epochs=2)
+    assert int(state.step) == 4
+    np.testing.assert_array_equal(use.encode(linear(), data), use.encode(linear(), XS))
+
+
+def test_points_of_a_sweep_that_end_at_no_number_are_told():
+    def losses(rate, end):
+        return {"loss": jnp.full(3, rate).at[-1].set(end)}
+
+    grid = {"rate": [1.0, 2.0], "end": [0.0, np.nan]}
+    with pytest.warns(
+        UserWarning, match=r"sweep: the loss is nan .* 2 of 4 points, \[0, 1\], \[1, 1\]"
+    ):
+        jaxvae.sweep(losses, grid)
+    with pytest.warns(
+        UserWarning, match=r"sweep: the result is inf at the end at 1 of 2 points, \[1\]"
+    ):
+        jaxvae.sweep(lambda end: 1.0 / end, {"end": [1.0, 0.0]})
+    jaxvae.sweep(lambda end: {"loss": jnp.array([jnp.nan, end])}, {"end": [1.0, 0.0]})
+
+
+def test_a_schedule_free_optimiser_has_a_model_to_evaluate():
+    """x_t, the mean of the z: of sgd at rate 1 without momentum that of all iterates."""
+    optimizer = optax.contrib.schedule_free_sgd(1e-2)
+    state, _ = run(optimizer=optimizer)
+    exact = optax.contrib.schedule_free_eval_params(state.opt_state, state.model)
+    chex.assert_trees_all_equal(training.averaged_model(state), exact)
+    assert not np.array_equal(exact.encode.args[0].weight, state.model.encode.args[0].weight)
+
+
+def test_a_leaf_may_be_a_number_of_numpys():
+    model = ppca.as_vae(ppca.PPCA(np.ones((3, 1), np.float32), np.zeros(3), np.float32(0.5)))
+    run(state=jaxvae.init_state(model, optax.sgd(1e-2)))
+
+
+def test_a_state_is_not_saved_for_its_model(tmp_path):
+    state, _ = run()
+    with pytest.raises(
+        TypeError, match=r"save_model: model is a TrainState, expected its model, st"
+    ):
+        nn.save_model(tmp_path / "model", state)
+    assert not (tmp_path / "model").exists()
