@@ -35,7 +35,7 @@ from jaxvae.pytrees import shown, value_of
 def product_of_experts(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Any:
-    """The distribution proportional to the product of the prior and of the experts present.
+    """The product of experts (PoE) of the MVAE: the prior times the experts that are present.
 
     q(z|x) ~ p(z) prod_i q_i(z|x_i), of Gaussians:   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
     mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
@@ -50,6 +50,7 @@ def product_of_experts(
       prior: p(z), of that class; a `StandardNormal` with `Normal`s.
       present: M booleans, traced or not; None, the default, is all.
 
+    >>> from jaxvae import Normal
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = product_of_experts(experts, StandardNormal((1,)))
     >>> float(q.loc[0]), round(float(q.scale[0]), 5)  # (2 + 4 + 0) / 3 and 1 / sqrt 3
@@ -65,7 +66,7 @@ def product_of_experts(
 def mixture_of_experts(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Mixture:
-    """The even mixture of the experts that are present: q(z|x) = 1/M sum_i q_i(z|x_i).
+    """The mixture of experts (MoE) of the MMVAE, even over those present: 1/M sum_i q_i(z|x_i).
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
     tell of the others. Take `gradient=stratified_mixture` with it.
@@ -76,6 +77,7 @@ def mixture_of_experts(
       prior: p(z), of that class; it is the posterior where nothing is present.
       present: as in `product_of_experts`.
 
+    >>> from jaxvae import Normal
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> float(mixture_of_experts(experts, StandardNormal((1,))).mean()[0])
     3.0
@@ -89,7 +91,7 @@ def mixture_of_experts(
 def mixture_of_products(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Mixture:
-    """The even mixture of the products of experts of every set of modalities that are present.
+    """The mixture of products of experts of the MoPoE-VAE: one for every set of those present.
 
     q(z|x) = 1/|S| sum over sets s in S of product_of_experts(those in s), S all but the empty one
 
@@ -100,6 +102,7 @@ def mixture_of_products(
       prior: p(z), of that class; an expert in every product.
       present: as in `product_of_experts`.
 
+    >>> from jaxvae import Normal
     >>> experts = Normal(jnp.array([2.0]), jnp.ones(1)), Normal(jnp.array([4.0]), jnp.ones(1))
     >>> q = mixture_of_products(experts, StandardNormal((1,)))
     >>> round(float(q.mean()[0]), 5)  # (1 + 2 + 2) / 3
@@ -134,7 +137,7 @@ class Multimodal(NamedTuple):
     An example is a pair (x, mask), two tuples with an entry a modality: what was seen, and whether.
     Where the mask is False anything may stand, NaN included. The bound of an example is one of
     log p(x_present), so to train on random masks is to train all conditionals.
-    Wu & Goodman 2018, modalities missing too.
+    Wu & Goodman 2018 (MVAE), modalities missing too.
 
     Args:
       experts: x_i -> a distribution over z that the join takes, one a modality.
@@ -143,6 +146,7 @@ class Multimodal(NamedTuple):
       join: `product_of_experts`, `mixture_of_experts` or `mixture_of_products`, in a
         `jax.tree_util.Partial`.
 
+    >>> from jaxvae import Normal
     >>> of = Partial(lambda v: Normal(v, jnp.ones(2)))
     >>> model = Multimodal((of, of), (of, of), StandardNormal((2,)))
     >>> x, missing = jnp.ones(2), jnp.full(2, jnp.nan)
@@ -202,6 +206,7 @@ def mvtcae(
       alpha: in [0, 1], traced: from the rate to the mean distance from the experts.
       beta: weight of both.
 
+    >>> from jaxvae import Normal
     >>> of = Partial(lambda v: Normal(v, jnp.ones(2)))
     >>> model = Multimodal((of, of), (of, of), StandardNormal((2,)))
     >>> x = (jnp.ones(2), jnp.ones(2)), (True, True)
