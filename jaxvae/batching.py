@@ -99,7 +99,7 @@ def check_example(objective: Callable[..., Any]) -> None:
 def conditioned(
     objective: Callable[Concatenate[M, Array, Any, P], R],
 ) -> Callable[Concatenate[Callable[[Any], M], Array, tuple[Any, Any], P], R]:
-    """The objective of a conditional model, a callable pytree y -> `Model`, at examples (x, y).
+    """The objective of a conditional VAE (CVAE), a callable pytree y -> `Model`, at pairs (x, y).
 
     log p(x|y) >= E_q[log p(x|z, y)] - KL(q(z|x, y) || p(z|y)): each of the three may use y.
     Sohn, Lee & Yan 2015.

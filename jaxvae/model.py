@@ -52,7 +52,7 @@ class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
 
 @shown
 class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
-    """A model whose prior is the mixture of its own posteriors at learned pseudo-inputs.
+    """A model with a VampPrior, the mixture of its own posteriors at learned pseudo-inputs.
 
     p(z) = sum_k pi_k q(z|u_k)
 
@@ -90,11 +90,25 @@ class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
 
 @checked
 def reconstruct(model: Model[Any, Likelihood, Any], key: Key, x: Tree) -> Likelihood:
-    """p(x'|z) with z ~ q(z|x): what the model remembers of x; show its `mean()`."""
+    """p(x'|z) with z ~ q(z|x): what the model remembers of x; show its `mean()`.
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> encode, decode = lambda x: Normal(x, 0.0), lambda z: Normal(2.0 * z, 1.0)
+    >>> model = VAE(encode, decode, StandardNormal((2,)))
+    >>> reconstruct(model, jax.random.key(0), jnp.array([1.0, 3.0])).mean().tolist()
+    [2.0, 6.0]
+    """
     return likelihood(model, posterior(model, x).sample(key))
 
 
 @checked
 def generate(model: Model[Any, Likelihood, Any], key: Key) -> Likelihood:
-    """p(x|z) with z ~ p(z): a new example; show its `mean()` or draw from it."""
+    """p(x|z) with z ~ p(z): a new example; show its `mean()` or draw from it.
+
+    >>> from jaxvae import Normal
+    >>> encode = decode = lambda v: Normal(2.0 * v, 1.0)
+    >>> model = VAE(encode, decode, prior=Normal(jnp.array([1.0, 3.0]), 0.0))
+    >>> generate(model, jax.random.key(0)).mean().tolist()
+    [2.0, 6.0]
+    """
     return likelihood(model, prior(model).sample(key))

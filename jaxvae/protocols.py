@@ -71,7 +71,12 @@ def check_distribution(what: str, d: object) -> None:
 @kind(check_density)
 @runtime_checkable
 class Distribution(Protocol):
-    """What every bound asks of a prior, a posterior or a likelihood."""
+    """What every bound asks of a prior, a posterior or a likelihood.
+
+    >>> from jaxvae import Normal
+    >>> isinstance(Normal(0.0, 1.0), Distribution), isinstance(lambda z: z, Distribution)
+    (True, False)
+    """
 
     def sample(self, key: Array) -> Any: ...
 
@@ -295,6 +300,10 @@ def mean_of(d: Distribution) -> Any:
 
     Raises:
       TypeError: it has none, as a `Categorical`.
+
+    >>> from jaxvae import Bernoulli
+    >>> mean_of(Bernoulli(jnp.zeros(2))).tolist()
+    [0.5, 0.5]
     """
     mean = method_of(d, "mean", instead="use a distribution that has one")
     if callable(mean):
@@ -320,6 +329,13 @@ class Model(Protocol[Posterior, Likelihood, Prior]):
 
     Its type says what the three are, where that is known: the posterior of a `VAE` whose encoder
     returns a `Normal` has a mean.
+
+    >>> from types import SimpleNamespace
+    >>> from jaxvae import Normal, StandardNormal, elbo
+    >>> of = lambda v: Normal(v, 1.0)
+    >>> model = SimpleNamespace(encode=of, decode=of, prior=StandardNormal((2,)))
+    >>> float(elbo(model, jax.random.key(0), jnp.ones(2))[1].rate)
+    1.0
     """
 
     @property

@@ -21,8 +21,8 @@ from jaxvae.pytrees.scanning import scan
 class InverseAutoregressive:
     """x_i = T(z_i; raw_i), raw_i a function of z_1, ..., z_{i-1}: one pass forward, d passes back.
 
-    Forward it is an inverse autoregressive flow, the posterior of Kingma et al.; `Inverse` of it is
-    a masked autoregressive flow, which scores in one pass and so makes a prior.
+    Forward it is an inverse autoregressive flow (IAF), the posterior of Kingma et al.; `Inverse` of
+    it is a masked autoregressive flow (MAF), which scores in one pass and so makes a prior.
     Kingma et al. 2016; masked: Papamakarios, Pavlakou & Murray 2017.
 
     Args:
@@ -61,7 +61,7 @@ class InverseAutoregressive:
 @pytree
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """The first half stays and makes the map of the second: one pass either way.
+    """Real NVP's: the first half stays and makes the map of the second: one pass either way.
 
     x_a = z_a, x_b = T(z_b; raw(z_a)), a the first d // 2 coordinates. Alternate with `Reverse`.
     Dinh, Sohl-Dickstein & Bengio 2017, equations 4 to 8; splines: Durkan et al. 2019.

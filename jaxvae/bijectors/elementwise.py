@@ -47,6 +47,10 @@ class AffineTransformer:
     """raw [n, 2] -> `Affine` of shift raw_0 and log-scale 2 tanh(raw_1 / 2), between -2 and 2.
 
     The bound keeps many layers stacked from overflowing. Dinh et al. 2017.
+
+    >>> affine = AffineTransformer()(jnp.array([[0.0, 0.0], [1.0, 1e4]]))
+    >>> affine.shift.tolist(), affine.log_scale.tolist()
+    ([0.0, 1.0], [0.0, 2.0])
     """
 
     size: int = 2
@@ -145,6 +149,10 @@ class SplineTransformer:
     """raw [n, 3 K - 1] -> `RationalQuadraticSpline` in K = `bins` bins on [-B, B], B = `bound`.
 
     Bins are a softmax, none narrower than a thousandth of 2 B; slopes a softplus.
+
+    >>> spline = SplineTransformer(bins=4)(jnp.zeros((1, 11)))  # the identity, as any at raw 0
+    >>> [round(float(z), 4) for z in (spline.widths[0, 0], spline.slopes[0, 0])]
+    [2.5, 1.0]
     """
 
     bins: int = 8

@@ -48,7 +48,7 @@ def elbo(
 
     At beta = 1 the gap is KL(q(z|x) || p(z|x)). beta > 1 buys a cheaper code with distortion;
     beta = 0 is reconstruction alone, and with sigma -> 0 the deterministic `autoencoder`.
-    Kingma & Welling 2014, equation 10; beta: Higgins et al. 2017, equation 4.
+    Kingma & Welling 2014, equation 10; beta-VAE: Higgins et al. 2017, equation 4.
 
     Args:
       beta: weight of the rate, traced: anneal it, or vmap over it.

@@ -17,7 +17,7 @@ from jaxvae.protocols import Model, likelihood, log_prob_of, method_of, posterio
 def reweighted_wake_sleep(
     model: Model, key: Key, x: Tree, *, num_samples: Count, sleep: Scalar = 0.0
 ) -> Bound:
-    """Reweighted wake-sleep: decoder and prior ascend `iwae`, the posterior comes near p(z|x).
+    """Reweighted wake-sleep (RWS): decoder and prior ascend `iwae`, the posterior nears p(z|x).
 
     wake, theta:   grad log 1/K sum_k w_k = sum_k w_k grad log p(x, z_k) / sum_k w_k
     wake, phi:     sum_k w_k grad log q(z_k|x) / sum_k w_k,   z_k and w_k held still

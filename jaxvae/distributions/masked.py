@@ -18,13 +18,13 @@ from jaxvae.pytrees import arrays, pytree, value_of
 @pytree
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """The entries of an event that were observed: log p(x_observed) = sum_i mask_i log p_i(x_i).
+    """HI-VAE's likelihood, of what was observed: log p(x_observed) = sum_i mask_i log p_i(x_i).
 
     Events are pairs (x, mask): what is missing is part of the datum, so a decoder need not know it.
     An entry that is missing may hold anything, NaN included: it counts 0 nats and has no gradient,
     in x and in the parameters of p_i, as an event of its support stands in, `filler` or a draw.
     Sampling draws every entry, and says so in the mask.
-    Nazabal et al. 2020; Mattei & Frellsen 2019.
+    Nazabal et al. 2020 (HI-VAE); Mattei & Frellsen 2019 (MIWAE).
 
     Args:
       distribution: of independent coordinates: any with `unstack()`, as an elementwise one or an

@@ -18,7 +18,11 @@ from jaxvae.pytrees import wide
 
 
 def log_area(d: int) -> float:
-    """log of the area of the unit sphere in R^d: log 2 + d/2 log pi - log Gamma(d/2)."""
+    """log of the area of the unit sphere in R^d: log 2 + d/2 log pi - log Gamma(d/2).
+
+    >>> round(log_area(3), 4)  # log 4 pi
+    2.531
+    """
     return math.log(2.0) + 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d)
 
 

@@ -127,6 +127,11 @@ def decode_all(
     """Of every p(x|z) its mean, stacked: what the latents zs are of, [n, ...].
 
     `decode_all(model, encode_all(model, xs))` are reconstructions. Arguments as `encode_all`'s.
+
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> decode_all(model, jnp.array([[0.0], [2.0]])).tolist()  # W z
+    [[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]]
     """
     rows = paired("decode_all", model, zs, given, "zs")
     with or_else("decode_all: use.decode(model, zs, key=key) draws x"):

@@ -48,6 +48,9 @@ def full_batch(batch_size: Count, dataset_size: Count) -> Array:
     """Log-weights [M, M] of log q(z_i) = logsumexp_j (log_weight_ij + log q(z_i|x_j)): 1/M for all.
 
     Exact where the batch is the data set.
+
+    >>> jnp.exp(full_batch(2, 2)).round(4).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
     """
     del dataset_size
     return jnp.full((batch_size, batch_size), -jnp.log(float(batch_size)))
@@ -59,6 +62,9 @@ def minibatch_weighted(batch_size: Count, dataset_size: Count) -> Array:
 
     The pair i = j, whose density is the largest, weighs as little as the others, though a data set
     holds it for certain. Chen et al. 2018.
+
+    >>> jnp.exp(minibatch_weighted(2, 4)).round(4).tolist()
+    [[0.125, 0.125], [0.125, 0.125]]
     """
     return jnp.full((batch_size, batch_size), -jnp.log(float(dataset_size * batch_size)))
 
@@ -73,6 +79,9 @@ def minibatch_stratified(batch_size: Count, dataset_size: Count) -> Array:
 
     Raises:
       ValueError: a batch of one, or larger than the data set.
+
+    >>> jnp.exp(minibatch_stratified(2, 4)).round(4).tolist()
+    [[0.25, 0.75], [0.75, 0.25]]
     """
     if not 2 <= batch_size <= dataset_size:
         raise ValueError(

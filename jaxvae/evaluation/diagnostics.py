@@ -58,6 +58,12 @@ def active_units(
 
     Raises:
       ValueError: the posterior of a row is not finite.
+
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> encode = lambda x: Normal(jnp.array([1.0, 0.0]) * x, jnp.ones(2))
+    >>> model = VAE(encode, lambda z: Normal(z, jnp.ones(2)), StandardNormal((2,)))
+    >>> active_units(model, jnp.array([-2.0, 2.0])).tolist()
+    [True, False]
     """
     rows = paired("active_units", model, xs, given)
     return jax.tree.map(lambda a: a > threshold, _variance_of_mean(model, rows, key, num_samples))
@@ -187,6 +193,16 @@ def collapse_panel(
       given: of a conditional model, a function y -> model, the y of each row.
       every: at the first look behind each multiple of so many steps; at every look by default.
       threshold: least variance of an active unit.
+
+    >>> import optax
+    >>> from jax.tree_util import Partial
+    >>> from jaxvae import VAE, Normal, StandardNormal, init_state
+    >>> encode = Partial(lambda x: Normal(jnp.array([1.0, 0.0]) * x, jnp.ones(2)))
+    >>> model = VAE(encode, Partial(lambda z: Normal(z, jnp.ones(2))), StandardNormal((2,)))
+    >>> state, panel = init_state(model, optax.sgd(0.1)), collapse_panel(jnp.array([-2.0, 2.0]))
+    >>> found = panel(state, {"loss": np.zeros(1)}, 1.0, jax.random.key(0))  # as `fit` calls it
+    >>> int(found["active_units"]), found["rate_per_latent"].tolist()
+    (1, [2.0, 0.0])
     """
 
     @jax.jit
@@ -212,7 +228,12 @@ def collapse_panel(
 def latent_kls(
     q: Distribution, p: Distribution, kl: Callable[..., Array] = kl_divergence, *z: Any
 ) -> Array:
-    """KL(q(z_i) || p(z_i)) of each latent; `kl` is of (q, p) of one, or (q, p, z) at a sample."""
+    """KL(q(z_i) || p(z_i)) of each latent; `kl` is of (q, p) of one, or (q, p, z) at a sample.
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> latent_kls(Normal(jnp.array([2.0, 0.0]), 1.0), StandardNormal((2,))).tolist()
+    [2.0, 0.0]
+    """
     of_q, of_p, shape = factors(q), factors(p), event_shape(q)
     if shape != event_shape(p):
         raise ValueError(

@@ -62,7 +62,7 @@ def impute(model: Model, key: Key, event: Event, *, num_samples: Count) -> Any:
     of labels means nothing: in the gaps of a `Categorical` stands the most probable one,
     argmax_c p(x_missing = c|x_observed), in those of a `OneHotCategorical` the probability of each.
     x comes in the dtype of the mean; labels are integers.
-    Mattei & Frellsen 2019, on single imputation.
+    Mattei & Frellsen 2019 (MIWAE), on single imputation.
 
     Args:
       model: any `Model` of events (x, mask): `decode` returns a `Masked`, of distributions that are
@@ -105,7 +105,7 @@ def multiple_imputations(
     Of K draws z_k ~ q(z|x_observed) one is taken with probability w_k / sum_j w_j, and x is drawn
     of its p(x|z_k): exact as K goes to infinity. What is estimated on each completed x varies by as
     much as the gaps leave open. The `num_draws` completed x, along a leading axis, are of one K.
-    Mattei & Frellsen 2019, on multiple imputation; Rubin 1987.
+    Mattei & Frellsen 2019 (MIWAE), on multiple imputation; Rubin 1987.
 
     >>> from jaxvae import VAE, Normal, StandardNormal
     >>> decode = lambda z: Masked(Normal(jnp.stack([z, z]), 0.1))

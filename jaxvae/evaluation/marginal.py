@@ -103,6 +103,13 @@ def prior_sampling(
     Almost no draw of the prior explains a given x, so the few that come nearest carry the whole sum
     (`ess` near 1) and the value falls short by an amount that grows with the latent dimension. It
     is here to be compared with `log_marginal`. `encode` is not used.
+
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> key, x, n = jax.random.key(0), jnp.full(3, 4.0), 1000
+    >>> naive, exact = (f(model, key, x, num_samples=n) for f in (prior_sampling, log_marginal))
+    >>> bool(naive.ess < 10), round(float(exact.ess))
+    (True, 1000)
     """
 
     def log_p_x_given_z(key: Key) -> Array:  # the weight at q = p(z)
@@ -146,6 +153,10 @@ def pareto_k(log_w: Array) -> Array:
     Below 1/2 the weights have a finite variance, from 0.7 on do not trust them. Weights that are
     equal but for rounding, as under the exact posterior, have no tail: 0.
     Zhang & Stephens 2009; Vehtari et al. 2024.
+
+    >>> log_w = jax.random.exponential(jax.random.key(0), (10_000,))  # Pareto's w, k = 1
+    >>> [bool(pareto_k(k * log_w) < 0.5) for k in (0.0, 0.3, 1.0)]
+    [True, True, False]
     """
     from blackjax.diagnostics import psis_weights  # a second that `import jaxvae` need not take
 

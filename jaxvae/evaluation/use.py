@@ -128,6 +128,12 @@ def decode(
     Args:
       zs: or a frame with the columns that `encode` gives, `z 0`, `z 1` and so on, or no others.
       given: of a conditional model, a function y -> model, the y of each row.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> decode(model, np.array([[0.0], [2.0]])).tolist()  # W z
+    [[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]]
     """
     one = likelihood_mean if key is None else likelihood_draw
     rows = paired_batches("decode", latents("decode", first_model(model, given), zs), given)
@@ -141,6 +147,13 @@ def reconstruct(
     """The mean of p(x'|z), z ~ q(z|x), of every row: what the model remembers of it.
 
     For the mean of labels stands the most probable one.
+
+    >>> import jax
+    >>> from jaxvae import VAE, Normal, StandardNormal
+    >>> encode, decode = lambda x: Normal(x, 0.0), lambda z: Normal(2.0 * z, 1.0)
+    >>> model = VAE(encode, decode, StandardNormal((2,)))
+    >>> reconstruct(model, jax.random.key(0), np.array([[1.0, 3.0], [0.0, 0.5]])).tolist()
+    [[2.0, 6.0], [0.0, 1.0]]
     """
     if is_frame(xs):
         check_new("reconstruct", xs, [f"reconstructed {name}" for name in xs.columns])
@@ -240,6 +253,15 @@ def impute(
 
     Args:
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxvae import VAE, Masked, Normal, StandardNormal
+    >>> encode = lambda event: Normal(event[0][0], 0.1)  # of (x, mask)
+    >>> decode = lambda z: Masked(Normal(jnp.stack([z, 2.0 * z]), 0.1))
+    >>> xs = np.array([[1.0, np.nan], [2.0, np.nan]])
+    >>> impute(VAE(encode, decode, StandardNormal(())), jax.random.key(0), xs).round(1).tolist()
+    [[1.0, 2.0], [2.0, 4.0]]
     """
     rows = _rows("impute", model, xs, given)
     found, log_p = each_row(imputed, model, key, rows, batch_size, num_samples=num_samples)

@@ -32,6 +32,12 @@ def enumeration(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -
 
     Raises:
       ValueError: S^K is over 2^20.
+
+    >>> from jaxvae import Bernoulli
+    >>> term = lambda q, z, log_q: (z[0], None)
+    >>> mean = lambda l: enumeration(jnp.mean, term, Bernoulli(l), jax.random.key(0)[None])[0]
+    >>> jax.grad(mean)(jnp.zeros(1)).round(4).tolist()  # p (1 - p), whatever the key
+    [0.25]
     """
     support = method_of(q, "enumerate_support", "enumeration", INSTEAD)()
     log_q = jax.vmap(lambda z: log_density(q, z))(support)

@@ -29,6 +29,12 @@ def straight_through(
 
     Args:
       q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
+
+    >>> from jaxvae import OneHotCategorical as Choice
+    >>> term = lambda q, z, log_q: (z[1], None)
+    >>> mean = lambda l: straight_through(jnp.mean, term, Choice(l), jax.random.key(0)[None])[0]
+    >>> jax.grad(mean)(jnp.zeros(2)).round(3).tolist()  # exact, as the term is linear
+    [-0.25, 0.25]
     """
     mean = mean_of(q)
 
@@ -72,7 +78,7 @@ def reinmax(reduction: Reduction, term: Term, q: Distribution, keys: Keys) -> tu
 def gumbel_softmax(
     reduction: Reduction, term: Term, q: Distribution, keys: Keys, *, temperature: Scalar
 ) -> tuple[Array, Any]:
-    """A relaxed sample forwards and backwards: z = softmax((logits + Gumbel noise) / temperature).
+    """Gumbel-softmax (Concrete), a relaxed sample: z = softmax((logits + Gumbel) / temperature).
 
     Biased, and so is its value: away from temperature 0 the decoder sees no corner of the simplex.
     Report a model's bound with another estimator. The temperature is traced, so it anneals:
@@ -86,6 +92,12 @@ def gumbel_softmax(
     Args:
       q: the posterior, with `sample_relaxed(key, temperature)`: `OneHotCategorical`, `Bernoulli`.
       temperature: > 0; samples are discrete as it goes to 0.
+
+    >>> from jaxvae import OneHotCategorical
+    >>> q, term = OneHotCategorical(jnp.zeros(2)), lambda q, z, log_q: (jnp.max(z), None)
+    >>> at = lambda t: gumbel_softmax(jnp.mean, term, q, jax.random.key(0)[None], temperature=t)[0]
+    >>> [round(float(at(t)), 2) for t in (0.01, 100.0)]  # a corner of the simplex, and its middle
+    [1.0, 0.5]
     """
     sample_relaxed = method_of(q, "sample_relaxed", "gumbel_softmax", INSTEAD)
     return _at(lambda key: sample_relaxed(key, temperature), reduction, term, q, keys)
@@ -114,6 +126,12 @@ def gumbel_rao(
       q: the posterior, with `choices()`: `OneHotCategorical`, `Bernoulli`.
       temperature: > 0, traced.
       num_draws: M.
+
+    >>> from jaxvae import OneHotCategorical
+    >>> q, term = OneHotCategorical(jnp.zeros(2)), lambda q, z, log_q: (jnp.max(z), None)
+    >>> at = lambda t: gumbel_rao(jnp.mean, term, q, jax.random.key(0)[None], temperature=t)[0]
+    >>> [float(at(t)) for t in (0.01, 100.0)]  # a corner of the simplex at any temperature
+    [1.0, 1.0]
     """
     log_p, event = log_choices("gumbel_rao", q)
 

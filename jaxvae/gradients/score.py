@@ -17,7 +17,11 @@ Baseline = Callable[[Reduction, Array], Array]
 
 @checked
 def no_baseline(reduction: Reduction, l: Array) -> Array:
-    """b_k = 0: the score function as it is, unbiased and of enormous variance."""
+    """b_k = 0: the score function as it is, unbiased and of enormous variance.
+
+    >>> no_baseline(jnp.mean, jnp.array([1.0, 5.0])).tolist()
+    [0.0, 0.0]
+    """
     del reduction
     return jnp.zeros_like(l)
 
@@ -32,6 +36,9 @@ def leave_one_out(reduction: Reduction, l: Array) -> Array:
 
     Raises:
       ValueError: K = 1, where no other sample is left.
+
+    >>> leave_one_out(jnp.mean, jnp.array([1.0, 5.0])).tolist()
+    [5.0, 1.0]
     """
     k = l.size
     if k < 2:
@@ -58,6 +65,9 @@ def learned_baseline(value: Any) -> Baseline:
             return elbo(model, key, x, gradient=partial(score_function, baseline=baseline))
 
     Mnih & Gregor 2014.
+
+    >>> learned_baseline(jnp.array(3.0))(jnp.mean, jnp.array([1.0, 5.0])).tolist()
+    [3.0, 3.0]
     """
     return lambda reduction, l: jnp.broadcast_to(value, l.shape)
 
@@ -80,6 +90,13 @@ def score_function(
     Args:
       baseline: (reduction, terms [K]) -> b [K]: `no_baseline`, `leave_one_out` or
         `learned_baseline(value)`.
+
+    >>> from jaxvae import Bernoulli
+    >>> term, keys = lambda q, z, log_q: (z[0], None), jax.random.split(jax.random.key(0), 10_000)
+    >>> mean = lambda l, key: score_function(jnp.mean, term, Bernoulli(l), key[None])[0]
+    >>> slopes = jax.vmap(jax.grad(mean), (None, 0))(jnp.zeros(1), keys)
+    >>> round(float(jnp.mean(slopes)), 2)  # p (1 - p), in mean
+    0.25
     """
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
 
@@ -110,6 +127,13 @@ def wake(
 
     Args:
       weight: of this gradient beside another's, as that of the sleep phase; traced.
+
+    >>> from jaxvae import Normal, iwae  # q = N(0, 1) of p = N(1, 1)
+    >>> term = lambda q, z, log_q: (Normal(1.0, 1.0).log_prob(z) - log_q, None)
+    >>> keys, of = jax.random.split(jax.random.key(0), 10_000), jax.nn.logsumexp
+    >>> slope = jax.grad(lambda q: wake(of, term, q, keys)[0])(Normal(0.0, 1.0)).loc
+    >>> round(float(slope), 1)  # E_p[grad log q(z)], the mean of p
+    1.0
     """
     z = jax.lax.stop_gradient(over_samples(q.sample)(keys))
     held = hold("the posterior", q)

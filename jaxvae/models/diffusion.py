@@ -19,7 +19,7 @@ from jaxvae.pytrees.scanning import scan
 @distribution
 @dataclass(frozen=True, eq=False)
 class Diffusion:
-    """p(z) by a network that takes noise off z, a latent diffusion prior: Vahdat et al. 2021.
+    """p(z) by a network that takes noise off z, the diffusion prior of an LSGM: Vahdat et al. 2021.
 
     z_s = a z + s eps,  a^2 + s^2 = 1,  eps ~ N(0, I),  0 <= s <= 1
     E[z | z_s] = a z_s + s^2 r(z_s, s),  grad log p_s(z_s) = -z_s + a r(z_s, s)
@@ -116,7 +116,7 @@ def diffusion_kl(
     num_times: Count = 1,
     schedule: Callable[[Array], Array] = uniform,
 ) -> Array:
-    """The rate of a `Diffusion` prior: the continuous-time bound of Kingma et al. 2021, one draw.
+    """The rate of a `Diffusion` prior: VDM's continuous-time bound, Kingma et al. 2021, one draw.
 
     KL(q || p) <= KL(q || N(0, I)) + E_{s, eps} (|v + s r|^2 - |v|^2) / s,  s uniform in (0, 1)
 

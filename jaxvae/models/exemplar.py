@@ -18,7 +18,7 @@ from jaxvae.pytrees.networks import BATCH
 
 @shown
 class ExemplarVAE(NamedTuple):
-    """A model whose prior is a mixture about the codes of its data: Norouzi, Fleet & Norouzi 2020.
+    """The Exemplar VAE, whose prior is a mixture about the codes of its data: Norouzi et al. 2020.
 
     p(z) = 1/N sum_n N(z; mu(x_n), s^2 I), mu(x) the mean of q(z|x)
 

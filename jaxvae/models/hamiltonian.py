@@ -119,7 +119,7 @@ class Leapfrog:
 
 @shown
 class HamiltonianVAE(NamedTuple):
-    """A VAE whose posterior is carried on by leapfrog steps on its own log p(x, z).
+    """The Hamiltonian VAE (HVAE): its posterior goes on by leapfrog steps on its own log p(x, z).
 
     z_0 ~ q_0(z|x), rho_0 ~ N(0, t_0^2 I), (z, rho) = Leapfrog(z_0, rho_0)
     log w = log p(x, z) + log N(rho; 0, I) - log q_0(z_0) - log N(rho_0; 0, t_0^2 I) - d log t_0

@@ -47,7 +47,12 @@ def _continue(conditionals: tuple[Any, ...], z: Tree) -> Any:
 
 @checked
 def bottom(z: Tree) -> Any:
-    """The last layer z_1 of nested pairs."""
+    """The last layer z_1 of nested pairs.
+
+    >>> import jax.numpy as jnp
+    >>> bottom((jnp.zeros(4), (jnp.zeros(3), jnp.zeros(2)))).shape
+    (2,)
+    """
     while isinstance(z, tuple):
         z = z[-1]
     return z

@@ -36,7 +36,7 @@ from jaxvae.pytrees import shown, value_of
 def product_of_experts(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Any:
-    """The distribution proportional to the product of the prior and of the experts present.
+    """The product of experts (PoE) of the MVAE: the prior times the experts that are present.
 
     q(z|x) ~ p(z) prod_i q_i(z|x_i), of Gaussians:   1/sigma^2 = 1/sigma_0^2 + sum_i 1/sigma_i^2,
     mu = sigma^2 (mu_0/sigma_0^2 + sum_i mu_i/sigma_i^2)
@@ -67,7 +67,7 @@ def product_of_experts(
 def mixture_of_experts(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Mixture:
-    """The even mixture of the experts that are present: q(z|x) = 1/M sum_i q_i(z|x_i).
+    """The mixture of experts (MoE) of the MMVAE, even over those present: 1/M sum_i q_i(z|x_i).
 
     It is as wide as all experts together: z may be of any modality alone, so that each learns to
     tell of the others. Take `gradient=stratified_mixture` with it.
@@ -92,7 +92,7 @@ def mixture_of_experts(
 def mixture_of_products(
     experts: Sequence[Distribution], prior: Distribution, present: Tree | None = None
 ) -> Mixture:
-    """The even mixture of the products of experts of every set of modalities that are present.
+    """The mixture of products of experts of the MoPoE-VAE: one for every set of those present.
 
     q(z|x) = 1/|S| sum over sets s in S of product_of_experts(those in s), S all but the empty one
 
@@ -138,7 +138,7 @@ class Multimodal(NamedTuple):
     An example is a pair (x, mask), two tuples with an entry a modality: what was seen, and whether.
     Where the mask is False anything may stand, NaN included. The bound of an example is one of
     log p(x_present), so to train on random masks is to train all conditionals.
-    Wu & Goodman 2018, modalities missing too.
+    Wu & Goodman 2018 (MVAE), modalities missing too.
 
     Args:
       experts: x_i -> a distribution over z that the join takes, one a modality.

@@ -26,6 +26,13 @@ class MaskedBy:
       distribution: p(x|z) of all entries, as `Masked` takes it.
       imputed: x', an event of it.
       mechanism: x -> p(s|x), over floats 1. where x is seen and 0. where not: `Bernoulli`s.
+
+    >>> from jaxvae import Bernoulli, Normal
+    >>> coin = lambda x: Bernoulli(jnp.zeros_like(x))
+    >>> d = MaskedBy(Normal(jnp.zeros(2), 1.0), jnp.zeros(2), coin)
+    >>> x, mask = jnp.array([0.0, jnp.nan]), jnp.array([True, False])
+    >>> round(float(d.log_prob((x, mask))), 4)  # -1/2 log 2 pi - 2 log 2
+    -2.3052
     """
 
     distribution: Any

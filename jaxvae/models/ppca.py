@@ -21,7 +21,12 @@ from jaxvae.pytrees import shown
 
 @shown
 class PPCA(NamedTuple):
-    """The linear-Gaussian model: `weight` W [d, k], `mean` mu [d], `variance` s2 >= 0, a scalar."""
+    """The linear-Gaussian model: `weight` W [d, k], `mean` mu [d], `variance` s2 >= 0, a scalar.
+
+    >>> params = PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0))
+    >>> as_vae(params).decode(jnp.array([3.0])).mean().tolist()  # W z + mu
+    [3.0, 3.0]
+    """
 
     weight: Any
     mean: Any
@@ -37,7 +42,12 @@ class Moments(NamedTuple):
 
 
 def posterior(params: PPCA, x: Array) -> MultivariateNormal:
-    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I: Tipping & Bishop 1999."""
+    """p(z|x) = N(M^-1 W'(x - mu), s2 M^-1), M = W'W + s2 I: Tipping & Bishop 1999.
+
+    >>> q = posterior(PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0)), jnp.array([1.0, 2.0]))
+    >>> round(float(q.loc[0]), 4), round(float(q.scale_tril[0, 0]), 4)  # 3 / M and M^-1/2, M = 3
+    (1.0, 0.5774)
+    """
     check_shape("ppca.posterior", "x", x, jnp.shape(params.mean))
     chol = _cholesky_m(params)
     loc = cho_solve((chol, True), params.weight.T @ (x - params.mean))
@@ -70,7 +80,13 @@ def log_marginal(params: PPCA, x: Array) -> Array:
 
 
 def e_step(params: PPCA, xs: Array) -> Moments:
-    """Posterior moments of z for every example: Tipping & Bishop 1999."""
+    """Posterior moments of z for every example: Tipping & Bishop 1999.
+
+    >>> params = PPCA(jnp.ones((2, 1)), jnp.zeros(2), jnp.array(1.0))
+    >>> mean, covariance = e_step(params, jnp.array([[1.0, 2.0], [3.0, 6.0]]))
+    >>> mean.round(4).tolist(), covariance.shape
+    ([[1.0], [3.0]], (2, 1, 1))
+    """
 
     def moments(x: Array) -> Moments:
         q = posterior(params, x)
@@ -85,6 +101,11 @@ def m_step(xs: Array, moments: Moments) -> PPCA:
     W = [sum_n (x_n - mu) E z_n'] [sum_n E z_n z_n']^-1, mu the mean of the data, and s2 the mean
     residual, 1/(nd) sum_n ( |x_n - mu - W E z_n|^2 + tr(W Cov[z_n] W') ), where nothing cancels.
     Tipping & Bishop 1999.
+
+    >>> xs, zs = jnp.array([[2.0, 1.0], [-2.0, -1.0]]), jnp.array([[1.0], [-1.0]])  # z for certain
+    >>> params = m_step(xs, Moments(zs, jnp.zeros((2, 1, 1))))
+    >>> params.weight.round(4).tolist(), round(float(params.variance), 4)
+    ([[2.0], [1.0]], 0.0)
     """
     n, d = xs.shape
     mean = jnp.mean(xs, axis=0)
@@ -117,6 +138,11 @@ def maximum_likelihood(xs: Array, num_latents: int) -> PPCA:
 
     U and L are the k < d leading eigenvectors and eigenvalues of the data's covariance. Any W R
     with R orthogonal is as good. Tipping & Bishop 1999.
+
+    >>> xs = jnp.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # variances 2 and 1/2
+    >>> params = maximum_likelihood(xs, 1)
+    >>> round(float(params.variance), 4), round(abs(float(params.weight[0, 0])), 4)  # sqrt 3/2
+    (0.5, 1.2247)
     """
     n, d = xs.shape
     if not 1 <= num_latents < d:
@@ -138,6 +164,12 @@ def as_vae(params: PPCA) -> VAE:
 
     Every bound of log-weights equals log p(x), draw by draw, as does `elbo` with `kl=sampled_kl`;
     with the KL in closed form `elbo` does in the mean.
+
+    >>> from jaxvae import elbo, sampled_kl
+    >>> params, x = PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)), jnp.ones(3)
+    >>> bound, _ = elbo(as_vae(params), jax.random.key(0), x, kl=sampled_kl)
+    >>> bool(jnp.isclose(bound, log_marginal(params, x), rtol=1e-4))
+    True
     """
     return VAE(
         encode=jax.tree_util.Partial(posterior, params),

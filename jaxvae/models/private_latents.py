@@ -69,6 +69,14 @@ def mixture_with_private(
       experts: as in `shared_and_private`.
       prior: as there; its private part is what draws the private latents of the others.
       present: as in `product_of_experts`.
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> z, w, p_w = Normal(jnp.full(1, 2.0), 1.0), Normal(jnp.ones(3), 0.1), StandardNormal((3,))
+    >>> expert = Product({"shared": z, "private": w})
+    >>> prior = Product({"shared": StandardNormal((1,)), "private": Product((p_w, p_w))})
+    >>> q = mixture_with_private((expert, expert), prior)
+    >>> q.mean()["shared"].tolist(), [w[0].item() for w in q.mean()["private"]]  # half from p(w)
+    ([2.0], [0.5, 0.5])
     """
     shared, private, p = _split("mixture_with_private", experts, prior)
     z = mixture_of_experts(shared, p["shared"], present)

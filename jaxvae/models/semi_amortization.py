@@ -1,4 +1,4 @@
-"""Inference that goes on where the encoder stops."""
+"""Semi-amortized inference (SA-VAE), which goes on where the encoder stops."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +29,7 @@ def semi_amortized(
     part: str = "encode",
     gradient: Estimator | None = None,
 ) -> Callable[..., Any]:
-    """The objective of a posterior refined for each x by gradient steps from where `encode` put it.
+    """SA-VAE's objective: q(z|x) refined for each x by gradient steps from where `encode` put it.
 
     lambda_0 = network(x),  lambda_{t+1} = lambda_t + eta grad_lambda ELBO(lambda_t)
 

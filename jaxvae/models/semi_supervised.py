@@ -88,6 +88,14 @@ def labelled(objective: Objective) -> Objective:
     Returns:
       `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
       objective. alpha is traced; 0.0 by default.
+
+    >>> from jaxvae import VAE, Categorical, Normal, StandardNormal, elbo
+    >>> idle, x = StandardNormal((1,)), jnp.zeros(1)
+    >>> given = Partial(lambda y: VAE(lambda x: idle, lambda z: Normal(jnp.zeros(1), 1.0), idle))
+    >>> model = LabelVAE(lambda x: Categorical(jnp.zeros(2)), given, Categorical(jnp.zeros(2)))
+    >>> bound, _ = labelled(elbo)(model, jax.random.key(0), (x, jnp.array(0)), alpha=1.0)
+    >>> round(float(bound), 4)  # -1/2 log 2 pi, and -log 2 twice
+    -2.3052
     """
 
     @lifts(objective)
@@ -122,6 +130,13 @@ def unlabelled(objective: Objective) -> Objective:
     Raises:
       TypeError: by the objective, where `model` is no `LabelVAE` or a part of it no distribution,
         or q(y|x) cannot be enumerated.
+
+    >>> from jaxvae import VAE, Categorical, Normal, StandardNormal, elbo
+    >>> idle, x = StandardNormal((1,)), jnp.zeros(1)
+    >>> given = Partial(lambda y: VAE(lambda x: idle, lambda z: Normal(jnp.zeros(1), 1.0), idle))
+    >>> model = LabelVAE(lambda x: Categorical(jnp.zeros(2)), given, Categorical(jnp.zeros(2)))
+    >>> round(float(unlabelled(elbo)(model, jax.random.key(0), x)[0]), 4)  # -1/2 log 2 pi
+    -0.9189
     """
 
     @lifts(objective)

@@ -32,6 +32,10 @@ class ConvEncoder(Module):
 
     Raises:
       ValueError: in_shape has no height, width and channels.
+
+    >>> net = ConvEncoder((27, 30, 3), (4,), channels=(8, 8), hidden=(), rngs=nnx.Rngs(0))
+    >>> net(jnp.ones((27, 30, 3))).shape, net.dense.in_shape
+    ((4,), (7, 8, 8))
     """
 
     def __init__(
@@ -70,6 +74,10 @@ class ConvDecoder(Module):
       out_shape: (height, width, channels), any size.
       channels: of the input of each transposed convolution; its length is the depth.
       hidden, activation, norm, dropout: as in `ConvEncoder`.
+
+    >>> net = ConvDecoder((4,), (27, 30, 3), channels=(8, 8), hidden=(), rngs=nnx.Rngs(0))
+    >>> net(jnp.ones(4)).shape
+    (27, 30, 3)
     """
 
     def __init__(
@@ -129,7 +137,11 @@ def halvings(size: Shape, times: int) -> list[Shape]:
 
 
 class Down(Module):
-    """4x4 convolution of stride 2, padded "SAME": [h, w, n] -> [ceil(h/2), ceil(w/2), m]."""
+    """4x4 convolution of stride 2, padded "SAME": [h, w, n] -> [ceil(h/2), ceil(w/2), m].
+
+    >>> Down(3, 8, rngs=nnx.Rngs(0))(jnp.ones((7, 10, 3))).shape
+    (4, 5, 8)
+    """
 
     def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(fan_in_normal(rngs.params(), (4, 4, n, m)))
@@ -140,7 +152,11 @@ class Down(Module):
 
 
 class Up(Module):
-    """Transposed 4x4 convolution of stride 2: [ceil(h/2), ceil(w/2), n] -> [h, w, m] of `size`."""
+    """Transposed 4x4 convolution of stride 2: [ceil(h/2), ceil(w/2), n] -> [h, w, m] of `size`.
+
+    >>> Up(8, 3, (7, 10), rngs=nnx.Rngs(0))(jnp.ones((4, 5, 8))).shape
+    (7, 10, 3)
+    """
 
     def __init__(self, n: int, m: int, size: Shape, *, rngs: nnx.Rngs):
         # an output pixel hears 2x2 inputs, so its fan-in is 4 n

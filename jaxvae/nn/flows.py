@@ -35,7 +35,7 @@ class MaskedMLP(Module):
 
     A hidden unit of degree m sees coordinates up to m and is seen by rows after m. A context is
     added to every layer, unmasked. The last layer starts at 0, so a flow starts as identity.
-    Germain, Gregor, Murray & Larochelle 2015, section 4.
+    Germain, Gregor, Murray & Larochelle 2015 (MADE), section 4.
 
     Args:
       dim: d, the coordinates of z.
@@ -104,7 +104,7 @@ class AutoregressiveFlow(Module):
     """context -> `Chain` of `InverseAutoregressive` layers, coordinates reversed in between.
 
     One pass forward, so it serves a posterior (`FlowHead`); `Inverse` of it serves a prior.
-    Kingma et al. 2016, section 3.
+    Kingma et al. 2016 (IAF), section 3.
 
     Args:
       dim: d.
@@ -152,7 +152,7 @@ class CouplingFlow(Module):
     """context -> `Chain` of `Coupling` layers, coordinates reversed in between.
 
     One pass either way, so it serves priors and posteriors alike.
-    Dinh, Sohl-Dickstein & Bengio 2017; splines: Durkan et al. 2019.
+    Dinh, Sohl-Dickstein & Bengio 2017 (Real NVP); splines: Durkan et al. 2019.
 
     Args:
       dim: d, at least 2.
@@ -211,7 +211,7 @@ def _turned(layer: Any, conditioners: Any, context: Any, transformer: Any) -> Ch
 
 
 class InverseFlow(Module):
-    """context -> `Inverse` of another flow: of an `AutoregressiveFlow`, a masked one.
+    """context -> `Inverse` of another flow: of an `AutoregressiveFlow`, a masked one (MAF).
 
     >>> prior_flow = InverseFlow(AutoregressiveFlow(3, rngs=nnx.Rngs(0)))
     >>> from jaxvae import StandardNormal

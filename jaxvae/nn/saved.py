@@ -180,6 +180,13 @@ def load_model(folder: Location, *, like: object = None, trust: str | Collection
       CorruptCheckpointError: a byte is not what was written.
       CheckpointError: there is no model, it is of another structure or version, or needs a package
         that is missing or not trusted.
+
+    >>> import tempfile
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> folder = save_model(f"{tempfile.mkdtemp()}/mine", model, about="three columns")
+    >>> load_model(folder, like=model).encode(jnp.ones(3)).mean().shape
+    (1,)
     """
     folder, trusted = Path(folder), (trust,) if isinstance(trust, str) else tuple(trust)
     if not is_saved(folder) and is_saved(folder / "model"):
@@ -212,7 +219,15 @@ def load_model(folder: Location, *, like: object = None, trust: str | Collection
 
 @checked
 def model_info(folder: Location) -> dict[str, Any]:
-    """What a saved model's folder says of it: `about`, `versions`, `arrays`, `builder`, ..."""
+    """What a saved model's folder says of it: `about`, `versions`, `arrays`, `builder`, ...
+
+    >>> import tempfile
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> folder = save_model(f"{tempfile.mkdtemp()}/mine", model, about="three columns")
+    >>> model_info(folder)["about"]
+    'three columns'
+    """
     folder = Path(folder)
     folder = folder if is_saved(folder) or not is_saved(folder / "model") else folder / "model"
     return {name: value for name, value in read_folder(folder)[0].items() if name != "model"}

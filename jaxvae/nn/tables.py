@@ -67,6 +67,13 @@ class Table:
 
     A model of it is over dicts, an entry a column that isn't ignored: numbers standardised, floats
     [1], and categories as integers [1].
+
+    >>> import pandas as pd
+    >>> home = Column("home", "category", values=("owner", "rent"))
+    >>> table = Table((Column("age", "number", shift=40.0, scale=10.0), home))
+    >>> x, mask = table.rows(pd.DataFrame({"age": [50.0, None], "home": ["rent", "owner"]}))
+    >>> x["age"][0].tolist(), mask["age"][:, 0].tolist(), x["home"][:, 0].tolist()
+    ([1.0], [True, False], [1, 0])
     """
 
     columns: tuple[Column, ...]
@@ -175,6 +182,12 @@ class TableNetwork(Module):
       network: `(in_shape, out_shape, *, rngs) -> module`, of one vector and the output.
       table: whose rows they are.
       out_shape: of the output.
+
+    >>> from jaxvae.nn import MLP
+    >>> home = Column("home", "category", values=("owner", "rent"))
+    >>> table = Table((Column("age", "number"), home))
+    >>> TableNetwork(MLP, table, (4,), rngs=nnx.Rngs(0)).network.in_shape  # 1, 2 + 1, 2 of the mask
+    (6,)
     """
 
     def __init__(

@@ -73,6 +73,10 @@ def stacked(d: T, shape: tuple[int, ...]) -> T:
 
     A scalar leaf is broadcast; one with axes beyond the event's, as logits of choices, keeps them.
     `jax.vmap` over it then sees one coordinate, or one row of them, at a time.
+
+    >>> from jaxvae import Normal
+    >>> stacked(Normal(jnp.zeros(3), 1.0), (3,)).scale.tolist()
+    [1.0, 1.0, 1.0]
     """
 
     def broadcast(leaf: Any) -> Any:

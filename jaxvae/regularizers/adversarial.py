@@ -170,7 +170,7 @@ def factor_vae(
 def adversarial_autoencoder(
     players: AdversarialPair, key: Key, x: Tree, *, beta: Scalar = 1.0
 ) -> tuple[Array, AdversarialTerms]:
-    """The adversarial autoencoder: what is charged for is the aggregate posterior, not each code.
+    """The adversarial autoencoder (AAE), charged for the aggregate posterior, not for each code.
 
     E[log p(x|z)] - beta KL(q(z) || p(z)),    KL = E[D(z)]
 

@@ -25,6 +25,14 @@ def mmd_penalty(code: LatentSample, key: Key, *, kernel: Kernel = inverse_multiq
     """MMD of the batch's codes to as many draws of the prior: with `beta` = lambda, WAE-MMD.
 
     Tolstikhin et al. 2018, algorithm 2, whose encoder may be random.
+
+    >>> from jaxvae import StandardNormal, batched
+    >>> code = lambda z: LatentSample(None, StandardNormal((2,)), z, None, None)
+    >>> charge = batched(lambda _, key, z: (mmd_penalty(code(z), key), None))
+    >>> zs = jax.random.normal(jax.random.key(1), (250, 2))
+    >>> near, far = (charge(None, jax.random.key(0), zs + mean)[0] for mean in (0.0, 1.0))
+    >>> bool(near < 0.01 < far)
+    True
     """
     return mmd(*_codes_and_draws(code, key), kernel=kernel)
 
@@ -34,6 +42,14 @@ def sliced_penalty(code: LatentSample, key: Key) -> Array:
     """Sliced Wasserstein distance of the batch's codes to draws of the prior: with `beta`, SWAE.
 
     Every example brings a draw of the prior and a random direction. Kolouri et al. 2019, alg. 1.
+
+    >>> from jaxvae import StandardNormal, batched
+    >>> code = lambda z: LatentSample(None, StandardNormal((2,)), z, None, None)
+    >>> charge = batched(lambda _, key, z: (sliced_penalty(code(z), key), None))
+    >>> zs = jax.random.normal(jax.random.key(1), (250, 2))
+    >>> near, far = (charge(None, jax.random.key(0), zs + mean)[0] for mean in (0.0, 1.0))
+    >>> bool(near < 0.1 < far)
+    True
     """
     prior_key, direction_key = jax.random.split(key)
     z, draws = _codes_and_draws(code, prior_key)
@@ -59,6 +75,12 @@ def info_penalty(
     Args:
       alpha: at most 1.
       weight: lambda, positive.
+
+    >>> from jaxvae import StandardNormal, batched
+    >>> code = lambda z: LatentSample(None, StandardNormal((2,)), z, None, jnp.sum(z))
+    >>> charge = batched(lambda _, k, z: (info_penalty(code(z), k, alpha=0.0, weight=1.0), None))
+    >>> float(charge(None, jax.random.key(0), jnp.ones((3, 2)))[0])  # the rate alone
+    2.0
     """
     distance = mmd_penalty(code, key, kernel=kernel)
     return (1.0 - alpha) * code.rate + (alpha + weight - 1.0) * distance
@@ -75,7 +97,7 @@ def tc_penalty(
     dimension_wise: Scalar = 1.0,
     weighting: Callable[[int, int], Array] = minibatch_stratified,
 ) -> Array:
-    """alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) || p(z_j)), from a batch: beta-TC-VAE.
+    """alpha I(x; z) + beta TC(z) + gamma sum_j KL(q(z_j) || p(z_j)), from a batch: beta-TCVAE.
 
     With all three weights 1 it is the sampled rate, exactly and whatever the batch.
     Chen et al. 2018, equation 4; the weightings: appendix C.
@@ -84,6 +106,14 @@ def tc_penalty(
       code: the code of one example of a batch; p factorises over the latents, and q does or is
         Gaussian.
       weighting: how a batch stands for the data: `minibatch_stratified`, `minibatch_weighted`.
+
+    >>> from jaxvae import Normal, StandardNormal, batched
+    >>> q, p = lambda z: Normal(z, jnp.ones(2)), StandardNormal((2,))
+    >>> code = lambda z: LatentSample(q(z), p, z, q(z).log_prob(z), None)
+    >>> charge = batched(lambda _, key, z: (tc_penalty(code(z), key, dataset_size=9), None))
+    >>> zs = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> round(float(charge(None, jax.random.key(0), zs)[0]), 4)  # the mean of |z|^2 / 2
+    1.25
     """
     del key
     qs = gather(marginals(code.q))
@@ -106,6 +136,13 @@ def dip_1_penalty(
     rate + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii - 1)^2
 
     The mean of q is an array.
+
+    >>> from jaxvae import Normal, batched
+    >>> code = lambda mu: LatentSample(Normal(mu, 1.0), None, mu, None, 0.0)
+    >>> charge = lambda _, k, mu: (dip_1_penalty(code(mu), k, off_diagonal=10.0, diagonal=1.0), 0)
+    >>> mus = jnp.array([[1.0, 1.0], [-1.0, -1.0]])  # C is all ones
+    >>> float(batched(charge)(None, jax.random.key(0), mus)[0])
+    20.0
     """
     del key
     return _decorrelated(code, jnp.zeros(()), off_diagonal, diagonal)
@@ -118,6 +155,13 @@ def dip_2_penalty(
     """As `dip_1_penalty` with C = Cov[mu(x)] + E[Sigma(x)], the covariance of q(z): DIP-VAE-II.
 
     q has `mean()` and `covariance()`. Kumar, Sattigeri & Balakrishnan 2018, equation 7.
+
+    >>> from jaxvae import Normal, batched
+    >>> code = lambda mu: LatentSample(Normal(mu, 1.0), None, mu, None, 0.0)
+    >>> charge = lambda _, k, mu: (dip_2_penalty(code(mu), k, off_diagonal=10.0, diagonal=1.0), 0)
+    >>> mus = jnp.array([[1.0, 1.0], [-1.0, -1.0]])  # C is all ones, and 2 on the diagonal
+    >>> float(batched(charge)(None, jax.random.key(0), mus)[0])
+    22.0
     """
     del key
     instead = "take dip_1_penalty, which needs a mean alone"

@@ -78,7 +78,7 @@ def geco(
     kl: KL = auto_kl,
     gradient: Estimator = pathwise,
 ) -> tuple[Array, ConstrainedTerms]:
-    """The least rate at a distortion of at most D.
+    """GECO: the least rate at a distortion of at most D.
 
     rate + lambda (distortion - D), which the model descends and lambda climbs
 
@@ -88,6 +88,13 @@ def geco(
 
     Args:
       tolerance: D, nats an example; traced.
+
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> key, x = jax.random.key(0), jnp.ones(3)
+    >>> bound = lambda l, D: geco(Constrained(model, l), key, x, tolerance=D)[0]
+    >>> [bool(jax.grad(bound)(jnp.zeros(()), D) > 0) for D in (0.0, 100.0)]  # lambda grows, shrinks
+    [True, False]
     """
     weights = jnp.exp(model.log_multiplier), jnp.ones(())
     bound, terms = _weighted_elbo(model.model, key, x, kl, gradient, weights)
@@ -114,6 +121,13 @@ def target_rate(
 
     Args:
       target: R, nats an example; traced.
+
+    >>> from jaxvae.models import ppca
+    >>> model = ppca.as_vae(ppca.PPCA(jnp.ones((3, 1)), jnp.zeros(3), jnp.array(0.5)))
+    >>> constrained = Constrained(model, jnp.zeros(()))
+    >>> bound, terms = target_rate(constrained, jax.random.key(0), jnp.ones(3), target=2.0)
+    >>> bool(jnp.isclose(bound, -(terms.distortion + terms.multiplier * (terms.rate - 2.0))))
+    True
     """
     weights = jnp.ones(()), jnp.exp(model.log_multiplier)
     bound, terms = _weighted_elbo(model.model, key, x, kl, gradient, weights)

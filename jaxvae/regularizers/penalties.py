@@ -94,7 +94,7 @@ def regularized(
 
 @checked
 def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
-    """|R - C|, R the batch's mean rate: codes are held to C nats, raised from 0 as training goes.
+    """Capacity annealing (CCI-VAE): |R - C|, R the batch's mean rate, C nats that rise from 0.
 
     With `beta` = gamma of the paper; at C = 0 it is beta-VAE. A schedule of the step raises C.
     Burgess et al. 2018, "Understanding disentangling in beta-VAE", equation 8.
@@ -113,7 +113,13 @@ def capacity(code: LatentSample, key: Key | None, *, capacity: Scalar) -> Array:
 
 
 def kl_per_latent(code: LatentSample) -> Array:
-    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats: in closed form, or else at the sample z."""
+    """KL(q(z_j|x) || p(z_j)) of each latent, [d] nats: in closed form, or else at the sample z.
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> z = jnp.array([2.0, 0.0])
+    >>> kl_per_latent(LatentSample(Normal(z, 1.0), StandardNormal((2,)), z, None, None)).tolist()
+    [2.0, 0.0]
+    """
     return jnp.reshape(latent_kls(code.q, code.p, kl_at, code.z), -1)
 
 
@@ -122,6 +128,12 @@ def kl_per_group(code: LatentSample, *, groups: Numbers) -> Array:
     """The KL of each group of latents, [number of groups] nats, where q and p factorise.
 
     `groups` has the group of each latent, integers 0, 1, ..., shape [d].
+
+    >>> from jaxvae import Normal, StandardNormal
+    >>> z = jnp.array([2.0, 0.0, 4.0])
+    >>> code = LatentSample(Normal(z, 1.0), StandardNormal((3,)), z, None, None)
+    >>> kl_per_group(code, groups=np.array([0, 0, 1])).tolist()
+    [2.0, 8.0]
     """
     kls = kl_per_latent(code)
     if np.shape(groups) != kls.shape:
@@ -136,6 +148,13 @@ def kl_per_level(code: LatentSample) -> Array:
 
     In closed form, or else at the sample. What is no hierarchy is one level: this is for a flow,
     and for a prior that is a mixture or a flow.
+
+    >>> from jaxvae import Joint, Normal, StandardNormal
+    >>> p = Joint(StandardNormal(()), lambda z: Normal(z, 1.0))
+    >>> q = Joint(Normal(2.0, 1.0), lambda z: Normal(z + 4.0, 1.0))
+    >>> code = LatentSample(q, p, (jnp.array(2.0), jnp.array(6.0)), None, None)
+    >>> kl_per_level(code).tolist()  # 2^2 / 2 and 4^2 / 2
+    [2.0, 8.0]
     """
     return kl_of_levels(code.q, code.p, code.z, code.log_q)
 
@@ -158,6 +177,12 @@ def free_bits(
       free_nats: lambda, nats of each part.
       parts: code -> KLs [J]: `kl_per_latent`, `kl_per_level` or
         `partial(kl_per_group, groups=...)`.
+
+    >>> from jaxvae import Normal, StandardNormal, batched
+    >>> code = lambda mu: LatentSample(Normal(mu, 1.0), StandardNormal((2,)), mu, None, None)
+    >>> charge = batched(lambda _, key, mu: (free_bits(code(mu), key, free_nats=0.5), None))
+    >>> float(charge(None, jax.random.key(0), jnp.array([[2.0, 0.0]]))[0])  # 2^2 / 2 and lambda
+    2.5
     """
     del key
     return jnp.sum(jnp.maximum(free_nats, batch_mean(parts(code))))

@@ -75,7 +75,7 @@ def gradient_penalty(model: Model, key: Key, z: Floats) -> Array:
 def rae(
     model: Model, key: Key, x: Tree, *, penalty: Penalty, beta: Scalar, weight: Scalar
 ) -> tuple[Array, RAETerms]:
-    """The regularized autoencoder: a certain code, near the origin, and a decoder that is smooth.
+    """The regularized autoencoder (RAE): a certain code near the origin, and a smooth decoder.
 
     -|x - x'|^2 - beta 1/2 |z|^2 - lambda penalty,    z the mean of q(z|x), x' that of p(x|z)
 

@@ -28,13 +28,21 @@ Points = Annotated[Real, _check_points]
 
 @checked
 def rbf(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
-    """exp(-|x - y|^2 / (2 scale^2)), the Gaussian kernel of two points [d]."""
+    """exp(-|x - y|^2 / (2 scale^2)), the Gaussian kernel of two points [d].
+
+    >>> round(float(rbf(jnp.zeros(2), jnp.ones(2))), 4)  # 1 / e
+    0.3679
+    """
     return jnp.exp(-0.5 * jnp.sum(jnp.square(x - y)) / jnp.square(scale))
 
 
 @checked
 def inverse_multiquadric(x: Array, y: Array, *, scale: Scalar = 1.0) -> Array:
-    """C / (C + |x - y|^2), C = 2 d scale^2, whose tails reach outliers: Tolstikhin et al. 2018."""
+    """C / (C + |x - y|^2), C = 2 d scale^2, whose tails reach outliers: Tolstikhin et al. 2018.
+
+    >>> float(inverse_multiquadric(jnp.zeros(2), jnp.array([2.0, 0.0])))  # 4 / (4 + 4)
+    0.5
+    """
     c = 2.0 * x.size * jnp.square(scale)
     return c / (c + jnp.sum(jnp.square(x - y)))
 

@@ -22,6 +22,11 @@ def averaged_model(state: TrainState[M]) -> M:
 
     Raises:
       ValueError: the optimiser keeps no average; chain `average_parameters` last.
+
+    >>> from jaxvae import init_state
+    >>> optimizer = optax.chain(optax.sgd(1.0), average_parameters(0.5))
+    >>> float(averaged_model(init_state(jnp.array(4.0), optimizer)))  # before the first step
+    4.0
     """
     if isinstance(state.opt_state, optax.contrib.ScheduleFreeState):
         params: Any = without_state(state.model)

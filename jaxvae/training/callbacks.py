@@ -52,7 +52,22 @@ class Callback(Protocol):
 
 
 class Stop(Exception):
-    """Raised by a callback to end a run as its last epoch would: saved, and returned by `fit`."""
+    """Raised by a callback to end a run as its last epoch would: saved, and returned by `fit`.
+
+    >>> import optax
+    >>> from jaxvae import fit, init_state, train_step
+    >>> optimizer, xs = optax.sgd(0.1), jnp.ones(10)
+    >>> step = train_step(lambda model, key, x: (-((x - model) ** 2), None), optimizer)
+    >>> def enough(state, metrics, epoch, key):
+    ...     if metrics["loss"][-1] < 0.5:
+    ...         raise Stop
+    >>> state = init_state(jnp.zeros(()), optimizer)
+    >>> _, history = fit(
+    ...     step, state, jax.random.key(0), xs, epochs=99, batch_size=10, callbacks=[enough]
+    ... )
+    >>> [round(float(loss), 2) for loss in history["loss"]]
+    [1.0, 0.64, 0.41]
+    """
 
 
 class Run(NamedTuple):
@@ -181,6 +196,19 @@ def early_stopping(metric: str, *, patience: Count) -> Callback:
     Args:
       metric: measured by a callback that stands before this one, as `validation_loss`.
       patience: how many measurements in a row may bring no lower value.
+
+    >>> import optax
+    >>> from jaxvae import fit, init_state, train_step
+    >>> optimizer, xs = optax.sgd(0.1), jnp.ones(10)
+    >>> step = train_step(lambda model, key, x: (-((x - model) ** 2), None), optimizer)
+    >>> values = iter([3.0, 1.0, 2.0, 4.0, 0.0])
+    >>> measure = lambda state, metrics, epoch, key: {"measured": next(values)}
+    >>> state, history = fit(
+    ...     step, init_state(jnp.zeros(()), optimizer), jax.random.key(0), xs, epochs=5,
+    ...     batch_size=10, callbacks=[measure, early_stopping("measured", patience=2)],
+    ... )
+    >>> history["measured"].tolist(), int(state.step)  # the state of the second epoch
+    ([3.0, 1.0, 2.0, 4.0], 2)
     """
     return _EarlyStopping(metric, patience)
 

@@ -68,6 +68,17 @@ def log_to(function: Callable[[int, dict[str, float]], Any], *, name: str = "log
     Args:
       function: for instance `lambda step, numbers: print(step, numbers["loss"])`.
       name: of that file, where a run has several logs.
+
+    >>> import jax
+    >>> import optax
+    >>> from jaxvae import fit, init_state, train_step
+    >>> optimizer = optax.sgd(0.1)
+    >>> step = train_step(lambda model, key, x: (-((x - model) ** 2), None), optimizer)
+    >>> shown = log_to(lambda step, numbers: print(step, round(numbers["loss"], 2)))
+    >>> state, xs = init_state(np.zeros((), np.float32), optimizer), np.ones(10, np.float32)
+    >>> _ = fit(step, state, jax.random.key(0), xs, epochs=2, batch_size=10, callbacks=[shown])
+    1 1.0
+    2 0.64
     """
     return _Tracker(function, name)
 
@@ -131,6 +142,18 @@ def json_lines(path: Location) -> Callback:
 
     The file is the run's own: one that begins starts it anew, one that goes on drops the lines of
     steps that are made again. `pandas.read_json(path, lines=True)` reads it.
+
+    >>> import tempfile
+    >>> import jax
+    >>> import optax
+    >>> from jaxvae import fit, init_state, train_step
+    >>> optimizer, path = optax.sgd(0.1), Path(tempfile.mkdtemp()) / "log.jsonl"
+    >>> step = train_step(lambda model, key, x: (-((x - model) ** 2), None), optimizer)
+    >>> state, xs = init_state(np.zeros((), np.float32), optimizer), np.ones(10, np.float32)
+    >>> callbacks = [json_lines(path)]
+    >>> _ = fit(step, state, jax.random.key(0), xs, epochs=1, batch_size=10, callbacks=callbacks)
+    >>> json.loads(path.read_text())
+    {'step': 1, 'epoch': 1.0, 'loss': 1.0}
     """
     return _JsonLines(Path(path))
 
@@ -157,6 +180,17 @@ def csv(path: Location) -> Callback:
     """A callback that adds a row to a table at every look, as `json_lines` adds a line.
 
     A metric that comes later gets a column then; where it was not measured its cell is empty.
+
+    >>> import tempfile
+    >>> import jax
+    >>> import optax
+    >>> from jaxvae import fit, init_state, train_step
+    >>> optimizer, path = optax.sgd(0.1), Path(tempfile.mkdtemp()) / "log.csv"
+    >>> step = train_step(lambda model, key, x: (-((x - model) ** 2), None), optimizer)
+    >>> state, xs = init_state(np.zeros((), np.float32), optimizer), np.ones(10, np.float32)
+    >>> _ = fit(step, state, jax.random.key(0), xs, epochs=1, batch_size=10, callbacks=[csv(path)])
+    >>> path.read_text().splitlines()
+    ['step,epoch,loss', '1,1.0,1.0']
     """
     return _Csv(Path(path))
 

@@ -107,6 +107,12 @@ def init_state(model: M, optimizer: Optimizer) -> TrainState[M]:
         function for instance, holds integers, or is state that was taken out of its network; or the
         model holds an array of floats, in a closure for instance, that isn't a leaf and so would
         never train. What must not train goes in a `Constant`.
+
+    >>> from jaxvae import Constant
+    >>> model = {"weight": jnp.ones(3), "frozen": Constant(jnp.ones(3))}
+    >>> state = init_state(model, optax.sgd(0.1))
+    >>> int(state.step), len(jax.tree.leaves(state.model))  # one that trains
+    (0, 1)
     """
     model = functional(model)
     check_trainable("init_state", model)
@@ -225,6 +231,10 @@ def epoch_order(key: Key, epoch: Scalar, num_examples: Count, batch_size: Count)
     """A fresh shuffle of the rows, cut into batches: row numbers [batches, batch_size].
 
     The rows left over sit this epoch out; the next shuffle draws others.
+
+    >>> order = epoch_order(jax.random.key(0), 0, num_examples=7, batch_size=3)
+    >>> order.shape, len({*order.ravel().tolist()})  # no row twice
+    ((2, 3), 6)
     """
     if not jnp.issubdtype(jnp.result_type(epoch), jnp.integer) or (
         isinstance(epoch, int) and epoch < 0
@@ -253,6 +263,12 @@ def scan_steps(step: Step) -> Callable[..., tuple[TrainState, Metrics]]:
 
     Rows are gathered on the device inside the scan, so data go there once, as stored. `order` is
     int [num_steps, batch_size], and metrics are [num_steps].
+
+    >>> state = init_state({"theta": jnp.zeros(())}, optax.sgd(0.1))
+    >>> step = lambda state, key, xs: (state, {"mean": jnp.mean(xs)})
+    >>> order = jnp.array([[0, 1], [2, 3]])
+    >>> scan_steps(step)(state, jax.random.key(0), jnp.arange(4.0), order)[1]["mean"].tolist()
+    [0.5, 2.5]
     """
 
     @checked

@@ -37,7 +37,7 @@ from jaxvae.training.steps import Step, TrainState, train_step
 
 @shown
 class VQVAE(NamedTuple):
-    """A `Model` whose latents are the indices of n codes: q(k|x) is all on one of them.
+    """The VQ-VAE, a `Model` whose latents are indices of n codes: q(k|x) is all on one of them.
 
     log p(x) >= log p(x|e_k) + log p(k), k = the indices of x
 

@@ -195,7 +195,7 @@ def _natural_of_one(d: MultivariateNormal) -> tuple[Array, Array]:
 
 @shown
 class StructuredVAE(NamedTuple):
-    """A model whose posterior is its prior times what a network makes of x: q(z|x) ~ p(z) e(z; x).
+    """The structured VAE (SVAE): q(z|x) ~ p(z) e(z; x), the prior times what a network makes of x.
 
     With a `LinearChain` for a prior q is exact given the evidence, and smooths over all steps, by
     the dynamics that are learned. With a linear-Gaussian p(x|z) it is exact altogether, and the

@@ -40,7 +40,7 @@ class Markov(Generic[D]):
     """p(z_1, ..., z_T) = p(z_1) prod_{t>1} p(z_t | z_{t-1}, c_t): events have a leading axis of T.
 
     A forecast is another chain, `after`; `use.forecast` makes it of data.
-    Krishnan, Shalit & Sontag 2017.
+    Krishnan, Shalit & Sontag 2017, the deep Markov model (DMM).
 
     Args:
       first: p(z_1).

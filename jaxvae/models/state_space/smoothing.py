@@ -16,10 +16,10 @@ D = TypeVar("D", bound=Distribution)
 
 @shown
 class Smoother(NamedTuple, Generic[D]):
-    """x_{1:T} -> q(z|x) = prod_t q(z_t | z_{t-1}, h_t), h_t a summary of x_t, ..., x_T: an encoder.
+    """A deep Markov model's inference network (DMM, DKF): q(z|x) = prod_t q(z_t | z_{t-1}, h_t).
 
-    The exact posterior of a state-space model has this form. Sequences of another length make
-    chains of that length, so what encodes a whole sequence encodes its beginning, too.
+    h_t tells of x_t, ..., x_T: the exact posterior of a state-space model has this form. Sequences
+    of another length make chains of that length: what encodes one encodes its beginning, too.
     Krishnan, Shalit & Sontag 2017.
 
     Args:

@@ -104,6 +104,12 @@ def read_checkpoint(path: Location, *, leaves: bool = True) -> Stored:
     Raises:
       CorruptCheckpointError: a byte is not what was written, or the file is cut off.
       CheckpointError: the file can't be read.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "my.ckpt"
+    >>> save_checkpoint(path, {"weight": jnp.ones(3)}, info={"epoch": 7})
+    >>> read_checkpoint(path, leaves=False).info
+    {'epoch': 7}
     """
     found, header = read_with_header(Path(path), leaves=leaves)
     return Stored(found, header["info"])

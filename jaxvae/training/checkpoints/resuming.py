@@ -43,6 +43,20 @@ class Checkpoints(NamedTuple):
         the next comes no sooner than a second later, at a look.
       config: what makes this run what it is, anything that JSON holds. One that finds another
         configuration in its folder does not go on.
+
+    >>> import tempfile
+    >>> from functools import partial
+    >>> import jax
+    >>> import optax
+    >>> from jaxvae import fit, init_state, train_step
+    >>> optimizer, folder = optax.sgd(0.1), tempfile.mkdtemp()
+    >>> step = train_step(lambda model, key, x: (-((x - model) ** 2), None), optimizer)
+    >>> start, xs = init_state(np.zeros((), np.float32), optimizer), np.ones(20, np.float32)
+    >>> run = partial(fit, step, start, data=xs, batch_size=10, checkpoints=Checkpoints(folder))
+    >>> _ = run(jax.random.key(0), epochs=1)
+    >>> state, history = run(jax.random.key(0), epochs=3)  # goes on from step 2
+    >>> newest_checkpoint(folder).name, len(history["loss"])
+    ('step_0000000006.ckpt', 6)
     """
 
     folder: Location
@@ -54,7 +68,16 @@ class Checkpoints(NamedTuple):
 
 @checked
 def checkpoint_files(folder: Location) -> list[Path]:
-    """The checkpoints in a run's folder, the newest last."""
+    """The checkpoints in a run's folder, the newest last.
+
+    >>> import tempfile
+    >>> from jaxvae.training import save_checkpoint
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for step in (2000, 50):
+    ...     save_checkpoint(folder / f"step_{step:010d}.ckpt", {"weight": np.ones(3)})
+    >>> [file.name for file in checkpoint_files(folder)]
+    ['step_0000000050.ckpt', 'step_0000002000.ckpt']
+    """
     return sorted(Path(folder).glob(PATTERN.replace("{:010d}", "*")))
 
 
@@ -63,6 +86,14 @@ def newest_checkpoint(folder: Location) -> Path:
     """The last checkpoint of a run's folder that can be read; CheckpointError where none can be.
 
     One that can't be is named in a warning. What is in the arrays `load_checkpoint` verifies.
+
+    >>> import tempfile
+    >>> from jaxvae.training import save_checkpoint
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for step in (2000, 50):
+    ...     save_checkpoint(folder / f"step_{step:010d}.ckpt", {"weight": np.ones(3)})
+    >>> newest_checkpoint(folder).name
+    'step_0000002000.ckpt'
     """
     return max(_some(folder), key=step_of)
 
@@ -74,6 +105,15 @@ def best_checkpoint(folder: Location) -> Path:
     With `early_stopping` that is the state that `fit` returns, and else the checkpoint of the
     lowest `Checkpoints.score`. `load_checkpoint` reads it. One that can't be read is named in a
     warning: its score is lost.
+
+    >>> import tempfile
+    >>> from jaxvae.training import save_checkpoint
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for step, score in ((2000, 3.0), (50, 1.0)):  # as `fit` does
+    ...     path = folder / f"step_{step:010d}.ckpt"
+    ...     save_checkpoint(path, {"weight": np.ones(3)}, info={"score": score})
+    >>> best_checkpoint(folder).name
+    'step_0000000050.ckpt'
     """
     found, kept = _some(folder), Path(folder) / BEST
     if kept.exists():
