@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Key, Tree, a_class_of, an, check_leaves, check_pair, checked
+from jaxvae.checks import Key, Tree, a_class_of, an, check_leaves, check_pair, check_shape, checked
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import BATCH
 
@@ -81,6 +81,7 @@ def _pair(found: Tree) -> tuple[Array, Any]:
             "what else to follow"
         )
     bound, aux = found
+    check_shape("batched", "objective's bound", bound, (), "a number, nats: sum over the event")
     return bound, aux
 
 

@@ -31,9 +31,9 @@ An error names the method to add; docs/new_method.md shows how. The functions he
 of the library calls distributions and models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from inspect import ismethod
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -150,16 +150,26 @@ def log_density(d: Distribution, event: Tree) -> Array:
 def _in_support(d: Distribution, event: Tree, log_p: Array) -> Array:
     """log d(event), which is -inf where `d.support(event)` is False; see `checks.within`.
 
-    It holds booleans of each leaf of the event. numpyro's, an object, is left to numpyro.
+    It holds booleans of each leaf of the event. That of numpyro's is asked too, which looks at
+    events itself only where they are concrete.
     """
     support = getattr(d, "support", None)
-    if not ismethod(support):
+    if not callable(support):
         return log_p
     owner = type(d).__name__
     expected = f"what {owner}.support is True for"
-    found = zip(jax.tree.leaves(event), jax.tree.leaves(support(event)), strict=True)
+    with default_promotion():
+        inside = support(event)
+    found = zip(jax.tree.leaves(event), jax.tree.leaves(inside), strict=True)
     inside = [within(f"{owner}.log_prob", x, inside, expected) for x, inside in found]
     return jnp.where(jnp.all(jnp.stack(inside)), log_p, -jnp.inf)
+
+
+@contextmanager
+def default_promotion() -> Iterator[None]:
+    """JAX's default rules: other libraries broadcast and promote, whatever the caller forbids."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def log_prob_of(name: str, d: Distribution, what: str, event: Tree) -> Array:
@@ -186,8 +196,12 @@ def log_density_relaxed(d: Distribution, z: Tree) -> Array:
     """`log_density` of a latent that an estimator may have relaxed, as `gumbel_softmax` does.
 
     It is `d.log_prob_relaxed(z)` where d has it, as a `Bernoulli`, whose log_prob is of 0. and 1.
+    numpyro's choices, which say no more than their log_prob, are not asked for their support.
     """
-    log_p = getattr(d, "log_prob_relaxed", d.log_prob)(z)
+    own = getattr(d, "log_prob_relaxed", None)
+    if own is None and not getattr(getattr(d, "support", None), "is_discrete", False):
+        return log_density(d, z)
+    log_p = (own or d.log_prob)(z)
     check_log_prob(type(d).__name__, log_p)
     return log_p
 
@@ -221,7 +235,7 @@ def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
 def _shapes_of_draw(d: Distribution) -> Any:
     """A draw's shapes and dtypes, or None of what has a density and no draws, an improper prior."""
     try:  # a draw of another library may broadcast, whatever the caller forbids
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        with default_promotion():
             return jax.eval_shape(lambda: d.sample(jax.random.key(0)))
     except NotImplementedError:
         return None

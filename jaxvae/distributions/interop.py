@@ -1,7 +1,5 @@
 """Other libraries' distributions as ours."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree, a_class_of
-from jaxvae.protocols import distribution, mean_of
+from jaxvae.protocols import default_promotion, distribution, mean_of
 
 CHOICES = ("Bernoulli", "Categorical", "Greedy", "Mixture", "Multinomial", "Quantized", "Softmax")
 
@@ -55,6 +53,11 @@ class Adapted:
         with default_promotion():
             return jnp.sum(self.distribution.log_prob(event))
 
+    @property
+    def support(self) -> Any:
+        """numpyro's; the others don't say."""
+        return getattr(self.distribution, "support", None)
+
     def mean(self) -> Any:
         with default_promotion():
             return mean_of(self.distribution)
@@ -67,13 +70,6 @@ def _chooses(d: Any) -> bool:
     return any(word in type(d).__name__ for word in CHOICES) or any(
         _chooses(part) for part in within if hasattr(part, "sample")
     )
-
-
-@contextmanager
-def default_promotion() -> Iterator[None]:
-    """JAX's default rules: other libraries broadcast and promote, whatever the caller forbids."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def adapt(distribution: Any) -> Adapted:

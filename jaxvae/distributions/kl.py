@@ -19,7 +19,7 @@ from jaxvae.distributions.location_scale import Laplace
 from jaxvae.distributions.multivariate_normal import LowRankNormal, MultivariateNormal
 from jaxvae.distributions.normal import Normal, StandardNormal
 from jaxvae.distributions.products import Product
-from jaxvae.distributions.special import sigmoid, softplus
+from jaxvae.distributions.special import real, sigmoid, softplus
 from jaxvae.distributions.spherical import (
     PowerSpherical,
     SphericalUniform,
@@ -41,6 +41,7 @@ def kl_standard_normal(loc: Numbers, scale: Numbers) -> Array:
     0.363147
     """
     check_scale("kl_standard_normal", loc, scale)
+    loc, scale = real(loc), real(scale)
     return 0.5 * jnp.sum(jnp.square(scale) + jnp.square(loc) - 1.0 - 2.0 * jnp.log(scale))
 
 

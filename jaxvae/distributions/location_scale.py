@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Leaf, Numbers, Tree, check_scale, refuse_bytes
-from jaxvae.distributions.special import float_type, log_beta
+from jaxvae.distributions.special import float_type, log_beta, real
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import stacked
 
@@ -40,7 +40,7 @@ class Laplace:
 
     def log_prob(self, z: Tree) -> Array:
         refuse_bytes("Laplace.log_prob", z)
-        return self._log_density((z - self.loc) / self.scale)
+        return self._log_density((real(z) - real(self.loc)) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         eps = jax.random.laplace(key, self.shape, float_type(self.loc, self.scale))
@@ -99,7 +99,7 @@ class StudentT:
 
     def log_prob(self, z: Tree) -> Array:
         refuse_bytes("StudentT.log_prob", z)
-        return self._log_density((z - self.loc) / self.scale)
+        return self._log_density((real(z) - real(self.loc)) / self.scale)
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
         dtype = float_type(self.df, self.loc, self.scale)

@@ -11,6 +11,7 @@ from jax import Array
 from jaxvae.checks import Key, Leaf, Numbers, as_integers, check_scale, check_shape, checked, within
 from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
+from jaxvae.distributions.special import float_type
 from jaxvae.protocols import MissingMethodError, distribution
 from jaxvae.pytrees import stacked
 
@@ -59,7 +60,7 @@ class DiscretizedLogistic:
         return shape
 
     def sample(self, key: Key) -> Array:
-        noise = self.scale * jax.random.logistic(key, self.shape, jnp.result_type(self.loc))
+        noise = self.scale * jax.random.logistic(key, self.shape, float_type(self.loc))
         if self.coupling is None:
             return self._level(self.loc + noise)
         k = self._level(noise)

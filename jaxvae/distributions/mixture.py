@@ -13,7 +13,7 @@ from jaxvae.checks import Leaf, Tree, checked, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.independent import factors
 from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of
-from jaxvae.pytrees import arrays, pytree
+from jaxvae.pytrees import arrays, pytree, value_of
 
 D = TypeVar("D", bound=Distribution)
 
@@ -85,7 +85,7 @@ class Mixture(Generic[D]):
                 f"Mixture: logits has shape {shape} and the leaves of components "
                 f"the leading axes {sorted(sizes)}, expected (K,) for all"
             )
-        return jax.nn.log_softmax(jnp.asarray(self.logits))
+        return jax.nn.log_softmax(jnp.asarray(value_of(self.logits)))
 
     def _distributional_transform(self, z: Array) -> Array:
         """P(Z_i <= z_i | z_1, ..., z_{i-1}) for each coordinate: uniform, and independent."""

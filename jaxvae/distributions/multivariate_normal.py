@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxvae.checks import Leaf, Tree, check_array, check_shape
 from jaxvae.distributions.normal import LOG_2PI
+from jaxvae.distributions.special import float_type
 from jaxvae.distributions.triangular import solve_lower
 from jaxvae.protocols import distribution
 
@@ -46,7 +47,7 @@ class MultivariateNormal:
         return self._log_density(solve_lower(self.scale_tril, z - self.loc))
 
     def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
-        eps = jax.random.normal(key, self.shape, jnp.result_type(self.loc, self.scale_tril))
+        eps = jax.random.normal(key, self.shape, float_type(self.loc, self.scale_tril))
         return self.loc + jnp.tril(self.scale_tril) @ eps, self._log_density(eps)
 
     def mean(self) -> Array:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked, refuse_bytes
-from jaxvae.distributions.special import float_type
+from jaxvae.distributions.special import float_type, real
 from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row, stacked, wide
 
@@ -54,7 +54,7 @@ class StandardNormal:
 
     def log_prob(self, z: Tree) -> Array:
         refuse_bytes("StandardNormal.log_prob", z)
-        return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI)
+        return -0.5 * jnp.sum(jnp.square(real(z)) + LOG_2PI)
 
     def mean(self) -> Array:
         return jnp.zeros(self.shape)
@@ -96,7 +96,7 @@ class Normal:
 
     def log_prob(self, z: Tree) -> Array:
         refuse_bytes("Normal.log_prob", z)
-        z, loc, scale = in_a_row(z, self.loc, self.scale)
+        z, loc, scale = in_a_row(real(z), real(self.loc), self.scale)
         return Normal(loc, scale)._log_density((z - loc) / scale)
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxvae.checks import Leaf, Tree, refuse_bytes
 from jaxvae.distributions.normal import LOG_2PI
+from jaxvae.distributions.special import real
 from jaxvae.protocols import distribution
 
 
@@ -45,7 +46,7 @@ class OptimalNormal:
 
     def log_prob(self, x: Tree) -> Array:
         refuse_bytes("OptimalNormal.log_prob", x)
-        square = jnp.mean(jnp.square(x - self.loc))
+        square = jnp.mean(jnp.square(real(x) - self.loc))
         variance = square if self.axis is None else self._shared(square)
         # a perfect reconstruction has no best sigma: below this one the density stops growing
         variance = jnp.maximum(variance, 1e-12)

@@ -89,6 +89,18 @@ def floating(v: Numbers) -> Array:
     return jnp.asarray(v, float_type(v))
 
 
+def real(v: Numbers) -> Any:
+    """v, in floats of the default kind where it is an array of whole numbers.
+
+    Squared as they are, these would overflow: the square of an int16 of 300 is 24464.
+
+    >>> real(jnp.int16(300)).dtype, real(0.5)
+    (dtype('float32'), 0.5)
+    """
+    whole = not isinstance(v, float) and not jnp.issubdtype(jnp.result_type(v), jnp.floating)
+    return floating(v) if whole else v
+
+
 def rounding(x: Any) -> float:
     """By how much coordinates that sum to 1 may miss it.
 

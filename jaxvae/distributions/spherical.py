@@ -12,7 +12,7 @@ from jaxvae.checks import Leaf, Numbers, Tree, check_shape, within
 from jaxvae.distributions.bessel import bessel_shortfalls, log_partition
 from jaxvae.distributions.deviance import log_gamma_peak_slope
 from jaxvae.distributions.implicit import increasing_root
-from jaxvae.distributions.special import floating, log_beta, rounding
+from jaxvae.distributions.special import float_type, floating, log_beta, real, rounding
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import wide
 
@@ -50,7 +50,7 @@ class SphericalUniform:
 
     def log_prob(self, x: Tree) -> Array:
         inside = _on_sphere("SphericalUniform.log_prob", x, self.shape)
-        return jnp.where(inside, jnp.full((), -log_area(self.dim), jnp.result_type(x)), -jnp.inf)
+        return jnp.where(inside, jnp.full((), -log_area(self.dim), float_type(x)), -jnp.inf)
 
     def mean(self) -> Array:
         return jnp.zeros(self.shape)
@@ -250,12 +250,20 @@ def _normalized(v: Numbers) -> Array:
 
 
 def _around(key: Array, loc: Numbers, cosine: Array, sine: Array) -> Array:
-    """cos(t) mu + sin(t) v, v uniform among the unit vectors across mu."""
+    """cos(t) mu + sin(t) v, v uniform among the unit vectors across mu.
+
+    As mu moves, v turns with it, by the rotation that takes the one mu to the other along the great
+    circle: v stays uniform, and its derivative is of the size of v. That of a normal eps, projected
+    across mu and normalized, has infinite variance where d is 3.
+    """
     mu = _normalized(loc)
+    here = jax.lax.stop_gradient(mu)
     eps = jax.random.normal(key, mu.shape, mu.dtype)
-    return _normalized(cosine * mu + sine * _normalized(eps - mu * (mu @ eps)))
+    v = _normalized(jax.lax.stop_gradient(eps) - here * (here @ eps))
+    v -= (mu @ v) / (1.0 + here @ mu) * (here + mu)
+    return _normalized(cosine * mu + sine * v)
 
 
 def _on_sphere(owner: str, x: Tree, shape: tuple[int, ...]) -> Array:
-    on = jnp.abs(jnp.sum(jnp.square(wide(x))) - 1.0) < rounding(x)
+    on = jnp.abs(jnp.sum(jnp.square(wide(real(x)))) - 1.0) < rounding(x)
     return within(owner, x, jnp.broadcast_to(on, shape), "a vector of length 1")

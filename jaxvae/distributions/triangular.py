@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from jaxvae.distributions.special import float_type
+
 
 def solve_lower(lower: Array, b: Array) -> Array:
     """y of L y = b, [d] or [d, k], of L [d, d], above whose diagonal nothing is read.
@@ -18,7 +20,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
     >>> solve_lower(jnp.array([[2.0, 0.0], [1.0, 4.0]]), jnp.array([2.0, 9.0])).tolist()
     [1.0, 2.0]
     """
-    dtype = jnp.result_type(lower, b)
+    dtype = float_type(lower, b)
     lower, b = jnp.tril(lower).astype(dtype), jnp.asarray(b).astype(dtype)
     return jax.lax.custom_linear_solve(
         lambda y: lower @ y,

@@ -12,11 +12,11 @@ from jaxvae.bounds.importance_weights import importance_term
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
-from jaxvae.distributions.interop import default_promotion
 from jaxvae.evaluation.chunks import at_once, chunked
 from jaxvae.evaluation.rows import check_values, model_at, paired
 from jaxvae.protocols import (
     Model,
+    default_promotion,
     is_certain,
     likelihood,
     log_likelihood,

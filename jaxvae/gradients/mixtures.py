@@ -43,7 +43,7 @@ def stratified_mixture(
             "samples have no derivative, expected components such as Normal; use "
             "gradient=score_function"
         )
-    weights = jax.nn.softmax(q.logits)
+    weights = jax.nn.softmax(value_of(q.logits))
 
     def draw(component: Distribution, key: Key) -> tuple[Array, Any]:
         z = component.sample(key)

@@ -208,7 +208,7 @@ def _scale_forward(z: Tree, factor: Array) -> tuple[Any, Array]:
 
 
 def _scale_backward(factor: Array, cotangent: Tree) -> tuple[Any, Array]:
-    return jax.tree.map(lambda c: factor * c, cotangent), jnp.zeros_like(factor)
+    return jax.tree.map(lambda c: factor.astype(c.dtype) * c, cotangent), jnp.zeros_like(factor)
 
 
 _scale_cotangent.defvjp(_scale_forward, _scale_backward)

@@ -89,6 +89,8 @@ def labelled(objective: Objective) -> Objective:
       `(model, key, (x, y), *, alpha, **hyper)` of a `LabelVAE`: the sum in nats, and the aux of the
       objective. alpha is traced; 0.0 by default.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae import VAE, Categorical, Normal, StandardNormal, elbo
     >>> idle, x = StandardNormal((1,)), jnp.zeros(1)
     >>> given = Partial(lambda y: VAE(lambda x: idle, lambda z: Normal(jnp.zeros(1), 1.0), idle))
@@ -131,6 +133,8 @@ def unlabelled(objective: Objective) -> Objective:
       TypeError: by the objective, where `model` is no `LabelVAE` or a part of it no distribution,
         or q(y|x) cannot be enumerated.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from jaxvae import VAE, Categorical, Normal, StandardNormal, elbo
     >>> idle, x = StandardNormal((1,)), jnp.zeros(1)
     >>> given = Partial(lambda y: VAE(lambda x: idle, lambda z: Normal(jnp.zeros(1), 1.0), idle))

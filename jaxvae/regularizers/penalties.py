@@ -64,8 +64,10 @@ def regularized(
 
     The value is in nats, a bound on log p(x) where the penalty is at least the rate. The penalties
     of this library all look at a batch, and need `batched`. So they need an estimator that
-    differentiates through the draws, as `pathwise`: `enumeration` gives all rows of a batch the
+    differentiates through the draws, `pathwise`: `enumeration` gives all rows of a batch the
     same code at once, and `score_function` hears of what a row's own code does to its own penalty.
+    `sticking_the_landing` and `doubly_reparameterized` leave out a term whose mean is 0 under the
+    rate: under `capacity` and `free_bits`, which are not linear in it, their gradient is biased.
 
     Args:
       penalty: `(code, key, **hyper) -> nats`, such as `free_bits`, `capacity` or `mmd_penalty`.
@@ -170,7 +172,7 @@ def free_bits(
     """sum_j max(lambda, R_j), R_j the batch's mean KL of part j: the first lambda nats are free.
 
     A part below lambda has no gradient to push it further down, so it does not collapse. At
-    lambda = 0 it is the rate.
+    lambda = 0 it is the rate, where KLs are in closed form.
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow".
 
     Args:

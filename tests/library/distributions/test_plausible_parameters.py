@@ -1,6 +1,7 @@
 """What users give distributions: whole numbers, half precision, wrong shapes, edges."""
 
 from functools import partial
+from typing import Any
 
 import distrax
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import numpyro.distributions as npd
 import pytest
 from jax.tree_util import Partial
+from scipy.stats import norm
 
 import jaxvae as jv
 from jaxvae import gradients
@@ -20,6 +22,7 @@ from jaxvae.distributions import (
     VonMisesFisher,
     ZeroInflated,
     adapt,
+    kl_standard_normal,
     unimix,
 )
 from jaxvae.gradients import for_component
@@ -277,3 +280,111 @@ def test_a_divergence_of_two_precisions_has_a_gradient():
     np.testing.assert_allclose(np.asarray(of_q.scale, float), [-1.5, -1.5])  # s - 1 / s
     np.testing.assert_allclose(of_p.scale, [-0.25, -0.25])  # 1 - s^2 - m^2
     assert of_q.loc.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("of", [VonMisesFisher, PowerSpherical])
+@pytest.mark.parametrize("d", [2, 3, 4])
+def test_the_direction_of_a_draw_has_a_quiet_gradient(of, d, x64):
+    """Of a'x it is A (a - mu mu'a), and no draw's is larger than |a|, as x turns with mu."""
+    a, mu = jnp.arange(1.0, d + 1.0), jnp.eye(d)[0] * 0.6 + jnp.eye(d)[1] * 0.8
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    def slope(key):
+        return jax.grad(lambda loc: of(loc, 5.0).sample(key) @ a)(mu)
+
+    slopes = np.asarray(jax.jit(jax.vmap(slope))(keys))
+    exact = np.linalg.norm(of(mu, 5.0).mean()) * (a - mu * (mu @ a))
+    assert np.linalg.norm(slopes, axis=1).max() <= np.linalg.norm(a) * (1.0 + 1e-9)
+    assert np.all(np.abs(slopes.mean(0) - exact) < 4.0 * slopes.std(0) / np.sqrt(len(keys)) + 1e-9)
+
+
+def test_the_second_derivative_in_a_direction_is_that_of_the_mean(x64):
+    """v turns by a rotation, so that the mean A mu / |mu| holds around mu and not only at it."""
+    a, mu = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.6, 0.8, 0.0])
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    curve = jax.hessian(lambda loc, key: VonMisesFisher(loc, 5.0).sample(key) @ a)
+    found = np.asarray(jax.jit(jax.vmap(curve, (None, 0)))(mu, keys))
+    exact = jax.hessian(lambda loc: VonMisesFisher(loc, 5.0).mean() @ a)(mu)
+    assert np.all(np.abs(found.mean(0) - exact) < 4.0 * found.std(0) / np.sqrt(len(keys)) + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("d", "z", "exact"),
+    [
+        (jv.StandardNormal((2,)), np.array([300, -300], "int16"), -90001.8379),
+        (jv.Normal(np.array([5], "uint16"), 1.0), np.array([3], "uint16"), -2.9189),
+        (jv.Laplace(np.array([5], "uint16"), 1.0), np.array([3], "uint16"), -2.6931),
+        (jv.StudentT(1.0, np.array([100], "int8"), 1.0), np.array([-100], "int8"), -11.7414),
+        (jv.distributions.SphericalUniform(2), np.array([1, 0]), -1.8379),
+    ],
+)
+def test_events_may_be_whole_numbers_of_any_size(d: Any, z: Any, exact):
+    assert float(d.log_prob(z)) == pytest.approx(exact, abs=1e-4, rel=1e-5)
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_whole_numbers_as_parameters_are_floats():
+    assert float(kl_standard_normal(np.int8(20), np.int8(1))) == 200.0
+    tril = jnp.array([[1, 0], [1, 2]])
+    d = jv.MultivariateNormal(jnp.array([1, 2]), tril)
+    z, log_p = d.sample_and_log_prob(jax.random.key(0))
+    assert float(d.log_prob(z)) == pytest.approx(float(log_p), rel=1e-5)
+    assert float(d.log_prob(jnp.array([1, 2]))) == pytest.approx(-np.log(4 * np.pi), rel=1e-5)
+    level = jv.DiscretizedLogistic(jnp.array([0]), 1).sample(jax.random.key(0))
+    assert level.dtype == jnp.uint8
+
+
+def test_the_weights_of_a_mixture_may_be_held_constant():
+    parts = jv.Normal(jnp.array([[-1.0], [3.0]]), jnp.full((2, 1), 1e-3))
+    d, free = jv.Mixture(jv.Constant(jnp.zeros(2)), parts), jv.Mixture(jnp.zeros(2), parts)
+    z, key = jnp.array([3.0]), jax.random.key(0)
+    assert float(d.log_prob(z)) == float(free.log_prob(z))
+    assert d.sample(key).tolist() == free.sample(jax.random.clone(key)).tolist()
+    bound, _ = gradients.stratified_mixture(
+        jnp.mean, lambda q, z, log_q: (z[0], None), d, jax.random.key(1)[None]
+    )
+    assert float(bound) == pytest.approx(1.0, abs=0.01)
+    assert [leaf.shape for leaf in jax.tree.leaves(d)] == [(2, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("gradient", [jv.sticking_the_landing, jv.doubly_reparameterized])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_posterior_of_half_precision_learns_through_its_samples(gradient, dtype):
+    def bound(w):
+        encode = Partial(lambda w, x: jv.Normal(w * x.astype(dtype), jnp.ones(2, dtype)), w)
+        decode = Partial(lambda z: jv.Normal(z.astype(jnp.float32), jnp.ones(2)))
+        model = jv.VAE(encode, decode, jv.StandardNormal((2,)))
+        how = {"num_samples": 3, "gradient": gradient}
+        return jv.iwae(model, jax.random.key(0), jnp.ones(2), **how)[0]
+
+    with jax.numpy_dtype_promotion("standard"):
+        half, single = (jax.grad(bound)(jnp.asarray(1.0, d)) for d in (dtype, jnp.float32))
+    assert half.dtype == dtype
+    assert np.isfinite(float(half))
+    assert np.isfinite(float(single))
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, adapt])
+def test_a_support_of_numpyros_holds_under_jit(wrap, x64):
+    """p = U(-1, 1)^2, x|z ~ N(z, 1): log p(x) = 2 log (Phi(2) - Phi(0)) / 2 at x = (1, 1)."""
+    prior = wrap(npd.Uniform(-1.0, 1.0).expand([2]).to_event(1))
+    encode = Partial(lambda x: jv.Normal(0.5 * x, jnp.ones(2)))
+    model = jv.VAE(encode, Partial(lambda z: jv.Normal(z, jnp.ones(2))), prior)
+    estimate = jax.jit(partial(jv.log_marginal, num_samples=20_000))
+    found = estimate(model, jax.random.key(0), jnp.ones(2))
+    exact = 2.0 * np.log(0.5 * (norm.cdf(2.0) - 0.5))
+    assert abs(found.value - exact) < 4.0 * found.standard_error
+    far = jv.VAE(Partial(lambda x: jv.Normal(x + 9.0, jnp.ones(2))), model.decode, prior)
+    for bound in (jv.elbo, partial(jv.elbo, gradient=jv.sticking_the_landing)):
+        assert jax.jit(bound)(far, jax.random.key(1), jnp.ones(2))[0] == -jnp.inf
+    half = npd.HalfNormal(1.0).expand([2]).to_event(1)
+    likely = jv.VAE(encode, Partial(lambda z: wrap(half)), jv.StandardNormal((2,)))
+    assert jax.jit(jv.elbo)(likely, jax.random.key(2), -jnp.ones(2))[0] == -jnp.inf
+
+
+def test_a_bound_of_several_numbers_is_refused():
+    def forgotten(model, key, x):
+        return -jnp.square(x - model), None
+
+    with pytest.raises(ValueError, match=r"objective's bound has shape \(3,\), expected a number"):
+        jv.batched(forgotten)(jnp.zeros(3), jax.random.key(0), jnp.ones((4, 3)))
