@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.data import load
 from experiments.common.evaluate import each
 from jaxvae import nn
@@ -290,4 +290,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

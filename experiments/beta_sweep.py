@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
 from experiments.common import plotting
+from experiments.common.command import command
 from experiments.common.data import load
 from jaxvae import nn
 
@@ -129,4 +129,4 @@ def draw(path: Path, rate: np.ndarray, distortion: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

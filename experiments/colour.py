@@ -33,6 +33,7 @@ import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.plotting import colour_rows
 from experiments.datasets.photographs import HELD_OUT, SIDE, patches, read
@@ -189,4 +190,4 @@ def drawn(likelihood: str, model: jaxvae.VAE, images: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -30,12 +30,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.data import load
 from experiments.common.evaluate import inputs, log_marginals
 from jaxvae import nn
@@ -125,4 +125,4 @@ def summary(of_seeds: list[dict[str, float]]) -> tuple[str, str, str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.plotting import BLUE, GREEN, GREY, ORANGE, RED, figure, save, styled
 from experiments.story.common import load_digits, make_vae
 
@@ -116,9 +116,9 @@ def main(
     draws: int = DRAWS,
     folder: str = "runs",
 ) -> None:
-    numbers = measure(jax.random.key(0), epochs=epochs, betas=betas, sizes=sizes, draws=draws)
     target = Path(folder) / "information"
     target.mkdir(parents=True, exist_ok=True)
+    numbers = measure(jax.random.key(0), epochs=epochs, betas=betas, sizes=sizes, draws=draws)
     (target / "result.json").write_text(json.dumps(numbers, indent=2) + "\n")
     save(draw(numbers), target / "information.png")
     table = Table("beta = 1", "batch", *PARTS)
@@ -161,4 +161,4 @@ def draw(numbers: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

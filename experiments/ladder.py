@@ -22,10 +22,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import log_marginals
@@ -105,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -21,10 +21,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import evaluate
@@ -85,4 +85,4 @@ def as_stored(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

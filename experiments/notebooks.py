@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 import tyro
 from matplotlib import pyplot as plt
 
+from experiments.common.command import command
+
 PICTURES = Path(__file__).parent.parent / "docs/figures/notebooks"
 DPI = 160  # twice what a screen has
 
@@ -39,4 +41,4 @@ def main(notebook: tyro.conf.Positional[Path], picture: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -39,10 +39,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import generated, inputs, log_marginals
@@ -188,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -24,12 +24,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax.tree_util import Partial
 from rich.console import Console
 from rich.table import Table
 
 import jaxvae
+from experiments.common.command import check_chosen, command
 from experiments.common.plotting import BLACK, BLUE, GREEN, RED, figure, save, styled
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # importance samples
@@ -72,9 +72,10 @@ def measure(key: jax.Array, num_draws: int, ks: tuple[int, ...]) -> dict[str, An
 
 
 def main(num_draws: int = NUM_DRAWS, ks: tuple[int, ...] = KS, folder: str = "runs") -> None:
-    numbers = measure(jax.random.key(0), num_draws, ks)
+    check_chosen("--ks", ks)
     target = Path(folder) / "tighter_bounds"
     target.mkdir(parents=True, exist_ok=True)
+    numbers = measure(jax.random.key(0), num_draws, ks)
     (target / "result.json").write_text(json.dumps(numbers, indent=2) + "\n")
     save(draw(numbers), target / "snr.png")
     table = Table("K", *ESTIMATORS, title="SNR of the encoder's gradient")
@@ -111,4 +112,4 @@ def draw(numbers: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

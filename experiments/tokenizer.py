@@ -46,6 +46,7 @@ import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import check_chosen, command
 from experiments.common.evaluate import drawn, evaluate, reconstructed
 from experiments.common.image_quality import psnr, ssim
 from experiments.common.plotting import colour_rows
@@ -182,6 +183,7 @@ def main(
     models: tuple[str, ...] = tuple(MODELS),
     seeds: int = SEEDS,
 ) -> None:
+    check_chosen("--models", models, MODELS)
     folder, of = Path("runs/tokenizer") / data, DATA[data]
     train, held_out = of.load(file)
     test = np.asarray(drawn(jax.random.key(98), held_out, ROWS))
@@ -210,4 +212,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

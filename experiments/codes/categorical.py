@@ -44,11 +44,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import each
@@ -263,4 +263,4 @@ def draw(path: Path, bounds: dict[str, list[float]], errors: dict[str, dict[str,
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

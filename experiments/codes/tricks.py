@@ -29,6 +29,7 @@ from jax.tree_util import Partial
 
 import jaxvae
 from experiments.codes.vq import BATCH, OPTIMIZER, fit
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.plotting import BLUE, ORANGE, figure, save, styled
@@ -306,4 +307,4 @@ def draw(path: Path, results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

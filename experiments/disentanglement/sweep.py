@@ -34,11 +34,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
 from experiments.common import plotting
+from experiments.common.command import command
 from experiments.common.progress import bar
 from experiments.datasets.shapes import shapes
 from jaxvae import nn, plots
@@ -166,4 +166,4 @@ def draw(path: Path, table: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
+from experiments.common.command import command
 from experiments.common.data import load
 from experiments.common.progress import bar
 from experiments.explorable import models
@@ -68,4 +68,4 @@ def shipped(key: jax.Array, *, fast: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import tyro
 from PIL import Image
 
+from experiments.common.command import command
 from experiments.explorable.page import FIGURES
 
 WIDTHS = (360, 1000)  # CSS pixels
@@ -94,4 +94,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

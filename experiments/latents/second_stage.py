@@ -43,11 +43,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, evaluate, generated, inputs, reconstructed
 from experiments.common.plotting import image_rows
@@ -243,4 +243,4 @@ def summary(results: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

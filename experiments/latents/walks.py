@@ -40,9 +40,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, generated, inputs
 from experiments.common.plotting import BLUE, RED, figure, save, styled
@@ -64,8 +64,8 @@ WAYS = {"linear": interpolate, "spherical": slerp}  # from one latent to another
 
 
 def main() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
     data = load("mnist", validation=10_000)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     images, digits = examples_of(data.train)
     xs = inputs(jax.random.key(97), images[:EM_ROWS], jaxvae.binarize)
     test = inputs(jax.random.key(99), jnp.asarray(data.test.images), jaxvae.binarize)
@@ -168,4 +168,4 @@ def draw_classes(path: Path, sheets: dict[str, jax.Array]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -37,6 +37,7 @@ import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.plotting import figure, save
 from experiments.datasets import labelled_tables
 from experiments.datasets.labelled_tables import GRADES, exchanged, measured
@@ -140,4 +141,4 @@ def draw(path: Path, table: nn.Table, frame: Any, scored: Any) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

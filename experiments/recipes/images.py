@@ -31,6 +31,7 @@ import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.plotting import colour_rows
 from experiments.datasets.photographs import SIDE, codec_bits, patches, read
 from jaxvae import distributions, nn, use
@@ -145,4 +146,4 @@ def drawn(likelihood: str, model: Any, images: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

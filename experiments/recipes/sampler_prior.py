@@ -27,6 +27,7 @@ from jax.tree_util import Partial
 from numpyro.handlers import seed, trace
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.samplers import in_turns
 from experiments.datasets.counties import draw, read
 from jaxvae import nn
@@ -130,6 +131,7 @@ def both(places: jax.Array) -> dict[str, Any]:
 
 
 def main(folder: tyro.conf.Positional[str] = "") -> None:
+    counties = read(folder) if folder else None
     for side in SIDES:
         line, keys = jnp.linspace(0.0, 1.0, side), jax.random.split(jax.random.key(5), SEEDS)
         places = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
@@ -138,8 +140,7 @@ def main(folder: tyro.conf.Positional[str] = "") -> None:
         data = [(expected, world["cases"]["value"]) for world in worlds]
         risks, key = [world["risk"]["value"] for world in worlds], jax.random.key(1)
         in_turns(both(places), key, data, risks, WARM_UP, DRAWS)
-    if folder:
-        counties = read(folder)
+    if counties is not None:
         data = [(jnp.asarray(counties.expected), jnp.asarray(counties.deaths))] * SEEDS
         models, key = both(jnp.asarray(counties.places)), jax.random.key(1)
         pairs = in_turns(models, key, data, [None] * SEEDS, WARM_UP, DRAWS)
@@ -147,4 +148,4 @@ def main(folder: tyro.conf.Positional[str] = "") -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

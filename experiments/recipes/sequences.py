@@ -17,6 +17,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.evaluate import each
 from experiments.common.plotting import forecast_bands
 from experiments.datasets.vowels import CHANNELS, LENGTH, SEEN, measured, read
@@ -132,4 +133,4 @@ def futures(model: Any, key: jax.Array, series: Any) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -33,6 +33,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.evaluate import each
 from experiments.common.plotting import figure, save
 from experiments.datasets.cells import measured, read, split
@@ -147,4 +148,4 @@ def draw(path: Path, latents: np.ndarray, types: np.ndarray, data: str) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

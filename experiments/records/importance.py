@@ -34,9 +34,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 import jaxvae
+from experiments.common.command import check_chosen, command
 from experiments.common.data import load
 from experiments.common.evaluate import inputs
 from experiments.importance_bounds import OBJECTIVES, make_vae
@@ -62,6 +62,8 @@ def main(
     epochs: of a run, over which the rate falls.
     held_out: training images to measure instead of the test images.
     """
+    check_chosen("--objectives", objectives, OBJECTIVES)
+    check_chosen("--seeds", seeds)
     splits = load("mnist", validation=held_out)
     images = jnp.asarray(splits.train.images)
     rows = splits.validation if held_out else splits.test
@@ -91,4 +93,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

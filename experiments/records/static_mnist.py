@@ -29,10 +29,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import check_chosen, command
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, inputs
 from experiments.records.runs import kept, measured
@@ -62,6 +62,7 @@ def make_vae(key: jax.Array) -> jaxvae.VAE:
 
 
 def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+    check_chosen("--seeds", seeds)
     data = load("binarized_mnist")
     train, test = jnp.asarray(data.train.images), jnp.asarray(data.test.images)
     looks = validation(OBJECTIVE, jax.random.key(97), jnp.asarray(data.validation.images))
@@ -87,4 +88,4 @@ def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -34,10 +34,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, generated, reconstructed
@@ -139,4 +139,4 @@ def codes(model: Any, key: jax.Array, xs: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

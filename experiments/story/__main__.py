@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
+from experiments.common.command import command
 from experiments.common.plotting import save
 from experiments.common.progress import bar
 from experiments.story import autoencoder, beta, covariance, em, evidence, gradients, lower_bound
@@ -48,4 +48,4 @@ def show(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

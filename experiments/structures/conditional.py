@@ -25,12 +25,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, inputs
@@ -151,4 +151,4 @@ def draw(model) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

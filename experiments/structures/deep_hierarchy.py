@@ -31,10 +31,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, log_marginals
@@ -156,4 +156,4 @@ def pictures(model: DeepHierarchy, xs: Any, temperatures: jax.Array) -> jax.Arra
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -29,11 +29,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.evaluate import each
 from experiments.common.forecasts import draw_futures, forecast_nlls
@@ -146,4 +146,4 @@ def forecast(model: Any, key: jax.Array, x: jax.Array) -> Any:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -32,11 +32,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.evaluate import each
 from experiments.common.plotting import BLACK, BLUE, GREY, ORANGE, figure, save, styled
@@ -228,4 +228,4 @@ def picture(test: Spikes, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

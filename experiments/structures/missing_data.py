@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each
@@ -178,4 +178,4 @@ def album(models: dict[str, Any], xs: jax.Array, masks: jax.Array) -> dict[str, 
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

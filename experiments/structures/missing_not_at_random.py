@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 from sklearn.datasets import load_wine
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from jaxvae import nn
 
@@ -105,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

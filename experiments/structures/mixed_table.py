@@ -31,13 +31,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logit
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.evaluate import each
 from experiments.datasets.mixed_table import clusters, table, truth
@@ -154,4 +154,4 @@ def measure(key: jax.Array, model: Any) -> dict[str, jax.Array]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -35,11 +35,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, inputs
@@ -189,4 +189,4 @@ def nlls(model: jaxvae.models.Multimodal, key: jax.Array, xs: Any, mask: Any) ->
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

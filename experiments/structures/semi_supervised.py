@@ -36,12 +36,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.scipy.special import logit
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.data import load
 from jaxvae import nn
 from jaxvae.protocols import mean_of
@@ -236,4 +236,4 @@ def choose(key: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

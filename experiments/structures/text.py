@@ -30,11 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax.tree_util import Partial
 
 import jaxvae
+from experiments.common.command import command
 from experiments.common.comparison import compare
 from experiments.common.evaluate import each
 from experiments.datasets.sentences import ALPHABET, LENGTH, TOPICS, read, sentences
@@ -167,4 +167,4 @@ def samples(model: Any, key: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

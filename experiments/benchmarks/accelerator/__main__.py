@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from experiments.benchmarks.accelerator.stages import FLAGS, STAGES, kind_of
+from experiments.common.command import command
 
 Record = dict[str, Any]
 STANDING = ("jaxvae", "PyTorch", "jaxvae in bfloat16", "PyTorch in bfloat16", "NumPyro")
@@ -246,4 +247,4 @@ def main(out: tyro.conf.Positional[Path]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from numpyro.contrib.hsgp.approximation import hsgp_matern
 from numpyro.handlers import seed, trace
 
+from experiments.common.command import command
 from experiments.common.samplers import measured, timed
 from experiments.recipes.sampler_prior import DRAWS, EXPECTED, WARM_UP, areas, both, process
 
@@ -48,4 +48,4 @@ def main(side: int = 10, seeds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)

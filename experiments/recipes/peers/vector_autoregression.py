@@ -13,6 +13,7 @@ import json
 import numpy as np
 import tyro
 
+from experiments.common.command import command
 from experiments.datasets.vowels import AHEAD, CHANNELS, SEEN, measured, read
 
 RIDGES = (0.0, 1.0, 10.0, 100.0, 1000.0)
@@ -81,4 +82,4 @@ def main(folder: tyro.conf.Positional[str]) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    command(main, __doc__)
