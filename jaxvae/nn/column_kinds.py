@@ -109,9 +109,10 @@ def _column(series: Any, wanted: str | None) -> Column:
 
 def _number_why(numbers: np.ndarray, whole: bool) -> str:
     """Why a column of numbers may be another kind."""
-    if whole and len(numbers) >= MANY and len(np.unique(numbers)) == len(numbers):
-        return AN_INDEX
-    return LONG_TAIL if has_long_tail(numbers) else ""
+    if has_long_tail(numbers):  # incomes, rounded: those of an index have none
+        return LONG_TAIL
+    index = whole and len(numbers) >= MANY and len(np.unique(numbers)) == len(numbers)
+    return AN_INDEX if index else ""
 
 
 def _kind(there: Any) -> tuple[str, str]:

@@ -151,6 +151,9 @@ def test_an_index_and_many_values_get_a_hint():
     assert town.endswith("90 values: ignored?")
     assert not [line for line in (n, x) if "?" in line]
     assert "?" not in str(nn.infer_table(frame, {"id": "number", "town": "category"}))
+    incomes = pd.DataFrame({"income": np.round(1e5 * rng.lognormal(size=200))})
+    assert incomes["income"].is_unique
+    assert str(nn.infer_table(incomes)).endswith("long tail: log?")
 
 
 def test_a_constant_number_is_0_and_not_nan():
