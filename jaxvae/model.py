@@ -17,11 +17,12 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.networks import BATCH
 
 
 @shown
+@swappable
 class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
     """The stock model: a NamedTuple of callable pytrees, so that it is a pytree itself.
 
@@ -51,6 +52,7 @@ class VAE(NamedTuple, Generic[Posterior, Likelihood, Prior]):
 
 
 @shown
+@swappable
 class VampVAE(NamedTuple, Generic[Posterior, Likelihood]):
     """A model with a VampPrior, the mixture of its own posteriors at learned pseudo-inputs.
 

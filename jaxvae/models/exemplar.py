@@ -12,11 +12,12 @@ from jaxvae.checks import Count, Integers, Key, Scalar, check_pair, checked
 from jaxvae.distributions import Mixture, Normal
 from jaxvae.model import VAE
 from jaxvae.protocols import Distribution, mean_of
-from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees import shown, swappable, value_of
 from jaxvae.pytrees.networks import BATCH
 
 
 @shown
+@swappable
 class ExemplarVAE(NamedTuple):
     """The Exemplar VAE, whose prior is a mixture about the codes of its data: Norouzi et al. 2020.
 

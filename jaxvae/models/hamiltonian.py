@@ -31,7 +31,7 @@ from jaxvae.protocols import (
     log_density,
     log_prob_of,
 )
-from jaxvae.pytrees import pytree, shown
+from jaxvae.pytrees import pytree, shown, swappable
 from jaxvae.pytrees.scanning import scan
 
 
@@ -118,6 +118,7 @@ class Leapfrog:
 
 
 @shown
+@swappable
 class HamiltonianVAE(NamedTuple):
     """The Hamiltonian VAE (HVAE): its posterior goes on by leapfrog steps on its own log p(x, z).
 

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxvae.checks import Tree, a_class_of, checked
 from jaxvae.distributions import Joint, Normal
 from jaxvae.protocols import Distribution
-from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees import shown, swappable, value_of
 
 
 @checked
@@ -84,6 +84,7 @@ def times(a: Any, b: Any) -> Any:
 
 
 @shown
+@swappable
 class Ladder(NamedTuple):
     """The ladder VAE: a deterministic way up, and a way down that inference and generation share.
 
@@ -160,6 +161,7 @@ class Block(NamedTuple):
 
 
 @shown
+@swappable
 class TopDown(NamedTuple):
     """A deep hierarchy whose levels share a stream of features on the way down: the VDVAE's.
 

@@ -29,7 +29,7 @@ from jaxvae.protocols import (
     method_of,
     posterior,
 )
-from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees import shown, swappable, value_of
 
 
 @checked
@@ -130,6 +130,7 @@ Functions = TypeAliasType("Functions", Annotated[Sequence[Callable[[Any], Any]],
 
 
 @shown
+@swappable
 class Multimodal(NamedTuple):
     """A model of examples with several modalities, any of which may be missing.
 

@@ -12,7 +12,7 @@ from jaxvae.checks import Tree, check_leaves, checked
 from jaxvae.distributions import Joint, Masked
 from jaxvae.distributions.special import float_type
 from jaxvae.protocols import Distribution, check_event, log_density
-from jaxvae.pytrees import pytree, shown
+from jaxvae.pytrees import pytree, shown, swappable
 
 
 @pytree
@@ -61,6 +61,7 @@ class MaskedBy:
 
 
 @shown
+@swappable
 class NotAtRandom(NamedTuple):
     """A model of rows whose gaps say something: p(x, s, z) = p(z) p(x|z) p(s|x). not-MIWAE.
 

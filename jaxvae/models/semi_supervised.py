@@ -22,7 +22,7 @@ from jaxvae.protocols import (
     posterior,
     prior,
 )
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.libraries import functional
 
 Labelled = Annotated[tuple[Any, Any], partial(check_pair, of="(x, y)")]
@@ -30,6 +30,7 @@ Labelled = Annotated[tuple[Any, Any], partial(check_pair, of="(x, y)")]
 
 @shown
 @kind("a LabelVAE; make one, jaxvae.models.LabelVAE(classify, given, labels)")
+@swappable
 class LabelVAE(NamedTuple):
     """A VAE with a class y beside z: p(y) p(z|y) p(x|y, z), inferred by q(y|x) q(z|x, y).
 

@@ -18,7 +18,7 @@ from jaxvae.models.hierarchical import TopDown
 from jaxvae.nn.convolutions import Down, Up, halvings
 from jaxvae.nn.heads import BernoulliHead, Head, Shape
 from jaxvae.nn.residual import ResidualBlock, ResidualCell
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, swappable
 
 BERNOULLI = BernoulliHead()
 
@@ -41,6 +41,7 @@ class Stage(NamedTuple):
 
 @shown
 @kind("a DeepHierarchy; make one, jaxvae.nn.deep_hierarchy(shape), or use elbo for any model")
+@swappable
 class DeepHierarchy(NamedTuple):
     """A deep hierarchy over images: residual cells on the way up, levels of latents down again.
 

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 import jax
@@ -66,6 +67,36 @@ def pytree(cls: type[T]) -> type[T]:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     made = hasattr(cls.__repr__, "__wrapped__")  # by `dataclass`: one that a class wrote stays
     return shown(cls) if made else cls
+
+
+def swappable(cls: type[T]) -> type[T]:
+    """A model, a named tuple, whose `_replace` says of what it can't replace which parts there are.
+
+    >>> from typing import NamedTuple
+    >>> @swappable
+    ... class Vamp(NamedTuple):
+    ...     pseudo_inputs: Any
+    ...     prior = property(lambda self: self.pseudo_inputs)
+    >>> Vamp(1.0)._replace(prior=2.0)
+    Traceback (most recent call last):
+    ValueError: Vamp: prior is made of its parts, expected one of these to replace: pseudo_inputs
+    """
+    of: Any = cls
+    replace = of._replace
+
+    @wraps(replace)
+    def replaced(self: Any, **parts: Any) -> Any:
+        for name in parts:
+            if name not in of._fields:
+                made = "is made of its parts" if hasattr(of, name) else "is no part of it"
+                raise ValueError(
+                    f"{of.__name__}: {name} {made}, expected one of these to replace: "
+                    f"{', '.join(of._fields)}"
+                )
+        return replace(self, **parts)
+
+    of._replace = replaced
+    return cls
 
 
 def stacked(d: T, shape: tuple[int, ...]) -> T:

@@ -498,3 +498,29 @@ class Bare:
 
     def log_prob(self, z):
         return -0.5 * jnp.sum(z**2)
+
+
+IDLE = jax.tree_util.Partial(lambda v: jv.StandardNormal((2,)))
+LEVELS = (IDLE,)
+OF_PARTS: dict[str, Any] = {
+    "VampVAE": jv.VampVAE(IDLE, IDLE, A),
+    "Ladder": jv.models.Ladder(LEVELS, LEVELS, IDLE(A), (), IDLE),
+    "Padded": jv.models.Padded(jv.VAE(IDLE, IDLE, IDLE(A))),
+}
+
+
+@pytest.mark.parametrize("name", OF_PARTS)
+def test_a_prior_that_is_made_of_parts_says_which_to_replace(name):
+    fields = ", ".join(OF_PARTS[name]._fields)
+    text = f"{name}: prior is made of its parts, expected one of these to replace: {fields}"
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        OF_PARTS[name]._replace(prior=IDLE(A))
+
+
+def test_what_is_no_part_says_which_there_are():
+    model: Any = jv.VAE(IDLE, IDLE, IDLE(A))
+    with pytest.raises(
+        ValueError, match=r"VAE: priors is no part of it, .*: encode, decode, prior"
+    ):
+        model._replace(priors=IDLE(A))
+    assert model._replace(prior=jv.StandardNormal((3,))).prior.shape == (3,)

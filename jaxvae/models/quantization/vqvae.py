@@ -29,13 +29,14 @@ from jaxvae.protocols import (
     log_prob_of,
     part,
 )
-from jaxvae.pytrees import shown
+from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import Optimizer
 from jaxvae.training.steps import Step, TrainState, train_step
 
 
 @shown
+@swappable
 class VQVAE(NamedTuple):
     """The VQ-VAE, a `Model` whose latents are indices of n codes: q(k|x) is all on one of them.
 

@@ -16,7 +16,7 @@ from jaxvae.evaluation.latent_space import Index
 from jaxvae.models.hierarchical import times
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.protocols import Conditional, Distribution, distribution
-from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees import shown, swappable, value_of
 from jaxvae.pytrees.scanning import scan
 
 
@@ -194,6 +194,7 @@ def _natural_of_one(d: MultivariateNormal) -> tuple[Array, Array]:
 
 
 @shown
+@swappable
 class StructuredVAE(NamedTuple):
     """The structured VAE (SVAE): q(z|x) ~ p(z) e(z; x), the prior times what a network makes of x.
 

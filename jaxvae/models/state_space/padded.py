@@ -13,10 +13,11 @@ from jaxvae.distributions import Masked
 from jaxvae.models.multimodal import whole
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.protocols import Distribution, Model, likelihood, posterior, prior
-from jaxvae.pytrees import shown, value_of
+from jaxvae.pytrees import shown, swappable, value_of
 
 
 @shown
+@swappable
 class Padded(NamedTuple):
     """A model of sequences of unequal length, padded to one: behind what is seen q is the prior.
 
