@@ -14,13 +14,13 @@ traversals.png.
 Ours, mean and standard deviation over seeds 0, 1, 2 (in brackets MIG of each), rate in nats:
 
     beta     rate             MIG                                  SAP             FactorVAE score
-      1   15.47 +- 0.25   0.04 +- 0.02  (.043, .056, .014)    0.11 +- 0.04    0.50 +- 0.08
-      2   10.81 +- 0.33   0.06 +- 0.04  (.027, .096, .050)    0.16 +- 0.12    0.58 +- 0.13
-      4    7.29 +- 0.10   0.06 +- 0.05  (.028, .119, .043)    0.19 +- 0.14    0.50 +- 0.08
-      8    5.09 +- 0.14   0.21 +- 0.12  (.194, .342, .107)    0.40 +- 0.14    0.70 +- 0.09
-     16    3.43 +- 0.13   0.11 +- 0.12  (.070, .019, .253)    0.27 +- 0.26    0.58 +- 0.17
+      1   15.39 +- 0.23   0.04 +- 0.02  (.041, .055, .020)    0.11 +- 0.05    0.51 +- 0.09
+      2   10.88 +- 0.42   0.05 +- 0.04  (.015, .095, .047)    0.15 +- 0.13    0.60 +- 0.11
+      4    7.29 +- 0.11   0.07 +- 0.05  (.027, .123, .046)    0.19 +- 0.14    0.50 +- 0.09
+      8    5.10 +- 0.15   0.21 +- 0.12  (.193, .340, .105)    0.40 +- 0.16    0.69 +- 0.09
+     16    3.43 +- 0.13   0.10 +- 0.13  (.038, .017, .250)    0.22 +- 0.26    0.53 +- 0.21
 
-7.6 minutes of processor time on one x86-64 core. Seeds differ as much as betas. The best, seed 1 at
+4.8 minutes of processor time on one x86-64 core. Seeds differ as much as betas. The best, seed 1 at
 beta 8, has x, y and scale in a latent each; its other latents are silent.
 """
 

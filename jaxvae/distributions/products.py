@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 from typing_extensions import TypeAliasType
 
 from jaxvae.checks import Numbers, Tree, checked, written
@@ -23,7 +24,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
     traced,
 )
-from jaxvae.pytrees import composed, pytree, value_of
+from jaxvae.pytrees import pytree, value_of
 
 
 @pytree
@@ -128,6 +129,15 @@ class Product:
 
 def _total(terms: list[Array]) -> Array:
     return jnp.sum(jnp.stack(terms)) if terms else jnp.zeros(())
+
+
+def composed(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Partial:
+    """x -> outer(inner(x)), a callable pytree as both are."""
+    return Partial(of_inner, outer, inner)
+
+
+def of_inner(outer: Callable[[Any], Any], inner: Callable[[Any], Any], x: Any) -> Any:
+    return outer(inner(x))
 
 
 Part = TypeAliasType("Part", Annotated[Any, check_density])

@@ -1,7 +1,7 @@
 """Pytrees: dataclasses as pytrees, constants that never train, and the paths of leaves."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.tree_util import Partial
 
 from jaxvae.checks import Tree, a_class_of, written
 from jaxvae.checks import is_key as is_key
@@ -260,15 +259,6 @@ def with_path(value: T, path: Tree) -> T:
     """`value`, with the derivative of `path` in place of its own: sg(value) + path - sg(path)."""
     sg = jax.lax.stop_gradient
     return jax.tree.map(lambda a, b: sg(a) + (b - sg(b)), value, path)
-
-
-def composed(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Partial:
-    """x -> outer(inner(x)), a callable pytree as both are."""
-    return Partial(of_inner, outer, inner)
-
-
-def of_inner(outer: Callable[[Any], Any], inner: Callable[[Any], Any], x: Any) -> Any:
-    return outer(inner(x))
 
 
 def paths(tree: Tree) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from jaxvae.batching import check_rows
 from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Count, Key, Tree, a_class_of, check_leaves, checked
 from jaxvae.distributions import Independent, Product
+from jaxvae.distributions.products import composed
 from jaxvae.evaluation.latent_space import Index
 from jaxvae.protocols import (
     Distribution,
@@ -27,7 +28,7 @@ from jaxvae.protocols import (
     sample_and_log_prob,
     traced,
 )
-from jaxvae.pytrees import composed, pytree, value_of
+from jaxvae.pytrees import pytree, value_of
 from jaxvae.pytrees.scanning import scan
 from jaxvae.regularizers import LatentSample
 

@@ -321,7 +321,7 @@ def test_validation_compares_rows_in_parts_of_equal_size():
 def test_early_stopping_says_what_it_can_not_use():
     with pytest.raises(ValueError, match="'loss' has a number at every step, expected one that"):
         run(callbacks=[early_stopping("loss", patience=3)])
-    with pytest.warns(UserWarning, match=r"'validation_los' was not measured .*; name a metric"):
+    with pytest.warns(UserWarning, match=r"'validation_los' is not measured .*; name a metric"):
         state, _ = run(callbacks=[early_stopping("validation_los", patience=3)])
     assert int(state.step) == 20
 
