@@ -135,7 +135,6 @@ def fit(
             given = partial(source.draw, data, key, call.rows)
             run = partial(_first_steps, step, data=data, draw=source.draw, mesh=mesh, layout=layout)
             new, every, finite = run(state, _known(count, source.size), call)
-            _check_steps(done, int(new.step), count)
             if taken and jax.process_count() == 1:
                 taken.clear()  # once
                 warn_if_dark("fit", (data, given(0)))
@@ -146,6 +145,7 @@ def fit(
                 except ReplayError as error:
                     raise watch.lost(error, {}) from None
             metrics = {name: m[:count] for name, m in on_host(every).items()}
+            _check_steps(done, int(new.step), count)
             history, patience = [*watch.parts, metrics], source.per_epoch or source.size
             error = diagnose(step, run, (state, new), given, call, history, finite, patience)
             if error is not None:
