@@ -252,15 +252,15 @@ def _normalized(v: Numbers) -> Array:
 def _around(key: Array, loc: Numbers, cosine: Array, sine: Array) -> Array:
     """cos(t) mu + sin(t) v, v uniform among the unit vectors across mu.
 
-    As mu moves, v turns with it, by the rotation that takes the one mu to the other along the great
-    circle: v stays uniform, and its derivative is of the size of v. That of a normal eps, projected
-    across mu and normalized, has infinite variance where d is 3.
+    v is a uniform u across the axis e nearest to mu, turned as the rotation does that takes e to
+    mu. Its derivative in mu is of the size of v; that of a normal eps, projected across mu and
+    normalized, has infinite variance where d is 3.
     """
     mu = _normalized(loc)
-    here = jax.lax.stop_gradient(mu)
-    eps = jax.random.normal(key, mu.shape, mu.dtype)
-    v = _normalized(jax.lax.stop_gradient(eps) - here * (here @ eps))
-    v -= (mu @ v) / (1.0 + here @ mu) * (here + mu)
+    nearest = jnp.arange(mu.size) == jnp.argmax(jnp.abs(mu))
+    e = jnp.where(nearest, jnp.sign(mu), 0.0)
+    u = _normalized(jnp.where(nearest, 0.0, jax.random.normal(key, mu.shape, mu.dtype)))
+    v = u - (mu @ u) / (1.0 + e @ mu) * (e + mu)
     return _normalized(cosine * mu + sine * v)
 
 
