@@ -92,13 +92,14 @@ def floating(v: Numbers) -> Array:
 def real(v: Numbers) -> Any:
     """v, in floats of the default kind where it is an array of whole numbers.
 
-    Squared as they are, these would overflow: the square of an int16 of 300 is 24464.
+    Squared as they are, these would overflow: the square of an int16 of 300 is 24464. A number of
+    Python's stays one, and takes the precision of what it meets.
 
     >>> real(jnp.int16(300)).dtype, real(0.5)
     (dtype('float32'), 0.5)
     """
-    whole = not isinstance(v, float) and not jnp.issubdtype(jnp.result_type(v), jnp.floating)
-    return floating(v) if whole else v
+    dtype = getattr(v, "dtype", jnp.floating)
+    return v if jnp.issubdtype(dtype, jnp.floating) else floating(v)
 
 
 def rounding(x: Any) -> float:

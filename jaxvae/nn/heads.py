@@ -23,16 +23,15 @@ from typing_extensions import TypeAliasType
 from jaxvae.checks import Numbers, check_array
 from jaxvae.distributions import (
     Bernoulli,
-    Categorical,
     Masked,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
     Product,
 )
+from jaxvae.distributions.discrete import open_categorical as open_categorical
 from jaxvae.nn.activations import WithOptions
 from jaxvae.nn.modules import Module
-from jaxvae.protocols import distribution
 
 D = TypeVar("D", covariant=True)
 
@@ -176,31 +175,6 @@ def OneHotHead() -> HeadOf[OneHotCategorical]:
     (3, 4)
     """
     return HeadOf(OneHotCategorical, (Real("n"),))
-
-
-@distribution
-@dataclass(frozen=True, eq=False)
-class OpenCategorical(Categorical):
-    """A `Categorical` whose last choice is whatever was never seen: it is scored and not drawn."""
-
-    def known(self) -> Categorical:
-        """That of the choices that were seen."""
-        return Categorical(jnp.asarray(self.logits)[..., :-1])
-
-    def sample(self, key: Array) -> Array:
-        return self.known().sample(key)
-
-
-def open_categorical(logits: Array) -> OpenCategorical:
-    """Choices among K, and as number K, of probability 1/1000, whatever was never seen.
-
-    >>> d = open_categorical(jnp.zeros((1, 4)))
-    >>> [round(float(p), 5) for p in jnp.exp(d.log_probs[0])]
-    [0.24975, 0.24975, 0.24975, 0.24975, 0.001]
-    """
-    known = jax.nn.log_softmax(logits) + jnp.log1p(-1e-3)
-    unseen = jnp.full_like(known[..., :1], jnp.log(1e-3))
-    return OpenCategorical(jnp.concatenate([known, unseen], axis=-1))
 
 
 class ProductHead(Module):

@@ -318,8 +318,7 @@ def quiet(model: M) -> M:
 
 def sinks_of(states: list[Any]) -> list[Any]:
     """Zeros, a gradient by which is what `new_state` reads."""
-    zeros = lambda leaf: jnp.zeros(1 + np.size(leaf), _sink_dtype(leaf))  # noqa: E731
-    return jax.tree.map(zeros, states)
+    return jax.tree.map(lambda leaf: jnp.zeros(1 + np.size(leaf), _sink_dtype(leaf)), states)
 
 
 def new_state(states: list[Any], slopes: list[Any]) -> list[Any]:

@@ -388,3 +388,9 @@ def test_a_bound_of_several_numbers_is_refused():
 
     with pytest.raises(ValueError, match=r"objective's bound has shape \(3,\), expected a number"):
         jv.batched(forgotten)(jnp.zeros(3), jax.random.key(0), jnp.ones((4, 3)))
+
+
+@pytest.mark.parametrize("of", [jv.Normal, jv.Laplace, partial(jv.StudentT, 4.0)])
+def test_numbers_of_pythons_take_the_precision_of_the_event(of):
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        assert of(0, 1).log_prob(jnp.ones((), dtype)).dtype == dtype
