@@ -486,16 +486,16 @@ def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
         program = jax.jit(lambda model: of(model)).lower(model)
         return program.compile()(model), "dynamic_slice" in program.as_text()
 
-    looped, picks_levels = found()
+    with monkeypatch.context() as looping:
+        looping.setattr(alike, "turns_at_once", lambda count: 1)
+        looped, picks_levels = found()
     assert picks_levels
-    monkeypatch.setattr(alike, "turns_at_once", lambda count: count)
     written_out, picks_levels = found()
     assert not picks_levels
     for a, b in zip(*map(jax.tree.leaves, (looped, written_out)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("count", "at_once"), [(1, 1), (4, 4), (30, 8)])
-def test_levels_are_written_out_on_an_accelerator_up_to_eight(monkeypatch, count, at_once):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+@pytest.mark.parametrize(("count", "at_once"), [(1, 1), (16, 16), (30, 8)])
+def test_levels_are_written_out_up_to_sixteen(count, at_once):
     assert alike.turns_at_once(count) == at_once

@@ -113,6 +113,19 @@ def test_remat_computes_the_inside_again():
     assert counts[1] > counts[0]
 
 
+def test_remat_takes_less_memory():
+    layers = nn.alike(partial(nn.MLP, (64,), (64,), hidden=(256,)), 8, rngs=nnx.Rngs(0))
+
+    def taken(remat):
+        def loss(each, xs):
+            return jnp.sum(jax.vmap(Alike(each, remat=remat))(xs))
+
+        program = jax.jit(jax.grad(loss)).lower(layers.each, jnp.ones((512, 64))).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert taken(remat=True) < taken(remat=False) / 2
+
+
 def test_without_jit_it_is_the_same():
     model = models()[0]
     bound, terms = deep_elbo(model, key(), X)
