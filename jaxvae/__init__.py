@@ -70,11 +70,11 @@ from jaxvae.gradients import sticking_the_landing as sticking_the_landing
 from jaxvae.gradients import straight_through as straight_through
 from jaxvae.gradients import vimco as vimco
 from jaxvae.model import VAE as VAE
+from jaxvae.model import Model as Model
 from jaxvae.model import VampVAE as VampVAE
 from jaxvae.model import generate as generate
 from jaxvae.model import reconstruct as reconstruct
 from jaxvae.protocols import Distribution as Distribution
-from jaxvae.protocols import Model as Model
 from jaxvae.protocols import mean_of as mean_of
 from jaxvae.protocols import sample_and_log_prob as sample_and_log_prob
 from jaxvae.pytrees import Constant as Constant

@@ -1,24 +1,57 @@
 """A model is three things: a prior p(z), a posterior q(z|x) and a likelihood p(x|z)."""
 
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from jaxvae.checks import Key, Numbers, Tree, checked
+from jaxvae.checks import Key, Numbers, Tree, a_class_of, check_leaves, checked
 from jaxvae.distributions import Mixture
-from jaxvae.protocols import (
-    Conditional,
-    Likelihood,
-    Model,
-    Posterior,
-    Prior,
-    likelihood,
-    posterior,
-    prior,
-)
+from jaxvae.protocols import D, Density, Distribution, check_distribution, log_prob_of
 from jaxvae.pytrees import shown, swappable
+from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import BATCH
+
+Posterior = TypeVar("Posterior", bound=Distribution, covariant=True)
+Likelihood = TypeVar("Likelihood", bound=Density, covariant=True)
+Prior = TypeVar("Prior", bound=Distribution, covariant=True)
+
+
+class Conditional(Protocol[D]):
+    """A callable that returns a distribution: q(z|x) of x, or p(x|z) of z."""
+
+    def __call__(self, event: Tree, /) -> D: ...
+
+
+class Model(Protocol[Posterior, Likelihood, Prior]):
+    """Any object with these three is a model. Data and latents may be any pytree.
+
+    Its type says what the three are, where that is known: the posterior of a `VAE` whose encoder
+    returns a `Normal` has a mean.
+
+    >>> from types import SimpleNamespace
+    >>> from jaxvae import Normal, StandardNormal, elbo
+    >>> of = lambda v: Normal(v, 1.0)
+    >>> model = SimpleNamespace(encode=of, decode=of, prior=StandardNormal((2,)))
+    >>> float(elbo(model, jax.random.key(0), jnp.ones(2))[1].rate)
+    1.0
+    """
+
+    @property
+    def encode(self) -> Conditional[Posterior]:
+        """x -> q(z|x)"""
+        ...
+
+    @property
+    def decode(self) -> Conditional[Likelihood]:
+        """z -> p(x|z)"""
+        ...
+
+    @property
+    def prior(self) -> Prior:
+        """p(z)"""
+        ...
 
 
 @shown
@@ -114,3 +147,54 @@ def generate(model: Model[Any, Likelihood, Any], key: Key) -> Likelihood:
     [2.0, 6.0]
     """
     return likelihood(model, prior(model).sample(key))
+
+
+def log_likelihood(model: Model, x: Tree, z: Tree) -> Array:
+    """log p(x|z), a scalar in nats; ValueError where x has not the shapes of its draws."""
+    check_leaves("model", "x", x)
+    return log_prob_of("decode(z)", likelihood(model, z), "x", x)
+
+
+def likelihood(model: Model[Any, Likelihood, Any], z: Tree) -> Likelihood:
+    """p(x|z), having checked that it is a distribution, else TypeError."""
+    p = part(model, "decode")(z)
+    check_distribution("model.decode returned", p)
+    return p
+
+
+def prior(model: Model[Any, Any, Prior]) -> Prior:
+    """p(z), having checked that it is a distribution, else TypeError."""
+    p = part(model, "prior")
+    check_distribution("model.prior is", p)
+    return p
+
+
+def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
+    """q(z|x), having checked that it is a distribution, else TypeError."""
+    check_leaves("model", "x", x)
+    q = part(model, "encode")(x)
+    check_distribution("model.encode returned", q)
+    return q
+
+
+def part(model: Any, name: str) -> Any:
+    """`model.encode`, `decode` or `prior`; TypeError where it has none that can be used."""
+    if hasattr(model, "opt_state"):
+        raise TypeError(
+            "model is a TrainState, expected its model, state.model; fit takes "
+            "jaxvae.train_step(objective, optimizer) and not the objective"
+        )
+    try:
+        part = getattr(functional(model), name)  # once: it may encode pseudo-inputs
+    except AttributeError as error:
+        of_y = "; of a function y -> model give model(y), given= beside rows, or " * callable(model)
+        of_y += "jaxvae.conditioned(objective)" * callable(model)
+        raise TypeError(
+            f"model is {a_class_of(model)} without {name}, expected an object with encode, "
+            f"decode and prior such as jaxvae.VAE(encode, decode, prior){of_y}: {error}"
+        ) from error
+    if name != "prior" and not callable(part):
+        raise TypeError(
+            f"model.{name} is {a_class_of(part)}, expected a function that returns a distribution"
+        )
+    return part

@@ -1,4 +1,4 @@
-"""What is asked of a distribution and of a model: methods, never a base class.
+"""What is asked of a distribution: methods, never a base class.
 
 A distribution needs two of them. Whatever else the library knows of its own classes it asks of the
 object first, whoever wrote it:
@@ -28,7 +28,7 @@ object first, whoever wrote it:
     support(x), booleans          bounds: log p = -inf outside        log_prob decides
 
 An error names the method to add; docs/new_method.md shows how. The functions here are how the rest
-of the library calls distributions and models.
+of the library calls distributions.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,6 @@ from jax import Array
 from jaxvae.checks import (
     Tree,
     a_class_of,
-    check_leaves,
     check_log_prob,
     check_shape,
     kind,
@@ -51,7 +50,6 @@ from jaxvae.checks import (
     written,
 )
 from jaxvae.pytrees import T, pytree, value_of
-from jaxvae.pytrees.libraries import functional
 
 
 def check_density(owner: str, name: str, d: object) -> None:
@@ -90,9 +88,6 @@ class Density(Protocol):
 
 
 D = TypeVar("D", bound=Density, covariant=True)
-Posterior = TypeVar("Posterior", bound=Distribution, covariant=True)
-Likelihood = TypeVar("Likelihood", bound=Density, covariant=True)
-Prior = TypeVar("Prior", bound=Distribution, covariant=True)
 
 
 def distribution(cls: type[T]) -> type[T]:
@@ -330,90 +325,3 @@ def mean_of(d: Distribution) -> Any:
             f"{type(of).__name__} has no mean; use a distribution that has one"
         )
     return mean
-
-
-class Conditional(Protocol[D]):
-    """A callable that returns a distribution: q(z|x) of x, or p(x|z) of z."""
-
-    def __call__(self, event: Tree, /) -> D: ...
-
-
-class Model(Protocol[Posterior, Likelihood, Prior]):
-    """Any object with these three is a model. Data and latents may be any pytree.
-
-    Its type says what the three are, where that is known: the posterior of a `VAE` whose encoder
-    returns a `Normal` has a mean.
-
-    >>> from types import SimpleNamespace
-    >>> from jaxvae import Normal, StandardNormal, elbo
-    >>> of = lambda v: Normal(v, 1.0)
-    >>> model = SimpleNamespace(encode=of, decode=of, prior=StandardNormal((2,)))
-    >>> float(elbo(model, jax.random.key(0), jnp.ones(2))[1].rate)
-    1.0
-    """
-
-    @property
-    def encode(self) -> Conditional[Posterior]:
-        """x -> q(z|x)"""
-        ...
-
-    @property
-    def decode(self) -> Conditional[Likelihood]:
-        """z -> p(x|z)"""
-        ...
-
-    @property
-    def prior(self) -> Prior:
-        """p(z)"""
-        ...
-
-
-def log_likelihood(model: Model, x: Tree, z: Tree) -> Array:
-    """log p(x|z), a scalar in nats; ValueError where x has not the shapes of its draws."""
-    check_leaves("model", "x", x)
-    return log_prob_of("decode(z)", likelihood(model, z), "x", x)
-
-
-def likelihood(model: Model[Any, Likelihood, Any], z: Tree) -> Likelihood:
-    """p(x|z), having checked that it is a distribution, else TypeError."""
-    p = part(model, "decode")(z)
-    check_distribution("model.decode returned", p)
-    return p
-
-
-def prior(model: Model[Any, Any, Prior]) -> Prior:
-    """p(z), having checked that it is a distribution, else TypeError."""
-    p = part(model, "prior")
-    check_distribution("model.prior is", p)
-    return p
-
-
-def posterior(model: Model[Posterior, Any, Any], x: Tree) -> Posterior:
-    """q(z|x), having checked that it is a distribution, else TypeError."""
-    check_leaves("model", "x", x)
-    q = part(model, "encode")(x)
-    check_distribution("model.encode returned", q)
-    return q
-
-
-def part(model: Any, name: str) -> Any:
-    """`model.encode`, `decode` or `prior`; TypeError where it has none that can be used."""
-    if hasattr(model, "opt_state"):
-        raise TypeError(
-            "model is a TrainState, expected its model, state.model; fit takes "
-            "jaxvae.train_step(objective, optimizer) and not the objective"
-        )
-    try:
-        part = getattr(functional(model), name)  # once: it may encode pseudo-inputs
-    except AttributeError as error:
-        of_y = "; of a function y -> model give model(y), given= beside rows, or " * callable(model)
-        of_y += "jaxvae.conditioned(objective)" * callable(model)
-        raise TypeError(
-            f"model is {a_class_of(model)} without {name}, expected an object with encode, "
-            f"decode and prior such as jaxvae.VAE(encode, decode, prior){of_y}: {error}"
-        ) from error
-    if name != "prior" and not callable(part):
-        raise TypeError(
-            f"model.{name} is {a_class_of(part)}, expected a function that returns a distribution"
-        )
-    return part

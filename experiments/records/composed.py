@@ -62,7 +62,7 @@ from experiments.records.gated import GatedMLP
 from experiments.records.runs import Gaussians, kept, measured, train
 from jaxvae import nn
 from jaxvae.bounds import log_mean_exp
-from jaxvae.protocols import log_likelihood
+from jaxvae.model import log_likelihood
 from jaxvae.training import averaged_model, validation
 
 SHAPE = (28, 28, 1)  # of an image

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AxisType
 
 import jaxvae
-from jaxvae.pytrees import is_key
+from jaxvae.checks import is_key
 from jaxvae.training import CheckpointError, Checkpoints, read_checkpoint
 from jaxvae.training.checkpoints.resuming import checkpoint_files
 

@@ -9,14 +9,16 @@ from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
-from jaxvae.protocols import (
-    Distribution,
+from jaxvae.model import (
     Model,
     likelihood,
     log_likelihood,
-    mean_of,
     posterior,
     prior,
+)
+from jaxvae.protocols import (
+    Distribution,
+    mean_of,
 )
 from jaxvae.pytrees import shown
 

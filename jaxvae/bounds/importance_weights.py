@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.protocols import (
-    Distribution,
+from jaxvae.model import (
     Model,
     log_likelihood,
-    log_prior_of,
     posterior,
     prior,
+)
+from jaxvae.protocols import (
+    Distribution,
+    log_prior_of,
     sample_and_log_prob,
 )
 

@@ -14,12 +14,14 @@ from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.independent import factors
 from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import check_values
-from jaxvae.protocols import (
-    Distribution,
+from jaxvae.model import (
     Model,
-    log_density,
     posterior,
     prior,
+)
+from jaxvae.protocols import (
+    Distribution,
+    log_density,
     sample_and_log_prob,
 )
 from jaxvae.pytrees import shown, value_of

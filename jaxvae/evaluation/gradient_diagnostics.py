@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxvae.batching import Objective
 from jaxvae.checks import Count, Key, Tree, checked, written
-from jaxvae.protocols import Model
+from jaxvae.model import Model
 from jaxvae.pytrees import shown, wide
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import statistics, with_state, without_state

@@ -14,15 +14,17 @@ from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.evaluation.chunks import at_once, chunked
 from jaxvae.evaluation.rows import check_values, model_at, paired
-from jaxvae.protocols import (
+from jaxvae.model import (
     Model,
-    default_promotion,
-    is_certain,
     likelihood,
     log_likelihood,
-    mean_of,
     posterior,
     prior,
+)
+from jaxvae.protocols import (
+    default_promotion,
+    is_certain,
+    mean_of,
     sample_and_log_prob,
 )
 from jaxvae.pytrees import shown, wide

@@ -17,18 +17,20 @@ from jaxvae.evaluation.rows import (
     is_masked,
     or_else,
 )
-from jaxvae.protocols import (
-    MissingMethodError,
+from jaxvae.model import (
     Model,
-    event_shape,
-    is_certain,
     likelihood,
-    log_density,
     log_likelihood,
-    mean_of,
-    method_of,
     posterior,
     prior,
+)
+from jaxvae.protocols import (
+    MissingMethodError,
+    event_shape,
+    is_certain,
+    log_density,
+    mean_of,
+    method_of,
     sample_and_log_prob,
 )
 from jaxvae.pytrees import arrays, value_of

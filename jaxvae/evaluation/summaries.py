@@ -13,11 +13,13 @@ from jaxvae.evaluation.datasets import evaluate
 from jaxvae.evaluation.diagnostics import active_units, rate_per_latent, rate_per_level
 from jaxvae.evaluation.rows import model_at
 from jaxvae.evaluation.use import Used
+from jaxvae.model import (
+    posterior,
+    prior,
+)
 from jaxvae.protocols import (
     MissingMethodError,
     is_certain,
-    posterior,
-    prior,
 )
 from jaxvae.pytrees import shown, value_of
 

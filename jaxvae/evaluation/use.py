@@ -52,7 +52,7 @@ from jaxvae.evaluation.rows import (
     latents,
     warn_of_outside,
 )
-from jaxvae.protocols import Model
+from jaxvae.model import Model
 from jaxvae.pytrees import shown
 from jaxvae.training.batches import is_frame
 

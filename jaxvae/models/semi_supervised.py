@@ -13,14 +13,16 @@ from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.discrete import enumeration
 from jaxvae.gradients.reparameterized import at_one_sample
-from jaxvae.protocols import (
-    Distribution,
+from jaxvae.model import (
     Model,
-    check_distribution,
     likelihood,
-    log_prob_of,
     posterior,
     prior,
+)
+from jaxvae.protocols import (
+    Distribution,
+    check_distribution,
+    log_prob_of,
 )
 from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.libraries import functional

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Tree, a_class_of
-from jaxvae.pytrees import is_key
+from jaxvae.checks import Tree, a_class_of, is_key
 from jaxvae.training import CheckpointError, CorruptCheckpointError
 from jaxvae.training.checkpoints.durable import make_folder, publish
 from jaxvae.training.checkpoints.files import version_of

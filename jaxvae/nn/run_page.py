@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from jaxvae.checks import Key, Tree
+from jaxvae.model import Model
 from jaxvae.nn.command_output import say, written
 from jaxvae.nn.file_training import UNSAID
 from jaxvae.nn.model_folders import is_saved
-from jaxvae.protocols import Model
 from jaxvae.training.checkpoints import checkpoint_files, newest_checkpoint, read_checkpoint
 
 LEFT_OUT = (*UNSAID, "preparation")  # of what is known of a run, too long for a line

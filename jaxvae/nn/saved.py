@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import Location, Tree, checked
+from jaxvae.checks import Location, Tree, checked, is_key
 from jaxvae.nn.descriptions import (
     OF_CONSTANT,
     STOCK,
@@ -49,7 +49,7 @@ from jaxvae.nn.model_folders import (
     shape_of,
     write_folder,
 )
-from jaxvae.pytrees import constant_leaves, is_key, paths, with_constant_leaves
+from jaxvae.pytrees import constant_leaves, paths, with_constant_leaves
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training import (
     CheckpointError,

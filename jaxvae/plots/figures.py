@@ -8,8 +8,8 @@ import numpy as np
 from jaxvae.checks import Count, Floats, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import decode_all
 from jaxvae.evaluation.rows import holds_bytes
+from jaxvae.model import Model
 from jaxvae.plots.style import BLUE, GREY, RED, figure, matplotlib, styled
-from jaxvae.protocols import Model
 
 SPLITS = {"train": (BLUE, "-"), "validation": (RED, "--")}
 NAMES = ("elbo", "loss", "rate", "distortion")

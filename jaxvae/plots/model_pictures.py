@@ -11,6 +11,7 @@ from jaxvae.checks import Key, Numbers, Positive, Tree, checked
 from jaxvae.evaluation import encode_all, use
 from jaxvae.evaluation.rows import first_model, holds_bytes
 from jaxvae.evaluation.use import Used
+from jaxvae.model import prior
 from jaxvae.plots.figures import (
     check_labels,
     image_grid,
@@ -20,7 +21,11 @@ from jaxvae.plots.figures import (
     level_rates,
     traversals,
 )
-from jaxvae.protocols import Distribution, MissingMethodError, event_shape, prior
+from jaxvae.protocols import (
+    Distribution,
+    MissingMethodError,
+    event_shape,
+)
 from jaxvae.pytrees import value_of
 
 SHOWN = 40  # rows beside their reconstructions

@@ -11,14 +11,16 @@ from jax import Array
 from jaxvae.batching import Objective, batch_mean
 from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_array, check_scalar, checked
+from jaxvae.model import (
+    Model,
+    likelihood,
+    posterior,
+)
 from jaxvae.protocols import (
     Distribution,
-    Model,
     has_path,
-    likelihood,
     log_prob_of,
     mean_of,
-    posterior,
 )
 from jaxvae.pytrees import shown
 from jaxvae.regularizers.adversarial import AdversarialPair, pair_of

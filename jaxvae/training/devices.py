@@ -7,8 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.batching import number_of_rows
-from jaxvae.checks import Tree, a_class_of, checked
-from jaxvae.pytrees import is_key
+from jaxvae.checks import Tree, a_class_of, checked, is_key
 
 
 def placed(mesh: Mesh | None, tree: Any) -> Any:

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_instance
-from jaxvae.pytrees import is_key
+from jaxvae.checks import check_instance, is_key
 from jaxvae.training.objectives import listed, static_names
 
 Grid = Annotated[Mapping[str, Any], partial(check_instance, of=Mapping, expected="name -> values")]

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree
-from jaxvae.pytrees import is_key, on_host, paths
+from jaxvae.checks import Tree, is_key
+from jaxvae.pytrees import on_host, paths
 
 
 class ReplayError(ArithmeticError):

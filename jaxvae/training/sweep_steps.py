@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.pytrees import is_key, shown
+from jaxvae.checks import Count, Key, Tree, checked, is_key
+from jaxvae.pytrees import shown
 from jaxvae.training.callbacks import Callback
 from jaxvae.training.grids import Grid, axes_and_points, names_what_is_static
 from jaxvae.training.steps import Metrics, Step, TrainState

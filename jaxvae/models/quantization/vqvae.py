@@ -20,6 +20,9 @@ from jaxvae.checks import (
     check_shape,
     checked,
 )
+from jaxvae.model import (
+    part,
+)
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.indices import Delta
 from jaxvae.models.quantization.quantizers import Codebook, Quantized
@@ -27,7 +30,6 @@ from jaxvae.protocols import (
     Distribution,
     check_distribution,
     log_prob_of,
-    part,
 )
 from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.libraries import functional

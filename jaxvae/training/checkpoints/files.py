@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checks import Location, Tree, a_class_of, checked
-from jaxvae.pytrees import constant_checksums, is_key, paths, shown
+from jaxvae.checks import Location, Tree, a_class_of, checked, is_key
+from jaxvae.pytrees import constant_checksums, paths, shown
 from jaxvae.training.checkpoints.durable import part_of, publish
 
 MAGIC = b"jaxvae checkpoint 1\n"

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxvae.checks import Tree
-from jaxvae.pytrees import is_key, paths
+from jaxvae.checks import Tree, is_key
+from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import first_difference, version_of
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from jaxvae.checks import Tree
-from jaxvae.pytrees import constant_checksums, is_key, paths
+from jaxvae.checks import Tree, is_key
+from jaxvae.pytrees import constant_checksums, paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
     CorruptCheckpointError,

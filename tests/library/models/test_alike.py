@@ -121,7 +121,9 @@ def test_remat_takes_less_memory():
             return jnp.sum(jax.vmap(Alike(each, remat=remat))(xs))
 
         program = jax.jit(jax.grad(loss)).lower(layers.each, jnp.ones((512, 64))).compile()
-        return program.memory_analysis().temp_size_in_bytes
+        analysis = program.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     assert taken(remat=True) < taken(remat=False) / 2
 

@@ -15,8 +15,8 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae import nn
+from jaxvae.model import posterior
 from jaxvae.nn.linen import linen_network
-from jaxvae.protocols import posterior
 from jaxvae.pytrees.libraries import equinox_network, functional
 from jaxvae.pytrees.networks import Network, in_training, statistics
 from jaxvae.training.averaging import average_parameters, averaged_model

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 from jaxvae import VAE, Constant, StandardNormal, init_state, nn
-from jaxvae.pytrees import is_key, paths
+from jaxvae.checks import is_key
+from jaxvae.pytrees import paths
 from jaxvae.training import (
     CheckpointError,
     CorruptCheckpointError,
