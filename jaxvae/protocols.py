@@ -18,6 +18,7 @@ object first, whoever wrote it:
     sample_relaxed(key, t)        gumbel_softmax                      an error
     choices()                     reinmax, gumbel_rao, relax          an error
     log_prob_relaxed(z)           what a relaxed draw is scored with  log_prob
+    log_prob_of_each(z), of K     Mixture                             log_prob, of one by one
     cdf(z), beside unstack()      Mixture                             draws have no derivative
     times(q)                      product_of_experts, Ladder          the library's, or an error
     levels_at(z)                  the rates of `Descent`'s levels     the rate of the whole

@@ -59,7 +59,7 @@ from experiments.common.command import check_chosen, command
 from experiments.common.data import load
 from experiments.common.evaluate import inputs
 from experiments.records.gated import GatedMLP
-from experiments.records.runs import Gaussians, kept, measured, train
+from experiments.records.runs import kept, measured, train
 from jaxvae import nn
 from jaxvae.bounds import log_mean_exp
 from jaxvae.model import log_likelihood
@@ -119,7 +119,7 @@ class Composed(NamedTuple):
     def prior(self) -> Any:
         p = jaxvae.StandardNormal((LATENT,))
         if self.pseudo_inputs is not None:
-            p = Gaussians(jax.vmap(self.top)(self.pseudo_inputs))
+            p = jaxvae.Mixture(jnp.zeros(PSEUDO_INPUTS), jax.vmap(self.top)(self.pseudo_inputs))
         return p if self.given_top is None else jaxvae.Joint(p, self.given_top)
 
 

@@ -1,17 +1,15 @@
-"""What the scripts of this folder share: what a run is measured by, where that is kept, a prior."""
+"""What the scripts of this folder share: what a run is measured by, and where that is kept."""
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxvae
 from jaxvae import evaluation
-from jaxvae.bounds import log_mean_exp
 from jaxvae.training import average_parameters, json_lines
 
 AVERAGED = 0.02  # of the steps, the last of which are in the average of the parameters
@@ -74,27 +72,3 @@ def kept(folder: Path, seed: int, numbers: dict[str, Any]) -> None:
     values = [found["NLL"] for found in every]
     spread = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     print(f"{folder.name}: {np.mean(values):.2f}{spread} nats, {len(values)} seeds", flush=True)
-
-
-class Gaussians(NamedTuple):
-    """1/K sum_k N(z; mu_k, diag sigma_k^2) by two products of matrices, [d] with [K, d].
-
-    `Mixture` subtracts each mean from each z first, which is exact for the smallest sigma and, of
-    500 means and 1,000 draws a step, takes four fifths of the step.
-    """
-
-    each: jaxvae.Normal  # [K, d]
-
-    def sample(self, key: jax.Array) -> jax.Array:
-        return self._mixture.sample(key)
-
-    def log_prob(self, z: jax.Array) -> jax.Array:
-        mu, sigma = self.each.loc, self.each.scale
-        precision = sigma**-2
-        quadratic = z**2 @ precision.T - 2.0 * z @ (mu * precision).T
-        constant = jnp.sum(mu**2 * precision + jnp.log(2.0 * jnp.pi * sigma**2), axis=-1)
-        return log_mean_exp(-0.5 * (quadratic + constant))
-
-    @property
-    def _mixture(self) -> jaxvae.Mixture:
-        return jaxvae.Mixture(jnp.zeros(len(self.each.loc)), self.each)

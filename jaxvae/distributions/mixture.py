@@ -70,8 +70,10 @@ class Mixture(Generic[D]):
         return self._score(log_density_relaxed, z)
 
     def _score(self, log_density: Callable[[Any, Any], Array], z: Tree) -> Array:
-        each = jax.vmap(lambda d: log_density(d, z))(arrays(self.components))
-        log_p = self._log_weights + each
+        log_weights, components = self._log_weights, arrays(self.components)
+        of_each = getattr(components, "log_prob_of_each", None)
+        each = of_each(z) if of_each else jax.vmap(lambda d: log_density(d, z))(components)
+        log_p = log_weights + each
         possible = jnp.any(log_p > -jnp.inf)  # else logsumexp has no gradient
         return jnp.where(possible, logsumexp(jnp.where(possible, log_p, 0.0)), -jnp.inf)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtr
 
-from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, checked, refuse_bytes
+from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, check_shape, checked, refuse_bytes
+from jaxvae.distributions.distances import squared_distances
 from jaxvae.distributions.special import float_type, real
 from jaxvae.protocols import (
     check_factor,
@@ -101,6 +102,18 @@ class Normal:
         refuse_bytes("Normal.log_prob", z)
         z, loc, scale = in_a_row(real(z), real(self.loc), self.scale)
         return Normal(loc, scale)._log_density((z - loc) / scale)
+
+    def log_prob_of_each(self, z: Tree) -> Array:
+        """log p_k(z) of K along the leading axis of the leaves, [K]: see `squared_distances`."""
+        shape = jax.tree.map(lambda leaf: leaf[0], self).shape
+        check_shape("Normal.log_prob", "event", z, shape)
+        refuse_bytes("Normal.log_prob", z)
+        z, loc, scale = jnp.asarray(real(z)), real(self.loc), self.scale
+        dtype, k = jnp.result_type(z, loc, scale), len(loc)
+        loc = loc.reshape(k, -1).astype(dtype)
+        scale = jnp.broadcast_to(scale.reshape(k, -1), loc.shape).astype(dtype)
+        distances = squared_distances(z.reshape(-1).astype(dtype), loc, scale)
+        return -0.5 * distances - jnp.sum(jnp.log(scale) + 0.5 * LOG_2PI, axis=1)
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         # log q is read off eps: (z - mu) / sigma would lose digits when sigma is small beside mu

@@ -1,0 +1,84 @@
+"""Distances to many Gaussians at once, whose slopes are matrix products."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from jaxvae.pytrees import wide
+
+TURN = (
+    16  # coordinates of a turn: on a CPU, of 8 to 24 and of all the fastest for 10 to 100 of them
+)
+
+
+@jax.custom_jvp
+def squared_distances(z: Array, loc: Array, scale: Array) -> Array:
+    """sum_i ((z_i - mu_ki) / sigma_ki)^2 for each of K diagonal Gaussians, [K].
+
+    Its value is summed term by term, with no array larger than [K]. Its slopes are those of
+
+        sum_i z_i^2 w_ki - 2 z_i (mu_ki w_ki) + mu_ki^2 w_ki,   w = 1 / sigma^2,
+
+    matrix products, one for all z under `vmap`, which lose (spread of mu / sigma)^2 roundings.
+    Where that is more than a hundredth, they are taken term by term too.
+
+    Args:
+      z: [d].
+      loc: mu, [K, d].
+      scale: sigma > 0, [K, d].
+
+    >>> squared_distances(jnp.array([1.0, 0.0]), jnp.eye(2), jnp.full((2, 2), 0.5)).tolist()
+    [0.0, 8.0]
+    """
+    k, d = loc.shape
+    turns = -(-d // TURN)
+
+    def by_turns(a: Array) -> Array:  # [d, ...], and zeros that add nothing
+        padded = jnp.pad(a, ((0, TURN * turns - d), *[(0, 0)] * (a.ndim - 1)))
+        return padded.reshape(turns, TURN, *a.shape[1:])
+
+    def turn(total: Array, terms: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        for z_i, loc_i, precision_i in zip(*terms, strict=True):
+            total = total + wide(jnp.square((z_i - loc_i) * precision_i))
+        return total, None
+
+    terms = by_turns(z), by_turns(loc.T), by_turns(1.0 / scale.T)
+    start = wide(jnp.zeros(k, loc.dtype))
+    return jax.lax.scan(turn, start, terms)[0].astype(loc.dtype)
+
+
+@partial(squared_distances.defjvp, symbolic_zeros=True)
+def _with_slopes(given: tuple[Array, ...], moved: tuple[Any, ...]) -> tuple[Array, Array]:
+    z, loc, scale = given
+    centre = jnp.mean(loc, axis=0, keepdims=True)
+    lost = jnp.finfo(loc.dtype).eps * jnp.max(jnp.square((loc - centre) / scale))
+    moving = {i: by for i, by in enumerate(moved) if not isinstance(by, SymbolicZero)}
+
+    def slope_of(f: Callable[..., Array]) -> Callable[..., Array]:
+        def slope(given: tuple[Array, ...], moving: dict[int, Array]) -> Array:
+            def of_moving(moving: dict[int, Array]) -> Array:
+                return f(*(moving.get(i, a) for i, a in enumerate(given)))
+
+            return jax.jvp(of_moving, ({i: given[i] for i in moving},), (moving,))[1]
+
+        # from its arguments on the way back, or zeros for the branch not taken would be kept
+        return jax.checkpoint(slope)
+
+    centred = z - centre[0], loc - centre, scale
+    slope = jax.lax.cond(lost < 0.01, slope_of(_products), slope_of(_terms), centred, moving)
+    return squared_distances(z, loc, scale), slope
+
+
+def _products(z: Array, loc: Array, scale: Array) -> Array:
+    w = jnp.square(1.0 / scale)
+    with jax.default_matmul_precision("highest"):  # accelerators take fewer digits of a product
+        return w @ jnp.square(z) - 2.0 * (loc * w) @ z + jnp.sum(jnp.square(loc) * w, axis=1)
+
+
+def _terms(z: Array, loc: Array, scale: Array) -> Array:
+    return jnp.sum(jnp.square((z[None] - loc) / scale), axis=1)
