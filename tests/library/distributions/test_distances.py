@@ -1,6 +1,6 @@
 """Distances to many Gaussians: the terms' value, and their slopes by matrix products."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,25 @@ def test_a_mixture_of_normals_is_that_of_its_components_one_by_one(x64, shape, o
         found,
         of(apart)(mixture, z),
     )
+
+
+def test_components_of_ones_own_are_asked_first():
+    @jv.pytree
+    @dataclass(frozen=True)
+    class Point:
+        loc: jax.Array
+
+        def sample(self, key):
+            return self.loc
+
+        def log_prob(self, z):
+            raise AssertionError("one by one")
+
+        def log_prob_of_each(self, z):
+            return -jnp.abs(z - self.loc)
+
+    found = jv.Mixture(jnp.zeros(2), Point(jnp.array([0.0, 3.0]))).log_prob(jnp.array(1.0))
+    assert float(found) == pytest.approx(np.log((np.exp(-1.0) + np.exp(-2.0)) / 2.0))
 
 
 def test_what_has_no_place_among_the_components_is_told():
