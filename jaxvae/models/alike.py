@@ -1,4 +1,4 @@
-"""Levels as data: modules alike are stacked, and compile once however many they are.
+"""Levels as data: modules alike are stacked, and traced once however many they are.
 
 `Alike` of `Block`s is a `Block` itself, so that a `TopDown` takes runs of levels as it takes one;
 `deep_elbo` is the ELBO of a `TopDown` in a single way down.
@@ -43,7 +43,7 @@ def turns_at_once(count: int) -> int:
 @pytree
 @dataclass(frozen=True, eq=False)
 class Alike:
-    """n modules alike, as data: one compiled body of a loop, whatever n.
+    """n modules alike, as data: one traced body, written out up to sixteen times, else a loop.
 
     A function is x -> m_n(... m_1(x)). Of `Block`s it is a `Block`: n levels of a `TopDown`, whose
     latents have a leading axis of n and whose features of x are shared.

@@ -150,7 +150,7 @@ def deep_hierarchy(
 
 @checked
 def alike(make: Callable[..., Any], count: Count, *, rngs: nnx.Rngs, remat: bool = False) -> Alike:
-    """`count` modules, or blocks of modules, of keys of their own, that compile as one.
+    """`count` modules, or blocks of modules, of keys of their own, traced as one.
 
     Args:
       make: `(*, rngs) -> module`, or what is made of modules.
