@@ -39,8 +39,9 @@ class Checkpoints(NamedTuple):
       score: (state, metrics since the last look) -> a number, the lower the better, to say which is
         the best: on validation data for instance. By default the mean loss. (`early_stopping` has
         its own metric, and keeps its best state.)
-      share: of the run's time that saving may take. It is the pace: after a save that took 10 ms
-        the next comes no sooner than a second later, at a look.
+      share: of the run's time that saving may take. It is the pace: after saves that took 10 ms
+        the next comes no sooner than a second later, at a look. Of the last two the shorter
+        counts: one in which the disk hung, or the process was suspended, puts off no other.
       config: what makes this run what it is, anything that JSON holds. One that finds another
         configuration in its folder does not go on.
 

@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,7 +54,8 @@ class Store:
         self.folder, self.settings, self.key = Path(checkpoints.folder), checkpoints, key
         self.source, self.newest = source, -1
         self.leads = jax.process_index() == 0
-        self.saved_at, self.cost = time.monotonic(), 0.0
+        self.saved_at = time.monotonic()
+        self.costs: deque[float] = deque(maxlen=2)  # seconds of the last saves
         self.looks, self.stack = 0, ExitStack()
 
     def __enter__(self) -> "Store":
@@ -195,7 +197,7 @@ class Store:
         began = time.monotonic()
         self.save(state, metrics, score)
         self.saved_at = time.monotonic()
-        self.cost = self.saved_at - began
+        self.costs.append(self.saved_at - began)
 
     def _score(self, state: Tree, since: Mapping[str, np.ndarray]) -> float:
         score = self.settings.score or (lambda _, metrics: np.mean(metrics["loss"]))
@@ -218,7 +220,8 @@ class Store:
     ) -> None:
         """Save where it is time to, or where the run is to stop; then stop it."""
         now = time.monotonic()
-        due = last or (now - self.saved_at) * self.settings.share >= self.cost
+        cost = min(self.costs, default=0.0)  # one during which the process stood still is none
+        due = last or (now - self.saved_at) * self.settings.share >= cost
         number = self.received.number
         if jax.process_count() > 1:  # all save the same step, or none
             from jax.experimental import multihost_utils

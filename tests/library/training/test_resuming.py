@@ -148,6 +148,24 @@ def test_saving_keeps_its_share_of_the_time(tmp_path, monkeypatch):
     assert saved == [5, 10, 15, 20]
 
 
+def test_a_save_that_hung_puts_off_no_other(tmp_path, monkeypatch):
+    """As when the disk hangs, or the process is suspended: and one save takes years."""
+    run(None, steps_per_call=1)
+    clock, hung, save = iter(range(10**6)), [0], store.save_checkpoint
+
+    def slow(path, *args, **options):
+        hung[0] += 10**8 if path.name.endswith("10.ckpt") else 0
+        save(path, *args, **options)
+
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) + hung[0])
+    monkeypatch.setattr(store, "save_checkpoint", slow)
+    saved = []
+    score = lambda state, metrics: saved.append(int(state.step)) or 0.0
+    settings = Checkpoints(tmp_path, keep=50, score=score, share=0.2)
+    run(tmp_path, checkpoints=settings, steps_per_call=1)
+    assert saved == [5, 10, 15, 20]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
     whole = run(None)
     with pytest.raises(KeyboardInterrupt):
