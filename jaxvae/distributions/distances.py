@@ -56,7 +56,8 @@ def squared_distances(z: Array, loc: Array, scale: Array) -> Array:
 def _with_slopes(given: tuple[Array, ...], moved: tuple[Any, ...]) -> tuple[Array, Array]:
     z, loc, scale = given
     centre = jnp.mean(loc, axis=0, keepdims=True)
-    lost = jnp.finfo(loc.dtype).eps * jnp.max(jnp.square((loc - centre) / scale))
+    steepest = jnp.max(jnp.square(jax.lax.stop_gradient((loc - centre) / scale)))
+    digits_left = everywhere(jnp.finfo(loc.dtype).eps * steepest < 0.01)
     moving = {i: by for i, by in enumerate(moved) if not isinstance(by, SymbolicZero)}
 
     def slope_of(f: Callable[..., Array]) -> Callable[..., Array]:
@@ -70,8 +71,23 @@ def _with_slopes(given: tuple[Array, ...], moved: tuple[Any, ...]) -> tuple[Arra
         return jax.checkpoint(slope)
 
     centred = z - centre[0], loc - centre, scale
-    slope = jax.lax.cond(lost < 0.01, slope_of(_products), slope_of(_terms), centred, moving)
+    slope = jax.lax.cond(digits_left, slope_of(_products), slope_of(_terms), centred, moving)
     return squared_distances(z, loc, scale), slope
+
+
+@jax.custom_batching.custom_vmap
+def everywhere(flag: Array) -> Array:
+    """The flag: under `vmap` one for all, whether all are set, so that a `cond` of it stays one.
+
+    >>> jax.vmap(lambda x: jnp.where(everywhere(x > 0.0), x, 0.0))(jnp.array([1.0, -1.0])).tolist()
+    [0.0, 0.0]
+    """
+    return flag
+
+
+@everywhere.def_vmap
+def _of_all(size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return everywhere(jnp.all(flag, axis=0)), False
 
 
 def _products(z: Array, loc: Array, scale: Array) -> Array:

@@ -80,6 +80,21 @@ def test_a_mixture_of_normals_is_that_of_its_components_one_by_one(x64, shape, o
     )
 
 
+@pytest.mark.parametrize("narrow", [1.0, 1e-9])
+def test_of_many_mixtures_at_once_each_is_its_own(x64, narrow):
+    """Were one of them too narrow for products, all would go term by term."""
+    of_each = jax.tree.map(lambda *rows: jnp.stack(rows), near(6), near(6, scale=narrow))
+
+    def total(*of_each):
+        return jnp.sum(jax.vmap(log_total(squared_distances))(*of_each))
+
+    found = jax.grad(total, (0, 1, 2))(*of_each)
+    for i in range(2):
+        exact = jax.grad(log_total(term_by_term), (0, 1, 2))(*(a[i] for a in of_each))
+        for a, b in zip(found, exact, strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-9, atol=1e-9 * np.max(np.abs(b)))
+
+
 def test_components_of_ones_own_are_asked_first():
     @jv.pytree
     @dataclass(frozen=True)
