@@ -31,7 +31,7 @@ brackets their number where it is two), and minutes of processor time of a seed 
 (AMD, but 145 on Intel), evaluation included:
 
                        dynamic MNIST          Fashion-MNIST
-    plain              84.77          16      228.98 +- .17 (2)   16
+    plain              84.77          16      228.96 +- .13       16
     VampPrior alone                           227.22 +- .02 (2)   29
     DReG               81.06 +- .02   80      226.23 +- .003      86
 
