@@ -9,17 +9,8 @@ from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_shape, checked
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
-from jaxvae.model import (
-    Model,
-    likelihood,
-    log_likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    mean_of,
-)
+from jaxvae.model import Model, likelihood, log_likelihood, posterior, prior
+from jaxvae.protocols import Distribution, mean_of
 from jaxvae.pytrees import shown
 
 

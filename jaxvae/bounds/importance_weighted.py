@@ -13,10 +13,7 @@ from jaxvae.bounds.importance_weights import importance_term, sample_keys
 from jaxvae.bounds.reductions import log_mean_exp, log_power_mean, maximum, thermodynamic
 from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, Reduction, pathwise
-from jaxvae.model import (
-    Model,
-    posterior,
-)
+from jaxvae.model import Model, posterior
 
 Bound = tuple[Array, Array]
 """The bound, a scalar in nats, and the log-weights, shape [K], or [M, K] of M groups."""

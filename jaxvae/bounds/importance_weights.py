@@ -8,17 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.model import (
-    Model,
-    log_likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    log_prior_of,
-    sample_and_log_prob,
-)
+from jaxvae.model import Model, log_likelihood, posterior, prior
+from jaxvae.protocols import Distribution, log_prior_of, sample_and_log_prob
 
 
 @checked

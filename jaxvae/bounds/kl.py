@@ -17,12 +17,7 @@ from jaxvae.checks import Nats, Scalar, Tree, checked
 from jaxvae.distributions import Joint
 from jaxvae.distributions.kl import closed_form, kl_divergence
 from jaxvae.gradients.reparameterized import Held, hold
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    log_density_relaxed,
-    log_prior_of,
-)
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed, log_prior_of
 from jaxvae.pytrees import value_of
 
 KL = Callable[..., Array]

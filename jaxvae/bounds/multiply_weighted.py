@@ -13,11 +13,7 @@ from jaxvae.bounds.importance_weighted import Bound, importance_bound, iwae
 from jaxvae.bounds.reductions import convex_combination, mean_log_mean_exp
 from jaxvae.checks import Count, Key, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, hold, pathwise
-from jaxvae.model import (
-    VAE,
-    Model,
-    part,
-)
+from jaxvae.model import VAE, Model, part
 
 
 @checked

@@ -17,10 +17,7 @@ from jaxvae.bounds.importance_weights import importance_term, sample_keys
 from jaxvae.bounds.reductions import log_power_mean, thermodynamic
 from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Estimator, pathwise
-from jaxvae.model import (
-    Model,
-    posterior,
-)
+from jaxvae.model import Model, posterior
 from jaxvae.protocols import log_prob_of
 
 

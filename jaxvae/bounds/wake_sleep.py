@@ -10,16 +10,8 @@ from jax import Array
 from jaxvae.bounds.importance_weighted import Bound, iwae
 from jaxvae.checks import Count, Key, Scalar, Tree, checked
 from jaxvae.gradients.score import wake
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    log_prob_of,
-    method_of,
-)
+from jaxvae.model import Model, likelihood, posterior, prior
+from jaxvae.protocols import log_prob_of, method_of
 
 
 @checked

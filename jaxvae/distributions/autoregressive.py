@@ -9,13 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree
-from jaxvae.protocols import (
-    distribution,
-    has_path,
-    log_density,
-    log_density_relaxed,
-    traced,
-)
+from jaxvae.protocols import distribution, has_path, log_density, log_density_relaxed, traced
 from jaxvae.pytrees import wide
 
 

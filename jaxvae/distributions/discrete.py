@@ -29,10 +29,7 @@ from jaxvae.checks import (
     within,
 )
 from jaxvae.distributions.special import log_bernoulli, weighted
-from jaxvae.protocols import (
-    check_factor,
-    distribution,
-)
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row
 
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"

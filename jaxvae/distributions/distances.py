@@ -11,9 +11,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxvae.pytrees import wide
 
-TURN = (
-    16  # coordinates of a turn: on a CPU, of 8 to 24 and of all the fastest for 10 to 100 of them
-)
+# coordinates of a turn: the fastest of 8 to 24 and of all at once, on a CPU, for 20 to 100 of them
+TURN = 16
 
 
 @jax.custom_jvp
@@ -24,8 +23,9 @@ def squared_distances(z: Array, loc: Array, scale: Array) -> Array:
 
         sum_i z_i^2 w_ki - 2 z_i (mu_ki w_ki) + mu_ki^2 w_ki,   w = 1 / sigma^2,
 
-    matrix products, one for all z under `vmap`, which lose (spread of mu / sigma)^2 roundings.
-    Where that is more than a hundredth, they are taken term by term too.
+    matrix products, one for all z under `vmap`, which lose (spread of mu / sigma)^2 roundings: of
+    trained VampPriors, 2e-5 in float32. Where that is above 1e-3, they are taken term by term too,
+    at a tenth of the speed.
 
     Args:
       z: [d].
@@ -36,15 +36,16 @@ def squared_distances(z: Array, loc: Array, scale: Array) -> Array:
     [0.0, 8.0]
     """
     k, d = loc.shape
-    turns = -(-d // TURN)
+    size = max(min(TURN, d), 1)
+    turns = -(-d // size)
 
     def by_turns(a: Array) -> Array:  # [d, ...], and zeros that add nothing
-        padded = jnp.pad(a, ((0, TURN * turns - d), *[(0, 0)] * (a.ndim - 1)))
-        return padded.reshape(turns, TURN, *a.shape[1:])
+        padded = jnp.pad(a, ((0, size * turns - d), *[(0, 0)] * (a.ndim - 1)))
+        return padded.reshape(turns, size, *a.shape[1:])
 
     def turn(total: Array, terms: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        for z_i, loc_i, precision_i in zip(*terms, strict=True):
-            total = total + wide(jnp.square((z_i - loc_i) * precision_i))
+        for z_i, loc_i, per_scale_i in zip(*terms, strict=True):
+            total = total + wide(jnp.square((z_i - loc_i) * per_scale_i))
         return total, None
 
     terms = by_turns(z), by_turns(loc.T), by_turns(1.0 / scale.T)
@@ -55,9 +56,8 @@ def squared_distances(z: Array, loc: Array, scale: Array) -> Array:
 @partial(squared_distances.defjvp, symbolic_zeros=True)
 def _with_slopes(given: tuple[Array, ...], moved: tuple[Any, ...]) -> tuple[Array, Array]:
     z, loc, scale = given
-    centre = jnp.mean(loc, axis=0, keepdims=True)
-    steepest = jnp.max(jnp.square(jax.lax.stop_gradient((loc - centre) / scale)))
-    digits_left = everywhere(jnp.finfo(loc.dtype).eps * steepest < 0.01)
+    widest = jnp.max(jnp.square((loc - _centre(loc)) / scale))
+    digits_left = everywhere(jnp.finfo(loc.dtype).eps * jax.lax.stop_gradient(widest) < 1e-3)
     moving = {i: by for i, by in enumerate(moved) if not isinstance(by, SymbolicZero)}
 
     def slope_of(f: Callable[..., Array]) -> Callable[..., Array]:
@@ -70,8 +70,7 @@ def _with_slopes(given: tuple[Array, ...], moved: tuple[Any, ...]) -> tuple[Arra
         # from its arguments on the way back, or zeros for the branch not taken would be kept
         return jax.checkpoint(slope)
 
-    centred = z - centre[0], loc - centre, scale
-    slope = jax.lax.cond(digits_left, slope_of(_products), slope_of(_terms), centred, moving)
+    slope = jax.lax.cond(digits_left, slope_of(_products), slope_of(_terms), given, moving)
     return squared_distances(z, loc, scale), slope
 
 
@@ -90,7 +89,12 @@ def _of_all(size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool
     return everywhere(jnp.all(flag, axis=0)), False
 
 
+def _centre(loc: Array) -> Array:
+    return jax.lax.stop_gradient(jnp.mean(loc, axis=0, keepdims=True))
+
+
 def _products(z: Array, loc: Array, scale: Array) -> Array:
+    z, loc = z - _centre(loc)[0], loc - _centre(loc)
     w = jnp.square(1.0 / scale)
     with jax.default_matmul_precision("highest"):  # accelerators take fewer digits of a product
         return w @ jnp.square(z) - 2.0 * (loc * w) @ z + jnp.sum(jnp.square(loc) * w, axis=1)

@@ -13,10 +13,7 @@ from jax import Array
 from jaxvae.checks import Leaf, Tree, check_scale, within
 from jaxvae.distributions.deviance import deviance, log_gamma_peak
 from jaxvae.distributions.special import floating, rounding
-from jaxvae.protocols import (
-    check_factor,
-    distribution,
-)
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import stacked, wide
 
 

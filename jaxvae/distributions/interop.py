@@ -9,11 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Tree, a_class_of
-from jaxvae.protocols import (
-    default_promotion,
-    distribution,
-    mean_of,
-)
+from jaxvae.protocols import default_promotion, distribution, mean_of
 
 CHOICES = ("Bernoulli", "Categorical", "Greedy", "Mixture", "Multinomial", "Quantized", "Softmax")
 

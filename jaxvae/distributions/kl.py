@@ -27,10 +27,7 @@ from jaxvae.distributions.spherical import (
     log_area,
 )
 from jaxvae.distributions.triangular import solve_lower
-from jaxvae.protocols import (
-    Distribution,
-    event_shape,
-)
+from jaxvae.protocols import Distribution, event_shape
 from jaxvae.pytrees import value_of
 
 

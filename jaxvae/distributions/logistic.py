@@ -12,10 +12,7 @@ from jaxvae.checks import Key, Leaf, Numbers, as_integers, check_scale, check_sh
 from jaxvae.distributions.independent import Independent
 from jaxvae.distributions.mixture import Mixture
 from jaxvae.distributions.special import float_type
-from jaxvae.protocols import (
-    MissingMethodError,
-    distribution,
-)
+from jaxvae.protocols import MissingMethodError, distribution
 from jaxvae.pytrees import stacked
 
 

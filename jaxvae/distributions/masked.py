@@ -11,13 +11,7 @@ from jax.core import Tracer
 
 from jaxvae.checks import Numbers, Tree, a_class_of, check_shape, somebody_listens, within
 from jaxvae.distributions.products import Product
-from jaxvae.protocols import (
-    Distribution,
-    check_event,
-    log_density,
-    mean_of,
-    method_of,
-)
+from jaxvae.protocols import Distribution, check_event, log_density, mean_of, method_of
 from jaxvae.pytrees import arrays, pytree, value_of
 
 

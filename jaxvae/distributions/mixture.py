@@ -12,12 +12,7 @@ from jax.scipy.special import logsumexp
 from jaxvae.checks import Leaf, Tree, checked, logits_shape
 from jaxvae.distributions.implicit import implicit
 from jaxvae.distributions.independent import factors
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    log_density_relaxed,
-    mean_of,
-)
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed, mean_of
 from jaxvae.pytrees import arrays, pytree, value_of
 
 D = TypeVar("D", bound=Distribution)

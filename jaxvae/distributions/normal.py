@@ -11,10 +11,7 @@ from jax.scipy.special import ndtr
 from jaxvae.checks import Key, Leaf, Numbers, Tree, check_scale, check_shape, checked, refuse_bytes
 from jaxvae.distributions.distances import squared_distances
 from jaxvae.distributions.special import float_type, real
-from jaxvae.protocols import (
-    check_factor,
-    distribution,
-)
+from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row, stacked, wide
 
 LOG_2PI = 1.8378770664093453

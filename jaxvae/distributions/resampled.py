@@ -10,11 +10,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from jaxvae.checks import Count, Key, Tree, checked
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    log_density_relaxed,
-)
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed
 from jaxvae.pytrees import pytree, value_of
 
 

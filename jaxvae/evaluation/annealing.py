@@ -21,17 +21,8 @@ from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
 from jaxvae.evaluation.marginal import spread
-from jaxvae.model import (
-    Model,
-    likelihood,
-    log_likelihood,
-    prior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    has_path,
-    log_density,
-)
+from jaxvae.model import Model, likelihood, log_likelihood, prior
+from jaxvae.protocols import Distribution, has_path, log_density
 from jaxvae.pytrees import shown, value_of, wide
 
 TARGET_ACCEPTANCE = 0.8

@@ -14,11 +14,7 @@ from jaxvae.checks import Count, Key, Tree, checked
 from jaxvae.evaluation.marginal import LogMarginal, log_marginal
 from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at, or_else, paired, warn_of_outside
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-)
+from jaxvae.model import Model, likelihood, posterior
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import shown, wide
 from jaxvae.training.monitoring import NEGLIGIBLE

@@ -14,16 +14,8 @@ from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.independent import factors
 from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import check_values
-from jaxvae.model import (
-    Model,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    sample_and_log_prob,
-)
+from jaxvae.model import Model, posterior, prior
+from jaxvae.protocols import Distribution, log_density, sample_and_log_prob
 from jaxvae.pytrees import shown, value_of
 
 

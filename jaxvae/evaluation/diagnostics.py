@@ -17,11 +17,7 @@ from jaxvae.distributions.independent import factors
 from jaxvae.distributions.kl import kl_divergence
 from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at, paired
-from jaxvae.model import (
-    Model,
-    posterior,
-    prior,
-)
+from jaxvae.model import Model, posterior, prior
 from jaxvae.protocols import (
     Distribution,
     MissingMethodError,

@@ -13,10 +13,7 @@ from jax.errors import InconclusiveDimensionOperation
 from jaxvae.checks import Count, Location, Tree, checked
 from jaxvae.evaluation.one_row import likelihood_mean, posterior_mean, scored
 from jaxvae.evaluation.rows import event_like, model_at
-from jaxvae.model import (
-    Model,
-    posterior,
-)
+from jaxvae.model import Model, posterior
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.checkpoints.durable import part_of, publish
 

@@ -28,17 +28,8 @@ from jaxvae.checks import (
 from jaxvae.distributions import Categorical, Independent, Masked, Product
 from jaxvae.distributions.masked import a_mask_each, check_masks
 from jaxvae.evaluation.rows import warn_of_outside
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    MissingMethodError,
-    mean_of,
-    sample_and_log_prob,
-)
+from jaxvae.model import Model, likelihood, posterior
+from jaxvae.protocols import Distribution, MissingMethodError, mean_of, sample_and_log_prob
 from jaxvae.pytrees import value_of
 
 

@@ -32,10 +32,7 @@ from jaxvae.distributions import (
     StandardNormal,
     StudentT,
 )
-from jaxvae.protocols import (
-    Distribution,
-    method_of,
-)
+from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
 
 Index = Annotated[Array | int, check_scalar, check_integers]

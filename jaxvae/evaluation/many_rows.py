@@ -12,10 +12,7 @@ from jaxvae.checks import Key, Tree
 from jaxvae.evaluation.chunks import chunked
 from jaxvae.evaluation.programs import compiled
 from jaxvae.evaluation.rows import is_masked, model_at, of_one_length
-from jaxvae.model import (
-    Model,
-    prior,
-)
+from jaxvae.model import Model, prior
 from jaxvae.pytrees import on_host, value_of
 
 

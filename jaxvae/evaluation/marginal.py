@@ -14,19 +14,8 @@ from jaxvae.bounds.reductions import log_mean_exp
 from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.evaluation.chunks import at_once, chunked
 from jaxvae.evaluation.rows import check_values, model_at, paired
-from jaxvae.model import (
-    Model,
-    likelihood,
-    log_likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    default_promotion,
-    is_certain,
-    mean_of,
-    sample_and_log_prob,
-)
+from jaxvae.model import Model, likelihood, log_likelihood, posterior, prior
+from jaxvae.protocols import default_promotion, is_certain, mean_of, sample_and_log_prob
 from jaxvae.pytrees import shown, wide
 
 CHUNK = 250  # samples at a time, at most

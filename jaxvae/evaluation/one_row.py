@@ -17,13 +17,7 @@ from jaxvae.evaluation.rows import (
     is_masked,
     or_else,
 )
-from jaxvae.model import (
-    Model,
-    likelihood,
-    log_likelihood,
-    posterior,
-    prior,
-)
+from jaxvae.model import Model, likelihood, log_likelihood, posterior, prior
 from jaxvae.protocols import (
     MissingMethodError,
     event_shape,

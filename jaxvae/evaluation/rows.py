@@ -18,11 +18,7 @@ from jaxvae.checks import Tree, check_leaves
 from jaxvae.distributions import Masked
 from jaxvae.distributions.masked import check_observed
 from jaxvae.evaluation.frames import of_frame, of_latents
-from jaxvae.model import (
-    Model,
-    likelihood,
-    prior,
-)
+from jaxvae.model import Model, likelihood, prior
 from jaxvae.protocols import MissingMethodError
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.libraries import functional

@@ -13,14 +13,8 @@ from jaxvae.evaluation.datasets import evaluate
 from jaxvae.evaluation.diagnostics import active_units, rate_per_latent, rate_per_level
 from jaxvae.evaluation.rows import model_at
 from jaxvae.evaluation.use import Used
-from jaxvae.model import (
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    MissingMethodError,
-    is_certain,
-)
+from jaxvae.model import posterior, prior
+from jaxvae.protocols import MissingMethodError, is_certain
 from jaxvae.pytrees import shown, value_of
 
 DRAWS = 10  # of z for each row, for the ELBO

@@ -11,10 +11,7 @@ from jax.tree_util import Partial
 from jaxvae.checks import checked
 from jaxvae.distributions import Categorical, OneHotCategorical
 from jaxvae.evaluation.latent_space import Index
-from jaxvae.protocols import (
-    Distribution,
-    method_of,
-)
+from jaxvae.protocols import Distribution, method_of
 from jaxvae.pytrees import value_of
 
 

@@ -12,11 +12,7 @@ from jaxvae.checks import Keys, Scalar, Tree, checked
 from jaxvae.distributions.special import finite
 from jaxvae.gradients.relaxed import log_choices, perturbed
 from jaxvae.gradients.reparameterized import Reduction, Term, hold, over_samples
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    log_density_relaxed,
-)
+from jaxvae.protocols import Distribution, log_density, log_density_relaxed
 
 Control = Callable[[Callable[[Array], Array], Array], Array]
 """(f, y) -> c(y), of the bound f at a point of the simplex [..., K] and of y = log p + Gumbel."""

@@ -17,12 +17,7 @@ from jaxvae.gradients.reparameterized import (
     doubly_reparameterized,
     require_path_of_gradient,
 )
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-    method_of,
-    sample_and_log_prob,
-)
+from jaxvae.protocols import Distribution, log_density, method_of, sample_and_log_prob
 
 
 @checked

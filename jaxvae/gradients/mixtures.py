@@ -9,11 +9,7 @@ from jax import Array
 from jaxvae.checks import Key, Keys, a_class_of, checked
 from jaxvae.distributions import Mixture
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
-from jaxvae.protocols import (
-    Distribution,
-    has_path,
-    log_density,
-)
+from jaxvae.protocols import Distribution, has_path, log_density
 from jaxvae.pytrees import arrays, value_of
 
 

@@ -10,12 +10,7 @@ from jax import Array
 from jaxvae.checks import Count, Key, Keys, Scalar, checked
 from jaxvae.distributions.special import finite
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
-from jaxvae.protocols import (
-    Distribution,
-    log_density_relaxed,
-    mean_of,
-    method_of,
-)
+from jaxvae.protocols import Distribution, log_density_relaxed, mean_of, method_of
 from jaxvae.pytrees import with_path
 
 INSTEAD = (

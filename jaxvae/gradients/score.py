@@ -10,10 +10,7 @@ from jax import Array
 
 from jaxvae.checks import Keys, Scalar, Tree, checked
 from jaxvae.gradients.reparameterized import Reduction, Term, hold, over_samples
-from jaxvae.protocols import (
-    Distribution,
-    log_density,
-)
+from jaxvae.protocols import Distribution, log_density
 
 Baseline = Callable[[Reduction, Array], Array]
 

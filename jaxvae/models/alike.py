@@ -18,13 +18,7 @@ from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_fields, checked
 from jaxvae.evaluation.latent_space import tempered
 from jaxvae.gradients.reparameterized import require_path_of_gradient
 from jaxvae.models.hierarchical import Block, TopDown
-from jaxvae.protocols import (
-    has_path,
-    log_density,
-    log_prob_of,
-    sample_and_log_prob,
-    traced,
-)
+from jaxvae.protocols import has_path, log_density, log_prob_of, sample_and_log_prob, traced
 from jaxvae.pytrees import pytree, shown
 from jaxvae.pytrees.libraries import functional
 from jaxvae.pytrees.networks import networks, of_each

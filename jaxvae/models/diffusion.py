@@ -11,10 +11,7 @@ from jax import Array
 from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Count, Key, Nats, Tree, check_shape, checked
 from jaxvae.distributions import StandardNormal
-from jaxvae.protocols import (
-    Distribution,
-    distribution,
-)
+from jaxvae.protocols import Distribution, distribution
 from jaxvae.pytrees import value_of
 from jaxvae.pytrees.scanning import scan
 

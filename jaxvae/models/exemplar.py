@@ -11,10 +11,7 @@ from jaxvae.batching import gather, lifts, number_of_rows
 from jaxvae.checks import Count, Integers, Key, Scalar, check_pair, checked
 from jaxvae.distributions import Mixture, Normal
 from jaxvae.model import VAE
-from jaxvae.protocols import (
-    Distribution,
-    mean_of,
-)
+from jaxvae.protocols import Distribution, mean_of
 from jaxvae.pytrees import shown, swappable, value_of
 from jaxvae.pytrees.networks import BATCH
 

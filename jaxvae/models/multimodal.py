@@ -20,17 +20,9 @@ from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_function, checked
 from jaxvae.distributions import Independent, Masked, Mixture, Product, StandardNormal
 from jaxvae.gradients import Estimator, pathwise
 from jaxvae.gradients.reparameterized import at_one_sample
-from jaxvae.model import (
-    log_likelihood,
-    posterior,
-)
+from jaxvae.model import log_likelihood, posterior
 from jaxvae.models.hierarchical import times
-from jaxvae.protocols import (
-    Distribution,
-    MissingMethodError,
-    event_shape,
-    method_of,
-)
+from jaxvae.protocols import Distribution, MissingMethodError, event_shape, method_of
 from jaxvae.pytrees import shown, swappable, value_of
 
 

@@ -11,11 +11,7 @@ from jax import Array
 from jaxvae.checks import Tree, check_leaves, checked
 from jaxvae.distributions import Joint, Masked
 from jaxvae.distributions.special import float_type
-from jaxvae.protocols import (
-    Distribution,
-    check_event,
-    log_density,
-)
+from jaxvae.protocols import Distribution, check_event, log_density
 from jaxvae.pytrees import pytree, shown, swappable
 
 

@@ -13,17 +13,8 @@ from jaxvae.distributions import Joint
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.discrete import enumeration
 from jaxvae.gradients.reparameterized import at_one_sample
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    check_distribution,
-    log_prob_of,
-)
+from jaxvae.model import Model, likelihood, posterior, prior
+from jaxvae.protocols import Distribution, check_distribution, log_prob_of
 from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.libraries import functional
 

@@ -16,17 +16,9 @@ from jax.tree_util import Partial
 from jaxvae.checks import Key, Numbers, Tree
 from jaxvae.distributions import Masked
 from jaxvae.evaluation.imputation import best_guess
-from jaxvae.model import (
-    VAE,
-    Model,
-    likelihood,
-    posterior,
-)
+from jaxvae.model import VAE, Model, likelihood, posterior
 from jaxvae.nn.tables import NUMBERS, Column, Table
-from jaxvae.protocols import (
-    Distribution,
-    mean_of,
-)
+from jaxvae.protocols import Distribution, mean_of
 
 
 class Scaled(NamedTuple):

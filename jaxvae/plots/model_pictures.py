@@ -21,11 +21,7 @@ from jaxvae.plots.figures import (
     level_rates,
     traversals,
 )
-from jaxvae.protocols import (
-    Distribution,
-    MissingMethodError,
-    event_shape,
-)
+from jaxvae.protocols import Distribution, MissingMethodError, event_shape
 from jaxvae.pytrees import value_of
 
 SHOWN = 40  # rows beside their reconstructions

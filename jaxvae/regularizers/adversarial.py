@@ -29,14 +29,8 @@ from jaxvae.checks import (
     kind,
 )
 from jaxvae.gradients.reparameterized import hold, require_path_of_gradient
-from jaxvae.model import (
-    log_likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    sample_and_log_prob,
-)
+from jaxvae.model import log_likelihood, posterior, prior
+from jaxvae.protocols import sample_and_log_prob
 from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional
 

@@ -15,10 +15,7 @@ from jaxvae.batching import BATCH, gather
 from jaxvae.checks import Count, Key, Scalar, checked
 from jaxvae.distributions.independent import factors
 from jaxvae.evaluation.decompositions import decompose, marginals, minibatch_stratified
-from jaxvae.protocols import (
-    mean_of,
-    method_of,
-)
+from jaxvae.protocols import mean_of, method_of
 from jaxvae.regularizers.penalties import LatentSample
 from jaxvae.regularizers.two_samples import Kernel, inverse_multiquadric, mmd, sliced_wasserstein
 

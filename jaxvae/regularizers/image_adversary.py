@@ -11,16 +11,8 @@ from jaxvae.bounds.kl import auto_kl
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_shape, checked
 from jaxvae.distributions import Normal
 from jaxvae.gradients.reparameterized import hold, require_path_of_gradient
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-    prior,
-)
-from jaxvae.protocols import (
-    mean_of,
-    sample_and_log_prob,
-)
+from jaxvae.model import Model, likelihood, posterior, prior
+from jaxvae.protocols import mean_of, sample_and_log_prob
 from jaxvae.pytrees import shown
 from jaxvae.regularizers.adversarial import (
     AdversarialPair,

@@ -12,12 +12,7 @@ from jaxvae.bounds.kl import KL, auto_kl
 from jaxvae.checks import Key, Scalar, Tree, check_scalar, checked, kind
 from jaxvae.distributions.special import weighted
 from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
-from jaxvae.model import (
-    Model,
-    log_likelihood,
-    posterior,
-    prior,
-)
+from jaxvae.model import Model, log_likelihood, posterior, prior
 from jaxvae.protocols import Distribution
 from jaxvae.pytrees import shown
 

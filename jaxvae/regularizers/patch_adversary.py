@@ -11,17 +11,8 @@ from jax import Array
 from jaxvae.batching import Objective, batch_mean
 from jaxvae.bounds.evidence import elbo
 from jaxvae.checks import Key, Scalar, Tree, a_class_of, check_array, check_scalar, checked
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-)
-from jaxvae.protocols import (
-    Distribution,
-    has_path,
-    log_prob_of,
-    mean_of,
-)
+from jaxvae.model import Model, likelihood, posterior
+from jaxvae.protocols import Distribution, has_path, log_prob_of, mean_of
 from jaxvae.pytrees import shown
 from jaxvae.regularizers.adversarial import AdversarialPair, pair_of
 

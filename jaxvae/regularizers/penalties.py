@@ -19,12 +19,7 @@ from jaxvae.checks import Key, Numbers, Scalar, Tree, check_scalar, checked
 from jaxvae.distributions.special import weighted
 from jaxvae.evaluation.diagnostics import latent_kls
 from jaxvae.gradients.reparameterized import Estimator, at_one_sample, pathwise
-from jaxvae.model import (
-    Model,
-    log_likelihood,
-    posterior,
-    prior,
-)
+from jaxvae.model import Model, log_likelihood, posterior, prior
 from jaxvae.protocols import Distribution
 from jaxvae.pytrees import shown
 

@@ -10,12 +10,7 @@ from jax import Array
 
 from jaxvae.bounds.evidence import autoencoder
 from jaxvae.checks import Floats, Key, Scalar, Tree, check_array, check_scalar, checked
-from jaxvae.model import (
-    Model,
-    likelihood,
-    part,
-    posterior,
-)
+from jaxvae.model import Model, likelihood, part, posterior
 from jaxvae.protocols import mean_of
 from jaxvae.pytrees import shown
 from jaxvae.pytrees.libraries import functional

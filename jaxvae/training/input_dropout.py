@@ -11,13 +11,7 @@ from jax.tree_util import Partial
 from jaxvae.batching import lifts
 from jaxvae.checks import Key, Numbers, Scalar, Tree, checked
 from jaxvae.distributions import Masked
-from jaxvae.model import (
-    VAE,
-    Model,
-    likelihood,
-    posterior,
-    prior,
-)
+from jaxvae.model import VAE, Model, likelihood, posterior, prior
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -13,10 +13,7 @@ from jax.tree_util import Partial
 
 import jaxvae as jv
 from jaxvae.checks import a_class_of
-from jaxvae.model import (
-    log_likelihood,
-    posterior,
-)
+from jaxvae.model import log_likelihood, posterior
 from jaxvae.models.quantization import init_codebook
 from jaxvae.protocols import mean_of
 from jaxvae.regularizers import adversarial

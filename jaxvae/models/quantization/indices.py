@@ -8,11 +8,7 @@ from jax import Array
 
 from jaxvae.checks import Integers, Key, Leaf, Tree, checked
 from jaxvae.distributions.masked import Masked
-from jaxvae.protocols import (
-    Distribution,
-    check_event,
-    distribution,
-)
+from jaxvae.protocols import Distribution, check_event, distribution
 from jaxvae.pytrees import pytree
 
 

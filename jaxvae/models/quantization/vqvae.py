@@ -20,17 +20,11 @@ from jaxvae.checks import (
     check_shape,
     checked,
 )
-from jaxvae.model import (
-    part,
-)
+from jaxvae.model import part
 from jaxvae.models.quantization.codebooks import ema_codebook, reset_dead_codes
 from jaxvae.models.quantization.indices import Delta
 from jaxvae.models.quantization.quantizers import Codebook, Quantized
-from jaxvae.protocols import (
-    Distribution,
-    check_distribution,
-    log_prob_of,
-)
+from jaxvae.protocols import Distribution, check_distribution, log_prob_of
 from jaxvae.pytrees import shown, swappable
 from jaxvae.pytrees.libraries import functional
 from jaxvae.training.optimizers import Optimizer

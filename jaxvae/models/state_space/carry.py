@@ -12,13 +12,7 @@ from jaxvae.distributions import Independent
 from jaxvae.distributions.kl import closed_form
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.models.state_space.smoothing import Smoother, emissions
-from jaxvae.protocols import (
-    Distribution,
-    has_path,
-    log_density,
-    mean_of,
-    sample_and_log_prob,
-)
+from jaxvae.protocols import Distribution, has_path, log_density, mean_of, sample_and_log_prob
 from jaxvae.pytrees import pytree, value_of
 
 

@@ -16,10 +16,7 @@ from jaxvae.evaluation.latent_space import Index
 from jaxvae.model import Conditional
 from jaxvae.models.hierarchical import times
 from jaxvae.models.state_space.markov import Markov
-from jaxvae.protocols import (
-    Distribution,
-    distribution,
-)
+from jaxvae.protocols import Distribution, distribution
 from jaxvae.pytrees import shown, swappable, value_of
 from jaxvae.pytrees.scanning import scan
 

@@ -10,12 +10,7 @@ from jax.tree_util import Partial
 from jaxvae.batching import check_rows
 from jaxvae.checks import Tree, a_class_of, check_pair, checked
 from jaxvae.distributions import Masked
-from jaxvae.model import (
-    Model,
-    likelihood,
-    posterior,
-    prior,
-)
+from jaxvae.model import Model, likelihood, posterior, prior
 from jaxvae.models.multimodal import whole
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.protocols import Distribution

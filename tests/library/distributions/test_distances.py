@@ -31,7 +31,7 @@ def log_total(distances):
     return lambda *given: jax.nn.logsumexp(-0.5 * distances(*given))
 
 
-@pytest.mark.parametrize("d", [1, 7, 8, 19])
+@pytest.mark.parametrize("d", [1, 7, 16, 19, 40])
 def test_value_slopes_and_curvature_are_those_of_the_terms(x64, d):
     given = near(d)
     close = jax.tree_util.Partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12)
@@ -44,7 +44,7 @@ def test_value_slopes_and_curvature_are_those_of_the_terms(x64, d):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-1, 1e-2, 1e-3, 1e-5])
-def test_however_narrow_the_components_slopes_are_good_to_a_hundredth(scale):
+def test_however_narrow_the_components_slopes_are_good_to_a_thousandth(scale):
     given = near(6, scale=scale, dtype=np.float32)
     found = jax.grad(log_total(squared_distances), (0, 1, 2))(*given)
     with jax.enable_x64(True):
@@ -52,7 +52,7 @@ def test_however_narrow_the_components_slopes_are_good_to_a_hundredth(scale):
         exact = jax.grad(log_total(term_by_term), (0, 1, 2))(*wide)
     for a, b in zip(found, exact, strict=True):
         exact_slope = np.asarray(b)
-        assert np.max(np.abs(np.asarray(a) - exact_slope)) < 0.01 * np.max(np.abs(exact_slope))
+        assert np.max(np.abs(np.asarray(a) - exact_slope)) < 0.001 * np.max(np.abs(exact_slope))
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
