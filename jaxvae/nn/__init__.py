@@ -16,7 +16,6 @@ from jaxvae.nn.causal_transformer import CausalTransformer as CausalTransformer
 from jaxvae.nn.column_kinds import infer_table as infer_table
 from jaxvae.nn.conditional import Concatenated as Concatenated
 from jaxvae.nn.conditional import Conditional as Conditional
-from jaxvae.nn.conditional import InPrecision as InPrecision
 from jaxvae.nn.convolutions import ConvDecoder as ConvDecoder
 from jaxvae.nn.convolutions import ConvEncoder as ConvEncoder
 from jaxvae.nn.convolutions import Down as Down
@@ -48,6 +47,7 @@ from jaxvae.nn.image_networks import PixelAttention as PixelAttention
 from jaxvae.nn.image_networks import ResidualDecoder as ResidualDecoder
 from jaxvae.nn.image_networks import ResidualEncoder as ResidualEncoder
 from jaxvae.nn.linen import linen_network as linen_network
+from jaxvae.nn.mixed_precision import InPrecision as InPrecision
 from jaxvae.nn.networks import MLP as MLP
 from jaxvae.nn.networks import GroupNorm as GroupNorm
 from jaxvae.nn.networks import Rescaled as Rescaled

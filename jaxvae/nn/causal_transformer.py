@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.initializers import LayerNorm, Linear
+from jaxvae.nn.mixed_precision import rows
 from jaxvae.nn.modules import Module
 from jaxvae.nn.pixel_cnn import context_of, table
 from jaxvae.nn.sequences import Attention
@@ -81,7 +82,7 @@ class CausalTransformer(Module):
     def _told(self, i: Array, before: Array, given: Array) -> Array:
         """What goes in at positions i, told the code before each, of which the first has none."""
         before = jnp.where(i > 0, before.astype(int), self.labels)
-        h = self.embedding[before] + self.positions[i]
+        h = rows(self.embedding[...], before) + rows(self.positions[...], i)
         for layer in self.contexts:
             h = h + jnp.broadcast_to(layer(given), h.shape)
         return h

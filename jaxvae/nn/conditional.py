@@ -11,8 +11,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxvae.checks import Tree, a_class_of, checked
-from jaxvae.nn import onednn
 from jaxvae.nn.heads import D, Head, Shape
+from jaxvae.nn.mixed_precision import in_dtype
 from jaxvae.nn.modules import Module
 
 
@@ -67,7 +67,7 @@ class Conditional(Module, Generic[D]):
         return self.head(raw)
 
     def _raw(self, x: Tree) -> Array:
-        return self.network(x) if self.dtype is None else _in_precision(self.dtype, self.network, x)
+        return self.network(x) if self.dtype is None else in_dtype(self.dtype, self.network, x)
 
 
 class Concatenated(Module):
@@ -92,53 +92,3 @@ class Concatenated(Module):
 def _said(leaf: Tree) -> str:
     arrays = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
     return f"{leaf.dtype}{list(leaf.shape)}" if arrays else a_class_of(leaf)
-
-
-class InPrecision(Module):
-    """A network that computes in another precision, where no `Conditional` is about it.
-
-    Its parameters keep their dtype, and so does its output.
-
-    Args:
-      network: `(in_shape, out_shape, *, rngs) -> module`.
-      dtype: of what is computed, `jnp.bfloat16` for mixed precision.
-
-    >>> from functools import partial
-    >>> from jaxvae.nn import MLP
-    >>> encoder = partial(InPrecision, MLP, dtype=jnp.bfloat16)
-    >>> encoder((3,), (2,), rngs=nnx.Rngs(0))(jnp.ones(3)).dtype.name
-    'float32'
-    """
-
-    @checked
-    def __init__(
-        self,
-        network: Callable[..., nnx.Module],
-        in_shape: Shape,
-        out_shape: Shape,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        self.network: Any = network(in_shape, out_shape, rngs=rngs)
-        self.dtype = dtype
-
-    def __call__(self, x: Tree) -> Array:
-        return _in_precision(self.dtype, self.network, x)
-
-
-def _in_precision(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> Array:
-    """network(x), computed in `dtype` and returned in the precision of its parameters."""
-
-    def cast(leaf: Any) -> Any:
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    params = nnx.state(network, nnx.Param)
-    inside = jax.tree.map(lambda leaf: leaf, network)  # a copy, whose statistics stay in float32
-    nnx.update(inside, jax.tree.map(cast, params))
-    for _, layer in nnx.iter_modules(inside):
-        if isinstance(layer, nnx.Linear) and layer.dot_general is jax.lax.dot_general:
-            layer.dot_general = onednn.dot_general
-    y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
-    nnx.update(network, nnx.state(inside, nnx.Not(nnx.Param)))  # what it keeps, as statistics
-    return y

@@ -14,6 +14,7 @@ from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import fan_in_normal
+from jaxvae.nn.mixed_precision import biased
 from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP, Between, Norm
 
@@ -148,7 +149,7 @@ class Down(Module):
         self.bias = nnx.Param(jnp.zeros(m))
 
     def __call__(self, x: Array) -> Array:
-        return fastest_down(x, self.kernel[...]) + self.bias[...].reshape(1, 1, -1)
+        return biased(fastest_down(x, self.kernel[...]), self.bias[...])
 
 
 class Up(Module):
@@ -167,7 +168,7 @@ class Up(Module):
     def __call__(self, x: Array) -> Array:
         n, (h, w) = self.kernel.shape[2], self.size
         check_shape("Up", "input", x, (-(-h // 2), -(-w // 2), n))
-        return fastest_up(x, self.kernel[...], self.size) + self.bias[...].reshape(1, 1, -1)
+        return biased(fastest_up(x, self.kernel[...], self.size), self.bias[...])
 
 
 def promoted(x: Array, kernel: Array) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ from jaxvae.distributions import Transformed
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Head, Shape
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.mixed_precision import biased
 from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP
 
@@ -97,7 +98,7 @@ def _degrees(width: int, dim: int) -> np.ndarray:
 
 
 def _masked(layer: Any, mask: Any, h: Array) -> Array:
-    return h @ jnp.where(mask, layer.kernel[...], 0.0) + layer.bias[...]
+    return biased(h @ jnp.where(mask, layer.kernel[...], 0.0), layer.bias[...])
 
 
 class AutoregressiveFlow(Module):

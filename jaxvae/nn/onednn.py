@@ -173,7 +173,7 @@ def _plain(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: 
     return jax.linear_transpose(given, jax.ShapeDtypeStruct(out.shape, out.dtype))(second)[0]
 
 
-LARGE = 2**26
+LARGE = 2**25
 """So many products of two numbers in float32 repay the call; below, XLA's are as fast or faster."""
 
 

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxvae.checks import Count, check_shape, checked
 from jaxvae.nn.initializers import Linear
+from jaxvae.nn.mixed_precision import rows
 from jaxvae.nn.modules import Module
 
 
@@ -57,7 +58,7 @@ class PixelCNN(Module):
         (height, width), reach = self.grid, self.reach
         check_shape("PixelCNN", "z", z, (height * width,))
         given = context_of("PixelCNN", context, self.context)
-        x = self.embedding[z.astype(int)].reshape(height, width, -1)
+        x = rows(self.embedding[...], z.astype(int)).reshape(height, width, -1)
         above, left = _shifted(x, 1, 0)[:-1], _shifted(x, 0, 1)[:, :-1]  # "mask A"
         for layer in self.layers:
             up = layer.vertical(_shifted(above, reach, 0), given)
@@ -77,7 +78,7 @@ class PixelCNN(Module):
         """Logits of code i, told code i - 1; a row's first lets the vertical stack move down."""
         given, row, kept = cache
         column = i % self.grid[1]
-        x = jnp.where(i > 0, self.embedding[before.astype(int)], 0.0)
+        x = jnp.where(i > 0, rows(self.embedding[...], before.astype(int)), 0.0)
         row = row.at[column - 1].set(x)  # at a row's start the last of the row above
         kept = jax.lax.cond(column == 0, self._next_row, lambda _, kept, __: kept, row, kept, given)
         left = jnp.where(column > 0, x, 0.0)[None, None]

@@ -18,6 +18,7 @@ from jaxvae.nn import onednn
 from jaxvae.nn.convolutions import promoted
 from jaxvae.nn.heads import positive
 from jaxvae.nn.initializers import fan_in_normal
+from jaxvae.nn.mixed_precision import biased
 from jaxvae.nn.modules import Module
 
 
@@ -55,7 +56,7 @@ class Convolution(Module):
         kernel = self.kernel[...]
         check_array("Convolution", "input", x)
         check_shape("Convolution", "input", x, (*jnp.shape(x)[:2], kernel.shape[2]))
-        return fastest(x, kernel, self.stride) + self.bias[...].reshape(1, 1, -1)
+        return biased(fastest(x, kernel, self.stride), self.bias[...])
 
 
 def fastest(x: Array, kernel: Array, stride: int = 1) -> Array:
