@@ -25,7 +25,8 @@ class InPrecision(Module):
       network: `(in_shape, out_shape, *, rngs) -> module`.
       dtype: of what is computed, `jnp.bfloat16` for mixed precision.
 
-    >>>     >>> from jaxvae.nn import MLP
+    >>> from functools import partial
+    >>> from jaxvae.nn import MLP
     >>> encoder = partial(InPrecision, MLP, dtype=jnp.bfloat16)
     >>> encoder((3,), (2,), rngs=nnx.Rngs(0))(jnp.ones(3)).dtype.name
     'float32'
@@ -96,7 +97,7 @@ def _with_bias(layer: type[nnx.Module]) -> type[nnx.Module]:
     """The same layer, whose bias is added by `biased`."""
 
     class Biased(layer):
-        def __call__(self, *args: Any, **options: Any) -> Array:
+        def __call__(self: Any, *args: Any, **options: Any) -> Array:
             bare: Any = jax.tree.map(lambda leaf: leaf, self)  # a copy, which may be changed here
             bare.bias, bare.use_bias = None, False
             y = layer.__call__(bare, *args, **options)
