@@ -7,6 +7,7 @@ keeps them: both workers share what either compiled, and the next run finds what
 import gc
 import os
 import sys
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
@@ -30,6 +31,7 @@ os.environ.setdefault(
 )
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 programs = list(CACHE.glob("jax/*"))
@@ -58,3 +60,11 @@ def _programs():
     """What a file compiled is let go after it, or a worker would grow to 6 GB."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order(request):
+    """A file's RNG begins every test by the test's name, whichever ran before on this worker."""
+    if rng := getattr(request.module, "RNG", None):
+        seed = zlib.crc32(request.node.name.encode())
+        rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state

@@ -39,7 +39,7 @@ from experiments.common.comparison import compare
 from experiments.common.data import load
 from experiments.common.evaluate import drawn, each, log_marginals
 from experiments.common.plotting import image_rows
-from jaxvae.models.alike import deep_elbo, descend
+from jaxvae.models.deep_bound import deep_elbo, descend
 from jaxvae.nn.deep import DeepHierarchy, deep_hierarchy
 
 

@@ -6,9 +6,9 @@ objective of their own.
 
 from jaxvae.models import ppca as ppca
 from jaxvae.models.alike import Alike as Alike
-from jaxvae.models.alike import DeepTerms as DeepTerms
 from jaxvae.models.alike import Descent as Descent
-from jaxvae.models.alike import deep_elbo as deep_elbo
+from jaxvae.models.deep_bound import DeepTerms as DeepTerms
+from jaxvae.models.deep_bound import deep_elbo as deep_elbo
 from jaxvae.models.diffusion import Diffusion as Diffusion
 from jaxvae.models.diffusion import diffusion_kl as diffusion_kl
 from jaxvae.models.exemplar import ExemplarVAE as ExemplarVAE

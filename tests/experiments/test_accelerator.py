@@ -37,7 +37,7 @@ from experiments.benchmarks.accelerator.stages import (
 from experiments.benchmarks.measure import PEERS, timed
 from experiments.benchmarks.peers import flax_loop
 from experiments.benchmarks.peers.ours import make_model
-from jaxvae.models import alike
+from jaxvae.models import alike, deep_bound
 from jaxvae.nn import deep
 from jaxvae.training import fitting
 from jaxvae.training.planning import Call
@@ -479,7 +479,7 @@ def test_a_deep_hierarchy_gives_the_same_numbers_with_its_levels_written_out(
     model = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), model)
 
     def bound(model):
-        return alike.deep_elbo(model, jax.random.key(1), x)[0]
+        return deep_bound.deep_elbo(model, jax.random.key(1), x)[0]
 
     def found():
         of = jax.value_and_grad(bound) if slope else bound

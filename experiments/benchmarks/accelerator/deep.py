@@ -14,7 +14,7 @@ from experiments.benchmarks.accelerator import sizes
 from experiments.benchmarks.accelerator.programs import Program, operations_of, timed
 from experiments.benchmarks.workloads import pixels
 from experiments.structures import deep_hierarchy as script
-from jaxvae.models import alike
+from jaxvae.models import alike, deep_bound
 from jaxvae.nn import deep
 
 STEPS = 2 if sizes.TINY else 20  # of a call
@@ -27,13 +27,15 @@ def in_bfloat16(model: deep.DeepHierarchy, key: jax.Array, x: jax.Array, *, beta
         lambda leaf: leaf.astype(jnp.bfloat16), model._replace(likelihood=None)
     )
     down = half.top_down()
-    raw, rates = alike.descend(down, key, down.up(x.astype(jnp.bfloat16)))
+    raw, rates = deep_bound.descend(down, key, down.up(x.astype(jnp.bfloat16)))
     distortion = -model.likelihood(raw.astype(jnp.float32)).log_prob(x)
     rate = jnp.sum(rates.astype(jnp.float32))
     return -(distortion + beta * rate), jaxvae.Terms(distortion, rate)
 
 
-def hierarchy(*, scanned: bool = False, objective: Callable[..., Any] = alike.deep_elbo) -> Program:
+def hierarchy(
+    *, scanned: bool = False, objective: Callable[..., Any] = deep_bound.deep_elbo
+) -> Program:
     setting = TINY if sizes.TINY else script.SETTINGS["accelerator"]
     adam = script.optimizer(setting.rate, 2400)
     step = jaxvae.train_step(jaxvae.preprocessed(objective, script.AS_STORED), adam)

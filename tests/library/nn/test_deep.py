@@ -15,7 +15,7 @@ from flax import nnx
 import jaxvae as jv
 from experiments.structures import deep_hierarchy as script
 from jaxvae.bounds.kl import levels
-from jaxvae.models.alike import deep_elbo, descend
+from jaxvae.models.deep_bound import deep_elbo, descend
 from jaxvae.nn.deep import deep_hierarchy
 from tests.common import close
 from tests.library.nn.test_residual import perturbed
