@@ -144,12 +144,15 @@ class Down(Module):
     (4, 5, 8)
     """
 
+    rounded = False
+
     def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(fan_in_normal(rngs.params(), (4, 4, n, m)))
         self.bias = nnx.Param(jnp.zeros(m))
 
     def __call__(self, x: Array) -> Array:
-        return biased(fastest_down(x, self.kernel[...]), self.bias[...])
+        y = fastest_down(x, self.kernel[...], rounded=self.rounded)
+        return biased(y, self.bias[...])
 
 
 class Up(Module):
@@ -158,6 +161,8 @@ class Up(Module):
     >>> Up(8, 3, (7, 10), rngs=nnx.Rngs(0))(jnp.ones((4, 5, 8))).shape
     (7, 10, 3)
     """
+
+    rounded = False
 
     def __init__(self, n: int, m: int, size: Shape, *, rngs: nnx.Rngs):
         # an output pixel hears 2x2 inputs, so its fan-in is 4 n
@@ -168,7 +173,8 @@ class Up(Module):
     def __call__(self, x: Array) -> Array:
         n, (h, w) = self.kernel.shape[2], self.size
         check_shape("Up", "input", x, (-(-h // 2), -(-w // 2), n))
-        return biased(fastest_up(x, self.kernel[...], self.size), self.bias[...])
+        y = fastest_up(x, self.kernel[...], self.size, rounded=self.rounded)
+        return biased(y, self.bias[...])
 
 
 def promoted(x: Array, kernel: Array) -> tuple[Array, Array]:
@@ -177,21 +183,20 @@ def promoted(x: Array, kernel: Array) -> tuple[Array, Array]:
     return x.astype(dtype), kernel.astype(dtype)
 
 
-def fastest_down(x: Array, kernel: Array) -> Array:
+def fastest_down(x: Array, kernel: Array, *, rounded: bool = False) -> Array:
     """`convolution_down` in the form for this machine: on a CPU by oneDNN, else as products."""
-    if jax.default_backend() != "cpu":
-        return convolution_down(x, kernel)
-    served = onednn.serves(x, kernel)
-    return onednn.convolve(x, kernel, stride=2) if served else products_down(x, kernel)
+    if rounded or onednn.serves(x, kernel):
+        return onednn.convolve(x, kernel, stride=2, rounded=rounded)
+    on_cpu = jax.default_backend() == "cpu"
+    return products_down(x, kernel) if on_cpu else convolution_down(x, kernel)
 
 
-def fastest_up(x: Array, kernel: Array, size: Shape) -> Array:
+def fastest_up(x: Array, kernel: Array, size: Shape, *, rounded: bool = False) -> Array:
     """`convolution_up` in the form for this machine: on a CPU by oneDNN, else as products."""
-    if jax.default_backend() != "cpu":
-        return convolution_up(x, kernel, size)
-    if onednn.serves(x, kernel):
-        return onednn.convolve_transposed(x, kernel, size, stride=2)
-    return products_up(x, kernel, size)
+    if rounded or onednn.serves(x, kernel):
+        return onednn.convolve_transposed(x, kernel, size, stride=2, rounded=rounded)
+    on_cpu = jax.default_backend() == "cpu"
+    return products_up(x, kernel, size) if on_cpu else convolution_up(x, kernel, size)
 
 
 def convolution_down(x: Array, kernel: Array) -> Array:

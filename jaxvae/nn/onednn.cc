@@ -1,5 +1,5 @@
 // Strided convolutions of NHWC images with HWIO kernels by oneDNN 3, as an XLA foreign function:
-// the output y of x and k, or the gradient by x or by k. XLA's own threads share the batch in
+// the output y of x and k, or the gradient by x or by k, of float32 or bfloat16, in float32. XLA's own threads share the batch in
 // pieces, each of which oneDNN computes on one thread: so nobody waits for threads that others use.
 
 #include <algorithm>
@@ -91,7 +91,7 @@ Bytes aligned(size_t bytes) {
 }
 
 // memory of this thread's own, kept for the next piece
-enum Use { Columns, Image, Scratchpad, Uses };
+enum Use { Columns, Scratchpad, Uses };
 char* own(Use use, size_t bytes) {
   struct Buffer {
     Bytes data{nullptr, &std::free};
@@ -154,15 +154,15 @@ struct Part {
   memory::desc x, k, y, scratchpad;
 };
 
-// Products of rows: y = x k, x = y k^T, k = x^T y; of a dense layer n of the rows or columns.
+// Products of rows: y = x k, x = y k^T, k = x^T y; of a dense layer n of the rows or columns. What
+// is given is of `type`, what is wanted F32, as everywhere.
 Part product(const Shape& s, Wanted wanted, int64_t n, memory::data_type type,
              const dnnl::primitive_attr& attr) {
   int64_t sizes[] = {n * s.oh * s.ow, s.inputs(), s.m};  // Rows, Inputs, Outputs
   if (s.dense()) sizes[Rows] = s.rows(), sizes[s.split(wanted)] = n;
   const auto [rows, inputs, outputs] = sizes;
-  const memory::desc y({rows, outputs}, type, memory::dims{s.m, 1});
-  const memory::desc x({rows, inputs}, wanted == X && s.thin() ? F32 : type,
-                       memory::dims{s.inputs(), 1});
+  const memory::desc y({rows, outputs}, wanted == Y ? F32 : type, memory::dims{s.m, 1});
+  const memory::desc x({rows, inputs}, wanted == X ? F32 : type, memory::dims{s.inputs(), 1});
   const memory::desc k({inputs, outputs}, wanted == K ? F32 : type, memory::dims{s.m, 1});
   auto of = [&](const memory::desc& a, const memory::desc& b, const memory::desc& c) {
     dnnl::matmul::primitive_desc pd(cpu(), a, b, c, attr);
@@ -176,14 +176,15 @@ Part convolution(const Shape& s, Wanted wanted, int64_t n, memory::data_type typ
                  const dnnl::primitive_attr& attr, const memory::desc* order) {
   using namespace dnnl;
   const auto direct = algorithm::convolution_direct;
-  const memory::desc x({n, s.c, s.h, s.w}, type, tag::nhwc),
-      y({n, s.m, s.oh, s.ow}, type, tag::nhwc);
+  const memory::desc given({n, s.c, s.h, s.w}, type, tag::nhwc),
+      x({n, s.c, s.h, s.w}, wanted == X ? F32 : type, tag::nhwc),
+      y({n, s.m, s.oh, s.ow}, wanted == Y ? F32 : type, tag::nhwc);
   const memory::dims sizes{s.m, s.c, s.kh, s.kw}, stride{s.sh, s.sw}, before{s.top, s.left};
   const memory::dims after{s.bottom, s.right};
   const memory::desc any(sizes, type, tag::any), full(sizes, F32, tag::any);
   const memory::desc &k = order && wanted != K ? *order : any, &sum = order ? *order : full;
-  convolution_forward::primitive_desc forward(cpu(), prop_kind::forward_training, direct, x, k, y,
-                                              stride, before, after, attr);
+  convolution_forward::primitive_desc forward(cpu(), prop_kind::forward_training, direct, given, k,
+                                              y, stride, before, after, attr);
   if (wanted == Y)
     return {convolution_forward(forward), x, forward.weights_desc(), y, forward.scratchpad_desc()};
   if (wanted == X) {
@@ -261,12 +262,13 @@ ffi::Future compute(ffi::ThreadPool& pool, const Shape& s, Wanted wanted, memory
                     std::shared_ptr<const Plan> plan, char* x, char* k, char* y) {
   const int64_t bytes = memory::data_type_size(type),
                 workers = std::max<int64_t>(1, pool.num_threads());
+  auto bytes_of = [=](Wanted side) { return side == wanted ? int64_t(sizeof(float)) : bytes; };
   const bool thin = s.thin(), dense = s.dense();
   const Side side = s.split(wanted);
-  const memory::desc kernel = s.products() ? memory::desc({s.inputs(), s.m}, type, tag::ab)
-                                           : memory::desc({s.m, s.c, s.kh, s.kw}, type, tag::hwio);
-  const memory::desc ordered = dense ? memory::desc({s.c, s.m}, wanted == K ? F32 : type, tag::ab)
-                                     : plan->whole.k;
+  const auto of_k = wanted == K ? F32 : type;
+  const memory::desc kernel = s.products() ? memory::desc({s.inputs(), s.m}, of_k, tag::ab)
+                                           : memory::desc({s.m, s.c, s.kh, s.kw}, of_k, tag::hwio);
+  const memory::desc ordered = dense ? kernel : plan->whole.k;
   const size_t size = ordered.get_size(), floats = size / sizeof(float);
   // the kernel in oneDNN's order; of its gradient each piece's, added in turn, so that no bit
   // depends on who computed what
@@ -280,14 +282,13 @@ ffi::Future compute(ffi::ThreadPool& pool, const Shape& s, Wanted wanted, memory
     const Part& part = last ? plan->rest : plan->whole;
     const int64_t images = part.y.get_dims()[0] / (thin ? s.oh * s.ow : 1);
     const int64_t start = i * plan->size, first = dense ? 0 : start;
-    char* xs = x + bytes * first * s.h * s.w * s.c;
-    char* ys = y + bytes * first * s.oh * s.ow * s.m;
+    char* xs = x + bytes_of(X) * first * s.h * s.w * s.c;
+    char* ys = y + bytes_of(Y) * first * s.oh * s.ow * s.m;
     char* ks = whole.get();
     if (dense) {
-      const int64_t of_k = wanted == K ? sizeof(float) : bytes;
-      xs += side == Outputs ? 0 : bytes * start * (side == Rows ? s.c : 1);
-      ys += side == Inputs ? 0 : bytes * start * (side == Rows ? s.m : 1);
-      ks += side == Rows ? 0 : of_k * start * (side == Inputs ? s.m : 1);
+      xs += side == Outputs ? 0 : bytes_of(X) * start * (side == Rows ? s.c : 1);
+      ys += side == Inputs ? 0 : bytes_of(Y) * start * (side == Rows ? s.m : 1);
+      ks += side == Rows ? 0 : bytes_of(K) * start * (side == Inputs ? s.m : 1);
     }
     if (sums) ks += i * size;
     char* inputs = thin ? own(Columns, part.x.get_size()) : xs;
@@ -308,13 +309,8 @@ ffi::Future compute(ffi::ThreadPool& pool, const Shape& s, Wanted wanted, memory
     }
     execute(part.primitive, arguments);
 
-    if (wanted == X && thin) {
-      const int64_t count = images * s.h * s.w * s.c;
-      char* sum = type == F32 ? xs : own(Image, count * sizeof(float));
-      add_columns(s, images, reinterpret_cast<float*>(inputs), reinterpret_cast<float*>(sum));
-      const memory::desc flat({count}, F32, tag::a), stored({count}, type, tag::a);
-      if (type != F32) reorder(flat, sum, stored, xs);
-    }
+    if (wanted == X && thin)
+      add_columns(s, images, reinterpret_cast<float*>(inputs), reinterpret_cast<float*>(xs));
   };
   auto done = [=] {
     if (wanted != K || whole.get() == k) return;
@@ -343,7 +339,7 @@ ffi::Future convolve(ffi::ThreadPool pool, ffi::AnyBuffer first, ffi::AnyBuffer 
   const auto xd = x.dimensions(), kd = k.dimensions(), yd = y.dimensions();
   const Shape s{xd[0], xd[1],     xd[2],     xd[3],     kd[0],     kd[1],     yd[1],    yd[2],
                 yd[3], window[0], window[1], window[2], window[3], window[4], window[5]};
-  const auto type = x.element_type() == ffi::DataType::BF16 ? memory::data_type::bf16 : F32;
+  const auto type = first.element_type() == ffi::DataType::BF16 ? memory::data_type::bf16 : F32;
   std::vector<int64_t> key{wanted, static_cast<int64_t>(type), pool.num_threads()};
   const auto* sizes = &s.n;
   key.insert(key.end(), sizes, sizes + sizeof(Shape) / sizeof(int64_t));

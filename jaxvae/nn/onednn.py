@@ -3,7 +3,8 @@
 A convolution is the trilinear form T(x, k, y) = <conv(x, k), y> of images x, a kernel k and images
 y. Its gradient by y is the convolution, its gradients by x and by k are those that training needs,
 and the gradients of these three are the same three again: so one primitive with one batching rule
-has every derivative, under `jit`, `grad`, `vmap` and `scan`.
+has every derivative, under `jit`, `grad`, `vmap` and `scan`. All are float32; `rounded`, the two
+that are given are rounded to bfloat16 first, and what is wanted is summed in float32.
 
 The handler, onednn.cc, is compiled once for a JAX by the machine's C++ compiler and kept in
 ~/.cache/jaxvae. Exported programs (`jax.export`) hold `lax.conv` instead, as another process
@@ -32,6 +33,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.lax import DotDimensionNumbers
 
+from jaxvae.pytrees import wide
 from jaxvae.training.checkpoints.identity import FORMS
 
 TARGET = "jaxvae_convolve"
@@ -43,20 +45,30 @@ Shaped = Array | ShapedArray
 Shapes = tuple[tuple[int, ...], ...]  # of x, k and y of one example
 
 
-def convolve(x: Array, kernel: Array, *, stride: int) -> Array:
-    """Convolution, padded "SAME": x [h, w, n], kernel [k, l, n, m] -> [ceil(h/s), ceil(w/s), m]."""
+def convolve(x: Array, kernel: Array, *, stride: int, rounded: bool = False) -> Array:
+    """Convolution, padded "SAME": x [h, w, n], kernel [k, l, n, m] -> [ceil(h/s), ceil(w/s), m].
+
+    With operands `rounded` to bfloat16 if they are or if that is asked for.
+    """
     shape = (*(-(-size // stride) for size in x.shape[:2]), kernel.shape[3])
     shapes = x.shape, kernel.shape, shape
-    return _convolve(x[None], kernel, wanted=Y, shapes=shapes, window=_window(*shapes[:2], stride))[
-        0
-    ]
+    window = _window(*shapes[:2], stride)
+    return _of_one(x, x[None], kernel, wanted=Y, shapes=shapes, window=window, rounded=rounded)
 
 
-def convolve_transposed(y: Array, kernel: Array, size: tuple[int, ...], *, stride: int) -> Array:
+def convolve_transposed(
+    y: Array, kernel: Array, size: tuple[int, ...], *, stride: int, rounded: bool = False
+) -> Array:
     """Transposed convolution: y [ceil(h/s), ceil(w/s), n], kernel [k, l, n, m] -> [h, w, m]."""
     back = kernel.swapaxes(2, 3)
     shapes = (*size, kernel.shape[3]), back.shape, y.shape
-    return _convolve(back, y[None], wanted=X, shapes=shapes, window=_window(*shapes[:2], stride))[0]
+    window = _window(*shapes[:2], stride)
+    return _of_one(y, back, y[None], wanted=X, shapes=shapes, window=window, rounded=rounded)
+
+
+def _of_one(like: Array, *operands: Array, rounded: bool, **static: Any) -> Array:
+    rounded = rounded or like.dtype == jnp.bfloat16
+    return _convolve(*map(wide, operands), rounded=rounded, **static)[0].astype(like.dtype)
 
 
 def dense(layer: Any, x: Array) -> Array:
@@ -74,20 +86,34 @@ def dense(layer: Any, x: Array) -> Array:
     options = layer.dtype, layer.precision, layer.preferred_element_type
     if any(options) or layer.dot_general is not jax.lax.dot_general:
         return layer(x)
-    y = convolve(x[None, None], kernel[None, None], stride=1)[0, 0]
+    y = product(x, kernel)
     return y if layer.bias is None else y + layer.bias[...]
 
 
-def dot_general(
+def product(x: Array, kernel: Array, *, rounded: bool = False) -> Array:
+    """x @ kernel, [..., n] and [n, m]."""
+    rows = x.reshape(-1, 1, x.shape[-1])
+    y = convolve(rows, kernel[None, None], stride=1, rounded=rounded)
+    return y.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def rounded_dot_general(
     x: Array, kernel: Array, dimension_numbers: DotDimensionNumbers, **options: Any
 ) -> Array:
-    """`lax.dot_general` of a dense layer, x [n] and kernel [n, m], and in bfloat16 oneDNN's.
+    """`lax.dot_general` of a dense layer, x [..., n] and kernel [n, m], rounded to bfloat16.
 
     XLA's products of bfloat16 are slower than those of float32 on a CPU; these are faster.
     """
-    if x.ndim == 1 and x.dtype == jnp.bfloat16 and knows(x, kernel):
-        return convolve(x[None, None], kernel[None, None], stride=1)[0, 0]
+    if dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())) and knows(x, kernel):
+        return product(x, kernel, rounded=True)
     return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
+
+
+def rounds(dtype: Any, arrays: Any) -> bool:
+    """Whether oneDNN makes products of these arrays, of float32, in `dtype`, bfloat16."""
+    floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)}
+    half = jnp.dtype(dtype) == jnp.bfloat16
+    return half and floats == {jnp.dtype("float32")} and has_bfloat16() and knows(jnp.zeros(()))
 
 
 def serves(*arrays: Array) -> bool:
@@ -139,24 +165,35 @@ def _convolve(first: Array, second: Array, **static: Any) -> Array:
 
 
 @primitive.def_abstract_eval
-def _result(first: Shaped, second: Shaped, *, wanted: int, shapes: Shapes, window: Window) -> Any:
-    del window
+def _result(
+    first: Shaped, second: Shaped, *, wanted: int, shapes: Shapes, window: Window, rounded: bool
+) -> Any:
+    del window, rounded
     count = (second if wanted == X else first).shape[:1]
     shape = {Y: (*count, *shapes[2]), X: (*count, *shapes[0]), K: shapes[1]}[wanted]
     return ShapedArray(shape, first.dtype)
 
 
-def _called(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window) -> Array:
-    out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
+def _called(first: Array, second: Array, *, rounded: bool, **static: Any) -> Array:
+    out = _result(first, second, rounded=rounded, **static)
+    if rounded:
+        first, second = (a.astype(jnp.bfloat16) for a in (first, second))
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(out.shape, out.dtype))
-    return call(first, second, wanted=np.int64(wanted), window=np.array(window, np.int64))
+    wanted, window = np.int64(static["wanted"]), np.array(static["window"], np.int64)
+    return call(first, second, wanted=wanted, window=window)
 
 
-def _plain(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window) -> Array:
+def _plain(
+    first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window, rounded: bool
+) -> Array:
     """The same by `lax.conv` and its transposes; of a dense layer by products."""
+    static: Any = {"wanted": wanted, "shapes": shapes, "window": window, "rounded": False}
+    if rounded:
+        half = (a.astype(jnp.bfloat16) for a in (first, second))
+        return _plain(*half, **static).astype(first.dtype)
+    out = _result(first, second, **static)
     if _dense(shapes, window):
         a, b = (rows.reshape(-1, rows.shape[-1]) for rows in (first, second))
-        out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
         return (a @ b if wanted == Y else b @ a.T if wanted == X else a.T @ b).reshape(out.shape)
     stride, before, after = window[:2], window[2:4], window[4:]
 
@@ -168,7 +205,6 @@ def _plain(first: Array, second: Array, *, wanted: int, shapes: Shapes, window: 
 
     if wanted == Y:
         return conv(first, second)
-    out = _result(first, second, wanted=wanted, shapes=shapes, window=window)
     given = (lambda x: conv(x, first)) if wanted == X else partial(conv, first)
     return jax.linear_transpose(given, jax.ShapeDtypeStruct(out.shape, out.dtype))(second)[0]
 
@@ -181,22 +217,24 @@ def _dense(shapes: Shapes, window: Window) -> bool:
     return window == (1, 1, 0, 0, 0, 0) and shapes[1][:2] == (1, 1)
 
 
-def _repays(first: Shaped, second: Shaped, *, wanted: int, shapes: Shapes, window: Window) -> bool:
+def _repays(
+    first: Shaped, second: Shaped, *, wanted: int, shapes: Shapes, window: Window, rounded: bool
+) -> bool:
     """Whether oneDNN is faster: of convolutions, in bfloat16, and of large products."""
     if not _dense(shapes, window):
         return True
     rows = (second if wanted == X else first).shape[0] * shapes[2][0] * shapes[2][1]
-    large = first.dtype != jnp.float32 or rows * shapes[1][2] * shapes[1][3] >= LARGE
-    return large and jax.device_count() == 1
+    return rounded or rows * shapes[1][2] * shapes[1][3] >= LARGE
 
 
 def _lowered(context: Any, *operands: Any, **static: Any) -> Any:
     leaves = context.module_context.lowering_parameters.for_export
-    form = _plain if leaves or not _repays(*context.avals_in, **static) else _called
+    called = jax.device_count() == 1 and _repays(*context.avals_in, **static)
+    form = _called if called and not leaves else _plain
     return mlir.lower_fun(form, multiple_results=False)(context, *operands, **static)
 
 
-primitive.def_impl(jax.jit(_convolve, static_argnames=("wanted", "shapes", "window")))
+primitive.def_impl(jax.jit(_convolve, static_argnames=("wanted", "shapes", "window", "rounded")))
 mlir.register_lowering(primitive, mlir.lower_fun(_plain, multiple_results=False))
 mlir.register_lowering(primitive, _lowered, platform="cpu")
 

@@ -36,6 +36,8 @@ class Convolution(Module):
     (7, 4, 5)
     """
 
+    rounded = False
+
     def __init__(
         self,
         n: int,
@@ -56,14 +58,14 @@ class Convolution(Module):
         kernel = self.kernel[...]
         check_array("Convolution", "input", x)
         check_shape("Convolution", "input", x, (*jnp.shape(x)[:2], kernel.shape[2]))
-        return biased(fastest(x, kernel, self.stride), self.bias[...])
+        return biased(fastest(x, kernel, self.stride, rounded=self.rounded), self.bias[...])
 
 
-def fastest(x: Array, kernel: Array, stride: int = 1) -> Array:
+def fastest(x: Array, kernel: Array, stride: int = 1, *, rounded: bool = False) -> Array:
     """`convolution` in the form that is fastest on this machine."""
+    if rounded or (len(kernel) > 1 and onednn.serves(x, kernel)):
+        return onednn.convolve(x, kernel, stride=stride, rounded=rounded)
     if len(kernel) == 1 or jax.default_backend() == "cpu":
-        if len(kernel) > 1 and onednn.serves(x, kernel):
-            return onednn.convolve(x, kernel, stride=stride)
         return convolution_products(x, kernel, stride)
     return convolution(x, kernel, stride)
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxvae import nn
-from jaxvae.nn import Down, InPrecision, Up
+from jaxvae.nn import Down, InPrecision, Up, onednn
 from jaxvae.nn.mixed_precision import in_dtype
 from jaxvae.nn.modules import Module
 from jaxvae.nn.residual import Convolution
@@ -37,8 +37,27 @@ LAYERS = {
 }
 
 
+@pytest.fixture(params=["of the CPU", "of XLA"])
+def products(request, monkeypatch):
+    """Whose products of bfloat16 they are, if this CPU has any."""
+    if request.param == "of XLA":
+        monkeypatch.setattr(onednn, "rounds", lambda *_: False)
+    return request.param
+
+
+@pytest.mark.skipif(not (onednn.ready() and onednn.has_bfloat16()), reason="needs oneDNN, bfloat16")
+@pytest.mark.parametrize("name", ["MLP", "ConvEncoder", "ConvDecoder", "ResidualEncoder"])
+def test_all_products_are_rounded_where_onednn_makes_them(name):
+    net = NETWORKS[name](rngs=nnx.Rngs(0))
+    x = jnp.zeros(SHAPES[name])
+    program = str(jax.make_jaxpr(partial(in_dtype, jnp.bfloat16))(net, x))
+    kernels = sum(np.ndim(leaf) > 1 for leaf in jax.tree.leaves(net))
+    assert program.count("rounded=True") == kernels
+    assert "bf16" not in program
+
+
 @pytest.mark.parametrize("name", LAYERS)
-def test_slopes_of_a_bias_are_summed_in_float32(name):
+def test_slopes_of_a_bias_are_summed_in_float32(name, products):
     """Over 50,000 pixels: a sum in bfloat16 stops growing on the way."""
     given, out = {"Up": (14, 28), "Down": (56, 28)}.get(name, (28, 28))
     net = InPrecision(
@@ -81,7 +100,7 @@ SHAPES = {"MLP": (6,), "ConvDecoder": (3,), "ConvEncoder": IMAGE, "ResidualEncod
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_of_many_rows_are_those_of_float32(name):
+def test_gradients_of_many_rows_are_those_of_float32(name, products):
     """Of every leaf, and all examples pull the same way: a sum in bfloat16 would stop at 256."""
     net, rng = NETWORKS[name](rngs=nnx.Rngs(0)), np.random.default_rng(0)
     shape = SHAPES.get(name.partition(",")[0])
