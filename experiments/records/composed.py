@@ -26,13 +26,13 @@ on two x86-64 cores, evaluation included:
 Averaged parameters gain nothing (.002 nats at most): the rate that falls to 0 has done it. The flow
 loses .7 nats: it is not in the long run.
 
-For 270 epochs, NLL(5000), mean and standard deviation over seeds 0, 1, 2 where there are some (in
-brackets their number where it is two), and minutes of processor time of a seed on two x86-64 cores
-(AMD, but 145 on Intel), evaluation included:
+For 270 epochs, NLL(5000), mean and standard deviation over seeds 0, 1, 2 where there is one (else
+seed 0 alone), and minutes of processor time of a seed on two x86-64 cores (AMD, but 145 on Intel),
+evaluation included:
 
                        dynamic MNIST          Fashion-MNIST
     plain              84.77          16      228.96 +- .13       16
-    VampPrior alone                           227.22 +- .02 (2)   29
+    VampPrior alone                           227.23 +- .03       29
     DReG               81.06 +- .02   80      226.23 +- .003      86
 
 All are known to .003 by sampling; k-hat trusts 14 and 32 % of the rows on dynamic MNIST, and 50, 71
