@@ -14,7 +14,7 @@ from jaxvae.nn import onednn
 from jaxvae.nn.activations import Activation, by_name
 from jaxvae.nn.heads import Shape
 from jaxvae.nn.initializers import fan_in_normal
-from jaxvae.nn.mixed_precision import biased
+from jaxvae.nn.mixed_precision import Rounding, biased
 from jaxvae.nn.modules import Module
 from jaxvae.nn.networks import MLP, Between, Norm
 
@@ -137,14 +137,12 @@ def halvings(size: Shape, times: int) -> list[Shape]:
     return sizes
 
 
-class Down(Module):
+class Down(Rounding):
     """4x4 convolution of stride 2, padded "SAME": [h, w, n] -> [ceil(h/2), ceil(w/2), m].
 
     >>> Down(3, 8, rngs=nnx.Rngs(0))(jnp.ones((7, 10, 3))).shape
     (4, 5, 8)
     """
-
-    rounded = False
 
     def __init__(self, n: int, m: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(fan_in_normal(rngs.params(), (4, 4, n, m)))
@@ -155,14 +153,12 @@ class Down(Module):
         return biased(y, self.bias[...])
 
 
-class Up(Module):
+class Up(Rounding):
     """Transposed 4x4 convolution of stride 2: [ceil(h/2), ceil(w/2), n] -> [h, w, m] of `size`.
 
     >>> Up(8, 3, (7, 10), rngs=nnx.Rngs(0))(jnp.ones((4, 5, 8))).shape
     (7, 10, 3)
     """
-
-    rounded = False
 
     def __init__(self, n: int, m: int, size: Shape, *, rngs: nnx.Rngs):
         # an output pixel hears 2x2 inputs, so its fan-in is 4 n

@@ -66,7 +66,7 @@ def in_dtype(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> A
     nnx.update(inside, jax.tree.map(cast, params))
     layers: list[Any] = [layer for _, layer in nnx.iter_modules(inside)]
     for layer in layers:
-        if rounded and hasattr(layer, "rounded"):
+        if rounded and isinstance(layer, Rounding):
             layer.rounded = True
         elif rounded and getattr(layer, "dot_general", None) is jax.lax.dot_general:
             layer.dot_general = onednn.rounded_dot_general
@@ -75,6 +75,12 @@ def in_dtype(dtype: DTypeLike | None, network: Callable[..., Any], x: Tree) -> A
     y = inside(jax.tree.map(cast, x)).astype(jnp.result_type(*jax.tree.leaves(params)))
     nnx.update(network, nnx.state(inside, nnx.Not(nnx.Param)))  # what it keeps, as statistics
     return y
+
+
+class Rounding(Module):
+    """A layer whose product oneDNN may compute of operands `rounded` to bfloat16."""
+
+    rounded = False
 
 
 def biased(y: Array, bias: Array) -> Array:

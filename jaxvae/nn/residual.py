@@ -18,11 +18,11 @@ from jaxvae.nn import onednn
 from jaxvae.nn.convolutions import promoted
 from jaxvae.nn.heads import positive
 from jaxvae.nn.initializers import fan_in_normal
-from jaxvae.nn.mixed_precision import biased
+from jaxvae.nn.mixed_precision import Rounding, biased
 from jaxvae.nn.modules import Module
 
 
-class Convolution(Module):
+class Convolution(Rounding):
     """Convolution, padded "SAME": [h, w, n] -> [ceil(h/stride), ceil(w/stride), m].
 
     Of stride 2 and size 3 it pads an image of even size below and to the right alone.
@@ -35,8 +35,6 @@ class Convolution(Module):
     >>> Convolution(3, 5, size=3, rngs=nnx.Rngs(0))(jnp.ones((7, 4, 3))).shape
     (7, 4, 5)
     """
-
-    rounded = False
 
     def __init__(
         self,
