@@ -33,6 +33,7 @@ from jaxvae.protocols import check_factor, distribution
 from jaxvae.pytrees import in_a_row
 
 COINS = "floats 0. or 1.; see jaxvae.binarize, or ContinuousBernoulli for grey pixels in [0, 1]"
+ONE_HOT = "a 1. and else 0. along the last axis, as jax.nn.one_hot gives"
 
 
 @distribution
@@ -163,8 +164,8 @@ class Categorical:
 class OneHotCategorical:
     """Independent choices among K, each a one-hot vector: log p(z) = sum_ik z_ik log p_ik.
 
-    As `Categorical`, with events that a decoder can take a gradient in. Away from the corners of
-    the simplex log p is the linear extension above, no density.
+    As `Categorical`, with events that a decoder can take a gradient in. Elsewhere, as of a label
+    that is missing or of shares of classes, log p is -inf, and a ValueError where z is known.
 
     Args:
       logits: l, shape [..., K], finite or -inf; that is the shape and dtype of events.
@@ -190,6 +191,14 @@ class OneHotCategorical:
         return self._one_hot(Categorical(self.logits).sample(key))
 
     def log_prob(self, z: Tree) -> Array:
+        z = jnp.asarray(z)
+        ones = jnp.abs(z - 1) < 1e-5  # through the gradient's detour 1 is 1 but for its last bit
+        one_hot = jnp.all(ones | (z == 0), axis=-1) & (jnp.sum(ones, axis=-1) == 1)
+        inside = within("OneHotCategorical.log_prob", z, one_hot, ONE_HOT)
+        return jnp.where(inside, self.log_prob_relaxed(z), -jnp.inf)
+
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        """The formula at a relaxed draw, in the simplex: log p is linear between its events."""
         return jnp.sum(weighted(z, self.log_probs))
 
     def mean(self) -> Array:

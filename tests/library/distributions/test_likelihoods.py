@@ -54,6 +54,22 @@ REFUSED = [
     (jv.DiscretizedLogistic(jnp.zeros(3), 1.0), np.array([0, -1, 1]), ValueError, "-1 at"),
     (jv.Categorical(jnp.zeros((3, 4))), np.ones(3), TypeError, "expected integers 0..3"),
     (jv.Categorical(jnp.zeros((3, 4))), np.array([0, 4, 1]), ValueError, "4 at"),
+    *(
+        (
+            jv.OneHotCategorical(jnp.zeros((2, 3))),
+            np.array([[0.0, 1.0, 0.0], row], np.float32),
+            ValueError,
+            r"event holds \[.*\] at \(1,\), expected a 1. and else 0. along the last axis",
+        )
+        for row in (
+            [0.5, 0.5, 0.0],
+            [0.0, 0.0, 0.0],
+            [1.0, 1.0, 0.0],
+            [2.0, -1.0, 0.0],
+            [255.0, 0.0, 0.0],
+            [np.nan, 1.0, 0.0],
+        )
+    ),
     (jv.Poisson(jnp.ones(3)), np.array([0.5, 1.0, 2.0]), ValueError, "0.5 at .* whole numbers"),
     (jv.Poisson(jnp.ones(3)), np.array([1, -1, 2]), ValueError, "-1 at"),
     (jv.NegativeBinomial(jnp.ones(3), 0.0), np.array([1.0, np.nan, 2.0]), ValueError, "nan at"),
