@@ -2,6 +2,7 @@
 
     python -m experiments.benchmarks.trace                       # W3 and W5
     python -m experiments.benchmarks.trace --workloads W1 --each
+    python -m experiments.benchmarks.trace --workloads W2 --dtype bfloat16
 
 Milliseconds a step over the epoch that is traced. What runs side by side on two cores is counted
 twice, and the profiler costs a little at every operation, so that the sum is more than the step,
@@ -96,9 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workloads", nargs="+", default=["W3", "W5"], choices=list(WORKLOADS))
     parser.add_argument("--each", action="store_true", help="the thirty longest operations too")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     options = parser.parse_args(argv)
     for name in options.workloads:
-        whole, each, primitive_of = trace(WORKLOADS[name])
+        whole, each, primitive_of = trace(WORKLOADS[name]._replace(dtype=options.dtype))
         kinds: Counter[str] = Counter()
         for op, ms in each.items():
             kinds[kind(op, primitive_of.get(op, ""))] += ms
