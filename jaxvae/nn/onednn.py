@@ -187,11 +187,9 @@ def _plain(
     first: Array, second: Array, *, wanted: int, shapes: Shapes, window: Window, rounded: bool
 ) -> Array:
     """The same by `lax.conv` and its transposes; of a dense layer by products."""
-    static: Any = {"wanted": wanted, "shapes": shapes, "window": window, "rounded": False}
-    if rounded:
-        half = (a.astype(jnp.bfloat16) for a in (first, second))
-        return _plain(*half, **static).astype(first.dtype)
-    out = _result(first, second, **static)
+    if rounded:  # to the numbers of bfloat16
+        first, second = (jax.lax.reduce_precision(a, 8, 7) for a in (first, second))
+    out = _result(first, second, wanted=wanted, shapes=shapes, window=window, rounded=rounded)
     if _dense(shapes, window):
         a, b = (rows.reshape(-1, rows.shape[-1]) for rows in (first, second))
         return (a @ b if wanted == Y else b @ a.T if wanted == X else a.T @ b).reshape(out.shape)
