@@ -280,6 +280,29 @@ def test_convolutions_of_bfloat16_are_those_of_lax(form):
     assert taken(lambda x: ours(x, half[1]), half[0][0])
 
 
+@here
+@pytest.mark.skipif(not onednn.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+@pytest.mark.parametrize("name", ["dense", "3x3"])
+def test_rounded_products_are_the_same_on_several_devices(name, monkeypatch):
+    """Where XLA computes them: to float32's last digits, in value and gradients."""
+    x, kernel = normal(0, 6, 5, 8), normal(1, 3, 3, 8, 4)
+    if name == "dense":
+        form, given = partial(onednn.product, rounded=True), (x, kernel[0, 0])
+    else:
+        form, given = partial(onednn.convolve, stride=1, rounded=True), (x, kernel)
+
+    def computed(devices):
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+        whole = lambda *given: jnp.sum(form(*given) ** 2)
+        run = jax.jit(lambda *given: (form(*given), jax.grad(whole, (0, 1))(*given)))
+        assert (onednn.TARGET in run.lower(*given).as_text()) == (devices == 1)
+        return jax.tree.leaves(run(*given))
+
+    for one, several in zip(computed(1), computed(8), strict=True):
+        assert one.dtype == jnp.float32
+        assert np.allclose(one, several, rtol=1e-5, atol=1e-5)
+
+
 @pytest.fixture
 def afresh(monkeypatch):
     """`ready` as a new process asks it, and nothing registered for the others."""
