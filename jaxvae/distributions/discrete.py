@@ -164,8 +164,9 @@ class Categorical:
 class OneHotCategorical:
     """Independent choices among K, each a one-hot vector: log p(z) = sum_ik z_ik log p_ik.
 
-    As `Categorical`, with events that a decoder can take a gradient in. Elsewhere, as of a label
-    that is missing or of shares of classes, log p is -inf, and a ValueError where z is known.
+    As `Categorical`, with events that a decoder can take a gradient in. Of anything else, such as
+    a missing label (all zeros) or shares of classes, log p is -inf, and a ValueError where z is
+    concrete.
 
     Args:
       logits: l, shape [..., K], finite or -inf; that is the shape and dtype of events.

@@ -12,6 +12,7 @@ from jaxvae.protocols import (
     Distribution,
     has_path,
     log_density,
+    log_density_relaxed,
     method_of,
     sample_and_log_prob,
 )
@@ -137,6 +138,9 @@ class Held(NamedTuple):
 
     def log_prob(self, z: Tree) -> Array:
         return log_density(self.q, z)
+
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        return log_density_relaxed(self.q, z)
 
     def unstack(self) -> "Held":
         return Held(method_of(self.q, "unstack")())

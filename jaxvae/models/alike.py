@@ -16,7 +16,13 @@ from jaxvae.checks import Key, Scalar, Tree, a_class_of, checked
 from jaxvae.evaluation.latent_space import tempered
 from jaxvae.models.deep_bound import level
 from jaxvae.models.hierarchical import Block
-from jaxvae.protocols import has_path, log_density, sample_and_log_prob, traced
+from jaxvae.protocols import (
+    has_path,
+    log_density,
+    log_density_relaxed,
+    sample_and_log_prob,
+    traced,
+)
 from jaxvae.pytrees import pytree
 from jaxvae.pytrees.networks import networks, of_each
 
@@ -161,6 +167,10 @@ class Descent:
     @checked
     def log_prob(self, z: Tree) -> Array:
         return jnp.sum(self._scan(z, log_density))
+
+    @checked
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        return jnp.sum(self._scan(z, log_density_relaxed))
 
     def levels_at(self, z: Tree) -> list[tuple[Any, Any]]:
         """Each level's distribution given the sample above, and its part of z."""

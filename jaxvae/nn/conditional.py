@@ -25,7 +25,9 @@ class Conditional(Module, Generic[D]):
       in_shape: shape of what is conditioned on.
       event_shape: shape of an event of the distribution.
       dtype: what the network computes in, `jnp.bfloat16` for mixed precision; by default that of
-        its parameters. These keep their dtype, and so does the output that the head sees.
+        its parameters. These keep their dtype, and so does the output that the head sees. On a
+        CPU with oneDNN the network is given float32, and products of dense layers and of the
+        library's convolutions are of operands rounded to bfloat16.
 
     Raises:
       AssertionError: when called, if the network's output has not the shape that the head needs.

@@ -339,7 +339,11 @@ ffi::Future convolve(ffi::ThreadPool pool, ffi::AnyBuffer first, ffi::AnyBuffer 
   const auto xd = x.dimensions(), kd = k.dimensions(), yd = y.dimensions();
   const Shape s{xd[0], xd[1],     xd[2],     xd[3],     kd[0],     kd[1],     yd[1],    yd[2],
                 yd[3], window[0], window[1], window[2], window[3], window[4], window[5]};
-  const auto type = first.element_type() == ffi::DataType::BF16 ? memory::data_type::bf16 : F32;
+  const bool half = first.element_type() == ffi::DataType::BF16;
+  if ((!half && first.element_type() != ffi::DataType::F32) ||
+      second.element_type() != first.element_type() || out->element_type() != ffi::DataType::F32)
+    return ended(ffi::Error::InvalidArgument("expected float32 or bfloat16, to float32"));
+  const auto type = half ? memory::data_type::bf16 : F32;
   std::vector<int64_t> key{wanted, static_cast<int64_t>(type), pool.num_threads()};
   const auto* sizes = &s.n;
   key.insert(key.end(), sizes, sizes + sizeof(Shape) / sizeof(int64_t));

@@ -33,7 +33,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.lax import DotDimensionNumbers
 
-from jaxvae.pytrees import wide
 from jaxvae.training.checkpoints.identity import FORMS
 
 TARGET = "jaxvae_convolve"
@@ -42,6 +41,7 @@ SOURCE = Path(__file__).with_suffix(".cc")
 Y, X, K = range(3)  # what is wanted of (x, k, y), given the other two in this order
 Window = tuple[int, int, int, int, int, int]  # stride, padding before, padding after
 Shaped = Array | ShapedArray
+NUMBER = ShapedArray((), np.dtype(np.float32))
 Shapes = tuple[tuple[int, ...], ...]  # of x, k and y of one example
 
 
@@ -53,7 +53,7 @@ def convolve(x: Array, kernel: Array, *, stride: int, rounded: bool = False) -> 
     shape = (*(-(-size // stride) for size in x.shape[:2]), kernel.shape[3])
     shapes = x.shape, kernel.shape, shape
     window = _window(*shapes[:2], stride)
-    return _of_one(x, x[None], kernel, wanted=Y, shapes=shapes, window=window, rounded=rounded)
+    return _of_one(Y, x, kernel, shapes=shapes, window=window, rounded=rounded)
 
 
 def convolve_transposed(
@@ -63,12 +63,25 @@ def convolve_transposed(
     back = kernel.swapaxes(2, 3)
     shapes = (*size, kernel.shape[3]), back.shape, y.shape
     window = _window(*shapes[:2], stride)
-    return _of_one(y, back, y[None], wanted=X, shapes=shapes, window=window, rounded=rounded)
+    return _of_one(X, y, back, shapes=shapes, window=window, rounded=rounded)
 
 
-def _of_one(like: Array, *operands: Array, rounded: bool, **static: Any) -> Array:
-    rounded = rounded or like.dtype == jnp.bfloat16
-    return _convolve(*map(wide, operands), rounded=rounded, **static)[0].astype(like.dtype)
+def _of_one(
+    wanted: int, image: Array, kernel: Array, *, shapes: Shapes, window: Window, rounded: bool
+) -> Array:
+    """What is wanted of one image and a kernel, in the dtype of their product."""
+    channels, expected = image.shape[-1], kernel.shape[3 if wanted == X else 2]
+    if channels != expected:
+        raise TypeError(f"the input has {channels} features, expected the kernel's {expected}")
+    dtype = jnp.result_type(image, kernel)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"the input is {image.dtype}, expected real numbers, as oneDNN's are")
+    images, kernel = image.astype(jnp.float32)[None], kernel.astype(jnp.float32)
+    out = _convolve(
+        *((kernel, images) if wanted == X else (images, kernel)),
+        wanted=wanted, shapes=shapes, window=window, rounded=rounded or dtype == jnp.bfloat16,
+    )  # fmt: skip
+    return out[0].astype(dtype)
 
 
 def dense(layer: Any, x: Array) -> Array:
@@ -104,7 +117,8 @@ def rounded_dot_general(
 
     XLA's products of bfloat16 are slower than those of float32 on a CPU; these are faster.
     """
-    if dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())) and knows(x, kernel):
+    dense = kernel.ndim == 2 and dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))
+    if dense and not any(options.values()) and knows(x, kernel):
         return product(x, kernel, rounded=True)
     return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
 
@@ -113,21 +127,19 @@ def rounds(dtype: Any, arrays: Any) -> bool:
     """Whether oneDNN makes products of these arrays, of float32, in `dtype`, bfloat16."""
     floats = {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)}
     half = jnp.dtype(dtype) == jnp.bfloat16
-    return half and floats == {jnp.dtype("float32")} and has_bfloat16() and knows(jnp.zeros(()))
+    return half and floats == {NUMBER.dtype} and has_bfloat16() and knows(NUMBER)
 
 
-def serves(*arrays: Array) -> bool:
+def serves(*arrays: Shaped) -> bool:
     """Whether oneDNN is at hand for them, on the one CPU device there is."""
     return jax.device_count() == 1 and knows(*arrays)
 
 
 # a program that holds convolutions has asked for the handler; for others none is compiled
-FORMS.append(
-    lambda: " with oneDNN" if ready.cache_info().currsize and serves(jnp.zeros(())) else ""
-)
+FORMS.append(lambda: " with oneDNN" if ready.cache_info().currsize and serves(NUMBER) else "")
 
 
-def knows(*arrays: Array) -> bool:
+def knows(*arrays: Shaped) -> bool:
     """Whether oneDNN is there and computes with them.
 
     All are float32, or all bfloat16 if the CPU multiplies that.
@@ -171,7 +183,7 @@ def _result(
     del window, rounded
     count = (second if wanted == X else first).shape[:1]
     shape = {Y: (*count, *shapes[2]), X: (*count, *shapes[0]), K: shapes[1]}[wanted]
-    return ShapedArray(shape, first.dtype)
+    return ShapedArray(shape, np.float32)
 
 
 def _called(first: Array, second: Array, *, rounded: bool, **static: Any) -> Array:

@@ -12,7 +12,14 @@ from jaxvae.distributions import Independent
 from jaxvae.distributions.kl import closed_form
 from jaxvae.models.state_space.markov import Markov
 from jaxvae.models.state_space.smoothing import Smoother, emissions
-from jaxvae.protocols import Distribution, has_path, log_density, mean_of, sample_and_log_prob
+from jaxvae.protocols import (
+    Distribution,
+    has_path,
+    log_density,
+    log_density_relaxed,
+    mean_of,
+    sample_and_log_prob,
+)
 from jaxvae.pytrees import pytree, value_of
 
 
@@ -52,6 +59,11 @@ class Carried:
     def log_prob(self, event: tuple[Any, Any]) -> Array:
         check_pair("Carried", "event", event, "(h, z)")
         return log_density(self.distribution, event[1])
+
+    @checked
+    def log_prob_relaxed(self, event: tuple[Any, Any]) -> Array:
+        check_pair("Carried", "event", event, "(h, z)")
+        return log_density_relaxed(self.distribution, event[1])
 
     @checked
     def sample_and_log_prob(self, key: Key) -> tuple[tuple[Any, Any], Array]:

@@ -25,6 +25,7 @@ from jaxvae.protocols import (
     check_distribution,
     has_path,
     log_density,
+    log_density_relaxed,
     sample_and_log_prob,
     traced,
 )
@@ -81,10 +82,17 @@ class Markov(Generic[D]):
 
     @checked
     def log_prob(self, z: Tree) -> Array:
+        return self._sum(log_density, z)
+
+    @checked
+    def log_prob_relaxed(self, z: Tree) -> Array:
+        return self._sum(log_density_relaxed, z)
+
+    def _sum(self, density: Callable[[Any, Any], Array], z: Tree) -> Array:
         self._check()
         before, after = self._pairs(z)
-        steps = jax.vmap(lambda a, c, b: log_density(self.step(a, c), b))
-        first = log_density(self.first, jax.tree.map(lambda leaf: leaf[0], z))
+        steps = jax.vmap(lambda a, c, b: density(self.step(a, c), b))
+        first = density(self.first, jax.tree.map(lambda leaf: leaf[0], z))
         return first + jnp.sum(steps(before, self.context, after))
 
     @checked

@@ -383,3 +383,13 @@ def test_errors_name_the_argument():
         stepwise_kl(q, pair_of_chains(4)[1], jnp.zeros((3, D)), jnp.array(0.0))
     with pytest.raises(TypeError, match="conditional is"):
         emissions(nothing, jnp.zeros((3, D)))
+
+
+def test_a_chain_of_choices_scores_relaxed_draws():
+    """What is no event of a one-hot choice still is a draw of `gumbel_softmax`."""
+    step = jax.tree_util.Partial(lambda z: jv.OneHotCategorical(jnp.log(0.1 + z)))
+    chain = Markov(jv.OneHotCategorical(jnp.zeros(3)), step, 2)
+    corners, between = jnp.eye(3)[:2], jnp.full((2, 3), 1 / 3)
+    assert np.isclose(chain.log_prob_relaxed(corners), chain.log_prob(corners))
+    assert jax.jit(chain.log_prob)(between) == -jnp.inf
+    assert np.isclose(chain.log_prob_relaxed(between), 2 * np.log(1 / 3), rtol=1e-5)

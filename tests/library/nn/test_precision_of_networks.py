@@ -119,3 +119,22 @@ def test_gradients_of_many_rows_are_those_of_float32(name, products):
     whole = np.sqrt(sum(np.square(leaf).sum() for leaf in exact))
     for a, b in zip(exact, found, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a) + 1e-3 * whole
+
+
+@pytest.mark.parametrize("name", ["MLP", "ConvEncoder", "ResidualEncoder"])
+def test_images_of_integers_are_those_of_floats(name, products):
+    net = NETWORKS[name](rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).integers(0, 2, SHAPES[name])
+    run = jax.jit(partial(in_dtype, jnp.bfloat16))
+    with jax.numpy_dtype_promotion("standard"):
+        expected = run(net, jnp.asarray(x, jnp.float32))
+        for dtype in (np.int32, np.uint8, bool):
+            assert np.array_equal(run(net, jnp.asarray(x, dtype)), expected), dtype
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_inputs_of_another_width_are_an_error(dtype):
+    """A handler would read on behind them."""
+    for layer, shape in ((nnx.Linear, (5,)), (nnx.Linear, (2, 5)), (Down, (8, 8, 5))):
+        with pytest.raises(TypeError, match=r"5"):
+            in_dtype(dtype, layer(3, 4, rngs=nnx.Rngs(0)), jnp.ones(shape))
