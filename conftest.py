@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
 
+import numpy as np
+
 CACHE = Path(__file__).parent / ".pytest_cache"
 
 if sys.dont_write_bytecode:  # every process that a test starts would compile all it imports
@@ -31,7 +33,6 @@ os.environ.setdefault(
 )
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 programs = list(CACHE.glob("jax/*"))
