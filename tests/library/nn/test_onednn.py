@@ -14,7 +14,7 @@ from flax import nnx
 from jax import export
 
 import jaxvae
-from jaxvae.nn import ConvDecoder, ConvEncoder, onednn
+from jaxvae.nn import ConvDecoder, ConvEncoder, onednn, onednn_handler
 from jaxvae.nn.conditional import Conditional
 from jaxvae.nn.convolutions import Down, Up, convolution_down, convolution_up
 from jaxvae.nn.heads import NormalHead
@@ -322,12 +322,12 @@ def test_without_the_extra_it_is_not_there(afresh, monkeypatch):
 
 @here
 def test_what_cannot_be_built_is_said_and_not_used(afresh, monkeypatch, tmp_path):
-    monkeypatch.setattr(onednn.Path, "home", lambda: tmp_path)  # nothing is kept there
-    monkeypatch.setattr(onednn.shutil, "which", lambda _: "false")
+    monkeypatch.setattr(onednn_handler.Path, "home", lambda: tmp_path)  # nothing is kept there
+    monkeypatch.setattr(onednn_handler.shutil, "which", lambda _: "false")
     with pytest.warns(UserWarning, match="oneDNN is installed but its convolutions can't be built"):
         assert not onednn.ready()
     assert not list(tmp_path.rglob("*.so"))
-    monkeypatch.setattr(onednn.shutil, "which", lambda _: None)
+    monkeypatch.setattr(onednn_handler.shutil, "which", lambda _: None)
     onednn.ready.cache_clear()
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
         assert not onednn.ready()
@@ -338,7 +338,7 @@ def test_what_cannot_be_built_is_said_and_not_used(afresh, monkeypatch, tmp_path
 def test_it_is_compiled_once(afresh, monkeypatch, tmp_path):
     calls = []
     run = subprocess.run
-    monkeypatch.setattr(onednn.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(onednn_handler.Path, "home", lambda: tmp_path)
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: calls.append(a) or run(*a, **k))
     for _ in range(2):
         assert onednn.ready()
