@@ -12,6 +12,11 @@ from jaxvae.checks import Key, Leaf, Numbers, Tree, check_floats, checked, logit
 from jaxvae.protocols import distribution
 from jaxvae.pytrees import in_a_row, stacked
 
+_BERNOULLI = [
+    *(-3617 / 10670622842880000, 1 / 74724249600, -691 / 1307674368000, 1 / 47900160),
+    *(-1 / 1209600, 1 / 30240, -1 / 720, 1 / 12),
+]  # B_2n / (2n)!, n = 8 ... 1, of 1 / (e^a - 1) - 1 / a + 1/2
+
 
 @distribution
 @dataclass(frozen=True, eq=False)
@@ -41,10 +46,13 @@ class ContinuousBernoulli:
         l = jnp.asarray(self.logits)
         u = jax.random.uniform(key, self.shape, l.dtype)
         a = jnp.where(l > 0, -l, l)  # -|l|, with the slope at 0 of the side that is taken below
-        near = a > -1e-3
+        near = a > -0.02
         safe = jnp.where(near, -1.0, a)
         z = jnp.log1p(u * jnp.expm1(safe)) / safe
-        series = u + 0.5 * a * u * (1.0 - u)  # and O(l^2)
+        # near 0 the logarithm, that of E[e^(a b)], is a series of the cumulants of b ~ Bernoulli(u)
+        v, w = u * (1.0 - u), 1.0 - 2.0 * u
+        cumulants = u, v, v * w, v * (1 - 6 * v), v * w * (1 - 12 * v), v * (1 - v * (30 - 120 * v))
+        series = sum(k * a**n / math.factorial(n + 1) for n, k in enumerate(cumulants))
         z = jnp.clip(jnp.where(near, series, z), 0.0, 1.0)
         return jnp.where(l > 0, 1.0 - z, z)
 
@@ -61,10 +69,13 @@ class ContinuousBernoulli:
     def mean(self) -> Array:
         """1 / (1 - e^-l) - 1 / l."""
         a = jnp.abs(self.logits)  # the mean of l is 1 - that of -l, which keeps its digits
-        near = a < 0.1
+        near = a < 1.0
         safe = jnp.where(near, 1.0, a)
         a = jnp.where(near, a, 0.0)
-        series = 0.5 - a / 12.0 + a**3 / 720.0 - a**5 / 30240.0
+        series = 0.0
+        for b in _BERNOULLI:
+            series = series * jnp.square(a) + b
+        series = 0.5 - a * series
         mean = jnp.where(near, series, 1.0 / safe + jnp.exp(-safe) / jnp.expm1(-safe))
         return jnp.where(self.logits < 0, mean, 1.0 - mean)
 

@@ -127,7 +127,7 @@ def scored(model: Model, key: Key, x: Tree, num_samples: int) -> Any:
     observed = (
         _observed(entries if is_masked(model) else x[0], *x)
         if has_mask(model)
-        else jnp.float32(sum(map(jnp.size, jax.tree.leaves(x))))
+        else _observed(entries, x, jnp.array(True))
     )
     return log_mean_exp(log_w), jnp.mean(log_w), jnp.mean(rate), entries, observed
 

@@ -373,3 +373,25 @@ def test_continuous_bernoulli_far_out():
         double, _ = both(ls.astype(float), np.float64(x))
     assert np.allclose(single, double, rtol=2e-6, atol=2e-8)
     assert np.all(np.isfinite(slope))
+
+
+def test_continuous_bernoulli_near_the_uniform():
+    """Its mean, its draws and their slopes keep their digits where l is small, on both sides."""
+    ls = np.array([-1.0, -0.5, -0.1, -0.03, -0.019, -1e-3, 1e-3, 0.02, 0.1, 0.9])
+
+    def f(l):
+        d = jv.ContinuousBernoulli(l)
+        return jnp.stack([d.mean(), d.sample(jax.random.key(3))])
+
+    both = jax.jit(jax.vmap(lambda l: (f(l), jax.jacobian(f)(l))))
+    single, single_slopes = jax.device_get(both(ls.astype(np.float32)))
+    with jax.enable_x64(True):
+        at = [jax.device_get(both(l)) for l in (ls, ls + 1e-4, ls - 1e-4)]
+        u = float(jax.random.uniform(jax.random.key(3), (), jnp.float32))
+    (double, slopes), (above, _), (below, _) = at
+    assert np.allclose(double[:, 0], 1 / -np.expm1(-ls) - 1 / ls, rtol=0, atol=2e-13)
+    assert np.allclose(slopes, (above - below) / 2e-4, rtol=0, atol=1e-9)
+    assert np.allclose(single[:, 0], double[:, 0], rtol=0, atol=2e-7)
+    exact = np.log1p(u * np.expm1(-np.abs(ls))) / -np.abs(ls)
+    assert np.allclose(single[:, 1], np.where(ls > 0, 1 - exact, exact), rtol=0, atol=2e-7)
+    assert np.allclose(single_slopes[:, 0], slopes[:, 0], rtol=0, atol=2e-7)

@@ -225,7 +225,8 @@ HOLES = np.array([[1.0, np.nan], [1.0, 1.1], [np.nan, -0.4]], np.float32)
 
 def test_a_choice_is_one_entry_however_it_is_coded():
     head = nn.ProductHead((("size", nn.NormalHead(1.0), (2,)), ("kind", nn.OneHotHead(), (4,))))
-    decode = Partial(lambda z: Masked(head(jnp.zeros(6) + z)))
+    whole = Partial(lambda z: head(jnp.zeros(6) + z))
+    decode = Partial(lambda z: Masked(whole(z)))
     model = jaxvae.VAE(
         Partial(lambda event: jaxvae.Normal(0.0, 1.0)), decode, jaxvae.StandardNormal(())
     )
@@ -234,6 +235,8 @@ def test_a_choice_is_one_entry_however_it_is_coded():
     with pytest.warns(UserWarning, match="1 to 3 observed entries"):
         found = use.score(model, KEY, (xs, masks), num_samples=2)
     assert found.observed.tolist() == [3.0, 1.0]
+    found = use.score(model._replace(decode=whole), KEY, xs, num_samples=2)
+    assert found.observed.tolist() == [3.0, 3.0]
 
 
 def test_rows_with_different_gaps_are_not_compared_unwarned():
