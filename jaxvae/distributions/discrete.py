@@ -74,7 +74,8 @@ class Bernoulli:
         inside = within(owner, x, (x == 0) | (jnp.abs(x - 1.0) < 1e-5), expected)
         log_p = self.log_prob_relaxed(x)
         possible = log_p > 0.5 * jnp.finfo(log_p.dtype).min
-        return jnp.where(inside & possible, log_p, -jnp.inf)
+        log_p += jnp.where(possible, 0.0, -jnp.inf)  # the slope does without the value
+        return jnp.where(inside, log_p, -jnp.inf)
 
     def log_prob_relaxed(self, z: Tree) -> Array:
         """The formula at a relaxed draw, in [0, 1]: log p is linear between its events."""

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from jaxvae import VAE, Bernoulli, Constant, Dirichlet, Mixture, Normal, StandardNormal, StudentT
 from jaxvae.distributions import SphericalUniform, VonMisesFisher
 from jaxvae.evaluation import ais, bdmc, sigmoid_schedule
+from jaxvae.evaluation.annealing import leapfrogs
 from jaxvae.models import ppca
 from tests.common import close, draws, standard_errors_off
 
@@ -142,6 +143,22 @@ def test_the_decoder_runs_once_a_leapfrog_step():
     )
     jax.effects_barrier()
     assert len(calls) == 3 * (1 + 4 * 3)  # of three chains
+
+
+def test_a_trajectory_is_blackjaxs(x64):
+    """Many leapfrogs as one, against as many of its own."""
+    from blackjax.mcmc import integrators
+
+    def log_f(z):
+        return -jnp.sum(jnp.cosh(z)) - z[0] * z[1] ** 2
+
+    z, v, step = jnp.array([0.3, -1.0, 2.0]), jnp.array([1.0, 0.5, -0.2]), jnp.array(0.1)
+    start = integrators.IntegratorState(z, v, *jax.value_and_grad(log_f)(z))
+    one = integrators.velocity_verlet(log_f, lambda v: 0.5 * jnp.sum(v**2))
+    for num in (1, 4):
+        expected = jax.lax.fori_loop(0, num, lambda _, state: one(state, step), start)
+        for a, b in zip(leapfrogs(num, log_f, None)(start, step), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
 @pytest.mark.thorough
