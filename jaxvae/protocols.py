@@ -47,6 +47,7 @@ from jaxvae.checks import (
     check_log_prob,
     check_shape,
     kind,
+    of_batches,
     within,
     written,
 )
@@ -223,8 +224,8 @@ def check_event(name: str, d: Distribution, what: str, event: Any) -> None:
             if jnp.shape(leaf) != like.shape:
                 raise ValueError(
                     f"model: {what}{written(event, path)} has shape {jnp.shape(leaf)}, "
-                    f"expected {like.shape} as draws of {name} have; functions here take one "
-                    "example: use jax.vmap for a batch"
+                    f"expected {like.shape} as draws of {name} have"
+                    f"{of_batches(jnp.shape(leaf), like.shape)}"
                 )
 
 

@@ -48,5 +48,7 @@ from jaxvae.checks.values import check_shape as check_shape
 from jaxvae.checks.values import is_key as is_key
 from jaxvae.checks.values import is_sparse as is_sparse
 from jaxvae.checks.values import logits_shape as logits_shape
+from jaxvae.checks.values import of_batches as of_batches
 from jaxvae.checks.values import refuse_bytes as refuse_bytes
 from jaxvae.checks.values import written as written
+from jaxvae.checks.warning import warn as warn

@@ -69,7 +69,8 @@ def check_array(owner: str, name: str, value: Any) -> None:
         )
     if hasattr(value, "iloc"):
         raise TypeError(
-            f"{owner}: {name} is {a_class_of(value)}, expected an array, {name}.to_numpy()"
+            f"{owner}: {name} is {a_class_of(value)}, expected an array, {name}.to_numpy(), or the "
+            "rows of a jaxvae.nn.Table, table.rows(frame)"
         )
     if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
         what = a_class_of(value) if dtype is None else f"an array of {dtype}"
@@ -140,11 +141,18 @@ def check_shape(
 ) -> None:
     """Raise ValueError unless `value` has exactly this shape: no silent broadcast."""
     check_array(owner, name, value)
-    if jnp.shape(value) != shape:
-        one = f"{shape}; functions here take one example: use jax.vmap for a batch"
-        raise ValueError(
-            f"{owner}: {name} has shape {jnp.shape(value)}, expected {expected or one}"
-        )
+    if (found := jnp.shape(value)) != shape:
+        expected = expected or f"{shape}{of_batches(found, shape)}"
+        raise ValueError(f"{owner}: {name} has shape {found}, expected {expected}")
+
+
+def of_batches(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What to do where one of the shapes is that of a batch of the other; nothing elsewhere."""
+    if found[1:] == expected and found:
+        return "; functions here take one example: use jax.vmap for a batch"
+    if expected[1:] == found and expected:
+        return ", which looks like a batch's; make networks for one example, xs[0]"
+    return ""
 
 
 def check_scale(owner: str, loc: Any, scale: Any, name: str = "scale", of: str = "loc") -> None:

@@ -1,6 +1,5 @@
 """A trained model over a data set: log p(x) with its error, latents, reconstructions."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, checked, warn
 from jaxvae.evaluation.marginal import LogMarginal, log_marginal
 from jaxvae.evaluation.programs import of_each
 from jaxvae.evaluation.rows import model_at, or_else, paired, warn_of_outside
@@ -81,11 +80,10 @@ def evaluate(
     )
     warn_of_outside("evaluate", rows.value)
     if not isinstance(found.rate, Tracer) and np.mean(np.abs(rows.rate)) < NEGLIGIBLE:
-        warnings.warn(
+        warn(
             f"evaluate: the rate is {abs(float(found.rate)):.2f} nats: every posterior is the "
             "prior, so that the model does without its latents; train it again with beta warmed up "
             "from 0, beta=optax.linear_schedule(0.0, 1.0, steps)",
-            stacklevel=3,
         )
     return found
 

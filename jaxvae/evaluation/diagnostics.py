@@ -250,7 +250,8 @@ def rate_distortion_curve(models: Tree, key: Key, xs: Tree, *, given: Tree | Non
 
     Args:
       models: models stacked along the leading axis of their leaves, as a run under `jax.vmap` or
-        `jax.lax.map` over betas returns them.
+        `jax.lax.map` over betas returns them. Those of seeds x betas, which have two such axes, are
+        flattened first: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), models).
       given: of conditional models, functions y -> model, the y of each row.
 
     >>> from jax.tree_util import Partial

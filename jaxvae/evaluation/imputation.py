@@ -108,17 +108,24 @@ def multiple_imputations(
     >>> multiple_imputations(model, key, event, num_samples=1000, num_draws=5).shape
     (5, 2)
     """
-    owner = "multiple_imputations"
+    xs, log_p = completed("multiple_imputations", model, key, event, num_samples, num_draws)
+    warn_of_outside("multiple_imputations", log_p)
+    return xs
+
+
+def completed(
+    owner: str, model: Model, key: Key, event: Tree, num_samples: Count, num_draws: Count
+) -> tuple[Any, Array]:
+    """Draws of x with its gaps filled, along a leading axis, and log p(x_observed)."""
     z_key, which_key, x_key = jax.random.split(key, 3)
     zs, log_w = _weighted(owner, model, z_key, event, num_samples)
-    warn_of_outside(owner, log_mean_exp(log_w))
     which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
 
     def draw(key: Key, k: Array) -> Any:
         z = jax.tree.map(lambda leaf: leaf[k], zs)
         return _fill(owner, event, _whole(owner, model, z).sample(key))
 
-    return jax.vmap(draw)(jax.random.split(x_key, num_draws), which)
+    return jax.vmap(draw)(jax.random.split(x_key, num_draws), which), log_mean_exp(log_w)
 
 
 def _weighted(

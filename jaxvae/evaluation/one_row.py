@@ -73,8 +73,12 @@ def new_draw(model: Model, key: Key, x: Tree) -> Any:
     return likelihood_draw(model, x_key, prior(model).sample(z_key))
 
 
-def imputed(model: Model, key: Key, x: Tree, num_samples: int) -> tuple[Any, Array]:
-    return imputation.imputed(model, key, x, num_samples)
+def imputed(
+    model: Model, key: Key, x: Tree, num_samples: int, num_draws: int | None
+) -> tuple[Any, Array]:
+    if num_draws is None:
+        return imputation.imputed(model, key, x, num_samples)
+    return imputation.completed("impute", model, key, x, num_samples, num_draws)
 
 
 def ahead(

@@ -3,7 +3,6 @@
 A frame is read by its columns. NaN are gaps where the likelihood is `Masked`.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxvae.batching import number_of_rows
-from jaxvae.checks import Tree, check_leaves
+from jaxvae.checks import Tree, a_class_of, check_leaves, warn
 from jaxvae.distributions import Masked
 from jaxvae.distributions.masked import check_observed
 from jaxvae.evaluation.frames import of_frame, of_latents
@@ -43,6 +42,11 @@ frame; or an iterable of batches of them."""
 
 def model_at(model: Any, y: Tree | None) -> Any:
     """The model, or of a conditional one, y -> model, that at y: None is an empty tree of rows."""
+    if y is not None and not callable(model):
+        raise TypeError(
+            f"given is for a conditional model, a function y -> model, and model is "
+            f"{a_class_of(model)}; leave given out"
+        )
     return model if y is None else functional(model)(y)
 
 
@@ -73,9 +77,16 @@ def or_else(what_to_do: str) -> Iterator[None]:
 def check_values(owner: str, name: str, model: Model, xs: Tree) -> None:
     """ValueError where concrete x, rows or one, can't be meant.
 
-    It has NaN in what its mask says was seen, or bytes above 1 for a model that draws floats.
+    It has no mask where the likelihood is `Masked`, NaN in what its mask says was seen, or bytes
+    above 1 for a model that draws floats.
     """
-    if isinstance(xs, tuple) and len(xs) == 2 and is_masked(model):
+    masked = is_masked(model)
+    if masked and not (isinstance(xs, tuple) and len(xs) == 2):
+        raise ValueError(
+            f"{owner}: {name} is {a_class_of(xs)}, expected the pair (x, mask) of a Masked "
+            "likelihood; jaxvae.use takes x with NaN in its gaps"
+        )
+    if masked:
         check_observed(owner, name, *xs)
     if any(map(holds_bytes, jax.tree.leaves(xs))):
         check_bytes(owner, name, xs, event_like(model))
@@ -106,16 +117,15 @@ UNSCORED: tuple[tuple[str, Callable[[Any], np.ndarray], str], ...] = (
 
 
 def warn_of_outside(owner: str, log_p: Tree) -> None:
-    """Warn, for the caller's caller, of rows whose concrete log p(x) is -inf or NaN."""
+    """Warn of rows whose concrete log p(x) is -inf or NaN."""
     if isinstance(log_p, Tracer):
         return
     log_p = np.atleast_1d(log_p)
     for value, is_it, why in UNSCORED:
         if (rows := np.flatnonzero(is_it(log_p))).size:
-            warnings.warn(
+            warn(
                 f"{owner}: log p(x) is {value} at {len(rows)} of {len(log_p)} rows, first at "
                 f"{rows[0]}, {why}; mend these rows or leave them out",
-                stacklevel=4,
             )
 
 

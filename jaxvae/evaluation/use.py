@@ -22,14 +22,14 @@ its NaN for gaps.
 A conditional model, a function y -> model, is used with `given=`, the y of each row.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxvae.batching import number_of_rows
-from jaxvae.checks import Count, Key, Tree, checked
+from jaxvae.checks import Count, Key, Tree, checked, warn
 from jaxvae.evaluation.frames import check_new, columns_of, names_of_latents, nats_of
 from jaxvae.evaluation.many_rows import each_row, paired_batches, with_ends
 from jaxvae.evaluation.one_row import (
@@ -228,10 +228,9 @@ def score(
     scores = Scores(*found, per_observed=found[0] / np.maximum(found[-1], 1))
     warn_of_outside("score", scores.iwae)
     if len(np.unique(scores.observed)) > 1:
-        warnings.warn(
+        warn(
             f"score: rows have {scores.observed.min():g} to {scores.observed.max():g} observed "
             "entries, whose log p(x) can't be compared; compare per_observed",
-            stacklevel=3,
         )
     if not is_frame(xs):
         return scores
@@ -246,6 +245,7 @@ def impute(
     xs: Rows,
     *,
     num_samples: Count = 100,
+    num_draws: Count | None = None,
     given: Tree | None = None,
     batch_size: Count = 256,
 ) -> Any:
@@ -253,6 +253,11 @@ def impute(
 
     Args:
       xs: pairs (x, mask), or x or a frame with NaN in its gaps.
+      num_samples: K of the importance sampling.
+      num_draws: in place of the mean so many draws of p(x_missing|x_observed), as
+        `evaluation.multiple_imputations`: [n, num_draws, ...], or a list of frames. Their quantiles
+        are intervals: np.quantile(draws, (0.05, 0.95), axis=1).
+      given: of a conditional model, a function y -> model, the y of each row.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -264,10 +269,18 @@ def impute(
     [[1.0, 2.0], [2.0, 4.0]]
     """
     rows = _rows("impute", model, xs, given)
-    found, log_p = each_row(imputed, model, key, rows, batch_size, num_samples=num_samples)
+    how = {"num_samples": num_samples, "num_draws": num_draws}
+    found, log_p = each_row(imputed, model, key, rows, batch_size, **how)
     warn_of_outside("impute", log_p)
     if not is_frame(xs):
         return found
+    if num_draws is None:
+        return _filled(xs, found)
+    return [_filled(xs, jax.tree.map(lambda a, k=k: a[:, k], found)) for k in range(num_draws)]
+
+
+def _filled(xs: Any, found: Tree) -> Any:
+    """The frame with what was found in its gaps."""
     filled = xs.copy()
     for name, values in columns_of("", found, [*xs.columns]).items():
         if name in xs and (gaps := xs[name].isna()).any():

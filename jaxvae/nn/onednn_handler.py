@@ -9,11 +9,12 @@ import importlib.metadata
 import shutil
 import subprocess
 import tempfile
-import warnings
 from functools import cache
 from pathlib import Path
 
 import jax
+
+from jaxvae.checks import warn
 
 TARGET = "jaxvae_convolve"
 PACKAGES = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
@@ -32,10 +33,9 @@ def ready() -> bool:
         handler = ctypes.CDLL(str(_compiled(library, header.parents[2])))
     except (OSError, subprocess.CalledProcessError) as error:
         why = getattr(error, "stderr", None) or error
-        warnings.warn(
+        warn(
             f"oneDNN is installed but its convolutions can't be built, so that slower products are "
             f"used: {why}",
-            stacklevel=2,
         )
         return False
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler.JaxvaeConvolve), platform="cpu")

@@ -10,7 +10,6 @@ The folder is written beside its place and renamed, so that a reader finds a who
 
 import json
 import re
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.checks import Location, Tree, checked, is_key
+from jaxvae.checks import Location, Tree, checked, is_key, warn
 from jaxvae.nn.descriptions import (
     OF_CONSTANT,
     STOCK,
@@ -124,10 +123,9 @@ def save_model(
             _warn_of_trust(description, leaves | constants)
         except (NotDescribedError, *NOT_BUILT) as error:
             description, why = None, str(error).splitlines()[0]
-            warnings.warn(
+            warn(
                 f"save_model: {why}; only load_model(folder, like=model) will read this folder: "
                 'move it to a module, or give builder="package.module:function"',
-                stacklevel=3,
             )
     arrays = {name: as_numpy(leaf) for name, leaf in (leaves | constants).items()}
     manifest = {
@@ -157,7 +155,7 @@ def _warn_of_trust(description: Any, arrays: Mapping[str, Any]) -> None:
     try:
         rebuild(description, arrays, {*roots(description)} - {*STOCK})
     except NotDescribedError as error:
-        warnings.warn(f"save_model: load_model will refuse this folder: {error}", stacklevel=4)
+        warn(f"save_model: load_model will refuse this folder: {error}")
 
 
 @checked

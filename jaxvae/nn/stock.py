@@ -1,12 +1,13 @@
 """A model for the data at hand, made of stock parts."""
 
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvae.checks import Count, Tree, check_array, checked
+from jaxvae.checks import Count, Tree, a_class_of, check_array, checked
 from jaxvae.distributions import DiscretizedLogistic, StandardNormal
 from jaxvae.model import VAE
 from jaxvae.nn.conditional import Conditional
@@ -50,6 +51,8 @@ def make_vae(
     >>> type(model.encode.network).__name__, type(model.decode(jnp.zeros(2))).__name__
     ('ConvEncoder', 'Normal')
     """
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"make_vae: rngs is {a_class_of(rngs)}, expected flax's nnx.Rngs(0)")
     if hasattr(x, "columns") and not isinstance(x, Table):
         raise TypeError("make_vae: x is a data frame, expected nn.infer_table(x), or an array")
     if isinstance(x, Table):
@@ -68,6 +71,7 @@ def make_vae(
         )
     of_images = len(shape) == 3 if convolutional is None else convolutional
     encoder, decoder = (ConvEncoder, ConvDecoder) if of_images else (MLP, MLP)
+    _check_options(encoder, network)
     encoder = partial(encoder, **network)
     if "channels" in network:
         network["channels"] = (*network["channels"],)[::-1]
@@ -81,6 +85,7 @@ def make_vae(
 
 
 def _of_table(table: Table, latents: int, number: Head[Any] | None, rngs: Any, options: Any) -> VAE:
+    _check_options(MLP, options)
     mlp = partial(MLP, **options)
 
     def network(_: Shape, out: Shape, *, rngs: Any) -> TableNetwork:
@@ -91,6 +96,18 @@ def _of_table(table: Table, latents: int, number: Head[Any] | None, rngs: Any, o
         Conditional(mlp, table.head(number), (latents,), (), rngs=rngs),
         StandardNormal((latents,)),
     )
+
+
+def _check_options(network: type, options: dict[str, Any]) -> None:
+    """Raise TypeError where an argument is none of `make_vae` and no option of its networks."""
+    names = {*signature(network.__init__).parameters} - {"self", "in_shape", "out_shape", "rngs"}
+    if unknown := options.keys() - names:
+        own = [n for n in signature(make_vae).parameters if n not in ("x", "network")]
+        raise TypeError(
+            f"make_vae: got {min(unknown)!r}, expected one of its own, {', '.join(own)}, or an "
+            f"option of {network.__name__}, {', '.join(sorted(names))}; for another prior or "
+            "posterior, make_vae(...)._replace(prior=...)"
+        )
 
 
 def _likelihood(dtype: Any) -> Head[Any]:

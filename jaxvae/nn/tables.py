@@ -235,7 +235,7 @@ def seen_of(column: Column, numbers: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"table: column {column.name!r} is a log and holds {numbers[wrong[0]]:g} in row "
             f"{wrong[0]}, expected positive numbers; leave it empty, or train again with it as a "
-            f"number (--kinds {column.name}=number)"
+            f"number (kinds={{{column.name!r}: 'number'}}, or --kinds {column.name}=number)"
         )
     return np.log(numbers)
 

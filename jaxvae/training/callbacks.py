@@ -2,12 +2,12 @@
 
 A callback is a function of `(state, metrics, epoch, key)`, called after every call of the compiled
 program: the state, the metrics of the steps since the last look, how many passes over the data were
-made, and a key of its own, which is the same when a resumed run comes there again. The numbers that
-it returns by name become metrics. One with a memory may have two methods more, `begin(run)` before
-the first step and `end(state)` after the last, which may return another state for `fit` to return.
+made (whole ones, of a stream without a length), and a key of its own, which is the same when a
+resumed run comes there again. The numbers that it returns by name become metrics. One with a memory
+may have two methods more, `begin(run)` before the first step and `end(state)` after the last, which
+may return another state for `fit` to return.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from jaxvae.batching import batched, number_of_rows
-from jaxvae.checks import Count, Key, check_leaves, checked
+from jaxvae.checks import Count, Key, check_leaves, checked, warn
 from jaxvae.pytrees import on_host
 from jaxvae.training.checkpoints.files import CheckpointError, save_checkpoint
 from jaxvae.training.checkpoints.resuming import (
@@ -76,7 +76,7 @@ class Run(NamedTuple):
     Args:
       step: where it begins, or goes on.
       end: the last step; infinity of a stream whose length nobody knows.
-      epochs: passes over the data, up to there.
+      epochs: passes over the data, in all.
       folder: of its checkpoints; None where it keeps none.
     """
 
@@ -176,9 +176,8 @@ def validation(
             start, end = spans[int(np.argmin(np.isfinite([part for part, _ in parts])))]
             batch = part(xs, start, end)
             why = first_bad_row(state.model, start, batch)
-            warnings.warn(
+            warn(
                 f"validation: {name}_loss is {-bound:g} at step {int(state.step)}{why}",
-                stacklevel=6,
             )
         return {f"{name}_{term}": value for term, value in {**terms, "loss": -bound}.items()}
 
@@ -234,11 +233,10 @@ class _EarlyStopping:
         self.named |= self.metric in metrics
         if epoch >= 1.0 and not (self.named or self.told):
             self.told = True
-            warnings.warn(
+            warn(
                 f"early_stopping: {self.metric!r} is not measured yet after an epoch, of "
                 f"{', '.join(metrics)}; name a metric that a callback before this one returns, "
                 "unless that measures less often",
-                stacklevel=6,
             )
         values = metrics.get(self.metric, np.empty(0))
         if np.ndim(values) > 1:
@@ -295,10 +293,9 @@ class _EarlyStopping:
             if self.run.step < int(found.step) <= self.run.end:
                 return None
             why = f"{path.name} is of step {int(found.step)}, of a run of another length"
-        warnings.warn(
+        warn(
             f"early_stopping: the best state so far, of step {step}, is lost ({why}); the best of "
             "the steps to come will be returned",
-            stacklevel=4,
         )
         self.best, self.since = np.inf, 0
         return None
@@ -311,5 +308,5 @@ class _EarlyStopping:
                 if self.named
                 else "measured; name a metric that a callback before this one returns"
             )
-            warnings.warn(f"early_stopping: {self.metric!r} was never {never}", stacklevel=3)
+            warn(f"early_stopping: {self.metric!r} was never {never}")
         return self.state

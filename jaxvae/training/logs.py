@@ -1,7 +1,6 @@
 """Metrics of a run in files and trackers: every step once, whatever ends the run and resumes it."""
 
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from csv import DictReader, DictWriter
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Location, checked
+from jaxvae.checks import Location, checked, warn
 from jaxvae.training.callbacks import Callback, Run
 from jaxvae.training.checkpoints.durable import part_of, write_text
 from jaxvae.training.showing import means_over_steps
@@ -244,8 +243,7 @@ def _up_to(last: int, path: Path, step: Callable[[Any], int], lines: Iterable[An
         except (ValueError, KeyError, TypeError):
             damaged += 1
     if damaged:
-        warnings.warn(
+        warn(
             f"{path} is damaged: lines of it, {damaged} in number, can't be read and are left out",
-            stacklevel=2,
         )
     return [(at, line) for at, line in kept if at <= last]

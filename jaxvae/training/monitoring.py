@@ -1,7 +1,6 @@
 """What is told of a run without being asked: a posterior collapsed to the prior, points of a sweep
 whose loss is no number."""
 
-import warnings
 from math import prod
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, warn
 from jaxvae.pytrees import paths
 from jaxvae.training.callbacks import Run
 from jaxvae.training.steps import Metrics, TrainState
@@ -52,7 +51,7 @@ class CollapseWarning:
         fallen = (rate < NEGLIGIBLE) & (self.most > (0.0 if last else PAID)) & ~self.told
         if fallen.any():
             self.told = self.told | fallen
-            _warn(f"fit: at step {step}", rate, fallen, sizes, stacklevel=7)
+            _warn(f"fit: at step {step}", rate, fallen, sizes)
         self.most = np.maximum(self.most, rate)
 
 
@@ -70,7 +69,7 @@ def warn_of_collapse(owner: str, results: Tree, sizes: tuple[int, ...]) -> None:
         rate = rates[:, -FEWEST:].mean(axis=1)
         fallen = (rate < NEGLIGIBLE) & (rates[:, :-FEWEST].max(axis=1) > 0.0)
         if fallen.any():
-            return _warn(f"{owner}: at the end", rate, fallen, sizes, stacklevel=5)
+            return _warn(f"{owner}: at the end", rate, fallen, sizes)
     return None
 
 
@@ -83,11 +82,10 @@ def warn_of_nonfinite(owner: str, results: Tree, sizes: tuple[int, ...]) -> None
             continue
         last = np.asarray(leaf, np.float64).reshape(prod(sizes), -1)[:, -1]
         if (bad := ~np.isfinite(last)).any():
-            return warnings.warn(
+            return warn(
                 f"{owner}: {'the loss' if path else 'the result'} is {last[bad][0]:g} at the end"
                 f"{_points(bad, sizes)}; jaxvae.fit and jaxvae.training.sweep_step stop at the "
                 "first such step, and name it and the row",
-                stacklevel=4,
             )
     return None
 
@@ -101,15 +99,12 @@ def _points(those: np.ndarray, sizes: tuple[int, ...]) -> str:
     return f" at {len(at)} of {those.size} points, {named}"
 
 
-def _warn(
-    when: str, rate: np.ndarray, fallen: np.ndarray, sizes: tuple[int, ...], *, stacklevel: int
-) -> None:
+def _warn(when: str, rate: np.ndarray, fallen: np.ndarray, sizes: tuple[int, ...]) -> None:
     """Of `fallen`, the points in turn; sizes are () where there is one."""
-    warnings.warn(
+    warn(
         f"{when} the rate is {rate[fallen][0]:.2f} nats{_points(fallen, sizes)}: the "
         "posterior has collapsed to the prior; warm beta up from 0, "
         "beta=optax.linear_schedule(0.0, 1.0, steps), or hold the rate up with "
         "jaxvae.regularizers.free_bits; or p(x|z) is too wide to pay for a code, as with "
         "a sigma of 1: learn it, jaxvae.nn.SharedScaleHead(0.1)",
-        stacklevel=stacklevel,
     )

@@ -4,7 +4,6 @@ Data stay on the device as they are stored (uint8); a transform is a function `(
 example that `preprocessed` puts in front of an objective.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxvae.batching import lifts
-from jaxvae.checks import Key, Numbers, Scalar, Tree, checked, within
+from jaxvae.checks import Key, Numbers, Scalar, Tree, checked, warn, within
 
 _TAKEN: ContextVar[list[Any] | None] = ContextVar("bytes taken for 0 to 255", default=None)
 M = TypeVar("M")
@@ -85,12 +84,11 @@ def warn_if_dark(owner: str, data: Tree) -> None:
     """Warn of bytes that are taken for 0 to 255 and go to less than half of that."""
     found = [leaf for leaf in jax.tree.leaves(data) if getattr(leaf, "dtype", None) == jnp.uint8]
     if found and (largest := max(int(jnp.max(leaf)) for leaf in found)) < 128:
-        warnings.warn(
+        warn(
             f"{owner}: the largest value of data is {largest}, which is taken for {largest} of "
             f"255; give max_value={largest}.0 to what scales them, as "
             f"functools.partial(jaxvae.binarize, max_value={largest}.0) or of rescale, threshold, "
             f"dequantize, nn.Rescaled, and levels={largest + 1} to a DiscretizedLogistic",
-            stacklevel=4,
         )
 
 

@@ -1,6 +1,5 @@
 """Hyper-parameters that change with the step: `schedule(step) -> value`, as optax makes them."""
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxvae.checks import Count, Scalar, checked
+from jaxvae.checks import Count, Scalar, checked, warn
 
 Schedule = Callable[[Any], Any]
 """step -> the hyper-parameter's value there."""
@@ -75,8 +74,7 @@ def warn_if_unfinished(name: str, schedule: Schedule, values: Array) -> None:
         return
     seen, leads_to = float(np.max(values)), float(schedule(jnp.int32(2**30)))
     if seen < leads_to - 1e-3 * abs(leads_to):
-        warnings.warn(
+        warn(
             f"{name} rises to {leads_to:g}, but only {seen:g} is reached in the {len(values)} "
             "steps of this run; make its warm-up shorter or the run longer",
-            stacklevel=3,
         )

@@ -73,7 +73,9 @@ class Progress:
     def __call__(self, state: TrainState, metrics: Metrics, epoch: float, key: Array) -> None:
         del key
         step = int(state.step)
-        where = f"epoch {epoch:.4g}/{self.run.epochs:.4g}" if np.isfinite(epoch) else f"step {step}"
+        where = f"epoch {epoch:.4g}/{self.run.epochs:.4g}"
+        if not np.isfinite(self.run.end):  # of a stream's passes whole ones are counted alone
+            where = f"step {step}, {where}"
         self.line.show(step, lambda left: line_of(metrics, where, left))
 
     def end(self, state: TrainState) -> None:

@@ -42,12 +42,15 @@ class Steps(NamedTuple):
 class Source(Protocol):
     """Where batches come from.
 
-    `per_epoch` are its batches an epoch and `num_steps` those of the run, where known; `size` are
-    the most in a call, and `end` the last step, as soon as it is known. `draw` is traced.
+    `epochs` are the run's, `per_epoch` its batches an epoch and `num_steps` those of the run, where
+    known; `size` are the most in a call, and `end` the last step, as soon as it is known. `draw` is
+    traced.
     """
 
     @property
     def draw(self) -> Callable[[Tree, Key, Array, Any], Any]: ...
+    @property
+    def epochs(self) -> int: ...
     @property
     def per_epoch(self) -> int | None: ...
     @property
@@ -59,6 +62,10 @@ class Source(Protocol):
 
     def identity(self, key: Key) -> tuple[dict[str, Any], Tree]:
         """What it is known by, and a batch, of which the shapes matter."""
+        ...
+
+    def epoch(self, step: int) -> float:
+        """How many it has made up to there; whole ones where nobody knows how long they are."""
         ...
 
     def past_end(self, step: int, place: str | None) -> int:
@@ -94,11 +101,15 @@ class _Counted:
     """A source of which step t is a function of t, so that nothing need be kept of its place."""
 
     num_steps: int
+    per_epoch: int
     begun: int
 
     @property
     def end(self) -> int:
         return self.begun + self.num_steps
+
+    def epoch(self, step: int) -> float:
+        return (step - self.begun) / self.per_epoch
 
     def past_end(self, step: int, place: str | None) -> int:
         return int(np.sign(step - self.end))
@@ -125,7 +136,7 @@ class Rows(_Counted):
         check_batch_size("fit", batch_size, self.num_examples)
         self.batch_size, self.begun = batch_size, begun
         self.shuffled = -1, jnp.zeros(0)
-        self.per_epoch = self.num_examples // batch_size
+        self.epochs, self.per_epoch = epochs, self.num_examples // batch_size
         self.num_steps, self.size = epochs * self.per_epoch, size or self.per_epoch
 
     @staticmethod
@@ -173,7 +184,7 @@ class Draws(_Counted):
     ):
         self.data = data if isinstance(data, Partial) else Partial(data)
         self.per_epoch, self.num_steps, self.size = per_epoch, epochs * per_epoch, size or per_epoch
-        self.begun = begun
+        self.begun, self.epochs = begun, epochs
 
     @staticmethod
     def draw(data: Tree, key: Key, rows: Array, i: Array) -> Any:

@@ -4,7 +4,6 @@ A thread makes the batches of the next call of `fit`, which go to the device whi
 are trained on.
 """
 
-import warnings
 from ast import literal_eval
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxvae.batching import number_of_rows
-from jaxvae.checks import Key, Tree
+from jaxvae.checks import Key, Tree, warn
 from jaxvae.pytrees import paths
 from jaxvae.training.ahead import Ahead
 from jaxvae.training.batches import iterated, like_first
@@ -88,6 +87,10 @@ class Stream:
         given = {"batch" + path: describe(leaf) for path, leaf in paths(self.batch).items()}
         return given | {"steps_per_epoch": self.fixed, "data": type(self.data).__name__}, self.batch
 
+    def epoch(self, step: int) -> float:
+        at, length = self._at(step), self.per_epoch
+        return (at.epoch * length + at.batch) / length if length else float(at.epoch)
+
     def past_end(self, step: int, place: str | None) -> int:
         stands, end = literal_eval(place or "")[:2], (self.epochs, 0)
         return (stands > end) - (stands < end)
@@ -95,6 +98,13 @@ class Stream:
     def resume(self, place: str | None) -> None:
         self.start, self.places = Place(*as_it_was(literal_eval(place or ""))), []
         self.resumed = True
+        reads_on = hasattr(self.data, "__next__")  # an iterator goes on from wherever it is
+        if self.start.state is None and self.start.batch and not reads_on:
+            warn(
+                f"data can't be set to where they stood, and go on from the start of epoch "
+                f"{self.start.epoch}: its first {self.start.batch} batches are given again, and "
+                "the run has so many steps more, in which schedules stay where they end"
+            )
 
     def begin(self, mesh: Mesh | None) -> None:
         self.mesh, self.ahead = mesh, Ahead(self._calls())
@@ -127,7 +137,7 @@ class Stream:
             self.end = done
             self.places = [*self.places[-2:], (done, [self.last])]
             if self.told:
-                warnings.warn(self.told, stacklevel=5)
+                warn(self.told)
             return None
         places, batches, count = found
         self._count_shapes(mine[1])
@@ -138,27 +148,21 @@ class Stream:
     def _count_shapes(self, rows: int) -> None:
         self.shapes.add(rows)
         if len(self.shapes) == 5:
-            warnings.warn(
+            warn(
                 f"the batches of data have {sorted(self.shapes)} rows and more, and a program is "
                 "compiled for each number; make them alike, padded with rows that are masked",
-                stacklevel=6,
             )
             self.shapes.add(0)  # once
 
     def place(self, step: int) -> str | None:
         if not self.resumable:
-            warnings.warn(
+            warn(
                 "data can't say where they stand (neither get_state and set_state nor state_dict "
                 "and load_state_dict), so that a run which is ended goes on from the start of its "
-                "epoch",
-                stacklevel=7,
+                "epoch, and has the steps since then twice",
             )
             self.resumable = True  # once
-        done, places = next(p for p in reversed(self.places) if p[0] <= step)
-        place = places[min(step - done, len(places) - 1)]
-        later = max(step - done - len(places) + 1, 0)  # behind the last that was read
-        moved = place._replace(batch=place.batch + later, skip=place.skip + later)
-        place = as_literals(tuple(moved))
+        place = as_literals(tuple(self._at(step)))
         try:
             kept = literal_eval(repr(place)) == place
         except (ValueError, SyntaxError):
@@ -169,6 +173,15 @@ class Stream:
                 "bytes, arrays, and tuples, lists and dicts of them"
             )
         return repr(place)
+
+    def _at(self, step: int) -> Place:
+        """Where it stands after so many steps."""
+        if not self.places:  # nothing is read yet since it was resumed
+            return self.start
+        done, places = next(p for p in reversed(self.places) if p[0] <= step)
+        place = places[min(step - done, len(places) - 1)]
+        later = max(step - done - len(places) + 1, 0)  # behind the last that was read
+        return place._replace(batch=place.batch + later, skip=place.skip + later)
 
     def close(self) -> None:
         if self.ahead is not None:

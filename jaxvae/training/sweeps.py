@@ -1,6 +1,5 @@
 """A sweep: one run at every point of a grid of seeds and hyper-parameters, as one program."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxvae.checks import Count, Location, Tree, checked
+from jaxvae.checks import Count, Location, Tree, checked, warn
 from jaxvae.pytrees import shown
 from jaxvae.training.checkpoints.durable import make_folder
 from jaxvae.training.checkpoints.files import (
@@ -206,7 +205,7 @@ def _kept(
                 like = jax.eval_shape(call, chunk, fixed)
                 return restore(path, leaves, like, below="['results']")
             except CorruptCheckpointError as damage:
-                warnings.warn(f"{damage}; its points are run again", stacklevel=4)
+                warn(f"{damage}; its points are run again")
         found = call(chunk, fixed)
         save_checkpoint(path, {"results": found, **identity.arrays}, info=identity.info)
         return found

@@ -99,7 +99,7 @@ class Watch:
     def begin(self, state: TrainState) -> None:
         """Before the first step: callbacks are shown what was restored."""
         end = np.inf if self.source.num_steps is None else self.begun + self.source.num_steps
-        run = Run(int(state.step), end, self._epoch(end), self.folder)
+        run = Run(int(state.step), end, float(self.source.epochs), self.folder)
         self.state = state
         for callback in self.callbacks:
             if (begin := getattr(callback, "begin", None)) is not None:
@@ -138,7 +138,7 @@ class Watch:
     def _call(self, state: TrainState, metrics: Metrics, *, keep: bool) -> Stop | None:
         """Every callback; what it returns is kept in the metrics, for those behind it too."""
         step = int(state.step)
-        epoch = self._epoch(step)
+        epoch = self.source.epoch(step)
         stop = None
         for callback, key in zip(self.callbacks, self._keys(step), strict=False):
             try:
@@ -148,10 +148,6 @@ class Watch:
             else:
                 metrics |= _numbers(found, metrics) if keep else {}
         return stop
-
-    def _epoch(self, step: float) -> float:
-        """Passes over the data up to a step; NaN of a stream whose length nobody knows."""
-        return (step - self.begun) / (self.source.per_epoch or np.nan)
 
     def _keys(self, step: int) -> Iterator[Array]:
         """A key for each callback of the look at that step."""

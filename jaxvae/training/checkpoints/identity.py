@@ -1,7 +1,6 @@
 """What makes a run this run: its data, byte by byte, and the computation of one step."""
 
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jaxvae.checks import Tree, is_key
+from jaxvae.checks import Tree, is_key, warn
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import first_difference, version_of
 
@@ -188,10 +187,9 @@ class Identity(NamedTuple):
                 f"{there!r} there and {here!r} here (a schedule of another length does so)"
             )
         if why and info["made_by"] != _made_by():
-            warnings.warn(
+            warn(
                 f"the run was begun with {info['made_by']} and goes on with {_made_by()}: whether "
                 "objective, optimiser and network are the same is not known",
-                stacklevel=5,
             )
             return None
         return why

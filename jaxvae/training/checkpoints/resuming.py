@@ -1,13 +1,12 @@
 """What a run keeps in its folder: the settings of that, and how its checkpoints are found."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.checks import Count, Location, Positive, checked, kind
+from jaxvae.checks import Count, Location, Positive, checked, kind, warn
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.files import (
     CheckpointError,
@@ -121,7 +120,7 @@ def best_checkpoint(folder: Location) -> Path:
         try:
             read_checkpoint(kept, leaves=False)
         except CheckpointError:
-            warnings.warn(f"{kept} is damaged; looking at the others", stacklevel=2)
+            warn(f"{kept} is damaged; looking at the others")
         else:
             return kept
     return min(found, key=lambda path: found[path]["score"])
@@ -192,7 +191,7 @@ def _some(folder: Location) -> dict[Path, dict[str, Any]]:
     files, found = checkpoint_files(folder), infos(folder)
     for path in files:
         if path not in found:
-            warnings.warn(f"{path} is damaged; looking at the others", stacklevel=3)
+            warn(f"{path} is damaged; looking at the others")
     if not found:
         which = f", as none of {len(files)} is whole" if files else ""
         raise CheckpointError(f"{folder} holds no checkpoint{which}")

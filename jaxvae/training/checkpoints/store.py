@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.checks import Tree, check_fields
+from jaxvae.checks import Tree, check_fields, warn
 from jaxvae.pytrees import paths
 from jaxvae.training.checkpoints.durable import discard, make_folder, part_of, publish
 from jaxvae.training.checkpoints.files import (
@@ -121,7 +120,7 @@ class Store:
                 self._refuse(path, self.identity.other_start(leaves, info))
             except CorruptCheckpointError as damage:
                 self.scores.pop(path, None)
-                warnings.warn(f"{damage}; looking for the one before", stacklevel=3)
+                warn(f"{damage}; looking for the one before")
                 continue
             self.newest = max(self.newest, step_of(path))
             places = info.get("places")

@@ -152,12 +152,15 @@ def test_a_trajectory_is_blackjaxs(x64):
     def log_f(z):
         return -jnp.sum(jnp.cosh(z)) - z[0] * z[1] ** 2
 
-    z, v, step = jnp.array([0.3, -1.0, 2.0]), jnp.array([1.0, 0.5, -0.2]), jnp.array(0.1)
+    def kinetic_energy(v: Any) -> Any:
+        return 0.5 * jnp.sum(v**2)
+
+    z, v, step = jnp.array([0.3, -1.0, 2.0]), jnp.array([1.0, 0.5, -0.2]), 0.1
     start = integrators.IntegratorState(z, v, *jax.value_and_grad(log_f)(z))
-    one = integrators.velocity_verlet(log_f, lambda v: 0.5 * jnp.sum(v**2))
+    one: Any = integrators.velocity_verlet(log_f, kinetic_energy)  # pyright: ignore[reportArgumentType]
     for num in (1, 4):
         expected = jax.lax.fori_loop(0, num, lambda _, state: one(state, step), start)
-        for a, b in zip(leapfrogs(num, log_f, None)(start, step), expected, strict=True):
+        for a, b in zip(leapfrogs(num, log_f, None)(start, jnp.array(step)), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-13)
 
 

@@ -261,6 +261,21 @@ def test_gaps_are_filled_and_nothing_else():
     np.testing.assert_array_equal(filled[seen], HOLES[seen])
 
 
+def test_draws_in_the_gaps_spread_as_the_posterior_leaves_open():
+    """N(x_0 / 1.01, 0.01 + 1 / 101), and a frame for each draw."""
+    draws = use.impute(GAPS, KEY, HOLES, num_samples=500, num_draws=2000)
+    assert draws.shape == (3, 2000, 2)
+    seen = ~np.isnan(HOLES)
+    assert (draws.swapaxes(1, 2)[seen] == HOLES[seen][:, None]).all()
+    ends = norm(1 / 1.01, (0.01 + 1 / 101) ** 0.5).ppf([0.05, 0.5, 0.95])
+    np.testing.assert_allclose(np.quantile(draws[0, :, 1], [0.05, 0.5, 0.95]), ends, atol=0.025)
+    frame = pd.DataFrame(HOLES, columns=["x", "y"], index=["a", "b", "c"])
+    first, second = use.impute(GAPS, KEY, frame, num_samples=500, num_draws=2)
+    assert (first.index == frame.index).all()
+    assert first.loc["a", "y"] != second.loc["a", "y"]
+    assert first.loc["a", "x"] == second.loc["a", "x"] == 1.0
+
+
 @pytest.mark.thorough
 def test_entries_of_pixels_tables_and_wholes():
     pixels = jaxvae.Normal(jnp.zeros((2, 2, 3)), jnp.ones((2, 2, 3)))
@@ -609,3 +624,12 @@ def test_a_conditional_model_is_used_with_the_y_of_each_row():
             use.encode(model, xs, given=np.ones(rows, np.float32))
     with pytest.raises(TypeError, match="given="):
         use.encode(model, xs)
+    with pytest.raises(TypeError, match=r"given is for a conditional model, .* model is a VAE;"):
+        use.generate(GAPS, key, 5, given=ys)
+
+
+def test_rows_without_a_mask_are_refused_where_the_likelihood_has_one():
+    with pytest.raises(
+        ValueError, match=r"evaluate: xs is an? ndarray, expected the pair \(x, mask"
+    ):
+        evaluation.evaluate(GAPS, KEY, HOLES, num_samples=2)

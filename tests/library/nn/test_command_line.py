@@ -310,7 +310,7 @@ def test_a_table_of_numbers_may_have_a_logarithm(tmp_path, capsys):
     assert call("encode", out, data, "--output", tmp_path / "z.npy") == 2
     error = capsys.readouterr().err
     assert "holds 0 in row 63, expected positive numbers; leave it empty, or train again" in error
-    assert error.endswith("(--kinds pay=number)\n")
+    assert error.endswith("or --kinds pay=number)\n")
 
 
 def test_every_kind_of_file_is_read(tmp_path):

@@ -76,3 +76,29 @@ def test_what_it_can_not_choose_is_said():
         nn.make_vae(jnp.zeros(3, jnp.int32), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"x has shape \(3,\), expected \(height, width, channels"):
         nn.make_vae(jnp.zeros(3), convolutional=True, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent": 4}, r"got 'latent', .* latents, .* option of ConvEncoder, activation, chan"),
+        (
+            {"prior": None},
+            r"got .prior., .* for another prior .* make_vae\(\.\.\.\)\._replace",
+        ),
+        ({"rngs": 0}, r"rngs is an int, expected flax's nnx.Rngs\(0\)"),
+    ],
+)
+def test_an_argument_of_nobody_is_named(changes, message):
+    with pytest.raises(TypeError, match=f"^make_vae: {message}"):
+        nn.make_vae(jnp.zeros((8, 8, 1)), **{"rngs": nnx.Rngs(0)} | changes)
+
+
+def test_a_network_made_for_all_rows_says_so():
+    model = nn.make_vae(jnp.zeros((50, 3)), hidden=(4,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"expected \(50, 3\), which looks like a batch's; make"):
+        model.encode(jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"\(2, 50, 3\), expected \(50, 3\); .* use jax.vmap"):
+        model.encode(jnp.zeros((2, 50, 3)))
+    with pytest.raises(ValueError, match=r"has shape \(5, 3\), expected \(50, 3\)\n"):
+        model.encode(jnp.zeros((5, 3)))

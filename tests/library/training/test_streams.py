@@ -364,12 +364,15 @@ def test_what_can_not_tell_where_it_stands_goes_on_from_the_epoch(tmp_path):
     with pytest.warns(UserWarning, match=told) as once, pytest.raises(KeyboardInterrupt):
         run(loader, tmp_path, stop_at=7)  # the third step of the second epoch
     assert len(once) == 1
+    assert once[0].filename == __file__  # the user's line
     seen = []
-    with pytest.warns(UserWarning, match=told):
+    again = r"from the start of epoch 1: its first 2 batches are given again, and the run has so"
+    with pytest.warns(UserWarning, match=told), pytest.warns(UserWarning, match=again):
         state, history = run(
-            loader, tmp_path, callbacks=[lambda state, *_: seen.append(int(state.step))]
+            loader, tmp_path, callbacks=[lambda state, _, epoch, __: seen.append((state, epoch))]
         )
-    assert seen[0] == 7
+    assert (int(seen[0][0].step), seen[0][1]) == (7, 1.4)
+    assert [epoch for _, epoch in seen[1:4]] == [1.4, 1.8, 2.0]
     assert int(state.step) == 7 + 5 + 5
     # as if the second epoch had been of two batches more
     again = [*batches()[:5], *batches()[:2], *batches()[:5], *batches()[:5]]
@@ -510,6 +513,25 @@ def test_data_are_told_the_number_of_each_pass():
         for i in range(0, 20, 4)
     ]
     assert same(run(Told()), run(passes, epochs=1, steps_per_epoch=15))
+
+
+@pytest.mark.parametrize("ended", [None, 7])
+def test_whole_passes_are_counted_where_nobody_knows_their_length(tmp_path, ended):
+    """Of a generator function, and of one that goes on."""
+
+    def generator():
+        yield from batches()[:5]
+
+    seen, told = [], "data can't say where they stand|are given again"
+    if ended:
+        with pytest.warns(UserWarning, match=told), pytest.raises(KeyboardInterrupt):
+            run(generator, tmp_path, stop_at=ended)
+        with pytest.warns(UserWarning, match=told):
+            run(generator, tmp_path, callbacks=[lambda s, m, epoch, k: seen.append(epoch)])
+        assert seen == [1, 1, 1, 2, 2, 2, 3]
+    else:
+        run(generator, callbacks=[lambda s, m, epoch, k: seen.append(epoch)])
+        assert seen == [0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
 def test_an_epoch_ends_a_call():
