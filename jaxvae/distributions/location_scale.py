@@ -107,6 +107,7 @@ class StudentT:
         return self.loc + self.scale * y, self._log_density(y)
 
     def mean(self) -> Array:
+        """loc: the median, where df is 1 or less and there is no mean."""
         return jnp.broadcast_to(self.loc, self.shape)
 
     def unstack(self) -> Any:

@@ -46,6 +46,8 @@ def active_units(
 
     It returns booleans in the structure of z, to be summed. Where q has no mean, as a flow or a
     hierarchy, draws estimate A_i without bias: the variance of their means less their own noise.
+    A unit above the threshold may still cost next to nothing, log(1 + A_i) / 2 being of the order
+    of its rate: see `rate_per_latent`, under a large beta above all.
     Burda, Grosse & Salakhutdinov 2016.
 
     Args:
