@@ -40,6 +40,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 
 from jaxvae.checks import (
     Tree,
@@ -254,6 +255,26 @@ def has_path(d: Distribution) -> bool:
 def is_certain(d: Distribution) -> bool:
     """Whether all draws of d are one, as the code of a VQ-VAE, which has one importance weight."""
     return getattr(value_of(d), "certain", False)
+
+
+def any_part(ask: Callable[[Any], bool], d: Distribution) -> bool:
+    """Whether it is so of d or of a part of it, at any depth; draws are traced, not computed.
+
+    >>> from jaxvae import Joint, Normal
+    >>> from jaxvae.models import Delta
+    >>> q = Joint(Normal(0.0, 1.0), Partial(Delta))
+    >>> any_part(is_certain, q), is_certain(q)
+    (True, False)
+    """
+    found = []
+
+    def look(part: Any) -> Any:
+        part = value_of(part)
+        found.append(ask(part))
+        return part.in_parts(Partial(look)) if hasattr(part, "in_parts") else part
+
+    jax.eval_shape(lambda: look(d).sample(jax.random.key(0)))
+    return any(found)
 
 
 def traced(ask: Callable[[Distribution], bool], make: Callable[[], Any]) -> bool:

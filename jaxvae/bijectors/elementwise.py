@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, check_no_larger
 from jaxvae.pytrees import pytree
 
 
@@ -33,12 +33,16 @@ class Affine:
     log_scale: Any
 
     def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
-        return self.shift + jnp.exp(self.log_scale) * z, self._log_det(z)
+        log_det = self._log_det(z)
+        return self.shift + jnp.exp(self.log_scale) * z, log_det
 
     def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
-        return (x - self.shift) * jnp.exp(-self.log_scale), -self._log_det(x)
+        log_det = self._log_det(x)
+        return (x - self.shift) * jnp.exp(-self.log_scale), -log_det
 
     def _log_det(self, event: Tree) -> Array:
+        for name in ("shift", "log_scale"):
+            check_no_larger("Affine", name, getattr(self, name), event)
         return jnp.sum(jnp.broadcast_to(self.log_scale, jnp.shape(event)))
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Tree
+from jaxvae.checks import Tree, check_no_larger
 from jaxvae.distributions.implicit import increasing_root
 from jaxvae.pytrees import pytree
 from jaxvae.pytrees.scanning import scan
@@ -89,12 +89,14 @@ class Radial:
     beta: Any
 
     def forward_and_log_det(self, z: Tree) -> tuple[Array, Array]:
+        check_no_larger("Radial", "center", self.center, z)
         from_center = z - self.center
         r = _norm(from_center)
         alpha, beta = self._parameters()
         return z + beta * from_center / (alpha + r), self._log_det(r, from_center.size)
 
     def inverse_and_log_det(self, x: Tree) -> tuple[Array, Array]:
+        check_no_larger("Radial", "center", self.center, x)
         from_center = x - self.center
         alpha, beta = self._parameters()
         # r + beta r / (alpha + r) = |x - z0|: the positive root of r^2 + p r - alpha |x - z0| = 0

@@ -39,6 +39,7 @@ from jaxvae.checks.values import check_keys as check_keys
 from jaxvae.checks.values import check_leaves as check_leaves
 from jaxvae.checks.values import check_location as check_location
 from jaxvae.checks.values import check_log_prob as check_log_prob
+from jaxvae.checks.values import check_no_larger as check_no_larger
 from jaxvae.checks.values import check_pair as check_pair
 from jaxvae.checks.values import check_partition as check_partition
 from jaxvae.checks.values import check_positive as check_positive

@@ -146,6 +146,13 @@ def check_shape(
         raise ValueError(f"{owner}: {name} has shape {found}, expected {expected}")
 
 
+def check_no_larger(owner: str, name: str, value: Any, event: Any) -> None:
+    """Raise ValueError where `value` would broadcast an event, one draw to the place of many."""
+    found, shape = jnp.shape(value), jnp.shape(event)
+    if found and found != shape and np.broadcast_shapes(found, shape) != shape:
+        raise ValueError(f"{owner}: {name} has shape {found}, expected the event's, {shape}")
+
+
 def of_batches(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """What to do where one of the shapes is that of a batch of the other; nothing elsewhere."""
     if found[1:] == expected and found:

@@ -97,6 +97,7 @@ class Mixture(Generic[D]):
             return jax.vmap(lambda ds: jax.vmap(f)(ds, z.reshape(-1)))(each)
 
         log_p = of_each(log_density)
-        before = jnp.cumsum(log_p, axis=1) - log_p  # log p_k(z_1, ..., z_{i-1})
+        none = jnp.zeros_like(log_p[:, :1])
+        before = jnp.cumsum(jnp.hstack([none, log_p[:, :-1]]), axis=1)  # log p_k(z_1 ... z_{i-1})
         weights = jax.nn.softmax(self._log_weights[:, None] + before, axis=0)
         return jnp.sum(weights * of_each(lambda d, z: d.cdf(z)), axis=0).reshape(z.shape)

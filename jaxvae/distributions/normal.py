@@ -137,11 +137,14 @@ class Normal:
         if isinstance(other, StandardNormal):
             other = other.unstack()
         check_factor(self, other)
-        ratio = jnp.square(self.scale / other.scale)
-        weight = 1.0 / (1.0 + ratio)  # of this one
-        loc = self.loc + (1.0 - weight) * (other.loc - self.loc)
-        # not by the weight, which is 0 beside a factor so flat that the square overflows
-        return Normal(loc, self.scale / jnp.hypot(1.0, self.scale / other.scale))
+        # from the narrower factor on, as the share of the flatter may be lost beside 1
+        mine = jnp.asarray(self.scale) <= other.scale
+        narrow, flat = (jnp.where(m, self.scale, other.scale) for m in (mine, ~mine))
+        ratio = jnp.where(jnp.isinf(narrow), 1.0, narrow / flat)
+        share = jnp.square(ratio) / (1.0 + jnp.square(ratio))
+        start, end = (jnp.where(m, self.loc, other.loc) for m in (mine, ~mine))
+        end = jnp.where(share > 0, end, start)  # of no evidence, whose loc may be NaN
+        return Normal(start + share * (end - start), narrow / jnp.hypot(1.0, ratio))
 
     def _log_density(self, eps: Numbers) -> Array:
         return -jnp.sum(0.5 * jnp.square(eps) + jnp.log(self.scale) + 0.5 * LOG_2PI)

@@ -23,7 +23,7 @@ from jaxvae.checks import Count, Key, Partition, Scalar, Tree, checked
 from jaxvae.distributions import Dirichlet, PowerSpherical, SphericalUniform, VonMisesFisher
 from jaxvae.evaluation.marginal import spread
 from jaxvae.model import Model, likelihood, log_likelihood, prior
-from jaxvae.protocols import Distribution, has_path, log_density
+from jaxvae.protocols import Distribution, any_part, has_path, log_density
 from jaxvae.pytrees import shown, value_of, wide
 
 TARGET_ACCEPTANCE = 0.8
@@ -281,9 +281,13 @@ def leapfrogs(num: int, log_f: Callable[[Array], Array], _: Any) -> Callable[...
 def _check_latents(p: Distribution) -> None:
     """Raise TypeError where Hamiltonian dynamics in R^n cannot follow the prior's latents."""
     latents = value_of(p)
-    latents = getattr(latents, "components", latents)  # a mixture's draws are those of its parts
-    if isinstance(latents, (SphericalUniform, VonMisesFisher, PowerSpherical, Dirichlet)):
+    if hasattr(latents, "components"):  # a mixture's draws are those of its parts
+        latents = jax.tree.map(lambda leaf: leaf[0], value_of(latents.components))
+    surfaces = SphericalUniform, VonMisesFisher, PowerSpherical, Dirichlet
+    if any_part(lambda part: isinstance(part, surfaces), latents):
         where = "lie on a surface, expected ones that fill R^n"
+    elif any_part(lambda part: hasattr(part, "carry"), latents):
+        where = "have a part that follows from the others, h of `Carried`, and can't move alone"
     elif not has_path(latents):
         where = "are discrete, expected continuous ones"
     else:

@@ -15,7 +15,7 @@ from jaxvae.checks import Count, Key, Tree, check_shape, checked
 from jaxvae.evaluation.chunks import at_once, chunked
 from jaxvae.evaluation.rows import check_values, model_at, paired
 from jaxvae.model import Model, likelihood, log_likelihood, posterior, prior
-from jaxvae.protocols import default_promotion, is_certain, mean_of, sample_and_log_prob
+from jaxvae.protocols import any_part, default_promotion, is_certain, mean_of, sample_and_log_prob
 from jaxvae.pytrees import shown, wide
 
 CHUNK = 250  # samples at a time, at most
@@ -34,8 +34,9 @@ class LogMarginal(NamedTuple):
       ess: effective sample size (sum w)^2 / sum w^2, between 1 and N. Near 1, disbelieve the rest.
       pareto_k: k-hat, the shape of a generalised Pareto distribution fitted to the largest weights:
         their variance is finite below 1/2. Infinite where there are too few samples (25 at least)
-        to fit one, one weight dwarfs all others, or all samples are one, as the certain code of a
-        VQ-VAE: the value is then the ELBO. Vehtari et al. 2024.
+        to fit one, one weight dwarfs all others, or z or a part of it is certain, as the code of a
+        VQ-VAE: all samples are then one, and the value is the ELBO, or a bound still. Vehtari et
+        al. 2024.
       reliable: False is the warning: k-hat reaches min(1 - 1 / log10 N, 0.7), from where on the
         value is a lower bound in mean and little more. More samples or a better q help.
       rate: KL(q(z|x) || p(z)) in nats, as `auto_kl` has it; 0 at every x is a posterior that has
@@ -78,9 +79,9 @@ def log_marginal(
     one_more = jax.random.fold_in(key, num_samples)
     rate = auto_kl(q, prior(model), *sample_and_log_prob(q, one_more))
     found = _estimate(log_w, key, num_samples, chunk, rate)
-    if not is_certain(q):
+    if not any_part(is_certain, q):
         return found
-    return found._replace(  # many draws of one z are one sample
+    return found._replace(  # many draws of one z are one sample, and E[w] is no p(x)
         pareto_k=jnp.full_like(found.pareto_k, jnp.inf), reliable=jnp.zeros_like(found.reliable)
     )
 

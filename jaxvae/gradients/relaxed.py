@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvae.checks import Count, Key, Keys, Scalar, checked
+from jaxvae.distributions import Product
 from jaxvae.distributions.special import finite
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
-from jaxvae.protocols import Distribution, log_density_relaxed, mean_of, method_of
-from jaxvae.pytrees import with_path
+from jaxvae.protocols import Distribution, has_path, log_density_relaxed, mean_of, method_of
+from jaxvae.pytrees import value_of, with_path
 
 INSTEAD = (
     "use a posterior that has one, such as OneHotCategorical or Bernoulli, or "
@@ -25,7 +26,8 @@ def straight_through(
 ) -> tuple[Array, Any]:
     """A sample forwards, the mean of q backwards: dz is taken to be d E[z]. Biased.
 
-    The value is that of the bound at the samples. Bengio, Leonard & Courville 2013.
+    The value is that of the bound at the samples. The parts of a `Product` that have a path of
+    their own keep it. Bengio, Leonard & Courville 2013.
 
     Args:
       q: the posterior, with a `mean()` of the sample's shape: `OneHotCategorical`, `Bernoulli`.
@@ -39,9 +41,18 @@ def straight_through(
     mean = mean_of(q)
 
     def draw(key: Key) -> Any:
-        return with_path(q.sample(key), mean)
+        return _through(q, q.sample(key), mean)
 
     return _at(draw, reduction, term, q, keys)
+
+
+def _through(q: Distribution, z: Any, mean: Any) -> Any:
+    """z with the derivative of E[z], but where a part of a `Product` has its own."""
+    q = value_of(q)
+    if isinstance(q, Product):
+        parts = zip(q.split(q.parts), q.split(z), q.split(mean), strict=True)
+        return q.join([z if has_path(d) else _through(d, z, mean) for d, z, mean in parts])
+    return with_path(z, mean)
 
 
 @checked

@@ -180,7 +180,8 @@ def _natural(evidence: Any) -> tuple[Array, Array]:
     """Precision J_t [T, d, d] and J_t m_t [T, d] of Gaussian evidence."""
     if isinstance(evidence, Normal) and len(evidence.shape) == 2:
         precision = jnp.broadcast_to(jnp.asarray(evidence.scale), evidence.shape) ** -2
-        return jax.vmap(jnp.diag)(precision), precision * evidence.loc
+        seen = precision > 0  # where there is no evidence its loc may be NaN
+        return jax.vmap(jnp.diag)(precision), precision * jnp.where(seen, evidence.loc, 0.0)
     if isinstance(evidence, Independent) and isinstance(evidence.parts, MultivariateNormal):
         return jax.vmap(_natural_of_one)(evidence.parts)
     raise TypeError(

@@ -495,3 +495,19 @@ def test_what_is_nearly_folded_still_inverts(make):
     assert np.all((forward > -40.0) & (forward < -8.0))
     assert np.allclose(forward, -inverse, rtol=0, atol=1e-3)
     assert np.all(np.isfinite(slopes))
+
+
+@pytest.mark.parametrize(
+    "bijector",
+    [
+        bijectors.Affine(jnp.zeros(3), 0.0),
+        bijectors.Affine(0.0, jnp.zeros(3)),
+        bijectors.Radial(jnp.zeros(3), 0.0, 0.0),
+    ],
+)
+def test_a_smaller_event_is_not_broadcast(bijector):
+    """One draw in three places would have the density of one."""
+    q = jv.Transformed(jv.Normal(jnp.zeros(1), jnp.ones(1)), bijector)
+    for call in (lambda: q.sample(jax.random.key(0)), lambda: q.log_prob(jnp.zeros(1))):
+        with pytest.raises(ValueError, match=r"has shape \(3,\), expected the event's, \(1,\)"):
+            call()

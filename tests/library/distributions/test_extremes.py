@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from scipy.stats import t
+from scipy.special import logsumexp
+from scipy.stats import norm, t
 
 from jaxvae import (
     Constant,
@@ -121,3 +122,49 @@ def test_a_flat_factor_leaves_the_other():
     for product in (sharp.times(other), other.times(sharp)):
         np.testing.assert_allclose(product.scale, 1.0, rtol=1e-5)
         np.testing.assert_allclose(product.loc, 1.0, rtol=1e-5)
+
+
+def test_a_product_moves_by_the_share_of_the_flatter_factor():
+    """1 / (1 + r^2) of the narrow one is 1 in float32; r^2 / (1 + r^2) of the other is not 0."""
+    ratio = np.array([2.0, 1.0, 1e-2, 1e-3, 1e-4, 1e-12], np.float32)
+    exact = ratio.astype(float) ** 2 / (1 + ratio.astype(float) ** 2)
+
+    @jax.jit
+    @jax.vmap
+    def slopes(r):
+        a, one = jnp.array(3.0), jnp.array(1.0)
+        first = jax.grad(lambda b: Normal(a, r).times(Normal(b, one)).loc)(a)
+        return first, jax.grad(lambda b: Normal(b, one).times(Normal(a, r)).loc)(a)
+
+    for found in slopes(ratio):
+        np.testing.assert_allclose(found, exact, rtol=1e-6)
+    far = Normal(0.0, 1e-4).times(Normal(1e4, 1.0))
+    np.testing.assert_allclose(far.loc, 1e4 * 1e-8 / (1 + 1e-8), rtol=1e-6)
+
+
+def test_a_factor_of_infinite_scale_leaves_the_other_as_it_is():
+    known, nothing = Normal(jnp.array(2.0), jnp.array(0.5)), Normal(jnp.nan, jnp.inf)
+    for both in (known.times(nothing), nothing.times(known)):
+        assert (float(both.loc), float(both.scale)) == (2.0, 0.5)
+
+
+def test_slopes_of_a_mixture_whose_components_are_far_apart_in_a_later_coordinate():
+    """d z_1 / d logits, w_k' F_k / p by hand: log p of z_2 must not swallow what is before it."""
+    loc, scale = np.array([[0.0, 0.0], [1.0, 30.0]]), jnp.array([[1.0, 1e-3]] * 2)
+
+    def draw(logits, key):
+        return Mixture(logits, Normal(jnp.asarray(loc, jnp.float32), scale)).sample(key)
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    slope = lambda k: jax.jacobian(draw)(jnp.zeros(2), jax.random.clone(k))
+    both = jax.jit(jax.vmap(lambda k: (draw(jnp.zeros(2), k), slope(k))))
+    z, slopes = jax.tree.map(lambda a: np.asarray(a, float), both(keys))
+    # the second coordinate tells the component k, and F(z_2 | z_1) = sum_k w_k(z_1) F_k(z_2)
+    log_p = norm.logpdf(z[:, :1], loc[:, 0])
+    w = np.exp(log_p - logsumexp(log_p, axis=1, keepdims=True))
+    each = (z[:, 1:] - loc[:, 1]) / 1e-3
+    cdf, p = norm.cdf(each), np.sum(w * norm.pdf(each), axis=1) / 1e-3
+    by_logit = w[:, 0] * w[:, 1] * (cdf[:, 0] - cdf[:, 1])
+    # dz_1/dl_0 moves w as well, by d(log p_0 - log p_1)/dz_1 = -1
+    by_logit *= 1.0 - slopes[:, 0, 0]
+    np.testing.assert_allclose(slopes[:, 1, 0], -by_logit / p, rtol=2e-3)

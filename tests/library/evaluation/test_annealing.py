@@ -15,11 +15,22 @@ from jax.tree_util import Partial
 from scipy.special import expit, logsumexp
 from sklearn.datasets import load_digits
 
-from jaxvae import VAE, Bernoulli, Constant, Dirichlet, Mixture, Normal, StandardNormal, StudentT
+from jaxvae import (
+    VAE,
+    Bernoulli,
+    Constant,
+    Dirichlet,
+    Joint,
+    Mixture,
+    Normal,
+    Product,
+    StandardNormal,
+    StudentT,
+)
 from jaxvae.distributions import SphericalUniform, VonMisesFisher
 from jaxvae.evaluation import ais, bdmc, sigmoid_schedule
 from jaxvae.evaluation.annealing import leapfrogs
-from jaxvae.models import ppca
+from jaxvae.models import Carried, Markov, ppca
 from tests.common import close, draws, standard_errors_off
 
 X, LOG_P = 1.5, -1.828012123
@@ -272,12 +283,23 @@ def test_jit_is_no_jit_and_vmap_is_the_loop(x64):
         Constant(SphericalUniform(2)),
         Dirichlet(jnp.ones(2)),
         Mixture(jnp.zeros(1), VonMisesFisher(jnp.ones((1, 2)), jnp.ones(1))),
+        Product({"s": SphericalUniform(2), "u": Normal(0.0, 1.0)}),
+        Joint(Normal(0.0, 1.0), Partial(lambda z: Dirichlet(jnp.exp(jnp.stack([z, z]))))),
     ],
 )
 def test_latents_on_a_surface_are_refused(prior):
     model = VAE(lambda x: prior, lambda z: Normal(z, 1.0), prior)
     with pytest.raises(TypeError, match="lie on a surface, expected ones that fill"):
         ais(model, jax.random.key(0), jnp.zeros(2), betas=ENDS)
+
+
+def test_latents_that_follow_from_others_are_refused():
+    """h of a world model has no density of its own, so that a chain would move it freely."""
+    start = Carried(jnp.array(0.0), Normal(0.0, 1.0))
+    prior = Markov(start, Partial(lambda s: Carried(s[0] + s[1], Normal(s[0], 1.0))), 3)
+    model = VAE(lambda x: prior, lambda z: Normal(z[1], 1.0), prior)
+    with pytest.raises(TypeError, match="latents of Markov have a part that follows from the oth"):
+        ais(model, jax.random.key(0), jnp.zeros(3), betas=ENDS)
 
 
 @pytest.mark.thorough

@@ -12,10 +12,11 @@ from jax.tree_util import Partial
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from jaxvae import VAE, Normal, StandardNormal, log_marginal, log_weights
+from jaxvae import VAE, Joint, Normal, Product, StandardNormal, log_marginal, log_weights
 from jaxvae.bounds import log_mean_exp
 from jaxvae.evaluation import prior_sampling
 from jaxvae.evaluation.marginal import pareto_k
+from jaxvae.models import Delta, Markov
 from tests.common import close, draws, standard_errors_off
 
 X, LOG_P = 1.5, -1.828012123
@@ -349,3 +350,20 @@ def test_few_samples_are_never_trusted_for_free(num_samples):
     estimate, _ = both(model, 25, num_samples=num_samples)
     assert bool(estimate.reliable) == (num_samples == 25)
     assert close(estimate.value, 0.0)
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        Product({"k": Delta(jnp.array(1)), "z": Normal(0.0, 1.0)}),
+        Joint(Normal(0.0, 1.0), Partial(lambda z: Delta(jnp.int32(z > 0)))),
+        Markov(Delta(jnp.array(1)), Partial(Delta), 3),
+    ],
+    ids=["product", "joint", "chain"],
+)
+def test_a_part_that_is_certain_is_never_trusted(q):
+    """The other codes have no weight, however many samples there are: the value is a bound."""
+    model = VAE(Partial(lambda x: q), Partial(lambda z: Normal(0.0, 1.0)), q)
+    estimate = jax.jit(partial(log_marginal, model, num_samples=500))(jax.random.key(0), X)
+    assert not estimate.reliable
+    assert np.isinf(estimate.pareto_k)

@@ -450,6 +450,18 @@ def test_relaxations_want_events_with_a_gradient(estimator):
         )
 
 
+def test_straight_through_leaves_a_part_its_own_path():
+    """d z / d log s of the normal part of a product is that of its own draw."""
+
+    @jax.jit
+    def slope(s):
+        q = Product({"c": OneHotCategorical(jnp.zeros(3)), "z": Normal(jnp.zeros(2), jnp.exp(s))})
+        term = lambda q, v, log_q: (jnp.sum(v["z"] ** 2) + v["c"][0], None)
+        return straight_through(jnp.mean, term, q, jax.random.key(0)[None])[0]
+
+    assert close(jax.grad(slope)(0.0), 2 * (slope(0.0) - slope(-40.0)))
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(("make", "at"), [(one_hot, LOGITS), (coin, jnp.array(0.7))])
 def test_straight_through_is_the_bound_with_the_gradient_of_the_mean(make, at):

@@ -194,3 +194,15 @@ def test_errors_name_the_argument():
         LinearChain(p.first, p.gain, p.shift, p.scale_tril, 0).log_prob(jnp.zeros((0, D)))
     with pytest.raises(ValueError, match=r"LinearChain: shift has shape \(1,\), expected \(2,\)"):
         LinearChain(p.first, p.gain, jnp.ones(1), p.scale_tril, T).log_prob(jnp.zeros((T, D)))
+
+
+def test_evidence_that_is_absent_may_be_nan():
+    p = chain()
+    seen = np.arange(T) != 1
+    loc, scale = np.where(seen[:, None], LOC, 0.0), np.where(seen[:, None], np.ones((T, D)), np.inf)
+    expected = p.times(jv.Normal(loc, scale)).mean()
+    gaps = np.where(seen[:, None], LOC, np.nan)
+    assert close_to(p.times(jv.Normal(gaps, scale)).mean(), expected)
+    own = lambda s: jv.Normal(gaps, jnp.where(seen[:, None], s, jnp.inf) * jnp.ones((T, D)))
+    slope = jax.grad(lambda s: jnp.sum(p.times(own(s)).mean()))(1.0)
+    assert np.isfinite(slope)
