@@ -44,17 +44,18 @@ def log_power_mean(log_w: LogWeights, *, power: Scalar) -> Array:
     >>> bool(jnp.isclose(log_power_mean(log_w, power=1.0), log_mean_exp(log_w)))
     True
     """
-    # p near 0 divides a small logarithm by p: about the mean, expm1 and log1p lose nothing there
+    # p near 0 divides a small logarithm by p: about the mean, expm1 and log1p lose nothing there,
+    # and yet nearer two cumulants don't, nor does their slope in p
     mean = jnp.mean(log_w)
-    y = jnp.where(power == 0.0, 0.0, power * (log_w - mean))
-    small = jnp.max(jnp.abs(y)) < 1.0
-    by_series = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(small, y, 0.0))))
-    p = jnp.where(power == 0.0, 1.0, power)
-    directly = log_mean_exp(jnp.where(small, 0.0, power * log_w))
-    # at 0 the slope in p is half the variance
-    half_variance = 0.5 * jnp.mean(jnp.square(jnp.where(jnp.isfinite(mean), log_w - mean, 0.0)))
-    slope = jnp.where(power == 0.0, power * jax.lax.stop_gradient(half_variance), 0.0)
-    return jnp.where(small, mean + by_series / p, directly / p) + slope
+    d = jnp.where(jnp.isfinite(mean), log_w - mean, 0.0)
+    largest = jnp.where(jnp.isfinite(mean), jnp.max(jnp.abs(power * d)), jnp.inf)
+    small = largest < 1.0
+    tiny = (largest < jnp.finfo(d.dtype).eps ** (1 / 3)) | (power == 0.0)
+    cumulants = power * (0.5 * jnp.mean(jnp.square(d)) + power * jnp.mean(d**3) / 6.0)
+    y, p = jnp.where(small & ~tiny, power * d, 0.0), jnp.where(tiny, 1.0, power)
+    by_series = jnp.log1p(jnp.mean(jnp.expm1(y))) / p
+    directly = log_mean_exp(jnp.where(small, 0.0, power * log_w)) / p
+    return jnp.where(small | tiny, mean + jnp.where(tiny, cumulants, by_series), directly)
 
 
 @jax.custom_jvp

@@ -94,6 +94,7 @@ def test_power_mean_orders_the_bounds(x64):
     assert close(least, LOG_W.min() + np.log(6) / 1e5)
 
 
+POWER_SLOPE = jax.jit(jax.grad(lambda power, log_w: log_power_mean(log_w, power=power)))
 POWER_MEAN = jax.jit(jax.value_and_grad(lambda log_w, power: log_power_mean(log_w, power=power)))
 
 
@@ -106,6 +107,9 @@ def test_power_mean_near_zero(power):
     value, gradient = POWER_MEAN(log_w, power)
     assert abs(float(value) - float(exact)) < 1e-6
     assert np.allclose(gradient, softmax(power * LOG_W), atol=1e-6)
+    w = np.exp(power * (l - l.mean()))
+    slope = (np.sum(w * l) / np.sum(w) - exact) / power
+    assert np.isclose(POWER_SLOPE(np.float32(power), log_w), float(slope), rtol=1e-3)
     assert np.allclose(POWER_MEAN(log_w, 0.0)[1], 1 / 6)
 
 
