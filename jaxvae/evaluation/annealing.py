@@ -256,7 +256,7 @@ def _chains(
     return starts, walk
 
 
-def leapfrogs(num: int, log_f: Callable[[Array], Array], _: Any) -> Callable[..., Any]:
+def leapfrogs(num: int, log_f: Callable[[Array], Array], _: object) -> Callable[..., Any]:
     """An integrator of BlackJAX, for unit masses: `num` leapfrogs as one, f known at the end alone.
 
     v <- v + step/2 grad log f(z), z <- z + step v, v <- v + step/2 grad log f(z); half-steps that
@@ -264,7 +264,7 @@ def leapfrogs(num: int, log_f: Callable[[Array], Array], _: Any) -> Callable[...
     """
 
     def integrate(state: Any, step: Array) -> Any:
-        def one(_: Any, zv: tuple[Array, Array]) -> tuple[Array, Array]:
+        def one(_: Array, zv: tuple[Array, Array]) -> tuple[Array, Array]:
             z, v = zv
             z = z + step * v
             return z, v + step * jax.grad(log_f)(z)

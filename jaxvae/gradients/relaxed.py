@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import Count, Key, Keys, Scalar, checked
+from jaxvae.checks import Count, Key, Keys, Scalar, Tree, checked
 from jaxvae.distributions import Product
 from jaxvae.distributions.special import finite
 from jaxvae.gradients.reparameterized import Reduction, Term, over_samples
@@ -46,7 +46,7 @@ def straight_through(
     return _at(draw, reduction, term, q, keys)
 
 
-def _through(q: Distribution, z: Any, mean: Any) -> Any:
+def _through(q: Distribution, z: Tree, mean: Tree) -> Any:
     """z with the derivative of E[z], but where a part of a `Product` has its own."""
     q = value_of(q)
     if isinstance(q, Product):
