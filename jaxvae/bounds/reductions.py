@@ -49,13 +49,13 @@ def log_power_mean(log_w: LogWeights, *, power: Scalar) -> Array:
     mean = jnp.mean(log_w)
     d = jnp.where(jnp.isfinite(mean), log_w - mean, 0.0)
     largest = jnp.where(jnp.isfinite(mean), jnp.max(jnp.abs(power * d)), jnp.inf)
-    small = largest < 1.0
     tiny = (largest < jnp.finfo(d.dtype).eps ** (1 / 3)) | (power == 0.0)
+    small = tiny | (largest < 1.0)
     cumulants = power * (0.5 * jnp.mean(jnp.square(d)) + power * jnp.mean(d**3) / 6.0)
     y, p = jnp.where(small & ~tiny, power * d, 0.0), jnp.where(tiny, 1.0, power)
     by_series = jnp.log1p(jnp.mean(jnp.expm1(y))) / p
     directly = log_mean_exp(jnp.where(small, 0.0, power * log_w)) / p
-    return jnp.where(small | tiny, mean + jnp.where(tiny, cumulants, by_series), directly)
+    return jnp.where(small, mean + jnp.where(tiny, cumulants, by_series), directly)
 
 
 @jax.custom_jvp
