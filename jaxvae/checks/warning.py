@@ -9,7 +9,7 @@ BETWEEN = {"jaxvae", "jax", "flax", "contextlib"}  # the user's call and what is
 def warn(message: str) -> None:
     """A UserWarning at the nearest line outside of this library, JAX and Flax.
 
-    >>> with warnings.catch_warnings(record=True) as told:
+    >>> with warnings.catch_warnings(record=True, action="always") as told:
     ...     warn("the loss is high")
     >>> str(told[0].message)
     'the loss is high'
