@@ -273,6 +273,8 @@ def any_part(ask: Callable[[Any], bool], d: Distribution) -> bool:
         found.append(ask(part))
         return part.in_parts(Partial(look)) if hasattr(part, "in_parts") else part
 
+    if not hasattr(value_of(d), "in_parts"):
+        return ask(value_of(d))
     jax.eval_shape(lambda: look(d).sample(jax.random.key(0)))
     return any(found)
 
